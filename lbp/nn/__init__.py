@@ -1,0 +1,5 @@
+"""Activation modules with parameters that the bounds take into account."""
+
+from lbp.nn.param_ramp import R_MIN, LazyParamRamp, ParamRamp
+
+__all__ = ["R_MIN", "LazyParamRamp", "ParamRamp"]
