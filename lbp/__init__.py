@@ -1,0 +1,1 @@
+"""Certified bounds of neural networks."""

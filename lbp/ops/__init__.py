@@ -1,0 +1,2 @@
+"""Bound ops (reference only for the moment)."""
+from lbp.reference import *

@@ -1,0 +1,35 @@
+"""Keeping reduced precision out of bounds, whatever the process-wide switches say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+# The switches by which PyTorch lets a float32 product or convolution run in TF32 or bfloat16.
+_SWITCHES = (
+    torch.backends.cuda.matmul,
+    torch.backends.cudnn.conv,
+    torch.backends.mkldnn.matmul,
+    torch.backends.mkldnn.conv,
+)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Run library products and convolutions in the precision of their operands.
+
+    Inside the block TF32 and bfloat16 shortcuts for float32 operands (``torch.set_float32_matmul_precision``, the
+    ``fp32_precision`` switches of cuBLAS, cuDNN and oneDNN) and autocast are off; the previous state returns afterwards. A
+    bound computed with ten bits of mantissa is not a bound.
+    """
+    previous = [switch.fp32_precision for switch in _SWITCHES]
+    for switch in _SWITCHES:
+        switch.fp32_precision = "ieee"
+    try:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        for switch, precision in zip(_SWITCHES, previous, strict=True):
+            switch.fp32_precision = precision

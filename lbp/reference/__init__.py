@@ -1,0 +1,47 @@
+"""Every op of `lbp.ops` in plain PyTorch: the baseline of the benchmarks and, in float64, the oracle of the tests."""
+
+from lbp.reference.affine import (
+    backward_conv2d,
+    backward_linear,
+    forward_conv2d,
+    forward_linear,
+    insert_forward,
+    interval_conv2d,
+    interval_linear,
+    relax_backward_conv2d,
+    relax_backward_linear,
+)
+from lbp.reference.bounding_lines import BoundingLines, bounding_lines
+from lbp.reference.concretize import (
+    concretize_ball,
+    concretize_box,
+    concretize_forward_ball,
+    concretize_forward_box,
+)
+from lbp.reference.ramp import neuron_status, ramp, ramp_interval, ramp_interval_with_status, status_counts
+from lbp.reference.relax import relax_backward, relax_forward
+
+__all__ = [
+    "BoundingLines",
+    "backward_conv2d",
+    "backward_linear",
+    "bounding_lines",
+    "concretize_ball",
+    "concretize_box",
+    "concretize_forward_ball",
+    "concretize_forward_box",
+    "forward_conv2d",
+    "forward_linear",
+    "insert_forward",
+    "interval_conv2d",
+    "interval_linear",
+    "neuron_status",
+    "ramp",
+    "ramp_interval",
+    "ramp_interval_with_status",
+    "relax_backward",
+    "relax_backward_conv2d",
+    "relax_backward_linear",
+    "relax_forward",
+    "status_counts",
+]
