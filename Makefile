@@ -1,0 +1,86 @@
+# `make help` lists the targets. Settings, as in `make test PYTHON=python3.12`:
+#   PYTHON       the Python (>= 3.11) that the virtual environment is made from           [python3]
+#   VENV         the virtual environment's folder; VENV=none uses PYTHON's own packages   [.venv]
+#                as they are and downloads nothing (a machine with its own torch and no network)
+#   PYTEST_ARGS  more arguments for pytest
+#   DEMO_ARGS    more arguments for `lbp demo`
+#   SANITIZE     OFF builds the C++ tests without sanitizers, where the compiler lacks them [ON]
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+SANITIZE ?= ON
+
+ifeq ($(VENV),none)
+PY := $(PYTHON)
+SCRIPTS := $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')
+STAMPS := build/stamps
+else
+PY := $(abspath $(VENV))/bin/python
+SCRIPTS := $(abspath $(VENV))/bin
+STAMPS := $(VENV)
+endif
+
+export PATH := $(SCRIPTS):$(PATH)
+CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-python test-cpp lint format wheel native clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@sed -n '2,/^$$/s/^#//p' $(firstword $(MAKEFILE_LIST))
+
+demo: native ## train two small networks with certified bounds and verify them by all six methods
+	lbp demo $(DEMO_ARGS)
+
+test: test-python test-cpp ## all tests
+
+test-python: native ## the tests of the package
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-cpp: $(STAMPS)/dependencies ## the C++ unit tests, under AddressSanitizer and UBSan
+	cmake -S . -B build/tests -G Ninja -DLBP_BUILD_NATIVE=OFF -DLBP_BUILD_TESTS=ON -DLBP_SANITIZE=$(SANITIZE)
+	cmake --build build/tests
+	ctest --test-dir build/tests --output-on-failure
+
+lint: $(STAMPS)/dependencies ## style and types: ruff, mypy, clang-format
+	ruff check .
+	ruff format --check .
+	mypy
+	$(if $(CPP),clang-format --dry-run -Werror $(CPP))
+
+format: $(STAMPS)/dependencies ## let ruff and clang-format rewrite the sources
+	ruff check --fix .
+	ruff format .
+	$(if $(CPP),clang-format -i $(CPP))
+
+wheel: $(STAMPS)/dependencies ## build a wheel into dist/
+	rm -rf build/lib* build/bdist* dist
+	$(PY) -m pip wheel --no-build-isolation --no-deps -w dist .
+
+# ninja finds out in a moment that nothing has changed.
+native: $(STAMPS)/installed
+	@cmake --build build/native
+
+$(STAMPS)/installed: $(STAMPS)/dependencies pyproject.toml setup.py
+	$(PY) -m pip install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+ifeq ($(VENV),none)
+$(STAMPS)/dependencies:
+	@mkdir -p $(STAMPS)
+	@touch $@
+else
+$(STAMPS)/dependencies: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lbp needs Python 3.11 or newer; name one by PYTHON=")'
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian and Ubuntu: python3-venv)." >&2; exit 1; }
+	$(PY) -m pip install --requirement constraints.txt
+	@touch $@
+endif
+
+clean: ## remove the virtual environment and everything that was built
+	rm -rf build dist lbp.egg-info lbp/*.so $(if $(filter-out none,$(VENV)),$(VENV))
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find lbp tests -name __pycache__ -type d -prune -exec rm -rf {} +
