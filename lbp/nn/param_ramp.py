@@ -55,7 +55,7 @@ class ParamRamp(nn.Module):
         super().__init__()
         dims = _checked_shape(shape)
         initial = torch.empty(dims, device=device, dtype=dtype)
-        _fill(initial, _checked_r(r), "r")
+        _fill(initial, _checked_r(r))
         self.r = nn.Parameter(initial)
         self.register_buffer("eta", torch.tensor(_checked_eta(eta), device=device, dtype=initial.dtype))
         self.warm_up = bool(warm_up)
@@ -97,10 +97,9 @@ class ParamRamp(nn.Module):
         Raises:
             ValueError: a value that is not finite, or a shape that does not broadcast.
         """
-        values = torch.as_tensor(r)
-        if not bool(torch.isfinite(values).all()):
+        if not _all_finite(r):
             raise ValueError("ParamRamp.end_warm_up: r has values that are NaN or infinite")
-        _fill(self.r, values, "r")
+        _fill(self.r, r)
         self.warm_up = False
 
     def forward(self, z: Tensor) -> Tensor:
@@ -172,7 +171,7 @@ class LazyParamRamp(LazyModuleMixin, ParamRamp):  # type: ignore[misc]
         eta, r, warm_up, device, dtype: as for ParamRamp; `r` a number.
     """
 
-    cls_to_become = ParamRamp  # type: ignore[assignment]
+    cls_to_become = ParamRamp
 
     def __init__(
         self,
@@ -185,11 +184,11 @@ class LazyParamRamp(LazyModuleMixin, ParamRamp):  # type: ignore[misc]
     ) -> None:
         super().__init__((), eta, r, warm_up=warm_up, device=device, dtype=dtype)
         self._initial_r = float(r)
-        self.r = UninitializedParameter(device=device, dtype=dtype)
+        self.r = UninitializedParameter(device=device, dtype=dtype)  # type: ignore[assignment, call-arg]
 
-    def initialize_parameters(self, z: Tensor) -> None:  # type: ignore[override]
+    def initialize_parameters(self, z: Tensor) -> None:
         """Gives `r` the shape of `z` without its batch dimension."""
-        if self.has_uninitialized_params():  # type: ignore[no-untyped-call]
+        if self.has_uninitialized_params():
             if z.dim() < 1:
                 raise ValueError("LazyParamRamp needs an input with a batch dimension, got a 0-dim tensor")
             with torch.no_grad():
@@ -216,17 +215,24 @@ def _checked_eta(eta: float) -> float:
     return value
 
 
-def _checked_r(r: float | Tensor) -> Tensor:
-    values = torch.as_tensor(r)
-    if not bool((torch.isfinite(values) & (values > 0)).all()):
+def _checked_r(r: float | Tensor) -> float | Tensor:
+    positive = bool((r > 0).all()) if isinstance(r, Tensor) else r > 0
+    if not (positive and _all_finite(r)):
         raise ValueError(f"ParamRamp: r must be positive and finite, got {r}; for no bending point use nn.LeakyReLU")
-    return values
+    return r
 
 
-def _fill(target: Tensor, values: Tensor, name: str) -> None:
-    if not _shares(values.shape, target.shape):
-        raise ValueError(f"ParamRamp: {name} of shape {list(values.shape)} does not broadcast to {list(target.shape)}")
-    target.copy_(values)
+def _all_finite(values: float | Tensor) -> bool:
+    return bool(torch.isfinite(values).all()) if isinstance(values, Tensor) else math.isfinite(values)
+
+
+def _fill(target: Tensor, values: float | Tensor) -> None:
+    if not isinstance(values, Tensor):
+        target.fill_(values)
+    elif _shares(values.shape, target.shape):
+        target.copy_(values)
+    else:
+        raise ValueError(f"ParamRamp: r of shape {list(values.shape)} does not broadcast to {list(target.shape)}")
 
 
 def _shares(small: torch.Size, large: torch.Size) -> bool:

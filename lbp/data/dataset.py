@@ -1,0 +1,75 @@
+"""A data set in memory."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lbp.errors import LbpError
+
+
+class DataError(LbpError, ValueError):
+    """A data file is missing, damaged, or not what it should be."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images.
+
+    Attributes:
+        name: the data set's name.
+        images: float32 [N, C, H, W] in [0, 1].
+        labels: int64 [N], each in [0, num_classes).
+        num_classes: number of classes.
+        mean, std: per channel, where networks for this data set customarily normalise their input; else None.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    num_classes: int
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def first(self, count: int | None) -> "Dataset":
+        """The first `count` examples, or all of them if `count` is None."""
+        return self if count is None else replace(self, images=self.images[:count], labels=self.labels[:count])
+
+
+def from_bytes(
+    name: str,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.integer],
+    num_classes: int,
+    *,
+    source: str,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Dataset:
+    """Makes a data set of uint8 images [N, C, H, W], after checking counts and labels.
+
+    Args:
+        source: the files' description for error messages.
+
+    Raises:
+        DataError: different numbers of images and labels, or a label outside [0, num_classes).
+    """
+    if len(images) != len(labels):
+        raise DataError(f"{source}: {len(images)} images but {len(labels)} labels")
+    if len(labels) == 0:
+        raise DataError(f"{source}: no images")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise DataError(f"{source}: labels run from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}")
+    scaled = np.divide(images, np.float32(255), dtype=np.float32, order="C")
+    return Dataset(name, torch.from_numpy(scaled), torch.from_numpy(labels.astype(np.int64)), num_classes, mean, std)

@@ -1,0 +1,22 @@
+"""Base of the settings models, and their errors in one sentence."""
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Settings(BaseModel):
+    """Immutable settings that refuse unknown names, NaN and infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def validation_message(error: ValidationError) -> str:
+    """Every problem of a validation error as `name: what is wrong, got value`, separated by semicolons."""
+    parts = []
+    for problem in error.errors(include_url=False):
+        where = ".".join(str(key) for key in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        value = problem.get("input")
+        given = f", got {value!r}" if isinstance(value, str | int | float | bool | None) else ""
+        given = "" if problem["type"] in ("value_error", "missing") else given
+        parts.append(f"{where}: {message}{given}" if where else f"{message}{given}")
+    return "; ".join(parts)
