@@ -15,7 +15,7 @@ _SUFFIXES = (".npy", ".npy.xz")
 
 
 def array_files(folder: Path, stem: str) -> list[Path]:
-    """Files of an array: `stem.npy[.xz]`, or its parts `stem_1.npy[.xz]`, `stem_2...`, in order; empty if there are none."""
+    """Files of an array in order: `stem.npy[.xz]`, or its parts `stem_1.npy[.xz]`, ...; empty if there are none."""
     whole = _either(folder, stem)
     if whole is not None:
         return [whole]

@@ -60,7 +60,13 @@ def from_bytes(
     """Makes a data set of uint8 images [N, C, H, W], after checking counts and labels.
 
     Args:
+        name: the data set's name.
+        images: uint8 [N, C, H, W].
+        labels: integers [N].
+        num_classes: number of classes.
         source: the files' description for error messages.
+        mean: per channel, of images in [0, 1].
+        std: per channel, of images in [0, 1].
 
     Raises:
         DataError: different numbers of images and labels, or a label outside [0, num_classes).

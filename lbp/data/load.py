@@ -30,9 +30,9 @@ def load(name: str, split: Split, data_root: Path | str | None = None) -> Datase
 
     - `digits`: no files; scikit-learn has them.
     - `mnist`, `fashion-mnist`: `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-...`, plain or `.gz`.
-    - `cifar10`: the binary version (`data_batch_1.bin` ...), the Python version (`data_batch_1` ...; never unpickled), or
-      numpy files `train_images.npy` (uint8 [N, H, W, C]; `.npy.xz` and numbered parts `train_images_1.npy` ... too),
-      `train_labels.npy`, `test_images.npy`, `test_labels.npy`.
+    - `cifar10`: the binary version (`data_batch_1.bin` ...), the Python version (`data_batch_1` ...; never unpickled),
+      or numpy files `train_images.npy` (uint8 [N, H, W, C]; `.npy.xz` and numbered parts `train_images_1.npy` ...
+      too), `train_labels.npy`, `test_images.npy`, `test_labels.npy`.
 
     Args:
         name: one of `DATASETS`; case and punctuation do not matter.

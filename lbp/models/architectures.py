@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from lbp.errors import InvalidInputError
+
 
 @dataclass(frozen=True)
 class Conv:
@@ -62,13 +64,13 @@ def find_architecture(name: str) -> tuple[str, Architecture]:
         the name as written in `ARCHITECTURES`, and the architecture.
 
     Raises:
-        ValueError: no architecture has this name.
+        InvalidInputError: no architecture has this name.
     """
     key = _plain(name)
     for known, architecture in ARCHITECTURES.items():
         if key == _plain(known):
             return known, architecture
-    raise ValueError(f"unknown architecture {name!r}; choose one of {', '.join(ARCHITECTURES)}")
+    raise InvalidInputError(f"unknown architecture {name!r}; choose one of {', '.join(ARCHITECTURES)}")
 
 
 def _plain(name: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lbp.errors import InvalidInputError
 from lbp.models.architectures import Architecture, Conv, find_architecture
 from lbp.models.settings import ActivationName, ActivationSettings, ModelSettings, Normalization
 from lbp.nn import ParamRamp
@@ -57,12 +58,14 @@ def build(
         It maps [B, *input_shape] to [B, num_classes].
 
     Raises:
-        ValueError: unknown name, bad value, or an input too small for the convolutions.
+        InvalidInputError: unknown name, bad value, or an input too small for the convolutions.
     """
     if isinstance(name, ModelSettings):
         settings = name
     elif input_shape is None or num_classes is None:
-        raise ValueError("lbp.models.build needs input_shape and num_classes beside the name of the architecture")
+        raise InvalidInputError(
+            "lbp.models.build needs input_shape and num_classes beside the name of the architecture"
+        )
     else:
         if not isinstance(activation, ActivationSettings):
             activation = ActivationSettings(name=activation, eta=eta, r=r)
@@ -106,7 +109,9 @@ def _conv_output(
 ) -> tuple[int, int, int]:
     height, width = ((size + 2 * layer.padding - layer.kernel) // layer.stride + 1 for size in shape[1:])
     if height < 1 or width < 1:
-        raise ValueError(f"{where}: an input of shape {input_shape} is too small, {shape[1:]} is left for its kernel")
+        raise InvalidInputError(
+            f"{where}: an input of shape {input_shape} is too small, {shape[1:]} is left for its kernel"
+        )
     return layer.channels, height, width
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
+from lbp.errors import InvalidInputError
 from lbp.ops import ramp
 
 R_MIN = 1e-4
@@ -35,7 +36,7 @@ class ParamRamp(nn.Module):
         device, dtype: of `r` and `eta`.
 
     Raises:
-        ValueError: `eta` outside [0, 1], `r` not positive and finite, or `shape` not made of positive integers.
+        InvalidInputError: `eta` outside [0, 1], `r` not positive and finite, or `shape` not made of positive integers.
     """
 
     r: nn.Parameter
@@ -82,7 +83,7 @@ class ParamRamp(nn.Module):
         """Sets the outer slope in place, for schedules.
 
         Raises:
-            ValueError: `eta` outside [0, 1].
+            InvalidInputError: `eta` outside [0, 1].
         """
         self.eta.fill_(_checked_eta(eta))
 
@@ -95,10 +96,10 @@ class ParamRamp(nn.Module):
                 post-activation over the training set. Values below `R_MIN` are allowed: see `effective_r`.
 
         Raises:
-            ValueError: a value that is not finite, or a shape that does not broadcast.
+            InvalidInputError: a value that is not finite, or a shape that does not broadcast.
         """
         if not _all_finite(r):
-            raise ValueError("ParamRamp.end_warm_up: r has values that are NaN or infinite")
+            raise InvalidInputError("ParamRamp.end_warm_up: r has values that are NaN or infinite")
         _fill(self.r, r)
         self.warm_up = False
 
@@ -112,10 +113,10 @@ class ParamRamp(nn.Module):
             post-activation, same shape and dtype as `z`.
 
         Raises:
-            ValueError: `z` does not have the shape that the module was made for.
+            InvalidInputError: `z` does not have the shape that the module was made for.
         """
         if not _shares(self.r.shape, z.shape[1:]):
-            raise ValueError(
+            raise InvalidInputError(
                 f"ParamRamp was made for inputs of shape [B, {', '.join(map(str, self.r.shape))}], "
                 f"got {list(z.shape)}; give it the layer's shape without the batch dimension, or use LazyParamRamp"
             )
@@ -190,7 +191,7 @@ class LazyParamRamp(LazyModuleMixin, ParamRamp):  # type: ignore[misc]
         """Gives `r` the shape of `z` without its batch dimension."""
         if self.has_uninitialized_params():
             if z.dim() < 1:
-                raise ValueError("LazyParamRamp needs an input with a batch dimension, got a 0-dim tensor")
+                raise InvalidInputError("LazyParamRamp needs an input with a batch dimension, got a 0-dim tensor")
             with torch.no_grad():
                 self.r.materialize(tuple(z.shape[1:]))  # type: ignore[attr-defined]
                 self.r.fill_(self._initial_r)
@@ -204,21 +205,23 @@ class LazyParamRamp(LazyModuleMixin, ParamRamp):  # type: ignore[misc]
 def _checked_shape(shape: int | Iterable[int]) -> tuple[int, ...]:
     dims = (shape,) if isinstance(shape, int) else tuple(shape)
     if not all(isinstance(dim, int) and not isinstance(dim, bool) and dim > 0 for dim in dims):
-        raise ValueError(f"ParamRamp: shape must be made of positive integers, got {shape!r}")
+        raise InvalidInputError(f"ParamRamp: shape must be made of positive integers, got {shape!r}")
     return dims
 
 
 def _checked_eta(eta: float) -> float:
     value = float(eta)
     if not 0.0 <= value <= 1.0:
-        raise ValueError(f"ParamRamp: eta must be in [0, 1], got {value}")
+        raise InvalidInputError(f"ParamRamp: eta must be in [0, 1], got {value}")
     return value
 
 
 def _checked_r(r: float | Tensor) -> float | Tensor:
     positive = bool((r > 0).all()) if isinstance(r, Tensor) else r > 0
     if not (positive and _all_finite(r)):
-        raise ValueError(f"ParamRamp: r must be positive and finite, got {r}; for no bending point use nn.LeakyReLU")
+        raise InvalidInputError(
+            f"ParamRamp: r must be positive and finite, got {r}; for no bending point use nn.LeakyReLU"
+        )
     return r
 
 
@@ -232,7 +235,9 @@ def _fill(target: Tensor, values: float | Tensor) -> None:
     elif _shares(values.shape, target.shape):
         target.copy_(values)
     else:
-        raise ValueError(f"ParamRamp: r of shape {list(values.shape)} does not broadcast to {list(target.shape)}")
+        raise InvalidInputError(
+            f"ParamRamp: r of shape {list(values.shape)} does not broadcast to {list(target.shape)}"
+        )
 
 
 def _shares(small: torch.Size, large: torch.Size) -> bool:

@@ -1,0 +1,19 @@
+"""Training with certified bounds (Lyu et al. 2021, section 5)."""
+
+from lbp.training.losses import certified_loss, margin_loss
+from lbp.training.settings import TrainingSettings
+from lbp.training.trainer import EpochRecord, StepRecord, TrainingDivergedError, train
+from lbp.training.warm_up import end_warm_up, mean_activations, start_warm_up
+
+__all__ = [
+    "EpochRecord",
+    "StepRecord",
+    "TrainingDivergedError",
+    "TrainingSettings",
+    "certified_loss",
+    "end_warm_up",
+    "margin_loss",
+    "mean_activations",
+    "start_warm_up",
+    "train",
+]

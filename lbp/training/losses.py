@@ -1,0 +1,36 @@
+"""Losses on bounds (Lyu et al. 2021, section 5; Gowal et al. 2018)."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def margin_loss(margins: Tensor) -> Tensor:
+    """Cross-entropy of the worst logits that the margin bounds allow.
+
+    `CE(-w, y)` with `w_y = 0`, which is `log(1 + sum_i exp(-w_i))` over the other classes: an upper bound of the
+    cross-entropy of every point of the region.
+
+    Args:
+        margins: lower bounds [B, classes - 1] of `z_y - z_i`, the true class left out.
+
+    Returns:
+        mean over the batch, 0-dim.
+    """
+    worst = torch.cat([margins.new_zeros(margins.shape[0], 1), -margins], dim=1)
+    return worst.logsumexp(dim=1).mean()
+
+
+def certified_loss(logits: Tensor, labels: Tensor, margins: Tensor, kappa: float | Tensor) -> Tensor:
+    """`kappa CE(z(x0), y) + (1 - kappa) CE(-w, y)` (Lyu et al. 2021, equation of section 5).
+
+    Args:
+        logits: [B, classes] of the clean pass.
+        labels: int64 [B].
+        margins: lower bounds [B, classes - 1].
+        kappa: weight of the clean loss, in [0, 1].
+
+    Returns:
+        0-dim loss.
+    """
+    return kappa * F.cross_entropy(logits, labels) + (1 - kappa) * margin_loss(margins)

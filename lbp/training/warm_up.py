@@ -1,0 +1,76 @@
+"""The clean warm-up of ParamRamp networks (Lyu et al. 2021, section 5)."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from lbp.errors import InvalidInputError
+from lbp.nn import ParamRamp
+
+
+def param_ramps(model: nn.Module) -> Iterator[tuple[str, ParamRamp]]:
+    """Every ParamRamp of a model with its module path."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, ParamRamp))
+
+
+def start_warm_up(model: nn.Module) -> None:
+    """Makes every ParamRamp act as LeakyReLU."""
+    for _, module in param_ramps(model):
+        module.warm_up = True
+
+
+@torch.no_grad()
+def mean_activations(model: nn.Module, images: Tensor, batch_size: int = 1024) -> dict[str, Tensor]:
+    """Mean post-activation of every neuron that has its own r, over the given images.
+
+    Args:
+        model: network with ParamRamp activations; run in evaluation mode and put back as it was.
+        images: un-augmented training set [N, C, H, W].
+        batch_size: images at a time.
+
+    Returns:
+        float64 mean by module path, each with the shape of the module's r.
+
+    Raises:
+        InvalidInputError: no images.
+    """
+    if len(images) == 0:
+        raise InvalidInputError("mean activations of an empty set of images")
+    ramps = dict(param_ramps(model))
+    sums = {
+        name: torch.zeros(module.shape, dtype=torch.float64, device=images.device) for name, module in ramps.items()
+    }
+    neurons = dict.fromkeys(ramps, 0)
+
+    def add(name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
+        sums[name] += output.double().sum(0).sum_to_size(sums[name].shape)
+        neurons[name] += output.numel()
+
+    handles = [module.register_forward_hook(partial(add, name)) for name, module in ramps.items()]
+    training = model.training
+    try:
+        model.eval()
+        for batch in images.split(batch_size):
+            model(batch)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return {name: total / (neurons[name] / total.numel()) for name, total in sums.items()}
+
+
+def end_warm_up(model: nn.Module, images: Tensor, batch_size: int = 1024) -> None:
+    """Sets r of every ParamRamp to its neurons' mean activations over the training set and makes it a ramp.
+
+    Args:
+        model: network whose ParamRamps are in the warm-up.
+        images: un-augmented training set [N, C, H, W].
+        batch_size: images at a time.
+    """
+    ramps = dict(param_ramps(model))
+    if not ramps:
+        return
+    for name, mean in mean_activations(model, images, batch_size).items():
+        ramps[name].end_warm_up(mean)
