@@ -73,8 +73,8 @@ def load(path: Path | str) -> Checkpoint:
     """Reads a checkpoint.
 
     Raises:
-        CheckpointError: no such file, damaged, not an lbp checkpoint, written by a newer format, or tensors that do not fit
-            the architecture it names.
+        CheckpointError: no such file, damaged, not an lbp checkpoint, written by a newer format, or tensors that do not
+            fit the architecture it names.
     """
     source = Path(path)
     metadata, tensors = _read(source)
@@ -97,17 +97,18 @@ def load(path: Path | str) -> Checkpoint:
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that it is complete or absent, even if the machine stops; creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         # mkstemp makes files private; give the file the permissions that open() would.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -154,15 +155,13 @@ def _check_tensors(where: str, tensors: Mapping[str, Tensor], skeleton: nn.Modul
     expected = skeleton.state_dict()
     missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or unknown:
-        problems = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(unknown)}"] * bool(
-            unknown
-        )
-        raise CheckpointError(f"{where} {' and '.join(problems)}")
+        lacks = f" lacks {', '.join(missing)};" if missing else ""
+        unexpected = f" has unknown {', '.join(unknown)};" if unknown else ""
+        raise CheckpointError(f"{where}{lacks}{unexpected} its tensors are not those of the architecture")
     floating = {tensor.dtype for name, tensor in tensors.items() if expected[name].is_floating_point()}
     if floating - {torch.float32} and floating - {torch.float64}:
-        raise CheckpointError(
-            f"{where} mixes {', '.join(map(str, sorted(floating, key=str)))}; expected float32 or float64"
-        )
+        found = " and ".join(sorted(map(str, floating)))
+        raise CheckpointError(f"{where} has weights of type {found}; expected float32 or float64 throughout")
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise CheckpointError(

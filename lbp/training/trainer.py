@@ -137,7 +137,7 @@ def _step(
     step: int,
     steps_per_epoch: int,
 ) -> StepRecord:
-    # The bound of step i uses the radius that the schedule reaches at its end, so that the ramp has no step of radius 0.
+    # Every step uses the radius that the schedule reaches at its end, so that the ramp has no step of radius 0.
     certified = settings.loss == "ibp" and epoch >= settings.warm_up_epochs
     eps = eps_at(settings, (step + 1) / steps_per_epoch) if certified else 0.0
     optimizer.zero_grad(set_to_none=True)

@@ -39,9 +39,7 @@ def mean_activations(model: nn.Module, images: Tensor, batch_size: int = 1024) -
     if len(images) == 0:
         raise InvalidInputError("mean activations of an empty set of images")
     ramps = dict(param_ramps(model))
-    sums = {
-        name: torch.zeros(module.shape, dtype=torch.float64, device=images.device) for name, module in ramps.items()
-    }
+    sums = {name: torch.zeros_like(module.r, dtype=torch.float64) for name, module in ramps.items()}
     neurons = dict.fromkeys(ramps, 0)
 
     def add(name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
