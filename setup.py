@@ -11,6 +11,14 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import setuptools
+
+if int(setuptools.__version__.split(".")[0]) < 77:
+    sys.exit(
+        f"setuptools {setuptools.__version__} is too old: building lbp needs setuptools>=77. Install it with "
+        f"`{sys.executable} -m pip install --upgrade 'setuptools>=77'`."
+    )
+
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
@@ -88,8 +96,8 @@ class BuildLibrary(build_ext):
         self.copy_file(str(library), str(target))
 
     def get_ext_filename(self, fullname: str) -> str:
-        """Return the library's name, which has no tag of a Python version."""
-        return str(LIBRARY)
+        """Return the library's path, without the tag of a Python version that an extension module has."""
+        return fullname.replace(".", "/") + ".so"
 
     def copy_extensions_to_source(self) -> None:
         """Do nothing for an editable install: CMake has put the library into the source tree already."""
