@@ -20,3 +20,16 @@ def validation_message(error: ValidationError) -> str:
         given = "" if problem["type"] in ("value_error", "missing") else given
         parts.append(f"{where}: {message}{given}" if where else f"{message}{given}")
     return "; ".join(parts)
+
+
+def parse_number(text: str) -> float:
+    """Reads a number or a quotient of two, such as "8/255" or "2.2/255".
+
+    Raises:
+        ValueError: anything else.
+    """
+    numerator, slash, denominator = text.partition("/")
+    try:
+        return float(numerator) / float(denominator) if slash else float(numerator)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"expected a number or a quotient such as 8/255, got {text!r}") from None

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from lbp.settings import Settings
+from lbp.settings import Settings, parse_number
 
 Epochs = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -15,7 +15,7 @@ class TrainingSettings(Settings):
 
     Attributes:
         loss: "ibp" trains on interval bounds, "natural" on the clean cross-entropy alone.
-        eps: final l_inf radius, in the data's own units.
+        eps: final l_inf radius, in the data's own units; a text may hold a quotient such as "8/255".
         clip: valid range of the data; the input region is intersected with it.
         epochs, batch_size: length of the training.
         lr, lr_milestones, lr_factor: Adam's learning rate, multiplied by the factor at the start of these epochs.
@@ -43,6 +43,11 @@ class TrainingSettings(Settings):
     eta_keep_epochs: Epochs = 0
     eta_fall_epochs: Epochs = 0
     seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def _quotient(cls, value: object) -> object:
+        return parse_number(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,0 +1,33 @@
+"""The command line: `lbp info`, `lbp train`, `lbp verify`, `lbp demo`."""
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from lbp.commands.demo import demo
+from lbp.commands.info import info
+from lbp.commands.train import train
+from lbp.commands.verify import verify
+from lbp.errors import LbpError
+
+app = typer.Typer(
+    help="Certified bounds of neural networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (demo, train, verify, info):
+    app.command()(command)
+
+USER_ERROR = 2
+
+
+def main() -> None:
+    """Runs the command line; what a user can mend is one sentence and exit code 2, not a traceback."""
+    try:
+        app()
+    except LbpError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(USER_ERROR)

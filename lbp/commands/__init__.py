@@ -1,0 +1,1 @@
+"""The sub-commands of `lbp`, one file each."""

@@ -1,0 +1,105 @@
+"""One picture of verified networks: what their neurons do, and how good each method's margin bounds are."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lbp.strategies import STATUSES
+from lbp.verification import LayerStatus, VerificationResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; pale for linear, strong for unstable.
+_COLOURS = dict(zip(STATUSES, ("#bbbbbb", "#e69f00", "#56b4e9", "#cc79a7", "#777777", "#d55e00"), strict=True))
+_WHISKERS = (5, 95)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One network in the picture: its name, its neuron status, its verification."""
+
+    title: str
+    status: Sequence[LayerStatus]
+    result: VerificationResult
+
+
+def plot_overview(panels: Sequence[Panel], title: str) -> bytes:
+    """Draws one column per network: neuron status per layer above, margin bounds per method below.
+
+    Args:
+        panels: the networks.
+        title: of the whole picture.
+
+    Returns:
+        a PNG file.
+    """
+    figure = Figure(figsize=(6.4 * len(panels), 7.6), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots(2, len(panels), squeeze=False, height_ratios=(1, 1.3))
+    limits = _margin_limits(panels)
+    for column, panel in enumerate(panels):
+        _draw_status(axes[0, column], panel)
+        _draw_margins(axes[1, column], panel.result, limits)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(STATUSES), frameon=False, title="neuron status"
+    )
+    figure.suptitle(title, fontsize=14)
+    buffer = io.BytesIO()
+    canvas.print_png(buffer)
+    return buffer.getvalue()
+
+
+def _draw_status(axes: "Axes", panel: Panel) -> None:
+    layers = [entry.layer for entry in panel.status]
+    left = np.zeros(len(layers))
+    for status in STATUSES:
+        shares = np.array([100 * entry.shares[status] for entry in panel.status])
+        bars = axes.barh(
+            layers, shares, left=left, color=_COLOURS[status], label=status, edgecolor="white", linewidth=0.5
+        )
+        axes.bar_label(
+            bars, [f"{share:.0f}%" if share >= 6 else "" for share in shares], label_type="center", fontsize=8
+        )
+        left += shares
+    axes.set(title=panel.title, xlabel="share of the layer's neurons, all test images (%)", xlim=(0, 100))
+    axes.invert_yaxis()
+
+
+def _draw_margins(axes: "Axes", result: VerificationResult, limits: tuple[float, float]) -> None:
+    names = list(result.methods)
+    smallest = [_smallest_margins(result, name) for name in names]
+    positions = np.arange(len(names))
+    axes.axvspan(0, limits[1], color="#009e73", alpha=0.10, zorder=0)
+    axes.axvline(0, color="#009e73", linewidth=1.2, zorder=1)
+    axes.boxplot(
+        smallest, positions=positions, orientation="horizontal", widths=0.55, whis=_WHISKERS, showfliers=False,
+        patch_artist=True, boxprops={"facecolor": "#56b4e9"}, medianprops={"color": "black", "linewidth": 1.5},
+    )  # fmt: skip
+    errors = [f"{name}\nverified error {100 * result.methods[name].verified_error:.1f}%" for name in names]
+    axes.set_yticks(positions, errors)
+    axes.set(xlim=limits, xlabel="smallest margin bound of an image (median, quartiles, 5% to 95%); green: verified")
+    axes.set_title(
+        f"clean error {100 * result.clean_error:.1f}%, eps {result.eps:g}, {result.strategy} lines", fontsize=10
+    )
+    axes.invert_yaxis()
+
+
+def _smallest_margins(result: VerificationResult, name: str) -> np.ndarray:
+    method = result.methods[name]
+    values = method.margins[method.computed].double().amin(dim=1).numpy()
+    return values[np.isfinite(values)]
+
+
+def _margin_limits(panels: Sequence[Panel]) -> tuple[float, float]:
+    values = [_smallest_margins(panel.result, name) for panel in panels for name in panel.result.methods]
+    ends = [np.percentile(part, _WHISKERS) for part in values if len(part)]
+    low, high = (min(end[0] for end in ends), max(end[1] for end in ends)) if ends else (-1.0, 1.0)
+    room = 0.05 * max(high - low, 1e-6)
+    return float(min(low, 0) - room), float(max(high, 0) + room)

@@ -1,0 +1,17 @@
+"""Verification of labelled examples by every method, and the attack that it is held against."""
+
+from lbp.verification.attack import pgd
+from lbp.verification.result import MethodResult, VerificationResult
+from lbp.verification.status import LayerStatus, neuron_status
+from lbp.verification.verify import METHODS, method_names, verify
+
+__all__ = [
+    "METHODS",
+    "LayerStatus",
+    "MethodResult",
+    "VerificationResult",
+    "method_names",
+    "neuron_status",
+    "pgd",
+    "verify",
+]

@@ -1,0 +1,64 @@
+"""Neuron status: how much of every activation is linear over the input region (Lyu et al. 2021, section 6)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lbp.bounded import BoundedModule, BoundedTensor
+from lbp.ops import ramp_interval_with_status
+from lbp.perturbations import PerturbationLpNorm
+from lbp.strategies import STATUSES
+from lbp.verification.verify import bound_options, evaluation_mode
+
+
+@dataclass(frozen=True)
+class LayerStatus:
+    """Shares of the statuses in one activation layer.
+
+    Attributes:
+        layer: name of the activation.
+        shares: by status, in the order of `lbp.strategies.STATUSES`; they add up to 1.
+    """
+
+    layer: str
+    shares: dict[str, float]
+
+
+def neuron_status(
+    model: nn.Module,
+    x: Tensor,
+    eps: float,
+    *,
+    clip: tuple[float, float] | None = None,
+    method: str = "IBP",
+    batch_size: int = 256,
+) -> list[LayerStatus]:
+    """Counts the statuses of all neurons over l_inf balls around the inputs.
+
+    Args:
+        model: network; run in evaluation mode and put back as it was.
+        x: inputs [N, *shape].
+        eps: radius.
+        clip: valid range of the data.
+        method: which bounds of the pre-activations decide the status.
+        batch_size: examples at a time.
+
+    Returns:
+        one entry per activation layer, in the order of the network.
+    """
+    with evaluation_mode(model), torch.no_grad():
+        net = BoundedModule(model, x[:1], bound_opts=bound_options("tight"))
+        totals: dict[str, Tensor] = {}
+        for part in x.split(batch_size):
+            net.compute_bounds(
+                x=(BoundedTensor(part, PerturbationLpNorm(eps=eps, norm=math.inf, clip=clip)),), method=method
+            )
+            for node in net.activations():
+                _, _, counts = ramp_interval_with_status(node.lower, node.upper, node.r, node.eta)
+                totals[node.name] = totals.get(node.name, torch.zeros_like(counts)) + counts
+    return [
+        LayerStatus(name, dict(zip(STATUSES, (counts / counts.sum()).tolist(), strict=True)))
+        for name, counts in totals.items()
+    ]

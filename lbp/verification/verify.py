@@ -1,0 +1,202 @@
+"""Verification of labelled examples by one method after another."""
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lbp.bounded import BoundedModule, BoundedTensor
+from lbp.errors import InvalidInputError
+from lbp.perturbations import PerturbationLpNorm
+from lbp.specification import margins
+from lbp.verification.batches import default_batch_size
+from lbp.verification.result import MethodResult, VerificationResult
+
+METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "Relaxed-CROWN-2", "CROWN")
+"""The six methods of Lyu et al. 2021, cheapest first."""
+
+Progress = Callable[[str, int, int], None]
+
+_NAMES = {
+    "ibp": "IBP",
+    "crown-ibp": "CROWN-IBP",
+    "ibp+backward": "CROWN-IBP",
+    "ibp+crown": "CROWN-IBP",
+    "lbp": "LBP",
+    "forward": "LBP",
+    "crown-lbp": "CROWN-LBP",
+    "forward+backward": "CROWN-LBP",
+    "forward+crown": "CROWN-LBP",
+    "crown": "CROWN",
+    "backward": "CROWN",
+}
+
+
+def verify(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    eps: float,
+    *,
+    norm: float = math.inf,
+    clip: tuple[float, float] | None = None,
+    methods: Sequence[str] = METHODS,
+    strategy: str = "tight",
+    cascade: bool = False,
+    batch_size: int | None = None,
+    num_classes: int | None = None,
+    progress: Progress | None = None,
+) -> VerificationResult:
+    """Bounds the margins of labelled examples over l_p balls; an example is verified when all are positive.
+
+    A verified example is classified correctly at every point of its region. With tight lines the methods are ordered:
+    IBP <= LBP, CROWN-IBP <= CROWN-LBP <= CROWN (Lyu et al. 2021, theorem 2). A margin bound that is NaN or infinite
+    verifies nothing, and neither does a misclassified example.
+
+    Args:
+        model: network from inputs to logits [B, classes]; run in evaluation mode and put back as it was.
+        x: inputs [N, *shape], float32 or float64 as the model's weights and on their device.
+        labels: int64 [N].
+        eps: radius of the ball, >= 0.
+        norm: p of the l_p ball, >= 1.
+        clip: valid range of the data, with which every ball is intersected.
+        methods: any of `METHODS`, "Relaxed-CROWN-v" for other v; case does not matter.
+        strategy: bounding lines of the activations: "tight", "adaptive", "constant", "same-slope", ...
+        cascade: run the methods from the cheapest on, each only on correctly classified examples that are still open.
+        batch_size: examples at a time; by default as many as keep the coefficients near one GiB. Does not change
+            verdicts beyond rounding.
+        num_classes: number of logits; by default that of the model.
+        progress: called with (method, examples done, examples in all) after every batch.
+
+    Returns:
+        margins, verdicts and times per method and example, on the CPU.
+
+    Raises:
+        InvalidInputError: shapes or labels that do not fit, unknown method, negative or NaN eps.
+        UnsupportedLayerError: the model has a layer without bounds.
+    """
+    names = method_names(methods, sort=cascade)
+    _check_inputs(model, x, labels, batch_size)
+    with evaluation_mode(model), torch.no_grad():
+        net = BoundedModule(model, x[:1], bound_opts=bound_options(strategy))
+        size = batch_size or default_batch_size(model, x[:1], "IBP")
+        logits = torch.cat([model(part) for part in x.split(size)])
+        classes = _checked_classes(logits, labels, num_classes)
+        correct = logits.argmax(1) == labels
+        open_ = correct.clone() if cascade else torch.ones_like(correct)
+        results: dict[str, MethodResult] = {}
+        for name in names:
+            chosen = open_.nonzero().squeeze(1)
+            size = batch_size or default_batch_size(model, x[:1], name)
+            result = _blank(name, len(x), classes, logits.dtype)
+            done = 0
+            for index in chosen.split(size):
+                region = BoundedTensor(x[index], PerturbationLpNorm(eps=eps, norm=norm, clip=clip))
+                started = time.perf_counter()
+                lower, _ = net.compute_bounds(
+                    x=(region,), C=margins(labels[index], classes).to(x), method=name, bound_upper=False
+                )
+                verified = (torch.isfinite(lower) & (lower > 0)).all(dim=1) & correct[index]
+                place = index.cpu()
+                result.margins[place] = lower.cpu()
+                result.verified[place] = verified.cpu()
+                result.computed[place] = True
+                result.seconds[place] = (time.perf_counter() - started) / len(index)
+                if cascade:
+                    open_[index] &= ~verified
+                done += len(index)
+                if progress is not None:
+                    progress(name, done, len(chosen))
+            if progress is not None and len(chosen) == 0:
+                progress(name, 0, 0)
+            results[name] = result
+    return VerificationResult(float(eps), norm, strategy, cascade, labels.cpu(), logits.argmax(1).cpu(), results)
+
+
+def method_names(methods: Sequence[str], *, sort: bool = False) -> list[str]:
+    """Canonical names of methods, without repetitions.
+
+    Args:
+        methods: names in any spelling that `compute_bounds` knows.
+        sort: cheapest first.
+
+    Raises:
+        InvalidInputError: an unknown name, or none at all.
+    """
+    names = list(dict.fromkeys(_canonical(method) for method in methods))
+    if not names:
+        raise InvalidInputError(f"no method given; choose among {', '.join(METHODS)}")
+    return sorted(names, key=_cost) if sort else names
+
+
+def bound_options(strategy: str) -> dict[str, object]:
+    """Options of `BoundedModule` for the textbook methods with the given bounding lines."""
+    return {"activation_bound_option": strategy, "sparse_intermediate_bounds": False}
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Puts a model into evaluation mode and every module back into its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _canonical(method: str) -> str:
+    plain = method.strip().lower()
+    if plain in _NAMES:
+        return _NAMES[plain]
+    match = re.fullmatch(r"relaxed-crown-([1-9][0-9]*)", plain)
+    if match is None:
+        known = ", ".join(METHODS)
+        raise InvalidInputError(f"unknown method {method!r}; choose among {known} (Relaxed-CROWN-v for any v >= 1)")
+    return f"Relaxed-CROWN-{match[1]}"
+
+
+def _cost(name: str) -> tuple[int, int]:
+    if name.startswith("Relaxed"):
+        return METHODS.index("Relaxed-CROWN-2"), int(name.rpartition("-")[2])
+    return METHODS.index(name), 0
+
+
+def _blank(name: str, examples: int, classes: int, dtype: torch.dtype) -> MethodResult:
+    return MethodResult(
+        method=name,
+        margins=torch.full((examples, classes - 1), math.nan, dtype=dtype),
+        verified=torch.zeros(examples, dtype=torch.bool),
+        computed=torch.zeros(examples, dtype=torch.bool),
+        seconds=torch.zeros(examples, dtype=torch.float64),
+    )
+
+
+def _check_inputs(model: nn.Module, x: Tensor, labels: Tensor, batch_size: int | None) -> None:
+    if isinstance(model, BoundedModule):
+        raise InvalidInputError("verify takes the model itself, not a BoundedModule")
+    if x.dim() < 2 or len(x) == 0:
+        raise InvalidInputError(f"x must be a batch of inputs [N, *shape] with N >= 1, got shape {list(x.shape)}")
+    if labels.shape != x.shape[:1] or labels.dtype != torch.int64:
+        raise InvalidInputError(
+            f"labels must be int64 of shape [{len(x)}], got {labels.dtype} of shape {list(labels.shape)}"
+        )
+    if batch_size is not None and batch_size < 1:
+        raise InvalidInputError(f"batch_size must be at least 1, got {batch_size}")
+
+
+def _checked_classes(logits: Tensor, labels: Tensor, num_classes: int | None) -> int:
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise InvalidInputError(f"the model must give logits [B, classes >= 2], it gives shape {list(logits.shape)}")
+    classes = logits.shape[1]
+    if num_classes is not None and num_classes != classes:
+        raise InvalidInputError(f"num_classes is {num_classes}, the model has {classes} logits")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise InvalidInputError(f"labels run from {low} to {high}, expected 0 to {classes - 1}")
+    return classes
