@@ -304,6 +304,4 @@ TEST(undefined_neurons_have_nan_lines) {
 
 }  // namespace
 
-int main() {
-  return check::run_all();
-}
+int main() { return check::run_all(); }

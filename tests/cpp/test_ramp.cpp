@@ -59,6 +59,4 @@ TEST(outside_its_domain_the_value_is_nan) {
 
 }  // namespace
 
-int main() {
-  return check::run_all();
-}
+int main() { return check::run_all(); }
