@@ -84,7 +84,7 @@ def load(path: Path | str) -> Checkpoint:
         model = _skeleton(settings)
     except ValidationError as error:
         raise CheckpointError(f"{source}: bad description of the network: {validation_message(error)}") from error
-    except ValueError as error:
+    except (ValueError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{source}: {error}") from error
     _check_tensors(str(source), tensors, model)
     try:
