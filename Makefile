@@ -60,9 +60,9 @@ wheel: $(STAMPS)/dependencies ## build a wheel into dist/
 	rm -rf build/lib* build/bdist* dist
 	$(PY) -m pip wheel --no-build-isolation --no-deps -w dist .
 
-# ninja finds out in a moment that nothing has changed.
+# Less than a second where nothing has changed.
 native: $(STAMPS)/installed
-	@cmake --build build/native
+	@$(PY) setup.py --quiet build_ext --inplace
 
 $(STAMPS)/installed: $(STAMPS)/dependencies pyproject.toml setup.py
 	$(PY) -m pip install --no-build-isolation --no-deps --editable .
