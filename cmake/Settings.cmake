@@ -32,6 +32,10 @@ target_compile_options(lbp_settings INTERFACE
   -ffp-contract=off
   # These two change no result: nothing here reads errno or the exception flags, and vectorisation needs them.
   -fno-math-errno -fno-trapping-math
+  # A loop may sum in another order only where the source says so by `#pragma omp simd`; no OpenMP runtime is involved.
+  -fopenmp-simd
+  # Sums whose order does not matter say so themselves (#pragma omp simd reduction); no OpenMP runtime is involved.
+  -fopenmp-simd
   -Wall -Wextra -Wshadow
   -Werror=return-type -Werror=uninitialized -Werror=sign-compare -Werror=switch
   -Werror=shadow -Werror=unused-variable -Werror=unused-function -Werror=unused-result -Werror=reorder
