@@ -1,0 +1,32 @@
+"""Errors that the package raises; each also belongs to the built-in class that callers expect."""
+
+
+class LbpError(Exception):
+    """Base of every error that the package raises on purpose."""
+
+
+class InvalidInputError(LbpError, ValueError):
+    """An argument has a wrong value, shape, dtype or device."""
+
+
+class UnsupportedLayerError(LbpError, NotImplementedError):
+    """The model holds an operation that has no bounds."""
+
+
+class UnsupportedArgumentError(LbpError, NotImplementedError):
+    """An argument asks for something that is not implemented and would change the result."""
+
+
+class StaleBoundsError(LbpError, RuntimeError):
+    """Cached intermediate bounds do not belong to the present parameters, mode or input."""
+
+
+class MissingStatisticsError(LbpError, RuntimeError):
+    """Batch normalisation uses batch statistics, but no clean forward pass has provided them."""
+
+
+class UnknownNodeError(LbpError, KeyError):
+    """No node of the graph has the given name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""

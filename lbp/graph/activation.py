@@ -1,0 +1,142 @@
+"""Ramp activations: ReLU, LeakyReLU, ParamRamp, and the clamps ReLU6 and Hardtanh (Lyu et al. 2021, section 5)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lbp import ops
+from lbp.errors import UnsupportedLayerError
+from lbp.graph.base import BackwardStep, BoundNode, Relaxations
+from lbp.graph.elementwise import ScaleShiftNode
+from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
+from lbp.graph.values import Attribute, Expression, Literal, MethodCall, Value
+from lbp.linear import Coefficients, ForwardBounds, Interval, PendingRelaxation, to_dense
+from lbp.nn import ParamRamp
+
+
+class RampNode(BoundNode):
+    """Slope `eta`, 1, `eta` on `z < 0`, `0 <= z <= r`, `z > r`; ReLU is eta = 0 and r infinite.
+
+    Attributes:
+        r: reads the present bending point: infinity, a number, or a tensor that broadcasts to the layer's shape.
+        eta: reads the present outer slope, a number or a 0-dim tensor.
+    """
+
+    is_activation = True
+    mixes = False
+
+    def __init__(self, name: str, source: BoundNode, r: Value, eta: Value) -> None:
+        super().__init__(name, (source,), source.shape)
+        self.r = r
+        self.eta = eta
+
+    @property
+    def pre_activation(self) -> BoundNode:
+        """The node whose value the activation takes; after `compute_bounds` it has `.lower` and `.upper`."""
+        return self.inputs[0]
+
+    def ramp_parameters(self) -> tuple[Tensor | float, Tensor | float]:
+        """Return the present `(r, eta)`."""
+        return self.r.read(), self.eta.read()
+
+    def interval(self, *inputs: Interval) -> Interval:
+        lower, upper = inputs[0]
+        return ops.ramp_interval(lower, upper, *self.ramp_parameters())
+
+    def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
+        (b,) = inputs
+        lower, upper = relaxations.before(self)
+        matrices = (b.center, b.radius, b.center_bias, b.radius_bias)
+        return ForwardBounds(*ops.relax_forward(*matrices, lower, upper, **self._keywords(relaxations)))
+
+    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+        dense, constants = to_dense(coefficients)
+        lower, upper = relaxations.before(self)
+        pending = PendingRelaxation(dense, lower, upper, relaxations.sides, self._keywords(relaxations))
+        return (pending,), constants
+
+    def _keywords(self, relaxations: Relaxations) -> dict[str, Any]:
+        r, eta = self.ramp_parameters()
+        return {"r": r, "eta": eta, "strategy": relaxations.strategy}
+
+
+@for_modules(nn.ReLU)
+@for_functions(functional.relu, functional.relu_, torch.relu, torch.relu_, "relu", "relu_")
+def _relu(call: Call) -> BoundNode:
+    return RampNode(call.name, call.node(call.operand()), Literal(math.inf), Literal(0.0))
+
+
+@for_modules(nn.LeakyReLU)
+def _leaky_relu_module(call: Call) -> BoundNode:
+    return _leaky_relu(call, call.operand(), call.attribute("negative_slope"))
+
+
+@for_functions(functional.leaky_relu, functional.leaky_relu_)
+def _leaky_relu_function(call: Call) -> BoundNode:
+    args = call.bind(input=REQUIRED, negative_slope=0.01, inplace=False)
+    return _leaky_relu(call, args["input"], call.value(args["negative_slope"]))
+
+
+def _leaky_relu(call: Call, operand: Any, slope: Value) -> BoundNode:
+    eta = Expression(_checked_slope, (slope, Literal(call.describe())))
+    eta.read()
+    return RampNode(call.name, call.node(operand), Literal(math.inf), eta)
+
+
+def _checked_slope(slope: float, where: str) -> float:
+    if not 0.0 <= slope <= 1.0:
+        raise UnsupportedLayerError(
+            f"{where} has negative_slope={slope}; bounds exist for slopes in [0, 1], where LeakyReLU is monotone and convex"
+        )
+    return slope
+
+
+@for_modules(ParamRamp)
+def _param_ramp(call: Call) -> BoundNode:
+    module = Attribute(call.model, call.path)
+    r = Expression(MethodCall("effective_r"), (module,))
+    eta = Expression(MethodCall("effective_eta"), (module,))
+    return RampNode(call.name, call.node(call.operand()), r, eta)
+
+
+@for_modules(nn.ReLU6, nn.Hardtanh)
+def _clamp_module(call: Call) -> BoundNode:
+    return _clamp(call, call.operand(), call.attribute("min_val"), call.attribute("max_val"))
+
+
+@for_functions(functional.relu6)
+def _relu6_function(call: Call) -> BoundNode:
+    return _clamp(call, call.operand(), Literal(0.0), Literal(6.0))
+
+
+@for_functions(functional.hardtanh, functional.hardtanh_)
+def _hardtanh_function(call: Call) -> BoundNode:
+    args = call.bind(input=REQUIRED, min_val=-1.0, max_val=1.0, inplace=False)
+    return _clamp(call, args["input"], call.value(args["min_val"]), call.value(args["max_val"]))
+
+
+def _clamp(call: Call, operand: Any, low: Value, high: Value) -> BoundNode:
+    """Return the nodes of `clamp(x, low, high) = low + ramp(x - low)` with r = high - low."""
+    source = call.node(operand)
+    r = Expression(_checked_width, (low, high, Literal(call.describe())))
+    r.read()
+    if isinstance(low, Literal | Attribute) and low.read() == 0:
+        return RampNode(call.name, source, r, Literal(0.0))
+    shifted = ScaleShiftNode(f"{call.name}/shifted", source, shift=Expression(_negative, (low,)))
+    ramp = RampNode(f"{call.name}/ramp", shifted, r, Literal(0.0))
+    return ScaleShiftNode(call.name, ramp, shift=low)
+
+
+def _negative(value: float) -> float:
+    return -value
+
+
+def _checked_width(low: float, high: float, where: str) -> float:
+    if not high > low:
+        raise UnsupportedLayerError(f"{where} has min_val={low} and max_val={high}; max_val must be larger")
+    return float(high - low)

@@ -1,0 +1,101 @@
+"""The node of a bound graph: what every layer must answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from lbp.linear import Coefficients, ForwardBounds, Interval
+
+BackwardStep = tuple[tuple[Coefficients, ...], Tensor | None]
+"""Coefficients of every input of a node, and the constants [K, B, S] float64 that the node adds (None: none)."""
+
+
+@dataclass(frozen=True)
+class Relaxations:
+    """How activations are to be enclosed by lines.
+
+    Attributes:
+        strategy: name of the bounding-line strategy, as `lbp.ops.bounding_lines` takes it.
+        sides: sides that the coefficients hold: "lower", "upper" or "both".
+        bounds: pre-activation bounds known so far.
+    """
+
+    strategy: str
+    sides: str = "both"
+    bounds: Mapping[BoundNode, Interval] = field(default_factory=dict)
+
+    def before(self, activation: BoundNode) -> Interval:
+        """Return the bounds [B, *shape] of an activation's input."""
+        return self.bounds[activation.inputs[0]]
+
+
+class BoundNode(ABC):
+    """One operation of the network, with its three kinds of bounds.
+
+    Attributes:
+        name: the module's path in the model, or the name that the trace gave to a function call.
+        inputs: nodes whose values it takes.
+        shape: shape of its value without the batch dimension.
+        lower, upper: bounds [B, *shape] found by the latest `compute_bounds`, None where it needed none.
+    """
+
+    is_activation = False
+    """Whether lines enclose it, so that bounds of its input must be known first."""
+
+    acts_per_neuron = False
+    """Whether each output neuron depends linearly on one input neuron, and no two on the same."""
+
+    mixes = True
+    """Whether an output neuron can depend on several input neurons."""
+
+    def __init__(self, name: str, inputs: tuple[BoundNode, ...], shape: tuple[int, ...]) -> None:
+        self.name = name
+        self.inputs = inputs
+        self.shape = shape
+        self.lower: Tensor | None = None
+        self.upper: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of neurons."""
+        count = 1
+        for dim in self.shape:
+            count *= dim
+        return count
+
+    @abstractmethod
+    def interval(self, *inputs: Interval) -> Interval:
+        """Return bounds [B, *shape] from bounds of the inputs (interval bound propagation)."""
+
+    @abstractmethod
+    def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
+        """Return linear bounds in terms of the network's input from those of the inputs."""
+
+    @abstractmethod
+    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+        """Return coefficients of the inputs from coefficients of the output (back-substitution)."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, shape={list(self.shape)})"
+
+
+class InputNode(BoundNode):
+    """The network's input; the methods start or end there and never ask it for a step."""
+
+    mixes = False
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        super().__init__(name, (), shape)
+
+    def interval(self, *inputs: Interval) -> Interval:
+        raise AssertionError("bounds of the input come from the region")
+
+    def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
+        raise AssertionError("forward bounds of the input are the identity")
+
+    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+        raise AssertionError("back-substitution ends at the input")

@@ -1,0 +1,184 @@
+"""Convolutions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lbp import ops
+from lbp.graph.base import BackwardStep, BoundNode, Relaxations
+from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
+from lbp.graph.shape import ZeroPadNode
+from lbp.graph.values import Value
+from lbp.linear import Coefficients, DenseCoefficients, ForwardBounds, Interval, PendingRelaxation, to_dense
+from lbp.precision import full_precision
+from lbp.reference.concretize import dual_exponent
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a kernel moves over the image."""
+
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the geometry as the ops take it."""
+        return {
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+            "groups": self.groups,
+        }
+
+
+class Conv2dNode(BoundNode):
+    """A convolution with zero padding.
+
+    Attributes:
+        weight: reads the present kernel [C_out, C_in / groups, kh, kw].
+        bias: reads the present bias [C_out], or None.
+    """
+
+    def __init__(
+        self, name: str, source: BoundNode, shape: tuple[int, ...], weight: Value, bias: Value, geometry: Geometry
+    ) -> None:
+        super().__init__(name, (source,), shape)
+        self.weight = weight
+        self.bias = bias
+        self.geometry = geometry
+
+    def parameters(self) -> tuple[Tensor, Tensor | None]:
+        """Return the present kernel and bias."""
+        return self.weight.read(), self.bias.read()
+
+    def row_norms(self, diagonal: Tensor, p: float) -> Tensor:
+        """Return the dual norms [C_out, H, W] of the rows of `W diag(diagonal)`, diagonal [C_in, h, w].
+
+        A row holds the kernel where it meets the image; what lies over the padding does not count.
+        """
+        weight, _ = self.parameters()
+        geometry, diagonal = self.geometry, diagonal.abs()
+        if p == 2:
+            with full_precision():
+                squares = functional.conv2d(diagonal.square()[None], weight.square(), **geometry.keywords())[0]
+            return torch.where(squares > 0, squares, 1).sqrt() * (squares > 0)
+        patches = functional.unfold(
+            diagonal[None], weight.shape[-2:], geometry.dilation, geometry.padding, geometry.stride
+        )[0]
+        patches = patches.reshape(geometry.groups, 1, -1, patches.shape[-1])  # [G, 1, taps, positions]
+        rows = weight.abs().reshape(geometry.groups, -1, patches.shape[2], 1)  # [G, C_out / G, taps, 1]
+        return _tap_norm(rows, patches, dual_exponent(p)).reshape(self.shape)
+
+    def value(self, x: Tensor) -> Tensor:
+        """Return the layer's value at x [B, C_in, h, w]."""
+        weight, bias = self.parameters()
+        with full_precision():
+            return functional.conv2d(x, weight, bias, **self.geometry.keywords())
+
+    def interval(self, *inputs: Interval) -> Interval:
+        return ops.interval_conv2d(*inputs[0], *self.parameters(), **self.geometry.keywords())
+
+    def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
+        (b,) = inputs
+        matrices = (b.center, b.radius, b.center_bias, b.radius_bias)
+        return ForwardBounds(*ops.forward_conv2d(*matrices, *self.parameters(), **self.geometry.keywords()))
+
+    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+        weight, bias = self.parameters()
+        input_size = self.inputs[0].shape[1:]
+        if isinstance(coefficients, PendingRelaxation):
+            A, constants = ops.relax_backward_conv2d(
+                coefficients.expanded(),
+                coefficients.lower,
+                coefficients.upper,
+                weight,
+                bias,
+                input_size,
+                sides=coefficients.sides,
+                **self.geometry.keywords(),
+                **coefficients.relaxation,
+            )
+        else:
+            dense = to_dense(coefficients)[0].A
+            A, constants = ops.backward_conv2d(dense, weight, bias, input_size, **self.geometry.keywords())
+        return (DenseCoefficients(A),), constants
+
+
+def _tap_norm(rows: Tensor, patches: Tensor, q: float) -> Tensor:
+    """Return the l_q norm over taps of rows * patches, one tap at a time and scaled by the largest entry."""
+    taps = range(rows.shape[2])
+    largest = rows[:, :, 0] * patches[:, :, 0]
+    for tap in taps[1:]:
+        largest = torch.maximum(largest, rows[:, :, tap] * patches[:, :, tap])
+    if math.isinf(q):
+        return largest
+    scale = torch.where(largest > 0, largest, 1).detach()
+    powers = torch.zeros_like(largest)
+    for tap in taps:
+        powers = powers + (rows[:, :, tap] * patches[:, :, tap] / scale) ** q
+    root = torch.where(powers > 0, powers, 1) ** (1 / q)
+    return torch.where(powers > 0, root * scale, powers)
+
+
+def make_conv2d(call: Call, source: BoundNode, weight: Value, bias: Value, options: dict[str, Any]) -> BoundNode:
+    """Return the node of a convolution, with its padding as a node of its own where the two ends differ."""
+    if len(source.shape) != 3:
+        raise call.refuse(f"takes an input of shape [B, C, H, W], its input has shape [B, {_listed(source.shape)}]")
+    kernel = tuple(weight.read().shape[-2:])
+    stride, dilation = pair(options["stride"]), pair(options["dilation"])
+    padding = options["padding"]
+    if padding == "same":
+        totals = [dilation[i] * (kernel[i] - 1) for i in range(2)]
+        if any(total % 2 for total in totals):
+            (top, left), (bottom, right) = (t // 2 for t in totals), (t - t // 2 for t in totals)
+            source = ZeroPadNode(f"{call.name}/padding", source, (left, right, top, bottom))
+            totals = [0, 0]
+        padding = [total // 2 for total in totals]
+    elif padding == "valid":
+        padding = 0
+    geometry = Geometry(stride, pair(padding), dilation, options["groups"])
+    return Conv2dNode(call.name, source, call.shape, weight, bias, geometry)
+
+
+def pair(value: Any) -> Pair:
+    """Return an option of a two-dimensional layer, one number or two, as two numbers."""
+    if isinstance(value, int):
+        return value, value
+    numbers = tuple(value)
+    return (numbers[0], numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def _listed(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
+
+
+@for_modules(nn.Conv2d)
+def _conv2d_module(call: Call) -> BoundNode:
+    module = call.module
+    assert isinstance(module, nn.Conv2d)
+    if module.padding_mode != "zeros":
+        raise call.refuse(f"has padding_mode={module.padding_mode!r}; only 'zeros' is supported")
+    options = {
+        "stride": module.stride,
+        "padding": module.padding,
+        "dilation": module.dilation,
+        "groups": module.groups,
+    }
+    return make_conv2d(call, call.node(call.operand()), call.attribute("weight"), call.attribute("bias"), options)
+
+
+@for_functions(functional.conv2d, torch.conv2d)
+def _conv2d_function(call: Call) -> BoundNode:
+    args = call.bind(input=REQUIRED, weight=REQUIRED, bias=None, stride=1, padding=0, dilation=1, groups=1)
+    options = {key: call.static(args[key]) for key in ("stride", "padding", "dilation", "groups")}
+    return make_conv2d(call, call.node(args["input"]), call.value(args["weight"]), call.value(args["bias"]), options)

@@ -1,0 +1,129 @@
+"""Nodes with several inputs: sums and concatenations."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lbp.graph.base import BackwardStep, BoundNode, Relaxations
+from lbp.graph.elementwise import scaled_and_shifted
+from lbp.graph.registry import REQUIRED, Call, for_functions
+from lbp.graph.shape import expand_to
+from lbp.graph.values import Expression, Literal, Value
+from lbp.linear import Coefficients, DenseCoefficients, ForwardBounds, Interval, to_dense
+
+
+class SumNode(BoundNode):
+    """`first + weight * second` of two values that depend on the input.
+
+    Attributes:
+        weight: a number.
+    """
+
+    def __init__(self, name: str, first: BoundNode, second: BoundNode, weight: float) -> None:
+        super().__init__(name, (first, second), first.shape)
+        self.weight = weight
+
+    def interval(self, *inputs: Interval) -> Interval:
+        (l1, u1), (l2, u2) = inputs
+        low, high = (l2, u2) if self.weight >= 0 else (u2, l2)
+        return l1 + self._weighted(low), u1 + self._weighted(high)
+
+    def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
+        first, second = inputs
+        size = abs(self.weight)
+        return ForwardBounds(
+            first.center + self._weighted(second.center),
+            _sum_of_radii(first.radius, second.radius, size),
+            first.center_bias + self._weighted(second.center_bias),
+            _sum_of_radii(first.radius_bias, second.radius_bias, size),
+        )
+
+    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+        dense, constants = to_dense(coefficients)
+        return (dense, DenseCoefficients(self._weighted(dense.A))), constants
+
+    def _weighted(self, values: Tensor) -> Tensor:
+        return values if self.weight == 1 else values * self.weight
+
+
+def _sum_of_radii(first: Tensor | None, second: Tensor | None, size: float) -> Tensor | None:
+    if second is None or first is None:
+        return first if second is None else second * size
+    return first + second * size
+
+
+class ConcatNode(BoundNode):
+    """Values of several nodes one after the other.
+
+    Attributes:
+        dim: the dimension, not counting the batch.
+    """
+
+    mixes = False
+
+    def __init__(self, name: str, sources: tuple[BoundNode, ...], shape: tuple[int, ...], dim: int) -> None:
+        super().__init__(name, sources, shape)
+        self.dim = dim
+
+    def interval(self, *inputs: Interval) -> Interval:
+        lower, upper = zip(*inputs, strict=True)
+        return self._joined(list(lower), 1), self._joined(list(upper), 1)
+
+    def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
+        radius = radius_bias = None
+        if any(b.radius is not None for b in inputs):
+            radius = self._joined([b.radius_or_zero for b in inputs], 2)
+        if any(b.radius_bias is not None for b in inputs):
+            radius_bias = self._joined([b.radius_bias_or_zero for b in inputs], 1)
+        center = self._joined([b.center for b in inputs], 2)
+        return ForwardBounds(center, radius, self._joined([b.center_bias for b in inputs], 1), radius_bias)
+
+    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+        dense, constants = to_dense(coefficients)
+        parts = dense.A.split([source.shape[self.dim] for source in self.inputs], dim=3 + self.dim)
+        return tuple(DenseCoefficients(part) for part in parts), constants
+
+    def _joined(self, parts: list[Tensor], lead: int) -> Tensor:
+        batch = max(part.shape[0] for part in parts)
+        return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], dim=lead + self.dim)
+
+
+@for_functions(operator.add, operator.iadd, torch.add, "add", "add_")
+def _add(call: Call) -> BoundNode:
+    args = call.bind(input=REQUIRED, other=REQUIRED, alpha=1)
+    return _combined(call, args["input"], args["other"], call.static(args["alpha"]))
+
+
+@for_functions(operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "subtract")
+def _sub(call: Call) -> BoundNode:
+    args = call.bind(input=REQUIRED, other=REQUIRED, alpha=1)
+    return _combined(call, args["input"], args["other"], -call.static(args["alpha"]))
+
+
+def _combined(call: Call, first: Any, second: Any, weight: float) -> BoundNode:
+    """Return the node of `first + weight * second`, of which at least one depends on the input."""
+    if call.is_bound(first) and call.is_bound(second):
+        sources = (expand_to(call, call.node(operand), call.shape) for operand in (first, second))
+        return SumNode(call.name, *sources, weight)
+    if call.is_bound(first):
+        return scaled_and_shifted(call, first, second, shift=_times(call.value(second), weight))
+    scale = None if weight == 1 else Literal(weight)
+    return scaled_and_shifted(call, second, first, scale=scale, shift=call.value(first))
+
+
+def _times(value: Value, weight: float) -> Value:
+    return value if weight == 1 else Expression(operator.mul, (value, weight))
+
+
+@for_functions(torch.cat, torch.concat, torch.concatenate)
+def _concat(call: Call) -> BoundNode:
+    args = call.bind(tensors=REQUIRED, dim=0)
+    sources = tuple(call.node(part) for part in args["tensors"])
+    dim = call.static(args["dim"]) % (len(call.shape) + 1)
+    if dim == 0:
+        raise call.refuse("concatenates along the batch dimension")
+    return ConcatNode(call.name, sources, call.shape, dim - 1)

@@ -1,0 +1,110 @@
+"""Fully connected layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lbp import ops
+from lbp.graph.base import BackwardStep, BoundNode, Relaxations
+from lbp.graph.conv import Conv2dNode, Geometry
+from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
+from lbp.graph.shape import PermuteNode, ReshapeNode
+from lbp.graph.values import Expression, Value
+from lbp.linear import (
+    Coefficients,
+    DenseCoefficients,
+    ForwardBounds,
+    IdentityCoefficients,
+    Interval,
+    PendingRelaxation,
+    to_dense,
+)
+from lbp.precision import full_precision
+from lbp.reference.concretize import dual_norm
+
+
+class LinearNode(BoundNode):
+    """`W x + b`.
+
+    Attributes:
+        weight: reads the present weight [n_out, n_in].
+        bias: reads the present bias [n_out], or None.
+    """
+
+    def __init__(self, name: str, source: BoundNode, shape: tuple[int, ...], weight: Value, bias: Value) -> None:
+        super().__init__(name, (source,), shape)
+        self.weight = weight
+        self.bias = bias
+
+    def parameters(self) -> tuple[Tensor, Tensor | None]:
+        """Return the present weight and bias."""
+        return self.weight.read(), self.bias.read()
+
+    def row_norms(self, diagonal: Tensor, p: float) -> Tensor:
+        """Return the dual norms [n_out] of the rows of `W diag(diagonal)`, diagonal [n_in]."""
+        return dual_norm(self.parameters()[0] * diagonal, p, 1)
+
+    def value(self, x: Tensor) -> Tensor:
+        """Return the layer's value at x [B, n_in]."""
+        with full_precision():
+            return functional.linear(x, *self.parameters())
+
+    def interval(self, *inputs: Interval) -> Interval:
+        return ops.interval_linear(*inputs[0], *self.parameters())
+
+    def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
+        (b,) = inputs
+        return ForwardBounds(*ops.forward_linear(b.center, b.radius, b.center_bias, b.radius_bias, *self.parameters()))
+
+    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+        weight, bias = self.parameters()
+        if isinstance(coefficients, IdentityCoefficients):
+            rows = slice(coefficients.start, coefficients.stop)
+            identity_constants = None if bias is None else bias[rows].double()[None, None]
+            return (DenseCoefficients(weight[rows][None, None]),), identity_constants
+        if isinstance(coefficients, PendingRelaxation):
+            A, constants = ops.relax_backward_linear(
+                coefficients.expanded(),
+                coefficients.lower,
+                coefficients.upper,
+                weight,
+                bias,
+                sides=coefficients.sides,
+                **coefficients.relaxation,
+            )
+        else:
+            A, constants = ops.backward_linear(to_dense(coefficients)[0].A, weight, bias)
+        return (DenseCoefficients(A),), constants
+
+
+def make_linear(call: Call, source: BoundNode, weight: Value, bias: Value) -> BoundNode:
+    """Return the node of a linear layer; on inputs [B, *positions, n_in] it is a convolution with a 1x1 kernel."""
+    shape = call.shape
+    if len(shape) == 1:
+        return LinearNode(call.name, source, shape, weight, bias)
+    positions, n_in, n_out = shape[:-1], source.shape[-1], shape[-1]
+    count = torch.Size(positions).numel()
+    flat = ReshapeNode(f"{call.name}/positions", source, (count, n_in))
+    channels = PermuteNode(f"{call.name}/channels_first", flat, (1, 0))
+    image = ReshapeNode(f"{call.name}/image", channels, (n_in, count, 1))
+    kernel = Expression(_as_kernel, (weight,))
+    result = Conv2dNode(f"{call.name}/linear", image, (n_out, count, 1), kernel, bias, Geometry())
+    rows = ReshapeNode(f"{call.name}/rows", result, (n_out, count))
+    return ReshapeNode(call.name, PermuteNode(f"{call.name}/channels_last", rows, (1, 0)), shape)
+
+
+def _as_kernel(weight: Tensor) -> Tensor:
+    return weight[:, :, None, None]
+
+
+@for_modules(nn.Linear)
+def _linear_module(call: Call) -> BoundNode:
+    return make_linear(call, call.node(call.operand()), call.attribute("weight"), call.attribute("bias"))
+
+
+@for_functions(functional.linear)
+def _linear_function(call: Call) -> BoundNode:
+    args = call.bind(input=REQUIRED, weight=REQUIRED, bias=None)
+    return make_linear(call, call.node(args["input"]), call.value(args["weight"]), call.value(args["bias"]))

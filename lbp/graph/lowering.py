@@ -1,0 +1,153 @@
+"""From a traced model to the graph of bound nodes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from lbp.errors import UnsupportedLayerError
+from lbp.graph.base import BoundNode, InputNode
+from lbp.graph.batch_norm import fold_batch_norms
+from lbp.graph.network import Network
+from lbp.graph.registry import BatchStatistics, Call, Guard
+from lbp.graph.trace import TensorShape, Trace, trace_model
+from lbp.graph.values import Attribute, Expression, MethodCall, ModuleCall, Value
+
+
+def build_network(model: nn.Module, example: Tensor, statistics: BatchStatistics) -> Network:
+    """Trace a model and turn it into bound nodes.
+
+    Args:
+        model: the module; its parameters and buffers are read at every use of the graph.
+        example: an input [B, *shape]; only shape, dtype and device are used.
+        statistics: where the clean forward pass leaves the batch statistics of batch normalisation.
+
+    Raises:
+        UnsupportedLayerError: an operation without bounds, named by its path and type.
+        InvalidInputError: the model does not run on inputs of that shape.
+    """
+    return _Lowering(model, trace_model(model, example), statistics).run()
+
+
+class _Lowering:
+    def __init__(self, model: nn.Module, trace: Trace, statistics: BatchStatistics) -> None:
+        self.model = model
+        self.trace = trace
+        self.statistics = statistics
+        self.nodes: dict[fx.Node, BoundNode] = {}
+        self.values: dict[fx.Node, Value] = {}
+        self.guards: list[Guard] = []
+        self.calls: Counter[str] = Counter()
+        self.names: set[str] = set()
+
+    def run(self) -> Network:
+        output = self._output()
+        live = _ancestors(output)
+        for fx_node in self.trace.graph.nodes:
+            self._check_overwrite(fx_node)
+            if fx_node.op == "call_module":
+                number = self.calls[str(fx_node.target)]
+                self.calls[str(fx_node.target)] += 1
+            else:
+                number = 0
+            if fx_node in live:
+                self._lower(fx_node, number)
+        if output not in self.nodes:
+            raise UnsupportedLayerError("the model's output does not depend on its input")
+        root = fold_batch_norms(self.nodes[output])
+        return Network(_topological(root), root, self.guards)
+
+    def _output(self) -> fx.Node:
+        result = next(node for node in self.trace.graph.nodes if node.op == "output").args[0]
+        if not isinstance(result, fx.Node) or not isinstance(self.trace.results[0][result], TensorShape):
+            raise UnsupportedLayerError("the model must return a single tensor")
+        return result
+
+    def _check_overwrite(self, fx_node: fx.Node) -> None:
+        if fx_node in self.trace.overwrites:
+            raise self._call(fx_node, 0).refuse(
+                f"changes {self.trace.overwrites[fx_node].name!r} in place, which is used again later; use the form that "
+                "is not in place"
+            )
+
+    def _lower(self, fx_node: fx.Node, number: int) -> None:
+        depends = any(source in self.nodes or self._is_shape(source) for source in fx_node.all_input_nodes)
+        if fx_node.op == "placeholder":
+            self._lower_input(fx_node)
+        elif not depends:
+            self.values[fx_node] = self._constant(fx_node)
+        elif isinstance(self.trace.results[0][fx_node], TensorShape):
+            call = self._call(fx_node, number)
+            self.nodes[fx_node] = call.handler()(call)
+
+    def _is_shape(self, fx_node: fx.Node) -> bool:
+        """Whether a value is arithmetic on shapes: neither a tensor nor independent of the input."""
+        return fx_node not in self.nodes and fx_node not in self.values
+
+    def _lower_input(self, fx_node: fx.Node) -> None:
+        if any(isinstance(node, InputNode) for node in self.nodes.values()):
+            raise UnsupportedLayerError(f"the model takes a second input {fx_node.name!r}; one input is supported")
+        shape = self.trace.results[0][fx_node][1:]
+        self.nodes[fx_node] = InputNode(self._unique(fx_node.name), tuple(shape))
+
+    def _constant(self, fx_node: fx.Node) -> Value:
+        target = str(fx_node.target)
+        if fx_node.op == "get_attr":
+            return Attribute(self.model, target)
+        args, kwargs = self._resolved(fx_node.args), self._resolved(fx_node.kwargs)
+        if fx_node.op == "call_module":
+            return Expression(ModuleCall(Attribute(self.model, target)), args, kwargs)
+        if fx_node.op == "call_method":
+            return Expression(MethodCall(target), args, kwargs)
+        assert callable(fx_node.target)
+        return Expression(fx_node.target, args, kwargs)
+
+    def _resolved(self, argument: Any) -> Any:
+        return fx.node.map_aggregate(argument, lambda part: self.values[part] if isinstance(part, fx.Node) else part)
+
+    def _call(self, fx_node: fx.Node, number: int) -> Call:
+        if fx_node.op == "call_module":
+            name = str(fx_node.target) if number == 0 else f"{fx_node.target}:{number + 1}"
+        else:
+            name = fx_node.name
+        unique = self._unique(name)
+        resolved: Mapping[fx.Node, Value] = self.values
+        return Call(self.trace, self.model, fx_node, unique, self.nodes, resolved, self.statistics, self.guards, number)
+
+    def _unique(self, name: str) -> str:
+        candidate, count = name, 1
+        while candidate in self.names:
+            count += 1
+            candidate = f"{name}:{count}"
+        self.names.add(candidate)
+        return candidate
+
+
+def _ancestors(output: fx.Node) -> set[fx.Node]:
+    """Return the operations that the output depends on."""
+    found, queue = {output}, [output]
+    while queue:
+        for source in queue.pop().all_input_nodes:
+            if source not in found:
+                found.add(source)
+                queue.append(source)
+    return found
+
+
+def _topological(output: BoundNode) -> list[BoundNode]:
+    """Return the nodes below the output, inputs first."""
+    order: list[BoundNode] = []
+    done: set[BoundNode] = set()
+    stack: list[tuple[BoundNode, bool]] = [(output, False)]
+    while stack:
+        node, expanded = stack.pop()
+        if expanded:
+            order.append(node)
+        elif node not in done:
+            done.add(node)
+            stack.append((node, True))
+            stack.extend((source, False) for source in reversed(node.inputs))
+    return order

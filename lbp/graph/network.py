@@ -1,0 +1,78 @@
+"""The network as a directed acyclic graph of bound nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from lbp.errors import UnknownNodeError
+from lbp.graph.base import BoundNode, InputNode
+from lbp.graph.registry import Guard
+
+
+class Network:
+    """Bound nodes in topological order, from the input to the output.
+
+    Attributes:
+        nodes: all nodes that the output depends on, inputs of a node before it.
+        input: the network's input.
+        output: the network's output.
+        guards: conditions to check before every use.
+    """
+
+    def __init__(self, nodes: Sequence[BoundNode], output: BoundNode, guards: Sequence[Guard] = ()) -> None:
+        self.nodes = tuple(nodes)
+        self.output = output
+        self.guards = tuple(guards)
+        self.input = next(node for node in nodes if isinstance(node, InputNode))
+        self._by_name = {node.name: node for node in nodes}
+
+    def __getitem__(self, name: str) -> BoundNode:
+        """Return the node of that name.
+
+        Raises:
+            UnknownNodeError: there is none.
+        """
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise UnknownNodeError(f"no node is named {name!r}; the nodes are {', '.join(self._by_name)}") from None
+
+    def below(self, node: BoundNode) -> tuple[BoundNode, ...]:
+        """Return the nodes that a node depends on, itself included, in topological order."""
+        wanted = {node}
+        for candidate in reversed(self.nodes):
+            if candidate in wanted:
+                wanted.update(candidate.inputs)
+        return tuple(candidate for candidate in self.nodes if candidate in wanted)
+
+    @property
+    def activations(self) -> tuple[BoundNode, ...]:
+        """Nodes that lines enclose, in topological order."""
+        return tuple(node for node in self.nodes if node.is_activation)
+
+    @cached_property
+    def rank(self) -> dict[BoundNode, int]:
+        """Number of activations on the longest path from the input to a node, the node included."""
+        ranks: dict[BoundNode, int] = {}
+        for node in self.nodes:
+            ranks[node] = max((ranks[source] for source in node.inputs), default=0) + node.is_activation
+        return ranks
+
+    @cached_property
+    def affine_depth(self) -> dict[BoundNode, int]:
+        """Number of layers that mix neurons on the longest path from the input to a node, the node included."""
+        depths: dict[BoundNode, int] = {}
+        for node in self.nodes:
+            depths[node] = max((depths[source] for source in node.inputs), default=0) + node.mixes
+        return depths
+
+    def is_first_affine(self, node: BoundNode) -> bool:
+        """Whether a node is an affine function of the input with a single layer that mixes neurons."""
+        return self.rank[node] == 0 and self.affine_depth[node] <= 1
+
+
+def pre_activations(nodes: Sequence[BoundNode]) -> tuple[BoundNode, ...]:
+    """Return the inputs of the activations among the nodes, in topological order, each once."""
+    wanted = {node.inputs[0] for node in nodes if node.is_activation}
+    return tuple(node for node in nodes if node in wanted)

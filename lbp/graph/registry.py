@@ -1,0 +1,222 @@
+"""Which operation of a trace becomes which bound node.
+
+Every layer file registers a function from a `Call` to a `BoundNode`, under the module types, functions and method
+names that it covers. An operation without an entry is an error that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from lbp.errors import UnsupportedLayerError
+from lbp.graph.base import BoundNode
+from lbp.graph.trace import BATCH_SIZES, TensorShape, Trace
+from lbp.graph.values import Attribute, Literal, Value
+
+BatchStatistics = dict[str, list[tuple[Tensor, Tensor]]]
+"""Mean and variance [C] of the input of batch normalisation layers, by module path, one entry per call."""
+
+Guard = Callable[[], None]
+"""Raises when the graph must not be used in the model's present mode."""
+
+Handler = Callable[["Call"], BoundNode]
+
+MODULES: dict[type[nn.Module], Handler] = {}
+FUNCTIONS: dict[Callable[..., Any] | str, Handler] = {}
+
+REQUIRED = object()
+"""Default of an argument that has none, for `Call.bind`."""
+
+SUPPORTED = (
+    "Linear, Conv2d, BatchNorm1d, BatchNorm2d, ReLU, LeakyReLU, ParamRamp, ReLU6, Hardtanh, MaxPool2d, AvgPool2d, "
+    "AdaptiveAvgPool2d, ZeroPad2d, Flatten, Unflatten, reshape, view, squeeze, unsqueeze, permute, transpose, Dropout, "
+    "Identity, addition and subtraction, multiplication and division by a constant, concatenation"
+)
+
+
+def for_modules(*types: type[nn.Module]) -> Callable[[Handler], Handler]:
+    """Register a handler for module types (exactly these, not their subclasses)."""
+
+    def register(handler: Handler) -> Handler:
+        MODULES.update(dict.fromkeys(types, handler))
+        return handler
+
+    return register
+
+
+def for_functions(*targets: Callable[..., Any] | str) -> Callable[[Handler], Handler]:
+    """Register a handler for functions, and for tensor methods by their name."""
+
+    def register(handler: Handler) -> Handler:
+        FUNCTIONS.update(dict.fromkeys(targets, handler))
+        return handler
+
+    return register
+
+
+class Call:
+    """One operation of the trace, with its arguments resolved for the layer that handles it.
+
+    Attributes:
+        name: of the node to be made.
+        model: the whole model.
+        module: the module that is called, None for functions and methods.
+        statistics: batch statistics of the latest clean forward pass, by module path and call number.
+        guards: conditions to check before every use of the graph; a handler may append to them.
+        number: how many calls of the same module came before this one.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        model: nn.Module,
+        fx_node: fx.Node,
+        name: str,
+        nodes: Mapping[fx.Node, BoundNode],
+        values: Mapping[fx.Node, Value],
+        statistics: BatchStatistics,
+        guards: list[Guard],
+        number: int,
+    ) -> None:
+        self._trace = trace
+        self.model = model
+        self._fx_node = fx_node
+        self._nodes = nodes
+        self._values = values
+        self.name = name
+        self.statistics = statistics
+        self.guards = guards
+        self.number = number
+        self.module: nn.Module | None = None
+        if fx_node.op == "call_module":
+            self.module = model.get_submodule(str(fx_node.target))
+
+    @property
+    def path(self) -> str:
+        """Path of the called module in the model."""
+        return str(self._fx_node.target)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the result without the batch dimension."""
+        shapes = [results[self._fx_node] for results in self._trace.results]
+        return self._per_sample(shapes)
+
+    def shape_of(self, argument: Any) -> tuple[int, ...]:
+        """Return the shape of a tensor argument without the batch dimension."""
+        return self._per_sample([results[argument] for results in self._trace.results])
+
+    def is_bound(self, argument: Any) -> bool:
+        """Whether an argument is a tensor that depends on the network's input."""
+        return isinstance(argument, fx.Node) and argument in self._nodes
+
+    def node(self, argument: Any) -> BoundNode:
+        """Return the bound node of an argument that must depend on the network's input."""
+        if not self.is_bound(argument):
+            raise self.refuse(f"takes {argument!r} where a value that depends on the input is expected")
+        return self._nodes[argument]
+
+    def value(self, argument: Any) -> Value:
+        """Return an argument that must not depend on the network's input, as something to read at every use."""
+        if isinstance(argument, fx.Node):
+            if argument in self._values:
+                return self._values[argument]
+            if self.is_bound(argument):
+                raise self.refuse(f"has an argument {argument.name!r} that depends on the input; it must be a constant")
+            return Literal(self.static(argument))
+        return Literal(argument)
+
+    def attribute(self, name: str) -> Value:
+        """Return an attribute of the called module, read at every use."""
+        return Attribute(self.model, f"{self.path}.{name}" if self.path else name)
+
+    def static(self, argument: Any) -> Any:
+        """Return an argument as a plain Python value, the same for every batch size."""
+        if isinstance(argument, tuple | list):
+            return type(argument)(self.static(part) for part in argument)
+        if not isinstance(argument, fx.Node):
+            return argument
+        if argument in self._values:
+            value = self._values[argument]
+            return value.read()
+        first, second = (results[argument] for results in self._trace.results)
+        if self.is_bound(argument) or first != second:
+            raise self.refuse(f"has an argument {argument.name!r} that depends on the input or on the batch size")
+        return first
+
+    def bind(self, **parameters: Any) -> dict[str, Any]:
+        """Match the call's arguments to parameter names; defaults as given, `REQUIRED` where there is none."""
+        names = list(parameters)
+        args = self._fx_node.args
+        if len(args) > len(names):
+            raise self.refuse(f"is called with {len(args)} positional arguments, at most {len(names)} are understood")
+        bound = dict(parameters)
+        bound.update(zip(names, args, strict=False))
+        for key, argument in self._fx_node.kwargs.items():
+            if key not in parameters:
+                raise self.refuse(f"is called with the argument {key!r}, which is not understood")
+            bound[key] = argument
+        missing = [name for name, value in bound.items() if value is REQUIRED]
+        if missing:
+            raise self.refuse(f"is called without {', '.join(missing)}")
+        return bound
+
+    def operand(self) -> Any:
+        """Return the first argument, whatever follows it."""
+        if self._fx_node.args:
+            return self._fx_node.args[0]
+        if "input" in self._fx_node.kwargs:
+            return self._fx_node.kwargs["input"]
+        raise self.refuse("is called without an input")
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Return the positional arguments."""
+        return tuple(self._fx_node.args)
+
+    def refuse(self, reason: str) -> UnsupportedLayerError:
+        """Return the error to raise when this call cannot be bounded."""
+        return UnsupportedLayerError(f"{self.describe()} {reason}. Supported: {SUPPORTED}")
+
+    def describe(self) -> str:
+        """Return the kind, name and type of the operation, for messages."""
+        if self.module is not None:
+            kind = type(self.module)
+            return f"layer {self.path!r} of type {kind.__module__}.{kind.__qualname__}"
+        target = self._fx_node.target
+        label = f"method {target}"
+        if not isinstance(target, str):
+            label = f"{getattr(target, '__module__', None) or 'torch'}.{getattr(target, '__name__', target)}"
+        caller = list(self._fx_node.meta.get("nn_module_stack", {}))
+        where = f" in module {caller[-1]!r}" if caller else ""
+        return f"call {self._fx_node.name!r} of {label}{where}"
+
+    def handler(self) -> Handler:
+        """Return the function that makes the bound node.
+
+        Raises:
+            UnsupportedLayerError: there is none.
+        """
+        if self.module is not None:
+            found = MODULES.get(type(self.module))
+        else:
+            found = FUNCTIONS.get(self._fx_node.target)
+        if found is None:
+            raise self.refuse("is not supported")
+        return found
+
+    def _per_sample(self, shapes: list[Any]) -> tuple[int, ...]:
+        first = shapes[0]
+        if not all(isinstance(shape, TensorShape) and shape for shape in shapes):
+            raise self.refuse("does not give a tensor with a batch dimension")
+        keeps = all(
+            shape[0] == batch and shape[1:] == first[1:] for shape, batch in zip(shapes, BATCH_SIZES, strict=True)
+        )
+        if not keeps:
+            raise self.refuse(
+                f"mixes examples of a batch: for batch sizes {BATCH_SIZES} its shapes are {shapes}. The first dimension "
+                "must stay the batch"
+            )
+        return tuple(first[1:])

@@ -1,0 +1,183 @@
+"""Operations that move neurons without computing: reshaping, permuting, padding, expanding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lbp.graph.base import BackwardStep, BoundNode, Relaxations
+from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
+from lbp.linear import Coefficients, DenseCoefficients, ForwardBounds, IdentityCoefficients, Interval, to_dense
+
+
+class MoveNode(BoundNode):
+    """A node whose value holds the input's neurons in another arrangement."""
+
+    acts_per_neuron = True
+    mixes = False
+
+    def move(self, values: Tensor, lead: int) -> Tensor:
+        """Rearrange values [*lead dimensions, *input shape]."""
+        raise NotImplementedError
+
+    def move_back(self, A: Tensor) -> Tensor:
+        """Rearrange coefficients [K, B, S, *shape] to [K, B, S, *input shape]."""
+        raise NotImplementedError
+
+    def interval(self, *inputs: Interval) -> Interval:
+        lower, upper = inputs[0]
+        return self.move(lower, 1), self.move(upper, 1)
+
+    def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
+        (b,) = inputs
+        return ForwardBounds(
+            self.move(b.center, 2),
+            None if b.radius is None else self.move(b.radius, 2),
+            self.move(b.center_bias, 1),
+            None if b.radius_bias is None else self.move(b.radius_bias, 1),
+        )
+
+    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+        dense, constants = to_dense(coefficients)
+        return (DenseCoefficients(self.move_back(dense.A)),), constants
+
+
+class ReshapeNode(MoveNode):
+    """The same neurons in another shape; the batch stays first."""
+
+    def __init__(self, name: str, source: BoundNode, shape: tuple[int, ...]) -> None:
+        super().__init__(name, (source,), shape)
+
+    def move(self, values: Tensor, lead: int) -> Tensor:
+        return values.reshape(*values.shape[:lead], *self.shape)
+
+    def move_back(self, A: Tensor) -> Tensor:
+        return A.reshape(*A.shape[:3], *self.inputs[0].shape)
+
+    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+        if isinstance(coefficients, IdentityCoefficients):
+            start, stop = coefficients.start, coefficients.stop
+            shape = self.inputs[0].shape
+            return (IdentityCoefficients(shape, start, stop, coefficients.dtype, coefficients.device),), None
+        return super().backward_linear(coefficients, relaxations)
+
+
+class PermuteNode(MoveNode):
+    """The dimensions of every example in another order.
+
+    Attributes:
+        order: input dimension, not counting the batch, of each output dimension.
+    """
+
+    def __init__(self, name: str, source: BoundNode, order: tuple[int, ...]) -> None:
+        super().__init__(name, (source,), tuple(source.shape[dim] for dim in order))
+        self.order = order
+
+    def move(self, values: Tensor, lead: int) -> Tensor:
+        return values.permute(*range(lead), *(lead + dim for dim in self.order))
+
+    def move_back(self, A: Tensor) -> Tensor:
+        back = [self.order.index(dim) for dim in range(len(self.order))]
+        return A.permute(0, 1, 2, *(3 + dim for dim in back))
+
+
+class ZeroPadNode(MoveNode):
+    """Zeros around the last two dimensions.
+
+    Attributes:
+        padding: left, right, top, bottom.
+    """
+
+    def __init__(self, name: str, source: BoundNode, padding: tuple[int, int, int, int]) -> None:
+        left, right, top, bottom = padding
+        *channels, height, width = source.shape
+        super().__init__(name, (source,), (*channels, height + top + bottom, width + left + right))
+        self.padding = padding
+
+    def move(self, values: Tensor, lead: int) -> Tensor:
+        return functional.pad(values, self.padding)
+
+    def move_back(self, A: Tensor) -> Tensor:
+        return functional.pad(A, [-amount for amount in self.padding])
+
+
+class ExpandNode(MoveNode):
+    """Dimensions of size 1 repeated, as broadcasting does; several neurons then hold the same value."""
+
+    acts_per_neuron = False
+
+    def __init__(self, name: str, source: BoundNode, shape: tuple[int, ...]) -> None:
+        super().__init__(name, (source,), shape)
+
+    def move(self, values: Tensor, lead: int) -> Tensor:
+        return values.expand(*values.shape[:lead], *self.shape)
+
+    def move_back(self, A: Tensor) -> Tensor:
+        repeated = [3 + i for i, dim in enumerate(self.inputs[0].shape) if dim == 1 and self.shape[i] != 1]
+        return A.sum(repeated, keepdim=True) if repeated else A
+
+
+def expand_to(call: Call, source: BoundNode, shape: tuple[int, ...]) -> BoundNode:
+    """Return the node broadcast to a shape; the node itself when it has that shape already."""
+    if source.shape == shape:
+        return source
+    if len(source.shape) != len(shape):
+        raise call.refuse(
+            f"broadcasts between tensors with different numbers of dimensions ({list(source.shape)} and {list(shape)} "
+            "without the batch); insert the missing dimensions explicitly"
+        )
+    return ExpandNode(f"{call.name}/{source.name}", source, shape)
+
+
+@for_modules(nn.Flatten, nn.Unflatten)
+@for_functions(torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten)
+@for_functions("flatten", "reshape", "view", "squeeze", "unsqueeze", "unflatten", "squeeze_", "unsqueeze_")
+def _reshape(call: Call) -> BoundNode:
+    return ReshapeNode(call.name, call.node(call.operand()), call.shape)
+
+
+@for_modules(nn.Identity)
+@for_functions("contiguous", "clone", torch.clone)
+def _identity(call: Call) -> BoundNode:
+    return call.node(call.operand())
+
+
+@for_functions(torch.permute, "permute")
+def _permute(call: Call) -> BoundNode:
+    if len(call.arguments()) > 2:
+        dims = call.arguments()[1:]
+    else:
+        dims = call.bind(input=REQUIRED, dims=REQUIRED)["dims"]
+    source = call.node(call.operand())
+    count = len(source.shape) + 1
+    order = [dim % count for dim in call.static(tuple(dims))]
+    return _permuted(call, source, order)
+
+
+@for_functions(torch.transpose, torch.swapaxes, "transpose", "swapaxes")
+def _transpose(call: Call) -> BoundNode:
+    args = call.bind(input=REQUIRED, dim0=REQUIRED, dim1=REQUIRED)
+    source = call.node(args["input"])
+    count = len(source.shape) + 1
+    first, second = call.static(args["dim0"]) % count, call.static(args["dim1"]) % count
+    order = list(range(count))
+    order[first], order[second] = second, first
+    return _permuted(call, source, order)
+
+
+def _permuted(call: Call, source: BoundNode, order: list[int]) -> BoundNode:
+    if order[0] != 0:
+        raise call.refuse("moves the batch dimension, which must stay first")
+    return PermuteNode(call.name, source, tuple(dim - 1 for dim in order[1:]))
+
+
+@for_modules(nn.ZeroPad2d)
+def _zero_pad(call: Call) -> BoundNode:
+    module = call.module
+    assert isinstance(module, nn.ZeroPad2d)
+    source = call.node(call.operand())
+    if len(source.shape) != 3:
+        raise call.refuse(f"takes an input of shape [B, C, H, W], its input has shape {list(source.shape)} per example")
+    left, right, top, bottom = module.padding
+    return ZeroPadNode(call.name, source, (left, right, top, bottom))

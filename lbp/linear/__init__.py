@@ -1,0 +1,31 @@
+"""Linear bounds: coefficients of back-substitution, forward bounds, and their values over the input region."""
+
+from lbp.linear.coefficients import (
+    Coefficients,
+    DenseCoefficients,
+    IdentityCoefficients,
+    PendingRelaxation,
+    add_constants,
+    combine,
+    to_dense,
+)
+from lbp.linear.forward_bounds import ForwardBounds
+from lbp.linear.region import Ball, Interval, Region, tighter
+from lbp.linear.rounding import round_down, round_up
+
+__all__ = [
+    "Ball",
+    "Coefficients",
+    "DenseCoefficients",
+    "ForwardBounds",
+    "IdentityCoefficients",
+    "Interval",
+    "PendingRelaxation",
+    "Region",
+    "add_constants",
+    "combine",
+    "round_down",
+    "round_up",
+    "tighter",
+    "to_dense",
+]

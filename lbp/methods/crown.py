@@ -1,0 +1,108 @@
+"""CROWN and Relaxed-CROWN: pre-activation bounds by back-substitution (Lyu et al. 2021, sections 3 and 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lbp.graph import BoundNode
+from lbp.linear import Coefficients, ForwardBounds
+from lbp.methods.back_substitution import (
+    back_substitute,
+    bounds_of_neurons,
+    over_region,
+    split_sides,
+)
+from lbp.methods.forward import insert, propagate_forward
+from lbp.methods.intervals import propagate_intervals
+from lbp.methods.problem import Problem
+
+
+def crown_pre_activations(problem: Problem) -> None:
+    """Record bounds of every pre-activation, each by its own back-substitution to the input."""
+    propagate_intervals(problem, everywhere=False)
+    for node in problem.pre_activations:
+        if node not in problem.bounds:
+            problem.record(node, bounds_of_neurons(problem, node))
+
+
+def insertion_points(problem: Problem, node: BoundNode, depth: int) -> list[BoundNode]:
+    """Return the pre-activations at which Relaxed-CROWN of that depth ends back-substitution from a node.
+
+    Rank counts the activations on the longest path from the input; insertion happens at ranks up to rank(node) - depth.
+    """
+    rank = problem.network.rank
+    return [below for below in problem.pre_activations if rank[below] <= rank[node] - depth]
+
+
+def relaxed_crown_pre_activations(problem: Problem, depth: int) -> dict[BoundNode, ForwardBounds]:
+    """Record bounds of every pre-activation by back-substitution over `depth` activations.
+
+    Returns:
+        linear bounds of the pre-activations at which later back-substitution ends.
+    """
+    propagate_intervals(problem, everywhere=False)
+    rank = problem.network.rank
+    points = {
+        below for node in (*problem.pre_activations, problem.output) for below in insertion_points(problem, node, depth)
+    }
+    first = [node for node in problem.pre_activations if rank[node] == 0 and node in points]
+    forward = propagate_forward(problem, first, keep=first)
+    for node in problem.pre_activations:
+        if node in points and node not in forward:
+            forward[node] = _linear_bounds(problem, node, depth, forward)
+        elif node not in problem.bounds:
+            _linear_bounds(problem, node, depth, forward)
+    return forward
+
+
+def _linear_bounds(
+    problem: Problem, node: BoundNode, depth: int, forward: dict[BoundNode, ForwardBounds]
+) -> ForwardBounds:
+    """Return the linear bounds of a pre-activation in terms of the input, and record its bounds."""
+    found = substitute_to_input(
+        problem, node, problem.row_chunks(node), "both", insertion_points(problem, node, depth), forward
+    )
+    if node not in problem.bounds:
+        lower, upper = split_sides(found.values, "both", problem.dtype)
+        assert lower is not None and upper is not None
+        problem.record(node, (lower.reshape(-1, *node.shape), upper.reshape(-1, *node.shape)))
+    return ForwardBounds.from_sides(found.coefficients.flatten(3), found.constants, node.shape)
+
+
+@dataclass(frozen=True)
+class LinearBounds:
+    """Rows bounded by linear functions of the input, and their values over the region.
+
+    Attributes:
+        coefficients: [K, B, S, *input shape].
+        constants: [K, B, S] float64.
+        values: [K, B, S] float64.
+    """
+
+    coefficients: Tensor
+    constants: Tensor
+    values: Tensor
+
+
+def substitute_to_input(
+    problem: Problem,
+    node: BoundNode,
+    starts: Sequence[Coefficients],
+    sides: str,
+    stops: Collection[BoundNode],
+    forward: dict[BoundNode, ForwardBounds],
+) -> LinearBounds:
+    """Bound the rows of all starts by back-substitution, inserting forward linear bounds at the stops."""
+    matrices, constants, values = [], [], []
+    for start in starts:
+        result = insert(problem, back_substitute(problem, node, start, sides, stops), forward, sides)
+        A = result.coefficients[problem.network.input].A
+        zero = torch.zeros(1, 1, 1, dtype=torch.float64, device=A.device)
+        matrices.append(A)
+        constants.append((zero if result.constants is None else result.constants).expand(A.shape[:3]))
+        values.append(over_region(problem, result, sides))
+    return LinearBounds(torch.cat(matrices, dim=2), torch.cat(constants, dim=2), torch.cat(values, dim=2))

@@ -1,0 +1,71 @@
+"""LBP: linear bounds in terms of the input, layer after layer (Lyu et al. 2021, section 4)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+from torch import Tensor
+
+from lbp.graph import BoundNode, InputNode
+from lbp.linear import DenseCoefficients, ForwardBounds, add_constants
+from lbp.methods.back_substitution import Substituted
+from lbp.methods.problem import Problem
+from lbp.ops import insert_forward
+
+
+def propagate_forward(
+    problem: Problem, targets: Collection[BoundNode], keep: Collection[BoundNode] = ()
+) -> dict[BoundNode, ForwardBounds]:
+    """Carry linear bounds forward to the targets, recording pre-activation bounds on the way.
+
+    The matrices of a node are let go as soon as no later node reads them.
+
+    Args:
+        problem: pre-activation bounds already recorded are taken as they are.
+        targets: nodes to reach.
+        keep: targets whose linear bounds are returned.
+    """
+    needed = _needed(problem, targets)
+    readers = Counter(source for node in needed for source in node.inputs)
+    relaxations = problem.relaxations()
+    held: dict[BoundNode, ForwardBounds] = {}
+    for node in needed:
+        if isinstance(node, InputNode):
+            held[node] = ForwardBounds.identity(problem.region.lower)
+        else:
+            held[node] = node.forward_linear(*(held[source] for source in node.inputs), relaxations=relaxations)
+        if node in problem.pre_activations and node not in problem.bounds:
+            problem.record(node, problem.region.concretize_forward(held[node]))
+        for source in set(node.inputs):
+            readers[source] -= node.inputs.count(source)
+            if readers[source] == 0 and source not in keep:
+                del held[source]
+    return {node: held[node] for node in keep}
+
+
+def insert(problem: Problem, result: Substituted, forward: dict[BoundNode, ForwardBounds], sides: str) -> Substituted:
+    """Replace coefficients of pre-activations by coefficients of the input, through their forward linear bounds."""
+    source = problem.network.input
+    total: Tensor | None = None
+    constants = result.constants
+    for node, dense in result.coefficients.items():
+        A = dense.expanded(sides, problem.region.batch)
+        if isinstance(node, InputNode):
+            part = A.flatten(3)
+        else:
+            b = forward[node]
+            part, added = insert_forward(A, b.center, b.radius, b.center_bias, b.radius_bias, sides=sides)
+            constants = add_constants(constants, added)
+        total = part if total is None else total + part
+    assert total is not None
+    return Substituted({source: DenseCoefficients(total.reshape(*total.shape[:3], *source.shape))}, constants)
+
+
+def _needed(problem: Problem, wanted: Collection[BoundNode]) -> list[BoundNode]:
+    """Return the nodes below the wanted ones, in topological order."""
+    found = set(wanted)
+    for node in reversed(problem.nodes):
+        if node in found:
+            found.update(node.inputs)
+    return [node for node in problem.nodes if node in found]

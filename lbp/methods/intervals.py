@@ -1,0 +1,87 @@
+"""Interval bound propagation (IBP; Lyu et al. 2021, section 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lbp.graph import BoundNode, InputNode, Relaxations
+from lbp.graph.conv import Conv2dNode
+from lbp.graph.linear import LinearNode
+from lbp.linear import Ball, ForwardBounds, Interval, add_constants, tighter
+from lbp.methods.back_substitution import back_substitute, bounds_of_neurons
+from lbp.methods.problem import Problem
+from lbp.ops import concretize_box
+
+
+def propagate_intervals(problem: Problem, *, everywhere: bool = True) -> None:
+    """Find bounds of the nodes below the output by interval arithmetic, and record them.
+
+    Over an l_p ball the first affine layer takes the dual norm of its rows, not the box around the ball.
+
+    Args:
+        problem: bounds already recorded are taken as they are.
+        everywhere: for every node; otherwise only for affine functions of the input with a single layer that mixes
+            neurons, where intervals are exact.
+    """
+    for node in problem.nodes:
+        if node in problem.bounds or not (everywhere or problem.network.is_first_affine(node)):
+            continue
+        if isinstance(node, InputNode):
+            problem.record(node, (problem.region.lower, problem.region.upper))
+        else:
+            problem.record(node, _interval(problem, node))
+
+
+def specification_by_intervals(problem: Problem, sides: str) -> Tensor:
+    """Return bounds [K, B, S] float64 of C times the output, from intervals of the last activations.
+
+    C is substituted back through the affine layers that follow the activations, then evaluated over the intervals.
+    """
+    stops = [node for node in problem.nodes if node.is_activation]
+    (start,) = problem.starts()
+    result = back_substitute(problem, problem.output, start, sides, stops)
+    region, total = problem.region, result.constants
+    for node, dense in result.coefficients.items():
+        if isinstance(node, InputNode):
+            values = region.concretize(dense.A, sides)
+        else:
+            values = concretize_box(dense.expanded(sides, region.batch), *problem.bounds[node], sides=sides)
+        total = add_constants(total, values)
+    assert total is not None
+    return total
+
+
+def _interval(problem: Problem, node: BoundNode) -> Interval:
+    ball = problem.region.ball
+    over_ball = None
+    if ball is not None and node.mixes and problem.network.is_first_affine(node):
+        over_ball = _over_ball(problem, node, ball)
+        if not problem.region.box_counts:
+            return over_ball
+    over_box = node.interval(*(problem.bounds[source] for source in node.inputs))
+    return over_box if over_ball is None else tighter(over_ball, over_box)
+
+
+def _over_ball(problem: Problem, node: BoundNode, ball: Ball) -> Interval:
+    """Return exact bounds of the first affine layer over a ball, by the dual norm of its rows."""
+    below = _elementwise_map(node.inputs[0], ball)
+    if below is None or not isinstance(node, LinearNode | Conv2dNode):
+        return bounds_of_neurons(problem, node)
+    center = node.value(below.center_bias)
+    radius = ball.eps_like(center) * node.row_norms(below.center[0, 0], ball.p)
+    return center - radius, center + radius
+
+
+def _elementwise_map(node: BoundNode, ball: Ball) -> ForwardBounds | None:
+    """Return what the nodes down to the input make of each coordinate, if they treat coordinates one by one.
+
+    The result holds the factor of each coordinate as `center` [1, 1, *shape] and the image of the ball's center as
+    `center_bias` [B, *shape].
+    """
+    if isinstance(node, InputNode):
+        return ForwardBounds(torch.ones_like(ball.center[:1]).unsqueeze(0), None, ball.center, None)
+    if not node.acts_per_neuron:
+        return None
+    below = _elementwise_map(node.inputs[0], ball)
+    return None if below is None else node.forward_linear(below, relaxations=Relaxations("adaptive"))

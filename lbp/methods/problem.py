@@ -1,0 +1,86 @@
+"""What is to be bounded, and what is known so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lbp.graph import BoundNode, Network, Relaxations, pre_activations
+from lbp.linear import Coefficients, DenseCoefficients, IdentityCoefficients, Interval, Region, tighter
+
+DEFAULT_ROW_BYTES = 256 * 2**20
+"""Size that the coefficients of one chunk of rows may have when no number of rows is given."""
+
+
+@dataclass
+class Problem:
+    """A network, a region and a question about one of its nodes.
+
+    Attributes:
+        network: the graph.
+        output: the node to bound.
+        region: the set of inputs.
+        specification: C [B, S, n] over the flattened output, or None for the output's own values.
+        sides: which bounds of the output are wanted: "lower", "upper" or "both".
+        strategy: bounding-line strategy.
+        given: pre-activation bounds that are used as they are.
+        reference: bounds of which the tighter of them and the computed ones is used.
+        rows: rows of coefficients handled at once, None to choose by size.
+        bounds: bounds found so far, per node.
+    """
+
+    network: Network
+    output: BoundNode
+    region: Region
+    specification: Tensor | None = None
+    sides: str = "both"
+    strategy: str = "adaptive"
+    given: Mapping[BoundNode, Interval] = field(default_factory=dict)
+    reference: Mapping[BoundNode, Interval] = field(default_factory=dict)
+    rows: int | None = None
+    bounds: dict[BoundNode, Interval] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.nodes = self.network.below(self.output)
+        self.pre_activations = pre_activations(self.nodes)
+        self.bounds.update({node: self.given[node] for node in self.nodes if node in self.given})
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the input, and of the bounds."""
+        return self.region.lower.dtype
+
+    def record(self, node: BoundNode, computed: Interval) -> Interval:
+        """Keep the bounds of a node, tightened by the reference where there is one."""
+        if node in self.reference:
+            computed = tighter(computed, self.reference[node])
+        self.bounds[node] = computed
+        return computed
+
+    def relaxations(self, sides: str = "both") -> Relaxations:
+        """Return how activations are enclosed, by the bounds known so far."""
+        return Relaxations(self.strategy, sides, self.bounds)
+
+    def identity(self, node: BoundNode, start: int, stop: int) -> IdentityCoefficients:
+        """Return the rows of a node's identity that stand for its neurons start to stop."""
+        return IdentityCoefficients(node.shape, start, stop, self.dtype, self.region.lower.device)
+
+    def row_chunks(self, node: BoundNode) -> list[IdentityCoefficients]:
+        """Return the identity of a node in chunks that keep the coefficients of one step within memory."""
+        rows = self.rows
+        if rows is None:
+            widest = max(below.size for below in self.network.below(node))
+            row_bytes = 2 * self.region.batch * widest * self.dtype.itemsize
+            rows = max(DEFAULT_ROW_BYTES // max(row_bytes, 1), 1)
+        return [self.identity(node, i, min(i + rows, node.size)) for i in range(0, node.size, rows)]
+
+    def starts(self) -> Sequence[Coefficients]:
+        """Return what back-substitution from the output starts with."""
+        if self.specification is None:
+            return self.row_chunks(self.output)
+        # The specification's rows are of the flattened output; both sides share them.
+        rows = self.specification.unflatten(-1, self.output.shape)
+        return [DenseCoefficients(rows.unsqueeze(0))]

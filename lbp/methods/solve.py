@@ -1,0 +1,130 @@
+"""Running a method on a problem."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lbp.graph import BoundNode
+from lbp.linear import ForwardBounds
+from lbp.methods.back_substitution import back_substitute, over_region, split_sides
+from lbp.methods.crown import (
+    crown_pre_activations,
+    insertion_points,
+    relaxed_crown_pre_activations,
+    substitute_to_input,
+)
+from lbp.methods.forward import propagate_forward
+from lbp.methods.intervals import propagate_intervals, specification_by_intervals
+from lbp.methods.names import Method
+from lbp.methods.problem import Problem
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Bounds of the output.
+
+    Attributes:
+        lower, upper: [B, S] with a specification, else [B, *output shape]; None for a side not computed.
+        sides: the sides computed.
+        coefficients, constants: linear bounds in terms of the input, [K, B, S, *input shape] and [K, B, S] float64,
+            when they were asked for.
+    """
+
+    lower: Tensor | None
+    upper: Tensor | None
+    sides: str = "both"
+    coefficients: Tensor | None = None
+    constants: Tensor | None = None
+
+
+def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Solution:
+    """Bound the problem's output; bounds of other nodes are left in `problem.bounds`.
+
+    IBP and LBP always give both sides; the others give `problem.sides`.
+
+    Args:
+        problem: the question.
+        method: how to answer it.
+        keep_linear: return the linear bounds of the output in terms of the input as well (not for IBP).
+    """
+    if method.output == "ibp":
+        return _by_intervals(problem)
+    if method.output == "lbp":
+        return _by_forward_bounds(problem, keep_linear)
+    if method.output == "relaxed-crown":
+        forward = relaxed_crown_pre_activations(problem, method.depth)
+        stops = insertion_points(problem, problem.output, method.depth)
+        return _by_substitution(problem, problem.sides, keep_linear, stops, forward)
+    if method.hidden == "ibp":
+        propagate_intervals(problem)
+    elif method.hidden == "lbp":
+        propagate_forward(problem, problem.pre_activations)
+    else:
+        crown_pre_activations(problem)
+    return _by_substitution(problem, problem.sides, keep_linear)
+
+
+def _by_intervals(problem: Problem) -> Solution:
+    propagate_intervals(problem)
+    if problem.specification is None:
+        return Solution(*problem.bounds[problem.output])
+    bounds = specification_by_intervals(problem, "both")
+    return Solution(*split_sides(bounds, "both", problem.dtype))
+
+
+def _by_forward_bounds(problem: Problem, keep_linear: bool) -> Solution:
+    output = problem.output
+    if problem.specification is not None:
+        stops = [node for node in problem.pre_activations if node is not output]
+        forward = propagate_forward(problem, problem.pre_activations, keep=_last(problem, stops))
+        return _by_substitution(problem, "both", keep_linear, stops, forward)
+    bounds = propagate_forward(problem, [*problem.pre_activations, output], keep=[output])[output]
+    lower, upper = problem.record(output, problem.region.concretize_forward(bounds))
+    if not keep_linear:
+        return Solution(lower, upper)
+    matrices, constants = bounds.to_sides(problem.region.batch)
+    return Solution(lower, upper, "both", matrices.unflatten(-1, problem.network.input.shape), constants)
+
+
+def _last(problem: Problem, stops: Collection[BoundNode]) -> list[BoundNode]:
+    """Return the pre-activations that back-substitution from the output meets first."""
+    met, queue, seen = [], [problem.output], {problem.output}
+    while queue:
+        for source in queue.pop().inputs:
+            if source in seen:
+                continue
+            seen.add(source)
+            if source in stops:
+                met.append(source)
+            else:
+                queue.append(source)
+    return met
+
+
+def _by_substitution(
+    problem: Problem,
+    sides: str,
+    keep_linear: bool,
+    stops: Collection[BoundNode] = (),
+    forward: dict[BoundNode, ForwardBounds] | None = None,
+) -> Solution:
+    starts = problem.starts()
+    coefficients = constants = None
+    if keep_linear or stops:
+        found = substitute_to_input(problem, problem.output, starts, sides, stops, forward or {})
+        coefficients, constants, values = found.coefficients, found.constants, found.values
+    else:
+        parts = [
+            over_region(problem, back_substitute(problem, problem.output, start, sides), sides) for start in starts
+        ]
+        values = torch.cat(parts, dim=-1)
+    lower, upper = split_sides(values, sides, problem.dtype)
+    if problem.specification is None:
+        shape = problem.output.shape
+        lower = None if lower is None else lower.reshape(-1, *shape)
+        upper = None if upper is None else upper.reshape(-1, *shape)
+    return Solution(lower, upper, sides, coefficients, constants)
