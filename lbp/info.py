@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import platform
 
 import torch
 
-NATIVE_MODULE = "lbp._native"
-
-
-def native_error() -> str | None:
-    """Return why the native library cannot be used, or None where it is loaded."""
-    try:
-        importlib.import_module(NATIVE_MODULE)
-        torch.ops.lbp.cpu_capability()
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        return str(error).strip().split("\n")[0]
-    return None
+from lbp import _native
 
 
 def collect() -> dict[str, str]:
@@ -28,13 +17,12 @@ def collect() -> dict[str, str]:
     ``instruction set`` (of the CPU kernels in use), ``threads``, ``CUDA kernels``, ``CUDA`` (PyTorch's, and
     its first device) and ``platform``. Nothing raises: what cannot be found out is said in words.
     """
-    error = native_error()
     return {
         "lbp": _version(),
         "Python": platform.python_version(),
         "PyTorch": torch.__version__,
-        "native library": "loaded" if error is None else f"not loaded: {error}",
-        "instruction set": torch.ops.lbp.cpu_capability() if error is None else "none",
+        "native library": "loaded" if _native.missing is None else f"not loaded: {_native.missing}",
+        "instruction set": _instruction_set(),
         "threads": str(torch.get_num_threads()),
         "CUDA kernels": "compiled in" if _has_cuda_kernels() else "not compiled in",
         "CUDA": _cuda(),
@@ -47,6 +35,15 @@ def _version() -> str:
         return importlib.metadata.version("lbp")
     except importlib.metadata.PackageNotFoundError:
         return "not installed, imported from a folder"
+
+
+def _instruction_set() -> str:
+    if _native.missing is not None:
+        return "none"
+    try:
+        return str(torch.ops.lbp.cpu_capability())
+    except RuntimeError as error:  # LBP_CPU_CAPABILITY asks for one that is not there
+        return str(error).split("\n")[0]
 
 
 def _has_cuda_kernels() -> bool:
