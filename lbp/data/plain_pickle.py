@@ -72,6 +72,7 @@ def read_plain_pickle(data: bytes) -> Any:
 def _interpret(data: bytes) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
+    argument: Any
     for opcode, argument, position in pickletools.genops(data):
         name = opcode.name
         if name == "STOP":

@@ -162,7 +162,7 @@ class ParamRamp(nn.Module):
         return ", ".join(parts)
 
 
-class LazyParamRamp(LazyModuleMixin, ParamRamp):  # type: ignore[misc]
+class LazyParamRamp(LazyModuleMixin, ParamRamp):
     """ParamRamp that takes its shape from the first input and then becomes a plain ParamRamp.
 
     One forward pass with real data (or loading a state dict) gives `r` its shape `[*shape]`, one bending point per

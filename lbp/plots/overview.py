@@ -93,7 +93,7 @@ def _draw_margins(axes: "Axes", result: VerificationResult, limits: tuple[float,
 
 def _smallest_margins(result: VerificationResult, name: str) -> np.ndarray:
     method = result.methods[name]
-    values = method.margins[method.computed].double().amin(dim=1).numpy()
+    values: np.ndarray = method.margins[method.computed].double().amin(dim=1).numpy()
     return values[np.isfinite(values)]
 
 

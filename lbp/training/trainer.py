@@ -174,7 +174,7 @@ def ibp_margins(
 ) -> Tensor:
     """Lower IBP bounds [B, classes - 1] of the margins over the l_inf balls around images, within the valid range."""
     region = BoundedTensor(images, PerturbationLpNorm(eps=eps, clip=clip))
-    lower, _ = bounded.compute_bounds(x=(region,), C=margins(labels, num_classes), method="IBP", bound_upper=False)
+    lower, _ = bounded.compute_bounds(x=(region,), C=margins(labels, num_classes, dtype=images.dtype), method="IBP", bound_upper=False)
     return lower
 
 

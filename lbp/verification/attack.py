@@ -63,6 +63,5 @@ def pgd(
 
 def _smallest_margin(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
     logits = model(x)
-    true = logits.gather(1, labels[:, None])
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    return (true - others.amax(1, keepdim=True)).squeeze(1)
+    true: Tensor = logits.gather(1, labels[:, None]).squeeze(1)
+    return true - logits.scatter(1, labels[:, None], -torch.inf).amax(1)

@@ -1,7 +1,6 @@
 """Verification of labelled examples by one method after another."""
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from lbp.bounded import BoundedModule, BoundedTensor
 from lbp.errors import InvalidInputError
+from lbp.methods.names import parse_method
 from lbp.perturbations import PerturbationLpNorm
 from lbp.specification import margins
 from lbp.verification.batches import default_batch_size
@@ -21,18 +21,12 @@ METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "Relaxed-CROWN-2", "CROWN")
 
 Progress = Callable[[str, int, int], None]
 
-_NAMES = {
-    "ibp": "IBP",
-    "crown-ibp": "CROWN-IBP",
-    "ibp+backward": "CROWN-IBP",
-    "ibp+crown": "CROWN-IBP",
-    "lbp": "LBP",
-    "forward": "LBP",
-    "crown-lbp": "CROWN-LBP",
-    "forward+backward": "CROWN-LBP",
-    "forward+crown": "CROWN-LBP",
-    "crown": "CROWN",
-    "backward": "CROWN",
+_CANONICAL = {
+    ("ibp", "ibp"): "IBP",
+    ("ibp", "crown"): "CROWN-IBP",
+    ("lbp", "lbp"): "LBP",
+    ("lbp", "crown"): "CROWN-LBP",
+    ("crown", "crown"): "CROWN",
 }
 
 
@@ -76,7 +70,8 @@ def verify(
         margins, verdicts and times per method and example, on the CPU.
 
     Raises:
-        InvalidInputError: shapes or labels that do not fit, unknown method, negative or NaN eps.
+        InvalidInputError: shapes or labels that do not fit, negative or NaN eps.
+        UnsupportedArgumentError: unknown method.
         UnsupportedLayerError: the model has a layer without bounds.
     """
     names = method_names(methods, sort=cascade)
@@ -98,7 +93,7 @@ def verify(
                 region = BoundedTensor(x[index], PerturbationLpNorm(eps=eps, norm=norm, clip=clip))
                 started = time.perf_counter()
                 lower, _ = net.compute_bounds(
-                    x=(region,), C=margins(labels[index], classes).to(x), method=name, bound_upper=False
+                    x=(region,), C=margins(labels[index], classes, dtype=x.dtype), method=name, bound_upper=False
                 )
                 verified = (torch.isfinite(lower) & (lower > 0)).all(dim=1) & correct[index]
                 place = index.cpu()
@@ -125,7 +120,8 @@ def method_names(methods: Sequence[str], *, sort: bool = False) -> list[str]:
         sort: cheapest first.
 
     Raises:
-        InvalidInputError: an unknown name, or none at all.
+        UnsupportedArgumentError: an unknown name.
+        InvalidInputError: no name at all.
     """
     names = list(dict.fromkeys(_canonical(method) for method in methods))
     if not names:
@@ -150,15 +146,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _canonical(method: str) -> str:
-    plain = method.strip().lower()
-    if plain in _NAMES:
-        return _NAMES[plain]
-    match = re.fullmatch(r"relaxed-crown-([1-9][0-9]*)", plain)
-    if match is None:
-        known = ", ".join(METHODS)
-        raise InvalidInputError(f"unknown method {method!r}; choose among {known} (Relaxed-CROWN-v for any v >= 1)")
-    return f"Relaxed-CROWN-{match[1]}"
+def _canonical(name: str) -> str:
+    method = parse_method(name.strip())
+    if method.hidden == "relaxed-crown":
+        return f"Relaxed-CROWN-{method.depth}"
+    return _CANONICAL[method.hidden, method.output]
 
 
 def _cost(name: str) -> tuple[int, int]:

@@ -1,0 +1,120 @@
+"""The command line: what it prints, what it writes, and how it refuses."""
+
+import json
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from lbp import checkpoint, cli
+from lbp.models import ModelSettings, build
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def network(tmp_path):
+    settings = ModelSettings(architecture="DM-Small", input_shape=(1, 8, 8), num_classes=10)
+    checkpoint.save(tmp_path / "net.safetensors", build(settings), settings)
+    return tmp_path / "net.safetensors"
+
+
+def invoke(*arguments):
+    return runner.invoke(cli.app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+def run_main(monkeypatch, capsys, *arguments):
+    """Runs the console script and gives its exit code and what it wrote to standard error."""
+    monkeypatch.setattr(sys, "argv", ["lbp", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return caught.value.code, capsys.readouterr().err
+
+
+def test_info_lists_versions():
+    result = invoke("info")
+    assert result.exit_code == 0
+    assert "torch" in result.stdout.lower()
+
+
+def test_verify_prints_a_row_per_method_and_writes_json(network, tmp_path):
+    target = tmp_path / "out" / "result.json"
+    result = invoke(
+        "verify", network, "--eps", "1/255", "--limit", 6, "--methods", "IBP,LBP,crown", "--cascade", "--json", target
+    )
+    assert result.exit_code == 0, result.output
+    for text in ("IBP", "LBP", "CROWN", "clean error", "verified error", "mean margin bound", "ms per image"):
+        assert text in result.stdout
+    content = json.loads(target.read_text())
+    assert content["summary"]["examples"] == len(content["images"]) == 6
+    assert content["summary"]["eps"] == pytest.approx(1 / 255)
+    assert content["summary"]["cascade"] is True
+    assert list(content["summary"]["methods"]) == ["IBP", "LBP", "CROWN"]
+    assert content["model"]["architecture"] == "DM-Small"
+
+
+def test_train_writes_a_checkpoint_that_verify_reads(tmp_path):
+    config = tmp_path / "tiny.toml"
+    config.write_text(
+        '[data]\nlimit = 60\n[model]\nactivation = { name = "ramp" }\n'
+        "[training]\neps = 0.02\nepochs = 2\nwarm_up_epochs = 1\nbatch_size = 30\n"
+    )
+    trained = invoke("train", config)
+    assert trained.exit_code == 0, trained.output
+    assert "tiny.safetensors" in trained.stdout
+    verified = invoke("verify", tmp_path / "tiny.safetensors", "--eps", 0.01, "--limit", 3, "--methods", "IBP")
+    assert verified.exit_code == 0, verified.output
+
+
+def test_demo_leaves_checkpoints_results_and_a_picture(tmp_path):
+    result = invoke("demo", "--output", tmp_path, "--epochs", 4, "--limit", 4)
+    assert result.exit_code == 0, result.output
+    for text in ("ReLU", "ParamRamp", "Relaxed-CROWN-2"):
+        assert text in result.stdout
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"relu.safetensors", "paramramp.safetensors", "results.json", "overview.png"}
+    assert (tmp_path / "overview.png").read_bytes().startswith(b"\x89PNG")
+    summaries = json.loads((tmp_path / "results.json").read_text())
+    assert all(len(summaries[name]["summary"]["methods"]) == 6 for name in ("ReLU", "ParamRamp"))
+    assert checkpoint.load(tmp_path / "paramramp.safetensors").training["training"]["epochs"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "nowhere.safetensors", "--eps", "0.1"], "nowhere.safetensors: no such file"),
+        (["verify", "NETWORK", "--eps", "0.1", "--methods", "IBP,DROWN"], "DROWN"),
+        (["verify", "NETWORK", "--eps", "-0.1", "--limit", "1"], "eps"),
+        (["verify", "NETWORK", "--eps", "0.1", "--limit", "1", "--strategy", "loose"], "loose"),
+        (["verify", "NETWORK", "--eps", "0.1", "--data", "imagenet"], "unknown data set 'imagenet'"),
+        (["verify", "NETWORK", "--eps", "0.1", "--split", "validation"], "unknown split 'validation'"),
+        (["verify", "NETWORK", "--eps", "0.1", "--data", "mnist"], "--data-root"),
+        (["verify", "NETWORK", "--eps", "0.1", "--data", "mnist", "--data-root", "."], "train-|t10k-"),
+        (["train", "nothing.toml"], "nothing.toml: no such file"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence_and_exit_code_2(
+    monkeypatch, capsys, tmp_path, network, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    code, errors = run_main(monkeypatch, capsys, *[network if part == "NETWORK" else part for part in arguments])
+    assert code == 2
+    lines = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert any(part in lines[0] for part in message.split("|"))
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("eps", ["abc", "1/0", "8/x"])
+def test_radii_that_are_not_numbers_are_usage_errors(network, eps):
+    result = invoke("verify", network, "--eps", eps)
+    assert result.exit_code == 2
+    assert "expected a number or a quotient" in result.output
+
+
+def test_data_that_does_not_fit_the_network_is_refused(monkeypatch, capsys, tmp_path):
+    settings = ModelSettings(architecture="DM-Small", input_shape=(1, 28, 28), num_classes=10)
+    checkpoint.save(tmp_path / "net", build(settings), settings)
+    code, errors = run_main(monkeypatch, capsys, "verify", tmp_path / "net", "--eps", "0.1")
+    assert code == 2
+    assert "takes images of shape (1, 28, 28)" in errors

@@ -1,0 +1,78 @@
+"""Runs from settings files."""
+
+import pytest
+import torch
+
+from lbp import checkpoint
+from lbp.training import ConfigError, read_settings, run
+
+TOML = """
+[data]
+name = "digits"
+limit = 100
+
+[model]
+architecture = "DM-Small"
+activation = { name = "ramp", eta = 0.01 }
+
+[training]
+eps = "5/255"
+epochs = 2
+batch_size = 50
+warm_up_epochs = 1
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(TOML)
+    return path
+
+
+def test_a_run_trains_the_network_of_its_settings_and_saves_it(config, tmp_path):
+    settings = read_settings(config)
+    finished = run(settings)
+    finished.save(tmp_path / "net.safetensors")
+    loaded = checkpoint.load(tmp_path / "net.safetensors")
+    assert loaded.settings.activation.name == "ramp"
+    assert loaded.training == settings.model_dump(mode="json")
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(loaded.model(x), finished.model(x))
+
+
+def test_a_run_depends_on_its_seed_and_not_on_the_global_random_state(config):
+    states = []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        states.append(run(read_settings(config)).model.state_dict())
+        assert torch.initial_seed() == global_seed
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs = 2", "epochs = 0", r"training.epochs: .*greater than 0, got 0"),
+        ("epochs = 2", "epochz = 2", r"training.epochs: Field required.*training.epochz"),
+        ('eps = "5/255"', 'eps = "a lot"', "training.eps: expected a number"),
+        ("eta = 0.01", "eta = 2.0", "model.activation.eta"),
+        ("[training]", "[trainings]", "training: Field required"),
+        ("[data]", "[data", "not a readable TOML file"),
+    ],
+)
+def test_bad_settings_are_named(config, old, new, message):
+    config.write_text(TOML.replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        read_settings(config)
+
+
+def test_missing_files_and_unknown_names_are_refused(tmp_path, config):
+    with pytest.raises(ConfigError, match="no such file"):
+        read_settings(tmp_path / "nothing.toml")
+    config.write_text(TOML.replace("DM-Small", "DM-Tiny"))
+    with pytest.raises(ConfigError, match="unknown architecture 'DM-Tiny'"):
+        run(read_settings(config))
+    config.write_text(TOML.replace("[training]", "normalize = true\n[training]"))
+    with pytest.raises(ConfigError, match="digits has no customary mean"):
+        run(read_settings(config))

@@ -1,0 +1,99 @@
+"""Schedules: their ends, their corners and their shape."""
+
+import itertools
+
+import pytest
+from pydantic import ValidationError
+
+from lbp.training import TrainingSettings
+from lbp.training.schedules import eps_at, eta_at, kappa_at, learning_rate_at, linear, smoothed
+
+
+def settings(**changes):
+    return TrainingSettings(**{"eps": 0.4, "epochs": 100, "warm_up_epochs": 10, "ramp_epochs": 40, **changes})
+
+
+@pytest.mark.parametrize(
+    ("epochs_done", "eps"), [(0, 0.0), (9.99, 0.0), (10, 0.0), (20, 0.1), (30.5, 0.205), (50, 0.4), (99, 0.4)]
+)
+def test_eps_is_zero_then_linear_then_full(epochs_done, eps):
+    assert eps_at(settings(), epochs_done) == pytest.approx(eps)
+
+
+def test_without_a_ramp_eps_is_full_from_the_end_of_the_warm_up():
+    assert eps_at(settings(ramp_epochs=0), 9.5) == 0.0
+    assert eps_at(settings(ramp_epochs=0), 10) == 0.4
+
+
+@pytest.mark.parametrize(("eps", "kappa"), [(0.0, 1.0), (0.2, 0.75), (0.4, 0.5)])
+def test_kappa_follows_eps(eps, kappa):
+    assert kappa_at(settings(kappa_start=1.0, kappa_end=0.5), eps) == pytest.approx(kappa)
+
+
+def test_kappa_at_radius_zero_is_its_start():
+    assert kappa_at(settings(eps=0.0, kappa_start=0.7), 0.0) == 0.7
+
+
+def test_eta_is_kept_then_falls_to_its_end():
+    chosen = settings(eta_start=0.01, eta_end=0.0, eta_keep_epochs=20, eta_fall_epochs=40)
+    values = [eta_at(chosen, epoch) for epoch in range(100)]
+    assert values[:21] == [0.01] * 21
+    assert values[60:] == pytest.approx([0.0] * 40)
+    assert all(later < earlier for earlier, later in itertools.pairwise(values[20:61]))
+
+
+def test_eta_may_jump():
+    chosen = settings(eta_start=0.1, eta_end=0.2, eta_keep_epochs=5, eta_fall_epochs=0)
+    assert [eta_at(chosen, epoch) for epoch in (4, 5)] == pytest.approx([0.1, 0.2])
+
+
+def test_the_smoothed_schedule_is_quartic_then_linear_and_has_no_kink():
+    assert smoothed(0) == 0
+    assert smoothed(1) == pytest.approx(1)
+    assert smoothed(0.2) / smoothed(0.1) == pytest.approx(16)
+    step = 1e-6
+    assert smoothed(0.25 - step) == pytest.approx(smoothed(0.25), abs=1e-5)
+    before, after = ((smoothed(t + step) - smoothed(t)) / step for t in (0.25 - step, 0.25))
+    assert before == pytest.approx(after, rel=1e-4)
+    assert smoothed(0.8) - smoothed(0.7) == pytest.approx(smoothed(0.5) - smoothed(0.4))
+
+
+@pytest.mark.parametrize("schedule", [linear, smoothed])
+def test_schedules_are_constant_outside_their_range(schedule):
+    assert schedule(-3.0) == 0.0
+    assert schedule(7.0) == pytest.approx(1.0)
+
+
+def test_the_learning_rate_falls_at_its_milestones():
+    chosen = settings(lr=0.1, lr_milestones=(30, 60), lr_factor=0.5)
+    assert [learning_rate_at(chosen, epoch) for epoch in (29, 30, 59, 60)] == pytest.approx([0.1, 0.05, 0.05, 0.025])
+
+
+@pytest.mark.parametrize(("text", "eps"), [("8/255", 8 / 255), ("2.2/255", 2.2 / 255), ("0.3", 0.3)])
+def test_eps_may_be_a_quotient(text, eps):
+    assert settings(eps=text).eps == pytest.approx(eps)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"eps": -0.1},
+        {"eps": float("nan")},
+        {"eps": "8/0"},
+        {"eps": "much"},
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"lr": 0.0},
+        {"lr": float("inf")},
+        {"kappa_end": 1.1},
+        {"eta_start": -0.1},
+        {"warm_up_epochs": -1},
+        {"warm_up_epochs": 80},
+        {"clip": (1.0, 0.0)},
+        {"loss": "hinge"},
+        {"epoch": 5},
+    ],
+)
+def test_bad_settings_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        settings(**wrong)

@@ -1,0 +1,189 @@
+"""Verdicts: sound, ordered as theorem 2 says, and the same however the work is divided."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lbp.bounded import BoundedModule
+from lbp.errors import LbpError
+from lbp.verification import METHODS, method_names, pgd, verify
+
+EPS = 0.03
+
+
+def verify_digits(model, digits, **options):
+    return verify(model, digits.images.to(next(model.parameters()).dtype), digits.labels, EPS, clip=(0, 1), **options)
+
+
+def test_no_image_is_both_verified_and_attacked(trained, digits):
+    result = verify_digits(trained, digits)
+    attacked = pgd(trained, digits.images.double(), digits.labels, EPS, clip=(0, 1))
+    fooled = trained(attacked).argmax(1) != digits.labels
+    assert (attacked - digits.images).abs().max() <= EPS + 1e-12
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
+    assert bool(result.verified.any()), "the test has nothing to say otherwise"
+    assert bool(fooled.any()), "the test has nothing to say otherwise"
+    for method in result.methods.values():
+        assert not bool((method.verified & fooled).any())
+
+
+def test_margin_bounds_hold_at_attacked_points(untrained, digits):
+    result = verify_digits(untrained, digits)
+    attacked = pgd(untrained, digits.images.double(), digits.labels, EPS, clip=(0, 1))
+    logits = untrained(attacked)
+    for index, label in enumerate(digits.labels.tolist()):
+        others = [other for other in range(10) if other != label]
+        actual = logits[index, label] - logits[index, others]
+        for method in result.methods.values():
+            assert bool((method.margins[index] <= actual + 1e-12).all()), method.method
+
+
+@pytest.mark.parametrize("kind", ["trained", "untrained"])
+def test_tight_methods_are_ordered_by_theorem_2(kind, digits, request):
+    methods = verify_digits(request.getfixturevalue(kind), digits).methods
+    for looser, tighter in (
+        ("IBP", "LBP"),
+        ("IBP", "CROWN-IBP"),
+        ("LBP", "CROWN-LBP"),
+        ("CROWN-IBP", "CROWN-LBP"),
+        ("CROWN-LBP", "CROWN"),
+    ):
+        assert bool((methods[looser].margins <= methods[tighter].margins + 1e-10).all()), (looser, tighter)
+    assert methods["IBP"].verified_error >= methods["CROWN"].verified_error
+
+
+def test_a_radius_of_zero_gives_the_margins_themselves(trained, digits):
+    x = digits.images.double()
+    result = verify(trained, x, digits.labels, 0.0)
+    logits = trained(x)
+    for index, label in enumerate(digits.labels.tolist()):
+        others = [other for other in range(10) if other != label]
+        exact = logits[index, label] - logits[index, others]
+        for method in result.methods.values():
+            torch.testing.assert_close(method.margins[index], exact, rtol=1e-9, atol=1e-9)
+    assert torch.equal(result.verified, result.correct)
+
+
+def test_the_cascade_reaches_the_same_verdicts(trained, digits):
+    whole, cascade = (verify_digits(trained, digits, cascade=cascade) for cascade in (False, True))
+    assert torch.equal(whole.verified, cascade.verified)
+    assert whole.verified_by() == cascade.verified_by()
+    left = cascade.correct.clone()
+    for method in cascade.methods.values():
+        assert torch.equal(method.computed, left), "a method sees what is left by the cheaper ones"
+        assert bool(method.margins[~method.computed].isnan().all())
+        left &= ~method.verified
+
+
+def test_the_cascade_runs_the_cheapest_method_first(trained, digits):
+    shuffled = ("CROWN", "Relaxed-CROWN-3", "lbp", "Relaxed-CROWN-2", "IBP", "forward+backward", "crown-ibp")
+    result = verify_digits(trained, digits.first(2), methods=shuffled, cascade=True)
+    expected = ["IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "Relaxed-CROWN-2", "Relaxed-CROWN-3", "CROWN"]
+    assert list(result.methods) == expected
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_verdicts_do_not_depend_on_the_batches(trained, digits, batch_size):
+    whole, split = verify_digits(trained, digits), verify_digits(trained, digits, batch_size=batch_size)
+    for name in METHODS:
+        torch.testing.assert_close(split.methods[name].margins, whole.methods[name].margins, rtol=1e-9, atol=1e-9)
+    assert torch.equal(split.verified, whole.verified)
+
+
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+def test_every_norm_is_sound_against_random_points(trained, digits, norm):
+    torch.manual_seed(0)
+    radius = 10 * EPS if norm == 1 else EPS
+    x = digits.images.double()
+    result = verify(trained, x, digits.labels, radius, norm=norm, methods=["IBP", "CROWN-LBP"])
+    step = torch.randn(20, *x.shape, dtype=torch.float64)
+    step *= radius / step.flatten(2).norm(p=norm, dim=2)[..., None, None, None]
+    labels = digits.labels.expand(20, -1).flatten()
+    wrong = (trained((x + step).flatten(0, 1)).argmax(1) != labels).view(20, -1).any(0)
+    assert bool(result.verified.any())
+    assert not bool((result.verified & wrong).any())
+
+
+def test_misclassified_examples_are_never_verified(trained, digits):
+    wrong = (digits.labels + 1) % 10
+    result = verify(trained, digits.images.double(), wrong, 0.0)
+    assert torch.equal(result.verified, trained(digits.images.double()).argmax(1) == wrong)
+
+
+def test_a_network_that_gives_nan_verifies_nothing(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    with torch.no_grad():
+        model[1].weight.mul_(1e38)
+        model[3].weight.mul_(1e38)
+    result = verify(model, digits.images, digits.labels, EPS)
+    assert not bool(result.verified.any())
+    assert result.verified_error == 1.0
+
+
+def test_mode_and_gradients_of_the_model_are_left_alone(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10)).train()
+    model[3].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = verify(model, digits.images, digits.labels, EPS)
+    assert model.training
+    assert not model[3].training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not result.methods["CROWN"].margins.requires_grad
+
+
+def test_progress_is_reported_per_method(trained, digits):
+    calls = []
+    verify_digits(trained, digits, methods=["IBP", "LBP"], batch_size=15, progress=lambda *call: calls.append(call))
+    assert calls == [(name, done, 40) for name in ("IBP", "LBP") for done in (15, 30, 40)]
+
+
+def test_figures_and_records_are_json_and_agree_with_the_result(trained, digits):
+    result = verify_digits(trained, digits, cascade=True)
+    summary = json.loads(json.dumps(result.summary(), allow_nan=False))
+    records = json.loads(json.dumps(result.records(), allow_nan=False))
+    assert summary["verified_error"] == pytest.approx(sum(record["verified_by"] is None for record in records) / 40)
+    assert summary["clean_error"] == pytest.approx(sum(r["label"] != r["prediction"] for r in records) / 40)
+    assert summary["methods"]["IBP"]["computed"] == int(result.correct.sum())
+    assert {record["verified_by"] for record in records} <= {None, *METHODS}
+
+
+def test_method_names_are_canonical_and_unique():
+    assert method_names(["backward", "CROWN", " ibp", "relaxed-crown-5"]) == ["CROWN", "IBP", "Relaxed-CROWN-5"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eps": -0.1}, "eps"),
+        ({"eps": math.nan}, "eps"),
+        ({"norm": 0.5}, "norm"),
+        ({"clip": (1, 0)}, "clip"),
+        ({"methods": ["DROWN"]}, "DROWN"),
+        ({"methods": []}, "no method"),
+        ({"strategy": "tihgt"}, "tihgt"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"num_classes": 9}, "the model has 10"),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, "labels must be int64"),
+        ({"labels": torch.zeros(40)}, "labels must be int64"),
+        ({"labels": torch.full((40,), 10)}, "labels run from 10 to 10"),
+        ({"labels": torch.full((40,), -1)}, "labels run from -1 to -1"),
+        ({"x": torch.zeros(0, 1, 8, 8)}, "N >= 1"),
+        ({"x": torch.zeros(40, dtype=torch.float64)}, "N >= 1"),
+        ({"x": torch.full((40, 1, 8, 8), math.nan)}, "NaN"),
+    ],
+)
+def test_bad_input_is_refused(digits, change, message):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    call = {"x": digits.images, "labels": digits.labels, "eps": EPS, **change}
+    with pytest.raises(LbpError, match=message):
+        verify(model, call.pop("x"), call.pop("labels"), call.pop("eps"), **call)
+
+
+def test_the_model_itself_is_asked_for(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(LbpError, match="not a BoundedModule"):
+        verify(BoundedModule(model, digits.images[:1]), digits.images, digits.labels, EPS)
