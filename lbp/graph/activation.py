@@ -90,9 +90,7 @@ def _leaky_relu(call: Call, operand: Any, slope: Value) -> BoundNode:
 
 def _checked_slope(slope: float, where: str) -> float:
     if not 0.0 <= slope <= 1.0:
-        raise UnsupportedLayerError(
-            f"{where} has negative_slope={slope}; bounds exist for slopes in [0, 1], where LeakyReLU is monotone and convex"
-        )
+        raise UnsupportedLayerError(f"{where} has negative_slope={slope}; slopes in [0, 1] are supported")
     return slope
 
 

@@ -1,4 +1,4 @@
-"""Average pooling. Every window mean is separable: one small matrix for the rows of the image and one for its columns."""
+"""Average pooling. Window means are separable: one small matrix for the rows of the image, one for its columns."""
 
 from __future__ import annotations
 

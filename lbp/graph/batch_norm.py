@@ -1,8 +1,10 @@
-"""Batch normalisation: one scale and shift per channel, folded into the affine layer before it where that is possible."""
+"""Batch normalisation: one scale and shift per channel, folded into the layer before it where that is affine."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -81,7 +83,7 @@ class BatchNormNode(ScaleShiftNode):
         super().__init__(name, source)
         self.normalisation = normalisation
 
-    def constants(self) -> tuple[Tensor | float | None, Tensor | float | None]:
+    def constants(self) -> tuple[Tensor, Tensor]:
         scale, shift = self.normalisation.scale_and_shift()
         spatial = (-1, *[1] * (len(self.shape) - 1))
         return scale.reshape(spatial), shift.reshape(spatial)
@@ -203,3 +205,36 @@ def _refuse_training(name: str) -> None:
         f"the functional batch normalisation {name!r} uses batch statistics, which only nn.BatchNorm modules provide; "
         "use the module, or switch to eval()"
     )
+
+
+@contextmanager
+def recorded_statistics(model: nn.Module, statistics: BatchStatistics) -> Iterator[None]:
+    """Record the batch statistics, differentiably, of every BatchNorm layer that uses them in a forward pass.
+
+    What earlier passes left is dropped, unless no layer uses batch statistics in the present mode.
+    """
+    layers = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and uses_batch_statistics(module)
+    }
+    if layers:
+        statistics.clear()
+    handles = [module.register_forward_pre_hook(_Recorder(path, statistics)) for path, module in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    path: str
+    statistics: BatchStatistics
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        (x,) = inputs
+        dims = [dim for dim in range(x.dim()) if dim != 1]
+        moments = (x.mean(dims), x.var(dims, unbiased=False))
+        self.statistics.setdefault(self.path, []).append(moments)

@@ -95,7 +95,8 @@ class Conv2dNode(BoundNode):
 
     def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
         weight, bias = self.parameters()
-        input_size = self.inputs[0].shape[1:]
+        _, height, width = self.inputs[0].shape
+        input_size = (height, width)
         if isinstance(coefficients, PendingRelaxation):
             A, constants = ops.relax_backward_conv2d(
                 coefficients.expanded(),

@@ -31,8 +31,8 @@ class ScaleShiftNode(BoundNode):
         self.scale = scale
         self.shift = shift
 
-    def constants(self) -> tuple[Tensor | float | None, Tensor | float | None]:
-        """Return the present scale and shift, tensors without a batch dimension."""
+    def constants(self) -> tuple[Any, Any]:
+        """Return the present scale and shift: numbers, tensors without a batch dimension, or None."""
         scale = None if self.scale is None else per_example(self.scale.read(), self.shape)
         shift = None if self.shift is None else per_example(self.shift.read(), self.shape)
         return scale, shift

@@ -107,8 +107,8 @@ def _sub(call: Call) -> BoundNode:
 def _combined(call: Call, first: Any, second: Any, weight: float) -> BoundNode:
     """Return the node of `first + weight * second`, of which at least one depends on the input."""
     if call.is_bound(first) and call.is_bound(second):
-        sources = (expand_to(call, call.node(operand), call.shape) for operand in (first, second))
-        return SumNode(call.name, *sources, weight)
+        left, right = (expand_to(call, call.node(operand), call.shape) for operand in (first, second))
+        return SumNode(call.name, left, right, weight)
     if call.is_bound(first):
         return scaled_and_shifted(call, first, second, shift=_times(call.value(second), weight))
     scale = None if weight == 1 else Literal(weight)

@@ -69,8 +69,8 @@ class _Lowering:
     def _check_overwrite(self, fx_node: fx.Node) -> None:
         if fx_node in self.trace.overwrites:
             raise self._call(fx_node, 0).refuse(
-                f"changes {self.trace.overwrites[fx_node].name!r} in place, which is used again later; use the form that "
-                "is not in place"
+                f"changes {self.trace.overwrites[fx_node].name!r} in place, which is used again later; use the form "
+                "that is not in place"
             )
 
     def _lower(self, fx_node: fx.Node, number: int) -> None:
@@ -106,7 +106,12 @@ class _Lowering:
         return Expression(fx_node.target, args, kwargs)
 
     def _resolved(self, argument: Any) -> Any:
-        return fx.node.map_aggregate(argument, lambda part: self.values[part] if isinstance(part, fx.Node) else part)
+        """Return arguments with the values of constants in place of their operations."""
+
+        def resolve(part: Any) -> Any:
+            return self.values[part] if isinstance(part, fx.Node) else part
+
+        return fx.node.map_aggregate(argument, resolve)
 
     def _call(self, fx_node: fx.Node, number: int) -> Call:
         if fx_node.op == "call_module":

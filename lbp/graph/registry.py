@@ -199,10 +199,8 @@ class Call:
         Raises:
             UnsupportedLayerError: there is none.
         """
-        if self.module is not None:
-            found = MODULES.get(type(self.module))
-        else:
-            found = FUNCTIONS.get(self._fx_node.target)
+        target = self._fx_node.target
+        found = FUNCTIONS.get(target) if self.module is None else MODULES.get(type(self.module))
         if found is None:
             raise self.refuse("is not supported")
         return found
@@ -216,7 +214,7 @@ class Call:
         )
         if not keeps:
             raise self.refuse(
-                f"mixes examples of a batch: for batch sizes {BATCH_SIZES} its shapes are {shapes}. The first dimension "
-                "must stay the batch"
+                f"mixes examples of a batch: for batch sizes {BATCH_SIZES} its shapes are {shapes}. The first "
+                "dimension must stay the batch"
             )
         return tuple(first[1:])

@@ -145,10 +145,8 @@ def _identity(call: Call) -> BoundNode:
 
 @for_functions(torch.permute, "permute")
 def _permute(call: Call) -> BoundNode:
-    if len(call.arguments()) > 2:
-        dims = call.arguments()[1:]
-    else:
-        dims = call.bind(input=REQUIRED, dims=REQUIRED)["dims"]
+    many = call.arguments()[1:]
+    dims = many if len(many) > 1 else call.bind(input=REQUIRED, dims=REQUIRED)["dims"]
     source = call.node(call.operand())
     count = len(source.shape) + 1
     order = [dim % count for dim in call.static(tuple(dims))]

@@ -90,6 +90,10 @@ def bounds_of_neurons(problem: Problem, node: BoundNode) -> Interval:
     chunks = [
         over_region(problem, back_substitute(problem, node, rows, "both"), "both") for rows in problem.row_chunks(node)
     ]
-    lower, upper = split_sides(torch.cat(chunks, dim=-1), "both", problem.dtype)
-    assert lower is not None and upper is not None
-    return lower.reshape(-1, *node.shape), upper.reshape(-1, *node.shape)
+    return both_sides(problem, node, torch.cat(chunks, dim=-1))
+
+
+def both_sides(problem: Problem, node: BoundNode, values: Tensor) -> Interval:
+    """Return bounds [B, *shape] of a node from lower and upper values [2, B, n] float64."""
+    lower, upper = values.reshape(2, -1, *node.shape)
+    return round_down(lower, problem.dtype), round_up(upper, problem.dtype)

@@ -12,9 +12,9 @@ from lbp.graph import BoundNode
 from lbp.linear import Coefficients, ForwardBounds
 from lbp.methods.back_substitution import (
     back_substitute,
+    both_sides,
     bounds_of_neurons,
     over_region,
-    split_sides,
 )
 from lbp.methods.forward import insert, propagate_forward
 from lbp.methods.intervals import propagate_intervals
@@ -67,9 +67,7 @@ def _linear_bounds(
         problem, node, problem.row_chunks(node), "both", insertion_points(problem, node, depth), forward
     )
     if node not in problem.bounds:
-        lower, upper = split_sides(found.values, "both", problem.dtype)
-        assert lower is not None and upper is not None
-        problem.record(node, (lower.reshape(-1, *node.shape), upper.reshape(-1, *node.shape)))
+        problem.record(node, both_sides(problem, node, found.values))
     return ForwardBounds.from_sides(found.coefficients.flatten(3), found.constants, node.shape)
 
 

@@ -1,0 +1,432 @@
+"""BoundedModule: a model whose outputs can be bounded over a region of inputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lbp.checks import check_same_kind, checked_bounds, checked_specification, single_tensor
+from lbp.errors import InvalidInputError, StaleBoundsError, UnsupportedArgumentError
+from lbp.graph import BoundNode, Network, build_network, pre_activations
+from lbp.graph.batch_norm import recorded_statistics
+from lbp.graph.registry import BatchStatistics
+from lbp.linear import Interval, Region
+from lbp.methods import Method, Problem, Solution, parse_method, solve
+from lbp.methods.coefficients import NodeCoefficients, linear_coefficients
+from lbp.methods.options import check_options, rows_of, strategy_of
+from lbp.perturbations import BoundedTensor, region_of
+
+__all__ = ["BoundedModule", "BoundedTensor"]
+
+Bounds = tuple[Tensor | None, Tensor | None]
+BoundsWithCoefficients = tuple[Tensor | None, Tensor | None, dict[str, dict[str, NodeCoefficients]]]
+
+_MUST_BE_UNSET = (
+    "aux",
+    "intermediate_constr",
+    "alpha_idx",
+    "aux_reference_bounds",
+    "cutter",
+    "decision_thresh",
+    "update_mask",
+    "ibp_nodes",
+)
+
+
+@dataclass(frozen=True)
+class _Cache:
+    """The latest input, and the bounds of hidden layers found for it.
+
+    Attributes:
+        x: the input.
+        region: its region.
+        network: the graph, which belongs to one mode (training or evaluation).
+        bounds: pre-activation bounds by node.
+        stamp: versions of everything that the bounds depend on.
+    """
+
+    x: Tensor
+    region: Region
+    network: Network
+    bounds: dict[BoundNode, Interval]
+    stamp: tuple[Any, ...]
+
+
+class BoundedModule(nn.Module):
+    """Certified bounds of a model's outputs over a region of inputs (IBP, CROWN, LBP and their relatives).
+
+    The model is traced by torch.fx; its parameters and buffers are shared and read at every call, so training the model
+    moves the bounds, and gradients of bounds reach the model. The batch size may change from call to call. The state
+    dict is the model's.
+
+    Args:
+        model: any module that torch.fx can trace, made of supported layers; an unsupported one is named in the error.
+        global_input: an example input [B, *shape], a tensor or a tuple of one; its values do not matter.
+        bound_opts: options, see `set_bound_opts`.
+        device: moves the model there; "auto" or None leaves it where it is.
+        verbose: without effect.
+        custom_ops: not supported, must be empty.
+
+    Raises:
+        UnsupportedLayerError: the model holds an operation without bounds.
+        InvalidInputError: the model does not run on inputs of that shape, or an option is wrong.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        global_input: Tensor | tuple[Tensor, ...],
+        bound_opts: Mapping[str, Any] | None = None,
+        device: str | torch.device | None = "auto",
+        verbose: bool = False,
+        custom_ops: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module):
+            raise InvalidInputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        if custom_ops:
+            raise UnsupportedArgumentError("custom_ops is not implemented")
+        example = single_tensor(global_input, "global_input")
+        if device is not None and device != "auto":
+            model, example = model.to(device), example.to(device)
+        # The model's own dictionaries: the same parameters under the same names, whoever changes them.
+        self.__dict__.update(
+            _parameters=model._parameters,
+            _buffers=model._buffers,
+            _modules=model._modules,
+            _non_persistent_buffers_set=model._non_persistent_buffers_set,
+            _model=model,
+            _example=example.detach(),
+            _statistics={},
+            _networks={},
+            _cache=None,
+            bound_opts=check_options(bound_opts or {}),
+            training=model.training,
+        )
+        self._network()
+
+    _model: nn.Module
+    _example: Tensor
+    _statistics: BatchStatistics
+    _networks: dict[tuple[bool, ...], Network]
+    _cache: _Cache | None
+    bound_opts: dict[str, Any]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the model's output, and keep the batch statistics that bounds in training mode use.
+
+        Args:
+            inputs: as for the model.
+        """
+        with recorded_statistics(self._model, self._statistics):
+            output: Tensor = self._model(*inputs)
+        return output
+
+    def __call__(self, *args: Any, method_opt: str = "forward", **kwargs: Any) -> Any:
+        """Call `forward`, or `compute_bounds` with `method_opt="compute_bounds"`.
+
+        Raises:
+            InvalidInputError: another value of method_opt.
+        """
+        if method_opt == "compute_bounds":
+            return self.compute_bounds(*args, **kwargs)
+        if method_opt != "forward":
+            raise InvalidInputError(f"method_opt must be 'forward' or 'compute_bounds', got {method_opt!r}")
+        return super().__call__(*args, **kwargs)
+
+    def set_bound_opts(self, new_opts: Mapping[str, Any]) -> None:
+        """Change options.
+
+        Args:
+            new_opts: names and values; `activation_bound_option` ("adaptive" by default, "tight", "constant",
+                "same-slope", "zero-lb", "one-lb") chooses the bounding lines, `crown_batch_size` the rows of
+                coefficients handled at once, `sparse_intermediate_bounds` and the other options that scripts for
+                auto_LiRPA set are accepted where they cannot change a result.
+
+        Raises:
+            InvalidInputError: an unknown name (the valid ones are listed) or value.
+            UnsupportedArgumentError: an option that would change results and is not implemented.
+        """
+        self.bound_opts.update(check_options(new_opts))
+
+    def compute_bounds(
+        self,
+        x: Tensor | tuple[Tensor, ...] | None = None,
+        aux: Any = None,
+        C: Tensor | None = None,
+        method: str | None = "backward",
+        IBP: bool = False,
+        forward: bool = False,
+        bound_lower: bool = True,
+        bound_upper: bool = True,
+        reuse_ibp: bool = False,
+        reuse_alpha: bool = False,
+        return_A: bool = False,
+        needed_A_dict: Mapping[str, Sequence[str]] | None = None,
+        final_node_name: str | None = None,
+        average_A: bool = False,
+        interm_bounds: Mapping[str, Sequence[Tensor]] | None = None,
+        reference_bounds: Mapping[str, Sequence[Tensor]] | None = None,
+        intermediate_constr: Any = None,
+        alpha_idx: Any = None,
+        aux_reference_bounds: Any = None,
+        need_A_only: bool = False,
+        cutter: Any = None,
+        decision_thresh: Any = None,
+        update_mask: Any = None,
+        ibp_nodes: Any = None,
+        cache_bounds: bool = False,
+    ) -> Bounds | BoundsWithCoefficients:
+        """Bound the output, or linear functions of it, over the region of the input.
+
+        Args:
+            x: a BoundedTensor [B, *shape], alone or in a tuple. None: the input of the latest call, and for methods
+                that end in back-substitution also the bounds of the hidden layers found then (IBP first, then
+                `x=None, method="backward"`, is CROWN-IBP).
+            C: specification [B, S, n_out] (B may be 1), merged into the last affine layer; None for the outputs
+                themselves.
+            method: "IBP", "CROWN-IBP", "LBP" = "forward", "CROWN-LBP" = "forward+backward", "CROWN" = "backward",
+                "Relaxed-CROWN-v" (v = 1, 2, ...), not case-sensitive. None with `IBP=True` is IBP.
+            IBP: bounds of hidden layers by IBP.
+            forward: bounds of hidden layers by LBP.
+            bound_lower: whether the lower bound is wanted. Back-substitution leaves out a side that is not wanted; IBP
+                and LBP give both all the same.
+            bound_upper: whether the upper bound is wanted.
+            reuse_ibp: take the bounds of the hidden layers from the latest call, which must have had the same x.
+            return_A: return linear bounds as well; not for IBP.
+            needed_A_dict: {node: [nodes below it]} for which linear bounds are returned; the output in terms of the
+                input unless given.
+            final_node_name: bound this node instead of the output.
+            interm_bounds: {name: (lower, upper)}, bounds of hidden layers to use as they are.
+            reference_bounds: {name: (lower, upper)}, bounds of which the tighter of them and the computed ones is used.
+            need_A_only: return (None, None, linear bounds).
+            cache_bounds: without effect; bounds of the hidden layers are always kept for the next call.
+            aux: must be None, as must the following: not implemented, and refused by name.
+            reuse_alpha: must be False.
+            average_A: must be False.
+            intermediate_constr: must be None.
+            alpha_idx: must be None.
+            aux_reference_bounds: must be None.
+            cutter: must be None.
+            decision_thresh: must be None.
+            update_mask: must be None.
+            ibp_nodes: must be None.
+
+        Returns:
+            lower and upper bounds: [B, S] with C, else in the output's shape; None for a side left out. With `return_A`
+            a third value `A[node][node below]` with "lA", "uA" [B, S, *shape] and "lbias", "ubias" [B, S].
+
+        Raises:
+            InvalidInputError: a bad value, shape, dtype or device, or no side wanted.
+            UnsupportedArgumentError: an unknown method, or an argument that is not implemented.
+            StaleBoundsError: cached bounds are asked for, but parameters, mode or input have changed.
+            UnknownNodeError: a name that no node has.
+        """
+        given_arguments = locals()
+        for name in _MUST_BE_UNSET:
+            if given_arguments[name] is not None:
+                raise UnsupportedArgumentError(f"compute_bounds: {name} is not implemented; leave it at None")
+        if reuse_alpha or average_A:
+            raise UnsupportedArgumentError(
+                "compute_bounds: reuse_alpha and average_A are not implemented; leave them False"
+            )
+        if not bound_lower and not bound_upper:
+            raise InvalidInputError("compute_bounds: at least one of bound_lower and bound_upper must be True")
+        scheme = parse_method(method, ibp=IBP, forward=forward)
+        network = self._network()
+        for guard in network.guards:
+            guard()
+        output = network.output if final_node_name is None else network[final_node_name]
+        x, region, cached = self._input(x, network, reuse=scheme.is_backward, reuse_given=reuse_ibp)
+        problem = Problem(
+            network,
+            output,
+            region,
+            specification=None if C is None else checked_specification(C, region.lower, output.size, output.name),
+            sides="both" if bound_lower and bound_upper else "lower" if bound_lower else "upper",
+            strategy=strategy_of(self.bound_opts),
+            given=cached | _named_bounds("interm_bounds", interm_bounds, network, region.lower),
+            reference=_named_bounds("reference_bounds", reference_bounds, network, region.lower),
+            rows=rows_of(self.bound_opts),
+        )
+        wanted = self._wanted_coefficients(network, output, scheme, needed_A_dict) if return_A else {}
+        solution = solve(problem, scheme, keep_linear=output in wanted)
+        self._keep(x, problem, solution, reused=bool(cached))
+        if not return_A:
+            return solution.lower, solution.upper
+        coefficients = linear_coefficients(problem, solution, wanted)
+        return (None, None, coefficients) if need_A_only else (solution.lower, solution.upper, coefficients)
+
+    def nodes(self) -> list[BoundNode]:
+        """Return all nodes in topological order."""
+        return list(self._network().nodes)
+
+    def activations(self) -> list[BoundNode]:
+        """Return the activation nodes in topological order.
+
+        Each has `.name`, `.pre_activation` (a node with `.lower` and `.upper` after `compute_bounds`); ramps also have
+        `.ramp_parameters()`, their present `(r, eta)`.
+        """
+        return list(self._network().activations)
+
+    def __getitem__(self, name: str) -> BoundNode:
+        """Return the node of that name.
+
+        Raises:
+            UnknownNodeError: there is none.
+        """
+        return self._network()[name]
+
+    @property
+    def final_name(self) -> str:
+        """Name of the output node."""
+        return self._network().output.name
+
+    @property
+    def input_name(self) -> list[str]:
+        """Names of the input nodes."""
+        return [self._network().input.name]
+
+    @property
+    def output_name(self) -> list[str]:
+        """Names of the output nodes."""
+        return [self.final_name]
+
+    def get_layers_requiring_bounds(self) -> list[BoundNode]:
+        """Return the nodes whose bounds must be known before an activation can be enclosed by lines."""
+        return list(pre_activations(self._network().nodes))
+
+    def save_intermediate(self, save_path: str | os.PathLike[str] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the bounds of all nodes that the latest `compute_bounds` bounded, and save them.
+
+        Args:
+            save_path: file for `torch.save`; None: not saved.
+
+        Returns:
+            {name: (lower, upper)}, which `interm_bounds` takes.
+
+        Raises:
+            StaleBoundsError: nothing has been computed in the present mode.
+        """
+        bounds = {
+            node.name: (node.lower.detach(), node.upper.detach())
+            for node in self._network().nodes
+            if node.lower is not None and node.upper is not None
+        }
+        if not bounds:
+            raise StaleBoundsError("save_intermediate: no bounds yet in the present mode; call compute_bounds first")
+        if save_path is not None:
+            torch.save(bounds, save_path)
+        return bounds
+
+    def train(self, mode: bool = True) -> BoundedModule:
+        """Put the model in training or evaluation mode."""
+        self._model.train(mode)
+        self.training = mode
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the model's state dict."""
+        return self._model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load the model's state dict."""
+        return self._model.load_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._model._load_from_state_dict(*args, **kwargs)
+
+    def _mode(self) -> tuple[bool, ...]:
+        return tuple(module.training for module in self._model.modules())
+
+    def _network(self) -> Network:
+        """Return the graph for the present mode; the forward pass may depend on it, so each mode has its own trace."""
+        mode = self._mode()
+        if mode not in self._networks:
+            self._networks[mode] = build_network(self._model, self._example.to(self._like()), self._statistics)
+        return self._networks[mode]
+
+    def _like(self) -> Tensor:
+        """Return a tensor with the dtype and device of the model."""
+        tensors = chain(self._model.parameters(), self._model.buffers())
+        return next((t for t in tensors if t.is_floating_point()), self._example)
+
+    def _stamp(self, x: Tensor) -> tuple[Any, ...]:
+        """Return the versions of everything that bounds for x depend on."""
+        tensors = chain(self._model.parameters(), self._model.buffers())
+        moments = chain.from_iterable(chain.from_iterable(self._statistics.values()))
+        return (self._mode(), *((id(t), -1 if t.is_inference() else t._version) for t in (x, *tensors, *moments)))
+
+    def _input(
+        self, x: Tensor | tuple[Tensor, ...] | None, network: Network, *, reuse: bool, reuse_given: bool
+    ) -> tuple[Tensor, Region, dict[BoundNode, Interval]]:
+        """Return the input, its region and the cached bounds of hidden layers to use."""
+        cache = self._cache
+        if x is None or reuse_given:
+            if cache is None:
+                raise InvalidInputError("compute_bounds: x=None and reuse_ibp=True need an earlier call with an input")
+            if x is not None and single_tensor(x, "x") is not cache.x:
+                raise StaleBoundsError("compute_bounds: reuse_ibp=True, but x is not the input of the latest call")
+            if not reuse:
+                return cache.x, cache.region, {}
+            if cache.stamp != self._stamp(cache.x):
+                raise StaleBoundsError(
+                    "compute_bounds: the cached bounds of the hidden layers are stale: parameters, buffers, the input "
+                    "or the training mode have changed since they were computed; pass x again"
+                )
+            return cache.x, cache.region, dict(cache.bounds)
+        x = single_tensor(x, "x")
+        check_same_kind("the input x", x, self._like(), "the model")
+        if tuple(x.shape[1:]) != network.input.shape:
+            expected = ", ".join(map(str, network.input.shape))
+            raise InvalidInputError(f"the input x must have shape [B, {expected}], got {list(x.shape)}")
+        return x, region_of(x), {}
+
+    def _wanted_coefficients(
+        self, network: Network, output: BoundNode, scheme: Method, needed: Mapping[str, Sequence[str]] | None
+    ) -> dict[BoundNode, list[BoundNode]]:
+        """Return the nodes whose linear bounds are wanted, and in terms of which nodes."""
+        if scheme.output == "ibp":
+            raise InvalidInputError("return_A: IBP has no linear bounds; use another method")
+        if needed is None:
+            return {output: [network.input]}
+        wanted = {network[name]: [network[below] for below in sources] for name, sources in needed.items()}
+        reachable = set(network.below(output))
+        for node, sources in wanted.items():
+            if node not in reachable or not set(sources) <= set(network.below(node)):
+                raise InvalidInputError(
+                    f"needed_A_dict: {node.name!r} must be {output.name!r} or below it, and the nodes asked for below "
+                    f"{node.name!r}; got {[source.name for source in sources]}"
+                )
+        return {node: sources or [network.input] for node, sources in wanted.items()}
+
+    def _keep(self, x: Tensor, problem: Problem, solution: Solution, *, reused: bool) -> None:
+        """Leave the bounds on the nodes, and those of hidden layers for the next call."""
+        if problem.specification is None and solution.lower is not None and solution.upper is not None:
+            problem.bounds[problem.output] = (solution.lower, solution.upper)
+        for node in problem.network.nodes:
+            if node in problem.bounds:
+                node.lower, node.upper = problem.bounds[node]
+            elif not reused:
+                node.lower = node.upper = None
+        hidden = {node: problem.bounds[node] for node in problem.pre_activations if node in problem.bounds}
+        if reused and self._cache is not None:
+            hidden = self._cache.bounds | hidden
+        self._cache = _Cache(x, problem.region, problem.network, hidden, self._stamp(x))
+
+
+def _named_bounds(
+    argument: str, bounds: Mapping[str, Sequence[Tensor]] | None, network: Network, like: Tensor
+) -> dict[BoundNode, Interval]:
+    """Return bounds given by name as bounds by node, checked."""
+    result: dict[BoundNode, Interval] = {}
+    for name, pair in (bounds or {}).items():
+        node = network[name]
+        result[node] = checked_bounds(argument, name, pair, like, node.shape)
+    return result

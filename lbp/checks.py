@@ -1,0 +1,125 @@
+"""Checks of values and shapes where users hand in tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lbp.errors import InvalidInputError
+
+Check = tuple[Tensor, Callable[[], str]]
+"""A 0-dim boolean that is true where a value is bad, and the sentence that says so."""
+
+
+def raise_if_any(checks: Sequence[Check]) -> None:
+    """Raise for the first bad value; all conditions travel in one transfer from the device.
+
+    Nothing is checked while a CUDA graph is being captured, where no value can be looked at.
+
+    Raises:
+        InvalidInputError: a condition holds.
+    """
+    if not checks or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+        return
+    bad = torch.stack([condition.detach().to(checks[0][0].device) for condition, _ in checks]).tolist()
+    for is_bad, (_, message) in zip(bad, checks, strict=True):
+        if is_bad:
+            raise InvalidInputError(message())
+
+
+def not_finite(name: str, values: Tensor) -> Check:
+    """Return the check that a tensor holds neither NaN nor infinity."""
+
+    def message() -> str:
+        bad = ~torch.isfinite(values)
+        where = int(bad.flatten().nonzero()[0])
+        return (
+            f"{name} of shape {list(values.shape)} has {int(bad.sum())} entries that are NaN or infinite, the first "
+            f"({float(values.flatten()[where])}) at flat index {where}"
+        )
+
+    return ~torch.isfinite(values).all(), message
+
+
+def check_same_kind(name: str, values: Any, like: Tensor, like_name: str) -> None:
+    """Check that a value is a tensor with the dtype and device of another.
+
+    Raises:
+        InvalidInputError: it is not.
+    """
+    if not isinstance(values, Tensor):
+        raise InvalidInputError(f"{name} must be a tensor, got {type(values).__name__}")
+    if values.dtype != like.dtype or values.device != like.device:
+        raise InvalidInputError(
+            f"{name} is {values.dtype} on {values.device}, but {like_name} is {like.dtype} on {like.device}; convert "
+            "one with .to()"
+        )
+
+
+def single_tensor(argument: Any, name: str) -> Tensor:
+    """Return the tensor of an argument that is a tensor or a tuple of one.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
+    if isinstance(argument, tuple | list):
+        if len(argument) != 1:
+            raise InvalidInputError(f"{name} must hold one tensor, got {len(argument)}")
+        argument = argument[0]
+    if not isinstance(argument, Tensor):
+        raise InvalidInputError(f"{name} must be a tensor or a tuple of one, got {type(argument).__name__}")
+    return argument
+
+
+def checked_specification(C: Tensor, like: Tensor, n_out: int, name: str) -> Tensor:
+    """Return a specification as [B, S, n_out] after checking it.
+
+    Args:
+        C: [B, S, *output shape] or [1, S, *output shape].
+        like: the input, for batch size, dtype and device.
+        n_out: number of outputs.
+        name: of the output node, for messages.
+
+    Raises:
+        InvalidInputError: another shape, dtype or device, or NaN or infinity.
+    """
+    check_same_kind("C", C, like, "the input x")
+    batch = like.shape[0]
+    if C.dim() < 3 or C.shape[0] not in (1, batch) or C.shape[2:].numel() != n_out:
+        raise InvalidInputError(
+            f"C must have shape [{batch}, S, {n_out}] (batch, rows, outputs of {name!r}), got {list(C.shape)}"
+        )
+    raise_if_any([not_finite("C", C)])
+    return C.flatten(2)
+
+
+def checked_bounds(
+    argument: str, name: str, bounds: Sequence[Tensor], like: Tensor, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Return given bounds (lower, upper) of a layer after checking them.
+
+    Raises:
+        InvalidInputError: not a pair of tensors [B, *shape], NaN, or lower above upper.
+    """
+    what = f"{argument}[{name!r}]"
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise InvalidInputError(f"{what} must be a pair (lower, upper), got {type(bounds).__name__}")
+    expected = (like.shape[0], *shape)
+    for side, values in zip(("lower", "upper"), bounds, strict=True):
+        check_same_kind(f"{what} ({side})", values, like, "the input x")
+        if values.shape != expected:
+            raise InvalidInputError(f"{what} ({side}) must have shape {list(expected)}, got {list(values.shape)}")
+    lower, upper = bounds
+    raise_if_any(
+        [
+            ((lower.isnan() | upper.isnan()).any(), lambda: f"{what} has NaN entries"),
+            (
+                (lower > upper).any(),
+                lambda: f"{what}: {int((lower > upper).sum())} lower bounds are above the upper ones",
+            ),
+        ]
+    )
+    return lower, upper

@@ -1,0 +1,73 @@
+"""Linear bounds as users ask for them: the coefficients of one node in terms of another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lbp.errors import InvalidInputError
+from lbp.graph import BoundNode
+from lbp.linear import Coefficients
+from lbp.methods.back_substitution import back_substitute, split_sides
+from lbp.methods.problem import Problem
+from lbp.methods.solve import Solution
+from lbp.strategies import side_names
+
+NodeCoefficients = dict[str, Tensor | None]
+"""lA, uA [B, S, *shape of the lower node] and lbias, ubias [B, S]; None for a side that was not computed."""
+
+
+def linear_coefficients(
+    problem: Problem, solution: Solution, wanted: Mapping[BoundNode, Sequence[BoundNode]]
+) -> dict[str, dict[str, NodeCoefficients]]:
+    """Return linear bounds of nodes in terms of nodes below them.
+
+    Args:
+        problem: solved, so that the pre-activation bounds are known.
+        solution: of the problem, with linear bounds.
+        wanted: per bounded node the nodes in terms of which it is wanted.
+
+    Raises:
+        InvalidInputError: a bounded node depends on the input also on paths around the node asked for.
+    """
+    result: dict[str, dict[str, NodeCoefficients]] = {}
+    for node, sources in wanted.items():
+        result[node.name] = {}
+        for source in sources:
+            if node is problem.output and source is problem.network.input:
+                A, constants, sides = solution.coefficients, solution.constants, solution.sides
+                assert A is not None
+                assert constants is not None
+            else:
+                sides = solution.sides
+                A, constants = _between(problem, node, source, sides)
+            result[node.name][source.name] = _named(A, constants, sides, problem.dtype)
+    return result
+
+
+def _between(problem: Problem, node: BoundNode, source: BoundNode, sides: str) -> tuple[Tensor, Tensor]:
+    """Return coefficients [K, B, S, *shape] and constants [K, B, S] of a node in terms of a node below it."""
+    starts: Sequence[Coefficients] = [problem.identity(node, 0, node.size)]
+    if node is problem.output:
+        starts = problem.starts()
+    matrices, constants = [], []
+    for start in starts:
+        found = back_substitute(problem, node, start, sides, [source])
+        if set(found.coefficients) != {source}:
+            raise InvalidInputError(
+                f"needed_A_dict: {node.name!r} is not a function of {source.name!r} alone; ask for a node that every "
+                "path from the input passes"
+            )
+        A = found.coefficients[source].expanded(sides, problem.region.batch)
+        zero = torch.zeros(1, 1, 1, dtype=torch.float64, device=A.device)
+        matrices.append(A)
+        constants.append((zero if found.constants is None else found.constants).expand(A.shape[:3]))
+    return torch.cat(matrices, dim=2), torch.cat(constants, dim=2)
+
+
+def _named(A: Tensor, constants: Tensor, sides: str, dtype: torch.dtype) -> NodeCoefficients:
+    matrices = dict(zip(side_names(sides), A, strict=True))
+    lower, upper = split_sides(constants, sides, dtype)
+    return {"lA": matrices.get("lower"), "uA": matrices.get("upper"), "lbias": lower, "ubias": upper}

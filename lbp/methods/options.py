@@ -1,0 +1,115 @@
+"""`bound_opts`: the options of a BoundedModule, checked by name and value."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lbp.errors import InvalidInputError, UnsupportedArgumentError
+
+STRATEGY_OPTIONS = {
+    "adaptive": "adaptive",
+    "tight": "tight",
+    "constant": "constant",
+    "same-slope": "same-slope",
+    "zero-lb": "zero",
+    "one-lb": "one",
+}
+"""Values of `activation_bound_option`, and the strategy of `lbp.ops` that each stands for.
+
+`adaptive` (the default) is usually tightest on normally trained networks; `tight` is the one with the guarantee of
+Theorem 2 in Lyu et al. 2021: IBP <= LBP, CROWN-IBP <= CROWN-LBP <= CROWN.
+"""
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_row_count(value: Any) -> bool:
+    return _is_number(value) and value >= 1
+
+
+def _is_anything(value: Any) -> bool:
+    return True
+
+
+def _one_of(*values: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and value in values
+
+
+_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "activation_bound_option": (_one_of(*STRATEGY_OPTIONS), f"one of {', '.join(STRATEGY_OPTIONS)}"),
+    "conv_mode": (_one_of("patches", "matrix"), "'patches' or 'matrix' (the result is the same)"),
+    "crown_batch_size": (_is_row_count, "a number of rows >= 1, or inf"),
+    "sparse_intermediate_bounds": (_is_bool, "True or False"),
+    "sparse_conv_intermediate_bounds": (_is_bool, "True or False"),
+    "sparse_intermediate_bounds_with_ibp": (_is_bool, "True or False"),
+    "sparse_features_alpha": (_is_bool, "True or False"),
+    "sparse_spec_alpha": (_is_bool, "True or False"),
+    "minimum_sparsity": (_is_number, "a number"),
+    "optimize_bound_args": (lambda value: isinstance(value, Mapping), "a dictionary (for optimised slopes only)"),
+    "use_full_conv_alpha": (_is_bool, "True or False"),
+    "use_full_conv_alpha_thresh": (_is_number, "a number"),
+    "disable_optimization": (_is_anything, "anything"),
+    "forward_max_dim": (_is_number, "a number"),
+    "optimize_graph": (_is_anything, "anything"),
+    "deterministic": (_is_bool, "True or False"),
+    "verbosity": (_is_number, "a number"),
+}
+
+_ONLY_FALSE = (
+    "loss_fusion",
+    "forward_refinement",
+    "forward_before_compute_bounds",
+    "compare_crown_with_ibp",
+    "bound_every_node",
+    "enable_opt_interm_bounds",
+    "clip_in_alpha_crown",
+)
+"""Options of scripts that would change results if they were set."""
+
+VALID_OPTIONS = (*_OPTIONS, *_ONLY_FALSE)
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options after checking every name and value.
+
+    Raises:
+        InvalidInputError: an unknown name, or a value that the option does not take.
+        UnsupportedArgumentError: an option that would change results and is not implemented.
+    """
+    for key, value in options.items():
+        if key in _ONLY_FALSE:
+            if value:
+                raise UnsupportedArgumentError(
+                    f"bound_opts: {key}={value!r} is not implemented; only False is accepted"
+                )
+            continue
+        if key not in _OPTIONS:
+            close = difflib.get_close_matches(str(key), VALID_OPTIONS, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise InvalidInputError(
+                f"bound_opts: unknown option {key!r}.{hint} Valid options: {', '.join(VALID_OPTIONS)}"
+            )
+        is_valid, expected = _OPTIONS[key]
+        if not is_valid(value):
+            raise InvalidInputError(f"bound_opts: {key} must be {expected}, got {value!r}")
+    return dict(options)
+
+
+def strategy_of(options: Mapping[str, Any]) -> str:
+    """Return the bounding-line strategy of `lbp.ops` that the options ask for."""
+    return STRATEGY_OPTIONS[options.get("activation_bound_option", "adaptive")]
+
+
+def rows_of(options: Mapping[str, Any]) -> int | None:
+    """Return the rows of coefficients to handle at once; None to choose by memory."""
+    rows = options.get("crown_batch_size")
+    return None if rows is None or math.isinf(rows) else int(rows)

@@ -1,0 +1,59 @@
+"""Specification matrices: which linear functions of the output are to be bounded."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lbp.errors import InvalidInputError
+
+
+def margins(
+    labels: Tensor, num_classes: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None
+) -> Tensor:
+    """Return the specification of classification: the margins of the label over every other class.
+
+    Lyu et al. 2021, section 2: the example is verified when every margin `z[y] - z[i]`, i != y, is positive.
+
+    Args:
+        labels: [B] whole numbers from 0 to num_classes - 1.
+        num_classes: number of outputs K, at least 2.
+        dtype: of the result; the default dtype unless given.
+        device: of the result; that of the labels unless given.
+
+    Returns:
+        C [B, K-1, K] with rows `e_y - e_i`, i in increasing order.
+
+    Raises:
+        InvalidInputError: labels of another shape or dtype, or outside the classes.
+    """
+    if num_classes < 2:
+        raise InvalidInputError(f"num_classes must be at least 2, got {num_classes}")
+    if labels.dim() != 1 or labels.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        raise InvalidInputError(
+            f"labels must be a one-dimensional tensor of whole numbers, got shape {list(labels.shape)}, {labels.dtype}"
+        )
+    labels = labels.to(device=device or labels.device, dtype=torch.int64)
+    outside = (labels < 0) | (labels >= num_classes)
+    if bool(outside.any()):
+        raise InvalidInputError(
+            f"labels must be between 0 and {num_classes - 1}, got {int(labels[outside][0])} at position "
+            f"{int(outside.nonzero()[0])}"
+        )
+    others = torch.arange(num_classes - 1, device=labels.device).expand(len(labels), -1)
+    others = others + (others >= labels.unsqueeze(1)).long()
+    eye = torch.eye(num_classes, dtype=dtype or torch.get_default_dtype(), device=labels.device)
+    return eye[labels].unsqueeze(1) - eye[others]
+
+
+def get_spec_matrix(X: Tensor, y: Tensor, num_classes: int) -> Tensor:
+    """Return `margins(y, num_classes)` with dtype and device of X [B, ...]; the name that auto_LiRPA gives it."""
+    return margins(y, num_classes, dtype=X.dtype, device=X.device)
+
+
+class Flatten(nn.Module):
+    """Flattens every example: [B, *shape] to [B, n]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x as [B, n]."""
+        return x.view(x.size(0), -1)
