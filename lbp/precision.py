@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ _SWITCHES = (
     torch.backends.mkldnn.conv,
 )
 
+_state = threading.local()
+
 
 @contextmanager
 def full_precision() -> Iterator[None]:
@@ -22,14 +25,19 @@ def full_precision() -> Iterator[None]:
 
     Inside the block TF32 and bfloat16 shortcuts for float32 operands (``torch.set_float32_matmul_precision``, the
     ``fp32_precision`` switches of cuBLAS, cuDNN and oneDNN) and autocast are off; the previous state returns afterwards. A
-    bound computed with ten bits of mantissa is not a bound.
+    bound computed with ten bits of mantissa is not a bound. Blocks may be nested: the outermost one does the work.
     """
+    if getattr(_state, "active", False):
+        yield
+        return
     previous = [switch.fp32_precision for switch in _SWITCHES]
+    _state.active = True
     for switch in _SWITCHES:
         switch.fp32_precision = "ieee"
     try:
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             yield
     finally:
+        _state.active = False
         for switch, precision in zip(_SWITCHES, previous, strict=True):
             switch.fp32_precision = precision

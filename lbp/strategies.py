@@ -42,7 +42,9 @@ def strategy_code(strategy: str) -> int:
     try:
         return STRATEGIES[strategy]
     except KeyError:
-        raise ValueError(f"unknown bounding-line strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}") from None
+        raise ValueError(
+            f"unknown bounding-line strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}"
+        ) from None
 
 
 def side_code(sides: str) -> int:

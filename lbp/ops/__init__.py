@@ -1,2 +1,53 @@
-"""Bound ops (reference only for the moment)."""
-from lbp.reference import *
+"""Every bound kernel as a differentiable function on tensors.
+
+Shapes: K sides (lower, upper), B batch, S specification rows, `*shape` a layer's neurons, n0 the flattened input. Coefficients of
+back-substitution are `A [K, B, S, *shape]` with constants `[K, B, S]` in float64: lower and upper travel together, so that one
+product serves both. Forward linear bounds are `center -/+ radius [B, n0, *shape]` with their biases `[B, *shape]`.
+
+All tensors of a call have one dtype, float32 or float64, and one device. The ops check shapes, dtypes and devices, never read
+values, and so never stop a device; NaN in gives NaN out, which means *not verified*. They are differentiable once, registered
+with `torch.library` under `torch.ops.lbp`, and work inside `torch.compile` and `torch.export`. `lbp.backend` switches them to
+plain PyTorch.
+"""
+
+from lbp.ops.activation import bounding_lines, ramp, ramp_interval, ramp_interval_with_status
+from lbp.ops.affine import (
+    backward_conv2d,
+    backward_linear,
+    interval_conv2d,
+    interval_linear,
+    relax_backward_conv2d,
+    relax_backward_linear,
+)
+from lbp.ops.concretize import (
+    concretize_ball,
+    concretize_box,
+    concretize_forward_ball,
+    concretize_forward_box,
+)
+from lbp.ops.forward import forward_conv2d, forward_linear, insert_forward
+from lbp.ops.relax import relax_backward, relax_forward
+from lbp.reference.bounding_lines import BoundingLines
+
+__all__ = [
+    "BoundingLines",
+    "backward_conv2d",
+    "backward_linear",
+    "bounding_lines",
+    "concretize_ball",
+    "concretize_box",
+    "concretize_forward_ball",
+    "concretize_forward_box",
+    "forward_conv2d",
+    "forward_linear",
+    "insert_forward",
+    "interval_conv2d",
+    "interval_linear",
+    "ramp",
+    "ramp_interval",
+    "ramp_interval_with_status",
+    "relax_backward",
+    "relax_backward_conv2d",
+    "relax_backward_linear",
+    "relax_forward",
+]

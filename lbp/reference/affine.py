@@ -24,7 +24,15 @@ def interval_linear(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None) -
 
 
 def interval_conv2d(
-    l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *, stride: Pair, padding: Pair, dilation: Pair, groups: int
+    l: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
 ) -> tuple[Tensor, Tensor]:
     """See `lbp.ops.interval_conv2d`."""
     with full_precision():

@@ -28,14 +28,14 @@ class BoundingLines(NamedTuple):
     upper_intercept: Tensor
 
 
-# No formula below makes more roundings than this between its inputs and its result.
+# No formula below makes more roundings, each of at most eps / 2, than this between its inputs and its result.
 _ROUNDINGS = 8
 
 
 def _rounded(value: Tensor, direction: int) -> Tensor:
     """Move ``value`` up (+1) or down (-1) by more than the rounding errors it carries; the gradient is the identity."""
     info = torch.finfo(value.dtype)
-    return value + direction * (_ROUNDINGS * info.eps * value.detach().abs() + info.tiny)
+    return value + direction * (_ROUNDINGS / 2 * info.eps * value.detach().abs() + info.tiny)
 
 
 def _share(part: Tensor, rest: Tensor) -> Tensor:
@@ -64,7 +64,8 @@ class _Neurons:
     def restricted(self, mask: Tensor) -> _Neurons:
         """Replace what is outside of the mask by harmless numbers, so that no gradient of an unused branch is NaN."""
         one = torch.ones_like(self.l)
-        r = torch.where(mask & torch.isfinite(self.r), self.r, one)
+        reached = torch.where(torch.isinf(self.r), self.u.detach(), self.r)  # an infinite r bends nothing below u
+        r = torch.where(mask, reached, one)
         return _Neurons(torch.where(mask, self.l, -one), torch.where(mask, self.u, one), r, self.eta, self.status)
 
 
@@ -117,7 +118,7 @@ def _lower_slope(neurons: _Neurons, strategy: str, given: Tensor | None) -> Tens
 
 def _chord_slope_across(neurons: _Neurons) -> Tensor:
     """Slope of the chord from l < 0 to u > 0: over both bends where u > r."""
-    reached = torch.minimum(neurons.u, neurons.r)
+    reached = torch.where(neurons.u <= neurons.r, neurons.u, neurons.r)
     return neurons.eta + (1 - neurons.eta) * _share(reached, (neurons.u - reached) - neurons.l)
 
 
@@ -241,10 +242,13 @@ def bounding_lines(
     if strategy == "lines":
         given = (lower_slope, lower_intercept, upper_slope, upper_intercept)
         if any(line is None for line in given):
-            raise ValueError("strategy 'lines' takes all four of lower_slope, lower_intercept, upper_slope, upper_intercept")
+            raise ValueError(
+                "strategy 'lines' takes all four of lower_slope, lower_intercept, upper_slope, upper_intercept"
+            )
         return BoundingLines(*(line.expand_as(l) for line in given if line is not None))
     r, eta = as_parameter(r, l), as_parameter(eta, l)
-    low, high = torch.minimum(l, u), torch.maximum(l, u)
+    ordered = l <= u
+    low, high = torch.where(ordered, l, u), torch.where(ordered, u, l)
     neurons = _Neurons(low, high, r.expand_as(low), eta, neuron_status(low, high, r))
     if strategy == "constant":
         lines = _constant_lines(neurons, r)

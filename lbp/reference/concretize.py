@@ -67,7 +67,10 @@ def concretize_forward_box(
 ) -> tuple[Tensor, Tensor]:
     """See `lbp.ops.concretize_forward_box`."""
     lower_rows, upper_rows, lower_bias, upper_bias = _rows(center, radius, center_bias, radius_bias)
-    low, high = torch.minimum(x_L, x_U).flatten(1).unsqueeze(-1).double(), torch.maximum(x_L, x_U).flatten(1).unsqueeze(-1).double()
+    low, high = (
+        torch.minimum(x_L, x_U).flatten(1).unsqueeze(-1).double(),
+        torch.maximum(x_L, x_U).flatten(1).unsqueeze(-1).double(),
+    )
     lower = (lower_rows * torch.where(lower_rows >= 0, low, high)).sum(1) + lower_bias
     upper = (upper_rows * torch.where(upper_rows >= 0, high, low)).sum(1) + upper_bias
     return _as_bounds(lower, center), _as_bounds(upper, center)

@@ -1,0 +1,253 @@
+// What the launch functions take: raw pointers, sizes and strides, no framework. The same for host and for device
+// memory.
+//
+// K sides (lower, upper), B batch, S specification rows, n neurons of a layer (its shape flattened), n0 input size.
+// Strides count elements; a stride of 0 repeats the data (a specification shared by all images, say). The last
+// dimension of every array is contiguous. Absent arrays are null.
+#pragma once
+
+#include "math/bounding_lines.h"
+
+namespace lbp {
+
+using Index = long long;
+
+// A value per neuron that may repeat: neuron j has data[(j / inner) % count]. Scalars have count 1, channels inner = h
+// w.
+template <typename T>
+struct PerNeuron {
+  const T* data;
+  Index count, inner;
+};
+
+// What the bounding lines of a layer are made of. l, u and the given lines are [B, n].
+template <typename T>
+struct Relaxation {
+  const T* l;
+  const T* u;
+  Index batch_stride;  // of l and u: n, or 0 where one image's bounds serve the whole batch
+  PerNeuron<T> r;
+  T eta;
+  Strategy strategy;
+  const T* lower_slope;
+  const T* lower_intercept;
+  const T* upper_slope;
+  const T* upper_intercept;
+  Index given_batch_stride;
+};
+
+// Gradients of a Relaxation, each [B, n] or null.
+template <typename T>
+struct RelaxationGradients {
+  T* l;
+  T* u;
+  T* r;
+  T* lower_slope;
+  T* lower_intercept;
+  T* upper_slope;
+  T* upper_intercept;
+};
+
+// Coefficients A [K, B, S, n] of the sides of a bound: bit 0 of `sides` lower, bit 1 upper.
+template <typename T>
+struct Coefficients {
+  const T* data;
+  Index side_stride, batch_stride, row_stride;
+};
+
+// out = ramp(z), z [B, n].
+template <typename T>
+struct RampArguments {
+  Index batch, neurons;
+  const T* z;
+  PerNeuron<T> r;
+  T eta;
+  T* out;
+};
+
+// Gradients of `ramp`: z_gradient [B, n] and r_gradient [n], each or null.
+template <typename T>
+struct RampGradientArguments {
+  Index batch, neurons;
+  const T* z;
+  PerNeuron<T> r;
+  T eta;
+  const T* out_gradient;
+  T* z_gradient;
+  T* r_gradient;
+};
+
+// Images of the ends of [l, u], and how many neurons have each status (null: not asked for).
+template <typename T>
+struct RampIntervalArguments {
+  Index batch, neurons;
+  const T* l;
+  const T* u;
+  PerNeuron<T> r;
+  T eta;
+  T* lower;
+  T* upper;
+  Index* counts;  // [6]
+};
+
+template <typename T>
+struct RampIntervalGradientArguments {
+  Index batch, neurons;
+  const T* l;
+  const T* u;
+  PerNeuron<T> r;
+  T eta;
+  const T* lower_gradient;
+  const T* upper_gradient;
+  T* l_gradient;
+  T* u_gradient;
+  T* r_gradient;  // [n] or null
+};
+
+// The four line parameters, each [B, n].
+template <typename T>
+struct BoundingLinesArguments {
+  Index batch, neurons;
+  Relaxation<T> relaxation;
+  T* lower_slope;
+  T* lower_intercept;
+  T* upper_slope;
+  T* upper_intercept;
+};
+
+template <typename T>
+struct BoundingLinesGradientArguments {
+  Index batch, neurons;
+  Relaxation<T> relaxation;
+  const T* lower_slope_gradient;
+  const T* lower_intercept_gradient;
+  const T* upper_slope_gradient;
+  const T* upper_intercept_gradient;
+  RelaxationGradients<T> gradients;
+};
+
+// A -> A', and the constants that the lines' intercepts and the bias of the layer below contribute.
+template <typename T>
+struct RelaxBackwardArguments {
+  int sides;
+  Index batch, rows, neurons;
+  Coefficients<T> A;
+  Relaxation<T> relaxation;
+  PerNeuron<T> bias;  // data null: none
+  T* relaxed;         // [K, B, S, n]
+  double* constants;  // [K, B, S]
+};
+
+template <typename T>
+struct RelaxBackwardGradientArguments {
+  int sides;
+  Index batch, rows, neurons;
+  Coefficients<T> A;
+  Relaxation<T> relaxation;
+  PerNeuron<T> bias;
+  const T* relaxed_gradient;         // [K, B, S, n]
+  const double* constants_gradient;  // [K, B, S]
+  T* A_gradient;                     // [K, B, S, n] or null
+  RelaxationGradients<T> gradients;
+  T* bias_gradient;  // [B, n] or null
+};
+
+// Forward linear bounds center -/+ radius through an activation. radius and radius_bias may be null: zero.
+template <typename T>
+struct RelaxForwardArguments {
+  Index batch, inputs, neurons;
+  const T* center;  // [B, n0, n]
+  const T* radius;
+  Index matrix_batch_stride;  // of center and radius: n0 n or 0
+  const T* center_bias;       // [B, n]
+  const T* radius_bias;
+  Index bias_batch_stride;
+  Relaxation<T> relaxation;
+  T* center_out;
+  T* radius_out;
+  T* center_bias_out;
+  T* radius_bias_out;
+};
+
+template <typename T>
+struct RelaxForwardGradientArguments {
+  Index batch, inputs, neurons;
+  const T* center;
+  const T* radius;
+  Index matrix_batch_stride;
+  const T* center_bias;
+  const T* radius_bias;
+  Index bias_batch_stride;
+  Relaxation<T> relaxation;
+  const T* center_out_gradient;
+  const T* radius_out_gradient;
+  const T* center_bias_out_gradient;
+  const T* radius_bias_out_gradient;
+  T* center_gradient;  // [B, n0, n] or null, as the following
+  T* radius_gradient;
+  T* center_bias_gradient;
+  T* radius_bias_gradient;
+  RelaxationGradients<T> gradients;
+};
+
+// The input region: the box [x_L, x_U], or the l_p ball of radius eps around x0, p by its dual exponent q (infinity:
+// 0).
+template <typename T>
+struct Region {
+  const T* x_L;  // [B, n0]; x0 for a ball
+  const T* x_U;  // null for a ball
+  Index batch_stride;
+  const double* eps;  // [B] or one value
+  Index eps_stride;
+  double q;
+};
+
+// Extreme values of A x over the region, float64 [K, B, S].
+template <typename T>
+struct ConcretizeArguments {
+  int sides;
+  Index batch, rows, inputs;
+  Coefficients<T> A;
+  Region<T> region;
+  double* bounds;
+};
+
+template <typename T>
+struct ConcretizeGradientArguments {
+  int sides;
+  Index batch, rows, inputs;
+  Coefficients<T> A;
+  Region<T> region;
+  const double* bounds_gradient;  // [K, B, S]
+  T* A_gradient;                  // [K, B, S, n0]
+};
+
+// Forward linear bounds over the region: l, u [B, n].
+template <typename T>
+struct ConcretizeForwardArguments {
+  Index batch, inputs, neurons;
+  const T* center;  // [B, n0, n]
+  const T* radius;
+  Index matrix_batch_stride;
+  const T* center_bias;  // [B, n]
+  const T* radius_bias;
+  Index bias_batch_stride;
+  Region<T> region;
+  T* l;
+  T* u;
+};
+
+template <typename T>
+struct ConcretizeForwardGradientArguments {
+  Index batch, inputs, neurons;
+  const T* center;
+  const T* radius;
+  Index matrix_batch_stride;
+  Region<T> region;
+  const T* l_gradient;  // [B, n]
+  const T* u_gradient;
+  T* center_gradient;  // [B, n0, n]
+  T* radius_gradient;  // or null
+};
+
+}  // namespace lbp

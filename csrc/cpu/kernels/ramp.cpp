@@ -1,0 +1,181 @@
+#include "cpu/kernels/table.h"
+#include "cpu/kernels/tile.h"
+
+namespace lbp::LBP_ISA {
+namespace {
+
+// Runs body(image, begin, size, r of the tile) over tiles of [B, n].
+template <typename T, typename Body>
+void for_tiles(Index batch, Index neurons, const PerNeuron<T>& r, const Body& body) {
+  const Index tiles = quotient_up(neurons, kTile);
+  parallel_for(batch * tiles, minimum(neurons, kTile), [&](Index first, Index last) {
+    alignas(64) T r_tile[kTile];
+    Index loaded = -1;
+    for (Index item = first; item < last; ++item) {
+      // Images innermost, so that a tile of r serves the whole batch.
+      const Index tile = item / batch, begin = tile * kTile, size = minimum(kTile, neurons - begin);
+      if (tile != loaded) load_per_neuron(r, begin, size, r_tile);
+      loaded = tile;
+      body(item % batch, begin, size, r_tile);
+    }
+  });
+}
+
+}  // namespace
+
+template <typename T>
+void ramp(const RampArguments<T>& args) {
+  for_tiles(args.batch, args.neurons, args.r, [&](Index image, Index begin, Index size, const T* __restrict r) {
+    const T* __restrict z = args.z + image * args.neurons + begin;
+    T* __restrict out = args.out + image * args.neurons + begin;
+    const T eta = args.eta;
+    for (Index j = 0; j < size; ++j) out[j] = lbp::ramp(z[j], r[j], eta);
+  });
+}
+
+template <typename T>
+void ramp_gradient(const RampGradientArguments<T>& args) {
+  const Index tiles = quotient_up(args.neurons, kTile);
+  parallel_for(tiles, args.batch * minimum(args.neurons, kTile), [&](Index first, Index last) {
+    alignas(64) T r[kTile], r_sum[kTile];
+    for (Index tile = first; tile < last; ++tile) {
+      const Index begin = tile * kTile, size = minimum(kTile, args.neurons - begin);
+      load_per_neuron(args.r, begin, size, r);
+      for (Index j = 0; j < size; ++j) r_sum[j] = T(0);
+      for (Index image = 0; image < args.batch; ++image) {
+        const Index at = image * args.neurons + begin;
+        const T* __restrict z = args.z + at;
+        const T* __restrict gradient = args.out_gradient + at;
+        const T eta = args.eta;
+        if (args.z_gradient != nullptr) {
+          T* __restrict out = args.z_gradient + at;
+          for (Index j = 0; j < size; ++j) out[j] = gradient[j] * ramp_slope(z[j], r[j], eta);
+        }
+        if (args.r_gradient != nullptr) {
+          for (Index j = 0; j < size; ++j) r_sum[j] += gradient[j] * ramp_slope_in_r(z[j], r[j], eta);
+        }
+      }
+      if (args.r_gradient != nullptr) {
+        for (Index j = 0; j < size; ++j) args.r_gradient[begin + j] = r_sum[j];
+      }
+    }
+  });
+}
+
+template <typename T>
+void ramp_interval(const RampIntervalArguments<T>& args) {
+  if (args.counts != nullptr) {
+    for (int status = 0; status < 6; ++status) args.counts[status] = 0;
+  }
+  for_tiles(args.batch, args.neurons, args.r, [&](Index image, Index begin, Index size, const T* __restrict r) {
+    const Index at = image * args.neurons + begin;
+    const T* __restrict l = args.l + at;
+    const T* __restrict u = args.u + at;
+    T* __restrict lower = args.lower + at;
+    T* __restrict upper = args.upper + at;
+    const T eta = args.eta;
+    for (Index j = 0; j < size; ++j) {
+      lower[j] = lbp::ramp(l[j], r[j], eta);
+      upper[j] = lbp::ramp(u[j], r[j], eta);
+    }
+    if (args.counts != nullptr) {
+      int in_tile[7] = {};
+      for (int status = 0; status < 6; ++status) {
+        int count = 0;
+        for (Index j = 0; j < size; ++j) count += neuron_status(l[j], u[j], r[j]) == status;
+        in_tile[status] = count;
+      }
+      for (int status = 0; status < 6; ++status)
+        __atomic_fetch_add(&args.counts[status], in_tile[status], __ATOMIC_RELAXED);
+    }
+  });
+}
+
+template <typename T>
+void ramp_interval_gradient(const RampIntervalGradientArguments<T>& args) {
+  const Index tiles = quotient_up(args.neurons, kTile);
+  parallel_for(tiles, 2 * args.batch * minimum(args.neurons, kTile), [&](Index first, Index last) {
+    alignas(64) T r[kTile], r_sum[kTile];
+    for (Index tile = first; tile < last; ++tile) {
+      const Index begin = tile * kTile, size = minimum(kTile, args.neurons - begin);
+      load_per_neuron(args.r, begin, size, r);
+      for (Index j = 0; j < size; ++j) r_sum[j] = T(0);
+      for (Index image = 0; image < args.batch; ++image) {
+        const Index at = image * args.neurons + begin;
+        const T* __restrict l = args.l + at;
+        const T* __restrict u = args.u + at;
+        const T* __restrict lower_gradient = args.lower_gradient + at;
+        const T* __restrict upper_gradient = args.upper_gradient + at;
+        T* __restrict l_gradient = args.l_gradient + at;
+        T* __restrict u_gradient = args.u_gradient + at;
+        const T eta = args.eta;
+        for (Index j = 0; j < size; ++j) {
+          l_gradient[j] = lower_gradient[j] * ramp_slope(l[j], r[j], eta);
+          u_gradient[j] = upper_gradient[j] * ramp_slope(u[j], r[j], eta);
+        }
+        if (args.r_gradient != nullptr) {
+          for (Index j = 0; j < size; ++j) {
+            r_sum[j] += lower_gradient[j] * ramp_slope_in_r(l[j], r[j], eta) +
+                        upper_gradient[j] * ramp_slope_in_r(u[j], r[j], eta);
+          }
+        }
+      }
+      if (args.r_gradient != nullptr) {
+        for (Index j = 0; j < size; ++j) args.r_gradient[begin + j] = r_sum[j];
+      }
+    }
+  });
+}
+
+template <typename T>
+void bounding_lines(const BoundingLinesArguments<T>& args) {
+  const Index tiles = quotient_up(args.neurons, kTile);
+  parallel_for(args.batch * tiles, 6 * minimum(args.neurons, kTile), [&](Index first, Index last) {
+    LineTile<T> lines;
+    for (Index item = first; item < last; ++item) {
+      const Index image = item / tiles, begin = item % tiles * kTile, size = minimum(kTile, args.neurons - begin);
+      load_lines(args.relaxation, image, begin, size, lines);
+      const auto store = [&](T* target, const T* tile) {
+        T* __restrict out = target + image * args.neurons + begin;
+        for (Index j = 0; j < size; ++j) out[j] = tile[j];
+      };
+      store(args.lower_slope, lines.lower_slope);
+      store(args.lower_intercept, lines.lower_intercept);
+      store(args.upper_slope, lines.upper_slope);
+      store(args.upper_intercept, lines.upper_intercept);
+    }
+  });
+}
+
+template <typename T>
+void bounding_lines_gradient(const BoundingLinesGradientArguments<T>& args) {
+  const Index tiles = quotient_up(args.neurons, kTile);
+  parallel_for(args.batch * tiles, 8 * minimum(args.neurons, kTile), [&](Index first, Index last) {
+    LineTile<T> lines;
+    for (Index item = first; item < last; ++item) {
+      const Index image = item / tiles, begin = item % tiles * kTile, size = minimum(kTile, args.neurons - begin);
+      const auto load = [&](T* __restrict tile, const T* source) {
+        const T* __restrict in = source + image * args.neurons + begin;
+        for (Index j = 0; j < size; ++j) tile[j] = in[j];
+      };
+      load(lines.lower_slope, args.lower_slope_gradient);
+      load(lines.lower_intercept, args.lower_intercept_gradient);
+      load(lines.upper_slope, args.upper_slope_gradient);
+      load(lines.upper_intercept, args.upper_intercept_gradient);
+      store_line_gradients(args.relaxation, image, args.neurons, begin, size, lines, args.gradients);
+    }
+  });
+}
+
+#define LBP_INSTANTIATE(T)                                                       \
+  template void ramp(const RampArguments<T>&);                                   \
+  template void ramp_gradient(const RampGradientArguments<T>&);                  \
+  template void ramp_interval(const RampIntervalArguments<T>&);                  \
+  template void ramp_interval_gradient(const RampIntervalGradientArguments<T>&); \
+  template void bounding_lines(const BoundingLinesArguments<T>&);                \
+  template void bounding_lines_gradient(const BoundingLinesGradientArguments<T>&);
+
+LBP_INSTANTIATE(float)
+LBP_INSTANTIATE(double)
+
+}  // namespace lbp::LBP_ISA

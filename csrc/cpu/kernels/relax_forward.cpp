@@ -1,0 +1,158 @@
+#include "cpu/kernels/table.h"
+#include "cpu/kernels/tile.h"
+
+namespace lbp::LBP_ISA {
+namespace {
+
+// With lower = center - radius and upper = center + radius, the lines' slopes s (lower) and t (upper) give
+//   center' = (t + s)/2 center + (|t| - |s|)/2 radius,   radius' = (t - s)/2 center + (|t| + |s|)/2 radius;
+// the absolute values swap the roles of lower and upper where a slope is negative.
+template <typename T>
+struct ScaleTile {
+  alignas(64) T center_to_center[kTile];
+  alignas(64) T radius_to_center[kTile];
+  alignas(64) T center_to_radius[kTile];
+  alignas(64) T radius_to_radius[kTile];
+};
+
+template <typename T>
+void load_scales(const LineTile<T>& lines, Index size, ScaleTile<T>& scales) {
+  for (Index j = 0; j < size; ++j) {
+    const T s = lines.lower_slope[j], t = lines.upper_slope[j];
+    scales.center_to_center[j] = (t + s) / 2;
+    scales.radius_to_center[j] = (absolute(t) - absolute(s)) / 2;
+    scales.center_to_radius[j] = (t - s) / 2;
+    scales.radius_to_radius[j] = (absolute(t) + absolute(s)) / 2;
+  }
+}
+
+template <typename T>
+void scale_row(Index size, const ScaleTile<T>& scales, const T* __restrict center, const T* __restrict radius,
+               T* __restrict center_out, T* __restrict radius_out) {
+  if (radius == nullptr) {
+    for (Index j = 0; j < size; ++j) {
+      center_out[j] = scales.center_to_center[j] * center[j];
+      radius_out[j] = scales.center_to_radius[j] * center[j];
+    }
+  } else {
+    for (Index j = 0; j < size; ++j) {
+      center_out[j] = scales.center_to_center[j] * center[j] + scales.radius_to_center[j] * radius[j];
+      radius_out[j] = scales.center_to_radius[j] * center[j] + scales.radius_to_radius[j] * radius[j];
+    }
+  }
+}
+
+// Adds one row's gradients with respect to the scales, and writes those of center and radius (null: not wanted).
+template <typename T>
+void scale_row_gradient(Index size, const ScaleTile<T>& scales, const T* __restrict center, const T* __restrict radius,
+                        const T* __restrict to_center, const T* __restrict to_radius, ScaleTile<T>& sums,
+                        T* __restrict center_gradient, T* __restrict radius_gradient) {
+  for (Index j = 0; j < size; ++j) {
+    sums.center_to_center[j] += to_center[j] * center[j];
+    sums.center_to_radius[j] += to_radius[j] * center[j];
+  }
+  if (radius != nullptr) {
+    for (Index j = 0; j < size; ++j) {
+      sums.radius_to_center[j] += to_center[j] * radius[j];
+      sums.radius_to_radius[j] += to_radius[j] * radius[j];
+    }
+  }
+  if (center_gradient != nullptr) {
+    for (Index j = 0; j < size; ++j) {
+      center_gradient[j] = to_center[j] * scales.center_to_center[j] + to_radius[j] * scales.center_to_radius[j];
+    }
+  }
+  if (radius_gradient != nullptr) {
+    for (Index j = 0; j < size; ++j) {
+      radius_gradient[j] = to_center[j] * scales.radius_to_center[j] + to_radius[j] * scales.radius_to_radius[j];
+    }
+  }
+}
+
+template <typename T>
+const T* offset(const T* data, Index by) {
+  return data == nullptr ? nullptr : data + by;
+}
+
+template <typename T>
+T* offset(T* data, Index by) {
+  return data == nullptr ? nullptr : data + by;
+}
+
+}  // namespace
+
+template <typename T>
+void relax_forward(const RelaxForwardArguments<T>& args) {
+  const Index tiles = quotient_up(args.neurons, kTile);
+  parallel_for(args.batch * tiles, 2 * (args.inputs + 1) * minimum(args.neurons, kTile), [&](Index first, Index last) {
+    LineTile<T> lines;
+    ScaleTile<T> scales;
+    for (Index item = first; item < last; ++item) {
+      const Index image = item / tiles, begin = item % tiles * kTile, size = minimum(kTile, args.neurons - begin);
+      load_lines(args.relaxation, image, begin, size, lines);
+      load_scales(lines, size, scales);
+      for (Index row = 0; row < args.inputs; ++row) {
+        const Index in = image * args.matrix_batch_stride + row * args.neurons + begin;
+        const Index out = (image * args.inputs + row) * args.neurons + begin;
+        scale_row(size, scales, args.center + in, offset(args.radius, in), args.center_out + out,
+                  args.radius_out + out);
+      }
+      const Index in = image * args.bias_batch_stride + begin, out = image * args.neurons + begin;
+      T* center_bias = args.center_bias_out + out;
+      T* radius_bias = args.radius_bias_out + out;
+      scale_row(size, scales, args.center_bias + in, offset(args.radius_bias, in), center_bias, radius_bias);
+      for (Index j = 0; j < size; ++j) {
+        center_bias[j] += (lines.upper_intercept[j] + lines.lower_intercept[j]) / 2;
+        radius_bias[j] += (lines.upper_intercept[j] - lines.lower_intercept[j]) / 2;
+      }
+    }
+  });
+}
+
+template <typename T>
+void relax_forward_gradient(const RelaxForwardGradientArguments<T>& args) {
+  const Index tiles = quotient_up(args.neurons, kTile);
+  parallel_for(args.batch * tiles, 4 * (args.inputs + 1) * minimum(args.neurons, kTile), [&](Index first, Index last) {
+    LineTile<T> lines;
+    ScaleTile<T> scales, sums;
+    for (Index item = first; item < last; ++item) {
+      const Index image = item / tiles, begin = item % tiles * kTile, size = minimum(kTile, args.neurons - begin);
+      load_lines(args.relaxation, image, begin, size, lines);
+      load_scales(lines, size, scales);
+      sums = ScaleTile<T>();
+      for (Index row = 0; row < args.inputs; ++row) {
+        const Index in = image * args.matrix_batch_stride + row * args.neurons + begin;
+        const Index out = (image * args.inputs + row) * args.neurons + begin;
+        scale_row_gradient(size, scales, args.center + in, offset(args.radius, in), args.center_out_gradient + out,
+                           args.radius_out_gradient + out, sums, offset(args.center_gradient, out),
+                           offset(args.radius_gradient, out));
+      }
+      const Index in = image * args.bias_batch_stride + begin, out = image * args.neurons + begin;
+      const T* to_center = args.center_bias_out_gradient + out;
+      const T* to_radius = args.radius_bias_out_gradient + out;
+      scale_row_gradient(size, scales, args.center_bias + in, offset(args.radius_bias, in), to_center, to_radius, sums,
+                         offset(args.center_bias_gradient, out), offset(args.radius_bias_gradient, out));
+      LineTile<T> gradients;
+      for (Index j = 0; j < size; ++j) {
+        const T lower_sign = lines.lower_slope[j] < T(0) ? T(-1) : T(1),
+                upper_sign = lines.upper_slope[j] < T(0) ? T(-1) : T(1);
+        const T cc = sums.center_to_center[j], rc = sums.radius_to_center[j];
+        const T cr = sums.center_to_radius[j], rr = sums.radius_to_radius[j];
+        gradients.lower_slope[j] = (cc - cr + lower_sign * (rr - rc)) / 2;
+        gradients.upper_slope[j] = (cc + cr + upper_sign * (rr + rc)) / 2;
+        gradients.lower_intercept[j] = (to_center[j] - to_radius[j]) / 2;
+        gradients.upper_intercept[j] = (to_center[j] + to_radius[j]) / 2;
+      }
+      store_line_gradients(args.relaxation, image, args.neurons, begin, size, gradients, args.gradients);
+    }
+  });
+}
+
+#define LBP_INSTANTIATE(T)                                      \
+  template void relax_forward(const RelaxForwardArguments<T>&); \
+  template void relax_forward_gradient(const RelaxForwardGradientArguments<T>&);
+
+LBP_INSTANTIATE(float)
+LBP_INSTANTIATE(double)
+
+}  // namespace lbp::LBP_ISA

@@ -1,0 +1,33 @@
+#include "cpu/kernels/table.h"
+
+#include "cpu/launch.h"
+
+namespace lbp::LBP_ISA {
+namespace {
+
+template <typename T>
+constexpr cpu::Kernels<T> table() {
+  return {ramp<T>,
+          ramp_gradient<T>,
+          ramp_interval<T>,
+          ramp_interval_gradient<T>,
+          bounding_lines<T>,
+          bounding_lines_gradient<T>,
+          relax_backward<T>,
+          relax_backward_gradient<T>,
+          relax_forward<T>,
+          relax_forward_gradient<T>,
+          concretize<T>,
+          concretize_gradient<T>,
+          concretize_forward<T>,
+          concretize_forward_gradient<T>};
+}
+
+}  // namespace
+
+extern const cpu::Kernels<float> single_precision;
+extern const cpu::Kernels<double> double_precision;
+const cpu::Kernels<float> single_precision = table<float>();
+const cpu::Kernels<double> double_precision = table<double>();
+
+}  // namespace lbp::LBP_ISA

@@ -1,0 +1,37 @@
+// The kernels of one instruction set; launch.h describes them.
+#pragma once
+
+#include "arguments.h"
+
+namespace lbp::LBP_ISA {
+
+template <typename T>
+void ramp(const RampArguments<T>& args);
+template <typename T>
+void ramp_gradient(const RampGradientArguments<T>& args);
+template <typename T>
+void ramp_interval(const RampIntervalArguments<T>& args);
+template <typename T>
+void ramp_interval_gradient(const RampIntervalGradientArguments<T>& args);
+template <typename T>
+void bounding_lines(const BoundingLinesArguments<T>& args);
+template <typename T>
+void bounding_lines_gradient(const BoundingLinesGradientArguments<T>& args);
+template <typename T>
+void relax_backward(const RelaxBackwardArguments<T>& args);
+template <typename T>
+void relax_backward_gradient(const RelaxBackwardGradientArguments<T>& args);
+template <typename T>
+void relax_forward(const RelaxForwardArguments<T>& args);
+template <typename T>
+void relax_forward_gradient(const RelaxForwardGradientArguments<T>& args);
+template <typename T>
+void concretize(const ConcretizeArguments<T>& args);
+template <typename T>
+void concretize_gradient(const ConcretizeGradientArguments<T>& args);
+template <typename T>
+void concretize_forward(const ConcretizeForwardArguments<T>& args);
+template <typename T>
+void concretize_forward_gradient(const ConcretizeForwardGradientArguments<T>& args);
+
+}  // namespace lbp::LBP_ISA

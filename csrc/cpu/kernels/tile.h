@@ -1,0 +1,160 @@
+// What the kernels share: neurons are worked on in tiles whose bounding lines stay in the first cache while the rows of
+// a coefficient matrix stream past.
+#pragma once
+
+#include <type_traits>
+
+#include "arguments.h"
+#include "cpu/parallel.h"
+
+#ifndef LBP_ISA
+#error "compile the kernels with LBP_ISA naming the instruction set"
+#endif
+
+namespace lbp::LBP_ISA {
+
+// Neurons in a tile: a multiple of every vector length, and a run of A long enough for the hardware to prefetch.
+constexpr Index kTile = 1024;
+
+// Items of work below which another thread does not pay.
+constexpr Index kGrain = 16384;
+
+inline Index minimum(Index a, Index b) { return a < b ? a : b; }
+inline Index maximum(Index a, Index b) { return a > b ? a : b; }
+inline Index quotient_up(Index a, Index b) { return (a + b - 1) / b; }
+
+// Runs body(begin, end) over pieces of [0, count); `cost` is the number of elements that one item touches.
+template <typename Body>
+void parallel_for(Index count, Index cost, const Body& body) {
+  const Index grain = maximum(1, kGrain / maximum(1, cost));
+  cpu::run_parallel(
+      count, grain, [](Index begin, Index end, void* context) { (*static_cast<const Body*>(context))(begin, end); },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+// Copies the values of neurons [begin, begin + size) into a tile.
+template <typename T>
+void load_per_neuron(const PerNeuron<T>& values, Index begin, Index size, T* __restrict tile) {
+  if (values.count == 1) {
+    const T value = values.data[0];
+    for (Index j = 0; j < size; ++j) tile[j] = value;
+  } else if (values.inner == 1) {
+    const T* __restrict source = values.data + begin;
+    for (Index j = 0; j < size; ++j) tile[j] = source[j];
+  } else {
+    for (Index j = 0; j < size;) {
+      const Index channel = (begin + j) / values.inner;
+      const Index end = minimum(size, (channel + 1) * values.inner - begin);
+      const T value = values.data[channel % values.count];
+      for (; j < end; ++j) tile[j] = value;
+    }
+  }
+}
+
+// The bounding lines of a tile of neurons.
+template <typename T>
+struct LineTile {
+  alignas(64) T lower_slope[kTile];
+  alignas(64) T lower_intercept[kTile];
+  alignas(64) T upper_slope[kTile];
+  alignas(64) T upper_intercept[kTile];
+};
+
+// Calls body with the strategy as a compile-time constant.
+template <typename Body>
+void with_strategy(Strategy strategy, const Body& body) {
+  switch (strategy) {
+    case Strategy::kConstant:
+      return body(std::integral_constant<Strategy, Strategy::kConstant>());
+    case Strategy::kTight:
+      return body(std::integral_constant<Strategy, Strategy::kTight>());
+    case Strategy::kAdaptive:
+      return body(std::integral_constant<Strategy, Strategy::kAdaptive>());
+    case Strategy::kSameSlope:
+      return body(std::integral_constant<Strategy, Strategy::kSameSlope>());
+    case Strategy::kZero:
+      return body(std::integral_constant<Strategy, Strategy::kZero>());
+    case Strategy::kOne:
+      return body(std::integral_constant<Strategy, Strategy::kOne>());
+    case Strategy::kSlopes:
+      return body(std::integral_constant<Strategy, Strategy::kSlopes>());
+    case Strategy::kLines:
+      return body(std::integral_constant<Strategy, Strategy::kLines>());
+  }
+}
+
+template <typename T>
+GivenLines<T> given_lines(const Relaxation<T>& relaxation, Index at) {
+  const auto value = [at](const T* data) { return data == nullptr ? T(0) : data[at]; };
+  return {value(relaxation.lower_slope),     value(relaxation.lower_intercept), value(relaxation.upper_slope),
+          value(relaxation.upper_intercept), relaxation.lower_slope != nullptr, relaxation.upper_slope != nullptr};
+}
+
+// Computes the lines of neurons [begin, begin + size) of one image.
+template <typename T>
+void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index size, LineTile<T>& lines) {
+  alignas(64) T r_tile[kTile];
+  load_per_neuron(relaxation.r, begin, size, r_tile);
+  const T* __restrict l = relaxation.l + image * relaxation.batch_stride + begin;
+  const T* __restrict u = relaxation.u + image * relaxation.batch_stride + begin;
+  const Index given_begin = image * relaxation.given_batch_stride + begin;
+  const T eta = relaxation.eta;
+  with_strategy(relaxation.strategy, [&](auto strategy) {
+    for (Index j = 0; j < size; ++j) {
+      GivenLines<T> given = {};
+      if constexpr (strategy == Strategy::kSlopes || strategy == Strategy::kLines)
+        given = given_lines(relaxation, given_begin + j);
+      const BoundingLines<T> line = lbp::bounding_lines<strategy>(l[j], u[j], r_tile[j], eta, given);
+      lines.lower_slope[j] = line.lower_slope;
+      lines.lower_intercept[j] = line.lower_intercept;
+      lines.upper_slope[j] = line.upper_slope;
+      lines.upper_intercept[j] = line.upper_intercept;
+    }
+  });
+}
+
+// Writes the gradients of a tile's bounds, r and given lines from the gradients of its lines.
+template <typename T>
+void store_line_gradients(const Relaxation<T>& relaxation, Index image, Index neurons, Index begin, Index size,
+                          const LineTile<T>& line_gradients, const RelaxationGradients<T>& gradients) {
+  alignas(64) T r_tile[kTile];
+  load_per_neuron(relaxation.r, begin, size, r_tile);
+  const T* __restrict l = relaxation.l + image * relaxation.batch_stride + begin;
+  const T* __restrict u = relaxation.u + image * relaxation.batch_stride + begin;
+  const Index given_begin = image * relaxation.given_batch_stride + begin;
+  const Index out = image * neurons + begin;
+  const T eta = relaxation.eta;
+  with_strategy(relaxation.strategy, [&](auto strategy) {
+    alignas(64) T gl[kTile], gu[kTile], gr[kTile];
+    constexpr bool kGiven = strategy == Strategy::kSlopes || strategy == Strategy::kLines;
+    for (Index j = 0; j < size; ++j) {
+      GivenLines<T> given = {};
+      if constexpr (kGiven) given = given_lines(relaxation, given_begin + j);
+      const BoundingLines<T> gradient = {line_gradients.lower_slope[j], line_gradients.lower_intercept[j],
+                                         line_gradients.upper_slope[j], line_gradients.upper_intercept[j]};
+      const LineGradients<T> result =
+          lbp::bounding_lines_gradient<strategy>(l[j], u[j], r_tile[j], eta, given, gradient);
+      gl[j] = result.l;
+      gu[j] = result.u;
+      gr[j] = result.r;
+      if constexpr (kGiven) {
+        if (gradients.lower_slope != nullptr) gradients.lower_slope[out + j] = result.given.lower_slope;
+        if (gradients.lower_intercept != nullptr) gradients.lower_intercept[out + j] = result.given.lower_intercept;
+        if (gradients.upper_slope != nullptr) gradients.upper_slope[out + j] = result.given.upper_slope;
+        if (gradients.upper_intercept != nullptr) gradients.upper_intercept[out + j] = result.given.upper_intercept;
+      }
+    }
+    const auto store = [&](T* target, const T* tile) {
+      if (target == nullptr) return;
+      for (Index j = 0; j < size; ++j) target[out + j] = tile[j];
+    };
+    store(gradients.l, gl);
+    store(gradients.u, gu);
+    store(gradients.r, gr);
+  });
+}
+
+inline Index side_count(int sides) { return sides == 3 ? 2 : 1; }
+inline bool is_lower(int sides, Index side) { return sides == 1 || (sides == 3 && side == 0); }
+
+}  // namespace lbp::LBP_ISA

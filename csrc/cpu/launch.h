@@ -1,0 +1,37 @@
+// The CPU kernels of one instruction set as a table of functions, and the choice among instruction sets.
+#pragma once
+
+#include "arguments.h"
+
+namespace lbp::cpu {
+
+template <typename T>
+struct Kernels {
+  void (*ramp)(const RampArguments<T>&);
+  void (*ramp_gradient)(const RampGradientArguments<T>&);
+  void (*ramp_interval)(const RampIntervalArguments<T>&);
+  void (*ramp_interval_gradient)(const RampIntervalGradientArguments<T>&);
+  void (*bounding_lines)(const BoundingLinesArguments<T>&);
+  void (*bounding_lines_gradient)(const BoundingLinesGradientArguments<T>&);
+  void (*relax_backward)(const RelaxBackwardArguments<T>&);
+  void (*relax_backward_gradient)(const RelaxBackwardGradientArguments<T>&);
+  void (*relax_forward)(const RelaxForwardArguments<T>&);
+  void (*relax_forward_gradient)(const RelaxForwardGradientArguments<T>&);
+  void (*concretize)(const ConcretizeArguments<T>&);
+  void (*concretize_gradient)(const ConcretizeGradientArguments<T>&);
+  void (*concretize_forward)(const ConcretizeForwardArguments<T>&);
+  void (*concretize_forward_gradient)(const ConcretizeForwardGradientArguments<T>&);
+};
+
+struct InstructionSet {
+  const char* name;
+  bool (*supported)();
+  const Kernels<float>* single_precision;
+  const Kernels<double>* double_precision;
+};
+
+// The best instruction set that both this build and this processor have; LBP_CPU_CAPABILITY=portable|avx2|avx512 in the
+// environment asks for another. Null, with a sentence in `error`, where that one cannot be had.
+const InstructionSet* instruction_set(const char** error);
+
+}  // namespace lbp::cpu

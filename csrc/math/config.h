@@ -1,0 +1,53 @@
+// What the formulas need to know about the compiler: host, CUDA, or CUDA compiled at run time (which has no standard
+// headers).
+#pragma once
+
+#if defined(__CUDACC__)
+#define LBP_HOST_DEVICE __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+// Never emitted out of line: the same header is compiled for several instruction sets into one library, and a shared
+// copy of a function could be the one that the processor cannot run.
+#define LBP_HOST_DEVICE inline __attribute__((always_inline))
+#else
+#define LBP_HOST_DEVICE inline
+#endif
+
+namespace lbp {
+
+// Limits of the floating-point types as constants that every compiler accepts.
+template <typename T>
+struct Float;
+
+template <>
+struct Float<float> {
+  static constexpr float epsilon = 1.1920928955078125e-07f;           // 2^-23
+  static constexpr float smallest_normal = 1.17549435082228751e-38f;  // 2^-126
+};
+
+template <>
+struct Float<double> {
+  static constexpr double epsilon = 2.220446049250313e-16;            // 2^-52
+  static constexpr double smallest_normal = 2.2250738585072014e-308;  // 2^-1022
+};
+
+template <typename T>
+LBP_HOST_DEVICE T absolute(T x) {
+  return x < T(0) ? -x : (x == T(0) ? T(0) : x);  // NaN stays NaN
+}
+
+template <typename T>
+LBP_HOST_DEVICE T smaller(T x, T y) {
+  return x < y ? x : y;
+}
+
+template <typename T>
+LBP_HOST_DEVICE T larger(T x, T y) {
+  return x > y ? x : y;
+}
+
+template <typename T>
+LBP_HOST_DEVICE T quiet_nan() {
+  return T(__builtin_nanf(""));
+}
+
+}  // namespace lbp

@@ -1,0 +1,69 @@
+// The l_q norm that concretization over an l_p ball needs, 1/p + 1/q = 1, added up over the entries of a row.
+#pragma once
+
+#include "math/config.h"
+
+#if !defined(__CUDACC_RTC__)
+#include <cmath>
+#endif
+
+namespace lbp {
+
+// How to add up |a|: the kind of norm decides at compile time. The largest entry scales powers, so that none
+// underflows.
+enum class Norm : int { kOne, kTwo, kInfinity, kGeneral };
+
+// q = 0 stands for infinity.
+LBP_HOST_DEVICE Norm norm_kind(double q) {
+  return q == 1.0 ? Norm::kOne : (q == 2.0 ? Norm::kTwo : (q == 0.0 ? Norm::kInfinity : Norm::kGeneral));
+}
+
+// The term of one entry; `inverse_scale` is 1 / max|a|.
+template <Norm kNorm>
+LBP_HOST_DEVICE double norm_term(double a, double inverse_scale, double q) {
+  const double magnitude = absolute(a);
+  if constexpr (kNorm == Norm::kOne) {
+    return magnitude;
+  } else if constexpr (kNorm == Norm::kTwo) {
+    const double scaled = magnitude * inverse_scale;
+    return scaled * scaled;
+  } else {
+    return ::pow(magnitude * inverse_scale, q);
+  }
+}
+
+// The norm from the sum of its terms and the largest entry.
+template <Norm kNorm>
+LBP_HOST_DEVICE double norm_of(double sum, double largest, double q) {
+  if constexpr (kNorm == Norm::kOne) {
+    return sum;
+  } else if constexpr (kNorm == Norm::kInfinity) {
+    return largest;
+  } else if constexpr (kNorm == Norm::kTwo) {
+    return ::sqrt(sum) * largest;
+  } else {
+    return ::pow(sum, 1.0 / q) * largest;
+  }
+}
+
+// 1 / max|a|, and 1 for a row of zeros.
+LBP_HOST_DEVICE double inverse_scale(double largest) { return largest > 0 ? 1.0 / largest : 1.0; }
+
+// The derivative of the norm by its entry a: sign(a) (|a|/largest)^(q-1) sum^(1/q - 1). A row of zeros has gradient 0;
+// ties of the largest entry share the gradient of the maximum norm, whose `sum` is the number of ties.
+template <Norm kNorm>
+LBP_HOST_DEVICE double norm_slope(double a, double norm, double sum, double largest, double q) {
+  const double sign = a > 0 ? 1.0 : (a < 0 ? -1.0 : 0.0);
+  if constexpr (kNorm == Norm::kOne) {
+    return sign;
+  } else if constexpr (kNorm == Norm::kTwo) {
+    return norm > 0 ? a / norm : 0.0;
+  } else if constexpr (kNorm == Norm::kInfinity) {
+    return absolute(a) == largest ? sign / sum : 0.0;
+  } else {
+    const double scale = inverse_scale(largest);
+    return norm > 0 ? sign * ::pow(absolute(a) * scale, q - 1) * (norm * scale) / sum : 0.0;
+  }
+}
+
+}  // namespace lbp

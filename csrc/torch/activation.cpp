@@ -1,0 +1,123 @@
+// ramp, ramp_interval, bounding_lines and their gradients: from tensors to the CPU kernels.
+#include "torch/cpu_ops.h"
+
+namespace lbp::binding {
+namespace {
+
+// [B, *shape] as a batch of neurons; a tensor without dimensions is one neuron.
+struct Neurons {
+  Index batch, count;
+  explicit Neurons(const Tensor& tensor)
+      : batch(tensor.dim() == 0 ? 1 : tensor.size(0)), count(trailing_size(tensor, 1)) {}
+  Index total() const { return batch * count; }
+};
+
+std::vector<int64_t> neuron_shape(const Tensor& tensor) {
+  std::vector<int64_t> sizes = sizes_of(tensor);
+  if (!sizes.empty()) sizes.erase(sizes.begin());
+  return sizes;
+}
+
+}  // namespace
+
+Tensor ramp(Tensor z, LBP_RAMP_PARAMETERS) {
+  return with_type(z, "ramp", [&](auto type) {
+    using T = decltype(type);
+    const Neurons neurons(z);
+    const Tensor in = checked<T>(z, "z", neurons.total());
+    const PerNeuronTensor<T> bend = per_neuron<T>(r, r_tensor, "r", neurons.count);
+    Tensor out = empty<T>(z, sizes_of(z));
+    kernels<T>().ramp({neurons.batch, neurons.count, in.const_data_ptr<T>(), bend.view(),
+                       T(read_eta({r, r_tensor, eta, eta_tensor})), out.mutable_data_ptr<T>()});
+    return out;
+  });
+}
+
+std::tuple<Tensor, Tensor> ramp_gradient(Tensor gradient, Tensor z, LBP_RAMP_PARAMETERS, bool need_z, bool need_r) {
+  return with_type(z, "ramp_gradient", [&](auto type) {
+    using T = decltype(type);
+    const Neurons neurons(z);
+    const Tensor in = checked<T>(z, "z", neurons.total()), to_out = checked<T>(gradient, "gradient", neurons.total());
+    const PerNeuronTensor<T> bend = per_neuron<T>(r, r_tensor, "r", neurons.count);
+    Tensor to_z = empty<T>(z, need_z ? sizes_of(z) : std::vector<int64_t>{0});
+    Tensor to_r = empty<T>(z, need_r ? neuron_shape(z) : std::vector<int64_t>{0});
+    kernels<T>().ramp_gradient({neurons.batch, neurons.count, in.const_data_ptr<T>(), bend.view(),
+                                T(read_eta({r, r_tensor, eta, eta_tensor})), to_out.const_data_ptr<T>(),
+                                need_z ? to_z.mutable_data_ptr<T>() : nullptr,
+                                need_r ? to_r.mutable_data_ptr<T>() : nullptr});
+    return std::make_tuple(to_z, to_r);
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor> ramp_interval(Tensor l, Tensor u, LBP_RAMP_PARAMETERS, bool count_status) {
+  return with_type(l, "ramp_interval", [&](auto type) {
+    using T = decltype(type);
+    const Neurons neurons(l);
+    const Tensor low = checked<T>(l, "l", neurons.total()), high = checked<T>(u, "u", neurons.total());
+    const PerNeuronTensor<T> bend = per_neuron<T>(r, r_tensor, "r", neurons.count);
+    Tensor lower = empty<T>(l, sizes_of(l)), upper = empty<T>(l, sizes_of(l));
+    Tensor counts = empty_of(l, {count_status ? 6 : 0}, ScalarType::Long);
+    kernels<T>().ramp_interval({neurons.batch, neurons.count, low.const_data_ptr<T>(), high.const_data_ptr<T>(),
+                                bend.view(), T(read_eta({r, r_tensor, eta, eta_tensor})), lower.mutable_data_ptr<T>(),
+                                upper.mutable_data_ptr<T>(),
+                                count_status ? static_cast<Index*>(counts.mutable_data_ptr()) : nullptr});
+    return std::make_tuple(lower, upper, counts);
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor> ramp_interval_gradient(Tensor lower_gradient, Tensor upper_gradient, Tensor l,
+                                                          Tensor u, LBP_RAMP_PARAMETERS, bool need_r) {
+  return with_type(l, "ramp_interval_gradient", [&](auto type) {
+    using T = decltype(type);
+    const Neurons neurons(l);
+    const Index total = neurons.total();
+    const Tensor low = checked<T>(l, "l", total), high = checked<T>(u, "u", total);
+    const Tensor to_lower = checked<T>(lower_gradient, "lower_gradient", total);
+    const Tensor to_upper = checked<T>(upper_gradient, "upper_gradient", total);
+    const PerNeuronTensor<T> bend = per_neuron<T>(r, r_tensor, "r", neurons.count);
+    Tensor to_l = empty<T>(l, sizes_of(l)), to_u = empty<T>(l, sizes_of(l));
+    Tensor to_r = empty<T>(l, need_r ? neuron_shape(l) : std::vector<int64_t>{0});
+    kernels<T>().ramp_interval_gradient(
+        {neurons.batch, neurons.count, low.const_data_ptr<T>(), high.const_data_ptr<T>(), bend.view(),
+         T(read_eta({r, r_tensor, eta, eta_tensor})), to_lower.const_data_ptr<T>(), to_upper.const_data_ptr<T>(),
+         to_l.mutable_data_ptr<T>(), to_u.mutable_data_ptr<T>(), need_r ? to_r.mutable_data_ptr<T>() : nullptr});
+    return std::make_tuple(to_l, to_u, to_r);
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> bounding_lines(LBP_RELAXATION_PARAMETERS) {
+  return with_type(l, "bounding_lines", [&](auto type) {
+    using T = decltype(type);
+    const Neurons neurons(l);
+    const OwnedRelaxation<T> owned = relaxation<T>(LBP_RELAXATION_TENSORS, neurons.batch, neurons.count);
+    Tensor ls = empty<T>(l, sizes_of(l)), li = empty<T>(l, sizes_of(l)), us = empty<T>(l, sizes_of(l)),
+           ui = empty<T>(l, sizes_of(l));
+    kernels<T>().bounding_lines({neurons.batch, neurons.count, owned.view, ls.mutable_data_ptr<T>(),
+                                 li.mutable_data_ptr<T>(), us.mutable_data_ptr<T>(), ui.mutable_data_ptr<T>()});
+    return std::make_tuple(ls, li, us, ui);
+  });
+}
+
+std::tuple<LBP_RELAXATION_GRADIENT_TYPES> bounding_lines_gradient(Tensor lower_slope_gradient,
+                                                                  Tensor lower_intercept_gradient,
+                                                                  Tensor upper_slope_gradient,
+                                                                  Tensor upper_intercept_gradient,
+                                                                  LBP_RELAXATION_PARAMETERS, int64_t needs) {
+  return with_type(l, "bounding_lines_gradient", [&](auto type) {
+    using T = decltype(type);
+    const Neurons neurons(l);
+    const Index total = neurons.total();
+    const OwnedRelaxation<T> owned = relaxation<T>(LBP_RELAXATION_TENSORS, neurons.batch, neurons.count);
+    const Tensor ls = checked<T>(lower_slope_gradient, "lower_slope_gradient", total);
+    const Tensor li = checked<T>(lower_intercept_gradient, "lower_intercept_gradient", total);
+    const Tensor us = checked<T>(upper_slope_gradient, "upper_slope_gradient", total);
+    const Tensor ui = checked<T>(upper_intercept_gradient, "upper_intercept_gradient", total);
+    RelaxationGradientTensors<T> gradients(l, neurons.batch, needs);
+    kernels<T>().bounding_lines_gradient({neurons.batch, neurons.count, owned.view, ls.const_data_ptr<T>(),
+                                          li.const_data_ptr<T>(), us.const_data_ptr<T>(), ui.const_data_ptr<T>(),
+                                          gradients.view()});
+    return gradients.tuple();
+  });
+}
+
+}  // namespace lbp::binding

@@ -1,0 +1,114 @@
+// The ops that have a kernel of their own, as functions on CPU tensors; schema.cpp registers them. Absent outputs are
+// empty.
+#pragma once
+
+#include <tuple>
+
+#include "cpu/launch.h"
+#include "torch/tensors.h"
+
+// The parameters that every op on an activation takes, in the order of the schema.
+#define LBP_RAMP_PARAMETERS double r, OptionalTensor r_tensor, double eta, OptionalTensor eta_tensor
+#define LBP_RELAXATION_PARAMETERS                                                        \
+  Tensor l, Tensor u, LBP_RAMP_PARAMETERS, int64_t strategy, OptionalTensor lower_slope, \
+      OptionalTensor lower_intercept, OptionalTensor upper_slope, OptionalTensor upper_intercept
+#define LBP_RELAXATION_TENSORS                                                                                 \
+  RelaxationTensors {                                                                                          \
+    l, u, {r, r_tensor, eta, eta_tensor}, strategy, lower_slope, lower_intercept, upper_slope, upper_intercept \
+  }
+// Gradients of l, u, r, lower_slope, lower_intercept, upper_slope, upper_intercept.
+#define LBP_RELAXATION_GRADIENT_TYPES Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
+
+namespace lbp::binding {
+
+// The kernels of the instruction set in use.
+template <typename T>
+const cpu::Kernels<T>& kernels() {
+  const char* error = nullptr;
+  const cpu::InstructionSet* chosen = cpu::instruction_set(&error);
+  STD_TORCH_CHECK(chosen != nullptr, error);
+  if constexpr (std::is_same_v<T, float>) {
+    return *chosen->single_precision;
+  } else {
+    return *chosen->double_precision;
+  }
+}
+
+// Bits of `needs`: which gradients an op is asked for.
+enum Needs : int64_t { kNeedBounds = 1, kNeedR = 2, kNeedGiven = 4, kNeedMatrix = 8, kNeedBias = 16 };
+
+// Outputs for the gradients of a relaxation, each [B, *shape] or empty.
+template <typename T>
+struct RelaxationGradientTensors {
+  Tensor l, u, r, lower_slope, lower_intercept, upper_slope, upper_intercept;
+
+  RelaxationGradientTensors(const Tensor& bounds, Index batch, int64_t needs)
+      : l(output(bounds, batch, needs & kNeedBounds)),
+        u(output(bounds, batch, needs & kNeedBounds)),
+        r(output(bounds, batch, needs & kNeedR)),
+        lower_slope(output(bounds, batch, needs & kNeedGiven)),
+        lower_intercept(output(bounds, batch, needs & kNeedGiven)),
+        upper_slope(output(bounds, batch, needs & kNeedGiven)),
+        upper_intercept(output(bounds, batch, needs & kNeedGiven)) {}
+
+  RelaxationGradients<T> view() {
+    const auto data = [](Tensor& tensor) {
+      return tensor.numel() == 0 ? nullptr : tensor.template mutable_data_ptr<T>();
+    };
+    return {
+        data(l), data(u), data(r), data(lower_slope), data(lower_intercept), data(upper_slope), data(upper_intercept)};
+  }
+
+  std::tuple<LBP_RELAXATION_GRADIENT_TYPES> tuple() const {
+    return {l, u, r, lower_slope, lower_intercept, upper_slope, upper_intercept};
+  }
+
+ private:
+  static Tensor output(const Tensor& bounds, Index batch, bool needed) {
+    std::vector<int64_t> sizes = {0};
+    if (needed) {
+      sizes = sizes_of(bounds);
+      if (!sizes.empty()) sizes[0] = batch;
+    }
+    Tensor result = empty<T>(bounds, sizes);
+    // Gradients of given lines stay 0 where the strategy does not read them.
+    if (needed) torch::stable::zero_(result);
+    return result;
+  }
+};
+
+Tensor ramp(Tensor z, LBP_RAMP_PARAMETERS);
+std::tuple<Tensor, Tensor> ramp_gradient(Tensor gradient, Tensor z, LBP_RAMP_PARAMETERS, bool need_z, bool need_r);
+std::tuple<Tensor, Tensor, Tensor> ramp_interval(Tensor l, Tensor u, LBP_RAMP_PARAMETERS, bool count_status);
+std::tuple<Tensor, Tensor, Tensor> ramp_interval_gradient(Tensor lower_gradient, Tensor upper_gradient, Tensor l,
+                                                          Tensor u, LBP_RAMP_PARAMETERS, bool need_r);
+std::tuple<Tensor, Tensor, Tensor, Tensor> bounding_lines(LBP_RELAXATION_PARAMETERS);
+std::tuple<LBP_RELAXATION_GRADIENT_TYPES> bounding_lines_gradient(Tensor lower_slope_gradient,
+                                                                  Tensor lower_intercept_gradient,
+                                                                  Tensor upper_slope_gradient,
+                                                                  Tensor upper_intercept_gradient,
+                                                                  LBP_RELAXATION_PARAMETERS, int64_t needs);
+std::tuple<Tensor, Tensor> relax_backward(Tensor A, LBP_RELAXATION_PARAMETERS, OptionalTensor bias, int64_t sides);
+std::tuple<Tensor, LBP_RELAXATION_GRADIENT_TYPES, Tensor> relax_backward_gradient(Tensor relaxed_gradient,
+                                                                                  Tensor constants_gradient, Tensor A,
+                                                                                  LBP_RELAXATION_PARAMETERS,
+                                                                                  OptionalTensor bias, int64_t sides,
+                                                                                  int64_t needs);
+std::tuple<Tensor, Tensor, Tensor, Tensor> relax_forward(Tensor center, OptionalTensor radius, Tensor center_bias,
+                                                         OptionalTensor radius_bias, LBP_RELAXATION_PARAMETERS);
+std::tuple<Tensor, Tensor, Tensor, Tensor, LBP_RELAXATION_GRADIENT_TYPES> relax_forward_gradient(
+    Tensor center_gradient, Tensor radius_gradient, Tensor center_bias_gradient, Tensor radius_bias_gradient,
+    Tensor center, OptionalTensor radius, Tensor center_bias, OptionalTensor radius_bias, LBP_RELAXATION_PARAMETERS,
+    int64_t needs);
+Tensor concretize(Tensor A, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p, int64_t sides);
+Tensor concretize_gradient(Tensor bounds_gradient, Tensor A, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p,
+                           int64_t sides);
+std::tuple<Tensor, Tensor> concretize_forward(Tensor center, OptionalTensor radius, Tensor center_bias,
+                                              OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
+                                              OptionalTensor eps, double p);
+std::tuple<Tensor, Tensor> concretize_forward_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center,
+                                                       OptionalTensor radius, Tensor x, OptionalTensor x_U,
+                                                       OptionalTensor eps, double p);
+std::string cpu_capability();
+
+}  // namespace lbp::binding

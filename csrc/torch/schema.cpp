@@ -1,0 +1,100 @@
+// The schema of every op, and the CPU kernels behind those that have one of their own. Gradients and fake functions are
+// registered in lbp/ops; so are the CPU versions of the ops that are a pass of ours followed by the library's product.
+//
+// Numbers r and eta are used where their tensors are absent. strategy and sides are the codes of lbp/strategies.py.
+// Absent outputs are empty tensors; outputs never alias inputs.
+#include "torch/cpu_ops.h"
+
+namespace lbp::binding {
+
+std::string cpu_capability() {
+  const char* error = nullptr;
+  const cpu::InstructionSet* chosen = cpu::instruction_set(&error);
+  STD_TORCH_CHECK(chosen != nullptr, error);
+  return chosen->name;
+}
+
+}  // namespace lbp::binding
+
+#define RAMP "float r, Tensor? r_tensor, float eta, Tensor? eta_tensor"
+#define RELAXATION            \
+  "Tensor l, Tensor u, " RAMP \
+  ", int strategy, Tensor? lower_slope, Tensor? lower_intercept, Tensor? upper_slope, Tensor? upper_intercept"
+#define FORWARD "Tensor center, Tensor? radius, Tensor center_bias, Tensor? radius_bias"
+#define CONVOLUTION "int[] stride, int[] padding, int[] dilation, int groups"
+#define SEVEN_GRADIENTS "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"
+
+STABLE_TORCH_LIBRARY(lbp, library) {
+  // The instruction set that the CPU kernels use: portable, avx2 or avx512.
+  library.def("cpu_capability() -> str");
+
+  // ParamRamp, its image of an interval with the count of the six statuses, and its bounding lines.
+  library.def("ramp(Tensor z, " RAMP ") -> Tensor");
+  library.def("ramp_gradient(Tensor gradient, Tensor z, " RAMP ", bool need_z, bool need_r) -> (Tensor, Tensor)");
+  library.def("ramp_interval(Tensor l, Tensor u, " RAMP ", bool count_status) -> (Tensor, Tensor, Tensor)");
+  library.def("ramp_interval_gradient(Tensor lower_gradient, Tensor upper_gradient, Tensor l, Tensor u, " RAMP
+              ", bool need_r) -> (Tensor, Tensor, Tensor)");
+  library.def("bounding_lines(" RELAXATION ") -> (Tensor, Tensor, Tensor, Tensor)");
+  library.def(
+      "bounding_lines_gradient(Tensor lower_slope_gradient, Tensor lower_intercept_gradient, "
+      "Tensor upper_slope_gradient, Tensor upper_intercept_gradient, " RELAXATION ", int needs) -> (" SEVEN_GRADIENTS
+      ")");
+
+  // Back-substitution through an activation, alone and followed by the affine layer below it.
+  library.def("relax_backward(Tensor A, " RELAXATION ", Tensor? bias, int sides) -> (Tensor, Tensor)");
+  library.def("relax_backward_gradient(Tensor relaxed_gradient, Tensor constants_gradient, Tensor A, " RELAXATION
+              ", Tensor? bias, int sides, int needs) -> (Tensor, " SEVEN_GRADIENTS ", Tensor)");
+  library.def("relax_backward_linear(Tensor A, " RELAXATION
+              ", Tensor weight, Tensor? bias, int sides) -> (Tensor, Tensor)");
+  library.def("relax_backward_conv2d(Tensor A, " RELAXATION
+              ", Tensor weight, Tensor? bias, int[] input_size, " CONVOLUTION ", int sides) -> (Tensor, Tensor)");
+  library.def("backward_linear(Tensor A, Tensor weight, Tensor? bias) -> (Tensor, Tensor)");
+  library.def("backward_conv2d(Tensor A, Tensor weight, Tensor? bias, int[] input_size, " CONVOLUTION
+              ") -> (Tensor, Tensor)");
+
+  // Intervals through affine layers.
+  library.def("interval_linear(Tensor l, Tensor u, Tensor weight, Tensor? bias) -> (Tensor, Tensor)");
+  library.def("interval_conv2d(Tensor l, Tensor u, Tensor weight, Tensor? bias, " CONVOLUTION ") -> (Tensor, Tensor)");
+
+  // Forward linear bounds through an activation and through affine layers, and their insertion into back-substitution.
+  library.def("relax_forward(" FORWARD ", " RELAXATION ") -> (Tensor, Tensor, Tensor, Tensor)");
+  library.def(
+      "relax_forward_gradient(Tensor center_gradient, Tensor radius_gradient, Tensor center_bias_gradient, "
+      "Tensor radius_bias_gradient, " FORWARD ", " RELAXATION
+      ", int needs) -> (Tensor, Tensor, Tensor, Tensor, " SEVEN_GRADIENTS ")");
+  library.def("forward_linear(" FORWARD ", Tensor weight, Tensor? bias) -> (Tensor, Tensor, Tensor, Tensor)");
+  library.def("forward_conv2d(" FORWARD ", Tensor weight, Tensor? bias, " CONVOLUTION
+              ") -> (Tensor, Tensor, Tensor, Tensor)");
+  library.def("insert_forward(Tensor A, " FORWARD ", int sides) -> (Tensor, Tensor)");
+
+  // Linear bounds over the input region: the box [x, x_U], or the l_p ball of radius eps around x where x_U is absent.
+  library.def("concretize(Tensor A, Tensor x, Tensor? x_U, Tensor? eps, float p, int sides) -> Tensor");
+  library.def(
+      "concretize_gradient(Tensor bounds_gradient, Tensor A, Tensor x, Tensor? x_U, Tensor? eps, float p, int sides) "
+      "-> Tensor");
+  library.def("concretize_forward(" FORWARD ", Tensor x, Tensor? x_U, Tensor? eps, float p) -> (Tensor, Tensor)");
+  library.def(
+      "concretize_forward_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center, Tensor? radius, Tensor x, "
+      "Tensor? x_U, Tensor? eps, float p) -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lbp, CompositeExplicitAutograd, library) {
+  library.impl("cpu_capability", TORCH_BOX(&lbp::binding::cpu_capability));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {
+  library.impl("ramp", TORCH_BOX(&lbp::binding::ramp));
+  library.impl("ramp_gradient", TORCH_BOX(&lbp::binding::ramp_gradient));
+  library.impl("ramp_interval", TORCH_BOX(&lbp::binding::ramp_interval));
+  library.impl("ramp_interval_gradient", TORCH_BOX(&lbp::binding::ramp_interval_gradient));
+  library.impl("bounding_lines", TORCH_BOX(&lbp::binding::bounding_lines));
+  library.impl("bounding_lines_gradient", TORCH_BOX(&lbp::binding::bounding_lines_gradient));
+  library.impl("relax_backward", TORCH_BOX(&lbp::binding::relax_backward));
+  library.impl("relax_backward_gradient", TORCH_BOX(&lbp::binding::relax_backward_gradient));
+  library.impl("relax_forward", TORCH_BOX(&lbp::binding::relax_forward));
+  library.impl("relax_forward_gradient", TORCH_BOX(&lbp::binding::relax_forward_gradient));
+  library.impl("concretize", TORCH_BOX(&lbp::binding::concretize));
+  library.impl("concretize_gradient", TORCH_BOX(&lbp::binding::concretize_gradient));
+  library.impl("concretize_forward", TORCH_BOX(&lbp::binding::concretize_forward));
+  library.impl("concretize_forward_gradient", TORCH_BOX(&lbp::binding::concretize_forward_gradient));
+}

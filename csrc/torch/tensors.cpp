@@ -1,0 +1,179 @@
+#include "torch/tensors.h"
+
+#include <string>
+#include <type_traits>
+
+namespace lbp::binding {
+namespace {
+
+template <typename T>
+constexpr ScalarType scalar_type() {
+  return std::is_same_v<T, float> ? ScalarType::Float
+                                  : (std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Long);
+}
+
+std::string shape_of(const Tensor& tensor) {
+  std::string text = "[";
+  for (int64_t i = 0; i < tensor.dim(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(tensor.size(i));
+  return text + "]";
+}
+
+void check_type(const Tensor& tensor, const char* name, ScalarType type) {
+  STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a tensor on the CPU like the other arguments");
+  STD_TORCH_CHECK(tensor.scalar_type() == type, name, ": expected ", torch::headeronly::toString(type),
+                  " like the other arguments, got ", torch::headeronly::toString(tensor.scalar_type()));
+}
+
+Tensor as_contiguous(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+}  // namespace
+
+std::vector<int64_t> sizes_of(const Tensor& tensor) {
+  std::vector<int64_t> sizes;
+  for (int64_t i = 0; i < tensor.dim(); ++i) sizes.push_back(tensor.size(i));
+  return sizes;
+}
+
+Index trailing_size(const Tensor& tensor, int64_t first) {
+  Index size = 1;
+  for (int64_t i = first; i < tensor.dim(); ++i) size *= tensor.size(i);
+  return size;
+}
+
+Tensor empty_of(const Tensor& like, std::vector<int64_t> sizes, ScalarType type) {
+  return torch::stable::new_empty(like, sizes, type);
+}
+
+template <typename T>
+Tensor empty(const Tensor& like, std::vector<int64_t> sizes) {
+  return empty_of(like, std::move(sizes), scalar_type<T>());
+}
+
+template <typename T>
+Tensor checked(const Tensor& tensor, const char* name, Index numel) {
+  check_type(tensor, name, scalar_type<T>());
+  STD_TORCH_CHECK(tensor.numel() == numel, name, ": expected ", numel, " elements, got shape ", shape_of(tensor));
+  return as_contiguous(tensor);
+}
+
+template <typename T>
+Batched<T> batched(const Tensor& tensor, const char* name, Index batch, Index size) {
+  check_type(tensor, name, scalar_type<T>());
+  const Index own_batch = tensor.dim() == 0 ? 0 : tensor.size(0);
+  STD_TORCH_CHECK((own_batch == batch || own_batch == 1) && trailing_size(tensor, 1) == size, name,
+                  ": expected a batch of ", batch, " (or 1) and ", size, " values each, got shape ", shape_of(tensor));
+  Tensor storage = as_contiguous(tensor);
+  const T* data = storage.const_data_ptr<T>();
+  return {storage, data, own_batch == 1 ? 0 : size};
+}
+
+template <typename T>
+PerNeuron<T> PerNeuronTensor<T>::view() const {
+  return {has_storage ? storage.const_data_ptr<T>() : scalar.data(), count, inner};
+}
+
+template <typename T>
+PerNeuronTensor<T> per_neuron(double value, const OptionalTensor& tensor, const char* name, Index neurons) {
+  PerNeuronTensor<T> result;
+  if (!tensor.has_value()) {
+    result.scalar = {T(value)};
+    return result;
+  }
+  check_type(*tensor, name, scalar_type<T>());
+  const Index count = tensor->numel();
+  STD_TORCH_CHECK(count == 1 || count == neurons || (count > 0 && neurons % count == 0 && tensor->size(0) == count),
+                  name, ": expected one value, one per channel or one for each of ", neurons, " neurons, got shape ",
+                  shape_of(*tensor));
+  result.storage = as_contiguous(*tensor);
+  result.has_storage = true;
+  result.count = count == 0 ? 1 : count;
+  result.inner = count <= 1 ? 1 : neurons / count;
+  return result;
+}
+
+double read_eta(const RampParameters& parameters) {
+  double eta = parameters.eta;
+  if (parameters.eta_tensor.has_value()) {
+    const Tensor& tensor = *parameters.eta_tensor;
+    STD_TORCH_CHECK(tensor.is_cpu() && tensor.numel() == 1,
+                    "eta: expected a number or a tensor with one element on the CPU, got shape ", shape_of(tensor));
+    eta = with_type(tensor, "eta", [&](auto type) { return double(*tensor.const_data_ptr<decltype(type)>()); });
+  }
+  STD_TORCH_CHECK(eta >= 0 && eta <= 1, "eta must lie in [0, 1], got ", eta);
+  return eta;
+}
+
+template <typename T>
+OwnedRelaxation<T> relaxation(const RelaxationTensors& tensors, Index batch, Index neurons) {
+  OwnedRelaxation<T> result;
+  const Batched<T> l = batched<T>(tensors.l, "l", batch, neurons), u = batched<T>(tensors.u, "u", batch, neurons);
+  STD_TORCH_CHECK(l.stride == u.stride, "l and u: expected the same shape, got ", shape_of(tensors.l), " and ",
+                  shape_of(tensors.u));
+  STD_TORCH_CHECK(tensors.strategy >= 0 && tensors.strategy <= 7, "strategy: expected a code from 0 to 7, got ",
+                  tensors.strategy);
+  result.storage = {l.storage, u.storage};
+  result.r = per_neuron<T>(tensors.ramp.r, tensors.ramp.r_tensor, "r", neurons);
+
+  Index given_stride = 0;
+  bool any_given = false;
+  const auto given = [&](const OptionalTensor& tensor, const char* name) -> const T* {
+    if (!tensor.has_value()) return nullptr;
+    const Batched<T> lines = batched<T>(*tensor, name, batch, neurons);
+    STD_TORCH_CHECK(!any_given || lines.stride == given_stride, name,
+                    ": expected the batch size of the other given lines, got shape ", shape_of(*tensor));
+    any_given = true;
+    given_stride = lines.stride;
+    result.storage.push_back(lines.storage);
+    return lines.data;
+  };
+  const T* lower_slope = given(tensors.lower_slope, "lower_slope");
+  const T* lower_intercept = given(tensors.lower_intercept, "lower_intercept");
+  const T* upper_slope = given(tensors.upper_slope, "upper_slope");
+  const T* upper_intercept = given(tensors.upper_intercept, "upper_intercept");
+  const Strategy strategy = static_cast<Strategy>(tensors.strategy);
+  STD_TORCH_CHECK(strategy != Strategy::kLines || (lower_slope && lower_intercept && upper_slope && upper_intercept),
+                  "strategy 'lines' takes all four of lower_slope, lower_intercept, upper_slope, upper_intercept");
+  result.view = {l.data,      u.data,      l.stride,        result.r.view(), T(read_eta(tensors.ramp)),
+                 strategy,    lower_slope, lower_intercept, upper_slope,     upper_intercept,
+                 given_stride};
+  return result;
+}
+
+template <typename T>
+CoefficientsTensor<T> coefficients(const Tensor& A, int64_t sides) {
+  check_type(A, "A", scalar_type<T>());
+  STD_TORCH_CHECK(sides >= 1 && sides <= 3, "sides: expected 1 (lower), 2 (upper) or 3 (both), got ", sides);
+  STD_TORCH_CHECK(A.dim() >= 3 && A.size(0) == (sides == 3 ? 2 : 1), "A: expected [", sides == 3 ? 2 : 1,
+                  ", batch, rows, ...] for these sides, got shape ", shape_of(A));
+  const Index size = trailing_size(A, 3);
+  // Rows must be contiguous; the first three dimensions may have any stride, 0 included.
+  Index expected = 1;
+  bool rows_contiguous = true;
+  for (int64_t i = A.dim() - 1; i >= 3; --i) {
+    rows_contiguous = rows_contiguous && (A.size(i) == 1 || A.stride(i) == expected);
+    expected *= A.size(i);
+  }
+  const Tensor storage = rows_contiguous ? A : torch::stable::contiguous(A);
+  return {storage,
+          A.size(1),
+          A.size(2),
+          size,
+          {storage.const_data_ptr<T>(), storage.stride(0), storage.stride(1), storage.stride(2)}};
+}
+
+#define LBP_INSTANTIATE(T)                                                                      \
+  template Tensor empty<T>(const Tensor&, std::vector<int64_t>);                                \
+  template Tensor checked<T>(const Tensor&, const char*, Index);                                \
+  template Batched<T> batched<T>(const Tensor&, const char*, Index, Index);                     \
+  template struct PerNeuronTensor<T>;                                                           \
+  template PerNeuronTensor<T> per_neuron<T>(double, const OptionalTensor&, const char*, Index); \
+  template OwnedRelaxation<T> relaxation<T>(const RelaxationTensors&, Index, Index);            \
+  template CoefficientsTensor<T> coefficients<T>(const Tensor&, int64_t);
+
+LBP_INSTANTIATE(float)
+LBP_INSTANTIATE(double)
+#undef LBP_INSTANTIATE
+
+}  // namespace lbp::binding

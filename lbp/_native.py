@@ -1,0 +1,47 @@
+"""Loading the library of kernels, and saying what to do where it is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+LIBRARY = Path(__file__).with_name("liblbp.so")
+
+
+class NativeLibraryMissingError(ImportError):
+    """The kernels were not built, or were built for another torch."""
+
+
+def load() -> str | None:
+    """Load the library of kernels and register its ops.
+
+    Returns:
+        None, or a sentence that says why the library is not there.
+    """
+    if not LIBRARY.exists():
+        return (
+            f"the compiled library {LIBRARY.name} is missing from {LIBRARY.parent}; build it with "
+            "`pip install --no-build-isolation -e .` in the source tree, or install a wheel of lbp"
+        )
+    try:
+        torch.ops.load_library(str(LIBRARY))
+    except OSError as error:
+        return (
+            f"the compiled library {LIBRARY.name} does not load beside torch {torch.__version__} ({error}); rebuild it"
+        )
+    return None
+
+
+missing: str | None = load()
+"""Why the kernels cannot be used, or None when they are loaded."""
+
+
+def require() -> None:
+    """Check that the kernels are there.
+
+    Raises:
+        NativeLibraryMissingError: they are not. ``lbp.backend("reference")`` needs none.
+    """
+    if missing is not None:
+        raise NativeLibraryMissingError(f"lbp: {missing}; `lbp.backend('reference')` computes without it, slower")

@@ -1,0 +1,219 @@
+"""ParamRamp and its bounding lines."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lbp import _native, reference
+from lbp.backend import current_backend
+from lbp.ops._arguments import (
+    RELAXATION_LENGTH,
+    RelaxationArguments,
+    check_given,
+    check_numbers,
+    fake_relaxation_gradients,
+    native,
+    needed_gradients,
+    ramp_parameters,
+    refuse_second_order,
+    relaxation_arguments,
+    relaxation_gradients,
+    save_relaxation,
+    saved_relaxation,
+    sum_to,
+)
+from lbp.reference.bounding_lines import BoundingLines
+
+
+def ramp(z: Tensor, r: Tensor | float = math.inf, eta: Tensor | float = 0.0) -> Tensor:
+    """ParamRamp: `eta z` below 0, `z` on [0, r], `eta z + (1 - eta) r` beyond r (Lyu et al. 2021, section 5).
+
+    ReLU is `eta = 0, r = inf`, LeakyReLU `r = inf`. At 0 and at r the gradient is that of the piece to the left.
+
+    Args:
+        z: pre-activations [B, *shape], float32 or float64.
+        r: bending point above 0, a number or a tensor that broadcasts to [*shape]; may be infinite.
+        eta: outer slope in [0, 1], a number or a tensor with one element; not differentiated.
+
+    Returns:
+        The activations, like z. NaN where z is NaN, or where a tensor r is not above 0.
+
+    Raises:
+        ValueError: r not above 0 or eta outside [0, 1] as numbers, or shapes that do not fit.
+        RuntimeError: dtypes or devices that differ.
+    """
+    check_numbers(r, eta)
+    if current_backend() == "reference":
+        return reference.ramp(z, r, eta)
+    result: Tensor = native("ramp")(z, *ramp_parameters(r, eta, z.shape[1:]))
+    return result
+
+
+def ramp_interval(
+    l: Tensor, u: Tensor, r: Tensor | float = math.inf, eta: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Images of both ends of [l, u] under ParamRamp, which is monotone, in one pass.
+
+    Args:
+        l: lower bounds [B, *shape], float32 or float64.
+        u: upper bounds, like l.
+        r: see `ramp`.
+        eta: see `ramp`.
+
+    Returns:
+        Bounds of the activations, each like l.
+
+    Raises:
+        ValueError: see `ramp`.
+        RuntimeError: see `ramp`.
+    """
+    check_numbers(r, eta)
+    if current_backend() == "reference":
+        return reference.ramp_interval(l, u, r, eta)
+    lower, upper, _ = native("ramp_interval")(l, u, *ramp_parameters(r, eta, l.shape[1:]), False)
+    return lower, upper
+
+
+def ramp_interval_with_status(
+    l: Tensor, u: Tensor, r: Tensor | float = math.inf, eta: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`ramp_interval`, and how many neurons have each of the six statuses.
+
+    Returns:
+        Lower and upper bounds, and counts, int64 [6], in the order of `lbp.strategies.STATUSES`: left dead, left unstable,
+        alive, right unstable, right dead, unstable. A neuron with a NaN bound is counted nowhere.
+    """
+    check_numbers(r, eta)
+    if current_backend() == "reference":
+        return reference.ramp_interval_with_status(l, u, r, eta)
+    lower, upper, counts = native("ramp_interval")(l, u, *ramp_parameters(r, eta, l.shape[1:]), True)
+    return lower, upper, counts
+
+
+def bounding_lines(
+    l: Tensor,
+    u: Tensor,
+    r: Tensor | float = math.inf,
+    eta: Tensor | float = 0.0,
+    strategy: str = "adaptive",
+    lower_slope: Tensor | None = None,
+    upper_slope: Tensor | None = None,
+    lower_intercept: Tensor | None = None,
+    upper_intercept: Tensor | None = None,
+) -> BoundingLines:
+    """The lines that enclose ParamRamp on [l, u] (Lyu et al. 2021, section 5, Table 2).
+
+    The lines are valid in floating point: whatever rounding makes of a slope, the intercept is rounded outward for it. Bounds
+    out of order by rounding (l > u) are swapped; NaN bounds give NaN lines.
+
+    Args:
+        l: lower bounds of the pre-activations [B, *shape], float32 or float64.
+        u: upper bounds, like l.
+        r: see `ramp`.
+        eta: see `ramp`.
+        strategy: one of `lbp.strategies.STRATEGIES`. With ``"zero"`` and ``"one"`` the upper lines are the adaptive ones.
+        lower_slope: for ``"slopes"``: slopes of the lower lines through the origin, broadcastable to l, clamped to the
+            admissible range; absent: the adaptive choice. For ``"lines"``: the lower lines' slopes as they are.
+        upper_slope: likewise, of the upper lines through (r, r).
+        lower_intercept: for ``"lines"`` only.
+        upper_intercept: for ``"lines"`` only.
+
+    Returns:
+        Slopes and intercepts, each [B, *shape]. Differentiable with respect to l, u, r and the given lines; outward rounding
+        counts as the identity.
+
+    Raises:
+        ValueError: an unknown strategy, given lines that do not belong to it, or see `ramp`.
+        RuntimeError: see `ramp`.
+    """
+    check_numbers(r, eta)
+    given = (lower_slope, upper_slope, lower_intercept, upper_intercept)
+    check_given(strategy, *given)
+    if current_backend() == "reference":
+        return reference.bounding_lines(l, u, r, eta, strategy, *given)
+    return BoundingLines(*native("bounding_lines")(*relaxation_arguments(l, u, r, eta, strategy, *given)))
+
+
+def _save_ramp(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *points, r, r_tensor, eta, eta_tensor = inputs[: -1 if isinstance(inputs[-1], bool) else None]
+    ctx.save_for_backward(*points, r_tensor, eta_tensor)
+    ctx.numbers = (r, eta)
+
+
+def _ramp_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    z, r_tensor, eta_tensor = ctx.saved_tensors
+    r, eta = ctx.numbers
+    need_z, need_r = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+    to_z, to_r = native("ramp_gradient")(gradient, z, r, r_tensor, eta, eta_tensor, need_z, need_r)
+    return to_z if need_z else None, None, sum_to(to_r, r_tensor.shape) if need_r else None, None, None
+
+
+def _ramp_interval_backward(ctx: Any, lower: Tensor, upper: Tensor, _: object) -> tuple[Tensor | None, ...]:
+    l, u, r_tensor, eta_tensor = ctx.saved_tensors
+    r, eta = ctx.numbers
+    need_r = ctx.needs_input_grad[3]
+    to_l, to_u, to_r = native("ramp_interval_gradient")(lower, upper, l, u, r, r_tensor, eta, eta_tensor, need_r)
+    return to_l, to_u, None, sum_to(to_r, r_tensor.shape) if need_r else None, None, None, None
+
+
+def _save_lines(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    save_relaxation(ctx, RelaxationArguments(*inputs))
+
+
+def _lines_backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    arguments, _ = saved_relaxation(ctx)
+    needs = needed_gradients(ctx.needs_input_grad, 0)
+    return tuple(relaxation_gradients(arguments, native("bounding_lines_gradient")(*gradients, *arguments, needs)))
+
+
+def _register() -> None:
+    @torch.library.register_fake("lbp::ramp")
+    def _(z: Tensor, *parameters: Any) -> Tensor:
+        return z.new_empty(z.shape)
+
+    @torch.library.register_fake("lbp::ramp_gradient")
+    def _(
+        gradient: Tensor, z: Tensor, r: Any, r_tensor: Any, eta: Any, eta_tensor: Any, need_z: bool, need_r: bool
+    ) -> Any:
+        return z.new_empty(z.shape if need_z else (0,)), z.new_empty(z.shape[1:] if need_r else (0,))
+
+    @torch.library.register_fake("lbp::ramp_interval")
+    def _(l: Tensor, u: Tensor, r: Any, r_tensor: Any, eta: Any, eta_tensor: Any, count_status: bool) -> Any:
+        return l.new_empty(l.shape), l.new_empty(l.shape), l.new_empty((6 if count_status else 0,), dtype=torch.int64)
+
+    @torch.library.register_fake("lbp::ramp_interval_gradient")
+    def _(
+        lower: Tensor,
+        upper: Tensor,
+        l: Tensor,
+        u: Tensor,
+        r: Any,
+        r_tensor: Any,
+        eta: Any,
+        eta_tensor: Any,
+        need_r: bool,
+    ) -> Any:
+        return l.new_empty(l.shape), l.new_empty(l.shape), l.new_empty(l.shape[1:] if need_r else (0,))
+
+    @torch.library.register_fake("lbp::bounding_lines")
+    def _(l: Tensor, *rest: Any) -> Any:
+        return tuple(l.new_empty(l.shape) for _ in range(4))
+
+    @torch.library.register_fake("lbp::bounding_lines_gradient")
+    def _(g1: Tensor, g2: Tensor, g3: Tensor, g4: Tensor, *rest: Any) -> Any:
+        l, needs = rest[0], rest[RELAXATION_LENGTH]
+        return tuple(fake_relaxation_gradients(l, l.shape[0], l.shape[1:], needs))
+
+    torch.library.register_autograd("lbp::ramp", _ramp_backward, setup_context=_save_ramp)
+    torch.library.register_autograd("lbp::ramp_interval", _ramp_interval_backward, setup_context=_save_ramp)
+    torch.library.register_autograd("lbp::bounding_lines", _lines_backward, setup_context=_save_lines)
+    for name in ("ramp_gradient", "ramp_interval_gradient", "bounding_lines_gradient"):
+        refuse_second_order(name)
+
+
+if _native.missing is None:
+    _register()

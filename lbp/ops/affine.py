@@ -1,0 +1,497 @@
+"""Intervals and coefficients of back-substitution through Linear and Conv2d layers.
+
+On the CPU these ops are the kernels' passes followed by the library's product or convolution, in full precision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lbp import _native, reference
+from lbp.backend import current_backend
+from lbp.ops._arguments import (
+    NEED_BIAS,
+    NEED_MATRIX,
+    RELAXATION_LENGTH,
+    RelaxationArguments,
+    check_given,
+    check_numbers,
+    native,
+    needed_gradients,
+    relaxation_arguments,
+    relaxation_gradients,
+    save_relaxation,
+    saved_relaxation,
+    sum_to,
+)
+from lbp.precision import full_precision
+from lbp.strategies import side_code
+
+Pair = tuple[int, int]
+Convolution = tuple[Sequence[int], Sequence[int], Sequence[int], int]
+
+
+def interval_linear(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Interval bounds through a Linear layer: `W c + b -/+ |W| r` with center c and radius r (Gowal et al. 2018).
+
+    Args:
+        l: lower bounds of the input [B, ..., n_in].
+        u: upper bounds, like l.
+        weight: [n_out, n_in].
+        bias: [n_out] or None.
+
+    Returns:
+        Lower and upper bounds [B, ..., n_out]. Differentiable with respect to all tensors.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    if current_backend() == "reference":
+        return reference.interval_linear(l, u, weight, bias)
+    lower, upper = native("interval_linear")(l, u, weight, bias)
+    return lower, upper
+
+
+def interval_conv2d(
+    l: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """Interval bounds through a Conv2d layer; see `interval_linear`.
+
+    Args:
+        l: lower bounds of the input [B, C_in, h, w].
+        u: upper bounds, like l.
+        weight: [C_out, C_in / groups, kh, kw].
+        bias: [C_out] or None.
+        stride: as in torch.nn.functional.conv2d, as the following.
+        padding: rows and columns of zeros on each side.
+        dilation: distance of the kernel's entries.
+        groups: number of groups.
+
+    Returns:
+        Lower and upper bounds [B, C_out, H, W]. Differentiable with respect to all tensors.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    if current_backend() == "reference":
+        geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+        return reference.interval_conv2d(l, u, weight, bias, groups=groups, **geometry)
+    lower, upper = native("interval_conv2d")(l, u, weight, bias, stride, padding, dilation, groups)
+    return lower, upper
+
+
+def backward_linear(A: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Push coefficients through a Linear layer: `A' = A W`, constants `A b` (Lyu et al. 2021, section 2).
+
+    Args:
+        A: [K, B, S, n_out].
+        weight: [n_out, n_in].
+        bias: [n_out] or None.
+
+    Returns:
+        `A'` [K, B, S, n_in] and constants [K, B, S], float64. Differentiable with respect to all tensors.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    if current_backend() == "reference":
+        return reference.backward_linear(A, weight, bias)
+    coefficients, constants = native("backward_linear")(A, weight, bias)
+    return coefficients, constants
+
+
+def backward_conv2d(
+    A: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    input_size: Pair,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """Push coefficients through a Conv2d layer, by its transposed convolution; see `backward_linear`.
+
+    Args:
+        A: [K, B, S, C_out, H, W].
+        weight: [C_out, C_in / groups, kh, kw].
+        bias: [C_out] or None.
+        input_size: rows and columns (h, w) of the convolution's input.
+        stride: see `interval_conv2d`, as the following.
+        padding: see `interval_conv2d`.
+        dilation: see `interval_conv2d`.
+        groups: see `interval_conv2d`.
+
+    Returns:
+        `A'` [K, B, S, C_in, h, w] and constants [K, B, S], float64. Differentiable with respect to all tensors.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    if current_backend() == "reference":
+        geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+        return reference.backward_conv2d(A, weight, bias, input_size, groups=groups, **geometry)
+    coefficients, constants = native("backward_conv2d")(A, weight, bias, input_size, stride, padding, dilation, groups)
+    return coefficients, constants
+
+
+def relax_backward_linear(
+    A: Tensor,
+    l: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    sides: str,
+    r: Tensor | float = math.inf,
+    eta: Tensor | float = 0.0,
+    strategy: str = "adaptive",
+    lower_slope: Tensor | None = None,
+    upper_slope: Tensor | None = None,
+    lower_intercept: Tensor | None = None,
+    upper_intercept: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Push coefficients through an activation and the Linear layer below it: `relax_backward`, then `backward_linear`.
+
+    The relaxed coefficients are not kept for the gradient, which computes them again.
+
+    Args:
+        A: coefficients [K, B, S, n] of the activations.
+        l: lower bounds of the pre-activations [B or 1, n].
+        u: upper bounds, like l.
+        weight: [n, n_in].
+        bias: [n] or None.
+        sides: see `lbp.ops.relax_backward`, as the following.
+        r: bending point.
+        eta: outer slope.
+        strategy: of the bounding lines.
+        lower_slope: see `lbp.ops.bounding_lines`, as the following.
+        upper_slope: see `lbp.ops.bounding_lines`.
+        lower_intercept: see `lbp.ops.bounding_lines`.
+        upper_intercept: see `lbp.ops.bounding_lines`.
+
+    Returns:
+        `A'` [K, B, S, n_in] and the constants contributed [K, B, S], float64. Differentiable with respect to A, l, u, r,
+        weight, bias and given lines.
+
+    Raises:
+        ValueError: see `lbp.ops.relax_backward`.
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    check_numbers(r, eta)
+    given = (lower_slope, upper_slope, lower_intercept, upper_intercept)
+    check_given(strategy, *given)
+    if current_backend() == "reference":
+        named = dict(zip(("lower_slope", "upper_slope", "lower_intercept", "upper_intercept"), given, strict=True))
+        return reference.relax_backward_linear(
+            A, l, u, weight, bias, sides=sides, r=r, eta=eta, strategy=strategy, **named
+        )
+    arguments = relaxation_arguments(l, u, r, eta, strategy, *given)
+    coefficients, constants = native("relax_backward_linear")(A, *arguments, weight, bias, side_code(sides))
+    return coefficients, constants
+
+
+def relax_backward_conv2d(
+    A: Tensor,
+    l: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    input_size: Pair,
+    *,
+    sides: str,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    r: Tensor | float = math.inf,
+    eta: Tensor | float = 0.0,
+    strategy: str = "adaptive",
+    lower_slope: Tensor | None = None,
+    upper_slope: Tensor | None = None,
+    lower_intercept: Tensor | None = None,
+    upper_intercept: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Push coefficients through an activation and the Conv2d layer below it; see `relax_backward_linear`.
+
+    Args:
+        A: coefficients [K, B, S, C_out, H, W] of the activations.
+        l: lower bounds of the pre-activations [B or 1, C_out, H, W].
+        u: upper bounds, like l.
+        weight: [C_out, C_in / groups, kh, kw].
+        bias: [C_out] or None.
+        input_size: rows and columns (h, w) of the convolution's input.
+        sides: see `lbp.ops.relax_backward`.
+        stride: see `interval_conv2d`, as the following.
+        padding: see `interval_conv2d`.
+        dilation: see `interval_conv2d`.
+        groups: see `interval_conv2d`.
+        r: bending point.
+        eta: outer slope.
+        strategy: of the bounding lines.
+        lower_slope: see `lbp.ops.bounding_lines`, as the following.
+        upper_slope: see `lbp.ops.bounding_lines`.
+        lower_intercept: see `lbp.ops.bounding_lines`.
+        upper_intercept: see `lbp.ops.bounding_lines`.
+
+    Returns:
+        `A'` [K, B, S, C_in, h, w] and the constants contributed [K, B, S], float64.
+
+    Raises:
+        ValueError: see `lbp.ops.relax_backward`.
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    check_numbers(r, eta)
+    given = (lower_slope, upper_slope, lower_intercept, upper_intercept)
+    check_given(strategy, *given)
+    if current_backend() == "reference":
+        named: dict[str, Any] = dict(
+            zip(("lower_slope", "upper_slope", "lower_intercept", "upper_intercept"), given, strict=True)
+        )
+        named |= {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        return reference.relax_backward_conv2d(
+            A, l, u, weight, bias, input_size, sides=sides, r=r, eta=eta, strategy=strategy, **named
+        )
+    arguments = relaxation_arguments(l, u, r, eta, strategy, *given)
+    coefficients, constants = native("relax_backward_conv2d")(
+        A, *arguments, weight, bias, input_size, stride, padding, dilation, groups, side_code(sides)
+    )
+    return coefficients, constants
+
+
+def convolution_gradients(
+    gradient: Tensor, like: Tensor, weight: Tensor, convolution: Convolution, needs: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients with respect to input and weight of a convolution of inputs of the shape of `like`."""
+    stride, padding, dilation, groups = convolution
+    results = torch.ops.aten.convolution_backward(
+        gradient, like, weight, None, stride, padding, dilation, False, [0, 0], groups, [*needs, False]
+    )
+    return results[0], results[1]
+
+
+def _convolve(rows: Tensor, weight: Tensor, convolution: Convolution) -> Tensor:
+    """Convolve [..., C, h, w] without a bias, all leading dimensions as one batch."""
+    stride, padding, dilation, groups = convolution
+    result = F.conv2d(rows.reshape(-1, *rows.shape[-3:]), weight, None, stride, padding, dilation, groups)
+    return result.reshape(*rows.shape[:-3], *result.shape[1:])
+
+
+def _save_interval(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    l, u, weight, bias, *convolution = inputs
+    ctx.save_for_backward(l, u, weight)
+    ctx.has_bias = bias is not None
+    ctx.convolution = tuple(convolution)
+
+
+def _interval_linear_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:
+    l, u, weight = ctx.saved_tensors
+    to_center, to_radius = upper + lower, upper - lower
+    to_l, to_u, to_weight = None, None, None
+    if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+        center, radius = to_center @ weight, to_radius @ weight.abs()
+        to_l, to_u = (center - radius) / 2, (center + radius) / 2
+    if ctx.needs_input_grad[2]:
+        center, radius = ((u + l) / 2).flatten(0, -2), ((u - l) / 2).flatten(0, -2)
+        to_weight = to_center.flatten(0, -2).mT @ center + weight.sign() * (to_radius.flatten(0, -2).mT @ radius)
+    return to_l, to_u, to_weight, to_center.flatten(0, -2).sum(0) if ctx.has_bias else None
+
+
+def _interval_conv2d_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:
+    l, u, weight = ctx.saved_tensors
+    needs = (ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[2])
+    to_center, to_radius = upper + lower, upper - lower
+    center, through_center = convolution_gradients(to_center, (u + l) / 2, weight, ctx.convolution, needs)
+    radius, through_radius = convolution_gradients(to_radius, (u - l) / 2, weight.abs(), ctx.convolution, needs)
+    to_l = None if center is None or radius is None else (center - radius) / 2
+    to_u = None if center is None or radius is None else (center + radius) / 2
+    to_weight = None
+    if through_center is not None and through_radius is not None:
+        to_weight = through_center + weight.sign() * through_radius
+    to_bias = to_center.sum((0, 2, 3)) if ctx.has_bias else None
+    return to_l, to_u, to_weight, to_bias, None, None, None, None
+
+
+def _save_affine(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    A, weight, bias, *convolution = inputs
+    ctx.save_for_backward(A, weight, bias)
+    ctx.convolution = tuple(convolution[1:])
+
+
+def _bias_gradients(A: Tensor, bias: Tensor | None, constants: Tensor) -> tuple[Tensor | float, Tensor | None]:
+    """Return the gradients with respect to A and bias of the constants `sum A bias`, bias along dimension 3 of A."""
+    if bias is None:
+        return 0.0, None
+    weights = constants.to(A.dtype).reshape(*constants.shape, *[1] * (A.dim() - 3))
+    to_A = weights * bias.reshape(-1, *[1] * (A.dim() - 4))
+    return to_A, (A * weights).sum([i for i in range(A.dim()) if i != 3])
+
+
+def _backward_linear_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
+    A, weight, bias = ctx.saved_tensors
+    through_bias, to_bias = _bias_gradients(A, bias, constants)
+    to_A = coefficients @ weight.mT + through_bias if ctx.needs_input_grad[0] else None
+    to_weight = A.flatten(0, 2).mT @ coefficients.flatten(0, 2) if ctx.needs_input_grad[1] else None
+    return to_A, to_weight, to_bias
+
+
+def _backward_conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
+    A, weight, bias = ctx.saved_tensors
+    through_bias, to_bias = _bias_gradients(A, bias, constants)
+    to_A = _convolve(coefficients, weight, ctx.convolution) + through_bias if ctx.needs_input_grad[0] else None
+    to_weight = _transposed_weight_gradient(A, coefficients, weight, ctx) if ctx.needs_input_grad[1] else None
+    return to_A, to_weight, to_bias, None, None, None, None, None
+
+
+def _transposed_weight_gradient(A: Tensor, gradient: Tensor, weight: Tensor, ctx: Any) -> Tensor | None:
+    """Gradient with respect to the weight of a transposed convolution of A, from the gradient of its result.
+
+    The roles are those of a convolution whose input is the gradient and whose output is A.
+    """
+    return convolution_gradients(A.flatten(0, 2), gradient.flatten(0, 2), weight, ctx.convolution, (False, True))[1]
+
+
+def _save_relaxed_affine(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    A, relaxation = inputs[0], inputs[1 : 1 + RELAXATION_LENGTH]
+    weight, bias, *convolution, sides = inputs[1 + RELAXATION_LENGTH :]
+    save_relaxation(ctx, RelaxationArguments(*relaxation), A, weight, bias)
+    ctx.convolution = tuple(convolution[1:])
+    ctx.sides = sides
+
+
+def _relaxed_affine_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
+    arguments, (A, weight, bias) = saved_relaxation(ctx)
+    assert A is not None and weight is not None
+    is_convolution = bool(ctx.convolution)
+    offset = bias[:, None, None] if bias is not None and is_convolution else bias
+    need_A, need_weight, need_bias = (
+        ctx.needs_input_grad[i] for i in (0, RELAXATION_LENGTH + 1, RELAXATION_LENGTH + 2)
+    )
+    to_weight = None
+    if need_weight:
+        relaxed, _ = native("relax_backward")(A, *arguments, None, ctx.sides)
+        if is_convolution:
+            to_weight = _transposed_weight_gradient(relaxed, coefficients, weight, ctx)
+        else:
+            to_weight = relaxed.flatten(0, 2).mT @ coefficients.flatten(0, 2)
+    if is_convolution:
+        to_relaxed = _convolve(coefficients, weight, ctx.convolution)
+    else:
+        to_relaxed = coefficients @ weight.mT
+    needs = needed_gradients(ctx.needs_input_grad, 1)
+    needs |= (NEED_MATRIX if need_A else 0) | (NEED_BIAS if need_bias else 0)
+    to_A, *to_relaxation, to_bias = native("relax_backward_gradient")(
+        to_relaxed, constants, A, *arguments, offset, ctx.sides, needs
+    )
+    fitted_bias = None
+    if need_bias and bias is not None and offset is not None:
+        fitted_bias = sum_to(to_bias, offset.shape).reshape(bias.shape)
+    rest = [None] * (6 if is_convolution else 1)
+    return to_A if need_A else None, *relaxation_gradients(arguments, to_relaxation), to_weight, fitted_bias, *rest
+
+
+def _relax_backward_linear_cpu(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    relaxation, (weight, bias, sides) = rest[:RELAXATION_LENGTH], rest[RELAXATION_LENGTH:]
+    relaxed, constants = native("relax_backward")(A, *relaxation, bias, sides)
+    with full_precision():
+        return relaxed @ weight, constants
+
+
+def _relax_backward_conv2d_cpu(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    relaxation = rest[:RELAXATION_LENGTH]
+    weight, bias, input_size, stride, padding, dilation, groups, sides = rest[RELAXATION_LENGTH:]
+    offset = None if bias is None else bias[:, None, None]
+    relaxed, constants = native("relax_backward")(A, *relaxation, offset, sides)
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+    coefficients, _ = reference.backward_conv2d(relaxed, weight, None, input_size, groups=groups, **geometry)
+    return coefficients, constants
+
+
+def _interval_conv2d_cpu(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
+    stride, padding, dilation, groups = convolution
+    return reference.interval_conv2d(
+        l, u, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
+
+
+def _backward_conv2d_cpu(A: Tensor, weight: Tensor, bias: Tensor | None, input_size: Any, *convolution: Any) -> Any:
+    stride, padding, dilation, groups = convolution
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+    return reference.backward_conv2d(A, weight, bias, input_size, groups=groups, **geometry)
+
+
+def convolved_size(shape: Sequence[int], weight: Tensor, convolution: Convolution) -> tuple[int, int, int]:
+    """Return channels, rows and columns of the output of a convolution of [..., C, h, w]."""
+    stride, padding, dilation, _ = convolution
+    height, width = (
+        (shape[i - 2] + 2 * padding[i] - dilation[i] * (weight.shape[i + 2] - 1) - 1) // stride[i] + 1 for i in range(2)
+    )
+    return weight.shape[0], height, width
+
+
+def _register_fakes() -> None:
+    @torch.library.register_fake("lbp::interval_linear")
+    def _(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
+        return tuple(l.new_empty((*l.shape[:-1], weight.shape[0])) for _ in range(2))
+
+    @torch.library.register_fake("lbp::interval_conv2d")
+    def _(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
+        return tuple(l.new_empty((l.shape[0], *convolved_size(l.shape, weight, convolution))) for _ in range(2))
+
+    def coefficients(A: Tensor, weight: Tensor, input_size: Any = None, groups: int = 1) -> Any:
+        channels = (weight.shape[1] * groups,) if input_size is not None else (weight.shape[1],)
+        shape = (*A.shape[:3], *channels, *(input_size or ()))
+        return A.new_empty(shape), A.new_empty(A.shape[:3], dtype=torch.float64)
+
+    @torch.library.register_fake("lbp::backward_linear")
+    def _(A: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
+        return coefficients(A, weight)
+
+    @torch.library.register_fake("lbp::backward_conv2d")
+    def _(A: Tensor, weight: Tensor, bias: Tensor | None, input_size: Any, *convolution: Any) -> Any:
+        return coefficients(A, weight, input_size, convolution[3])
+
+    @torch.library.register_fake("lbp::relax_backward_linear")
+    def _(A: Tensor, *rest: Any) -> Any:
+        return coefficients(A, rest[RELAXATION_LENGTH])
+
+    @torch.library.register_fake("lbp::relax_backward_conv2d")
+    def _(A: Tensor, *rest: Any) -> Any:
+        weight, _, input_size, _, _, _, groups, _ = rest[RELAXATION_LENGTH:]
+        return coefficients(A, weight, input_size, groups)
+
+
+def _register() -> None:
+    torch.library.impl("lbp::interval_linear", "CPU", reference.interval_linear)
+    torch.library.impl("lbp::interval_conv2d", "CPU", _interval_conv2d_cpu)
+    torch.library.impl("lbp::backward_linear", "CPU", reference.backward_linear)
+    torch.library.impl("lbp::backward_conv2d", "CPU", _backward_conv2d_cpu)
+    torch.library.impl("lbp::relax_backward_linear", "CPU", _relax_backward_linear_cpu)
+    torch.library.impl("lbp::relax_backward_conv2d", "CPU", _relax_backward_conv2d_cpu)
+    register_autograd = torch.library.register_autograd
+    register_autograd("lbp::interval_linear", _interval_linear_backward, setup_context=_save_interval)
+    register_autograd("lbp::interval_conv2d", _interval_conv2d_backward, setup_context=_save_interval)
+    register_autograd("lbp::backward_linear", _backward_linear_backward, setup_context=_save_affine)
+    register_autograd("lbp::backward_conv2d", _backward_conv2d_backward, setup_context=_save_affine)
+    register_autograd("lbp::relax_backward_linear", _relaxed_affine_backward, setup_context=_save_relaxed_affine)
+    register_autograd("lbp::relax_backward_conv2d", _relaxed_affine_backward, setup_context=_save_relaxed_affine)
+
+
+if _native.missing is None:
+    _register_fakes()
+    _register()

@@ -1,0 +1,235 @@
+"""Linear bounds evaluated over the input region."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lbp import _native, reference
+from lbp.backend import current_backend
+from lbp.ops._arguments import native, refuse_second_order, sum_to
+from lbp.reference.concretize import dual_norm
+from lbp.strategies import side_code
+
+
+def _checked_exponent(p: float) -> float:
+    if not p >= 1:
+        raise ValueError(f"p must be at least 1 for an l_p norm, got {p}")
+    return float(p)
+
+
+def _radius(eps: Tensor | float, like: Tensor) -> Tensor:
+    """Return eps as the float64 tensor of one value or one per image that the kernels read."""
+    if not isinstance(eps, Tensor):
+        return torch.full((1,), eps, dtype=torch.float64, device=like.device)
+    return eps.to(torch.float64).reshape(-1)
+
+
+def concretize_box(A: Tensor, x_L: Tensor, x_U: Tensor, *, sides: str) -> Tensor:
+    """Extreme values of `A x` over the box `x_L <= x <= x_U`: `pos(A) x_L + neg(A) x_U` below, swapped above.
+
+    Args:
+        A: coefficients [K, B, S, *input]; see `lbp.ops.relax_backward` for K and sides.
+        x_L: lower corner [B or 1, *input].
+        x_U: upper corner, like x_L.
+        sides: ``"lower"``, ``"upper"`` or ``"both"``.
+
+    Returns:
+        Bounds [K, B, S] without the constants of the linear bounds, float64. Differentiable with respect to A, x_L and x_U.
+
+    Raises:
+        ValueError: unknown sides.
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    side_code(sides)
+    if current_backend() == "reference":
+        return reference.concretize_box(A, x_L, x_U, sides=sides)
+    result: Tensor = native("concretize")(A, x_L, x_U, None, math.inf, side_code(sides))
+    return result
+
+
+def concretize_ball(A: Tensor, x0: Tensor, eps: Tensor | float, p: float, *, sides: str) -> Tensor:
+    """Extreme values of `A x` over `||x - x0||_p <= eps`: `A x0 -/+ eps ||A||_q` by rows, 1/p + 1/q = 1.
+
+    Rows are scaled by their largest entry, so that no power underflows; a row of zeros has gradient 0.
+
+    Args:
+        A: coefficients [K, B, S, *input]; see `lbp.ops.relax_backward` for K and sides.
+        x0: center [B or 1, *input].
+        eps: radius, a number, or a tensor with one value or one per image.
+        p: exponent of the norm, at least 1; may be infinite.
+        sides: ``"lower"``, ``"upper"`` or ``"both"``.
+
+    Returns:
+        Bounds [K, B, S] without the constants of the linear bounds, float64. Differentiable with respect to A, x0 and eps.
+
+    Raises:
+        ValueError: p below 1, or unknown sides.
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    side_code(sides)
+    p = _checked_exponent(p)
+    if current_backend() == "reference":
+        return reference.concretize_ball(A, x0, eps, p, sides=sides)
+    result: Tensor = native("concretize")(A, x0, None, _radius(eps, A), p, side_code(sides))
+    return result
+
+
+def concretize_forward_box(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    x_L: Tensor,
+    x_U: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Bounds of a layer from its forward linear bounds over a box, both sides from one read of the matrices.
+
+    Args:
+        center: [B or 1, n0, *shape]; see `lbp.ops.relax_forward`.
+        radius: like center, or None.
+        center_bias: [B or 1, *shape].
+        radius_bias: like center_bias, or None.
+        x_L: lower corner [B or 1, *input].
+        x_U: upper corner, like x_L.
+
+    Returns:
+        Lower and upper bounds [B, *shape] in the dtype of center, added up in float64. Differentiable with respect to all tensors.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    matrices = (center, radius, center_bias, radius_bias)
+    if current_backend() == "reference":
+        return reference.concretize_forward_box(*matrices, x_L, x_U)
+    lower, upper = native("concretize_forward")(*matrices, x_L, x_U, None, math.inf)
+    return lower, upper
+
+
+def concretize_forward_ball(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    x0: Tensor,
+    eps: Tensor | float,
+    p: float,
+) -> tuple[Tensor, Tensor]:
+    """Bounds of a layer from its forward linear bounds over the l_p ball; see `concretize_forward_box`, `concretize_ball`.
+
+    Returns:
+        Lower and upper bounds [B, *shape] in the dtype of center.
+
+    Raises:
+        ValueError: p below 1.
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    p = _checked_exponent(p)
+    matrices = (center, radius, center_bias, radius_bias)
+    if current_backend() == "reference":
+        return reference.concretize_forward_ball(*matrices, x0, eps, p)
+    lower, upper = native("concretize_forward")(*matrices, x0, None, _radius(eps, center), p)
+    return lower, upper
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*(value for value in inputs if value is None or isinstance(value, Tensor)))
+    ctx.numbers = tuple(value for value in inputs if value is not None and not isinstance(value, Tensor))
+
+
+def _parts_by_sign(rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Split `rows * gradient` into the parts that belong to coefficients >= 0 and to those below."""
+    weighted = rows * gradient
+    positive = rows >= 0
+    zero = torch.zeros_like(weighted)
+    return torch.where(positive, weighted, zero), torch.where(positive, zero, weighted)
+
+
+def _concretize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    A, x, x_U, eps = ctx.saved_tensors
+    p, sides = ctx.numbers
+    to_A = native("concretize_gradient")(gradient, A, x, x_U, eps, p, sides) if ctx.needs_input_grad[0] else None
+    if not any(ctx.needs_input_grad[1:4]):
+        return to_A, None, None, None, None, None
+    to_x, to_x_U, to_eps = None, None, None
+    rows = A.double().flatten(3)
+    lower_sides = [bool(sides & 1), not sides & 1][: A.shape[0]]
+    if x_U is not None:
+        low_parts, high_parts = [], []
+        for side_rows, side_gradient, lower in zip(rows, gradient, lower_sides, strict=True):
+            at_positive, at_negative = _parts_by_sign(side_rows, side_gradient.unsqueeze(-1))
+            low_parts.append(at_positive if lower else at_negative)
+            high_parts.append(at_negative if lower else at_positive)
+        to_x = _input_gradient(torch.stack(low_parts).sum((0, 2)), x)
+        to_x_U = _input_gradient(torch.stack(high_parts).sum((0, 2)), x_U)
+    else:
+        to_x = _input_gradient((rows * gradient.unsqueeze(-1)).sum((0, 2)), x)
+        signs = torch.tensor([-1.0 if lower else 1.0 for lower in lower_sides], dtype=torch.float64, device=A.device)
+        spread = (signs.reshape(-1, 1, 1) * gradient * dual_norm(rows, p, -1)).sum((0, 2))
+        to_eps = sum_to(spread, eps.shape)
+    return to_A, to_x, to_x_U, to_eps, None, None
+
+
+def _input_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    """Bring a gradient [B, n0] in float64 to the shape and dtype of the input."""
+    return sum_to(gradient.reshape(-1, *x.shape[1:]), x.shape).to(x.dtype)
+
+
+def _concretize_forward_backward(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor | None, ...]:
+    center, radius, center_bias, radius_bias, x, x_U, eps = ctx.saved_tensors
+    (p,) = ctx.numbers
+    to_center, to_radius = None, None
+    if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+        to_center, to_radius = native("concretize_forward_gradient")(l, u, center, radius, x, x_U, eps, p)
+        to_center = sum_to(to_center, center.shape)
+        to_radius = None if radius is None else sum_to(to_radius, center.shape)
+    to_center_bias = sum_to(l + u, center_bias.shape)
+    to_radius_bias = None if radius_bias is None else sum_to(u - l, radius_bias.shape)
+    to_x, to_x_U, to_eps = None, None, None
+    if any(ctx.needs_input_grad[4:7]):
+        rows = center.double().flatten(2)
+        spread = torch.zeros_like(rows) if radius is None else radius.double().flatten(2)
+        lower, upper = rows - spread, rows + spread
+        to_l, to_u = l.double().flatten(1).unsqueeze(1), u.double().flatten(1).unsqueeze(1)
+        if x_U is not None:
+            lower_positive, lower_negative = _parts_by_sign(lower, to_l)
+            upper_positive, upper_negative = _parts_by_sign(upper, to_u)
+            to_x = _input_gradient((lower_positive + upper_negative).sum(-1), x)
+            to_x_U = _input_gradient((lower_negative + upper_positive).sum(-1), x_U)
+        else:
+            to_x = _input_gradient((lower * to_l + upper * to_u).sum(-1), x)
+            norms = dual_norm(upper, p, 1) * to_u.squeeze(1) - dual_norm(lower, p, 1) * to_l.squeeze(1)
+            to_eps = sum_to(norms.sum(-1), eps.shape)
+    return to_center, to_radius, to_center_bias, to_radius_bias, to_x, to_x_U, to_eps, None
+
+
+def _register() -> None:
+    @torch.library.register_fake("lbp::concretize")
+    def _(A: Tensor, *rest: Any) -> Tensor:
+        return A.new_empty(A.shape[:3], dtype=torch.float64)
+
+    @torch.library.register_fake("lbp::concretize_gradient")
+    def _(gradient: Tensor, A: Tensor, *rest: Any) -> Tensor:
+        return A.new_empty(A.shape)
+
+    @torch.library.register_fake("lbp::concretize_forward")
+    def _(center: Tensor, radius: Any, center_bias: Tensor, radius_bias: Any, x: Tensor, *rest: Any) -> Any:
+        shape = (max(center.shape[0], center_bias.shape[0], x.shape[0]), *center.shape[2:])
+        return center.new_empty(shape), center.new_empty(shape)
+
+    @torch.library.register_fake("lbp::concretize_forward_gradient")
+    def _(l: Tensor, u: Tensor, center: Tensor, radius: Tensor | None, *rest: Any) -> Any:
+        shape = (l.shape[0], *center.shape[1:])
+        return center.new_empty(shape), center.new_empty((0,) if radius is None else shape)
+
+    torch.library.register_autograd("lbp::concretize", _concretize_backward, setup_context=_save)
+    torch.library.register_autograd("lbp::concretize_forward", _concretize_forward_backward, setup_context=_save)
+    for name in ("concretize_gradient", "concretize_forward_gradient"):
+        refuse_second_order(name)
+
+
+if _native.missing is None:
+    _register()

@@ -1,0 +1,273 @@
+"""Forward linear bounds through affine layers, and their insertion into back-substitution (LBP, Relaxed-CROWN).
+
+On the CPU these ops are the library's products and convolutions, in full precision.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lbp import _native, reference
+from lbp.backend import current_backend
+from lbp.ops._arguments import native, sum_to
+from lbp.ops.affine import Pair, convolution_gradients, convolved_size
+from lbp.strategies import side_code
+
+ForwardMatrices = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
+
+
+def _none_where_absent(
+    results: tuple[Tensor, ...], radius: Tensor | None, radius_bias: Tensor | None
+) -> ForwardMatrices:
+    center, new_radius, center_bias, new_radius_bias = results
+    return (
+        center,
+        None if radius is None else new_radius,
+        center_bias,
+        None if radius_bias is None else new_radius_bias,
+    )
+
+
+def forward_linear(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+) -> ForwardMatrices:
+    """Push forward linear bounds through a Linear layer: `W center`, `|W| radius` (Lyu et al. 2021, section 4).
+
+    In this form each side costs one product instead of the two of `pos(W) WL + neg(W) WU`.
+
+    Args:
+        center: [B or 1, n0, n_in]; see `lbp.ops.relax_forward`.
+        radius: like center, or None for zero.
+        center_bias: [B or 1, n_in].
+        radius_bias: like center_bias, or None for zero.
+        weight: [n_out, n_in].
+        bias: [n_out] or None.
+
+    Returns:
+        center, radius, center_bias and radius_bias of the layer's output; radii stay None where they were. Differentiable with
+        respect to all tensors.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    matrices = (center, radius, center_bias, radius_bias)
+    if current_backend() == "reference":
+        return reference.forward_linear(*matrices, weight, bias)
+    return _none_where_absent(native("forward_linear")(*matrices, weight, bias), radius, radius_bias)
+
+
+def forward_conv2d(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> ForwardMatrices:
+    """Push forward linear bounds through a Conv2d layer; see `forward_linear`.
+
+    Args:
+        center: [B or 1, n0, C_in, h, w].
+        radius: like center, or None for zero.
+        center_bias: [B or 1, C_in, h, w].
+        radius_bias: like center_bias, or None for zero.
+        weight: [C_out, C_in / groups, kh, kw].
+        bias: [C_out] or None.
+        stride: see `lbp.ops.interval_conv2d`, as the following.
+        padding: see `lbp.ops.interval_conv2d`.
+        dilation: see `lbp.ops.interval_conv2d`.
+        groups: see `lbp.ops.interval_conv2d`.
+
+    Returns:
+        center, radius, center_bias and radius_bias of the layer's output.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    matrices = (center, radius, center_bias, radius_bias)
+    if current_backend() == "reference":
+        geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+        return reference.forward_conv2d(*matrices, weight, bias, groups=groups, **geometry)
+    results = native("forward_conv2d")(*matrices, weight, bias, stride, padding, dilation, groups)
+    return _none_where_absent(results, radius, radius_bias)
+
+
+def insert_forward(
+    A: Tensor,
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    *,
+    sides: str,
+) -> tuple[Tensor, Tensor]:
+    """Insert a layer's forward linear bounds into coefficients of that layer (Relaxed-CROWN; Lyu et al. 2021, section 4).
+
+    For the lower side `pos(A) WL + neg(A) WU = A center - |A| radius`, for the upper side with a plus.
+
+    Args:
+        A: [K, B, S, *shape].
+        center: [B or 1, n0, *shape]; see `lbp.ops.relax_forward`.
+        radius: like center, or None for zero.
+        center_bias: [B or 1, *shape].
+        radius_bias: like center_bias, or None for zero.
+        sides: see `lbp.ops.relax_backward`.
+
+    Returns:
+        Coefficients of the flattened input [K, B, S, n0], and the constants contributed [K, B, S], float64. Differentiable with
+        respect to all tensors.
+
+    Raises:
+        ValueError: unknown sides.
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    side_code(sides)
+    matrices = (center, radius, center_bias, radius_bias)
+    if current_backend() == "reference":
+        return reference.insert_forward(A, *matrices, sides=sides)
+    coefficients, constants = native("insert_forward")(A, *matrices, side_code(sides))
+    return coefficients, constants
+
+
+def _empty_where_none(results: ForwardMatrices) -> tuple[Tensor, ...]:
+    return tuple(results[0].new_empty((0,)) if result is None else result for result in results)
+
+
+def _forward_linear_cpu(*arguments: Any) -> tuple[Tensor, ...]:
+    return _empty_where_none(reference.forward_linear(*arguments))
+
+
+def _forward_conv2d_cpu(*arguments: Any) -> tuple[Tensor, ...]:
+    *matrices, stride, padding, dilation, groups = arguments
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+    return _empty_where_none(reference.forward_conv2d(*matrices, groups=groups, **geometry))
+
+
+def _insert_forward_cpu(A: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    *matrices, sides = arguments
+    return reference.insert_forward(A, *matrices, sides={1: "lower", 2: "upper", 3: "both"}[sides])
+
+
+def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.bias_shape = None if inputs[5] is None else inputs[5].shape
+    ctx.convolution = tuple(inputs[6:])
+
+
+def _linear_gradients(
+    gradient: Tensor, like: Tensor, weight: Tensor, convolution: Any, needs: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients with respect to rows [..., *shape] and weight of an affine layer without bias."""
+    if convolution:
+        rows = like.reshape(-1, *like.shape[-3:])
+        results = convolution_gradients(gradient.reshape(-1, *gradient.shape[-3:]), rows, weight, convolution, needs)
+        return None if results[0] is None else results[0].reshape(like.shape), results[1]
+    to_rows = gradient @ weight if needs[0] else None
+    to_weight = gradient.flatten(0, -2).mT @ like.flatten(0, -2) if needs[1] else None
+    return to_rows, to_weight
+
+
+def _forward_backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    matrices, weight = ctx.saved_tensors[:4], ctx.saved_tensors[4]
+    need_weight = ctx.needs_input_grad[4]
+    magnitude, sign = weight.abs(), weight.sign()
+    to_matrices: list[Tensor | None] = []
+    to_weight = torch.zeros_like(weight) if need_weight else None
+    for index, (gradient, matrix) in enumerate(zip(gradients, matrices, strict=True)):
+        if matrix is None:
+            to_matrices.append(None)
+            continue
+        is_radius = index % 2 == 1
+        needs = (ctx.needs_input_grad[index], need_weight)
+        factor = magnitude if is_radius else weight
+        to_matrix, through = _linear_gradients(gradient, matrix, factor, ctx.convolution, needs)
+        to_matrices.append(to_matrix)
+        if to_weight is not None and through is not None:
+            to_weight = to_weight + (sign * through if is_radius else through)
+    to_bias = None
+    if ctx.bias_shape is not None:
+        to_bias = gradients[2].sum((0, 2, 3) if ctx.convolution else 0)
+    return *to_matrices, to_weight, to_bias, *[None] * len(ctx.convolution)
+
+
+def _save_insert(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.sides = inputs[5]
+
+
+def _insert_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
+    A, center, radius, center_bias, radius_bias = ctx.saved_tensors
+    lower_sides = [bool(ctx.sides & 1), not ctx.sides & 1][: A.shape[0]]
+    signs = A.new_tensor([-1.0 if lower else 1.0 for lower in lower_sides]).reshape(-1, 1, 1, 1)
+    rows, weights = A.flatten(3), constants.to(A.dtype).unsqueeze(-1)
+    to_rows = coefficients @ center.flatten(2) + weights * center_bias.flatten(1).unsqueeze(1)
+    spread = signs * rows.sign()
+    to_radius, to_radius_bias = None, None
+    if radius is not None:
+        to_rows = to_rows + spread * (coefficients @ radius.flatten(2))
+        to_radius = _matrix_gradient(coefficients, signs * rows.abs(), radius)
+    if radius_bias is not None:
+        to_rows = to_rows + spread * (weights * radius_bias.flatten(1).unsqueeze(1))
+        to_radius_bias = _vector_gradient(weights, signs * rows.abs(), radius_bias)
+    to_center = _matrix_gradient(coefficients, rows, center)
+    to_center_bias = _vector_gradient(weights, rows, center_bias)
+    return to_rows.reshape(A.shape), to_center, to_radius, to_center_bias, to_radius_bias, None
+
+
+def _matrix_gradient(coefficients: Tensor, rows: Tensor, like: Tensor) -> Tensor:
+    gradient = (coefficients.mT @ rows).sum(0)
+    return sum_to(gradient.reshape(-1, *like.shape[1:]), like.shape)
+
+
+def _vector_gradient(weights: Tensor, rows: Tensor, like: Tensor) -> Tensor:
+    gradient = (weights * rows).sum((0, 2))
+    return sum_to(gradient.reshape(-1, *like.shape[1:]), like.shape)
+
+
+def _register() -> None:
+    torch.library.impl("lbp::forward_linear", "CPU", _forward_linear_cpu)
+    torch.library.impl("lbp::forward_conv2d", "CPU", _forward_conv2d_cpu)
+    torch.library.impl("lbp::insert_forward", "CPU", _insert_forward_cpu)
+    torch.library.register_autograd("lbp::forward_linear", _forward_backward, setup_context=_save_forward)
+    torch.library.register_autograd("lbp::forward_conv2d", _forward_backward, setup_context=_save_forward)
+    torch.library.register_autograd("lbp::insert_forward", _insert_backward, setup_context=_save_insert)
+
+    def fake_outputs(matrices: tuple[Tensor | None, ...], layer: tuple[int, ...], dims: int) -> Any:
+        center = matrices[0]
+        assert center is not None
+        return tuple(
+            center.new_empty((0,)) if matrix is None else center.new_empty((*matrix.shape[:-dims], *layer))
+            for matrix in matrices
+        )
+
+    @torch.library.register_fake("lbp::forward_linear")
+    def _(center: Tensor, radius: Any, center_bias: Tensor, radius_bias: Any, weight: Tensor, bias: Any) -> Any:
+        return fake_outputs((center, radius, center_bias, radius_bias), (weight.shape[0],), 1)
+
+    @torch.library.register_fake("lbp::forward_conv2d")
+    def _(
+        center: Tensor, radius: Any, center_bias: Tensor, radius_bias: Any, weight: Tensor, bias: Any, *rest: Any
+    ) -> Any:
+        layer = convolved_size(center.shape, weight, rest)
+        return fake_outputs((center, radius, center_bias, radius_bias), layer, 3)
+
+    @torch.library.register_fake("lbp::insert_forward")
+    def _(A: Tensor, center: Tensor, *rest: Any) -> Any:
+        return A.new_empty((*A.shape[:3], center.shape[1])), A.new_empty(A.shape[:3], dtype=torch.float64)
+
+
+if _native.missing is None:
+    _register()
