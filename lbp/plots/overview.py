@@ -93,8 +93,9 @@ def _draw_margins(axes: "Axes", result: VerificationResult, limits: tuple[float,
 
 def _smallest_margins(result: VerificationResult, name: str) -> np.ndarray:
     method = result.methods[name]
-    values: np.ndarray = method.margins[method.computed].double().amin(dim=1).numpy()
-    return values[np.isfinite(values)]
+    values = method.margins[method.computed].double().amin(dim=1).numpy()
+    finite: np.ndarray = values[np.isfinite(values)]
+    return finite
 
 
 def _margin_limits(panels: Sequence[Panel]) -> tuple[float, float]:

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lbp.bounded import BoundedModule, BoundedTensor
+from lbp.bounded import BoundedModule
 from lbp.data import Dataset
 from lbp.errors import InvalidInputError, LbpError
 from lbp.perturbations import PerturbationLpNorm
-from lbp.specification import margins
 from lbp.training.losses import certified_loss
 from lbp.training.schedules import eps_at, eta_at, kappa_at, learning_rate_at
 from lbp.training.settings import TrainingSettings
 from lbp.training.warm_up import end_warm_up, param_ramps, start_warm_up
+from lbp.verification import margin_bounds
 
 
 class TrainingDivergedError(LbpError, ArithmeticError):
@@ -144,7 +144,8 @@ def _step(
     logits = bounded(images)
     verified_errors = None
     if certified:
-        lower = ibp_margins(bounded, images, labels, num_classes, eps, settings.clip)
+        ball = PerturbationLpNorm(eps=eps, clip=settings.clip)
+        lower = margin_bounds(bounded, images, labels, num_classes=num_classes, perturbation=ball, method="IBP")
         loss = certified_loss(logits, labels, lower, kappa_at(settings, eps))
         verified_errors = len(labels) - int((lower > 0).all(dim=1).sum())
     else:
@@ -162,20 +163,6 @@ def _step(
     loss.backward()
     optimizer.step()
     return record
-
-
-def ibp_margins(
-    bounded: BoundedModule,
-    images: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    eps: float,
-    clip: tuple[float, float] | None,
-) -> Tensor:
-    """Lower IBP bounds [B, classes - 1] of the margins over the l_inf balls around images, within the valid range."""
-    region = BoundedTensor(images, PerturbationLpNorm(eps=eps, clip=clip))
-    lower, _ = bounded.compute_bounds(x=(region,), C=margins(labels, num_classes, dtype=images.dtype), method="IBP", bound_upper=False)
-    return lower
 
 
 def _set_eta(model: nn.Module, eta: float) -> None:

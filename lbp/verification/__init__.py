@@ -1,6 +1,7 @@
 """Verification of labelled examples by every method, and the attack that it is held against."""
 
 from lbp.verification.attack import pgd
+from lbp.verification.margins import margin_bounds
 from lbp.verification.result import MethodResult, VerificationResult
 from lbp.verification.status import LayerStatus, neuron_status
 from lbp.verification.verify import METHODS, method_names, verify
@@ -10,6 +11,7 @@ __all__ = [
     "LayerStatus",
     "MethodResult",
     "VerificationResult",
+    "margin_bounds",
     "method_names",
     "neuron_status",
     "pgd",

@@ -63,5 +63,6 @@ def pgd(
 
 def _smallest_margin(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
     logits = model(x)
-    true: Tensor = logits.gather(1, labels[:, None]).squeeze(1)
-    return true - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    true = logits.gather(1, labels[:, None]).squeeze(1)
+    margin: Tensor = true - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    return margin

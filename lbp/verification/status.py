@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lbp.bounded import BoundedModule, BoundedTensor
+from lbp.graph.activation import RampNode
 from lbp.ops import ramp_interval_with_status
 from lbp.perturbations import PerturbationLpNorm
 from lbp.strategies import STATUSES
@@ -46,19 +47,26 @@ def neuron_status(
         batch_size: examples at a time.
 
     Returns:
-        one entry per activation layer, in the order of the network.
+        one entry per ReLU, LeakyReLU, ParamRamp or Hardtanh layer, in the order of the network.
     """
     with evaluation_mode(model), torch.no_grad():
         net = BoundedModule(model, x[:1], bound_opts=bound_options("tight"))
         totals: dict[str, Tensor] = {}
         for part in x.split(batch_size):
-            net.compute_bounds(
-                x=(BoundedTensor(part, PerturbationLpNorm(eps=eps, norm=math.inf, clip=clip)),), method=method
-            )
+            region = BoundedTensor(part, PerturbationLpNorm(eps=eps, norm=math.inf, clip=clip))
+            net.compute_bounds(x=(region,), method=method)
             for node in net.activations():
-                _, _, counts = ramp_interval_with_status(node.lower, node.upper, node.r, node.eta)
-                totals[node.name] = totals.get(node.name, torch.zeros_like(counts)) + counts
+                if isinstance(node, RampNode):
+                    counts = _counts(node)
+                    totals[node.name] = totals[node.name] + counts if node.name in totals else counts
     return [
         LayerStatus(name, dict(zip(STATUSES, (counts / counts.sum()).tolist(), strict=True)))
         for name, counts in totals.items()
     ]
+
+
+def _counts(node: RampNode) -> Tensor:
+    lower, upper = node.pre_activation.lower, node.pre_activation.upper
+    assert lower is not None
+    assert upper is not None
+    return ramp_interval_with_status(lower, upper, *node.ramp_parameters())[2]

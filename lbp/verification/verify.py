@@ -4,16 +4,17 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from lbp.bounded import BoundedModule, BoundedTensor
+from lbp.bounded import BoundedModule
 from lbp.errors import InvalidInputError
 from lbp.methods.names import parse_method
 from lbp.perturbations import PerturbationLpNorm
-from lbp.specification import margins
 from lbp.verification.batches import default_batch_size
+from lbp.verification.margins import margin_bounds
 from lbp.verification.result import MethodResult, VerificationResult
 
 METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "Relaxed-CROWN-2", "CROWN")
@@ -76,40 +77,56 @@ def verify(
     """
     names = method_names(methods, sort=cascade)
     _check_inputs(model, x, labels, batch_size)
+    perturbation = PerturbationLpNorm(eps=eps, norm=norm, clip=clip)
     with evaluation_mode(model), torch.no_grad():
         net = BoundedModule(model, x[:1], bound_opts=bound_options(strategy))
         size = batch_size or default_batch_size(model, x[:1], "IBP")
         logits = torch.cat([model(part) for part in x.split(size)])
         classes = _checked_classes(logits, labels, num_classes)
-        correct = logits.argmax(1) == labels
-        open_ = correct.clone() if cascade else torch.ones_like(correct)
-        results: dict[str, MethodResult] = {}
+        predictions = logits.argmax(1)
+        left = predictions == labels if cascade else torch.ones_like(labels, dtype=torch.bool)
+        results = {}
         for name in names:
-            chosen = open_.nonzero().squeeze(1)
             size = batch_size or default_batch_size(model, x[:1], name)
-            result = _blank(name, len(x), classes, logits.dtype)
-            done = 0
-            for index in chosen.split(size):
-                region = BoundedTensor(x[index], PerturbationLpNorm(eps=eps, norm=norm, clip=clip))
-                started = time.perf_counter()
-                lower, _ = net.compute_bounds(
-                    x=(region,), C=margins(labels[index], classes, dtype=x.dtype), method=name, bound_upper=False
-                )
-                verified = (torch.isfinite(lower) & (lower > 0)).all(dim=1) & correct[index]
-                place = index.cpu()
-                result.margins[place] = lower.cpu()
-                result.verified[place] = verified.cpu()
-                result.computed[place] = True
-                result.seconds[place] = (time.perf_counter() - started) / len(index)
-                if cascade:
-                    open_[index] &= ~verified
-                done += len(index)
-                if progress is not None:
-                    progress(name, done, len(chosen))
-            if progress is not None and len(chosen) == 0:
-                progress(name, 0, 0)
+            bound = partial(margin_bounds, net, num_classes=classes, perturbation=perturbation, method=name)
+            result = _run(name, bound, x, labels, left, classes, size, progress)
+            result.verified.logical_and_((predictions == labels).cpu())
             results[name] = result
-    return VerificationResult(float(eps), norm, strategy, cascade, labels.cpu(), logits.argmax(1).cpu(), results)
+            if cascade:
+                left = left & ~result.verified.to(left.device)
+    return VerificationResult(float(eps), norm, strategy, cascade, labels.cpu(), predictions.cpu(), results)
+
+
+def _run(
+    name: str,
+    bound: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    labels: Tensor,
+    chosen: Tensor,
+    classes: int,
+    batch_size: int,
+    progress: Progress | None,
+) -> MethodResult:
+    """Bounds the chosen examples batch by batch."""
+    result = MethodResult(
+        method=name,
+        margins=torch.full((len(x), classes - 1), math.nan, dtype=x.dtype),
+        verified=torch.zeros(len(x), dtype=torch.bool),
+        computed=chosen.cpu().clone(),
+        seconds=torch.zeros(len(x), dtype=torch.float64),
+    )
+    todo = chosen.nonzero().squeeze(1)
+    for start in range(0, len(todo), batch_size):
+        index = todo[start : start + batch_size]
+        started = time.perf_counter()
+        lower = bound(x[index], labels[index]).cpu()
+        place = index.cpu()
+        result.seconds[place] = (time.perf_counter() - started) / len(index)
+        result.margins[place] = lower
+        result.verified[place] = (torch.isfinite(lower) & (lower > 0)).all(dim=1)
+        if progress is not None:
+            progress(name, start + len(index), len(todo))
+    return result
 
 
 def method_names(methods: Sequence[str], *, sort: bool = False) -> list[str]:
@@ -157,16 +174,6 @@ def _cost(name: str) -> tuple[int, int]:
     if name.startswith("Relaxed"):
         return METHODS.index("Relaxed-CROWN-2"), int(name.rpartition("-")[2])
     return METHODS.index(name), 0
-
-
-def _blank(name: str, examples: int, classes: int, dtype: torch.dtype) -> MethodResult:
-    return MethodResult(
-        method=name,
-        margins=torch.full((examples, classes - 1), math.nan, dtype=dtype),
-        verified=torch.zeros(examples, dtype=torch.bool),
-        computed=torch.zeros(examples, dtype=torch.bool),
-        seconds=torch.zeros(examples, dtype=torch.float64),
-    )
 
 
 def _check_inputs(model: nn.Module, x: Tensor, labels: Tensor, batch_size: int | None) -> None:
