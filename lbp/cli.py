@@ -1,8 +1,10 @@
 """The command line: `lbp info`, `lbp train`, `lbp verify`, `lbp demo`."""
 
 import sys
+from typing import NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
@@ -11,6 +13,7 @@ from lbp.commands.info import info
 from lbp.commands.train import train
 from lbp.commands.verify import verify
 from lbp.errors import LbpError
+from lbp.settings import validation_message
 
 app = typer.Typer(
     help="Certified bounds of neural networks.",
@@ -29,5 +32,11 @@ def main() -> None:
     try:
         app()
     except LbpError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        sys.exit(USER_ERROR)
+        _fail(str(error))
+    except ValidationError as error:
+        _fail(validation_message(error))
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False)
+    sys.exit(USER_ERROR)

@@ -65,7 +65,7 @@ def progress_bars() -> Iterator[Progress]:
 
 
 def print_results(results: Sequence[tuple[str, VerificationResult]]) -> None:
-    """Prints a table with a row per network and method."""
+    """Prints a table with a row per network and method; a cascade's verified errors count all methods so far."""
     first = results[0][1]
     cascade = ", cascade" if first.cascade else ""
     table = Table(title=f"{len(first)} images, eps {first.eps:g}, {first.strategy} lines{cascade}")
@@ -74,12 +74,13 @@ def print_results(results: Sequence[tuple[str, VerificationResult]]) -> None:
     for heading in ("clean error", "verified error", "mean margin bound", "ms per image", "images computed"):
         table.add_column(heading, justify="right")
     for name, result in results:
+        errors = result.verified_errors()
         for row, method in enumerate(result.methods.values()):
             table.add_row(
                 name if row == 0 else "",
                 method.method,
                 f"{100 * result.clean_error:.2f}%" if row == 0 else "",
-                f"{100 * method.verified_error:.2f}%",
+                f"{100 * errors[method.method]:.2f}%",
                 f"{method.mean_margin:.4f}",
                 f"{1e3 * method.mean_seconds:.2f}",
                 str(int(method.computed.sum())),

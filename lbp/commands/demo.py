@@ -8,7 +8,7 @@ from rich.console import Console
 
 from lbp.checkpoint import write_atomically
 from lbp.commands.console import TrainingProgress, VerificationProgress, print_results, progress_bars
-from lbp.commands.options import write_json
+from lbp.commands.options import number, prepare_folder, write_json
 from lbp.data import load
 from lbp.models import ActivationSettings
 from lbp.plots import Panel, plot_overview
@@ -24,11 +24,14 @@ ACTIVATIONS = {
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, results and the picture.")] = Path("lbp-demo"),
     epochs: Annotated[int, typer.Option(min=4, help="Length of each training.")] = 60,
-    eps: Annotated[float, typer.Option(min=0.0, help="Radius to verify; training goes to 1.2 times that.")] = 0.1,
+    eps: Annotated[
+        float, typer.Option(parser=number, metavar="NUMBER", help="Radius to verify; training goes to 1.2 times that.")
+    ] = 0.1,
     limit: Annotated[int | None, typer.Option(min=1, help="Verify only the first so many test images.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and batches.")] = 0,
 ) -> None:
     """Train and verify a ReLU and a ParamRamp network on real digits: the whole method in one command."""
+    prepare_folder(output)
     test = load("digits", "test").first(limit)
     panels, results = [], []
     with progress_bars() as progress:
@@ -56,7 +59,7 @@ def demo(
 def run_settings(activation: ActivationSettings, epochs: int, eps: float, seed: int) -> RunSettings:
     """Settings of one training: clean warm-up for a tenth of the epochs, radius growing for half of them."""
     training = TrainingSettings(
-        eps=1.2 * eps, epochs=epochs, batch_size=64, lr=2e-3, lr_milestones=(epochs * 3 // 4, epochs * 9 // 10),
+        eps=1.2 * eps, epochs=epochs, batch_size=64, lr=4e-3, lr_milestones=(epochs * 3 // 4, epochs * 9 // 10),
         warm_up_epochs=epochs // 10, ramp_epochs=epochs // 2, kappa_end=0.5,
         eta_keep_epochs=epochs // 3, eta_fall_epochs=epochs // 3, seed=seed,
     )  # fmt: skip

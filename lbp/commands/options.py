@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +9,12 @@ import typer
 
 from lbp.checkpoint import write_atomically
 from lbp.data import DATASETS
+from lbp.errors import LbpError
 from lbp.settings import parse_number
+
+
+class OutputError(LbpError):
+    """Results cannot be written where the user wants them."""
 
 
 def number(text: str) -> float:
@@ -23,6 +29,31 @@ DataRoot = Annotated[
     Path | None, typer.Option("--data-root", help="Folder with the data files (not needed for digits).")
 ]
 DataName = Annotated[str, typer.Option("--data", help=f"Data set: {', '.join(DATASETS)}.")]
+
+
+def prepare_file(path: Path) -> None:
+    """Makes the folder of a file that is going to be written, so that a bad path shows before the work.
+
+    Raises:
+        OutputError: the path is a folder, or its folder cannot be made.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder, expected a file name")
+    prepare_folder(path.parent)
+
+
+def prepare_folder(path: Path) -> None:
+    """Makes a folder.
+
+    Raises:
+        OutputError: it cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path} ({error.strerror})") from error
+    if not os.access(path, os.W_OK):
+        raise OutputError(f"cannot write into the folder {path}")
 
 
 def write_json(path: Path, content: Any) -> None:

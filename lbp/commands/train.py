@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from lbp.commands.console import TrainingProgress, progress_bars
-from lbp.commands.options import DataRoot
+from lbp.commands.options import DataRoot, prepare_file
 from lbp.training import read_settings, run
 
 
@@ -19,6 +19,7 @@ def train(
     """Train a network with certified bounds and write a checkpoint."""
     settings = read_settings(config)
     target = output or config.with_suffix(".safetensors")
+    prepare_file(target)
     with progress_bars() as progress:
         trained = run(settings, data_root, TrainingProgress(progress, settings.model.architecture))
     trained.save(target)

@@ -8,7 +8,7 @@ import typer
 
 from lbp import checkpoint
 from lbp.commands.console import VerificationProgress, print_results, progress_bars
-from lbp.commands.options import DataName, DataRoot, number, write_json
+from lbp.commands.options import DataName, DataRoot, number, prepare_file, write_json
 from lbp.data import DataError, Dataset, load
 from lbp.models import ModelSettings
 from lbp.verification import METHODS, method_names
@@ -32,6 +32,8 @@ def verify(
 ) -> None:
     """Verify a network on labelled images by one or more methods."""
     names = method_names(methods.split(","))
+    if json is not None:
+        prepare_file(json)
     network = checkpoint.load(path)
     dataset = load(data, split, data_root).first(limit)  # type: ignore[arg-type]
     check_fit(network.settings, dataset, path)

@@ -1,4 +1,4 @@
-"""The table of network architectures (Lyu et al. 2021, appendix; CNN-7+BN: Shi et al. 2021)."""
+"""The table of network architectures (Lyu et al. 2021; CNN-7+BN: Shi et al. 2021)."""
 
 import re
 from dataclasses import dataclass

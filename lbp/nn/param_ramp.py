@@ -1,4 +1,4 @@
-"""ParamRamp, the activation whose bending point is trained (Lyu et al. 2021, section 4)."""
+"""ParamRamp, the activation whose bending point is trained (Lyu et al. 2021)."""
 
 import math
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ R_MIN = 1e-4
 class ParamRamp(nn.Module):
     """Ramp with slope `eta`, 1, `eta` on `z < 0`, `0 <= z <= r`, `z > r`, and one trainable `r` per neuron.
 
-    Lyu et al. 2021, section 4: `eta z` left of 0, `z` between 0 and `r`, `eta z + (1 - eta) r` right of `r`.
+    Lyu et al. 2021: `eta z` left of 0, `z` between 0 and `r`, `eta z + (1 - eta) r` right of `r`.
 
     The parameter `r` may take any value during training; forward passes and bounds use `effective_r()`, which is
     at least `R_MIN`. Where `r < R_MIN` the clamp passes no gradient, so such a neuron stays at the minimum.

@@ -48,7 +48,12 @@ def plot_overview(panels: Sequence[Panel], title: str) -> bytes:
         _draw_margins(axes[1, column], panel.result, limits)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=len(STATUSES), frameon=False, title="neuron status"
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=len(STATUSES),
+        frameon=False,
+        title="status of the neurons (upper row)",
     )
     figure.suptitle(title, fontsize=14)
     buffer = io.BytesIO()
@@ -82,12 +87,11 @@ def _draw_margins(axes: "Axes", result: VerificationResult, limits: tuple[float,
         smallest, positions=positions, orientation="horizontal", widths=0.55, whis=_WHISKERS, showfliers=False,
         patch_artist=True, boxprops={"facecolor": "#56b4e9"}, medianprops={"color": "black", "linewidth": 1.5},
     )  # fmt: skip
-    errors = [f"{name}\nverified error {100 * result.methods[name].verified_error:.1f}%" for name in names]
-    axes.set_yticks(positions, errors)
-    axes.set(xlim=limits, xlabel="smallest margin bound of an image (median, quartiles, 5% to 95%); green: verified")
-    axes.set_title(
-        f"clean error {100 * result.clean_error:.1f}%, eps {result.eps:g}, {result.strategy} lines", fontsize=10
-    )
+    labels = [f"{name}\nverified error {100 * error:.1f}%" for name, error in result.verified_errors().items()]
+    axes.set_yticks(positions, labels)
+    axes.set(xlim=limits, xlabel="smallest margin bound of an image; green: verified")
+    settings = f"clean error {100 * result.clean_error:.1f}%, eps {result.eps:g}, {result.strategy} lines"
+    axes.set_title(f"{settings}\nboxes: median and quartiles, whiskers: 5% to 95% of the images", fontsize=10)
     axes.invert_yaxis()
 
 

@@ -1,4 +1,4 @@
-"""Training with certified bounds (Lyu et al. 2021, section 5)."""
+"""Training with certified bounds (Lyu et al. 2021)."""
 
 from lbp.training.losses import certified_loss, margin_loss
 from lbp.training.run import ConfigError, DataChoice, ModelChoice, Run, RunSettings, read_settings, run

@@ -1,4 +1,4 @@
-"""Losses on bounds (Lyu et al. 2021, section 5; Gowal et al. 2018)."""
+"""Losses on bounds (Gowal et al. 2018; Lyu et al. 2021)."""
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def margin_loss(margins: Tensor) -> Tensor:
 
 
 def certified_loss(logits: Tensor, labels: Tensor, margins: Tensor, kappa: float | Tensor) -> Tensor:
-    """`kappa CE(z(x0), y) + (1 - kappa) CE(-w, y)` (Lyu et al. 2021, equation of section 5).
+    """`kappa CE(z(x0), y) + (1 - kappa) CE(-w, y)`.
 
     Args:
         logits: [B, classes] of the clean pass.

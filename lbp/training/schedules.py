@@ -1,4 +1,4 @@
-"""Schedules of eps, kappa, eta and the learning rate (Lyu et al. 2021, appendix)."""
+"""Schedules of eps, kappa, eta and the learning rate (Lyu et al. 2021)."""
 
 from lbp.training.settings import TrainingSettings
 

@@ -1,4 +1,4 @@
-"""The clean warm-up of ParamRamp networks (Lyu et al. 2021, section 5)."""
+"""The clean warm-up of ParamRamp networks (Lyu et al. 2021)."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lbp.errors import InvalidInputError
-from lbp.nn import ParamRamp
+from lbp.nn import ParamRamp, evaluation_mode
 
 
 def param_ramps(model: nn.Module) -> Iterator[tuple[str, ParamRamp]]:
@@ -47,13 +47,11 @@ def mean_activations(model: nn.Module, images: Tensor, batch_size: int = 1024) -
         neurons[name] += output.numel()
 
     handles = [module.register_forward_hook(partial(add, name)) for name, module in ramps.items()]
-    training = model.training
     try:
-        model.eval()
-        for batch in images.split(batch_size):
-            model(batch)
+        with evaluation_mode(model):
+            for batch in images.split(batch_size):
+                model(batch)
     finally:
-        model.train(training)
         for handle in handles:
             handle.remove()
     return {name: total / (neurons[name] / total.numel()) for name, total in sums.items()}

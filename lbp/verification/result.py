@@ -27,11 +27,6 @@ class MethodResult:
     seconds: Tensor
 
     @property
-    def verified_error(self) -> float:
-        """Share of all examples that this method did not verify."""
-        return 1.0 - float(self.verified.double().mean())
-
-    @property
     def mean_margin(self) -> float:
         """Mean over the computed examples of the smallest margin bound; NaN if there is none or one is NaN."""
         smallest = self.margins[self.computed].double()
@@ -87,6 +82,15 @@ class VerificationResult:
         """Share that no method verified."""
         return 1.0 - float(self.verified.double().mean())
 
+    def verified_errors(self) -> dict[str, float]:
+        """Share of examples that each method leaves unverified; in a cascade, that it and the ones before it leave."""
+        errors = {}
+        verified = torch.zeros_like(self.correct)
+        for name, result in self.methods.items():
+            verified = verified | result.verified if self.cascade else result.verified
+            errors[name] = 1.0 - float(verified.double().mean())
+        return errors
+
     def verified_by(self) -> list[str | None]:
         """For every example the first method that verified it, or None."""
         names = list(self.methods)
@@ -95,6 +99,7 @@ class VerificationResult:
 
     def summary(self) -> dict[str, Any]:
         """Figures of the run as JSON values; a figure that does not exist is None."""
+        errors = self.verified_errors()
         return {
             "examples": len(self),
             "eps": self.eps,
@@ -105,7 +110,7 @@ class VerificationResult:
             "verified_error": self.verified_error,
             "methods": {
                 name: {
-                    "verified_error": result.verified_error,
+                    "verified_error": errors[name],
                     "mean_margin": _json_number(result.mean_margin),
                     "seconds_per_image": _json_number(result.mean_seconds),
                     "computed": int(result.computed.sum()),

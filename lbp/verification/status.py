@@ -1,4 +1,4 @@
-"""Neuron status: how much of every activation is linear over the input region (Lyu et al. 2021, section 6)."""
+"""Neuron status: how much of every activation is linear over the input region (Lyu et al. 2021)."""
 
 import math
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from lbp.bounded import BoundedModule, BoundedTensor
 from lbp.graph.activation import RampNode
+from lbp.nn import evaluation_mode
 from lbp.ops import ramp_interval_with_status
 from lbp.perturbations import PerturbationLpNorm
 from lbp.strategies import STATUSES
-from lbp.verification.verify import bound_options, evaluation_mode
+from lbp.verification.verify import bound_options
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from lbp.bounded import BoundedModule
 from lbp.errors import InvalidInputError
 from lbp.methods.names import parse_method
+from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
 from lbp.verification.batches import default_batch_size
 from lbp.verification.margins import margin_bounds
@@ -149,18 +149,6 @@ def method_names(methods: Sequence[str], *, sort: bool = False) -> list[str]:
 def bound_options(strategy: str) -> dict[str, object]:
     """Options of `BoundedModule` for the textbook methods with the given bounding lines."""
     return {"activation_bound_option": strategy, "sparse_intermediate_bounds": False}
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts a model into evaluation mode and every module back into its own mode afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _canonical(name: str) -> str:

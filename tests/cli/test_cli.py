@@ -90,7 +90,10 @@ def test_demo_leaves_checkpoints_results_and_a_picture(tmp_path):
         (["verify", "NETWORK", "--eps", "0.1", "--split", "validation"], "unknown split 'validation'"),
         (["verify", "NETWORK", "--eps", "0.1", "--data", "mnist"], "--data-root"),
         (["verify", "NETWORK", "--eps", "0.1", "--data", "mnist", "--data-root", "."], "train-|t10k-"),
+        (["verify", "NETWORK", "--eps", "0.1", "--json", "."], "is a folder, expected a file name"),
         (["train", "nothing.toml"], "nothing.toml: no such file"),
+        (["demo", "--eps", "nan"], "eps: Input should be a finite number"),
+        (["demo", "--output", "NETWORK"], "cannot make the folder"),
     ],
 )
 def test_what_a_user_can_mend_is_one_sentence_and_exit_code_2(

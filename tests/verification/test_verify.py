@@ -52,7 +52,8 @@ def assert_ordered(result):
         ("CROWN-LBP", "CROWN"),
     ):
         assert bool((methods[looser].margins <= methods[tighter].margins + 1e-10).all()), (looser, tighter)
-    assert methods["IBP"].verified_error >= methods["CROWN"].verified_error
+    errors = result.verified_errors()
+    assert errors["IBP"] >= errors["CROWN"] == result.verified_error
 
 
 def test_tight_methods_are_ordered_by_theorem_2_on_trained_networks(trained, digits):
@@ -79,6 +80,9 @@ def test_the_cascade_reaches_the_same_verdicts(trained, digits):
     whole, cascade = (verify_digits(trained, digits, cascade=cascade) for cascade in (False, True))
     assert torch.equal(whole.verified, cascade.verified)
     assert whole.verified_by() == cascade.verified_by()
+    errors = list(cascade.verified_errors().values())
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] == cascade.verified_error
     left = cascade.correct.clone()
     for method in cascade.methods.values():
         assert torch.equal(method.computed, left), "a method sees what is left by the cheaper ones"
