@@ -17,10 +17,10 @@ class OutputError(LbpError):
     """Results cannot be written where the user wants them."""
 
 
-def number(text: str) -> float:
-    """Reads a number or a quotient from the command line."""
+def number(value: str | float) -> float:
+    """Reads a number or a quotient from the command line; typer also passes the default through."""
     try:
-        return parse_number(text)
+        return parse_number(str(value))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 

@@ -47,14 +47,8 @@ def plot_overview(panels: Sequence[Panel], title: str) -> bytes:
         _draw_status(axes[0, column], panel)
         _draw_margins(axes[1, column], panel.result, limits)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=len(STATUSES),
-        frameon=False,
-        title="status of the neurons (upper row)",
-    )
+    legend = "status of the neurons (upper row)"
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(STATUSES), frameon=False, title=legend)
     figure.suptitle(title, fontsize=14)
     buffer = io.BytesIO()
     canvas.print_png(buffer)
