@@ -26,7 +26,7 @@ def demo(
     epochs: Annotated[int, typer.Option(min=4, help="Length of each training.")] = 60,
     eps: Annotated[
         float, typer.Option(parser=number, metavar="NUMBER", help="Radius to verify; training goes to 1.2 times that.")
-    ] = 0.1,
+    ] = 0.15,
     limit: Annotated[int | None, typer.Option(min=1, help="Verify only the first so many test images.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and batches.")] = 0,
 ) -> None:

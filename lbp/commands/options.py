@@ -28,7 +28,9 @@ def number(value: str | float) -> float:
 DataRoot = Annotated[
     Path | None, typer.Option("--data-root", help="Folder with the data files (not needed for digits).")
 ]
-DataName = Annotated[str, typer.Option("--data", help=f"Data set: {', '.join(DATASETS)}.")]
+DataName = Annotated[
+    str | None, typer.Option("--data", help=f"Data set: {', '.join(DATASETS)}; by default the one of the training.")
+]
 
 
 def prepare_file(path: Path) -> None:

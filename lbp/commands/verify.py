@@ -18,7 +18,7 @@ from lbp.verification import verify as verify_examples
 def verify(
     path: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Network written by `lbp train` or `lbp demo`.")],
     eps: Annotated[float, typer.Option(parser=number, metavar="NUMBER", help="Radius, for example 0.1 or 8/255.")],
-    data: DataName = "digits",
+    data: DataName = None,
     data_root: DataRoot = None,
     split: Annotated[str, typer.Option(help="train or test.")] = "test",
     methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = ",".join(METHODS),
@@ -35,7 +35,7 @@ def verify(
     if json is not None:
         prepare_file(json)
     network = checkpoint.load(path)
-    dataset = load(data, split, data_root).first(limit)  # type: ignore[arg-type]
+    dataset = load(data or trained_on(network), split, data_root).first(limit)  # type: ignore[arg-type]
     check_fit(network.settings, dataset, path)
     weights = next(network.model.parameters())
     with progress_bars() as progress:
@@ -56,6 +56,19 @@ def verify(
                 "images": result.records(),
             },
         )
+
+
+def trained_on(network: checkpoint.Checkpoint) -> str:
+    """Name of the data set that a checkpoint's training settings state.
+
+    Raises:
+        DataError: they state none.
+    """
+    data = network.training.get("data")
+    name = data.get("name") if isinstance(data, dict) else None
+    if not isinstance(name, str):
+        raise DataError("the checkpoint does not say what it was trained on; name the data set by --data")
+    return name
 
 
 def check_fit(settings: ModelSettings, data: Dataset, path: Path) -> None:

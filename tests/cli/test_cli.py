@@ -15,7 +15,7 @@ runner = CliRunner()
 @pytest.fixture
 def network(tmp_path):
     settings = ModelSettings(architecture="DM-Small", input_shape=(1, 8, 8), num_classes=10)
-    checkpoint.save(tmp_path / "net.safetensors", build(settings), settings)
+    checkpoint.save(tmp_path / "net.safetensors", build(settings), settings, {"data": {"name": "digits"}})
     return tmp_path / "net.safetensors"
 
 
@@ -118,6 +118,14 @@ def test_radii_that_are_not_numbers_are_usage_errors(network, eps):
 def test_data_that_does_not_fit_the_network_is_refused(monkeypatch, capsys, tmp_path):
     settings = ModelSettings(architecture="DM-Small", input_shape=(1, 28, 28), num_classes=10)
     checkpoint.save(tmp_path / "net", build(settings), settings)
-    code, errors = run_main(monkeypatch, capsys, "verify", tmp_path / "net", "--eps", "0.1")
+    code, errors = run_main(monkeypatch, capsys, "verify", tmp_path / "net", "--eps", "0.1", "--data", "digits")
     assert code == 2
     assert "takes images of shape (1, 28, 28)" in errors
+
+
+def test_the_data_set_must_be_named_where_the_checkpoint_does_not(monkeypatch, capsys, tmp_path):
+    settings = ModelSettings(architecture="DM-Small", input_shape=(1, 8, 8), num_classes=10)
+    checkpoint.save(tmp_path / "net", build(settings), settings)
+    code, errors = run_main(monkeypatch, capsys, "verify", tmp_path / "net", "--eps", "0.1")
+    assert code == 2
+    assert "name the data set by --data" in errors
