@@ -35,7 +35,7 @@ def verify(
     if json is not None:
         prepare_file(json)
     network = checkpoint.load(path)
-    dataset = load(data or trained_on(network), split, data_root).first(limit)  # type: ignore[arg-type]
+    dataset = load(data or trained_on(network), split, data_root).first(limit)
     check_fit(network.settings, dataset, path)
     weights = next(network.model.parameters())
     with progress_bars() as progress:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -11,8 +10,6 @@ from lbp.data.cifar import read_cifar_binary, read_cifar_python
 from lbp.data.dataset import DataError, Dataset, from_bytes
 from lbp.data.digits import load_digits
 from lbp.data.idx import read_idx_images, read_idx_labels
-
-Split = Literal["train", "test"]
 
 _CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 _CIFAR10_STD = (0.2470, 0.2435, 0.2616)
@@ -23,7 +20,7 @@ _FASHION_ORIGIN = "Fashion-MNIST's four IDX files are at https://github.com/zala
 _CIFAR_ORIGIN = "CIFAR-10's binary and Python versions are at https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
-def load(name: str, split: Split, data_root: Path | str | None = None) -> Dataset:
+def load(name: str, split: str, data_root: Path | str | None = None) -> Dataset:
     """Loads a split of a data set into memory.
 
     The files may lie in `data_root` itself or in the usual sub-folder:
@@ -42,7 +39,7 @@ def load(name: str, split: Split, data_root: Path | str | None = None) -> Datase
     Raises:
         DataError: unknown name or split; a missing or damaged file, with its path and what was expected.
     """
-    if split not in get_args(Split):
+    if split not in ("train", "test"):
         raise DataError(f"unknown split {split!r}; choose train or test")
     plain = name.lower().replace("-", "").replace("_", "").replace(" ", "")
     for known, reader in _READERS.items():
@@ -51,20 +48,20 @@ def load(name: str, split: Split, data_root: Path | str | None = None) -> Datase
     raise DataError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}")
 
 
-def _digits(split: Split, data_root: Path | None) -> Dataset:
+def _digits(split: str, data_root: Path | None) -> Dataset:
     return load_digits(split)
 
 
-def _mnist(split: Split, data_root: Path | None) -> Dataset:
+def _mnist(split: str, data_root: Path | None) -> Dataset:
     return _idx_dataset("mnist", ("mnist", "MNIST/raw", "MNIST"), split, data_root, _MNIST_ORIGIN)
 
 
-def _fashion_mnist(split: Split, data_root: Path | None) -> Dataset:
+def _fashion_mnist(split: str, data_root: Path | None) -> Dataset:
     folders = ("fashion_mnist", "fashion-mnist", "FashionMNIST/raw", "FashionMNIST")
     return _idx_dataset("fashion-mnist", folders, split, data_root, _FASHION_ORIGIN)
 
 
-def _idx_dataset(name: str, folders: Iterable[str], split: Split, data_root: Path | None, origin: str) -> Dataset:
+def _idx_dataset(name: str, folders: Iterable[str], split: str, data_root: Path | None, origin: str) -> Dataset:
     images, labels = f"{_IDX_PREFIX[split]}-images-idx3-ubyte", f"{_IDX_PREFIX[split]}-labels-idx1-ubyte"
     candidates = _folders(name, folders, data_root, origin)
     for folder in candidates:
@@ -80,7 +77,7 @@ def _idx_dataset(name: str, folders: Iterable[str], split: Split, data_root: Pat
     raise _missing(name, f"{images}[.gz] and {labels}[.gz]", candidates, origin)
 
 
-def _cifar10(split: Split, data_root: Path | None) -> Dataset:
+def _cifar10(split: str, data_root: Path | None) -> Dataset:
     folders = ("cifar10", "cifar-10", "cifar-10-batches-bin", "cifar-10-batches-py", "CIFAR10")
     candidates = _folders("cifar10", folders, data_root, _CIFAR_ORIGIN)
     stems = [f"data_batch_{number}" for number in range(1, 6)] if split == "train" else ["test_batch"]
@@ -130,7 +127,7 @@ def _missing(name: str, wanted: str, folders: Iterable[Path], origin: str) -> Da
     return DataError(f"{name}: looked for {wanted} in {places} and found nothing. {origin}.")
 
 
-_READERS: dict[str, Callable[[Split, Path | None], Dataset]] = {
+_READERS: dict[str, Callable[[str, Path | None], Dataset]] = {
     "digits": _digits,
     "mnist": _mnist,
     "fashion-mnist": _fashion_mnist,
