@@ -26,7 +26,7 @@ def demo(
     epochs: Annotated[int, typer.Option(min=4, help="Length of each training.")] = 60,
     eps: Annotated[
         float, typer.Option(parser=number, metavar="NUMBER", help="Radius to verify; training goes to 1.2 times that.")
-    ] = 0.15,
+    ] = 0.1,
     limit: Annotated[int | None, typer.Option(min=1, help="Verify only the first so many test images.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and batches.")] = 0,
 ) -> None:
@@ -59,7 +59,7 @@ def demo(
 def run_settings(activation: ActivationSettings, epochs: int, eps: float, seed: int) -> RunSettings:
     """Settings of one training: clean warm-up for a tenth of the epochs, radius growing for half of them."""
     training = TrainingSettings(
-        eps=1.2 * eps, epochs=epochs, batch_size=64, lr=4e-3, lr_milestones=(epochs * 3 // 4, epochs * 9 // 10),
+        eps=1.2 * eps, epochs=epochs, batch_size=64, lr=8e-3, lr_milestones=(epochs * 3 // 4, epochs * 9 // 10),
         warm_up_epochs=epochs // 10, ramp_epochs=epochs // 2, kappa_end=0.5,
         eta_keep_epochs=epochs // 3, eta_fall_epochs=epochs // 3, seed=seed,
     )  # fmt: skip
