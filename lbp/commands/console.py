@@ -12,17 +12,21 @@ from lbp.verification import VerificationResult
 
 
 class TrainingProgress:
-    """A progress bar over all steps, with running means of the present epoch."""
+    """A progress bar over all steps, with running means of the present epoch; in a log file, a line per epoch."""
 
     def __init__(self, progress: Progress, description: str) -> None:
         self._progress = progress
+        self._description = description
         self._task = progress.add_task(description, total=None, details="")
         self._epoch = -1
+        self._details = ""
         self._seen = self._clean = self._open = 0
 
     def __call__(self, record: StepRecord) -> None:
         """Shows one step."""
         if record.epoch != self._epoch:
+            if self._details and not self._progress.console.is_terminal:
+                self._progress.console.print(f"{self._description}: {self._details}", highlight=False, soft_wrap=True)
             self._epoch = record.epoch
             self._seen = self._clean = self._open = 0
         self._seen += record.examples
@@ -32,6 +36,7 @@ class TrainingProgress:
         if record.verified_errors is not None:
             self._open += record.verified_errors
             details += f"  verified error {100 * self._open / self._seen:.1f}%"
+        self._details = details
         self._progress.update(self._task, total=record.total_steps, completed=record.step + 1, details=details)
 
 
