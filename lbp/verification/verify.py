@@ -55,7 +55,7 @@ def verify(
     Args:
         model: network from inputs to logits [B, classes]; run in evaluation mode and put back as it was.
         x: inputs [N, *shape], float32 or float64 as the model's weights and on their device.
-        labels: int64 [N].
+        labels: int64 [N], on any device.
         eps: radius of the ball, >= 0.
         norm: p of the l_p ball, >= 1.
         clip: valid range of the data, with which every ball is intersected.
@@ -77,6 +77,7 @@ def verify(
     """
     names = method_names(methods, sort=cascade)
     _check_inputs(model, x, labels, batch_size)
+    labels = labels.to(x.device)
     perturbation = PerturbationLpNorm(eps=eps, norm=norm, clip=clip)
     with evaluation_mode(model), torch.no_grad():
         net = BoundedModule(model, x[:1], bound_opts=bound_options(strategy))
@@ -169,6 +170,11 @@ def _check_inputs(model: nn.Module, x: Tensor, labels: Tensor, batch_size: int |
         raise InvalidInputError("verify takes the model itself, not a BoundedModule")
     if x.dim() < 2 or len(x) == 0:
         raise InvalidInputError(f"x must be a batch of inputs [N, *shape] with N >= 1, got shape {list(x.shape)}")
+    weights = next(model.parameters(), None)
+    if weights is not None and (x.dtype, x.device) != (weights.dtype, weights.device):
+        raise InvalidInputError(
+            f"x is {x.dtype} on {x.device}, the model's weights are {weights.dtype} on {weights.device}; convert one"
+        )
     if labels.shape != x.shape[:1] or labels.dtype != torch.int64:
         raise InvalidInputError(
             f"labels must be int64 of shape [{len(x)}], got {labels.dtype} of shape {list(labels.shape)}"

@@ -189,6 +189,8 @@ def test_method_names_are_canonical_and_unique():
         ({"x": torch.zeros(0, 1, 8, 8)}, "N >= 1"),
         ({"x": torch.zeros(40, dtype=torch.float64)}, "N >= 1"),
         ({"x": torch.full((40, 1, 8, 8), math.nan)}, "NaN"),
+        ({"x": torch.zeros(40, 1, 8, 8, dtype=torch.float64)}, "float64"),
+        ({"x": torch.zeros(40, 1, 7, 7)}, "shape"),
     ],
 )
 def test_bad_input_is_refused(digits, change, message):
