@@ -240,7 +240,7 @@ class BoundedTensor(Tensor):
         """Return the tensor without its history, with the same perturbation."""
         return BoundedTensor(super().detach(), self.ptb)
 
-    def __repr__(self, **kwargs: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"BoundedTensor({torch.Tensor.as_subclass(self, Tensor)!r}, ptb={self.ptb!r})"
 
 
