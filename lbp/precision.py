@@ -11,9 +11,9 @@ import torch
 # The switches by which PyTorch lets a float32 product or convolution run in TF32 or bfloat16.
 _SWITCHES = (
     torch.backends.cuda.matmul,
-    torch.backends.cudnn.conv,
-    torch.backends.mkldnn.matmul,
-    torch.backends.mkldnn.conv,
+    torch.backends.cudnn.conv,  # type: ignore[attr-defined]
+    torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
+    torch.backends.mkldnn.conv,  # type: ignore[attr-defined]
 )
 
 _state = threading.local()
@@ -24,8 +24,9 @@ def full_precision() -> Iterator[None]:
     """Run library products and convolutions in the precision of their operands.
 
     Inside the block TF32 and bfloat16 shortcuts for float32 operands (``torch.set_float32_matmul_precision``, the
-    ``fp32_precision`` switches of cuBLAS, cuDNN and oneDNN) and autocast are off; the previous state returns afterwards. A
-    bound computed with ten bits of mantissa is not a bound. Blocks may be nested: the outermost one does the work.
+    ``fp32_precision`` switches of cuBLAS, cuDNN and oneDNN) and autocast are off; the previous state returns
+    afterwards. A bound computed with ten bits of mantissa is not a bound. Blocks may be nested: the outermost one
+    does the work.
     """
     if getattr(_state, "active", False):
         yield

@@ -14,9 +14,10 @@ STRATEGIES: dict[str, int] = {
 }
 """How the free bounding lines of an activation are chosen (Lyu et al. 2021, sections 3 and 5).
 
-``constant``, ``tight`` and ``adaptive`` are the paper's. ``same-slope`` gives both lines the slope of the chord, ``zero`` and
-``one`` take the ends of the admissible range of the lower slope, ``slopes`` takes slopes from the caller, clamped to the
-admissible range, and ``lines`` takes slopes and intercepts from the caller as they are (other activations).
+``constant``, ``tight`` and ``adaptive`` are the paper's. ``same-slope`` gives both lines the slope of the chord,
+``zero`` and ``one`` take the ends of the admissible range of the lower slope, ``slopes`` takes slopes from the
+caller, clamped to the admissible range, and ``lines`` takes slopes and intercepts from the caller as they are (other
+activations).
 """
 
 SIDES: dict[str, int] = {"lower": 1, "upper": 2, "both": 3}
@@ -30,7 +31,10 @@ STATUSES: tuple[str, ...] = (
     "right dead",
     "unstable",
 )
-"""The six statuses of a neuron with pre-activation bounds [l, u]; the first match decides (Lyu et al. 2021, section 5)."""
+"""The six statuses of a neuron with pre-activation bounds [l, u]; the first match decides (Lyu et al.
+
+2021, section 5).
+"""
 
 
 def strategy_code(strategy: str) -> int:

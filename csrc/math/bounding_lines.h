@@ -199,7 +199,7 @@ LBP_HOST_DEVICE BoundingLines<T> bounding_lines(T l, T u, T r, T eta, const Give
     return {given.lower_slope, given.lower_intercept, given.upper_slope, given.upper_intercept};
   } else if constexpr (kStrategy == Strategy::kConstant) {
     const T low = l <= u ? l : u, high = l <= u ? u : l;
-    const bool exact = (eta == T(0)) | (eta == T(1));
+    const bool exact = eta == T(0);
     const T at_low = ramp(low, r, eta), at_high = ramp(high, r, eta);
     const bool low_exact = exact | ((low >= T(0)) & (low <= r)), high_exact = exact | ((high >= T(0)) & (high <= r));
     const bool undefined = (l != l) | (u != u) | !ramp_defined(r, eta);

@@ -18,7 +18,14 @@ LBP_HOST_DEVICE Norm norm_kind(double q) {
   return q == 1.0 ? Norm::kOne : (q == 2.0 ? Norm::kTwo : (q == 0.0 ? Norm::kInfinity : Norm::kGeneral));
 }
 
-// The term of one entry; `inverse_scale` is 1 / max|a|.
+// What powers are scaled by: the largest entry, kept away from 0 so that its inverse is finite. NaN stays NaN.
+LBP_HOST_DEVICE double norm_scale(double largest) {
+  return largest < Float<double>::smallest_normal ? Float<double>::smallest_normal : largest;
+}
+
+LBP_HOST_DEVICE double inverse_scale(double largest) { return 1.0 / norm_scale(largest); }
+
+// The term of one entry; `inverse_scale` is that of the row.
 template <Norm kNorm>
 LBP_HOST_DEVICE double norm_term(double a, double inverse_scale, double q) {
   const double magnitude = absolute(a);
@@ -40,14 +47,11 @@ LBP_HOST_DEVICE double norm_of(double sum, double largest, double q) {
   } else if constexpr (kNorm == Norm::kInfinity) {
     return largest;
   } else if constexpr (kNorm == Norm::kTwo) {
-    return ::sqrt(sum) * largest;
+    return ::sqrt(sum) * norm_scale(largest);
   } else {
-    return ::pow(sum, 1.0 / q) * largest;
+    return ::pow(sum, 1.0 / q) * norm_scale(largest);
   }
 }
-
-// 1 / max|a|, and 1 for a row of zeros.
-LBP_HOST_DEVICE double inverse_scale(double largest) { return largest > 0 ? 1.0 / largest : 1.0; }
 
 // The derivative of the norm by its entry a: sign(a) (|a|/largest)^(q-1) sum^(1/q - 1). A row of zeros has gradient 0;
 // ties of the largest entry share the gradient of the maximum norm, whose `sum` is the number of ties.

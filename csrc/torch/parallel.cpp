@@ -16,7 +16,7 @@ struct Call {
 void run_parallel(Index count, Index grain, void (*body)(Index, Index, void*), void* context) {
   if (count <= 0) return;
   Call call = {body, context};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(
+  TORCH_ERROR_CODE_CHECK(torch_parallel_for(
       0, count, grain,
       [](int64_t begin, int64_t end, void* data) {
         const Call* pending = static_cast<const Call*>(data);

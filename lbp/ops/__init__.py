@@ -1,13 +1,15 @@
 """Every bound kernel as a differentiable function on tensors.
 
-Shapes: K sides (lower, upper), B batch, S specification rows, `*shape` a layer's neurons, n0 the flattened input. Coefficients of
-back-substitution are `A [K, B, S, *shape]` with constants `[K, B, S]` in float64: lower and upper travel together, so that one
-product serves both. Forward linear bounds are `center -/+ radius [B, n0, *shape]` with their biases `[B, *shape]`.
+Shapes: K sides (lower, upper), B batch, S specification rows, `*shape` a layer's neurons, n0 the flattened input.
+    Coefficients of
+back-substitution are `A [K, B, S, *shape]` with constants `[K, B, S]` in float64: lower and upper travel together, so
+that one product serves both. Forward linear bounds are `center -/+ radius [B, n0, *shape]` with their biases `[B,
+*shape]`.
 
-All tensors of a call have one dtype, float32 or float64, and one device. The ops check shapes, dtypes and devices, never read
-values, and so never stop a device; NaN in gives NaN out, which means *not verified*. They are differentiable once, registered
-with `torch.library` under `torch.ops.lbp`, and work inside `torch.compile` and `torch.export`. `lbp.backend` switches them to
-plain PyTorch.
+All tensors of a call have one dtype, float32 or float64, and one device. The ops check shapes, dtypes and devices,
+never read values, and so never stop a device; NaN in gives NaN out, which means *not verified*. They are
+differentiable once, registered with `torch.library` under `torch.ops.lbp`, and work inside `torch.compile` and
+`torch.export`. `lbp.backend` switches them to plain PyTorch.
 """
 
 from lbp.ops.activation import bounding_lines, ramp, ramp_interval, ramp_interval_with_status

@@ -1,4 +1,7 @@
-"""From what callers write to what the schema takes: parameters of activations, given lines, and their gradients back."""
+"""From what callers write to what the schema takes.
+
+Parameters of activations, given lines, and their gradients back.
+"""
 
 from __future__ import annotations
 
@@ -112,8 +115,8 @@ def relaxation_arguments(
     """Bring the arguments of a relaxation into the order and shapes of the schema.
 
     Raises:
-        ValueError: an unknown strategy, lines or slopes with a strategy that does not read them (or missing where it does),
-            r or eta out of range, or shapes that do not fit.
+        ValueError: an unknown strategy, lines or slopes with a strategy that does not read them (or missing where it
+            does), r or eta out of range, or shapes that do not fit.
     """
     check_given(strategy, lower_slope, upper_slope, lower_intercept, upper_intercept)
     if l.shape != u.shape:
@@ -212,7 +215,10 @@ def saved_relaxation(ctx: Any) -> tuple[RelaxationArguments, tuple[Tensor | None
 
 
 def fake_relaxation_gradients(like: Tensor, batch: int, shape: tuple[int, ...], needs: int) -> list[Tensor]:
-    """Return the seven outputs of a gradient op as fake tensors; bits 1, 2, 4 of `needs` ask for bounds, r and given lines."""
+    """Return the seven outputs of a gradient op as fake tensors.
+
+    Bits 1, 2, 4 of `needs` ask for bounds, r and given lines.
+    """
     bits = (1, 1, 2, 4, 4, 4, 4)
     return [like.new_empty((batch, *shape)) if needs & bit else like.new_empty((0,)) for bit in bits]
 

@@ -84,8 +84,8 @@ def ramp_interval_with_status(
     """`ramp_interval`, and how many neurons have each of the six statuses.
 
     Returns:
-        Lower and upper bounds, and counts, int64 [6], in the order of `lbp.strategies.STATUSES`: left dead, left unstable,
-        alive, right unstable, right dead, unstable. A neuron with a NaN bound is counted nowhere.
+        Lower and upper bounds, and counts, int64 [6], in the order of `lbp.strategies.STATUSES`: left dead, left
+        unstable, alive, right unstable, right dead, unstable. A neuron with a NaN bound is counted nowhere.
     """
     check_numbers(r, eta)
     if current_backend() == "reference":
@@ -107,15 +107,16 @@ def bounding_lines(
 ) -> BoundingLines:
     """The lines that enclose ParamRamp on [l, u] (Lyu et al. 2021, section 5, Table 2).
 
-    The lines are valid in floating point: whatever rounding makes of a slope, the intercept is rounded outward for it. Bounds
-    out of order by rounding (l > u) are swapped; NaN bounds give NaN lines.
+    The lines are valid in floating point: whatever rounding makes of a slope, the intercept is rounded outward for
+    it. Bounds out of order by rounding (l > u) are swapped; NaN bounds give NaN lines.
 
     Args:
         l: lower bounds of the pre-activations [B, *shape], float32 or float64.
         u: upper bounds, like l.
         r: see `ramp`.
         eta: see `ramp`.
-        strategy: one of `lbp.strategies.STRATEGIES`. With ``"zero"`` and ``"one"`` the upper lines are the adaptive ones.
+        strategy: one of `lbp.strategies.STRATEGIES`. With ``"zero"`` and ``"one"`` the upper lines are the adaptive
+            ones.
         lower_slope: for ``"slopes"``: slopes of the lower lines through the origin, broadcastable to l, clamped to the
             admissible range; absent: the adaptive choice. For ``"lines"``: the lower lines' slopes as they are.
         upper_slope: likewise, of the upper lines through (r, r).
@@ -123,8 +124,8 @@ def bounding_lines(
         upper_intercept: for ``"lines"`` only.
 
     Returns:
-        Slopes and intercepts, each [B, *shape]. Differentiable with respect to l, u, r and the given lines; outward rounding
-        counts as the identity.
+        Slopes and intercepts, each [B, *shape]. Differentiable with respect to l, u, r and the given lines; outward
+        rounding counts as the identity.
 
     Raises:
         ValueError: an unknown strategy, given lines that do not belong to it, or see `ramp`.
@@ -171,22 +172,20 @@ def _lines_backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _register() -> None:
-    @torch.library.register_fake("lbp::ramp")
-    def _(z: Tensor, *parameters: Any) -> Tensor:
+    def ramp(z: Tensor, *parameters: Any) -> Tensor:
         return z.new_empty(z.shape)
 
-    @torch.library.register_fake("lbp::ramp_gradient")
-    def _(
+    def ramp_gradient(
         gradient: Tensor, z: Tensor, r: Any, r_tensor: Any, eta: Any, eta_tensor: Any, need_z: bool, need_r: bool
     ) -> Any:
         return z.new_empty(z.shape if need_z else (0,)), z.new_empty(z.shape[1:] if need_r else (0,))
 
-    @torch.library.register_fake("lbp::ramp_interval")
-    def _(l: Tensor, u: Tensor, r: Any, r_tensor: Any, eta: Any, eta_tensor: Any, count_status: bool) -> Any:
+    def ramp_interval(
+        l: Tensor, u: Tensor, r: Any, r_tensor: Any, eta: Any, eta_tensor: Any, count_status: bool
+    ) -> Any:
         return l.new_empty(l.shape), l.new_empty(l.shape), l.new_empty((6 if count_status else 0,), dtype=torch.int64)
 
-    @torch.library.register_fake("lbp::ramp_interval_gradient")
-    def _(
+    def ramp_interval_gradient(
         lower: Tensor,
         upper: Tensor,
         l: Tensor,
@@ -199,15 +198,15 @@ def _register() -> None:
     ) -> Any:
         return l.new_empty(l.shape), l.new_empty(l.shape), l.new_empty(l.shape[1:] if need_r else (0,))
 
-    @torch.library.register_fake("lbp::bounding_lines")
-    def _(l: Tensor, *rest: Any) -> Any:
+    def bounding_lines(l: Tensor, *rest: Any) -> Any:
         return tuple(l.new_empty(l.shape) for _ in range(4))
 
-    @torch.library.register_fake("lbp::bounding_lines_gradient")
-    def _(g1: Tensor, g2: Tensor, g3: Tensor, g4: Tensor, *rest: Any) -> Any:
+    def bounding_lines_gradient(g1: Tensor, g2: Tensor, g3: Tensor, g4: Tensor, *rest: Any) -> Any:
         l, needs = rest[0], rest[RELAXATION_LENGTH]
         return tuple(fake_relaxation_gradients(l, l.shape[0], l.shape[1:], needs))
 
+    for fake in (ramp, ramp_gradient, ramp_interval, ramp_interval_gradient, bounding_lines, bounding_lines_gradient):
+        torch.library.register_fake(f"lbp::{fake.__name__}", fake)
     torch.library.register_autograd("lbp::ramp", _ramp_backward, setup_context=_save_ramp)
     torch.library.register_autograd("lbp::ramp_interval", _ramp_interval_backward, setup_context=_save_ramp)
     torch.library.register_autograd("lbp::bounding_lines", _lines_backward, setup_context=_save_lines)

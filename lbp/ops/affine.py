@@ -186,8 +186,8 @@ def relax_backward_linear(
         upper_intercept: see `lbp.ops.bounding_lines`.
 
     Returns:
-        `A'` [K, B, S, n_in] and the constants contributed [K, B, S], float64. Differentiable with respect to A, l, u, r,
-        weight, bias and given lines.
+        `A'` [K, B, S, n_in] and the constants contributed [K, B, S], float64. Differentiable with respect to A, l, u,
+        r, weight, bias and given lines.
 
     Raises:
         ValueError: see `lbp.ops.relax_backward`.
@@ -376,7 +376,8 @@ def _save_relaxed_affine(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None
 
 def _relaxed_affine_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
     arguments, (A, weight, bias) = saved_relaxation(ctx)
-    assert A is not None and weight is not None
+    assert A is not None
+    assert weight is not None
     is_convolution = bool(ctx.convolution)
     offset = bias[:, None, None] if bias is not None and is_convolution else bias
     need_A, need_weight, need_bias = (
@@ -389,10 +390,7 @@ def _relaxed_affine_backward(ctx: Any, coefficients: Tensor, constants: Tensor) 
             to_weight = _transposed_weight_gradient(relaxed, coefficients, weight, ctx)
         else:
             to_weight = relaxed.flatten(0, 2).mT @ coefficients.flatten(0, 2)
-    if is_convolution:
-        to_relaxed = _convolve(coefficients, weight, ctx.convolution)
-    else:
-        to_relaxed = coefficients @ weight.mT
+    to_relaxed = _convolve(coefficients, weight, ctx.convolution) if is_convolution else coefficients @ weight.mT
     needs = needed_gradients(ctx.needs_input_grad, 1)
     needs |= (NEED_MATRIX if need_A else 0) | (NEED_BIAS if need_bias else 0)
     to_A, *to_relaxation, to_bias = native("relax_backward_gradient")(
@@ -445,12 +443,10 @@ def convolved_size(shape: Sequence[int], weight: Tensor, convolution: Convolutio
 
 
 def _register_fakes() -> None:
-    @torch.library.register_fake("lbp::interval_linear")
-    def _(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
+    def interval_linear(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
         return tuple(l.new_empty((*l.shape[:-1], weight.shape[0])) for _ in range(2))
 
-    @torch.library.register_fake("lbp::interval_conv2d")
-    def _(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
+    def interval_conv2d(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
         return tuple(l.new_empty((l.shape[0], *convolved_size(l.shape, weight, convolution))) for _ in range(2))
 
     def coefficients(A: Tensor, weight: Tensor, input_size: Any = None, groups: int = 1) -> Any:
@@ -458,22 +454,28 @@ def _register_fakes() -> None:
         shape = (*A.shape[:3], *channels, *(input_size or ()))
         return A.new_empty(shape), A.new_empty(A.shape[:3], dtype=torch.float64)
 
-    @torch.library.register_fake("lbp::backward_linear")
-    def _(A: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
+    def backward_linear(A: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
         return coefficients(A, weight)
 
-    @torch.library.register_fake("lbp::backward_conv2d")
-    def _(A: Tensor, weight: Tensor, bias: Tensor | None, input_size: Any, *convolution: Any) -> Any:
+    def backward_conv2d(A: Tensor, weight: Tensor, bias: Tensor | None, input_size: Any, *convolution: Any) -> Any:
         return coefficients(A, weight, input_size, convolution[3])
 
-    @torch.library.register_fake("lbp::relax_backward_linear")
-    def _(A: Tensor, *rest: Any) -> Any:
+    def relax_backward_linear(A: Tensor, *rest: Any) -> Any:
         return coefficients(A, rest[RELAXATION_LENGTH])
 
-    @torch.library.register_fake("lbp::relax_backward_conv2d")
-    def _(A: Tensor, *rest: Any) -> Any:
+    def relax_backward_conv2d(A: Tensor, *rest: Any) -> Any:
         weight, _, input_size, _, _, _, groups, _ = rest[RELAXATION_LENGTH:]
         return coefficients(A, weight, input_size, groups)
+
+    for fake in (
+        interval_linear,
+        interval_conv2d,
+        backward_linear,
+        backward_conv2d,
+        relax_backward_linear,
+        relax_backward_conv2d,
+    ):
+        torch.library.register_fake(f"lbp::{fake.__name__}", fake)
 
 
 def _register() -> None:

@@ -38,7 +38,8 @@ def concretize_box(A: Tensor, x_L: Tensor, x_U: Tensor, *, sides: str) -> Tensor
         sides: ``"lower"``, ``"upper"`` or ``"both"``.
 
     Returns:
-        Bounds [K, B, S] without the constants of the linear bounds, float64. Differentiable with respect to A, x_L and x_U.
+        Bounds [K, B, S] without the constants of the linear bounds, float64. Differentiable with respect to A, x_L
+        and x_U.
 
     Raises:
         ValueError: unknown sides.
@@ -64,7 +65,8 @@ def concretize_ball(A: Tensor, x0: Tensor, eps: Tensor | float, p: float, *, sid
         sides: ``"lower"``, ``"upper"`` or ``"both"``.
 
     Returns:
-        Bounds [K, B, S] without the constants of the linear bounds, float64. Differentiable with respect to A, x0 and eps.
+        Bounds [K, B, S] without the constants of the linear bounds, float64. Differentiable with respect to A, x0 and
+        eps.
 
     Raises:
         ValueError: p below 1, or unknown sides.
@@ -97,7 +99,8 @@ def concretize_forward_box(
         x_U: upper corner, like x_L.
 
     Returns:
-        Lower and upper bounds [B, *shape] in the dtype of center, added up in float64. Differentiable with respect to all tensors.
+        Lower and upper bounds [B, *shape] in the dtype of center, added up in float64. Differentiable with respect to
+        all tensors.
 
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit.
@@ -118,7 +121,9 @@ def concretize_forward_ball(
     eps: Tensor | float,
     p: float,
 ) -> tuple[Tensor, Tensor]:
-    """Bounds of a layer from its forward linear bounds over the l_p ball; see `concretize_forward_box`, `concretize_ball`.
+    """Bounds of a layer from its forward linear bounds over the l_p ball.
+
+    See `concretize_forward_box` for the matrices and `concretize_ball` for the region.
 
     Returns:
         Lower and upper bounds [B, *shape] in the dtype of center.
@@ -207,24 +212,24 @@ def _concretize_forward_backward(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor
 
 
 def _register() -> None:
-    @torch.library.register_fake("lbp::concretize")
-    def _(A: Tensor, *rest: Any) -> Tensor:
+    def concretize(A: Tensor, *rest: Any) -> Tensor:
         return A.new_empty(A.shape[:3], dtype=torch.float64)
 
-    @torch.library.register_fake("lbp::concretize_gradient")
-    def _(gradient: Tensor, A: Tensor, *rest: Any) -> Tensor:
+    def concretize_gradient(gradient: Tensor, A: Tensor, *rest: Any) -> Tensor:
         return A.new_empty(A.shape)
 
-    @torch.library.register_fake("lbp::concretize_forward")
-    def _(center: Tensor, radius: Any, center_bias: Tensor, radius_bias: Any, x: Tensor, *rest: Any) -> Any:
+    def concretize_forward(
+        center: Tensor, radius: Any, center_bias: Tensor, radius_bias: Any, x: Tensor, *rest: Any
+    ) -> Any:
         shape = (max(center.shape[0], center_bias.shape[0], x.shape[0]), *center.shape[2:])
         return center.new_empty(shape), center.new_empty(shape)
 
-    @torch.library.register_fake("lbp::concretize_forward_gradient")
-    def _(l: Tensor, u: Tensor, center: Tensor, radius: Tensor | None, *rest: Any) -> Any:
+    def concretize_forward_gradient(l: Tensor, u: Tensor, center: Tensor, radius: Tensor | None, *rest: Any) -> Any:
         shape = (l.shape[0], *center.shape[1:])
         return center.new_empty(shape), center.new_empty((0,) if radius is None else shape)
 
+    for fake in (concretize, concretize_gradient, concretize_forward, concretize_forward_gradient):
+        torch.library.register_fake(f"lbp::{fake.__name__}", fake)
     torch.library.register_autograd("lbp::concretize", _concretize_backward, setup_context=_save)
     torch.library.register_autograd("lbp::concretize_forward", _concretize_forward_backward, setup_context=_save)
     for name in ("concretize_gradient", "concretize_forward_gradient"):

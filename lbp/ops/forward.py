@@ -52,8 +52,8 @@ def forward_linear(
         bias: [n_out] or None.
 
     Returns:
-        center, radius, center_bias and radius_bias of the layer's output; radii stay None where they were. Differentiable with
-        respect to all tensors.
+        center, radius, center_bias and radius_bias of the layer's output; radii stay None where they were.
+        Differentiable with respect to all tensors.
 
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit.
@@ -99,8 +99,9 @@ def forward_conv2d(
     """
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
-        geometry = {"stride": stride, "padding": padding, "dilation": dilation}
-        return reference.forward_conv2d(*matrices, weight, bias, groups=groups, **geometry)
+        return reference.forward_conv2d(
+            *matrices, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
+        )
     results = native("forward_conv2d")(*matrices, weight, bias, stride, padding, dilation, groups)
     return _none_where_absent(results, radius, radius_bias)
 
@@ -114,9 +115,10 @@ def insert_forward(
     *,
     sides: str,
 ) -> tuple[Tensor, Tensor]:
-    """Insert a layer's forward linear bounds into coefficients of that layer (Relaxed-CROWN; Lyu et al. 2021, section 4).
+    """Insert a layer's forward linear bounds into coefficients of that layer (Relaxed-CROWN).
 
-    For the lower side `pos(A) WL + neg(A) WU = A center - |A| radius`, for the upper side with a plus.
+    For the lower side `pos(A) WL + neg(A) WU = A center - |A| radius`, for the upper side with a plus
+    (Lyu et al. 2021, section 4).
 
     Args:
         A: [K, B, S, *shape].
@@ -127,8 +129,8 @@ def insert_forward(
         sides: see `lbp.ops.relax_backward`.
 
     Returns:
-        Coefficients of the flattened input [K, B, S, n0], and the constants contributed [K, B, S], float64. Differentiable with
-        respect to all tensors.
+        Coefficients of the flattened input [K, B, S, n0], and the constants contributed [K, B, S], float64.
+        Differentiable with respect to all tensors.
 
     Raises:
         ValueError: unknown sides.
@@ -253,20 +255,22 @@ def _register() -> None:
             for matrix in matrices
         )
 
-    @torch.library.register_fake("lbp::forward_linear")
-    def _(center: Tensor, radius: Any, center_bias: Tensor, radius_bias: Any, weight: Tensor, bias: Any) -> Any:
+    def forward_linear(
+        center: Tensor, radius: Any, center_bias: Tensor, radius_bias: Any, weight: Tensor, bias: Any
+    ) -> Any:
         return fake_outputs((center, radius, center_bias, radius_bias), (weight.shape[0],), 1)
 
-    @torch.library.register_fake("lbp::forward_conv2d")
-    def _(
+    def forward_conv2d(
         center: Tensor, radius: Any, center_bias: Tensor, radius_bias: Any, weight: Tensor, bias: Any, *rest: Any
     ) -> Any:
         layer = convolved_size(center.shape, weight, rest)
         return fake_outputs((center, radius, center_bias, radius_bias), layer, 3)
 
-    @torch.library.register_fake("lbp::insert_forward")
-    def _(A: Tensor, center: Tensor, *rest: Any) -> Any:
+    def insert_forward(A: Tensor, center: Tensor, *rest: Any) -> Any:
         return A.new_empty((*A.shape[:3], center.shape[1])), A.new_empty(A.shape[:3], dtype=torch.float64)
+
+    for fake in (forward_linear, forward_conv2d, insert_forward):
+        torch.library.register_fake(f"lbp::{fake.__name__}", fake)
 
 
 if _native.missing is None:

@@ -51,12 +51,12 @@ def relax_backward(
     """Push coefficients of back-substitution through an activation (Lyu et al. 2021, section 2; Zhang et al. 2018).
 
     For the lower side `A' = pos(A) lower_slope + neg(A) upper_slope`, and the constants are the sum of
-    `pos(A) lower_intercept + neg(A) upper_intercept`; for the upper side the lines swap. Lower and upper side and the bias of
-    the layer below share one pass over A.
+    `pos(A) lower_intercept + neg(A) upper_intercept`; for the upper side the lines swap. Lower and upper side and the
+    bias of the layer below share one pass over A.
 
     Args:
-        A: coefficients [K, B, S, *shape] of the activations; K = 2 (lower, upper) for ``sides="both"``, else 1. Dimensions K
-            and B may be expanded.
+        A: coefficients [K, B, S, *shape] of the activations; K = 2 (lower, upper) for ``sides="both"``, else 1.
+            Dimensions K and B may be expanded.
         l: lower bounds of the pre-activations [B or 1, *shape].
         u: upper bounds, like l.
         sides: ``"lower"``, ``"upper"`` or ``"both"``.
@@ -70,8 +70,8 @@ def relax_backward(
         upper_intercept: see `lbp.ops.bounding_lines`.
 
     Returns:
-        `A'` like A, of the pre-activations, and the constants contributed [K, B, S], float64. Differentiable with respect to A,
-        l, u, r, bias and given lines; where A = 0 the gradient takes the line of positive A.
+        `A'` like A, of the pre-activations, and the constants contributed [K, B, S], float64. Differentiable with
+        respect to A, l, u, r, bias and given lines; where A = 0 the gradient takes the line of positive A.
 
     Raises:
         ValueError: see `lbp.ops.bounding_lines`; unknown sides.
@@ -108,8 +108,8 @@ def relax_forward(
 ) -> ForwardMatrices:
     """Push forward linear bounds through an activation (LBP; Lyu et al. 2021, section 4).
 
-    The bounds are `(center - radius) x + center_bias - radius_bias` and `(center + radius) x + center_bias + radius_bias`; where
-    the slope of a line is negative, lower and upper swap their roles.
+    The bounds are `(center - radius) x + center_bias - radius_bias` and `(center + radius) x + center_bias +
+    radius_bias`; where the slope of a line is negative, lower and upper swap their roles.
 
     Args:
         center: [B or 1, n0, *shape], n0 the flattened input.
@@ -138,7 +138,9 @@ def relax_forward(
     check_given(strategy, *given)
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
-        named = dict(zip(("lower_slope", "upper_slope", "lower_intercept", "upper_intercept"), given, strict=True))
+        named: dict[str, Any] = dict(
+            zip(("lower_slope", "upper_slope", "lower_intercept", "upper_intercept"), given, strict=True)
+        )
         return reference.relax_forward(*matrices, l, u, r=r, eta=eta, strategy=strategy, **named)
     arguments = relaxation_arguments(l, u, r, eta, strategy, *given)
     result: ForwardMatrices = native("relax_forward")(*matrices, *arguments)
@@ -181,25 +183,23 @@ def _relax_forward_backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None
 
 
 def _register() -> None:
-    @torch.library.register_fake("lbp::relax_backward")
-    def _(A: Tensor, *rest: Any) -> Any:
+    def relax_backward(A: Tensor, *rest: Any) -> Any:
         return A.new_empty(A.shape), A.new_empty(A.shape[:3], dtype=torch.float64)
 
-    @torch.library.register_fake("lbp::relax_backward_gradient")
-    def _(relaxed: Tensor, constants: Tensor, A: Tensor, *rest: Any) -> Any:
+    def relax_backward_gradient(relaxed: Tensor, constants: Tensor, A: Tensor, *rest: Any) -> Any:
         l, needs = rest[0], rest[-1]
         batch, shape = A.shape[1], A.shape[3:]
         to_A = A.new_empty(A.shape if needs & NEED_MATRIX else (0,))
         to_bias = A.new_empty((batch, *shape) if needs & NEED_BIAS else (0,))
         return to_A, *fake_relaxation_gradients(A, batch, tuple(l.shape[1:]), needs), to_bias
 
-    @torch.library.register_fake("lbp::relax_forward")
-    def _(center: Tensor, radius: Tensor | None, center_bias: Tensor, radius_bias: Tensor | None, *rest: Any) -> Any:
+    def relax_forward(
+        center: Tensor, radius: Tensor | None, center_bias: Tensor, radius_bias: Tensor | None, *rest: Any
+    ) -> Any:
         batch = max(center.shape[0], rest[0].shape[0])
         return tuple(center.new_empty((batch, *like.shape[1:])) for like in (center, center, center_bias, center_bias))
 
-    @torch.library.register_fake("lbp::relax_forward_gradient")
-    def _(
+    def relax_forward_gradient(
         g1: Tensor, g2: Tensor, g3: Tensor, g4: Tensor, center: Tensor, radius: Any, center_bias: Tensor, *rest: Any
     ) -> Any:
         radius_bias, l, needs = rest[0], rest[1], rest[-1]
@@ -211,6 +211,8 @@ def _register() -> None:
         )
         return *matrices, *fake_relaxation_gradients(center, batch, tuple(l.shape[1:]), needs)
 
+    for fake in (relax_backward, relax_backward_gradient, relax_forward, relax_forward_gradient):
+        torch.library.register_fake(f"lbp::{fake.__name__}", fake)
     torch.library.register_autograd("lbp::relax_backward", _relax_backward_backward, setup_context=_save_backward)
     torch.library.register_autograd("lbp::relax_forward", _relax_forward_backward, setup_context=_save_forward)
     for name in ("relax_backward_gradient", "relax_forward_gradient"):

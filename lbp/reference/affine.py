@@ -72,7 +72,7 @@ def backward_conv2d(
 def conv2d_output_padding(
     output_size: torch.Size, kernel: torch.Size, input_size: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> Pair:
-    """Return the rows and columns of a convolution's input that no output reads, as conv_transpose2d wants them named."""
+    """Return how many last rows and columns of its input a convolution never reads, as conv_transpose2d wants them."""
     height, width = (
         input_size[i] - ((output_size[i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + 1)
         for i in range(2)

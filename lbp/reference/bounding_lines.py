@@ -1,9 +1,9 @@
 """The bounding-line table in plain PyTorch (Lyu et al. 2021, sections 3 and 5, Table 2).
 
 The kernels hold the same table in ``csrc/math/bounding_lines.h``; this is the independent second writing that the tests
-compare it with. In floating point every line is valid in exact arithmetic: its slope is whatever rounding made of it, and its
-intercept is then rounded outward (a line that is pinned to a point has its slope rounded outward first). Gradients treat
-that rounding as the identity.
+compare it with. In floating point every line is valid in exact arithmetic: its slope is whatever rounding made of it,
+and its intercept is then rounded outward (a line that is pinned to a point has its slope rounded outward first).
+Gradients treat that rounding as the identity.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lbp.strategies import STATUSES, strategy_code
 
 
 class BoundingLines(NamedTuple):
-    """Lines ``lower_slope z + lower_intercept <= act(z) <= upper_slope z + upper_intercept`` on [l, u], each [B, *shape]."""
+    """Lines ``lower_slope z + lower_intercept <= act(z) <= upper_slope z + upper_intercept``, each [B, *shape]."""
 
     lower_slope: Tensor
     lower_intercept: Tensor
@@ -87,7 +87,10 @@ def _upper_intercept(neurons: _Neurons, slope: Tensor, hinge: Tensor, exact: Ten
 
 
 def _steepest_lower_slope(neurons: _Neurons) -> Tensor:
-    """Slope of the line through the origin and (u, act(u)), the largest admissible one of a lower line; 1 where u <= r."""
+    """Slope of the line through the origin and (u, act(u)), the largest admissible one of a lower line.
+
+    1 where u <= r.
+    """
     r, u, eta = neurons.r, neurons.u, neurons.eta
     beyond = u > r
     slope = eta + (1 - eta) * (r / torch.where(beyond, u, r))
@@ -96,7 +99,7 @@ def _steepest_lower_slope(neurons: _Neurons) -> Tensor:
 
 
 def _clamped(slope: Tensor, least: Tensor, most: Tensor) -> Tensor:
-    """Clamp a given slope; inside the range, ends included, the gradient goes to the slope, else to the end of the range."""
+    """Clamp a given slope; the gradient goes to the slope inside the range, ends included, else to that end."""
     clamped = torch.where(slope < least, least, torch.where(slope > most, most, slope))
     return torch.where(torch.isnan(slope), slope, clamped)
 
@@ -170,7 +173,7 @@ def _constant_lines(neurons: _Neurons, r: Tensor) -> BoundingLines:
 
     def level(z: Tensor, direction: int) -> Tensor:
         value = ramp(z, r, neurons.eta)
-        exact = ((z >= 0) & (z <= r)) | (neurons.eta == 0) | (neurons.eta == 1)
+        exact = ((z >= 0) & (z <= r)) | (neurons.eta == 0)
         return torch.where(exact, value, _rounded(value, direction))
 
     return BoundingLines(zero, level(neurons.l, -1), zero, level(neurons.u, +1))

@@ -19,7 +19,10 @@ def dual_exponent(p: float) -> float:
 
 
 def dual_norm(rows: Tensor, p: float, dim: int) -> Tensor:
-    """Return the l_q norm along ``dim``, scaled by its largest entry so that no power underflows; its gradient at 0 is 0."""
+    """Return the l_q norm along ``dim``, scaled by its largest entry so that no power underflows.
+
+    Its gradient at 0 is 0.
+    """
     q = dual_exponent(p)
     magnitude = rows.abs()
     if rows.shape[dim] == 0:
@@ -97,7 +100,7 @@ def concretize_forward_ball(
 def _rows(
     center: Tensor, radius: Tensor | None, center_bias: Tensor, radius_bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the lower and upper matrices [B, n0, n] and constants [B, n] of bounds in center/radius form, as float64."""
+    """Return lower and upper matrices [B, n0, n] and constants [B, n] of center/radius bounds, in float64."""
     rows, constants = center.double().flatten(2), center_bias.double().flatten(1)
     spread = torch.zeros_like(rows) if radius is None else radius.double().flatten(2)
     spread_bias = torch.zeros_like(constants) if radius_bias is None else radius_bias.double().flatten(1)

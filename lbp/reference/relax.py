@@ -38,7 +38,7 @@ def relax_forward(
     l: Tensor,
     u: Tensor,
     **relaxation: Relaxation,
-) -> ForwardMatrices:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `lbp.ops.relax_forward`."""
     lines = bounding_lines(l, u, **relaxation)  # type: ignore[arg-type]
     new_center, new_radius = _scaled(center, radius, BoundingLines(*(line.unsqueeze(1) for line in lines)))
@@ -49,7 +49,10 @@ def relax_forward(
 
 
 def _scaled(center: Tensor, radius: Tensor | None, lines: BoundingLines) -> tuple[Tensor, Tensor]:
-    """Scale lower = center - radius and upper = center + radius by the lines' slopes; a negative slope swaps their roles."""
+    """Scale lower = center - radius and upper = center + radius by the lines' slopes.
+
+    A negative slope swaps their roles.
+    """
     spread = torch.zeros((), dtype=center.dtype, device=center.device) if radius is None else radius
     lower = lines.lower_slope * center - lines.lower_slope.abs() * spread
     upper = lines.upper_slope * center + lines.upper_slope.abs() * spread
