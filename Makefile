@@ -23,6 +23,8 @@ STAMPS := $(VENV)
 endif
 
 export PATH := $(SCRIPTS):$(PATH)
+# Waiting threads sleep instead of spinning, which costs little and keeps a busy machine from crawling.
+export OMP_WAIT_POLICY ?= PASSIVE
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
