@@ -15,7 +15,15 @@ from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
 from lbp.graph.shape import ZeroPadNode
 from lbp.graph.values import Value
-from lbp.linear import Coefficients, DenseCoefficients, ForwardBounds, Interval, PendingRelaxation, to_dense
+from lbp.linear import (
+    Coefficients,
+    DenseCoefficients,
+    ForwardBounds,
+    IdentityCoefficients,
+    Interval,
+    PendingRelaxation,
+    to_dense,
+)
 from lbp.precision import full_precision
 from lbp.reference.concretize import dual_exponent
 
@@ -97,6 +105,10 @@ class Conv2dNode(BoundNode):
         weight, bias = self.parameters()
         _, height, width = self.inputs[0].shape
         input_size = (height, width)
+        if isinstance(coefficients, IdentityCoefficients):
+            rows = convolution_rows(weight, self.inputs[0].shape, self.shape, self.geometry, coefficients)
+            channels = _channels(coefficients, self.shape, weight.device)
+            return (DenseCoefficients(rows),), None if bias is None else bias[channels].double()[None, None]
         if isinstance(coefficients, PendingRelaxation):
             A, constants = ops.relax_backward_conv2d(
                 coefficients.expanded(),
@@ -113,6 +125,54 @@ class Conv2dNode(BoundNode):
             dense = to_dense(coefficients)[0].A
             A, constants = ops.backward_conv2d(dense, weight, bias, input_size, **self.geometry.keywords())
         return (DenseCoefficients(A),), constants
+
+
+def _channels(rows: IdentityCoefficients, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return the output channel of each neuron that the rows stand for."""
+    return torch.arange(rows.start, rows.stop, device=device) // (shape[1] * shape[2])
+
+
+def convolution_rows(
+    weight: Tensor,
+    input_shape: tuple[int, ...],
+    shape: tuple[int, ...],
+    geometry: Geometry,
+    rows: IdentityCoefficients,
+) -> Tensor:
+    """Return rows of a convolution written as a matrix, without multiplying anything.
+
+    Args:
+        weight: kernel [C_out, C_in / groups, kh, kw].
+        input_shape: (C_in, h, w).
+        shape: (C_out, H, W).
+        geometry: of the convolution.
+        rows: which neurons of the output.
+
+    Returns:
+        [1, 1, S, C_in, h, w]: the kernel where a neuron's receptive field lies, zero elsewhere.
+    """
+    _, height, width = input_shape
+    _, per_group, *kernel = weight.shape
+    neurons = torch.arange(rows.start, rows.stop, device=weight.device)
+    channel = _channels(rows, shape, weight.device)
+    places = (neurons // shape[2] % shape[1], neurons % shape[2])
+    # Where each tap of the kernel lies in the input, [S, kh] and [S, kw], and whether that is inside.
+    y, x = (
+        place[:, None] * geometry.stride[i]
+        - geometry.padding[i]
+        + geometry.dilation[i] * torch.arange(kernel[i], device=weight.device)
+        for i, place in enumerate(places)
+    )
+    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+    first = channel // (shape[0] // geometry.groups) * per_group
+    source = first[:, None] + torch.arange(per_group, device=weight.device)
+    columns = (source[:, :, None, None] * height + y[:, None, :, None]) * width + x[:, None, None, :]
+    # Taps over the padding add zero to column 0.
+    inside = inside[:, None].expand_as(columns)
+    taps = torch.where(inside, weight[channel], weight.new_zeros(()))
+    matrix = weight.new_zeros(len(neurons), math.prod(input_shape))
+    matrix = matrix.scatter_add(1, torch.where(inside, columns, 0).flatten(1), taps.flatten(1))
+    return matrix.reshape(1, 1, len(neurons), *input_shape)
 
 
 def _tap_norm(rows: Tensor, patches: Tensor, q: float) -> Tensor:
