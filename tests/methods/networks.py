@@ -18,7 +18,7 @@ NORMS = (math.inf, 2.0, 1.0, 3.0)
 
 def _ramp(shape, eta):
     size = torch.Size(shape).numel()
-    return ParamRamp(shape, eta=eta, r=torch.linspace(0.2, 1.5, size).reshape(shape), dtype=torch.float64)
+    return ParamRamp(shape, eta=eta, r=torch.linspace(0.5, 3.0, size).reshape(shape), dtype=torch.float64)
 
 
 ACTIVATIONS: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
@@ -32,19 +32,28 @@ ACTIVATIONS: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
 
 
 def seeded(build, seed=0):
-    """Build a module with reproducible float64 parameters."""
+    """Build a module with reproducible float64 parameters, large enough that signals survive several layers."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build().double().eval()
+        model = build().double().eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.weight *= 2
+    return model
 
 
 def chain_mlp(activation="relu", depth=4):
     """A chain with one affine node between activations; `depth` activations."""
     act = ACTIVATIONS[activation]
-    layers = [nn.Linear(5, 12), act((12,))]
-    for _ in range(depth - 1):
-        layers += [nn.Linear(12, 12), act((12,))]
-    return seeded(lambda: nn.Sequential(*layers, nn.Linear(12, 3)))
+
+    def build():
+        layers = [nn.Linear(5, 12), act((12,))]
+        for _ in range(depth - 1):
+            layers += [nn.Linear(12, 12), act((12,))]
+        return nn.Sequential(*layers, nn.Linear(12, 3))
+
+    return seeded(build)
 
 
 def chain_cnn(activation="relu"):
