@@ -1,0 +1,5 @@
+"""`python -m lbp` is the command `lbp`."""
+
+from lbp.cli import main
+
+main()
