@@ -53,6 +53,7 @@ std::tuple<Tensor, Tensor, Tensor> ramp_interval(Tensor l, Tensor u, LBP_RAMP_PA
   return with_type(l, "ramp_interval", [&](auto type) {
     using T = decltype(type);
     const Neurons neurons(l);
+    if (l.dim() > 0) check_layer(u, "u", l, 1);
     const Tensor low = checked<T>(l, "l", neurons.total()), high = checked<T>(u, "u", neurons.total());
     const PerNeuronTensor<T> bend = per_neuron<T>(r, r_tensor, "r", neurons.count);
     Tensor lower = empty<T>(l, sizes_of(l)), upper = empty<T>(l, sizes_of(l));

@@ -40,12 +40,10 @@ struct OwnedRegion {
   }
 };
 
-Index largest_batch(const Tensor& center, const Tensor& center_bias, const Tensor& x) {
+Index batch_of(const Tensor& center, const Tensor& center_bias, const Tensor& x) {
   STD_TORCH_CHECK(center.dim() >= 2 && center_bias.dim() >= 1 && x.dim() >= 1,
                   "expected center [batch, inputs, ...], center_bias [batch, ...] and x [batch, ...]");
-  Index batch = center.size(0);
-  for (const Index other : {Index(center_bias.size(0)), Index(x.size(0))}) batch = other > batch ? other : batch;
-  return batch;
+  return common_batch({center.size(0), center_bias.size(0), x.size(0)});
 }
 
 std::vector<int64_t> bounds_shape(const Tensor& center, Index batch) {
@@ -88,7 +86,7 @@ std::tuple<Tensor, Tensor> concretize_forward(Tensor center, OptionalTensor radi
                                               OptionalTensor eps, double p) {
   return with_type(center, "concretize_forward", [&](auto type) {
     using T = decltype(type);
-    const Index batch = largest_batch(center, center_bias, x), inputs = center.size(1),
+    const Index batch = batch_of(center, center_bias, x), inputs = center.size(1),
                 neurons = trailing_size(center, 2);
     const Batched<T> matrix = batched<T>(center, "center", batch, inputs * neurons);
     const Batched<T> vector = batched<T>(center_bias, "center_bias", batch, neurons);

@@ -10,6 +10,8 @@ std::vector<int64_t> with_batch(const Tensor& tensor, Index batch) {
   return sizes;
 }
 
+Index first_size(const Tensor& tensor) { return tensor.dim() == 0 ? 1 : tensor.size(0); }
+
 // A [1 or B, n0, *shape] with its vector [1 or B, *shape], and the batch that bounds, matrices and vectors agree on.
 template <typename T>
 struct ForwardMatrices {
@@ -18,12 +20,14 @@ struct ForwardMatrices {
   std::optional<Batched<T>> radius, radius_bias;
 
   ForwardMatrices(const Tensor& center_tensor, const OptionalTensor& radius_tensor, const Tensor& center_bias_tensor,
-                  const OptionalTensor& radius_bias_tensor, Index bounds_batch)
-      : batch(bounds_batch > center_tensor.size(0) ? bounds_batch : center_tensor.size(0)),
+                  const OptionalTensor& radius_bias_tensor, const Tensor& l)
+      : batch(common_batch({first_size(center_tensor), first_size(center_bias_tensor), first_size(l)})),
         inputs(center_tensor.size(1)),
         neurons(trailing_size(center_tensor, 2)),
         center(batched<T>(center_tensor, "center", batch, inputs * neurons)),
         center_bias(batched<T>(center_bias_tensor, "center_bias", batch, neurons)) {
+    check_layer(center_bias_tensor, "center_bias", center_tensor, 2);
+    check_layer(l, "l", center_tensor, 2);
     if (radius_tensor.has_value()) radius = batched<T>(*radius_tensor, "radius", batch, inputs * neurons);
     if (radius_bias_tensor.has_value()) radius_bias = batched<T>(*radius_bias_tensor, "radius_bias", batch, neurons);
     STD_TORCH_CHECK(!radius || radius->stride == center.stride, "radius: expected the batch size of center");
@@ -43,6 +47,7 @@ std::tuple<Tensor, Tensor> relax_backward(Tensor A, LBP_RELAXATION_PARAMETERS, O
   return with_type(A, "relax_backward", [&](auto type) {
     using T = decltype(type);
     const CoefficientsTensor<T> matrix = coefficients<T>(A, sides);
+    check_layer(l, "l", A, 3);
     const OwnedRelaxation<T> owned = relaxation<T>(LBP_RELAXATION_TENSORS, matrix.batch, matrix.size);
     const PerNeuronTensor<T> offset = per_neuron<T>(0, bias, "bias", matrix.size);
     Tensor relaxed = empty<T>(A, sizes_of(A));
@@ -62,6 +67,7 @@ std::tuple<Tensor, LBP_RELAXATION_GRADIENT_TYPES, Tensor> relax_backward_gradien
   return with_type(A, "relax_backward_gradient", [&](auto type) {
     using T = decltype(type);
     const CoefficientsTensor<T> matrix = coefficients<T>(A, sides);
+    check_layer(l, "l", A, 3);
     const OwnedRelaxation<T> owned = relaxation<T>(LBP_RELAXATION_TENSORS, matrix.batch, matrix.size);
     const PerNeuronTensor<T> offset = per_neuron<T>(0, bias, "bias", matrix.size);
     const Tensor to_relaxed = checked<T>(relaxed_gradient, "relaxed_gradient", A.numel());
@@ -91,7 +97,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> relax_forward(Tensor center, Optional
   check_matrix(center);
   return with_type(center, "relax_forward", [&](auto type) {
     using T = decltype(type);
-    const ForwardMatrices<T> in(center, radius, center_bias, radius_bias, l.dim() == 0 ? 1 : l.size(0));
+    const ForwardMatrices<T> in(center, radius, center_bias, radius_bias, l);
     const OwnedRelaxation<T> owned = relaxation<T>(LBP_RELAXATION_TENSORS, in.batch, in.neurons);
     Tensor center_out = empty<T>(center, with_batch(center, in.batch)),
            radius_out = empty<T>(center, with_batch(center, in.batch));
@@ -112,7 +118,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, LBP_RELAXATION_GRADIENT_TYPES> relax_
   check_matrix(center);
   return with_type(center, "relax_forward_gradient", [&](auto type) {
     using T = decltype(type);
-    const ForwardMatrices<T> in(center, radius, center_bias, radius_bias, l.dim() == 0 ? 1 : l.size(0));
+    const ForwardMatrices<T> in(center, radius, center_bias, radius_bias, l);
     const OwnedRelaxation<T> owned = relaxation<T>(LBP_RELAXATION_TENSORS, in.batch, in.neurons);
     const Index matrix_size = in.batch * in.inputs * in.neurons, vector_size = in.batch * in.neurons;
     const Tensor to_center_out = checked<T>(center_gradient, "center_gradient", matrix_size);

@@ -42,6 +42,20 @@ Index trailing_size(const Tensor& tensor, int64_t first) {
   return size;
 }
 
+Index common_batch(std::initializer_list<Index> sizes) {
+  for (const Index size : sizes) {
+    if (size != 1) return size;
+  }
+  return 1;
+}
+
+void check_layer(const Tensor& tensor, const char* name, const Tensor& like, int64_t first) {
+  bool same = tensor.dim() - 1 == like.dim() - first;
+  for (int64_t i = first; same && i < like.dim(); ++i) same = tensor.size(i - first + 1) == like.size(i);
+  STD_TORCH_CHECK(same, name, ": expected a batch of the layer's shape as in ", shape_of(like), ", got shape ",
+                  shape_of(tensor));
+}
+
 Tensor empty_of(const Tensor& like, std::vector<int64_t> sizes, ScalarType type) {
   return torch::stable::new_empty(like, sizes, type);
 }
@@ -65,7 +79,9 @@ Batched<T> batched(const Tensor& tensor, const char* name, Index batch, Index si
   STD_TORCH_CHECK((own_batch == batch || own_batch == 1) && trailing_size(tensor, 1) == size, name,
                   ": expected a batch of ", batch, " (or 1) and ", size, " values each, got shape ", shape_of(tensor));
   Tensor storage = as_contiguous(tensor);
-  const T* data = storage.const_data_ptr<T>();
+  // A null pointer means absent; a tensor without elements is there, though nothing is read from it.
+  static const T none = T(0);
+  const T* data = storage.numel() == 0 ? &none : storage.const_data_ptr<T>();
   return {storage, data, own_batch == 1 ? 0 : size};
 }
 
@@ -108,6 +124,7 @@ double read_eta(const RampParameters& parameters) {
 template <typename T>
 OwnedRelaxation<T> relaxation(const RelaxationTensors& tensors, Index batch, Index neurons) {
   OwnedRelaxation<T> result;
+  if (tensors.l.dim() > 0) check_layer(tensors.u, "u", tensors.l, 1);
   const Batched<T> l = batched<T>(tensors.l, "l", batch, neurons), u = batched<T>(tensors.u, "u", batch, neurons);
   STD_TORCH_CHECK(l.stride == u.stride, "l and u: expected the same shape, got ", shape_of(tensors.l), " and ",
                   shape_of(tensors.u));

@@ -7,6 +7,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <cmath>
+#include <initializer_list>
 #include <optional>
 #include <vector>
 
@@ -75,6 +76,13 @@ struct OwnedRelaxation {
 
 template <typename T>
 OwnedRelaxation<T> relaxation(const RelaxationTensors& tensors, Index batch, Index neurons);
+
+// The batch that first dimensions of these sizes broadcast to: a size of 1 serves any batch.
+Index common_batch(std::initializer_list<Index> sizes);
+
+// Refuses a tensor whose sizes after its batch are not those of `like` from dimension `first` on: the same number of
+// values in another shape would be read as other neurons.
+void check_layer(const Tensor& tensor, const char* name, const Tensor& like, int64_t first);
 
 // Product of the sizes from dimension `first` on.
 Index trailing_size(const Tensor& tensor, int64_t first);

@@ -223,6 +223,19 @@ def fake_relaxation_gradients(like: Tensor, batch: int, shape: tuple[int, ...], 
     return [like.new_empty((batch, *shape)) if needs & bit else like.new_empty((0,)) for bit in bits]
 
 
+def common_batch(*tensors: Tensor) -> int:
+    """Return the batch that the first dimensions of the tensors broadcast to: a size of 1 serves any batch."""
+    return next((tensor.shape[0] for tensor in tensors if tensor.shape[0] != 1), 1)
+
+
+def contiguous(results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Bring the results of library calls into the layout that the fake functions promise.
+
+    A convolution passes the memory format of its input or weight on.
+    """
+    return tuple(result.contiguous() for result in results)
+
+
 def refuse_second_order(name: str) -> None:
     """Make differentiating a gradient op an error: the ops are differentiable once."""
 

@@ -22,6 +22,7 @@ from lbp.ops._arguments import (
     RelaxationArguments,
     check_given,
     check_numbers,
+    contiguous,
     native,
     needed_gradients,
     relaxation_arguments,
@@ -288,7 +289,7 @@ def convolution_gradients(
 def _convolve(rows: Tensor, weight: Tensor, convolution: Convolution) -> Tensor:
     """Convolve [..., C, h, w] without a bias, all leading dimensions as one batch."""
     stride, padding, dilation, groups = convolution
-    result = F.conv2d(rows.reshape(-1, *rows.shape[-3:]), weight, None, stride, padding, dilation, groups)
+    result = F.conv2d(rows.flatten(0, -4), weight, None, stride, padding, dilation, groups)
     return result.reshape(*rows.shape[:-3], *result.shape[1:])
 
 
@@ -407,7 +408,7 @@ def _relax_backward_linear_cpu(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     relaxation, (weight, bias, sides) = rest[:RELAXATION_LENGTH], rest[RELAXATION_LENGTH:]
     relaxed, constants = native("relax_backward")(A, *relaxation, bias, sides)
     with full_precision():
-        return relaxed @ weight, constants
+        return (relaxed @ weight).contiguous(), constants
 
 
 def _relax_backward_conv2d_cpu(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -417,20 +418,27 @@ def _relax_backward_conv2d_cpu(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     relaxed, constants = native("relax_backward")(A, *relaxation, offset, sides)
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
     coefficients, _ = reference.backward_conv2d(relaxed, weight, None, input_size, groups=groups, **geometry)
-    return coefficients, constants
+    return coefficients.contiguous(), constants
+
+
+def _interval_linear_cpu(*arguments: Any) -> tuple[Tensor, ...]:
+    return contiguous(reference.interval_linear(*arguments))
+
+
+def _backward_linear_cpu(*arguments: Any) -> tuple[Tensor, ...]:
+    return contiguous(reference.backward_linear(*arguments))
 
 
 def _interval_conv2d_cpu(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
     stride, padding, dilation, groups = convolution
-    return reference.interval_conv2d(
-        l, u, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
-    )
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+    return contiguous(reference.interval_conv2d(l, u, weight, bias, groups=groups, **geometry))
 
 
 def _backward_conv2d_cpu(A: Tensor, weight: Tensor, bias: Tensor | None, input_size: Any, *convolution: Any) -> Any:
     stride, padding, dilation, groups = convolution
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
-    return reference.backward_conv2d(A, weight, bias, input_size, groups=groups, **geometry)
+    return contiguous(reference.backward_conv2d(A, weight, bias, input_size, groups=groups, **geometry))
 
 
 def convolved_size(shape: Sequence[int], weight: Tensor, convolution: Convolution) -> tuple[int, int, int]:
@@ -479,9 +487,9 @@ def _register_fakes() -> None:
 
 
 def _register() -> None:
-    torch.library.impl("lbp::interval_linear", "CPU", reference.interval_linear)
+    torch.library.impl("lbp::interval_linear", "CPU", _interval_linear_cpu)
     torch.library.impl("lbp::interval_conv2d", "CPU", _interval_conv2d_cpu)
-    torch.library.impl("lbp::backward_linear", "CPU", reference.backward_linear)
+    torch.library.impl("lbp::backward_linear", "CPU", _backward_linear_cpu)
     torch.library.impl("lbp::backward_conv2d", "CPU", _backward_conv2d_cpu)
     torch.library.impl("lbp::relax_backward_linear", "CPU", _relax_backward_linear_cpu)
     torch.library.impl("lbp::relax_backward_conv2d", "CPU", _relax_backward_conv2d_cpu)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lbp import _native, reference
 from lbp.backend import current_backend
-from lbp.ops._arguments import native, refuse_second_order, sum_to
+from lbp.ops._arguments import common_batch, native, refuse_second_order, sum_to
 from lbp.reference.concretize import dual_norm
 from lbp.strategies import side_code
 
@@ -180,7 +180,7 @@ def _concretize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...
 
 def _input_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     """Bring a gradient [B, n0] in float64 to the shape and dtype of the input."""
-    return sum_to(gradient.reshape(-1, *x.shape[1:]), x.shape).to(x.dtype)
+    return sum_to(gradient.reshape(gradient.shape[0], *x.shape[1:]), x.shape).to(x.dtype)
 
 
 def _concretize_forward_backward(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor | None, ...]:
@@ -221,7 +221,7 @@ def _register() -> None:
     def concretize_forward(
         center: Tensor, radius: Any, center_bias: Tensor, radius_bias: Any, x: Tensor, *rest: Any
     ) -> Any:
-        shape = (max(center.shape[0], center_bias.shape[0], x.shape[0]), *center.shape[2:])
+        shape = (common_batch(center, center_bias, x), *center.shape[2:])
         return center.new_empty(shape), center.new_empty(shape)
 
     def concretize_forward_gradient(l: Tensor, u: Tensor, center: Tensor, radius: Tensor | None, *rest: Any) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lbp import _native, reference
 from lbp.backend import current_backend
-from lbp.ops._arguments import native, sum_to
+from lbp.ops._arguments import contiguous, native, sum_to
 from lbp.ops.affine import Pair, convolution_gradients, convolved_size
 from lbp.strategies import side_code
 
@@ -145,7 +145,7 @@ def insert_forward(
 
 
 def _empty_where_none(results: ForwardMatrices) -> tuple[Tensor, ...]:
-    return tuple(results[0].new_empty((0,)) if result is None else result for result in results)
+    return contiguous(tuple(results[0].new_empty((0,)) if result is None else result for result in results))
 
 
 def _forward_linear_cpu(*arguments: Any) -> tuple[Tensor, ...]:
@@ -160,7 +160,8 @@ def _forward_conv2d_cpu(*arguments: Any) -> tuple[Tensor, ...]:
 
 def _insert_forward_cpu(A: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     *matrices, sides = arguments
-    return reference.insert_forward(A, *matrices, sides={1: "lower", 2: "upper", 3: "both"}[sides])
+    coefficients, constants = reference.insert_forward(A, *matrices, sides={1: "lower", 2: "upper", 3: "both"}[sides])
+    return coefficients.contiguous(), constants
 
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -231,12 +232,12 @@ def _insert_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple
 
 def _matrix_gradient(coefficients: Tensor, rows: Tensor, like: Tensor) -> Tensor:
     gradient = (coefficients.mT @ rows).sum(0)
-    return sum_to(gradient.reshape(-1, *like.shape[1:]), like.shape)
+    return sum_to(gradient.reshape(gradient.shape[0], *like.shape[1:]), like.shape)
 
 
 def _vector_gradient(weights: Tensor, rows: Tensor, like: Tensor) -> Tensor:
     gradient = (weights * rows).sum((0, 2))
-    return sum_to(gradient.reshape(-1, *like.shape[1:]), like.shape)
+    return sum_to(gradient.reshape(gradient.shape[0], *like.shape[1:]), like.shape)
 
 
 def _register() -> None:

@@ -17,6 +17,7 @@ from lbp.ops._arguments import (
     RelaxationArguments,
     check_given,
     check_numbers,
+    common_batch,
     fake_relaxation_gradients,
     native,
     needed_gradients,
@@ -196,14 +197,14 @@ def _register() -> None:
     def relax_forward(
         center: Tensor, radius: Tensor | None, center_bias: Tensor, radius_bias: Tensor | None, *rest: Any
     ) -> Any:
-        batch = max(center.shape[0], rest[0].shape[0])
+        batch = common_batch(center, center_bias, rest[0])
         return tuple(center.new_empty((batch, *like.shape[1:])) for like in (center, center, center_bias, center_bias))
 
     def relax_forward_gradient(
         g1: Tensor, g2: Tensor, g3: Tensor, g4: Tensor, center: Tensor, radius: Any, center_bias: Tensor, *rest: Any
     ) -> Any:
         radius_bias, l, needs = rest[0], rest[1], rest[-1]
-        batch = max(center.shape[0], l.shape[0])
+        batch = common_batch(center, center_bias, l)
         present = (True, radius is not None, True, radius_bias is not None)
         matrices = (
             center.new_empty((batch, *like.shape[1:]) if needs & NEED_MATRIX and there else (0,))

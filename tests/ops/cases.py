@@ -1,0 +1,232 @@
+"""Arguments of the ops, and their values and gradients with both implementations.
+
+Numbers are drawn so that float32 represents them: every implementation and dtype computes from the same inputs, and the
+float64 reference tells the error of each.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import lbp
+from lbp import ops
+
+SIDES = ("lower", "upper", "both")
+DTYPES = (torch.float32, torch.float64)
+ETAS = (0.0, 0.1, 1.0, "tensor")
+RS = ("number", "infinite", "tensor", "channel", "neuron", "row", "some infinite")
+# Strategies by name; "slopes" with both, one or the other slope given.
+STRATEGIES = (
+    *("constant", "tight", "adaptive", "same-slope", "zero", "one"),
+    *("slopes", "slopes below", "slopes above", "lines"),
+)
+# Rounding errors of a handful of operations, relative to the largest entry of a result.
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0):
+    """Normal numbers that float32 represents, in float64."""
+    return torch.randn(shape, generator=generator(seed)).double()
+
+
+def uniform(*shape, low=0.0, high=1.0, seed=0):
+    return (low + (high - low) * torch.rand(shape, generator=generator(seed))).double()
+
+
+def intervals(batch, *shape, seed=0):
+    """Pre-activation bounds of every status, for bending points around 1."""
+    center = 2 * normal(batch, *shape, seed=seed)
+    radius = uniform(batch, *shape, low=0.05, high=2.5, seed=seed + 1)
+    return (center - radius).float().double(), (center + radius).float().double()
+
+
+def bending(kind, shape, seed=2):
+    """A bending point r of one of the kinds `RS`."""
+    if kind in ("number", "infinite"):
+        return 0.75 if kind == "number" else math.inf
+    own = {
+        "tensor": (),
+        "channel": (*shape[:1], *[1] * (len(shape) - 1)),
+        "neuron": shape,
+        "row": (*[1] * (len(shape) - 1), *shape[-1:]),
+        "some infinite": shape,
+    }[kind]
+    values = uniform(*own, low=0.3, high=1.5, seed=seed)
+    if kind == "some infinite":
+        values = torch.where(uniform(*own, seed=seed + 1) < 0.3, math.inf, values)
+    return values
+
+
+def outer_slope(eta):
+    return torch.tensor(0.125, dtype=torch.float64) if eta == "tensor" else eta
+
+
+def given_lines(strategy, batch, shape, seed=5):
+    """Keywords of a strategy's name and the lines that belong to it; slopes of both signs, some outside the range."""
+    name = strategy.split()[0]
+    lines = {}
+    if strategy in ("slopes", "slopes below", "lines"):
+        lines["lower_slope"] = uniform(batch, *shape, low=-0.5, high=1.5, seed=seed)
+    if strategy in ("slopes", "slopes above", "lines"):
+        lines["upper_slope"] = uniform(batch, *shape, low=-0.5, high=1.5, seed=seed + 1)
+    if strategy == "lines":
+        lines["lower_intercept"] = normal(batch, *shape, seed=seed + 2)
+        lines["upper_intercept"] = normal(batch, *shape, seed=seed + 3)
+    return {"strategy": name, **lines}
+
+
+def relaxation(strategy="adaptive", r="neuron", eta=0.1, batch=2, shape=(3, 2, 3)):
+    return {"r": bending(r, shape), "eta": outer_slope(eta), **given_lines(strategy, batch, shape)}
+
+
+def coefficients(sides, batch, rows, *shape, seed=10):
+    """Coefficients of both signs with some zeros."""
+    A = normal(2 if sides == "both" else 1, batch, rows, *shape, seed=seed)
+    return torch.where(uniform(*A.shape, seed=seed + 1) < 0.1, 0.0, A)
+
+
+def forward_matrices(batch, inputs, *shape, bias_batch=None, exact=False, seed=20):
+    """center, radius, center_bias, radius_bias; None for the radii of an exact layer."""
+    bias_batch = batch if bias_batch is None else bias_batch
+    radius = None if exact else normal(batch, inputs, *shape, seed=seed + 1)
+    radius_bias = None if exact else normal(bias_batch, *shape, seed=seed + 3).abs()
+    return (
+        normal(batch, inputs, *shape, seed=seed),
+        radius,
+        normal(bias_batch, *shape, seed=seed + 2),
+        radius_bias,
+    )
+
+
+def is_float(value):
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def converted(value: Any, dtype: torch.dtype, leaves: list[Tensor] | None = None) -> Any:
+    """Copy nested arguments with float tensors of a dtype; with `leaves`, collect them as leaves of the graph."""
+    if is_float(value):
+        copy = value.detach().to(dtype, copy=True)
+        if leaves is not None:
+            leaves.append(copy.requires_grad_())
+        return copy
+    if isinstance(value, tuple | list):
+        return tuple(converted(item, dtype, leaves) for item in value)
+    if isinstance(value, dict):
+        # eta is a hyperparameter and has no gradient.
+        return {name: converted(item, dtype, None if name == "eta" else leaves) for name, item in value.items()}
+    return value
+
+
+def as_tuple(result: Any) -> tuple[Any, ...]:
+    return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def evaluate(op: Callable[..., Any], *args: Any, backend: str, dtype: torch.dtype, **kwargs: Any):
+    """Outputs of an op, and the gradients of a random combination of them by every tensor of the arguments."""
+    leaves: list[Tensor] = []
+    args, kwargs = converted(args, dtype, leaves), converted(kwargs, dtype, leaves)
+    with lbp.backend(backend):
+        outputs = as_tuple(op(*args, **kwargs))
+        floats = {i: out for i, out in enumerate(outputs) if is_float(out) and out.requires_grad}
+        weights = [normal(*out.shape, seed=100 + i).to(out.dtype) for i, out in floats.items()]
+        gradients = [None] * len(leaves)
+        if floats:
+            gradients = torch.autograd.grad([*floats.values()], leaves, weights, allow_unused=True)
+    present = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, gradients, strict=True)]
+    return [out.detach() for out in outputs if out is not None], present
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Whether the error is small beside the largest entry; NaN, infinities and shapes must agree."""
+    if actual.shape != expected.shape:
+        return False
+    finite = expected[expected.isfinite()]
+    scale = max(1.0, float(finite.abs().max())) if finite.numel() else 1.0
+    return torch.allclose(actual.double(), expected.double(), rtol=0.0, atol=tolerance * scale, equal_nan=True)
+
+
+def assert_close(actual, expected, tolerance, what):
+    for index, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert close(a, e, tolerance), (
+            f"{what} {index}: {tuple(a.shape)} against {tuple(e.shape)}, "
+            f"error {(a.double() - e.double()).abs().max() if a.shape == e.shape and a.numel() else 'of shape'}"
+        )
+
+
+def assert_matches_reference(op, *args, dtype=torch.float64, **kwargs):
+    """Assert that the native op has the values and gradients of the float64 reference, in the dtype's precision."""
+    values, gradients = evaluate(op, *args, backend="native", dtype=dtype, **kwargs)
+    expected_values, expected_gradients = evaluate(op, *args, backend="reference", dtype=torch.float64, **kwargs)
+    assert_close(values, expected_values, TOLERANCE[dtype], "output")
+    assert_close(gradients, expected_gradients, TOLERANCE[dtype], "gradient")
+
+
+def every_op(dtype=torch.float64):
+    """One call of every public op: name -> (op, arguments, keywords), tensors of the dtype."""
+    shape = (3, 4, 5)
+    batch, rows, inputs = 2, 3, 6
+    l, u = intervals(batch, *shape)
+    x_L, x_U = intervals(batch, inputs, seed=3)
+    x = {"x_L": x_L, "x_U": x_U}
+    relax = relaxation(shape=shape)
+    weight, bias = normal(3, 2, 3, 3, seed=30), normal(3, seed=31)
+    dense, dense_bias = normal(60, 7, seed=32), normal(60, seed=33)
+    geometry = {"stride": (2, 1), "padding": (1, 1)}
+    A = coefficients("both", batch, rows, *shape)
+    flat = coefficients("both", batch, rows, 60)
+    image = intervals(batch, 2, 7, 5, seed=4)
+    matrices = forward_matrices(batch, inputs, *shape)
+    ramp_only = {"r": relax["r"], "eta": relax["eta"]}
+    flat_relax = relaxation(shape=(60,))
+    calls = {
+        "ramp": (ops.ramp, (l,), ramp_only),
+        "ramp_interval": (ops.ramp_interval, (l, u), ramp_only),
+        "ramp_interval_with_status": (ops.ramp_interval_with_status, (l, u), ramp_only),
+        "bounding_lines": (ops.bounding_lines, (l, u), relax),
+        "relax_backward": (ops.relax_backward, (A, l, u), {"sides": "both", "bias": bias[:, None, None], **relax}),
+        "relax_backward_linear": (
+            ops.relax_backward_linear,
+            (flat, l.flatten(1), u.flatten(1), dense, dense_bias),
+            {"sides": "both", **flat_relax},
+        ),
+        "relax_backward_conv2d": (
+            ops.relax_backward_conv2d,
+            (A, l, u, weight, bias, (7, 5)),
+            {"sides": "both", **geometry, **relax},
+        ),
+        "backward_linear": (ops.backward_linear, (flat, dense, dense_bias), {}),
+        "backward_conv2d": (ops.backward_conv2d, (A, weight, bias, (7, 5)), geometry),
+        "interval_linear": (ops.interval_linear, (x_L, x_U, normal(4, inputs, seed=34), normal(4, seed=35)), {}),
+        "interval_conv2d": (ops.interval_conv2d, (*image, weight, bias), geometry),
+        "relax_forward": (ops.relax_forward, (*matrices, l, u), relax),
+        "forward_linear": (
+            ops.forward_linear,
+            (*forward_matrices(batch, inputs, 7), normal(4, 7, seed=36), normal(4, seed=37)),
+            {},
+        ),
+        "forward_conv2d": (ops.forward_conv2d, (*forward_matrices(batch, inputs, 2, 7, 5), weight, bias), geometry),
+        "insert_forward": (ops.insert_forward, (A, *matrices), {"sides": "both"}),
+        "concretize_box": (ops.concretize_box, (coefficients("both", batch, rows, inputs),), {"sides": "both", **x}),
+        "concretize_ball": (
+            ops.concretize_ball,
+            (coefficients("both", batch, rows, inputs), x_L, torch.tensor([0.25, 0.5]).double(), 2.0),
+            {"sides": "both"},
+        ),
+        "concretize_forward_box": (ops.concretize_forward_box, (*matrices, x_L, x_U), {}),
+        "concretize_forward_ball": (
+            ops.concretize_forward_ball,
+            (*matrices, x_L, torch.tensor([0.25, 0.5]).double(), 2.0),
+            {},
+        ),
+    }
+    return {name: (op, converted(args, dtype), converted(kwargs, dtype)) for name, (op, args, kwargs) in calls.items()}
+
+
+OP_NAMES = tuple(every_op())

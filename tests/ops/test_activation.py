@@ -1,0 +1,99 @@
+"""ParamRamp, its image of an interval and its bounding lines: native against the float64 reference."""
+
+import pytest
+import torch
+from ops.cases import (
+    DTYPES,
+    ETAS,
+    RS,
+    STRATEGIES,
+    assert_matches_reference,
+    bending,
+    intervals,
+    outer_slope,
+    relaxation,
+)
+
+from lbp import ops
+
+SHAPE = (3, 4, 5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("eta", ETAS)
+@pytest.mark.parametrize("r", RS)
+def test_ramp_and_its_gradients(r, eta, dtype):
+    z, _ = intervals(4, *SHAPE)
+    assert_matches_reference(ops.ramp, z, r=bending(r, SHAPE), eta=outer_slope(eta), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("eta", ETAS)
+@pytest.mark.parametrize("r", RS)
+def test_image_of_an_interval_with_statuses(r, eta, dtype):
+    keywords = {"r": bending(r, SHAPE), "eta": outer_slope(eta)}
+    assert_matches_reference(ops.ramp_interval, *intervals(4, *SHAPE), **keywords, dtype=dtype)
+    assert_matches_reference(ops.ramp_interval_with_status, *intervals(4, *SHAPE), **keywords, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("eta", ETAS)
+@pytest.mark.parametrize("r", RS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_bounding_lines_and_their_gradients(strategy, r, eta, dtype):
+    l, u = intervals(2, *SHAPE)
+    assert_matches_reference(ops.bounding_lines, l, u, **relaxation(strategy, r, eta, 2, SHAPE), dtype=dtype)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("strategy", ["slopes", "slopes below", "lines"])
+def test_given_lines_may_serve_the_whole_batch(strategy, batch):
+    l, u = intervals(2, *SHAPE)
+    assert_matches_reference(ops.bounding_lines, l, u, **relaxation(strategy, batch=batch, shape=SHAPE))
+
+
+@pytest.mark.parametrize("strategy", ["adaptive", "tight", "same-slope", "constant"])
+def test_intervals_out_of_order_are_swapped(strategy):
+    l, u = intervals(2, *SHAPE)
+    keywords = relaxation(strategy, shape=SHAPE)
+    assert_matches_reference(ops.bounding_lines, u, l, **keywords)
+    for swapped, ordered in zip(
+        ops.bounding_lines(u, l, **keywords), ops.bounding_lines(l, u, **keywords), strict=True
+    ):
+        assert torch.equal(swapped, ordered)
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (1023,), (1024,), (1025,), (2500,), (3, 0, 2), (1, 1, 1), (5, 21, 23)])
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_every_size(batch, shape):
+    l, u = intervals(batch, *shape)
+    for r in ("neuron", "channel", "row"):
+        keywords = {"r": bending(r, shape), "eta": 0.1}
+        assert_matches_reference(ops.ramp, l, **keywords)
+        assert_matches_reference(ops.ramp_interval_with_status, l, u, **keywords)
+        assert_matches_reference(ops.bounding_lines, l, u, **keywords)
+
+
+def test_strided_and_expanded_inputs_have_the_values_of_their_copies():
+    l, u = (bound.permute(0, 3, 1, 2) for bound in intervals(2, 4, 5, 3))
+    r = bending("row", (3, 4, 5)).expand(3, 4, 5)
+    for strided, copied in zip(
+        (ops.ramp(l, r), *ops.ramp_interval_with_status(l, u, r), *ops.bounding_lines(l, u, r)),
+        (
+            ops.ramp(l.contiguous(), r.contiguous()),
+            *ops.ramp_interval_with_status(l.contiguous(), u.contiguous(), r.contiguous()),
+            *ops.bounding_lines(l.contiguous(), u.contiguous(), r.contiguous()),
+        ),
+        strict=True,
+    ):
+        assert torch.equal(strided, copied)
+        assert strided.is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_six_statuses_are_counted(dtype):
+    l = torch.tensor([[-2.0, -1.0, 0.0, 0.5, 1.0, -1.0, float("nan")]], dtype=dtype)
+    u = torch.tensor([[0.0, 1.0, 1.0, 1.5, 2.0, 1.5, 1.0]], dtype=dtype)
+    assert ops.ramp_interval_with_status(l, u, 1.0)[2].tolist() == [1, 1, 1, 1, 1, 1]
+    swapped = ops.ramp_interval_with_status(u, l, 1.0)[2].tolist()
+    assert swapped == [1, 1, 1, 1, 1, 1]
