@@ -342,6 +342,10 @@ class BoundedModule(nn.Module):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._model._load_from_state_dict(*args, **kwargs)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to past calls, so that copies and pickles hold the model and the options alone."""
+        return self.__dict__ | {"_statistics": {}, "_networks": {}, "_cache": None}
+
     def _mode(self) -> tuple[bool, ...]:
         return tuple(module.training for module in self._model.modules())
 

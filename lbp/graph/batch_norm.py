@@ -35,7 +35,7 @@ class Normalisation:
     Attributes:
         name: of the layer, for messages.
         module: reads the BatchNorm module; None for the functional form.
-        statistics: batch statistics by module path.
+        statistics: batch statistics of the latest clean forward pass.
         number: which call of the module this is.
         mean, variance, weight, bias, eps: read the present values; weight and bias may be None.
     """
@@ -64,9 +64,10 @@ class Normalisation:
         return scale, (shift if bias is None else shift + bias)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        if self.module is None or not uses_batch_statistics(self.module.read()):
+        module = None if self.module is None else self.module.read()
+        if module is None or not uses_batch_statistics(module):
             return self.mean.read(), self.variance.read()
-        calls = self.statistics.get(self.name, [])
+        calls = self.statistics.get(module, [])
         if len(calls) <= self.number:
             raise MissingStatisticsError(
                 f"batch normalisation {self.name!r} uses batch statistics (it is in training mode or keeps no running "
@@ -213,14 +214,14 @@ def recorded_statistics(model: nn.Module, statistics: BatchStatistics) -> Iterat
 
     What earlier passes left is dropped, unless no layer uses batch statistics in the present mode.
     """
-    layers = {
-        path: module
-        for path, module in model.named_modules()
+    layers = [
+        module
+        for module in model.modules()
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and uses_batch_statistics(module)
-    }
+    ]
     if layers:
         statistics.clear()
-    handles = [module.register_forward_pre_hook(_Recorder(path, statistics)) for path, module in layers.items()]
+    handles = [module.register_forward_pre_hook(_Recorder(statistics)) for module in layers]
     try:
         yield
     finally:
@@ -230,11 +231,10 @@ def recorded_statistics(model: nn.Module, statistics: BatchStatistics) -> Iterat
 
 @dataclass(frozen=True)
 class _Recorder:
-    path: str
     statistics: BatchStatistics
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         (x,) = inputs
         dims = [dim for dim in range(x.dim()) if dim != 1]
         moments = (x.mean(dims), x.var(dims, unbiased=False))
-        self.statistics.setdefault(self.path, []).append(moments)
+        self.statistics.setdefault(module, []).append(moments)

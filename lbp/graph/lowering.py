@@ -13,7 +13,7 @@ from lbp.graph.base import BoundNode, InputNode
 from lbp.graph.batch_norm import fold_batch_norms
 from lbp.graph.network import Network
 from lbp.graph.registry import BatchStatistics, Call, Guard
-from lbp.graph.trace import TensorShape, Trace, trace_model
+from lbp.graph.trace import BoundTracer, TensorShape, Trace, trace_model
 from lbp.graph.values import Attribute, Expression, MethodCall, ModuleCall, Value
 
 
@@ -29,6 +29,8 @@ def build_network(model: nn.Module, example: Tensor, statistics: BatchStatistics
         UnsupportedLayerError: an operation without bounds, named by its path and type.
         InvalidInputError: the model does not run on inputs of that shape.
     """
+    if BoundTracer().is_leaf_module(model, ""):
+        model = nn.Sequential(model).train(model.training)
     return _Lowering(model, trace_model(model, example), statistics).run()
 
 
@@ -62,7 +64,7 @@ class _Lowering:
 
     def _output(self) -> fx.Node:
         result = next(node for node in self.trace.graph.nodes if node.op == "output").args[0]
-        if not isinstance(result, fx.Node) or not isinstance(self.trace.results[0][result], TensorShape):
+        if not isinstance(result, fx.Node):
             raise UnsupportedLayerError("the model must return a single tensor")
         return result
 
@@ -82,6 +84,8 @@ class _Lowering:
         elif isinstance(self.trace.results[0][fx_node], TensorShape):
             call = self._call(fx_node, number)
             self.nodes[fx_node] = call.handler()(call)
+        elif _holds_tensor(self.trace.results[0][fx_node]):
+            raise self._call(fx_node, number).refuse("returns several tensors")
 
     def _is_shape(self, fx_node: fx.Node) -> bool:
         """Whether a value is arithmetic on shapes: neither a tensor nor independent of the input."""
@@ -129,6 +133,10 @@ class _Lowering:
             candidate = f"{name}:{count}"
         self.names.add(candidate)
         return candidate
+
+
+def _holds_tensor(result: Any) -> bool:
+    return isinstance(result, tuple | list) and any(isinstance(part, Tensor) for part in result)
 
 
 def _ancestors(output: fx.Node) -> set[fx.Node]:

@@ -16,8 +16,8 @@ from lbp.graph.base import BoundNode
 from lbp.graph.trace import BATCH_SIZES, TensorShape, Trace
 from lbp.graph.values import Attribute, Literal, Value
 
-BatchStatistics = dict[str, list[tuple[Tensor, Tensor]]]
-"""Mean and variance [C] of the input of batch normalisation layers, by module path, one entry per call."""
+BatchStatistics = dict[nn.Module, list[tuple[Tensor, Tensor]]]
+"""Mean and variance [C] of the input of batch normalisation layers, one entry per call of the module."""
 
 Guard = Callable[[], None]
 """Raises when the graph must not be used in the model's present mode."""
@@ -64,7 +64,7 @@ class Call:
         name: of the node to be made.
         model: the whole model.
         module: the module that is called, None for functions and methods.
-        statistics: batch statistics of the latest clean forward pass, by module path and call number.
+        statistics: batch statistics of the latest clean forward pass.
         guards: conditions to check before every use of the graph; a handler may append to them.
         number: how many calls of the same module came before this one.
     """

@@ -96,7 +96,8 @@ def trace_model(model: nn.Module, example: Tensor) -> Trace:
     """
     try:
         graph = BoundTracer().trace(model)
-    except (fx.proxy.TraceError, TypeError) as error:
+    except Exception as error:
+        # Tracing runs the model's own code, which may fail in any way on symbolic values.
         raise UnsupportedLayerError(
             f"torch.fx cannot trace {type(model).__name__}: {error}. The forward pass must not branch on values of "
             "tensors; move such code out of the model"

@@ -1,4 +1,4 @@
-"""Settings of the tests of methods: the networks are small, so one thread is fastest."""
+"""Settings of these tests: the networks are small, so one thread is fastest."""
 
 from collections.abc import Iterator
 

@@ -1,0 +1,172 @@
+"""What cannot be bounded is refused with its path, its type and what to do."""
+
+import pytest
+import torch
+from methods.networks import bounded, inputs, region
+from torch import nn
+from torch.nn import functional as F
+
+from lbp.bounded import BoundedModule
+from lbp.errors import InvalidInputError, LbpError, UnsupportedLayerError
+
+
+def _build(model, shape=(2, 4, 4)):
+    return BoundedModule(model, torch.zeros(1, *shape))
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.fc = nn.Linear(4, 4)
+        self.register_buffer("batch", torch.zeros(7, 1, 1, 1))
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        return self.body(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (nn.Sigmoid(), ["'body.1'", "torch.nn.modules.activation.Sigmoid", "Supported: Linear, Conv2d"]),
+        (nn.PReLU(), ["'body.1'", "PReLU"]),
+        (nn.LeakyReLU(-0.1), ["'body.1'", "negative_slope=-0.1", "[0, 1]"]),
+        (nn.LeakyReLU(1.5), ["'body.1'", "negative_slope=1.5"]),
+        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), ["'body.1'", "padding_mode='reflect'"]),
+        (nn.MaxPool2d(2, return_indices=True), ["'body.1'", "return"]),
+        (nn.ConvTranspose2d(2, 2, 2), ["'body.1'", "ConvTranspose2d"]),
+        (nn.LayerNorm(4), ["'body.1'", "LayerNorm"]),
+        (nn.Flatten(0), ["'body.1'", "batch"]),
+    ],
+)
+def test_an_unsupported_layer_is_named(layer, words):
+    with pytest.raises(UnsupportedLayerError) as error:
+        _build(Wrapped(nn.Sequential(nn.Conv2d(2, 2, 1), layer)))
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("function", "word"),
+    [
+        (lambda m, x: torch.sigmoid(x), "sigmoid"),
+        (lambda m, x: x * x, "both depend on the input"),
+        (lambda m, x: 1 / x, "depends on the input"),
+        (lambda m, x: x @ x, "matmul"),
+        (lambda m, x: x.transpose(0, 1), "batch"),
+        (lambda m, x: x.permute(1, 0, 2, 3), "batch"),
+        (lambda m, x: x.reshape(-1, 4), "batch"),
+        (lambda m, x: x.flatten(0, 1), "batch"),
+        (lambda m, x: torch.cat([x, x], 0), "batch"),
+        (lambda m, x: x * x.size(0), "batch size"),
+        (lambda m, x: x[:, 0], "getitem"),
+        (lambda m, x: F.leaky_relu(x, 2.0), "negative_slope=2.0"),
+        (lambda m, x: F.hardtanh(x, 1.0, 1.0), "max_val"),
+        (lambda m, x: x.div(2, rounding_mode="floor"), "rounding"),
+        (lambda m, x: (x, x), "single tensor"),
+        (lambda m, x: m.fc.weight + 1, "does not depend on its input"),
+        (lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0], "max_pool2d"),
+        (lambda m, x: x if x.sum() > 0 else -x, "cannot trace"),
+        (lambda m, x: x.mean(), "mean"),
+        (lambda m, x: F.linear(x, x[0, 0]), "getitem"),
+        (lambda m, x: F.interpolate(x, scale_factor=2), "interpolate"),
+    ],
+)
+def test_an_unsupported_call_is_named(function, word):
+    with pytest.raises(UnsupportedLayerError, match=r".*") as error:
+        _build(Function(function))
+    assert word in str(error.value)
+
+
+def test_a_call_inside_a_submodule_names_the_submodule():
+    class Inner(nn.Module):
+        def forward(self, x):
+            return torch.tanh(x)
+
+    with pytest.raises(UnsupportedLayerError, match=r"tanh in module '1.0'"):
+        _build(nn.Sequential(nn.ReLU(), nn.Sequential(Inner())))
+
+
+def test_a_second_input_is_refused():
+    class Two(nn.Module):
+        def forward(self, x, y):
+            return x + y
+
+    with pytest.raises(LbpError, match=r"second input|does not run"):
+        _build(Two())
+    with pytest.raises(InvalidInputError, match="one tensor"):
+        BoundedModule(nn.ReLU(), (torch.zeros(1, 2), torch.zeros(1, 2)))
+
+
+def test_an_example_of_another_shape_is_refused_with_the_shape():
+    with pytest.raises(InvalidInputError, match=r"does not run on an input of shape \[2, 5\]"):
+        _build(nn.Linear(4, 3), (5,))
+
+
+def test_a_constant_with_a_batch_of_its_own_is_refused():
+    with pytest.raises((UnsupportedLayerError, InvalidInputError)):
+        _build(Function(lambda m, x: x + m.batch))
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_active_dropout_is_refused_and_inactive_dropout_is_the_identity(functional):
+    body = Function(lambda m, x: F.dropout(m.fc(x), 0.5, m.training)) if functional else None
+    model = body or nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+    model = model.double()
+    net = bounded(model, (4,))
+    x = region(inputs((4,)))
+    with pytest.raises(UnsupportedLayerError, match=r"training mode with p=0\.5"):
+        net.compute_bounds(x)
+    net.eval()
+    lower, upper = net.compute_bounds(x)
+    assert (lower <= upper).all()
+    net.train()
+    with pytest.raises(UnsupportedLayerError, match="training mode"):
+        net.compute_bounds(x)
+
+
+def test_dropout_that_drops_nothing_is_allowed_in_training():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.0)).double().train()
+    bounded(model, (4,)).compute_bounds(region(inputs((4,))))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: (m.fc(x), None)[0] + F.relu(m.fc(x), inplace=True),
+        lambda m, x: (lambda y: (F.relu_(y), m.fc(y))[1])(m.fc(x)),
+        lambda m, x: (lambda y: F.relu(y.flatten(1), inplace=True) + y.flatten(1))(m.fc(x)),
+        lambda m, x: (lambda y: y.add_(1) - y)(m.fc(x)),
+    ],
+)
+def test_a_value_changed_in_place_and_read_again_is_refused(function):
+    model = Function(function).double()
+    with pytest.raises(UnsupportedLayerError, match="in place"):
+        bounded(model, (2, 4, 4))
+
+
+def test_a_forward_pass_that_depends_on_the_mode_is_bounded_in_the_present_mode():
+    class Moody(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.fc(x) if self.training else -self.fc(x)
+
+    model = Moody().double()
+    net = bounded(model, (4,))
+    x = inputs((4,))
+    for mode in (True, False, True):
+        net.train(mode)
+        lower, _ = net.compute_bounds(region(x, 0.0))
+        torch.testing.assert_close(lower, model(x))
