@@ -88,7 +88,7 @@ class ConcatNode(BoundNode):
         return tuple(DenseCoefficients(part) for part in parts), constants
 
     def _joined(self, parts: list[Tensor], lead: int) -> Tensor:
-        batch = max(part.shape[0] for part in parts)
+        (batch,) = torch.broadcast_shapes(*(part.shape[:1] for part in parts))
         return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], dim=lead + self.dim)
 
 

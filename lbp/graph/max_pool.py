@@ -102,7 +102,7 @@ class MaxPool2dNode(BoundNode):
     def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
         dense, constants = to_dense(coefficients)
         lines = self._lines(relaxations)
-        A = dense.expanded(relaxations.sides, max(dense.A.shape[1], lines.chosen.shape[0])).flatten(4)
+        A = dense.expanded(relaxations.sides, lines.chosen.shape[0]).flatten(4)
         chosen, *line = (value.unsqueeze(1) for value in lines)  # [B, 1, C, outputs]
         below, above = line[:2], line[2:]
         relaxed, intercepts = [], []

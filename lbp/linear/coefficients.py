@@ -27,8 +27,13 @@ class DenseCoefficients:
     A: Tensor
 
     def expanded(self, sides: str, batch: int) -> Tensor:
-        """Return A as [K, B, S, *shape] for the given sides and batch size, without a copy."""
-        return self.A.expand(len(side_names(sides)), batch, *self.A.shape[2:])
+        """Return A as [K, B, S, *shape] for the given sides and batch size, without a copy.
+
+        Args:
+            sides: "lower", "upper" or "both".
+            batch: the batch size; 1 keeps that of A.
+        """
+        return self.A.expand(len(side_names(sides)), -1 if batch == 1 else batch, *self.A.shape[2:])
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,7 @@ class PendingRelaxation:
 
     def expanded(self) -> Tensor:
         """Return the coefficients [K, B, S, *shape] for the batch that coefficients and bounds span together."""
-        batch = max(self.coefficients.A.shape[1], self.lower.shape[0])
-        return self.coefficients.expanded(self.sides, batch)
+        return self.coefficients.expanded(self.sides, self.lower.shape[0])
 
     def relaxed(self) -> tuple[DenseCoefficients, Tensor]:
         """Return the coefficients of the pre-activation, and the constants [K, B, S] that the lines add."""

@@ -1,0 +1,278 @@
+"""The arguments of BoundedModule.compute_bounds, one by one."""
+
+import math
+
+import pytest
+import torch
+from methods.networks import METHODS, bounded, inputs, network, region, seeded
+from torch import nn
+
+from lbp.bounded import BoundedModule, BoundedTensor
+from lbp.errors import InvalidInputError, LbpError, StaleBoundsError, UnknownNodeError
+from lbp.perturbations import PerturbationLpNorm
+from lbp.specification import margins
+
+
+@pytest.fixture
+def net():
+    model, shape = network("cnn", "leaky_param_ramp")
+    return bounded(model, shape)
+
+
+@pytest.fixture
+def x():
+    return region(inputs((2, 6, 6)), 0.1)
+
+
+def _equal(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("ibp", {"method": None, "IBP": True}),
+        ("Ibp", {"method": "IBP"}),
+        ("CROWN", {}),
+        ("backward", {"method": "crown"}),
+        ("CROWN-IBP", {"method": "ibp+backward"}),
+        ("IBP+CROWN", {"method": "crown", "IBP": True}),
+        ("crown-ibp", {"method": "backward", "IBP": True}),
+        ("forward", {"method": "LBP"}),
+        ("lbp", {"method": None, "forward": True}),
+        ("CROWN-LBP", {"method": "forward+backward"}),
+        ("forward+crown", {"method": "backward", "forward": True}),
+        ("relaxed-CROWN-2", {"method": "Relaxed-Crown-2"}),
+    ],
+)
+def test_method_names_and_flags_that_mean_the_same(net, x, name, same):
+    assert _equal(net.compute_bounds(x, method=name), net.compute_bounds(x, **same))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"method": "crown-optimized"}, NotImplementedError, "optimised slopes"),
+        ({"method": "alpha-crown"}, NotImplementedError, "optimised slopes"),
+        ({"method": "forward-optimized"}, NotImplementedError, "optimised slopes"),
+        ({"method": "deeppoly"}, NotImplementedError, "'deeppoly' is not known; use IBP, CROWN-IBP"),
+        ({"method": "relaxed-crown-0"}, NotImplementedError, "not known"),
+        ({"method": None}, ValueError, "method=None needs IBP=True"),
+        ({"method": "LBP", "IBP": True}, ValueError, "does not go with IBP"),
+        ({"bound_lower": False, "bound_upper": False}, ValueError, "at least one"),
+        ({"cutter": object()}, NotImplementedError, "cutter"),
+        ({"intermediate_constr": {}}, NotImplementedError, "intermediate_constr"),
+        ({"alpha_idx": 1}, NotImplementedError, "alpha_idx"),
+        ({"aux": 1}, NotImplementedError, "aux"),
+        ({"aux_reference_bounds": {}}, NotImplementedError, "aux_reference_bounds"),
+        ({"decision_thresh": 0.0}, NotImplementedError, "decision_thresh"),
+        ({"update_mask": torch.ones(2)}, NotImplementedError, "update_mask"),
+        ({"ibp_nodes": ["0"]}, NotImplementedError, "ibp_nodes"),
+        ({"reuse_alpha": True}, NotImplementedError, "reuse_alpha"),
+        ({"average_A": True}, NotImplementedError, "average_A"),
+        ({"final_node_name": "nowhere"}, KeyError, "no node is named 'nowhere'; the nodes are input_1, 0, 1"),
+        ({"interm_bounds": {"nowhere": ()}}, KeyError, "no node is named"),
+        ({"method": "IBP", "return_A": True}, ValueError, "IBP has no linear bounds"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(net, x, kwargs, error, message):
+    with pytest.raises(error, match=message) as caught:
+        net.compute_bounds(x, **kwargs)
+    assert isinstance(caught.value, LbpError)
+
+
+@pytest.mark.parametrize(
+    ("C", "message"),
+    [
+        (torch.zeros(2, 3, dtype=torch.float64), r"C must have shape \[2, S, 3\] .* got \[2, 3\]"),
+        (torch.zeros(3, 2, 3, dtype=torch.float64), r"got \[3, 2, 3\]"),
+        (torch.zeros(2, 2, 4, dtype=torch.float64), r"got \[2, 2, 4\]"),
+        (torch.zeros(2, 2, 3), "C is torch.float32 .* the input x is torch.float64"),
+        (torch.full((2, 2, 3), math.nan, dtype=torch.float64), "C of shape .* NaN"),
+        ("C", "C must be a tensor, got str"),
+    ],
+)
+def test_a_bad_specification_is_refused(net, x, C, message):
+    with pytest.raises(InvalidInputError, match=message):
+        net.compute_bounds(x, C=C)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (region(inputs((2, 6, 5))), r"must have shape \[B, 2, 6, 6\], got \[2, 2, 6, 5\]"),
+        (region(inputs((2, 6, 6)).float()), "the input x is torch.float32 .* the model is torch.float64"),
+        ((region(inputs((2, 6, 6))),) * 2, "x must hold one tensor, got 2"),
+        ([1.0], "must be a tensor"),
+        (region(inputs((2, 6, 6)) * math.nan), "NaN"),
+    ],
+)
+def test_a_bad_input_is_refused(net, x, message):
+    with pytest.raises(InvalidInputError, match=message):
+        net.compute_bounds(x)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_input_may_be_a_tensor_a_tuple_or_without_perturbation(net, x, method):
+    first = net.compute_bounds(x, method=method)
+    assert _equal(net.compute_bounds((x,), method=method), first)
+    lower, upper = net.compute_bounds(x.as_subclass(torch.Tensor).clone(), method=method)
+    torch.testing.assert_close(lower, net(x))
+    torch.testing.assert_close(upper, net(x))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_results_have_the_shape_of_the_output_or_of_the_specification(method):
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Conv2d(2, 3, 2)))
+    net, x = bounded(model, (1, 4, 4)), region(inputs((1, 4, 4)))
+    assert net.compute_bounds(x, method=method)[0].shape == (2, 3, 2, 2)
+    C = torch.randn(2, 5, 3, 2, 2, dtype=torch.float64)
+    assert net.compute_bounds(x, C=C, method=method)[0].shape == (2, 5)
+    assert _equal(net.compute_bounds(x, C=C.flatten(2), method=method), net.compute_bounds(x, C=C, method=method))
+
+
+def test_an_empty_batch_and_an_empty_specification_give_empty_bounds(net):
+    empty = region(inputs((2, 6, 6))[:0])
+    for method in METHODS:
+        assert net.compute_bounds(empty, method=method)[0].shape == (0, 3)
+        C = torch.zeros(2, 0, 3, dtype=torch.float64)
+        assert net.compute_bounds(region(inputs((2, 6, 6))), C=C, method=method)[0].shape == (2, 0)
+
+
+@pytest.mark.parametrize("method", ["backward", "CROWN-IBP"])
+def test_x_none_after_ibp_is_crown_ibp(net, x, method):
+    C = margins(torch.tensor([0, 1]), 3, dtype=torch.float64)
+    expected = net.compute_bounds(x, C=C, method="CROWN-IBP")
+    net.compute_bounds(x, C=C, IBP=True, method=None)
+    assert _equal(net.compute_bounds(C=C, IBP=False, method=method), expected)
+
+
+def test_x_none_after_lbp_is_crown_lbp(net, x):
+    expected = net.compute_bounds(x, method="CROWN-LBP")
+    net.compute_bounds(x, method="LBP")
+    torch.testing.assert_close(net.compute_bounds(method="backward"), expected)
+
+
+@pytest.mark.parametrize("method", ["IBP", "LBP"])
+def test_x_none_with_a_method_that_needs_no_hidden_bounds_takes_the_last_input(net, x, method):
+    expected = net.compute_bounds(x, method=method)
+    net.compute_bounds(x, method="CROWN")
+    assert _equal(net.compute_bounds(method=method), expected)
+
+
+def test_reuse_ibp_with_the_same_input(net, x):
+    expected = net.compute_bounds(x, method="CROWN-IBP")
+    net.compute_bounds(x, method="IBP")
+    assert _equal(net.compute_bounds(x, IBP=True, method="backward", reuse_ibp=True), expected)
+    with pytest.raises(StaleBoundsError, match="not the input of the latest call"):
+        net.compute_bounds(region(inputs((2, 6, 6)), 0.2), method="CROWN-IBP", reuse_ibp=True)
+
+
+def test_x_none_without_an_earlier_call_is_an_error(net):
+    with pytest.raises(InvalidInputError, match="earlier call"):
+        net.compute_bounds(method="backward")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net, x: nn.init.ones_(next(net.parameters())),
+        lambda net, x: net.train(),
+        lambda net, x: x.add_(0.1),
+        lambda net, x: torch.optim.SGD(net.parameters(), 0.1).step(),
+    ],
+)
+def test_stale_bounds_are_an_error(net, x, change):
+    net.compute_bounds(x, method="IBP")[0].sum().backward()
+    change(net, x)
+    with pytest.raises(StaleBoundsError, match="stale"):
+        net.compute_bounds(method="backward")
+    net.compute_bounds(x, method="backward")
+
+
+def test_intermediate_bounds_that_are_given_are_used_as_they_are(net, x):
+    expected = net.compute_bounds(x, method="CROWN-IBP")
+    net.compute_bounds(x, method="IBP")
+    given = {node.name: (node.lower, node.upper) for node in net.get_layers_requiring_bounds()}
+    assert _equal(net.compute_bounds(x, method="CROWN", interm_bounds=given), expected)
+    wide = {name: (lower - 1, upper + 1) for name, (lower, upper) in given.items()}
+    loose = net.compute_bounds(x, method="CROWN", interm_bounds=wide)
+    assert (loose[0] <= expected[0] + 1e-12).all()
+    for node in net.get_layers_requiring_bounds():
+        assert _equal((node.lower, node.upper), wide[node.name])
+
+
+def test_reference_bounds_can_only_tighten(net, x):
+    expected = net.compute_bounds(x, method="CROWN-IBP")
+    net.compute_bounds(x, method="CROWN")
+    crown = {node.name: (node.lower, node.upper) for node in net.get_layers_requiring_bounds()}
+    tight = net.compute_bounds(x, method="CROWN-IBP", reference_bounds=crown)
+    assert (tight[1] - tight[0]).mean() < (expected[1] - expected[0]).mean()
+    wide = {name: (lower - 1e3, upper + 1e3) for name, (lower, upper) in crown.items()}
+    assert _equal(net.compute_bounds(x, method="CROWN-IBP", reference_bounds=wide), expected)
+
+
+@pytest.mark.parametrize("argument", ["interm_bounds", "reference_bounds"])
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        (lambda l, u: (l,), "pair"),
+        (lambda l, u: (l, u[:1]), r"must have shape \[2, 3, 3, 3\], got \[1, 3, 3, 3\]"),
+        (lambda l, u: (u, l), "lower bounds are above"),
+        (lambda l, u: (l * math.nan, u), "NaN"),
+        (lambda l, u: (l.float(), u), "float32"),
+    ],
+)
+def test_bad_bounds_of_hidden_layers_are_refused(net, x, argument, bounds, message):
+    lower = torch.zeros(2, 3, 3, 3, dtype=torch.float64)
+    with pytest.raises(InvalidInputError, match=message):
+        net.compute_bounds(x, **{argument: {"0": bounds(lower, lower + 1)}})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_final_node_name_bounds_another_node(net, x, method):
+    lower, upper = net.compute_bounds(x, method=method, final_node_name="2")
+    assert lower.shape == (2, 4, 3, 3)
+    head = nn.Sequential(*list(net.children())[:3])
+    torch.testing.assert_close(lower, bounded(head, (2, 6, 6)).compute_bounds(x, method=method)[0])
+    assert torch.equal(net["2"].lower, lower)
+    assert torch.equal(net["2"].upper, upper)
+
+
+def test_names_and_nodes(net):
+    assert net.input_name == [net.nodes()[0].name]
+    assert net.final_name == "7"
+    assert net.output_name == ["7"]
+    assert net[net.final_name] is net.nodes()[-1]
+    assert [node.name for node in net.get_layers_requiring_bounds()] == ["0", "2", "5"]
+    with pytest.raises(UnknownNodeError, match="no node is named 'conv'"):
+        net["conv"]
+
+
+def test_saved_intermediate_bounds_can_be_given_back(net, x, tmp_path):
+    with pytest.raises(StaleBoundsError, match="call compute_bounds first"):
+        net.save_intermediate()
+    expected = net.compute_bounds(x, method="CROWN")
+    net.save_intermediate(tmp_path / "bounds.pt")
+    saved = torch.load(tmp_path / "bounds.pt", weights_only=True)
+    assert {"0", "2", "5", "7"} <= set(saved)
+    given = {name: bounds for name, bounds in saved.items() if name in ("0", "2", "5")}
+    torch.testing.assert_close(net.compute_bounds(x, method="CROWN", interm_bounds=given), expected)
+
+
+def test_calling_the_module_is_the_clean_pass_or_compute_bounds(net, x):
+    assert _equal(net(x=x, method="IBP", method_opt="compute_bounds"), net.compute_bounds(x, method="IBP"))
+    torch.testing.assert_close(net(x), net.compute_bounds(BoundedTensor(x, PerturbationLpNorm(0)))[0])
+    with pytest.raises(InvalidInputError, match="method_opt"):
+        net(x, method_opt="bounds")
+
+
+@pytest.mark.parametrize("argument", [{"custom_ops": {"a": 1}}, {"bound_opts": {"loss_fusion": True}}])
+def test_what_would_change_results_is_refused_when_the_module_is_made(argument):
+    with pytest.raises(NotImplementedError):
+        BoundedModule(nn.ReLU(), torch.zeros(1, 2), **argument)
+
+
+def test_a_model_that_is_no_module_is_refused():
+    with pytest.raises(InvalidInputError, match=r"must be a torch\.nn\.Module, got function"):
+        BoundedModule(lambda x: x, torch.zeros(1, 2))

@@ -1,0 +1,65 @@
+"""bound_opts: valid names and values, and what a misspelling says."""
+
+import pytest
+import torch
+from methods.networks import STRATEGIES, bounded, inputs, network, region
+from torch import nn
+
+from lbp.bounded import BoundedModule
+from lbp.errors import InvalidInputError
+
+HARMLESS = {
+    "conv_mode": "matrix",
+    "crown_batch_size": float("inf"),
+    "sparse_intermediate_bounds": False,
+    "sparse_conv_intermediate_bounds": False,
+    "sparse_intermediate_bounds_with_ibp": False,
+    "optimize_bound_args": {"iteration": 20, "lr_alpha": 0.5},
+    "loss_fusion": False,
+    "verbosity": 1,
+    "deterministic": True,
+}
+
+
+@pytest.mark.parametrize("key", HARMLESS)
+def test_harmless_options_of_scripts_change_nothing(key):
+    model, shape = network("cnn")
+    x = region(inputs(shape))
+    net = BoundedModule(model, inputs(shape), bound_opts={key: HARMLESS[key]})
+    torch.testing.assert_close(net.compute_bounds(x), bounded(model, shape).compute_bounds(x), rtol=0, atol=0)
+
+
+def test_every_strategy_can_be_set_and_all_differ():
+    model, shape = network("cnn", "leaky_param_ramp")
+    net, x = bounded(model, shape), region(inputs(shape), 0.2)
+    default = net.compute_bounds(x, method="CROWN")[0]
+    seen = {}
+    for strategy in STRATEGIES:
+        net.set_bound_opts({"activation_bound_option": strategy})
+        seen[strategy] = net.compute_bounds(x, method="CROWN")[0]
+    assert torch.equal(seen["adaptive"], default)
+    assert len({tuple(lower.flatten().tolist()) for lower in seen.values()}) >= len(STRATEGIES) - 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"activation_bound_options": "tight"}, r"Did you mean 'activation_bound_option'\? Valid options: activation"),
+        (
+            {"activation_bound_option": "tigth"},
+            "same-slope, zero-lb, one-lb, got 'tigth'",
+        ),
+        ({"conv_mode": "patch"}, "conv_mode must be 'patches' or 'matrix'"),
+        ({"crown_batch_size": 0}, "crown_batch_size must be a number of rows >= 1"),
+        ({"crown_batch_size": "all"}, "crown_batch_size"),
+        ({"sparse_intermediate_bounds": "no"}, "True or False, got 'no'"),
+        ({"optimize_bound_args": 3}, "a dictionary"),
+        ({"relu": "adaptive"}, "unknown option 'relu'"),
+    ],
+)
+def test_misspelt_names_and_values_are_errors(options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        BoundedModule(nn.ReLU(), torch.zeros(1, 2), bound_opts=options)
+    net = BoundedModule(nn.ReLU(), torch.zeros(1, 2))
+    with pytest.raises(InvalidInputError, match=message):
+        net.set_bound_opts(options)

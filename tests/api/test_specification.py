@@ -1,0 +1,53 @@
+"""Specification matrices of classification."""
+
+import pytest
+import torch
+
+from lbp.errors import InvalidInputError
+from lbp.specification import Flatten, get_spec_matrix, margins
+
+
+def test_rows_are_label_minus_every_other_class():
+    C = margins(torch.tensor([1, 0]), 3)
+    assert C.tolist() == [[[-1, 1, 0], [0, 1, -1]], [[1, -1, 0], [1, 0, -1]]]
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10])
+def test_rows_give_the_margins_of_the_outputs(num_classes):
+    labels = torch.arange(num_classes)
+    z = torch.randn(num_classes, num_classes)
+    found = (margins(labels, num_classes) @ z.unsqueeze(-1)).squeeze(-1)
+    for example, label in enumerate(labels):
+        others = [i for i in range(num_classes) if i != label]
+        torch.testing.assert_close(found[example], z[example, label] - z[example, others])
+
+
+def test_dtype_follows_the_argument_and_the_input():
+    labels = torch.tensor([0, 1])
+    assert margins(labels, 3).dtype == torch.float32
+    assert margins(labels, 3, dtype=torch.float64).dtype == torch.float64
+    X = torch.zeros(2, 4, dtype=torch.float64)
+    assert torch.equal(get_spec_matrix(X, labels, 3), margins(labels, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        (torch.tensor([0, 3]), 3, "between 0 and 2, got 3 at position 1"),
+        (torch.tensor([-1]), 3, "between 0 and 2, got -1"),
+        (torch.tensor([[0]]), 3, "one-dimensional"),
+        (torch.tensor([0.0]), 3, "whole numbers"),
+        (torch.tensor([0]), 1, "num_classes must be at least 2"),
+    ],
+)
+def test_bad_labels_are_refused(labels, classes, message):
+    with pytest.raises(InvalidInputError, match=message):
+        margins(labels, classes)
+
+
+def test_no_examples_give_an_empty_specification():
+    assert margins(torch.zeros(0, dtype=torch.int64), 4).shape == (0, 3, 4)
+
+
+def test_flatten_keeps_the_batch():
+    assert Flatten()(torch.zeros(2, 3, 4)).shape == (2, 12)
