@@ -22,7 +22,8 @@ class PerturbationLpNorm:
     With `norm=inf`, `x_L` and `x_U` replace `x - eps` and `x + eps` where they are given. `clip` intersects the region
     with the valid range of the data, for every norm. Over a ball of another norm cut by `clip`, every bound is the
     tighter of the bound over the ball and the bound over the cut enclosing box: sound, and usually tighter than either
-    alone, but not the exact extreme over the intersection.
+    alone, but not the exact extreme over the intersection. Theorem 2 of Lyu et al. 2021 (the order of the methods)
+    speaks of balls and boxes and does not cover such an intersection.
 
     Args:
         eps: radius, >= 0: a number, a 0-dim tensor, or one radius per example [B].
