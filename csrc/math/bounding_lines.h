@@ -130,7 +130,7 @@ LBP_HOST_DEVICE T falling_slope(const Neuron<T>& x) {
 // Largest admissible slope of a lower line through the origin: 1, or the slope to (u, act(u)) where u > r.
 template <typename T>
 LBP_HOST_DEVICE T steepest_lower_slope(const Neuron<T>& x) {
-  const T through_end = larger(round_down(x.eta + x.complement * (x.r / x.u)), x.eta);
+  const T through_end = larger(round_down(x.eta + x.complement * (x.r / floored(x.u))), x.eta);
   return x.u > x.r ? through_end : T(1);
 }
 
@@ -364,9 +364,10 @@ LBP_HOST_DEVICE LineGradients<T> bounding_lines_gradient(T l, T u, T r, T eta, c
     gu += x.right_unstable ? intercept * x.l * x.fall_share : zero;
     gr -= x.right_unstable ? intercept * x.l : zero;
 
-    const T most = toward_most * x.complement / x.u;
+    const T end = detail::floored(x.u);
+    const T most = toward_most * x.complement / end;
     gr += x.unstable ? most : zero;
-    gu -= x.unstable ? most * (r / x.u) : zero;
+    gu -= x.unstable ? most * (r / end) : zero;
 
     const T rising = toward_rising * x.complement;
     gl += crossing ? rising * rise_in_l : zero;

@@ -125,7 +125,7 @@ def relaxation_arguments(
     present = [line for line in given if line is not None]
     if present:
         # Given lines may have a batch of their own (of size 1, or the one of the coefficients).
-        batch = max((line.shape[0] for line in present if line.dim() == l.dim()), default=1)
+        batch = common_batch(*[line for line in present if line.dim() == l.dim()])
         given = [None if line is None else line.expand(batch, *l.shape[1:]) for line in given]
     return RelaxationArguments(l, u, *ramp_parameters(r, eta, l.shape[1:]), strategy_code(strategy), *given)
 
@@ -225,7 +225,10 @@ def fake_relaxation_gradients(like: Tensor, batch: int, shape: tuple[int, ...], 
 
 def common_batch(*tensors: Tensor) -> int:
     """Return the batch that the first dimensions of the tensors broadcast to: a size of 1 serves any batch."""
-    return next((tensor.shape[0] for tensor in tensors if tensor.shape[0] != 1), 1)
+    for tensor in tensors:
+        if tensor.shape[0] != 1:
+            return tensor.shape[0]
+    return 1
 
 
 def contiguous(results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

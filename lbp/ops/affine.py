@@ -6,11 +6,9 @@ On the CPU these ops are the kernels' passes followed by the library's product o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lbp import _native, reference
@@ -31,11 +29,9 @@ from lbp.ops._arguments import (
     saved_relaxation,
     sum_to,
 )
+from lbp.ops._convolution import Pair, convolution_gradients, convolve, convolved_size
 from lbp.precision import full_precision
 from lbp.strategies import side_code
-
-Pair = tuple[int, int]
-Convolution = tuple[Sequence[int], Sequence[int], Sequence[int], int]
 
 
 def interval_linear(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -275,24 +271,6 @@ def relax_backward_conv2d(
     return coefficients, constants
 
 
-def convolution_gradients(
-    gradient: Tensor, like: Tensor, weight: Tensor, convolution: Convolution, needs: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients with respect to input and weight of a convolution of inputs of the shape of `like`."""
-    stride, padding, dilation, groups = convolution
-    results = torch.ops.aten.convolution_backward(
-        gradient, like, weight, None, stride, padding, dilation, False, [0, 0], groups, [*needs, False]
-    )
-    return results[0], results[1]
-
-
-def _convolve(rows: Tensor, weight: Tensor, convolution: Convolution) -> Tensor:
-    """Convolve [..., C, h, w] without a bias, all leading dimensions as one batch."""
-    stride, padding, dilation, groups = convolution
-    result = F.conv2d(rows.flatten(0, -4), weight, None, stride, padding, dilation, groups)
-    return result.reshape(*rows.shape[:-3], *result.shape[1:])
-
-
 def _save_interval(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     l, u, weight, bias, *convolution = inputs
     ctx.save_for_backward(l, u, weight)
@@ -354,7 +332,7 @@ def _backward_linear_backward(ctx: Any, coefficients: Tensor, constants: Tensor)
 def _backward_conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
     A, weight, bias = ctx.saved_tensors
     through_bias, to_bias = _bias_gradients(A, bias, constants)
-    to_A = _convolve(coefficients, weight, ctx.convolution) + through_bias if ctx.needs_input_grad[0] else None
+    to_A = convolve(coefficients, weight, ctx.convolution) + through_bias if ctx.needs_input_grad[0] else None
     to_weight = _transposed_weight_gradient(A, coefficients, weight, ctx) if ctx.needs_input_grad[1] else None
     return to_A, to_weight, to_bias, None, None, None, None, None
 
@@ -391,7 +369,7 @@ def _relaxed_affine_backward(ctx: Any, coefficients: Tensor, constants: Tensor) 
             to_weight = _transposed_weight_gradient(relaxed, coefficients, weight, ctx)
         else:
             to_weight = relaxed.flatten(0, 2).mT @ coefficients.flatten(0, 2)
-    to_relaxed = _convolve(coefficients, weight, ctx.convolution) if is_convolution else coefficients @ weight.mT
+    to_relaxed = convolve(coefficients, weight, ctx.convolution) if is_convolution else coefficients @ weight.mT
     needs = needed_gradients(ctx.needs_input_grad, 1)
     needs |= (NEED_MATRIX if need_A else 0) | (NEED_BIAS if need_bias else 0)
     to_A, *to_relaxation, to_bias = native("relax_backward_gradient")(
@@ -439,15 +417,6 @@ def _backward_conv2d_cpu(A: Tensor, weight: Tensor, bias: Tensor | None, input_s
     stride, padding, dilation, groups = convolution
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
     return contiguous(reference.backward_conv2d(A, weight, bias, input_size, groups=groups, **geometry))
-
-
-def convolved_size(shape: Sequence[int], weight: Tensor, convolution: Convolution) -> tuple[int, int, int]:
-    """Return channels, rows and columns of the output of a convolution of [..., C, h, w]."""
-    stride, padding, dilation, _ = convolution
-    height, width = (
-        (shape[i - 2] + 2 * padding[i] - dilation[i] * (weight.shape[i + 2] - 1) - 1) // stride[i] + 1 for i in range(2)
-    )
-    return weight.shape[0], height, width
 
 
 def _register_fakes() -> None:

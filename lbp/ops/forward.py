@@ -13,7 +13,7 @@ from torch import Tensor
 from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.ops._arguments import contiguous, native, sum_to
-from lbp.ops.affine import Pair, convolution_gradients, convolved_size
+from lbp.ops._convolution import Pair, convolution_gradients, convolved_size
 from lbp.strategies import side_code
 
 ForwardMatrices = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
@@ -217,7 +217,7 @@ def _insert_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple
     signs = A.new_tensor([-1.0 if lower else 1.0 for lower in lower_sides]).reshape(-1, 1, 1, 1)
     rows, weights = A.flatten(3), constants.to(A.dtype).unsqueeze(-1)
     to_rows = coefficients @ center.flatten(2) + weights * center_bias.flatten(1).unsqueeze(1)
-    spread = signs * rows.sign()
+    spread = torch.where(rows >= 0, signs, -signs)  # where A = 0 the gradient takes the line of positive A
     to_radius, to_radius_bias = None, None
     if radius is not None:
         to_rows = to_rows + spread * (coefficients @ radius.flatten(2))

@@ -186,7 +186,8 @@ def insert_forward(
         coefficients = rows @ center.flatten(2).mT
         constants = (rows * center_bias.flatten(1).unsqueeze(1)).sum(-1, dtype=torch.float64)
         sign = torch.tensor([-1.0 if side == "lower" else 1.0 for side in side_names(sides)], device=A.device)
-        spread = rows.abs() * sign.to(A.dtype).reshape(-1, 1, 1, 1)
+        # |A| as pos(A) - neg(A): its gradient at A = 0 is that of pos(A).
+        spread = torch.where(rows >= 0, rows, -rows) * sign.to(A.dtype).reshape(-1, 1, 1, 1)
         if radius is not None:
             coefficients = coefficients + spread @ radius.flatten(2).mT
         if radius_bias is not None:

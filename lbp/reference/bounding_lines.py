@@ -40,9 +40,12 @@ def _rounded(value: Tensor, direction: int) -> Tensor:
 
 def _share(part: Tensor, rest: Tensor) -> Tensor:
     """Return part / (part + rest) of positive numbers, with a denominator that keeps value and gradient finite."""
-    total = part + rest
+    return part / _floored(part + rest)
+
+
+def _floored(total: Tensor) -> Tensor:
     floor = 4 * torch.finfo(total.dtype).tiny
-    return part / torch.where(total < floor, torch.full_like(total, floor), total)
+    return torch.where(total < floor, torch.full_like(total, floor), total)
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def _steepest_lower_slope(neurons: _Neurons) -> Tensor:
     """
     r, u, eta = neurons.r, neurons.u, neurons.eta
     beyond = u > r
-    slope = eta + (1 - eta) * (r / torch.where(beyond, u, r))
+    slope = eta + (1 - eta) * (r / _floored(torch.where(beyond, u, r)))
     slope = torch.maximum(_rounded(slope, -1), eta)
     return torch.where(beyond, slope, torch.ones_like(slope))
 

@@ -147,6 +147,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float) -> bool:
     """Whether the error is small beside the largest entry; NaN, infinities and shapes must agree."""
     if actual.shape != expected.shape:
         return False
+    actual, expected = actual.detach(), expected.detach()
     finite = expected[expected.isfinite()]
     scale = max(1.0, float(finite.abs().max())) if finite.numel() else 1.0
     return torch.allclose(actual.double(), expected.double(), rtol=0.0, atol=tolerance * scale, equal_nan=True)

@@ -1,0 +1,40 @@
+"""Convolutions of rows, and their gradients, as the library has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Pair = tuple[int, int]
+Convolution = tuple[Sequence[int], Sequence[int], Sequence[int], int]
+"""stride, padding, dilation and groups, in the order of the schema."""
+
+
+def convolution_gradients(
+    gradient: Tensor, like: Tensor, weight: Tensor, convolution: Convolution, needs: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients with respect to input and weight of a convolution of inputs of the shape of `like`."""
+    stride, padding, dilation, groups = convolution
+    results = torch.ops.aten.convolution_backward(
+        gradient, like, weight, None, stride, padding, dilation, False, [0, 0], groups, [*needs, False]
+    )
+    return results[0], results[1]
+
+
+def convolve(rows: Tensor, weight: Tensor, convolution: Convolution) -> Tensor:
+    """Convolve [..., C, h, w] without a bias, all leading dimensions as one batch."""
+    stride, padding, dilation, groups = convolution
+    result = F.conv2d(rows.flatten(0, -4), weight, None, stride, padding, dilation, groups)
+    return result.reshape(*rows.shape[:-3], *result.shape[1:])
+
+
+def convolved_size(shape: Sequence[int], weight: Tensor, convolution: Convolution) -> tuple[int, int, int]:
+    """Return channels, rows and columns of the output of a convolution of [..., C, h, w]."""
+    stride, padding, dilation, _ = convolution
+    height, width = (
+        (shape[i - 2] + 2 * padding[i] - dilation[i] * (weight.shape[i + 2] - 1) - 1) // stride[i] + 1 for i in range(2)
+    )
+    return weight.shape[0], height, width

@@ -1,0 +1,92 @@
+"""Every op is registered as PyTorch asks: schema, fake function, autograd; its gradient is the derivative."""
+
+from functools import cache
+
+import pytest
+import torch
+from ops.cases import OP_NAMES, as_tuple, every_op, is_float
+from torch.utils._python_dispatch import TorchDispatchMode
+
+FORWARD_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+# Ops made of the library's products alone, which the library differentiates as often as one likes.
+AFFINE = ("interval_linear", "interval_conv2d", "backward_", "forward_", "insert_forward")
+GRADIENT_CHECKS = ("test_schema", "test_faketensor")
+# `ramp_interval_with_status` and the concretizations share their registered ops.
+REGISTERED = sorted(
+    {schema.name.removeprefix("lbp::") for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("lbp::")}
+    - {"cpu_capability"}
+)
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps the arguments with which the registered ops of the package are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "lbp":
+            self.calls.setdefault(function._opname, []).append((function, args, kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def with_gradients(value):
+    return value.detach().clone().requires_grad_() if is_float(value) else value
+
+
+def detached(value):
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+@cache
+def recorded_calls():
+    """Calls of all registered ops, made by the public functions and by their backward passes."""
+    with Recorder() as recorder:
+        for op, args, kwargs in every_op().values():
+            outputs = as_tuple(op(*map(with_gradients, args), **{k: with_gradients(v) for k, v in kwargs.items()}))
+            floats = [out for out in outputs if is_float(out)]
+            torch.autograd.backward(floats, [torch.ones_like(out) for out in floats])
+    return recorder.calls
+
+
+def test_the_public_functions_reach_every_registered_op():
+    assert sorted(recorded_calls()) == REGISTERED
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_the_registration_of_the_op_is_complete(name):
+    function, args, _ = recorded_calls()[name][0]
+    if name.endswith("_gradient"):
+        torch.library.opcheck(function, [detached(value) for value in args], test_utils=GRADIENT_CHECKS)
+    else:
+        torch.library.opcheck(function, [with_gradients(value) for value in args], test_utils=FORWARD_CHECKS)
+
+
+@pytest.mark.parametrize("name", OP_NAMES)
+def test_the_gradient_is_the_derivative(name):
+    op, args, kwargs = every_op()[name]
+    arguments = [*args, *kwargs.values()]
+    places = [i for i, value in enumerate(arguments) if is_float(value)]
+    # Coefficients that are exactly 0 are kinks, where differences of values say nothing.
+    tensors = [torch.where(arguments[i] == 0, 0.5, arguments[i]).requires_grad_() for i in places]
+
+    def of_tensors(*tensors):
+        filled = dict(enumerate(arguments)) | dict(zip(places, tensors, strict=True))
+        values = [filled[i] for i in range(len(arguments))]
+        outputs = op(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
+        return tuple(out for out in as_tuple(outputs) if is_float(out))
+
+    assert torch.autograd.gradcheck(of_tensors, tensors, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", [name for name in OP_NAMES if not name.startswith(AFFINE)])
+def test_a_second_derivative_of_a_kernel_is_refused(name):
+    op, args, kwargs = every_op()[name]
+    args = [with_gradients(value) for value in args]
+    outputs = [out for out in as_tuple(op(*args, **kwargs)) if is_float(out)]
+    leaves = [value for value in args if is_float(value)]
+    gradients = torch.autograd.grad([out.sum() for out in outputs], leaves, create_graph=True, allow_unused=True)
+    total = sum(gradient.double().sum() for gradient in gradients if gradient is not None)
+    with pytest.raises(NotImplementedError, match="differentiable once, not twice"):
+        torch.autograd.grad(total, leaves, allow_unused=True)

@@ -1,0 +1,151 @@
+"""The switch between the kernels and plain PyTorch, and the switches that bounds must not depend on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ops.cases import normal
+
+import lbp
+from lbp import ops
+from lbp.backend import current_backend
+from lbp.precision import full_precision
+
+
+@pytest.fixture(autouse=True)
+def switches_return():
+    """No test leaves a switch behind."""
+    backend, precision = current_backend(), torch.get_float32_matmul_precision()
+    yield
+    lbp.backend(backend)
+    torch.set_float32_matmul_precision(precision)
+
+
+def state():
+    """What the process-wide switches say, by the interface that PyTorch offers today."""
+    backends = torch.backends
+    switches = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+    return [switch.fp32_precision for switch in switches]
+
+
+def everything():
+    """The state by both interfaces, old and new; reading the old one raises where the two disagree."""
+    return (
+        *state(),
+        torch.get_float32_matmul_precision(),
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+    )
+
+
+def test_backends_nest_and_return():
+    lbp.backend("native")
+    with lbp.backend("reference"):
+        assert current_backend() == "reference"
+        with lbp.backend("native"):
+            assert current_backend() == "native"
+        assert current_backend() == "reference"
+    assert current_backend() == "native"
+
+
+def test_a_backend_returns_after_an_exception():
+    lbp.backend("native")
+    with pytest.raises(KeyError), lbp.backend("reference"):
+        raise KeyError
+    assert current_backend() == "native"
+
+
+def test_a_plain_call_switches_for_good():
+    lbp.backend("reference")
+    assert current_backend() == "reference"
+    lbp.backend("native")
+    assert current_backend() == "native"
+
+
+def test_an_unknown_backend_changes_nothing():
+    before = current_backend()
+    with pytest.raises(ValueError, match="unknown backend 'cuda'; choose one of native, reference"):
+        lbp.backend("cuda")
+    assert current_backend() == before
+
+
+@pytest.mark.parametrize("name", ["reference", None, "fastest"])
+def test_the_environment_names_the_first_backend(name):
+    environment = {key: value for key, value in os.environ.items() if key != "LBP_BACKEND"}
+    if name is not None:
+        environment["LBP_BACKEND"] = name
+    command = [sys.executable, "-c", "from lbp.backend import current_backend; print(current_backend())"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path.cwd())
+    if name == "fastest":
+        assert result.returncode != 0
+        assert "unknown backend 'fastest'" in result.stderr
+    else:
+        assert result.stdout.strip() == (name or "native")
+
+
+@pytest.mark.parametrize("wish", ["highest", "high", "medium"])
+def test_full_precision_returns_what_the_matmul_precision_was(wish):
+    torch.set_float32_matmul_precision(wish)
+    before = everything()
+    with full_precision():
+        assert state() == ["ieee"] * 4
+    assert everything() == before
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_full_precision_returns_what_the_older_switch_was(allowed):
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    before = everything()
+    with full_precision():
+        assert state() == ["ieee"] * 4
+    assert everything() == before
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def test_full_precision_nests():
+    torch.set_float32_matmul_precision("medium")
+    before = everything()
+    with full_precision():
+        with full_precision():
+            assert state() == ["ieee"] * 4
+        assert state() == ["ieee"] * 4
+    assert everything() == before
+
+
+def test_full_precision_returns_after_an_exception():
+    torch.set_float32_matmul_precision("medium")
+    before = everything()
+    with pytest.raises(KeyError), full_precision():
+        raise KeyError
+    assert everything() == before
+    with full_precision():
+        assert state() == ["ieee"] * 4
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_bounds_do_not_depend_on_reduced_precision(backend):
+    l, weight = normal(4, 64).float(), normal(32, 64).float()
+    A, geometry = normal(1, 2, 3, 8, 6, 6).float(), {"stride": (1, 1), "padding": (1, 1)}
+    kernel, matrices = normal(8, 4, 3, 3).float(), (normal(1, 6, 64).float(), None, normal(1, 64).float(), None)
+
+    def results():
+        return (
+            *ops.interval_linear(l, l + 1, weight, None),
+            ops.backward_linear(normal(1, 2, 3, 32).float(), weight, None)[0],
+            ops.backward_conv2d(A, kernel, None, (6, 6), **geometry)[0],
+            *ops.interval_conv2d(normal(1, 4, 6, 6).float(), normal(1, 4, 6, 6).float(), kernel, None, **geometry),
+            *(matrix for matrix in ops.forward_linear(*matrices, weight, None) if matrix is not None),
+            ops.insert_forward(normal(1, 1, 3, 64).float(), *matrices, sides="lower")[0],
+        )
+
+    with lbp.backend(backend):
+        expected = results()
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            actual = results()
+    for with_switches, without in zip(actual, expected, strict=True):
+        assert with_switches.dtype == torch.float32
+        assert torch.equal(with_switches, without)
