@@ -75,7 +75,7 @@ def print_results(results: Sequence[tuple[str, VerificationResult]]) -> None:
     cascade = ", cascade" if first.cascade else ""
     table = Table(title=f"{len(first)} images, eps {first.eps:g}, {first.strategy} lines{cascade}")
     for heading in ("network", "method"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     for heading in ("clean error", "verified error", "mean margin bound", "ms per image", "images computed"):
         table.add_column(heading, justify="right")
     for name, result in results:
