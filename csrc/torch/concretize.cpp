@@ -86,8 +86,7 @@ std::tuple<Tensor, Tensor> concretize_forward(Tensor center, OptionalTensor radi
                                               OptionalTensor eps, double p) {
   return with_type(center, "concretize_forward", [&](auto type) {
     using T = decltype(type);
-    const Index batch = batch_of(center, center_bias, x), inputs = center.size(1),
-                neurons = trailing_size(center, 2);
+    const Index batch = batch_of(center, center_bias, x), inputs = center.size(1), neurons = trailing_size(center, 2);
     const Batched<T> matrix = batched<T>(center, "center", batch, inputs * neurons);
     const Batched<T> vector = batched<T>(center_bias, "center_bias", batch, neurons);
     std::optional<Batched<T>> spread, spread_bias;
