@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -73,11 +74,11 @@ def print_results(results: Sequence[tuple[str, VerificationResult]]) -> None:
     """Prints a table with a row per network and method; a cascade's verified errors count all methods so far."""
     first = results[0][1]
     cascade = ", cascade" if first.cascade else ""
-    table = Table(title=f"{len(first)} images, eps {first.eps:g}, {first.strategy} lines{cascade}")
+    table = Table(title=f"{len(first)} images, eps {first.eps:g}, {first.strategy} lines{cascade}", box=SIMPLE_HEAD)
     for heading in ("network", "method"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("clean error", "verified error", "mean margin bound", "ms per image", "images computed"):
-        table.add_column(heading, justify="right")
+    for heading in ("clean error", "verified error", "mean margin bound", "ms per image", "images"):
+        table.add_column(heading, justify="right", min_width=len(max(heading.split(), key=len)))
     for name, result in results:
         errors = result.verified_errors()
         for row, method in enumerate(result.methods.values()):
@@ -86,8 +87,8 @@ def print_results(results: Sequence[tuple[str, VerificationResult]]) -> None:
                 method.method,
                 f"{100 * result.clean_error:.2f}%" if row == 0 else "",
                 f"{100 * errors[method.method]:.2f}%",
-                f"{method.mean_margin:.4f}",
-                f"{1e3 * method.mean_seconds:.2f}",
+                f"{method.mean_margin:.2f}",
+                f"{1e3 * method.mean_seconds:.3g}",
                 str(int(method.computed.sum())),
             )
         if len(result.methods) > 1:
