@@ -16,11 +16,12 @@ from lbp.errors import InvalidInputError, StaleBoundsError, UnsupportedArgumentE
 from lbp.graph import BoundNode, Network, build_network, pre_activations
 from lbp.graph.batch_norm import recorded_statistics
 from lbp.graph.registry import BatchStatistics
+from lbp.graph.structure import Structure, refuse_hooks, structure_of
 from lbp.linear import Interval, Region
 from lbp.methods import Method, Problem, Solution, parse_method, solve
 from lbp.methods.coefficients import NodeCoefficients, linear_coefficients
 from lbp.methods.options import check_options, rows_of, strategy_of
-from lbp.perturbations import BoundedTensor, region_of
+from lbp.perturbations import BoundedTensor, PerturbationLpNorm, region_of
 
 __all__ = ["BoundedModule", "BoundedTensor"]
 
@@ -37,6 +38,10 @@ _MUST_BE_UNSET = (
     "update_mask",
     "ibp_nodes",
 )
+
+
+_KEPT_NETWORKS = 8
+"""How many states of a model (training and evaluation, say) keep their trace."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ class BoundedModule(nn.Module):
 
     The model is traced by torch.fx; its parameters and buffers are shared and read at every call, so training the model
     moves the bounds, and gradients of bounds reach the model. The batch size may change from call to call. The state
-    dict is the model's.
+    dict is the model's. Modules may be replaced and their settings changed; forward hooks are refused. Cached bounds
+    know the versions of all tensors, but a change through `.data` leaves no version behind: pass x again after one.
 
     Args:
         model: any module that torch.fx can trace, made of supported layers; an unsupported one is named in the error.
@@ -114,7 +120,7 @@ class BoundedModule(nn.Module):
     _model: nn.Module
     _example: Tensor
     _statistics: BatchStatistics
-    _networks: dict[tuple[bool, ...], Network]
+    _networks: dict[Structure, Network]
     _cache: _Cache | None
     bound_opts: dict[str, Any]
 
@@ -251,9 +257,10 @@ class BoundedModule(nn.Module):
             specification=None if C is None else checked_specification(C, region.lower, output.size, output.name),
             sides="both" if bound_lower and bound_upper else "lower" if bound_lower else "upper",
             strategy=strategy_of(self.bound_opts),
-            given=cached | _named_bounds("interm_bounds", interm_bounds, network, region.lower),
+            given=_named_bounds("interm_bounds", interm_bounds, network, region.lower),
             reference=_named_bounds("reference_bounds", reference_bounds, network, region.lower),
             rows=rows_of(self.bound_opts),
+            known=cached,
         )
         wanted = self._wanted_coefficients(network, output, scheme, needed_A_dict) if return_A else {}
         solution = solve(problem, scheme, keep_linear=output in wanted)
@@ -346,15 +353,18 @@ class BoundedModule(nn.Module):
         """Leave out what belongs to past calls, so that copies and pickles hold the model and the options alone."""
         return self.__dict__ | {"_statistics": {}, "_networks": {}, "_cache": None}
 
-    def _mode(self) -> tuple[bool, ...]:
-        return tuple(module.training for module in self._model.modules())
-
     def _network(self) -> Network:
-        """Return the graph for the present mode; the forward pass may depend on it, so each mode has its own trace."""
-        mode = self._mode()
-        if mode not in self._networks:
-            self._networks[mode] = build_network(self._model, self._example.to(self._like()), self._statistics)
-        return self._networks[mode]
+        """Return the graph for the model as it is: modules may have been replaced, modes and settings changed."""
+        refuse_hooks(self._model)
+        structure = structure_of(self._model)
+        if structure not in self._networks:
+            network = build_network(self._model, self._example.to(self._like()), self._statistics)
+            # Tracing gives lazy modules their shape, which changes the structure.
+            structure = structure_of(self._model)
+            if len(self._networks) == _KEPT_NETWORKS:
+                self._networks.pop(next(iter(self._networks)))
+            self._networks[structure] = network
+        return self._networks[structure]
 
     def _like(self) -> Tensor:
         """Return a tensor with the dtype and device of the model."""
@@ -365,7 +375,11 @@ class BoundedModule(nn.Module):
         """Return the versions of everything that bounds for x depend on."""
         tensors = chain(self._model.parameters(), self._model.buffers())
         moments = chain.from_iterable(chain.from_iterable(self._statistics.values()))
-        return (self._mode(), *((id(t), -1 if t.is_inference() else t._version) for t in (x, *tensors, *moments)))
+        perturbation = vars(getattr(x, "ptb", None) or PerturbationLpNorm())
+        numbers = tuple(value for value in perturbation.values() if not isinstance(value, Tensor))
+        own = (value for value in perturbation.values() if isinstance(value, Tensor))
+        versions = ((id(t), -1 if t.is_inference() else t._version) for t in (x, *own, *tensors, *moments))
+        return (structure_of(self._model), numbers, *versions)
 
     def _input(
         self, x: Tensor | tuple[Tensor, ...] | None, network: Network, *, reuse: bool, reuse_given: bool

@@ -80,7 +80,7 @@ class _ShapeRun(fx.Interpreter):
 
 
 def _version(value: Any) -> int:
-    return value._version if isinstance(value, Tensor) else 0
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
 
 
 def trace_model(model: nn.Module, example: Tensor) -> Trace:

@@ -29,6 +29,7 @@ class Problem:
         given: pre-activation bounds that are used as they are.
         reference: bounds of which the tighter of them and the computed ones is used.
         rows: rows of coefficients handled at once, None to choose by size.
+        known: pre-activation bounds of an earlier call over the same region, still valid.
         bounds: bounds found so far, per node.
     """
 
@@ -41,12 +42,17 @@ class Problem:
     given: Mapping[BoundNode, Interval] = field(default_factory=dict)
     reference: Mapping[BoundNode, Interval] = field(default_factory=dict)
     rows: int | None = None
+    known: Mapping[BoundNode, Interval] = field(default_factory=dict)
     bounds: dict[BoundNode, Interval] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.nodes = self.network.below(self.output)
         self.pre_activations = pre_activations(self.nodes)
-        self.bounds.update({node: self.given[node] for node in self.nodes if node in self.given})
+        for node in self.nodes:
+            if node in self.given:
+                self.bounds[node] = self.given[node]
+            elif node in self.known:
+                self.record(node, self.known[node])
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,0 +1,48 @@
+"""What a trace of a model depends on besides its tensors, and what no trace can show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from lbp.errors import UnsupportedLayerError
+
+Structure = tuple[tuple[nn.Module, tuple[tuple[str, Any], ...]], ...]
+"""Every module of a model with its settings; holding the modules keeps a new one from taking an old one's identity."""
+
+_SETTINGS = (bool, int, float, str, tuple, type(None))
+
+
+def structure_of(model: nn.Module) -> Structure:
+    """Return the modules of a model in order, each with the plain values among its attributes.
+
+    Tracing turns such values (a stride, a slope, a flag, the training mode) into constants, so a trace serves only
+    the structure that it was made from.
+    """
+    return tuple(
+        (module, tuple((name, value) for name, value in vars(module).items() if isinstance(value, _SETTINGS)))
+        for module in model.modules()
+    )
+
+
+def refuse_hooks(model: nn.Module) -> None:
+    """Refuse modules whose call does more than their class's forward: a trace would not show it.
+
+    Raises:
+        UnsupportedLayerError: forward hooks (older forms of weight_norm, spectral_norm and pruning use them), or a
+            forward of the instance's own.
+    """
+    for name, module in model.named_modules():
+        where = f"{name or 'the model'} ({type(module).__name__})"
+        if "forward" in vars(module):
+            raise UnsupportedLayerError(
+                f"{where} has a forward of its own, which bounds would not follow; make it a method of a class"
+            )
+        awaiting_shape = isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()  # type: ignore[misc]
+        if (module._forward_hooks or module._forward_pre_hooks) and not awaiting_shape:
+            raise UnsupportedLayerError(
+                f"{where} has forward hooks, which bounds would not follow; remove them (torch.nn.utils.parametrize, "
+                "remove_weight_norm, remove_spectral_norm and prune.remove turn what they compute into parameters)"
+            )

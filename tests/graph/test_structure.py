@@ -1,0 +1,125 @@
+"""Bounds follow the model as it is, or refuse to."""
+
+import pytest
+import torch
+from torch import nn
+
+import lbp
+from lbp.errors import StaleBoundsError, UnsupportedLayerError
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.LeakyReLU(0.1), nn.Linear(5, 3)).double().eval()
+
+
+@pytest.fixture
+def point():
+    return torch.randn(2, 4, dtype=torch.float64)
+
+
+def bounds_are_the_value(net, model, point):
+    lower, upper = net.compute_bounds(x=lbp.BoundedTensor(point, lbp.PerturbationLpNorm(eps=0.0)), method="IBP")
+    value = model(point)
+    return torch.allclose(lower, value, rtol=1e-12) and torch.allclose(upper, value, rtol=1e-12)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "hook",
+    [
+        lambda model: model[0].register_forward_hook(lambda module, inputs, output: output * 2),
+        lambda model: model[2].register_forward_pre_hook(lambda module, inputs: (inputs[0] * 2,)),
+        lambda model: model.register_forward_hook(lambda module, inputs, output: output * 2),
+        lambda model: nn.utils.weight_norm(model[0]),
+        lambda model: setattr(model[0], "forward", lambda x: x),
+    ],
+    ids=["hook", "pre-hook", "root", "weight_norm", "own forward"],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_what_a_trace_cannot_show_is_refused(model, point, hook, when):
+    if when == "after":
+        net = lbp.BoundedModule(model, point)
+        hook(model)
+        with pytest.raises(UnsupportedLayerError, match=r"hooks|forward of its own"):
+            net.compute_bounds(x=point, method="IBP")
+    else:
+        hook(model)
+        with pytest.raises(UnsupportedLayerError, match=r"hooks|forward of its own"):
+            lbp.BoundedModule(model, point)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.__setitem__(1, nn.ReLU()),
+        lambda model: model.__setitem__(1, nn.Identity()),
+        lambda model: model.__setitem__(0, nn.Linear(4, 5, bias=False).double()),
+        lambda model: setattr(model[1], "negative_slope", 0.7),
+        lambda model: setattr(model[0], "weight", nn.Parameter(torch.randn(5, 4, dtype=torch.float64))),
+    ],
+    ids=["other activation", "no activation", "other layer", "slope", "weight"],
+)
+def test_bounds_follow_a_changed_model(model, point, change):
+    net = lbp.BoundedModule(model, point)
+    assert bounds_are_the_value(net, model, point)
+    change(model)
+    assert bounds_are_the_value(net, model, point)
+
+
+def test_bounds_follow_a_number_of_the_users_module(point):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factor = 2.0
+            self.layer = nn.Linear(4, 3).double()
+
+        def forward(self, x):
+            return self.factor * self.layer(x)
+
+    model = Scaled()
+    net = lbp.BoundedModule(model, point)
+    assert bounds_are_the_value(net, model, point)
+    model.factor = -5.0
+    assert bounds_are_the_value(net, model, point)
+
+
+def ramp_network():
+    return nn.Sequential(nn.Linear(4, 5), lbp.nn.ParamRamp((5,)), nn.Linear(5, 3)).double().eval()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model, x: setattr(model[1], "warm_up", True),
+        lambda model, x: setattr(x.ptb, "eps", 0.5),
+        lambda model, x: model[0].weight.requires_grad_(False).add_(1),
+    ],
+    ids=["warm-up", "eps", "weight"],
+)
+def test_cached_bounds_of_another_state_are_refused(point, change):
+    model = ramp_network()
+    net = lbp.BoundedModule(model, point)
+    x = lbp.BoundedTensor(point, lbp.PerturbationLpNorm(eps=0.1))
+    net.compute_bounds(x=x, method="IBP")
+    change(model, x)
+    with pytest.raises(StaleBoundsError):
+        net.compute_bounds(x=None, method="CROWN")
+
+
+def test_reference_bounds_tighten_cached_bounds(point):
+    model = ramp_network()
+    net = lbp.BoundedModule(model, point)
+    x = lbp.BoundedTensor(point, lbp.PerturbationLpNorm(eps=0.1))
+    net.compute_bounds(x=x, method="IBP")
+    (node,) = net.get_layers_requiring_bounds()
+    middle = (node.lower + node.upper) / 2
+    lower, upper = net.compute_bounds(x=None, method="CROWN", reference_bounds={node.name: (middle, middle)})
+    torch.testing.assert_close(lower, upper)
+
+
+def test_a_model_can_be_bounded_under_inference_mode(model, point):
+    with torch.inference_mode():
+        net = lbp.BoundedModule(model, point)
+        assert bounds_are_the_value(net, model, point)
