@@ -130,6 +130,14 @@ def copy_rates(repeats: int) -> tuple[float, float]:
     return moved / times["used"], moved / times["new"]
 
 
+def processor() -> str:
+    """Return the processor's name where Linux tells it, else its kind."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def main() -> None:
     """Run all rows, print the table and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -156,11 +164,11 @@ def main() -> None:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
         record = {
             "commit": commit.strip(),
-            "processor": platform.processor() or platform.machine(),
+            "processor": processor(),
             "threads": arguments.threads,
             "repeats": arguments.repeats,
             "copy_bytes_per_s": {"buffers in use": used, "new memory": new},
-            "versions": collect(),
+            "versions": {name: value for name, value in collect().items() if name != "platform"},
             "rows": rows,
         }
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
