@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from lbp.checks import Check, check_same_kind, not_finite, raise_if_any
 from lbp.errors import InvalidInputError, UnsupportedArgumentError
 from lbp.linear import Ball, Region
+
+__all__ = ["BoundedParameter", "BoundedTensor", "PerturbationL0Norm", "PerturbationLpNorm"]
 
 ULPS = 4
 """How far, in units in the last place of the largest of x, x_L and x_U, x_L may lie above x_U by rounding."""
@@ -33,8 +36,8 @@ class PerturbationLpNorm:
         clip: lowest and highest value of the data, numbers or tensors that broadcast to the input.
 
     Raises:
-        InvalidInputError: eps negative or NaN, norm below 1 or NaN, x_L or x_U with another norm, clip that is not an
-            ordered pair.
+        InvalidInputError: eps neither number nor tensor, negative or NaN, norm below 1 or NaN, x_L or x_U with another
+            norm, clip that is not an ordered pair.
         UnsupportedArgumentError: eps_min other than 0.
     """
 
@@ -66,6 +69,11 @@ class PerturbationLpNorm:
             raise InvalidInputError(
                 f"x_L and x_U describe a box and need norm=inf, got norm={self.norm}; use clip=(lo, hi) to cut a ball "
                 "to the range of the data"
+            )
+        if not isinstance(self.eps, Real | Tensor):
+            raise InvalidInputError(
+                f"eps must be a number or a tensor, got {self.eps!r} ({type(self.eps).__name__}); convert it "
+                "with float() or torch.tensor()"
             )
         if not isinstance(self.eps, Tensor) and not (self.eps >= 0 and math.isfinite(self.eps)):
             raise InvalidInputError(f"eps must be finite and not negative, got {self.eps}")

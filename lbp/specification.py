@@ -25,10 +25,15 @@ def margins(
         C [B, K-1, K] with rows `e_y - e_i`, i in increasing order.
 
     Raises:
-        InvalidInputError: labels of another shape or dtype, or outside the classes.
+        InvalidInputError: labels that are no tensor, of another shape or dtype, or outside the classes.
     """
     if num_classes < 2:
         raise InvalidInputError(f"num_classes must be at least 2, got {num_classes}")
+    if not isinstance(labels, Tensor):
+        raise InvalidInputError(
+            f"labels must be a tensor of int64 labels, shape [B], got {labels!r} ({type(labels).__name__}); use "
+            "torch.tensor()"
+        )
     if labels.dim() != 1 or labels.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
         raise InvalidInputError(
             f"labels must be a one-dimensional tensor of whole numbers, got shape {list(labels.shape)}, {labels.dtype}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from lbp.graph import BoundNode, InputNode, Relaxations
@@ -80,7 +79,7 @@ def _elementwise_map(node: BoundNode, ball: Ball) -> ForwardBounds | None:
     `center_bias` [B, *shape].
     """
     if isinstance(node, InputNode):
-        return ForwardBounds(torch.ones_like(ball.center[:1]).unsqueeze(0), None, ball.center, None)
+        return ForwardBounds(ball.center.new_ones(1, 1, *ball.center.shape[1:]), None, ball.center, None)
     if not node.acts_per_neuron:
         return None
     below = _elementwise_map(node.inputs[0], ball)

@@ -67,7 +67,7 @@ def parse_method(name: str | None, *, ibp: bool = False, forward: bool = False) 
 
     Raises:
         UnsupportedArgumentError: an unknown name, or a method with optimised slopes.
-        InvalidInputError: flags that contradict the name, or neither name nor flag.
+        InvalidInputError: a name that is no string, flags that contradict the name, or neither name nor flag.
     """
     if name is None:
         if ibp == forward:
@@ -86,6 +86,10 @@ def parse_method(name: str | None, *, ibp: bool = False, forward: bool = False) 
 
 
 def _named(name: str) -> Method:
+    if not isinstance(name, str):
+        raise InvalidInputError(
+            f"method must be a name or None, got {name!r}; use {', '.join(METHODS)} (v = 1, 2, ...)"
+        )
     key = name.lower()
     if key in _NAMES:
         return _NAMES[key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lbp.errors import InvalidInputError, UnsupportedArgumentError
@@ -77,14 +77,60 @@ _ONLY_FALSE = (
 
 VALID_OPTIONS = (*_OPTIONS, *_ONLY_FALSE)
 
+OPTIMIZE_BOUND_ARGS = (
+    "enable_alpha_crown",
+    "enable_beta_crown",
+    "fix_interm_bounds",
+    "iteration",
+    "use_shared_alpha",
+    "optimizer",
+    "loss_reduction_func",
+    "stop_criterion_func",
+    "keep_best",
+    "lr_alpha",
+    "lr_beta",
+    "lr_cut_beta",
+    "lr_coeffs",
+    "lr_decay",
+    "early_stop_patience",
+    "init_alpha",
+    "start_save_best",
+    "intermediate_refinement_layers",
+    "use_custom_loss",
+    "custom_loss_func",
+    "use_float64_in_last_iteration",
+    "pruning_in_iteration",
+    "pruning_in_iteration_threshold",
+    "multi_spec_keep_func",
+    "max_time",
+    "deterministic",
+    "save_loss_graphs",
+    "apply_output_constraints_to",
+    "tighten_input_bounds",
+    "best_of_oc_and_no_oc",
+    "directly_optimize",
+    "oc_lr",
+    "share_gammas",
+    "fix_intermediate_layer_bounds",
+    "early_stop",
+    "intermediate_beta",
+    "opt_coeffs",
+    "opt_bias",
+)
+"""Keys of `optimize_bound_args` in scripts for auto_LiRPA; without optimised slopes none of them changes a result."""
+
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options after checking every name and value.
 
     Raises:
-        InvalidInputError: an unknown name, or a value that the option does not take.
+        InvalidInputError: no dictionary, an unknown name, or a value that the option does not take.
         UnsupportedArgumentError: an option that would change results and is not implemented.
     """
+    if not isinstance(options, Mapping):
+        raise InvalidInputError(
+            f"bound_opts must be a dictionary from names to values, got {options!r} ({type(options).__name__})"
+        )
     for key, value in options.items():
         if key in _ONLY_FALSE:
             if value:
@@ -93,15 +139,22 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
                 )
             continue
         if key not in _OPTIONS:
-            close = difflib.get_close_matches(str(key), VALID_OPTIONS, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise InvalidInputError(
-                f"bound_opts: unknown option {key!r}.{hint} Valid options: {', '.join(VALID_OPTIONS)}"
-            )
+            raise _unknown("bound_opts", key, VALID_OPTIONS)
         is_valid, expected = _OPTIONS[key]
         if not is_valid(value):
             raise InvalidInputError(f"bound_opts: {key} must be {expected}, got {value!r}")
+        if key == "optimize_bound_args":
+            for inner in value:
+                if inner not in OPTIMIZE_BOUND_ARGS:
+                    raise _unknown("bound_opts: optimize_bound_args", inner, OPTIMIZE_BOUND_ARGS)
     return dict(options)
+
+
+def _unknown(where: str, key: Any, valid: Sequence[str]) -> InvalidInputError:
+    """Return the error for a name that no option has, with the closest one that exists."""
+    close = difflib.get_close_matches(str(key), valid, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return InvalidInputError(f"{where}: unknown option {key!r}.{hint} Valid options: {', '.join(valid)}")
 
 
 def strategy_of(options: Mapping[str, Any]) -> str:

@@ -47,7 +47,7 @@ class VerificationResult:
         strategy: bounding lines.
         cascade: later methods saw only what the earlier ones left open.
         labels: int64 [N].
-        predictions: int64 [N].
+        predictions: int64 [N]; -1 where a logit is NaN, so that no label is met.
         methods: a result per method, in the order in which they ran.
     """
 

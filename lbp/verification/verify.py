@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ def verify(
     *,
     norm: float = math.inf,
     clip: tuple[float, float] | None = None,
-    methods: Sequence[str] = METHODS,
+    methods: str | Sequence[str] = METHODS,
     strategy: str = "tight",
     cascade: bool = False,
     batch_size: int | None = None,
@@ -50,16 +51,17 @@ def verify(
 
     A verified example is classified correctly at every point of its region. With tight lines the methods are ordered:
     IBP <= LBP, CROWN-IBP <= CROWN-LBP <= CROWN (Lyu et al. 2021, theorem 2). A margin bound that is NaN or infinite
-    verifies nothing, and neither does a misclassified example.
+    verifies nothing, and neither does a misclassified example; one with a NaN among its logits counts as misclassified,
+    with the prediction -1.
 
     Args:
         model: network from inputs to logits [B, classes]; run in evaluation mode and put back as it was.
         x: inputs [N, *shape], float32 or float64 as the model's weights and on their device.
         labels: int64 [N], on any device.
-        eps: radius of the ball, >= 0.
+        eps: radius of the ball, >= 0, the same for all examples.
         norm: p of the l_p ball, >= 1.
         clip: valid range of the data, with which every ball is intersected.
-        methods: any of `METHODS`, "Relaxed-CROWN-v" for other v; case does not matter.
+        methods: one or several of `METHODS`, "Relaxed-CROWN-v" for other v; case does not matter.
         strategy: bounding lines of the activations: "tight", "adaptive", "constant", "same-slope", ...
         cascade: run the methods from the cheapest on, each only on correctly classified examples that are still open.
         batch_size: examples at a time; by default as many as keep the coefficients near one GiB. Does not change
@@ -71,10 +73,11 @@ def verify(
         margins, verdicts and times per method and example, on the CPU.
 
     Raises:
-        InvalidInputError: shapes or labels that do not fit, negative or NaN eps.
+        InvalidInputError: shapes or labels that do not fit, an eps that is not one number, negative or NaN eps.
         UnsupportedArgumentError: unknown method.
         UnsupportedLayerError: the model has a layer without bounds.
     """
+    eps = _single_radius(eps)
     names = method_names(methods, sort=cascade)
     _check_inputs(model, x, labels, batch_size)
     labels = labels.to(x.device)
@@ -84,7 +87,7 @@ def verify(
         size = batch_size or default_batch_size(model, x[:1], "IBP")
         logits = torch.cat([model(part) for part in x.split(size)])
         classes = _checked_classes(logits, labels, num_classes)
-        predictions = logits.argmax(1)
+        predictions = logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
         left = predictions == labels if cascade else torch.ones_like(labels, dtype=torch.bool)
         results = {}
         for name in names:
@@ -95,7 +98,7 @@ def verify(
             results[name] = result
             if cascade:
                 left = left & ~result.verified.to(left.device)
-    return VerificationResult(float(eps), norm, strategy, cascade, labels.cpu(), predictions.cpu(), results)
+    return VerificationResult(eps, norm, strategy, cascade, labels.cpu(), predictions.cpu(), results)
 
 
 def _run(
@@ -130,18 +133,19 @@ def _run(
     return result
 
 
-def method_names(methods: Sequence[str], *, sort: bool = False) -> list[str]:
+def method_names(methods: str | Sequence[str], *, sort: bool = False) -> list[str]:
     """Canonical names of methods, without repetitions.
 
     Args:
-        methods: names in any spelling that `compute_bounds` knows.
+        methods: one name or several, in any spelling that `compute_bounds` knows.
         sort: cheapest first.
 
     Raises:
         UnsupportedArgumentError: an unknown name.
-        InvalidInputError: no name at all.
+        InvalidInputError: no name at all, or something that is no name.
     """
-    names = list(dict.fromkeys(_canonical(method) for method in methods))
+    given = [methods] if isinstance(methods, str) else methods
+    names = list(dict.fromkeys(_canonical(method) for method in given))
     if not names:
         raise InvalidInputError(f"no method given; choose among {', '.join(METHODS)}")
     return sorted(names, key=_cost) if sort else names
@@ -153,6 +157,8 @@ def bound_options(strategy: str) -> dict[str, object]:
 
 
 def _canonical(name: str) -> str:
+    if not isinstance(name, str):
+        raise InvalidInputError(f"methods must be names, got {name!r}; choose among {', '.join(METHODS)}")
     method = parse_method(name.strip())
     if method.hidden == "relaxed-crown":
         return f"Relaxed-CROWN-{method.depth}"
@@ -163,6 +169,18 @@ def _cost(name: str) -> tuple[int, int]:
     if name.startswith("Relaxed"):
         return METHODS.index("Relaxed-CROWN-2"), int(name.rpartition("-")[2])
     return METHODS.index(name), 0
+
+
+def _single_radius(eps: float | Tensor) -> float:
+    """Return eps as a number."""
+    if isinstance(eps, Tensor) and eps.numel() != 1:
+        raise InvalidInputError(
+            f"eps must be one number for all examples, got a tensor of shape {list(eps.shape)}; verify the examples of "
+            "every radius in a call of their own"
+        )
+    if not isinstance(eps, Real | Tensor):
+        raise InvalidInputError(f"eps must be a number, got {eps!r} ({type(eps).__name__})")
+    return float(eps)
 
 
 def _check_inputs(model: nn.Module, x: Tensor, labels: Tensor, batch_size: int | None) -> None:

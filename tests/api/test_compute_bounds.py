@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from methods.networks import METHODS, bounded, inputs, network, region, seeded
+from methods.networks import METHODS, NETWORKS, NORMS, bounded, inputs, network, region, seeded
 from torch import nn
 
 from lbp.bounded import BoundedModule, BoundedTensor
@@ -58,6 +58,7 @@ def test_method_names_and_flags_that_mean_the_same(net, x, name, same):
         ({"method": "deeppoly"}, NotImplementedError, "'deeppoly' is not known; use IBP, CROWN-IBP"),
         ({"method": "relaxed-crown-0"}, NotImplementedError, "not known"),
         ({"method": None}, ValueError, "method=None needs IBP=True"),
+        ({"method": 3}, LbpError, "method must be a name or None, got 3; use IBP"),
         ({"method": "LBP", "IBP": True}, ValueError, "does not go with IBP"),
         ({"bound_lower": False, "bound_upper": False}, ValueError, "at least one"),
         ({"cutter": object()}, NotImplementedError, "cutter"),
@@ -137,6 +138,33 @@ def test_an_empty_batch_and_an_empty_specification_give_empty_bounds(net):
         assert net.compute_bounds(empty, method=method)[0].shape == (0, 3)
         C = torch.zeros(2, 0, 3, dtype=torch.float64)
         assert net.compute_bounds(region(inputs((2, 6, 6))), C=C, method=method)[0].shape == (2, 0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_empty_batch_gives_empty_bounds_by_every_method_and_norm(name, method, norm):
+    model, shape = network(name, "leaky_param_ramp")
+    net, empty = bounded(model, shape), inputs(shape, batch=0)
+    C = margins(torch.zeros(0, dtype=torch.int64), 3, dtype=torch.float64)
+    for eps in (0.1, torch.zeros(0, dtype=torch.float64)):
+        for clip in (None, (0, 1)):
+            x = region(empty, eps, norm, clip=clip)
+            assert [side.shape for side in net.compute_bounds(x, method=method)] == [(0, 3), (0, 3)]
+            assert [side.shape for side in net.compute_bounds(x, C=C, method=method)] == [(0, 2), (0, 2)]
+            assert [side.shape for side in net.compute_bounds(x, C=C[:0].new_ones(1, 4, 3), method=method)] == [
+                (0, 4)
+            ] * 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_gradient_of_no_bounds_is_zero(net, method):
+    net.zero_grad()
+    lower, upper = net.compute_bounds(region(inputs((2, 6, 6), batch=0), 0.1), method=method)
+    (upper - lower).sum().backward()
+    gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all(bool((gradient == 0).all()) for gradient in gradients)
 
 
 @pytest.mark.parametrize("method", ["backward", "CROWN-IBP"])

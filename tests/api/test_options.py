@@ -14,7 +14,7 @@ HARMLESS = {
     "sparse_intermediate_bounds": False,
     "sparse_conv_intermediate_bounds": False,
     "sparse_intermediate_bounds_with_ibp": False,
-    "optimize_bound_args": {"iteration": 20, "lr_alpha": 0.5},
+    "optimize_bound_args": {"iteration": 20, "lr_alpha": 0.5, "enable_beta_crown": False, "fix_interm_bounds": True},
     "loss_fusion": False,
     "verbosity": 1,
     "deterministic": True,
@@ -54,7 +54,10 @@ def test_every_strategy_can_be_set_and_all_differ():
         ({"crown_batch_size": "all"}, "crown_batch_size"),
         ({"sparse_intermediate_bounds": "no"}, "True or False, got 'no'"),
         ({"optimize_bound_args": 3}, "a dictionary"),
+        ({"optimize_bound_args": {"iterationn": 3}}, r"'iterationn'\. Did you mean 'iteration'\? .*fix_interm_bounds"),
+        ({"optimize_bound_args": {3: 3}}, "optimize_bound_args: unknown option 3"),
         ({"relu": "adaptive"}, "unknown option 'relu'"),
+        (["a"], r"bound_opts must be a dictionary .* got \['a'\] \(list\)"),
     ],
 )
 def test_misspelt_names_and_values_are_errors(options, message):

@@ -1,5 +1,6 @@
 """Programs written for auto_LiRPA, with lbp's classes under that name."""
 
+import logging
 import sys
 import types
 
@@ -10,7 +11,7 @@ from torch import nn
 
 import lbp.bounded
 import lbp.perturbations
-import lbp.specification
+import lbp.utils
 
 
 @pytest.fixture(autouse=True)
@@ -19,12 +20,9 @@ def peer_name(monkeypatch):
     package = types.ModuleType("auto_LiRPA")
     package.BoundedModule = lbp.bounded.BoundedModule
     package.BoundedTensor = lbp.bounded.BoundedTensor
-    utils = types.ModuleType("auto_LiRPA.utils")
-    utils.Flatten = lbp.specification.Flatten
-    utils.get_spec_matrix = lbp.specification.get_spec_matrix
     monkeypatch.setitem(sys.modules, "auto_LiRPA", package)
     monkeypatch.setitem(sys.modules, "auto_LiRPA.perturbations", lbp.perturbations)
-    monkeypatch.setitem(sys.modules, "auto_LiRPA.utils", utils)
+    monkeypatch.setitem(sys.modules, "auto_LiRPA.utils", lbp.utils)
 
 
 def _images(count=2):
@@ -178,3 +176,17 @@ def test_a_batch_of_eps_and_names_that_are_not_there_yet():
         PerturbationL0Norm(eps=1, x_L=x, x_U=x, ratio=1.0)
     with pytest.raises(NotImplementedError):
         net.compute_bounds(x=(BoundedTensor(x, PerturbationLpNorm(eps=0.1)),), method="CROWN-Optimized")
+
+
+def test_every_public_name_of_the_perturbations_comes_with_a_star():
+    names = {}
+    exec("from auto_LiRPA.perturbations import *", names)
+    del names["__builtins__"]
+    assert set(names) == {"BoundedParameter", "BoundedTensor", "PerturbationL0Norm", "PerturbationLpNorm"}
+
+
+def test_the_logger_of_the_utilities_is_the_package_s():
+    from auto_LiRPA.utils import logger
+
+    assert logger is logging.getLogger("lbp")
+    assert not logger.handlers

@@ -64,6 +64,17 @@ def test_a_tensor_without_perturbation_is_a_point():
         assert torch.equal(region.upper, X)
 
 
+@pytest.mark.parametrize("name", ["epsilon", "eps_max", "ratio"])
+def test_unknown_keywords_are_not_taken(name):
+    with pytest.raises(TypeError, match=name):
+        PerturbationLpNorm(eps=0.1, **{name: 1.0})
+
+
+@pytest.mark.parametrize("number", [np.float64, np.float32])
+def test_radii_are_taken_from_numpy_too(number):
+    assert torch.equal(_region(eps=number(0.25)).upper, X + 0.25)
+
+
 def test_norms_are_taken_from_numpy_too():
     assert math.isinf(PerturbationLpNorm(norm=np.inf, eps=0.1).norm)
 
@@ -90,6 +101,9 @@ def test_sides_that_cross_by_a_few_ulps_are_put_around_x_and_by_more_are_refused
         ({"eps": -0.1}, "eps must be finite and not negative, got -0.1"),
         ({"eps": math.nan}, "eps must be finite"),
         ({"eps": math.inf}, "eps must be finite"),
+        ({"eps": "0.1"}, r"eps must be a number or a tensor, got '0.1' \(str\)"),
+        ({"eps": None}, r"eps must be a number or a tensor, got None"),
+        ({"eps": [0.1, 0.2]}, r"eps must be a number or a tensor, got \[0.1, 0.2\] \(list\)"),
         ({"norm": 0.5}, "norm must be at least 1, got 0.5"),
         ({"norm": 0}, "PerturbationL0Norm"),
         ({"norm": math.nan}, "norm must be at least 1"),

@@ -37,6 +37,8 @@ def test_dtype_follows_the_argument_and_the_input():
         (torch.tensor([-1]), 3, "between 0 and 2, got -1"),
         (torch.tensor([[0]]), 3, "one-dimensional"),
         (torch.tensor([0.0]), 3, "whole numbers"),
+        ([1], 3, r"labels must be a tensor of int64 labels, shape \[B\], got \[1\] \(list\)"),
+        (1, 3, "labels must be a tensor of int64 labels"),
         (torch.tensor([0]), 1, "num_classes must be at least 2"),
     ],
 )

@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from ops.cases import OP_NAMES, as_tuple, every_op, is_float
+from ops.cases import OP_NAMES, as_tuple, evaluate, every_op, is_float
 from torch.utils._python_dispatch import TorchDispatchMode
 
 FORWARD_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
@@ -90,3 +90,32 @@ def test_a_second_derivative_of_a_kernel_is_refused(name):
     total = sum(gradient.double().sum() for gradient in gradients if gradient is not None)
     with pytest.raises(NotImplementedError, match="differentiable once, not twice"):
         torch.autograd.grad(total, leaves, allow_unused=True)
+
+
+def without_examples(name):
+    """One call of an op with the batch [B] of every argument cut to size 0; weights and parameters stay whole."""
+    op, args, kwargs = every_op()[name]
+    batch = 2
+
+    def cut(value, dim):
+        return value.narrow(dim, 0, 0) if is_float(value) and value.dim() and value.shape[dim] == batch else value
+
+    has_coefficients = "backward" in name or name in ("insert_forward", "concretize_box", "concretize_ball")
+    first, *rest = args
+    args = (cut(first, 1 if has_coefficients else 0), *(cut(value, 0) for value in rest))
+    return op, args, {key: cut(value, 0) if key in ("x_L", "x_U") else value for key, value in kwargs.items()}
+
+
+@pytest.mark.parametrize("name", OP_NAMES)
+def test_a_batch_without_examples_gives_a_batch_without_bounds(name):
+    (whole_op, whole_args, whole_kwargs), (op, args, kwargs) = every_op()[name], without_examples(name)
+    for backend in ("native", "reference"):
+        whole, _ = evaluate(whole_op, *whole_args, backend=backend, dtype=torch.float64, **whole_kwargs)
+        outputs, gradients = evaluate(op, *args, backend=backend, dtype=torch.float64, **kwargs)
+        for output, full in zip(outputs, whole, strict=True):
+            if is_float(output):
+                batch = 1 if output.dim() > 1 and output.shape[1] == 0 else 0
+                assert output.shape == (*full.shape[:batch], 0, *full.shape[batch + 1 :])
+            else:
+                assert not output.any()
+        assert all(bool((gradient == 0).all()) for gradient in gradients)

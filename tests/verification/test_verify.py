@@ -166,6 +166,34 @@ def test_figures_and_records_are_json_and_agree_with_the_result(trained, digits)
     assert {record["verified_by"] for record in records} <= {None, *METHODS}
 
 
+@pytest.mark.parametrize("methods", ["IBP", " ibp"])
+def test_one_method_may_be_given_by_its_name(trained, digits, methods):
+    one, several = (verify_digits(trained, digits.first(5), methods=given) for given in (methods, ["IBP"]))
+    assert list(one.methods) == ["IBP"]
+    assert torch.equal(one.methods["IBP"].margins, several.methods["IBP"].margins)
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_an_example_with_nan_among_its_logits_is_not_classified_correctly(digits, cascade):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    with torch.no_grad():
+        model[3].bias[3] = math.nan
+    labels = torch.full_like(digits.labels, 3)
+    result = verify(model, digits.images, labels, EPS, cascade=cascade)
+    assert result.clean_error == 1.0
+    assert not bool(result.correct.any())
+    assert not bool(result.verified.any())
+
+
+@pytest.mark.parametrize("eps", [torch.tensor(EPS, dtype=torch.float64), torch.tensor([EPS], dtype=torch.float64)])
+def test_the_radius_may_be_a_tensor_with_one_element(trained, digits, eps):
+    x = digits.images.double()
+    one = verify(trained, x, digits.labels, eps, methods="CROWN-IBP")
+    number = verify(trained, x, digits.labels, EPS, methods="CROWN-IBP")
+    assert one.eps == EPS
+    assert torch.equal(one.methods["CROWN-IBP"].margins, number.methods["CROWN-IBP"].margins)
+
+
 def test_method_names_are_canonical_and_unique():
     assert method_names(["backward", "CROWN", " ibp", "relaxed-crown-5"]) == ["CROWN", "IBP", "Relaxed-CROWN-5"]
 
@@ -175,9 +203,14 @@ def test_method_names_are_canonical_and_unique():
     [
         ({"eps": -0.1}, "eps"),
         ({"eps": math.nan}, "eps"),
+        ({"eps": torch.full((40,), EPS)}, r"eps must be one number for all examples, got a tensor of shape \[40\]"),
+        ({"eps": "0.1"}, r"eps must be a number, got '0.1' \(str\)"),
+        ({"eps": None}, "eps must be a number, got None"),
         ({"norm": 0.5}, "norm"),
         ({"clip": (1, 0)}, "clip"),
         ({"methods": ["DROWN"]}, "DROWN"),
+        ({"methods": "IBP,CROWN"}, "'IBP,CROWN' is not known"),
+        ({"methods": [3]}, "methods must be names, got 3"),
         ({"methods": []}, "no method"),
         ({"strategy": "tihgt"}, "tihgt"),
         ({"batch_size": 0}, "batch_size"),
