@@ -112,7 +112,7 @@ class BoundedModule(nn.Module):
             _statistics={},
             _networks={},
             _cache=None,
-            bound_opts=check_options(bound_opts or {}),
+            bound_opts=check_options({} if bound_opts is None else bound_opts),
             training=model.training,
         )
         self._network()
@@ -375,11 +375,8 @@ class BoundedModule(nn.Module):
         """Return the versions of everything that bounds for x depend on."""
         tensors = chain(self._model.parameters(), self._model.buffers())
         moments = chain.from_iterable(chain.from_iterable(self._statistics.values()))
-        perturbation = vars(getattr(x, "ptb", None) or PerturbationLpNorm())
-        numbers = tuple(value for value in perturbation.values() if not isinstance(value, Tensor))
-        own = (value for value in perturbation.values() if isinstance(value, Tensor))
-        versions = ((id(t), -1 if t.is_inference() else t._version) for t in (x, *own, *tensors, *moments))
-        return (structure_of(self._model), numbers, *versions)
+        perturbation = getattr(x, "ptb", None) or PerturbationLpNorm()
+        return (structure_of(self._model), *map(_version, (*vars(perturbation).values(), x, *tensors, *moments)))
 
     def _input(
         self, x: Tensor | tuple[Tensor, ...] | None, network: Network, *, reuse: bool, reuse_given: bool
@@ -437,6 +434,15 @@ class BoundedModule(nn.Module):
         if reused and self._cache is not None:
             hidden = self._cache.bounds | hidden
         self._cache = _Cache(x, problem.region, problem.network, hidden, self._stamp(x))
+
+
+def _version(value: Any) -> Any:
+    """Return what changes with a value: a tensor's identity and version, any other value itself."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_version, value))
+    if isinstance(value, Tensor):
+        return id(value), -1 if value.is_inference() else value._version
+    return value
 
 
 def _named_bounds(

@@ -53,7 +53,7 @@ class PerturbationLpNorm:
         if eps_min != 0:
             raise UnsupportedArgumentError(f"eps_min={eps_min!r}: only 0 is implemented")
         self.eps = eps
-        self.norm = float(norm)
+        self.norm = _number(norm)
         self.x_L = x_L
         self.x_U = x_U
         self.eps_min = eps_min
@@ -149,6 +149,13 @@ class PerturbationLpNorm:
         if self.clip is not None:
             parts.append(f"clip={self.clip}")
         return f"PerturbationLpNorm({', '.join(parts)})"
+
+
+def _number(norm: float) -> float:
+    try:
+        return float(norm)
+    except (TypeError, ValueError):
+        raise InvalidInputError(f"norm must be a number of at least 1, or infinity, got {norm!r}") from None
 
 
 def check_input(x: Tensor) -> None:

@@ -12,7 +12,11 @@ from lbp.errors import UnsupportedLayerError
 Structure = tuple[tuple[nn.Module, tuple[tuple[str, Any], ...]], ...]
 """Every module of a model with its settings; holding the modules keeps a new one from taking an old one's identity."""
 
-_SETTINGS = (bool, int, float, str, tuple, type(None))
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_setting, value))
+    return isinstance(value, bool | int | float | str | None)
 
 
 def structure_of(model: nn.Module) -> Structure:
@@ -22,7 +26,7 @@ def structure_of(model: nn.Module) -> Structure:
     the structure that it was made from.
     """
     return tuple(
-        (module, tuple((name, value) for name, value in vars(module).items() if isinstance(value, _SETTINGS)))
+        (module, tuple((name, value) for name, value in vars(module).items() if _is_setting(value)))
         for module in model.modules()
     )
 

@@ -196,3 +196,9 @@ class TestBoundedTensor:
     def test_anything_else_is_refused(self, x, ptb):
         with pytest.raises(InvalidInputError):
             BoundedTensor(x, ptb)
+
+
+@pytest.mark.parametrize("norm", [None, "abc"])
+def test_a_norm_that_is_no_number_is_named(norm):
+    with pytest.raises(InvalidInputError, match="norm must be a number"):
+        PerturbationLpNorm(eps=0.1, norm=norm)

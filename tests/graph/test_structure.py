@@ -94,15 +94,18 @@ def ramp_network():
     [
         lambda model, x: setattr(model[1], "warm_up", True),
         lambda model, x: setattr(x.ptb, "eps", 0.5),
+        lambda model, x: setattr(x.ptb, "clip", (torch.zeros(4).double() - 9, torch.ones(4).double() * 9)),
         lambda model, x: model[0].weight.requires_grad_(False).add_(1),
     ],
-    ids=["warm-up", "eps", "weight"],
+    ids=["warm-up", "eps", "clip", "weight"],
 )
 def test_cached_bounds_of_another_state_are_refused(point, change):
     model = ramp_network()
     net = lbp.BoundedModule(model, point)
-    x = lbp.BoundedTensor(point, lbp.PerturbationLpNorm(eps=0.1))
+    limits = (torch.full((4,), -10.0).double(), torch.full((4,), 10.0).double())
+    x = lbp.BoundedTensor(point, lbp.PerturbationLpNorm(eps=0.1, clip=limits))
     net.compute_bounds(x=x, method="IBP")
+    net.compute_bounds(x=None, method="CROWN")
     change(model, x)
     with pytest.raises(StaleBoundsError):
         net.compute_bounds(x=None, method="CROWN")
