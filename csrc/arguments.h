@@ -190,6 +190,18 @@ struct RelaxForwardGradientArguments {
   RelaxationGradients<T> gradients;
 };
 
+// W center + bias -/+ |W| radius for a few examples, from one read of W.
+template <typename T>
+struct IntervalLinearArguments {
+  Index batch, inputs, outputs;
+  const T* center;  // [B, inputs]
+  const T* radius;
+  const T* weight;  // [outputs, inputs]
+  const T* bias;    // [outputs] or null
+  T* lower;         // [B, outputs]
+  T* upper;
+};
+
 // The input region: the box [x_L, x_U], or the l_p ball of radius eps around x0, p by its dual exponent q (infinity:
 // 0).
 template <typename T>

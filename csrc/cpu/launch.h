@@ -15,6 +15,7 @@ struct Kernels {
   void (*bounding_lines_gradient)(const BoundingLinesGradientArguments<T>&);
   void (*relax_backward)(const RelaxBackwardArguments<T>&);
   void (*relax_backward_gradient)(const RelaxBackwardGradientArguments<T>&);
+  void (*interval_linear)(const IntervalLinearArguments<T>&);
   void (*relax_forward)(const RelaxForwardArguments<T>&);
   void (*relax_forward_gradient)(const RelaxForwardGradientArguments<T>&);
   void (*concretize)(const ConcretizeArguments<T>&);

@@ -56,6 +56,10 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   library.def("interval_linear(Tensor l, Tensor u, Tensor weight, Tensor? bias) -> (Tensor, Tensor)");
   library.def("interval_conv2d(Tensor l, Tensor u, Tensor weight, Tensor? bias, " CONVOLUTION ") -> (Tensor, Tensor)");
 
+  // What the CPU does for interval_linear with few examples: W c + b -/+ |W| r from one read of W.
+  library.def(
+      "interval_linear_small_batch(Tensor center, Tensor radius, Tensor weight, Tensor? bias) -> (Tensor, Tensor)");
+
   // Forward linear bounds through an activation and through affine layers, and their insertion into back-substitution.
   library.def("relax_forward(" FORWARD ", " RELAXATION ") -> (Tensor, Tensor, Tensor, Tensor)");
   library.def(
@@ -91,6 +95,7 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {
   library.impl("bounding_lines_gradient", TORCH_BOX(&lbp::binding::bounding_lines_gradient));
   library.impl("relax_backward", TORCH_BOX(&lbp::binding::relax_backward));
   library.impl("relax_backward_gradient", TORCH_BOX(&lbp::binding::relax_backward_gradient));
+  library.impl("interval_linear_small_batch", TORCH_BOX(&lbp::binding::interval_linear_small_batch));
   library.impl("relax_forward", TORCH_BOX(&lbp::binding::relax_forward));
   library.impl("relax_forward_gradient", TORCH_BOX(&lbp::binding::relax_forward_gradient));
   library.impl("concretize", TORCH_BOX(&lbp::binding::concretize));

@@ -16,6 +16,7 @@ from ops.cases import (
 )
 
 from lbp import ops
+from lbp.ops.affine import SMALL_BATCH
 
 # stride, padding, dilation, groups, kernel: with rows and columns of the input that no entry of the kernel reads, too.
 CONVOLUTIONS = (
@@ -177,3 +178,22 @@ def test_layouts_of_coefficients_do_not_matter(layout):
     ):
         assert torch.allclose(strided, copied, rtol=1e-12, atol=1e-12)
         assert strided.is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("batch", [0, 1, SMALL_BATCH, SMALL_BATCH + 1])
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (5, 37), (3, 1025), (0, 4), (4, 0)])
+def test_an_interval_through_a_linear_layer_for_few_and_for_many_examples(outputs, inputs, batch, with_bias, dtype):
+    weight = torch.randn(outputs, inputs).double()
+    bias = torch.randn(outputs).double() if with_bias else None
+    assert_matches_reference(ops.interval_linear, *intervals(batch, inputs), weight, bias, dtype=dtype)
+
+
+def test_nan_reaches_the_interval_through_a_linear_layer():
+    l, u = torch.zeros(2, 3), torch.ones(2, 3)
+    l[1, 2] = torch.nan
+    lower, upper = ops.interval_linear(l, u, torch.randn(4, 3), None)
+    assert not lower[0].isnan().any()
+    assert lower[1].isnan().all()
+    assert upper[1].isnan().all()

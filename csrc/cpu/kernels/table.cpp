@@ -15,6 +15,7 @@ constexpr cpu::Kernels<T> table() {
           bounding_lines_gradient<T>,
           relax_backward<T>,
           relax_backward_gradient<T>,
+          interval_linear<T>,
           relax_forward<T>,
           relax_forward_gradient<T>,
           concretize<T>,

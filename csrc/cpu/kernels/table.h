@@ -22,6 +22,8 @@ void relax_backward(const RelaxBackwardArguments<T>& args);
 template <typename T>
 void relax_backward_gradient(const RelaxBackwardGradientArguments<T>& args);
 template <typename T>
+void interval_linear(const IntervalLinearArguments<T>& args);
+template <typename T>
 void relax_forward(const RelaxForwardArguments<T>& args);
 template <typename T>
 void relax_forward_gradient(const RelaxForwardGradientArguments<T>& args);
