@@ -66,6 +66,45 @@ def test_an_attack_does_not_break_the_margins(name, method):
     assert (reached < center).all(), "the attack must have found something"
 
 
+def attacked_in_ball(model, x, eps, norm, C, steps=12):
+    """Points of the l_p ball that conditional gradient descent finds for every row of C: [S, *x.shape]."""
+    found = []
+    for row in range(C.shape[1]):
+        point = x.clone()
+        for step in range(steps):
+            point = point.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad((C[:, row] * model(point).flatten(1)).sum(), point)
+            weight = 2 / (step + 2)
+            point = (1 - weight) * point + weight * (x - eps * steepest(gradient.flatten(1), norm).reshape(x.shape))
+        found.append(point.detach())
+    return torch.stack(found)
+
+
+def steepest(gradient, norm):
+    """Unit vectors of the l_p norm along which the rows of the gradient rise most."""
+    if norm == 1:
+        return torch.nn.functional.one_hot(gradient.abs().argmax(1), gradient.shape[1]) * gradient.sign()
+    q = 1.0 if math.isinf(norm) else norm / (norm - 1)
+    direction = gradient.sign() * gradient.abs() ** (q - 1)
+    length = torch.linalg.vector_norm(direction, norm, dim=1, keepdim=True)
+    return direction / length.clamp(min=1e-300)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_an_attack_in_the_ball_breaks_no_margin_of_any_method(strategy, activation, norm):
+    model, shape = network("cnn", activation)
+    x, eps = inputs(shape), RADIUS[norm]
+    C = margins(LABELS, 3, dtype=torch.float64)
+    reached = values_at(model, attacked_in_ball(model, x, eps, norm, C), C).amin(0)
+    assert (reached <= values_at(model, x.unsqueeze(0), C)[0]).all(), "the attack must not go up"
+    net = bounded(model, shape, strategy)
+    for method in METHODS:
+        lower, _ = net.compute_bounds(region(x, eps, norm), C=C, method=method)
+        assert (reached >= lower - 1e-9).all(), method
+
+
 @pytest.mark.parametrize("norm", [2.0, 1.0, 3.0])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_clipped_ball_is_sound(method, norm):
