@@ -159,6 +159,21 @@ def check_given(
         raise ValueError("strategy 'slopes' takes lower_slope, upper_slope or both")
 
 
+def named_lines(
+    lower_slope: Tensor | None,
+    upper_slope: Tensor | None,
+    lower_intercept: Tensor | None,
+    upper_intercept: Tensor | None,
+) -> dict[str, Any]:
+    """Return the given lines as keywords, for the functions of `lbp.reference`."""
+    return {
+        "lower_slope": lower_slope,
+        "upper_slope": upper_slope,
+        "lower_intercept": lower_intercept,
+        "upper_intercept": upper_intercept,
+    }
+
+
 def needed_gradients(needs_input_grad: Sequence[bool], start: int) -> int:
     """Return the `needs` bits of a relaxation whose arguments start at position `start` of an op's inputs."""
     fields = RelaxationArguments._fields

@@ -21,6 +21,7 @@ from lbp.ops._arguments import (
     check_given,
     check_numbers,
     contiguous,
+    named_lines,
     native,
     needed_gradients,
     relaxation_arguments,
@@ -197,7 +198,7 @@ def relax_backward_linear(
     given = (lower_slope, upper_slope, lower_intercept, upper_intercept)
     check_given(strategy, *given)
     if current_backend() == "reference":
-        named = dict(zip(("lower_slope", "upper_slope", "lower_intercept", "upper_intercept"), given, strict=True))
+        named = named_lines(*given)
         return reference.relax_backward_linear(
             A, l, u, weight, bias, sides=sides, r=r, eta=eta, strategy=strategy, **named
         )
@@ -260,9 +261,7 @@ def relax_backward_conv2d(
     given = (lower_slope, upper_slope, lower_intercept, upper_intercept)
     check_given(strategy, *given)
     if current_backend() == "reference":
-        named: dict[str, Any] = dict(
-            zip(("lower_slope", "upper_slope", "lower_intercept", "upper_intercept"), given, strict=True)
-        )
+        named = named_lines(*given)
         named |= {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         return reference.relax_backward_conv2d(
             A, l, u, weight, bias, input_size, sides=sides, r=r, eta=eta, strategy=strategy, **named

@@ -19,6 +19,7 @@ from lbp.ops._arguments import (
     check_numbers,
     common_batch,
     fake_relaxation_gradients,
+    named_lines,
     native,
     needed_gradients,
     per_neuron,
@@ -83,7 +84,7 @@ def relax_backward(
     given = (lower_slope, upper_slope, lower_intercept, upper_intercept)
     check_given(strategy, *given)
     if current_backend() == "reference":
-        named = dict(zip(("lower_slope", "upper_slope", "lower_intercept", "upper_intercept"), given, strict=True))
+        named = named_lines(*given)
         return reference.relax_backward(A, l, u, sides=sides, bias=bias, r=r, eta=eta, strategy=strategy, **named)
     arguments = relaxation_arguments(l, u, r, eta, strategy, *given)
     offset = None if bias is None else per_neuron(bias, "bias", A.shape[3:])
@@ -139,9 +140,7 @@ def relax_forward(
     check_given(strategy, *given)
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
-        named: dict[str, Any] = dict(
-            zip(("lower_slope", "upper_slope", "lower_intercept", "upper_intercept"), given, strict=True)
-        )
+        named = named_lines(*given)
         return reference.relax_forward(*matrices, l, u, r=r, eta=eta, strategy=strategy, **named)
     arguments = relaxation_arguments(l, u, r, eta, strategy, *given)
     result: ForwardMatrices = native("relax_forward")(*matrices, *arguments)
