@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parent
 LIBRARY = Path("lbp", "liblbp.so")
 # Kept between builds, so that pip compiles only what has changed.
 BUILD_FOLDER = ROOT / "build" / "native"
+# What NVRTC compiles where the library was built without nvcc: the wheel has it as lbp/csrc.
+KERNEL_SOURCES = ("csrc/arguments.h", "csrc/math/*.h", "csrc/cuda/*.cuh", "csrc/cuda/kernels/*.cuh")
 
 
 def search_path() -> str:
@@ -67,7 +69,8 @@ def check_torch() -> None:
 def build_library() -> Path:
     """Build the native library where `import lbp` from the source tree finds it, and return its path.
 
-    The environment variable ``CMAKE_ARGS`` adds options to the configuration.
+    The environment variables ``LBP_CUDA`` (AUTO, ON, OFF) and ``LBP_CUDA_ARCHITECTURES`` say which CUDA kernels to
+    build (cmake/Cuda.cmake), ``CMAKE_ARGS`` adds options to the configuration.
     """
     if not sys.platform.startswith("linux"):
         sys.exit(f"lbp builds on Linux only, and this is {sys.platform}.")
@@ -77,6 +80,10 @@ def build_library() -> Path:
     environment = os.environ | {"PATH": search_path()}
     configure = [cmake, "-S", str(ROOT), "-B", str(BUILD_FOLDER), "-G", "Ninja"]
     options = [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}"]
+    for setting in ("LBP_CUDA", "LBP_CUDA_ARCHITECTURES"):
+        value = os.environ.get(setting)
+        # Without a value what an earlier build was told is forgotten.
+        options.append(f"-D{setting}={value}" if value else f"-U{setting}")
     options += shlex.split(os.environ.get("CMAKE_ARGS", ""))
     for command in (configure + options, [cmake, "--build", str(BUILD_FOLDER)]):
         status = subprocess.run(command, env=environment, check=False).returncode
@@ -94,6 +101,10 @@ class BuildLibrary(build_ext):
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         self.copy_file(str(library), str(target))
+        for source in (path for pattern in KERNEL_SOURCES for path in ROOT.glob(pattern)):
+            copy = target.parent / source.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            self.copy_file(str(source), str(copy))
 
     def get_ext_filename(self, fullname: str) -> str:
         """Return the library's path, without the tag of a Python version that an extension module has."""

@@ -22,7 +22,8 @@ endif()
 
 add_library(lbp_settings INTERFACE)
 target_include_directories(lbp_settings INTERFACE "${PROJECT_SOURCE_DIR}/csrc")
-target_compile_options(lbp_settings INTERFACE
+# Of the host compiler; those of nvcc stand in cmake/Cuda.cmake. The list is one generator expression for C++ alone.
+set(lbp_cxx_options
   -O3
   # A bound is a statement about rounded arithmetic, so the compiler keeps every operation as it is written:
   # -ffp-contract=off  a*b+c is not fused unless the code says fma: the same bound on every instruction set, and a
@@ -32,8 +33,6 @@ target_compile_options(lbp_settings INTERFACE
   -ffp-contract=off
   # These two change no result: nothing here reads errno or the exception flags, and vectorisation needs them.
   -fno-math-errno -fno-trapping-math
-  # A loop may sum in another order only where the source says so by `#pragma omp simd`; no OpenMP runtime is involved.
-  -fopenmp-simd
   # Sums whose order does not matter say so themselves (#pragma omp simd reduction); no OpenMP runtime is involved.
   -fopenmp-simd
   -Wall -Wextra -Wshadow
@@ -41,6 +40,7 @@ target_compile_options(lbp_settings INTERFACE
   -Werror=shadow -Werror=unused-variable -Werror=unused-function -Werror=unused-result -Werror=reorder
   # Messages show csrc/... instead of the folder that the library was built in.
   "-ffile-prefix-map=${PROJECT_SOURCE_DIR}/=")
+target_compile_options(lbp_settings INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${lbp_cxx_options}>")
 
 if(LBP_SANITIZE)
   # To load the library in Python: LD_PRELOAD=$(g++ -print-file-name=libasan.so)

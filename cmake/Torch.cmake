@@ -8,7 +8,7 @@ find_package(Python COMPONENTS Interpreter REQUIRED)
 # find_spec does not import torch, which would take seconds.
 execute_process(
   COMMAND "${Python_EXECUTABLE}" -c
-    "import importlib.metadata as m, importlib.util as u; print(m.version('torch')); print(u.find_spec('torch').submodule_search_locations[0])"
+    "import importlib.metadata as m, importlib.util as u, runpy; print(m.version('torch')); root = u.find_spec('torch').submodule_search_locations[0]; print(root); print(runpy.run_path(root + '/version.py')['cuda'] or 'OFF')"
   RESULT_VARIABLE lbp_torch_status
   OUTPUT_VARIABLE lbp_torch_answer
   ERROR_QUIET OUTPUT_STRIP_TRAILING_WHITESPACE)
@@ -19,11 +19,12 @@ endif()
 string(REPLACE "\n" ";" lbp_torch_answer "${lbp_torch_answer}")
 list(GET lbp_torch_answer 0 lbp_torch_version)
 list(GET lbp_torch_answer 1 lbp_torch_root)
+list(GET lbp_torch_answer 2 lbp_torch_cuda)  # the version of CUDA, OFF for a CPU build
 if(lbp_torch_version VERSION_LESS 2.11)
   message(FATAL_ERROR "PyTorch ${lbp_torch_version} is too old: lbp needs torch>=2.11, "
                       "`${Python_EXECUTABLE} -m pip install --upgrade 'torch>=2.11'` installs it.")
 endif()
-message(STATUS "PyTorch ${lbp_torch_version}: ${lbp_torch_root}")
+message(STATUS "PyTorch ${lbp_torch_version} (CUDA: ${lbp_torch_cuda}): ${lbp_torch_root}")
 
 add_library(lbp_torch INTERFACE)
 target_include_directories(lbp_torch SYSTEM INTERFACE "${lbp_torch_root}/include")

@@ -1,5 +1,5 @@
-// ramp, ramp_interval, bounding_lines and their gradients: from tensors to the CPU kernels.
-#include "torch/cpu_ops.h"
+// ramp, ramp_interval, bounding_lines and their gradients: from tensors to the kernels.
+#include "torch/ops.h"
 
 namespace lbp::binding {
 namespace {
@@ -21,80 +21,81 @@ std::vector<int64_t> neuron_shape(const Tensor& tensor) {
 }  // namespace
 
 Tensor ramp(Tensor z, LBP_RAMP_PARAMETERS) {
-  return with_type(z, "ramp", [&](auto type) {
+  return with_type(z, "ramp", [&](auto type, Device on) {
     using T = decltype(type);
     const Neurons neurons(z);
-    const Tensor in = checked<T>(z, "z", neurons.total());
-    const PerNeuronTensor<T> bend = per_neuron<T>(r, r_tensor, "r", neurons.count);
+    const Tensor in = checked<T>(on, z, "z", neurons.total());
+    const PerNeuronTensor<T> bend = per_neuron<T>(on, r, r_tensor, "r", neurons.count);
     Tensor out = empty<T>(z, sizes_of(z));
-    kernels<T>().ramp({neurons.batch, neurons.count, in.const_data_ptr<T>(), bend.view(),
-                       T(read_eta({r, r_tensor, eta, eta_tensor})), out.mutable_data_ptr<T>()});
+    launch::ramp<T>(on, {neurons.batch, neurons.count, in.const_data_ptr<T>(), bend.view(),
+                         T(read_eta({r, r_tensor, eta, eta_tensor})), out.mutable_data_ptr<T>()});
     return out;
   });
 }
 
 std::tuple<Tensor, Tensor> ramp_gradient(Tensor gradient, Tensor z, LBP_RAMP_PARAMETERS, bool need_z, bool need_r) {
-  return with_type(z, "ramp_gradient", [&](auto type) {
+  return with_type(z, "ramp_gradient", [&](auto type, Device on) {
     using T = decltype(type);
     const Neurons neurons(z);
-    const Tensor in = checked<T>(z, "z", neurons.total()), to_out = checked<T>(gradient, "gradient", neurons.total());
-    const PerNeuronTensor<T> bend = per_neuron<T>(r, r_tensor, "r", neurons.count);
+    const Tensor in = checked<T>(on, z, "z", neurons.total()),
+                 to_out = checked<T>(on, gradient, "gradient", neurons.total());
+    const PerNeuronTensor<T> bend = per_neuron<T>(on, r, r_tensor, "r", neurons.count);
     Tensor to_z = empty<T>(z, need_z ? sizes_of(z) : std::vector<int64_t>{0});
     Tensor to_r = empty<T>(z, need_r ? neuron_shape(z) : std::vector<int64_t>{0});
-    kernels<T>().ramp_gradient({neurons.batch, neurons.count, in.const_data_ptr<T>(), bend.view(),
-                                T(read_eta({r, r_tensor, eta, eta_tensor})), to_out.const_data_ptr<T>(),
-                                need_z ? to_z.mutable_data_ptr<T>() : nullptr,
-                                need_r ? to_r.mutable_data_ptr<T>() : nullptr});
+    launch::ramp_gradient<T>(
+        on, {neurons.batch, neurons.count, in.const_data_ptr<T>(), bend.view(),
+             T(read_eta({r, r_tensor, eta, eta_tensor})), to_out.const_data_ptr<T>(),
+             need_z ? to_z.mutable_data_ptr<T>() : nullptr, need_r ? to_r.mutable_data_ptr<T>() : nullptr});
     return std::make_tuple(to_z, to_r);
   });
 }
 
 std::tuple<Tensor, Tensor, Tensor> ramp_interval(Tensor l, Tensor u, LBP_RAMP_PARAMETERS, bool count_status) {
-  return with_type(l, "ramp_interval", [&](auto type) {
+  return with_type(l, "ramp_interval", [&](auto type, Device on) {
     using T = decltype(type);
     const Neurons neurons(l);
     if (l.dim() > 0) check_layer(u, "u", l, 1);
-    const Tensor low = checked<T>(l, "l", neurons.total()), high = checked<T>(u, "u", neurons.total());
-    const PerNeuronTensor<T> bend = per_neuron<T>(r, r_tensor, "r", neurons.count);
+    const Tensor low = checked<T>(on, l, "l", neurons.total()), high = checked<T>(on, u, "u", neurons.total());
+    const PerNeuronTensor<T> bend = per_neuron<T>(on, r, r_tensor, "r", neurons.count);
     Tensor lower = empty<T>(l, sizes_of(l)), upper = empty<T>(l, sizes_of(l));
     Tensor counts = empty_of(l, {count_status ? 6 : 0}, ScalarType::Long);
-    kernels<T>().ramp_interval({neurons.batch, neurons.count, low.const_data_ptr<T>(), high.const_data_ptr<T>(),
-                                bend.view(), T(read_eta({r, r_tensor, eta, eta_tensor})), lower.mutable_data_ptr<T>(),
-                                upper.mutable_data_ptr<T>(),
-                                count_status ? static_cast<Index*>(counts.mutable_data_ptr()) : nullptr});
+    launch::ramp_interval<T>(
+        on, {neurons.batch, neurons.count, low.const_data_ptr<T>(), high.const_data_ptr<T>(), bend.view(),
+             T(read_eta({r, r_tensor, eta, eta_tensor})), lower.mutable_data_ptr<T>(), upper.mutable_data_ptr<T>(),
+             count_status ? static_cast<Index*>(counts.mutable_data_ptr()) : nullptr});
     return std::make_tuple(lower, upper, counts);
   });
 }
 
 std::tuple<Tensor, Tensor, Tensor> ramp_interval_gradient(Tensor lower_gradient, Tensor upper_gradient, Tensor l,
                                                           Tensor u, LBP_RAMP_PARAMETERS, bool need_r) {
-  return with_type(l, "ramp_interval_gradient", [&](auto type) {
+  return with_type(l, "ramp_interval_gradient", [&](auto type, Device on) {
     using T = decltype(type);
     const Neurons neurons(l);
     const Index total = neurons.total();
-    const Tensor low = checked<T>(l, "l", total), high = checked<T>(u, "u", total);
-    const Tensor to_lower = checked<T>(lower_gradient, "lower_gradient", total);
-    const Tensor to_upper = checked<T>(upper_gradient, "upper_gradient", total);
-    const PerNeuronTensor<T> bend = per_neuron<T>(r, r_tensor, "r", neurons.count);
+    const Tensor low = checked<T>(on, l, "l", total), high = checked<T>(on, u, "u", total);
+    const Tensor to_lower = checked<T>(on, lower_gradient, "lower_gradient", total);
+    const Tensor to_upper = checked<T>(on, upper_gradient, "upper_gradient", total);
+    const PerNeuronTensor<T> bend = per_neuron<T>(on, r, r_tensor, "r", neurons.count);
     Tensor to_l = empty<T>(l, sizes_of(l)), to_u = empty<T>(l, sizes_of(l));
     Tensor to_r = empty<T>(l, need_r ? neuron_shape(l) : std::vector<int64_t>{0});
-    kernels<T>().ramp_interval_gradient(
-        {neurons.batch, neurons.count, low.const_data_ptr<T>(), high.const_data_ptr<T>(), bend.view(),
-         T(read_eta({r, r_tensor, eta, eta_tensor})), to_lower.const_data_ptr<T>(), to_upper.const_data_ptr<T>(),
-         to_l.mutable_data_ptr<T>(), to_u.mutable_data_ptr<T>(), need_r ? to_r.mutable_data_ptr<T>() : nullptr});
+    launch::ramp_interval_gradient<T>(
+        on, {neurons.batch, neurons.count, low.const_data_ptr<T>(), high.const_data_ptr<T>(), bend.view(),
+             T(read_eta({r, r_tensor, eta, eta_tensor})), to_lower.const_data_ptr<T>(), to_upper.const_data_ptr<T>(),
+             to_l.mutable_data_ptr<T>(), to_u.mutable_data_ptr<T>(), need_r ? to_r.mutable_data_ptr<T>() : nullptr});
     return std::make_tuple(to_l, to_u, to_r);
   });
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> bounding_lines(LBP_RELAXATION_PARAMETERS) {
-  return with_type(l, "bounding_lines", [&](auto type) {
+  return with_type(l, "bounding_lines", [&](auto type, Device on) {
     using T = decltype(type);
     const Neurons neurons(l);
-    const OwnedRelaxation<T> owned = relaxation<T>(LBP_RELAXATION_TENSORS, neurons.batch, neurons.count);
+    const OwnedRelaxation<T> owned = relaxation<T>(on, LBP_RELAXATION_TENSORS, neurons.batch, neurons.count);
     Tensor ls = empty<T>(l, sizes_of(l)), li = empty<T>(l, sizes_of(l)), us = empty<T>(l, sizes_of(l)),
            ui = empty<T>(l, sizes_of(l));
-    kernels<T>().bounding_lines({neurons.batch, neurons.count, owned.view, ls.mutable_data_ptr<T>(),
-                                 li.mutable_data_ptr<T>(), us.mutable_data_ptr<T>(), ui.mutable_data_ptr<T>()});
+    launch::bounding_lines<T>(on, {neurons.batch, neurons.count, owned.view, ls.mutable_data_ptr<T>(),
+                                   li.mutable_data_ptr<T>(), us.mutable_data_ptr<T>(), ui.mutable_data_ptr<T>()});
     return std::make_tuple(ls, li, us, ui);
   });
 }
@@ -104,19 +105,19 @@ std::tuple<LBP_RELAXATION_GRADIENT_TYPES> bounding_lines_gradient(Tensor lower_s
                                                                   Tensor upper_slope_gradient,
                                                                   Tensor upper_intercept_gradient,
                                                                   LBP_RELAXATION_PARAMETERS, int64_t needs) {
-  return with_type(l, "bounding_lines_gradient", [&](auto type) {
+  return with_type(l, "bounding_lines_gradient", [&](auto type, Device on) {
     using T = decltype(type);
     const Neurons neurons(l);
     const Index total = neurons.total();
-    const OwnedRelaxation<T> owned = relaxation<T>(LBP_RELAXATION_TENSORS, neurons.batch, neurons.count);
-    const Tensor ls = checked<T>(lower_slope_gradient, "lower_slope_gradient", total);
-    const Tensor li = checked<T>(lower_intercept_gradient, "lower_intercept_gradient", total);
-    const Tensor us = checked<T>(upper_slope_gradient, "upper_slope_gradient", total);
-    const Tensor ui = checked<T>(upper_intercept_gradient, "upper_intercept_gradient", total);
+    const OwnedRelaxation<T> owned = relaxation<T>(on, LBP_RELAXATION_TENSORS, neurons.batch, neurons.count);
+    const Tensor ls = checked<T>(on, lower_slope_gradient, "lower_slope_gradient", total);
+    const Tensor li = checked<T>(on, lower_intercept_gradient, "lower_intercept_gradient", total);
+    const Tensor us = checked<T>(on, upper_slope_gradient, "upper_slope_gradient", total);
+    const Tensor ui = checked<T>(on, upper_intercept_gradient, "upper_intercept_gradient", total);
     RelaxationGradientTensors<T> gradients(l, neurons.batch, needs);
-    kernels<T>().bounding_lines_gradient({neurons.batch, neurons.count, owned.view, ls.const_data_ptr<T>(),
-                                          li.const_data_ptr<T>(), us.const_data_ptr<T>(), ui.const_data_ptr<T>(),
-                                          gradients.view()});
+    launch::bounding_lines_gradient<T>(
+        on, {neurons.batch, neurons.count, owned.view, ls.const_data_ptr<T>(), li.const_data_ptr<T>(),
+             us.const_data_ptr<T>(), ui.const_data_ptr<T>(), gradients.view()});
     return gradients.tuple();
   });
 }

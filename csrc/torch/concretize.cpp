@@ -1,7 +1,7 @@
-// concretize, concretize_forward and their gradients: from tensors to the CPU kernels.
+// concretize, concretize_forward and their gradients: from tensors to the kernels.
 #include <cmath>
 
-#include "torch/cpu_ops.h"
+#include "torch/ops.h"
 
 namespace lbp::binding {
 namespace {
@@ -19,20 +19,20 @@ struct OwnedRegion {
   std::vector<Tensor> storage;
   Region<T> view;
 
-  OwnedRegion(const Tensor& x, const OptionalTensor& x_U, const OptionalTensor& eps, double p, Index batch,
+  OwnedRegion(Device on, const Tensor& x, const OptionalTensor& x_U, const OptionalTensor& eps, double p, Index batch,
               Index inputs) {
-    const Batched<T> low = batched<T>(x, x_U.has_value() ? "x_L" : "x0", batch, inputs);
+    const Batched<T> low = batched<T>(on, x, x_U.has_value() ? "x_L" : "x0", batch, inputs);
     storage = {low.storage};
     view = {low.data, nullptr, low.stride, nullptr, 0, 1};
     if (x_U.has_value()) {
-      const Batched<T> high = batched<T>(*x_U, "x_U", batch, inputs);
+      const Batched<T> high = batched<T>(on, *x_U, "x_U", batch, inputs);
       STD_TORCH_CHECK(high.stride == low.stride, "x_U: expected the batch size of x_L");
       storage.push_back(high.storage);
       view.x_U = high.data;
       return;
     }
     STD_TORCH_CHECK(eps.has_value(), "eps: a ball needs its radius");
-    const Tensor radius = checked<double>(*eps, "eps", eps->numel() == 1 ? 1 : batch);
+    const Tensor radius = checked<double>(on, *eps, "eps", eps->numel() == 1 ? 1 : batch);
     storage.push_back(radius);
     view.eps = radius.const_data_ptr<double>();
     view.eps_stride = radius.numel() == 1 ? 0 : 1;
@@ -56,27 +56,27 @@ std::vector<int64_t> bounds_shape(const Tensor& center, Index batch) {
 }  // namespace
 
 Tensor concretize(Tensor A, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p, int64_t sides) {
-  return with_type(A, "concretize", [&](auto type) {
+  return with_type(A, "concretize", [&](auto type, Device on) {
     using T = decltype(type);
     const CoefficientsTensor<T> matrix = coefficients<T>(A, sides);
-    const OwnedRegion<T> region(x, x_U, eps, p, matrix.batch, matrix.size);
+    const OwnedRegion<T> region(on, x, x_U, eps, p, matrix.batch, matrix.size);
     Tensor bounds = empty_of(A, {A.size(0), A.size(1), A.size(2)}, ScalarType::Double);
-    kernels<T>().concretize({int(sides), matrix.batch, matrix.rows, matrix.size, matrix.view, region.view,
-                             bounds.mutable_data_ptr<double>()});
+    launch::concretize<T>(on, {int(sides), matrix.batch, matrix.rows, matrix.size, matrix.view, region.view,
+                               bounds.mutable_data_ptr<double>()});
     return bounds;
   });
 }
 
 Tensor concretize_gradient(Tensor bounds_gradient, Tensor A, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p,
                            int64_t sides) {
-  return with_type(A, "concretize_gradient", [&](auto type) {
+  return with_type(A, "concretize_gradient", [&](auto type, Device on) {
     using T = decltype(type);
     const CoefficientsTensor<T> matrix = coefficients<T>(A, sides);
-    const OwnedRegion<T> region(x, x_U, eps, p, matrix.batch, matrix.size);
-    const Tensor to_bounds = checked<double>(bounds_gradient, "bounds_gradient", A.size(0) * A.size(1) * A.size(2));
+    const OwnedRegion<T> region(on, x, x_U, eps, p, matrix.batch, matrix.size);
+    const Tensor to_bounds = checked<double>(on, bounds_gradient, "bounds_gradient", A.size(0) * A.size(1) * A.size(2));
     Tensor to_A = empty<T>(A, sizes_of(A));
-    kernels<T>().concretize_gradient({int(sides), matrix.batch, matrix.rows, matrix.size, matrix.view, region.view,
-                                      to_bounds.const_data_ptr<double>(), to_A.mutable_data_ptr<T>()});
+    launch::concretize_gradient<T>(on, {int(sides), matrix.batch, matrix.rows, matrix.size, matrix.view, region.view,
+                                        to_bounds.const_data_ptr<double>(), to_A.mutable_data_ptr<T>()});
     return to_A;
   });
 }
@@ -84,22 +84,22 @@ Tensor concretize_gradient(Tensor bounds_gradient, Tensor A, Tensor x, OptionalT
 std::tuple<Tensor, Tensor> concretize_forward(Tensor center, OptionalTensor radius, Tensor center_bias,
                                               OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
                                               OptionalTensor eps, double p) {
-  return with_type(center, "concretize_forward", [&](auto type) {
+  return with_type(center, "concretize_forward", [&](auto type, Device on) {
     using T = decltype(type);
     const Index batch = batch_of(center, center_bias, x), inputs = center.size(1), neurons = trailing_size(center, 2);
-    const Batched<T> matrix = batched<T>(center, "center", batch, inputs * neurons);
-    const Batched<T> vector = batched<T>(center_bias, "center_bias", batch, neurons);
+    const Batched<T> matrix = batched<T>(on, center, "center", batch, inputs * neurons);
+    const Batched<T> vector = batched<T>(on, center_bias, "center_bias", batch, neurons);
     std::optional<Batched<T>> spread, spread_bias;
-    if (radius.has_value()) spread = batched<T>(*radius, "radius", batch, inputs * neurons);
-    if (radius_bias.has_value()) spread_bias = batched<T>(*radius_bias, "radius_bias", batch, neurons);
+    if (radius.has_value()) spread = batched<T>(on, *radius, "radius", batch, inputs * neurons);
+    if (radius_bias.has_value()) spread_bias = batched<T>(on, *radius_bias, "radius_bias", batch, neurons);
     STD_TORCH_CHECK(!spread || spread->stride == matrix.stride, "radius: expected the batch size of center");
     STD_TORCH_CHECK(!spread_bias || spread_bias->stride == vector.stride,
                     "radius_bias: expected the batch size of center_bias");
-    const OwnedRegion<T> region(x, x_U, eps, p, batch, inputs);
+    const OwnedRegion<T> region(on, x, x_U, eps, p, batch, inputs);
     Tensor l = empty<T>(center, bounds_shape(center, batch)), u = empty<T>(center, bounds_shape(center, batch));
-    kernels<T>().concretize_forward({batch, inputs, neurons, matrix.data, spread ? spread->data : nullptr,
-                                     matrix.stride, vector.data, spread_bias ? spread_bias->data : nullptr,
-                                     vector.stride, region.view, l.mutable_data_ptr<T>(), u.mutable_data_ptr<T>()});
+    launch::concretize_forward<T>(on, {batch, inputs, neurons, matrix.data, spread ? spread->data : nullptr,
+                                       matrix.stride, vector.data, spread_bias ? spread_bias->data : nullptr,
+                                       vector.stride, region.view, l.mutable_data_ptr<T>(), u.mutable_data_ptr<T>()});
     return std::make_tuple(l, u);
   });
 }
@@ -107,25 +107,25 @@ std::tuple<Tensor, Tensor> concretize_forward(Tensor center, OptionalTensor radi
 std::tuple<Tensor, Tensor> concretize_forward_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center,
                                                        OptionalTensor radius, Tensor x, OptionalTensor x_U,
                                                        OptionalTensor eps, double p) {
-  return with_type(center, "concretize_forward_gradient", [&](auto type) {
+  return with_type(center, "concretize_forward_gradient", [&](auto type, Device on) {
     using T = decltype(type);
     STD_TORCH_CHECK(l_gradient.dim() >= 1 && center.dim() >= 2,
                     "expected l_gradient [batch, ...] and center [batch, inputs, ...]");
     const Index batch = l_gradient.size(0), inputs = center.size(1), neurons = trailing_size(center, 2);
-    const Batched<T> matrix = batched<T>(center, "center", batch, inputs * neurons);
+    const Batched<T> matrix = batched<T>(on, center, "center", batch, inputs * neurons);
     std::optional<Batched<T>> spread;
-    if (radius.has_value()) spread = batched<T>(*radius, "radius", batch, inputs * neurons);
+    if (radius.has_value()) spread = batched<T>(on, *radius, "radius", batch, inputs * neurons);
     STD_TORCH_CHECK(!spread || spread->stride == matrix.stride, "radius: expected the batch size of center");
-    const OwnedRegion<T> region(x, x_U, eps, p, batch, inputs);
-    const Tensor to_l = checked<T>(l_gradient, "l_gradient", batch * neurons);
-    const Tensor to_u = checked<T>(u_gradient, "u_gradient", batch * neurons);
+    const OwnedRegion<T> region(on, x, x_U, eps, p, batch, inputs);
+    const Tensor to_l = checked<T>(on, l_gradient, "l_gradient", batch * neurons);
+    const Tensor to_u = checked<T>(on, u_gradient, "u_gradient", batch * neurons);
     std::vector<int64_t> sizes = sizes_of(center);
     sizes[0] = batch;
     Tensor to_center = empty<T>(center, sizes), to_radius = empty<T>(center, spread ? sizes : std::vector<int64_t>{0});
-    kernels<T>().concretize_forward_gradient({batch, inputs, neurons, matrix.data, spread ? spread->data : nullptr,
-                                              matrix.stride, region.view, to_l.const_data_ptr<T>(),
-                                              to_u.const_data_ptr<T>(), to_center.mutable_data_ptr<T>(),
-                                              spread ? to_radius.mutable_data_ptr<T>() : nullptr});
+    launch::concretize_forward_gradient<T>(
+        on, {batch, inputs, neurons, matrix.data, spread ? spread->data : nullptr, matrix.stride, region.view,
+             to_l.const_data_ptr<T>(), to_u.const_data_ptr<T>(), to_center.mutable_data_ptr<T>(),
+             spread ? to_radius.mutable_data_ptr<T>() : nullptr});
     return std::make_tuple(to_center, to_radius);
   });
 }

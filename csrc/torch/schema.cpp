@@ -3,7 +3,7 @@
 //
 // Numbers r and eta are used where their tensors are absent. strategy and sides are the codes of lbp/strategies.py.
 // Absent outputs are empty tensors; outputs never alias inputs.
-#include "torch/cpu_ops.h"
+#include "torch/ops.h"
 
 namespace lbp::binding {
 

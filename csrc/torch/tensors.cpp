@@ -18,8 +18,17 @@ std::string shape_of(const Tensor& tensor) {
   return text + "]";
 }
 
-void check_type(const Tensor& tensor, const char* name, ScalarType type) {
-  STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a tensor on the CPU like the other arguments");
+std::string device_name(Device device) {
+  if (device.is_cpu()) return "the CPU";
+  return (device.is_cuda() ? "cuda:" : "another device, ") + std::to_string(device.index());
+}
+
+void check_type(Device on, const Tensor& tensor, const char* name, ScalarType type) {
+  const Device device = tensor.device();
+  // A device of the CPU has no index that means something.
+  const bool same = device.type() == on.type() && (on.is_cpu() || device.index() == on.index());
+  STD_TORCH_CHECK(same, name, ": expected a tensor on ", device_name(on), " like the other arguments, got one on ",
+                  device_name(device));
   STD_TORCH_CHECK(tensor.scalar_type() == type, name, ": expected ", torch::headeronly::toString(type),
                   " like the other arguments, got ", torch::headeronly::toString(tensor.scalar_type()));
 }
@@ -66,15 +75,15 @@ Tensor empty(const Tensor& like, std::vector<int64_t> sizes) {
 }
 
 template <typename T>
-Tensor checked(const Tensor& tensor, const char* name, Index numel) {
-  check_type(tensor, name, scalar_type<T>());
+Tensor checked(Device on, const Tensor& tensor, const char* name, Index numel) {
+  check_type(on, tensor, name, scalar_type<T>());
   STD_TORCH_CHECK(tensor.numel() == numel, name, ": expected ", numel, " elements, got shape ", shape_of(tensor));
   return as_contiguous(tensor);
 }
 
 template <typename T>
-Batched<T> batched(const Tensor& tensor, const char* name, Index batch, Index size) {
-  check_type(tensor, name, scalar_type<T>());
+Batched<T> batched(Device on, const Tensor& tensor, const char* name, Index batch, Index size) {
+  check_type(on, tensor, name, scalar_type<T>());
   const Index own_batch = tensor.dim() == 0 ? 0 : tensor.size(0);
   STD_TORCH_CHECK((own_batch == batch || own_batch == 1) && trailing_size(tensor, 1) == size, name,
                   ": expected a batch of ", batch, " (or 1) and ", size, " values each, got shape ", shape_of(tensor));
@@ -91,13 +100,13 @@ PerNeuron<T> PerNeuronTensor<T>::view() const {
 }
 
 template <typename T>
-PerNeuronTensor<T> per_neuron(double value, const OptionalTensor& tensor, const char* name, Index neurons) {
+PerNeuronTensor<T> per_neuron(Device on, double value, const OptionalTensor& tensor, const char* name, Index neurons) {
   PerNeuronTensor<T> result;
   if (!tensor.has_value()) {
     result.scalar = {T(value)};
     return result;
   }
-  check_type(*tensor, name, scalar_type<T>());
+  check_type(on, *tensor, name, scalar_type<T>());
   const Index count = tensor->numel();
   STD_TORCH_CHECK(count == 1 || count == neurons || (count > 0 && neurons % count == 0 && tensor->size(0) == count),
                   name, ": expected one value, one per channel or one for each of ", neurons, " neurons, got shape ",
@@ -115,29 +124,30 @@ double read_eta(const RampParameters& parameters) {
     const Tensor& tensor = *parameters.eta_tensor;
     STD_TORCH_CHECK(tensor.is_cpu() && tensor.numel() == 1,
                     "eta: expected a number or a tensor with one element on the CPU, got shape ", shape_of(tensor));
-    eta = with_type(tensor, "eta", [&](auto type) { return double(*tensor.const_data_ptr<decltype(type)>()); });
+    eta = with_type(tensor, "eta", [&](auto type, Device) { return double(*tensor.const_data_ptr<decltype(type)>()); });
   }
   STD_TORCH_CHECK(eta >= 0 && eta <= 1, "eta must lie in [0, 1], got ", eta);
   return eta;
 }
 
 template <typename T>
-OwnedRelaxation<T> relaxation(const RelaxationTensors& tensors, Index batch, Index neurons) {
+OwnedRelaxation<T> relaxation(Device on, const RelaxationTensors& tensors, Index batch, Index neurons) {
   OwnedRelaxation<T> result;
   if (tensors.l.dim() > 0) check_layer(tensors.u, "u", tensors.l, 1);
-  const Batched<T> l = batched<T>(tensors.l, "l", batch, neurons), u = batched<T>(tensors.u, "u", batch, neurons);
+  const Batched<T> l = batched<T>(on, tensors.l, "l", batch, neurons),
+                   u = batched<T>(on, tensors.u, "u", batch, neurons);
   STD_TORCH_CHECK(l.stride == u.stride, "l and u: expected the same shape, got ", shape_of(tensors.l), " and ",
                   shape_of(tensors.u));
   STD_TORCH_CHECK(tensors.strategy >= 0 && tensors.strategy <= 7, "strategy: expected a code from 0 to 7, got ",
                   tensors.strategy);
   result.storage = {l.storage, u.storage};
-  result.r = per_neuron<T>(tensors.ramp.r, tensors.ramp.r_tensor, "r", neurons);
+  result.r = per_neuron<T>(on, tensors.ramp.r, tensors.ramp.r_tensor, "r", neurons);
 
   Index given_stride = 0;
   bool any_given = false;
   const auto given = [&](const OptionalTensor& tensor, const char* name) -> const T* {
     if (!tensor.has_value()) return nullptr;
-    const Batched<T> lines = batched<T>(*tensor, name, batch, neurons);
+    const Batched<T> lines = batched<T>(on, *tensor, name, batch, neurons);
     STD_TORCH_CHECK(!any_given || lines.stride == given_stride, name,
                     ": expected the batch size of the other given lines, got shape ", shape_of(*tensor));
     any_given = true;
@@ -160,7 +170,7 @@ OwnedRelaxation<T> relaxation(const RelaxationTensors& tensors, Index batch, Ind
 
 template <typename T>
 CoefficientsTensor<T> coefficients(const Tensor& A, int64_t sides) {
-  check_type(A, "A", scalar_type<T>());
+  check_type(A.device(), A, "A", scalar_type<T>());
   STD_TORCH_CHECK(sides >= 1 && sides <= 3, "sides: expected 1 (lower), 2 (upper) or 3 (both), got ", sides);
   STD_TORCH_CHECK(A.dim() >= 3 && A.size(0) == (sides == 3 ? 2 : 1), "A: expected [", sides == 3 ? 2 : 1,
                   ", batch, rows, ...] for these sides, got shape ", shape_of(A));
@@ -180,13 +190,13 @@ CoefficientsTensor<T> coefficients(const Tensor& A, int64_t sides) {
           {storage.const_data_ptr<T>(), storage.stride(0), storage.stride(1), storage.stride(2)}};
 }
 
-#define LBP_INSTANTIATE(T)                                                                      \
-  template Tensor empty<T>(const Tensor&, std::vector<int64_t>);                                \
-  template Tensor checked<T>(const Tensor&, const char*, Index);                                \
-  template Batched<T> batched<T>(const Tensor&, const char*, Index, Index);                     \
-  template struct PerNeuronTensor<T>;                                                           \
-  template PerNeuronTensor<T> per_neuron<T>(double, const OptionalTensor&, const char*, Index); \
-  template OwnedRelaxation<T> relaxation<T>(const RelaxationTensors&, Index, Index);            \
+#define LBP_INSTANTIATE(T)                                                                              \
+  template Tensor empty<T>(const Tensor&, std::vector<int64_t>);                                        \
+  template Tensor checked<T>(Device, const Tensor&, const char*, Index);                                \
+  template Batched<T> batched<T>(Device, const Tensor&, const char*, Index, Index);                     \
+  template struct PerNeuronTensor<T>;                                                                   \
+  template PerNeuronTensor<T> per_neuron<T>(Device, double, const OptionalTensor&, const char*, Index); \
+  template OwnedRelaxation<T> relaxation<T>(Device, const RelaxationTensors&, Index, Index);            \
   template CoefficientsTensor<T> coefficients<T>(const Tensor&, int64_t);
 
 LBP_INSTANTIATE(float)

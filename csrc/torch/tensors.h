@@ -16,6 +16,7 @@
 namespace lbp::binding {
 
 using torch::headeronly::ScalarType;
+using torch::stable::Device;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
@@ -35,9 +36,10 @@ struct RelaxationTensors {
   OptionalTensor lower_slope, lower_intercept, upper_slope, upper_intercept;
 };
 
-// A tensor of the given type and number of elements, contiguous; `name` is for the message.
+// A tensor of the given type and number of elements, contiguous, on the device that the op runs on; `name` is for the
+// message.
 template <typename T>
-Tensor checked(const Tensor& tensor, const char* name, Index numel);
+Tensor checked(Device on, const Tensor& tensor, const char* name, Index numel);
 
 // A view [batch, size] of a tensor whose first dimension may be 1 for a batch of any size.
 template <typename T>
@@ -48,7 +50,7 @@ struct Batched {
 };
 
 template <typename T>
-Batched<T> batched(const Tensor& tensor, const char* name, Index batch, Index size);
+Batched<T> batched(Device on, const Tensor& tensor, const char* name, Index batch, Index size);
 
 // r or a bias: one value, one per channel, or one per neuron of a layer with n neurons.
 template <typename T>
@@ -61,7 +63,7 @@ struct PerNeuronTensor {
 };
 
 template <typename T>
-PerNeuronTensor<T> per_neuron(double value, const OptionalTensor& tensor, const char* name, Index neurons);
+PerNeuronTensor<T> per_neuron(Device on, double value, const OptionalTensor& tensor, const char* name, Index neurons);
 
 // The slope eta, read from its tensor where it has one; refused outside [0, 1].
 double read_eta(const RampParameters& parameters);
@@ -75,7 +77,7 @@ struct OwnedRelaxation {
 };
 
 template <typename T>
-OwnedRelaxation<T> relaxation(const RelaxationTensors& tensors, Index batch, Index neurons);
+OwnedRelaxation<T> relaxation(Device on, const RelaxationTensors& tensors, Index batch, Index neurons);
 
 // The batch that first dimensions of these sizes broadcast to: a size of 1 serves any batch.
 Index common_batch(std::initializer_list<Index> sizes);
@@ -104,13 +106,13 @@ Tensor empty(const Tensor& like, std::vector<int64_t> sizes);
 Tensor empty_of(const Tensor& like, std::vector<int64_t> sizes, ScalarType type);
 std::vector<int64_t> sizes_of(const Tensor& tensor);
 
-// Calls body with a value of the tensor's type, float or double.
+// Calls body with a value of the tensor's type, float or double, and with the device that the op runs on: the tensor's.
 template <typename Body>
 auto with_type(const Tensor& tensor, const char* op, const Body& body) {
-  if (tensor.scalar_type() == ScalarType::Float) return body(float());
+  if (tensor.scalar_type() == ScalarType::Float) return body(float(), tensor.device());
   STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Double, op, ": expected float32 or float64 tensors, got ",
                   torch::headeronly::toString(tensor.scalar_type()));
-  return body(double());
+  return body(double(), tensor.device());
 }
 
 }  // namespace lbp::binding

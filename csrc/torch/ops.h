@@ -1,10 +1,10 @@
-// The ops that have a kernel of their own, as functions on CPU tensors; schema.cpp registers them. Absent outputs are
-// empty.
+// The ops that have a kernel of their own, as functions on tensors of any device that has the kernel; schema.cpp
+// registers them. Absent outputs are empty.
 #pragma once
 
 #include <tuple>
 
-#include "cpu/launch.h"
+#include "torch/launch.h"
 #include "torch/tensors.h"
 
 // The parameters that every op on an activation takes, in the order of the schema.
@@ -20,19 +20,6 @@
 #define LBP_RELAXATION_GRADIENT_TYPES Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
 
 namespace lbp::binding {
-
-// The kernels of the instruction set in use.
-template <typename T>
-const cpu::Kernels<T>& kernels() {
-  const char* error = nullptr;
-  const cpu::InstructionSet* chosen = cpu::instruction_set(&error);
-  STD_TORCH_CHECK(chosen != nullptr, error);
-  if constexpr (std::is_same_v<T, float>) {
-    return *chosen->single_precision;
-  } else {
-    return *chosen->double_precision;
-  }
-}
 
 // Bits of `needs`: which gradients an op is asked for.
 enum Needs : int64_t { kNeedBounds = 1, kNeedR = 2, kNeedGiven = 4, kNeedMatrix = 8, kNeedBias = 16 };

@@ -1,0 +1,71 @@
+# What the library has for CUDA devices, from csrc/cuda: kernels compiled ahead of time by nvcc, or launchers that have
+# them compiled just in time, on first use, by NVRTC. After this file `lbp_cuda_mode` is one of
+#
+#   ahead-of-time   the .cu files are CUDA sources
+#   just-in-time    the .cu files are C++ sources with LBP_CUDA_JIT defined: neither nvcc nor any CUDA header is needed
+#   none            csrc/cuda is left out
+#
+# In each case the library loads and works on a machine without a GPU or driver.
+
+set(LBP_CUDA AUTO CACHE STRING
+  "CUDA kernels: AUTO compiles them ahead of time beside a CUDA build of torch where nvcc is found, else just in time; ON insists on ahead of time, beside any torch; OFF leaves them out")
+set_property(CACHE LBP_CUDA PROPERTY STRINGS AUTO ON OFF)
+# Machine code for A100, H100 and H200, B200, and consumer Blackwell; the last entry adds its PTX, which the driver
+# compiles for devices that come later.
+set(LBP_CUDA_ARCHITECTURES "80-real;90-real;100-real;120" CACHE STRING
+  "What nvcc compiles for, as CMAKE_CUDA_ARCHITECTURES; `native`: the GPU of this machine")
+
+string(TOUPPER "${LBP_CUDA}" lbp_cuda_wanted)
+if(NOT lbp_cuda_wanted MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "LBP_CUDA=${LBP_CUDA} is not one of AUTO, ON, OFF.")
+endif()
+
+set(lbp_cuda_mode just-in-time)
+if(lbp_cuda_wanted STREQUAL "OFF")
+  set(lbp_cuda_mode none)
+elseif(lbp_cuda_wanted STREQUAL "ON" OR lbp_torch_cuda)
+  set(CMAKE_CUDA_ARCHITECTURES "${LBP_CUDA_ARCHITECTURES}")
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # the process may have no CUDA runtime, or torch's own of another version
+  if(NOT CMAKE_CUDA_COMPILER)
+    unset(CMAKE_CUDA_COMPILER CACHE)  # nvcc may have been installed since the last configuration
+  endif()
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    set(CMAKE_CUDA_STANDARD 17)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    set(CMAKE_CUDA_EXTENSIONS OFF)
+    set(lbp_cuda_mode ahead-of-time)
+  elseif(lbp_cuda_wanted STREQUAL "ON")
+    message(FATAL_ERROR "LBP_CUDA=ON needs nvcc, which is not found or compiles nothing. Put it on PATH, name it by "
+                        "-DCMAKE_CUDA_COMPILER=/path/to/nvcc, or leave LBP_CUDA out: the kernels are then compiled just "
+                        "in time.")
+  endif()
+endif()
+message(STATUS "CUDA kernels: ${lbp_cuda_mode}")
+
+# -fmad=false is nvcc's -ffp-contract=off (cmake/Settings.cmake says why); -use_fast_math and its parts stay out.
+set(lbp_cuda_options
+  -fmad=false
+  --expt-relaxed-constexpr
+  -Werror=cross-execution-space-call
+  "SHELL:-Xcompiler=-ffp-contract=off,-Wall,-Wextra")
+target_compile_options(lbp_settings INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:${lbp_cuda_options}>")
+
+# lbp_add_cuda_launchers(<target with csrc/torch> <sources>...)
+function(lbp_add_cuda_launchers target)
+  if(lbp_cuda_mode STREQUAL "none")
+    return()
+  endif()
+  target_sources(${target} PRIVATE ${ARGN})
+  target_compile_definitions(${target} PRIVATE LBP_HAVE_CUDA=1)
+  if(lbp_cuda_mode STREQUAL "just-in-time")
+    set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX)
+    target_sources(${target} PRIVATE csrc/cuda/compiled_kernel.cpp)
+    target_compile_definitions(${target} PRIVATE LBP_CUDA_JIT=1)
+  else()
+    string(REPLACE ";" ", " architectures "${CMAKE_CUDA_ARCHITECTURES}")
+    target_compile_definitions(${target} PRIVATE "LBP_CUDA_ARCHITECTURES=\"${architectures}\"")
+  endif()
+endfunction()

@@ -1,0 +1,57 @@
+#include "cuda/status.h"
+
+#ifdef LBP_CUDA_JIT
+#include "cuda/compiled_kernel.h"
+#else
+#include <cuda_runtime_api.h>
+#endif
+
+namespace lbp::cuda {
+namespace {
+
+// Codes that cudaError_t and CUresult share.
+constexpr int kOutOfMemory = 2, kInsufficientDriver = 35, kNoBinaryForDevice = 209, kUnsupportedPtx = 222,
+              kPtxCompilerMissing = 221, kFirstOfCapture = 900, kLastOfCapture = 907;
+
+std::string advice(int status) {
+  if (status >= kFirstOfCapture && status <= kLastOfCapture) {
+    return "; while a CUDA graph is captured, call the op once before the capture, so that its kernels are loaded";
+  }
+  switch (status) {
+    case kOutOfMemory:
+      return "; the device is out of memory: bound fewer rows or examples at a time, or free what other programs hold";
+    case kNoBinaryForDevice:
+      return "; this device is not among the architectures that lbp's kernels were compiled for (" + build() +
+             "): rebuild with LBP_CUDA_ARCHITECTURES=native on this machine, or without nvcc and with "
+             "`pip install lbp[cupy]`, which compiles them just in time";
+    case kUnsupportedPtx:
+    case kPtxCompilerMissing:
+      return "; the driver is older than the CUDA that lbp's kernels were compiled with, and this device needs it to "
+             "compile them: update the driver, or rebuild lbp with LBP_CUDA_ARCHITECTURES=native";
+    case kInsufficientDriver:
+      return "; the driver is older than the CUDA that lbp was built with: update the driver";
+    default:
+      return "";
+  }
+}
+
+}  // namespace
+
+#ifdef LBP_CUDA_JIT
+
+std::string describe(int status) { return jit::error_text(status) + advice(status); }
+
+std::string build() { return "just in time"; }
+
+#else
+
+std::string describe(int status) {
+  const auto error = static_cast<cudaError_t>(status);
+  return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error) + advice(status);
+}
+
+std::string build() { return "ahead of time for " LBP_CUDA_ARCHITECTURES; }
+
+#endif
+
+}  // namespace lbp::cuda

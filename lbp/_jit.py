@@ -1,0 +1,210 @@
+"""CUDA kernels compiled just in time: what a library that was built without nvcc has NVRTC do, through CuPy.
+
+The library (csrc/cuda/compiled_kernel.h) asks for a kernel by its C++ name on that kernel's first launch on a device.
+The sources are those that nvcc would have compiled, with the same rules for floating point. Machine code is kept in a
+folder (`cache_folder`), so that a later process does not compile again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+OPTIONS = (
+    "--std=c++17",
+    "--fmad=false",  # as in cmake/Cuda.cmake: no operation is fused unless the code says so
+    "--device-as-default-execution-space",
+)
+# LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) some_kernel(
+_KERNEL = re.compile(r"\bLBP_KERNEL\s+void\s+(?:LBP_LAUNCH_BOUNDS\([^()]*\)\s*)?(\w+)\s*\(")
+_CompilerFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_int)
+
+
+class CompileError(RuntimeError):
+    """A kernel cannot be compiled just in time."""
+
+
+class MachineCode(NamedTuple):
+    """A compiled kernel: the symbol of its function, and the image that the driver loads."""
+
+    symbol: str
+    image: bytes
+
+
+def sources() -> Path:
+    """Return the folder of the kernels' sources: lbp/csrc of a wheel, csrc of a source tree."""
+    packed = Path(__file__).with_name("csrc")
+    return packed if packed.is_dir() else Path(__file__).parents[1] / "csrc"
+
+
+def cache_folder() -> Path:
+    """Return where machine code is kept: ``LBP_CACHE_DIR``, or lbp in the user's folder of caches."""
+    chosen = os.environ.get("LBP_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lbp"
+
+
+def nvrtc_version() -> str:
+    """Return the version of NVRTC, as "13.0".
+
+    Raises:
+        CompileError: CuPy or its NVRTC is missing.
+    """
+    return ".".join(map(str, _nvrtc().getVersion()))
+
+
+class Jit:
+    """The library's end of compiling just in time.
+
+    Args:
+        library: path of the loaded library, which must have been built for it.
+    """
+
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))
+        self._library.lbp_jit_kernel.restype = ctypes.c_char_p
+        self._library.lbp_jit_kernel.argtypes = [ctypes.c_size_t]
+        self._library.lbp_jit_refuse.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+        self._library.lbp_jit_answer.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p]
+        self._compiler = _CompilerFunction(self._answer)  # kept alive as long as the library may call it
+        self._library.lbp_jit_set_compiler(self._compiler)
+
+    def kernels(self) -> list[str]:
+        """Return the names of all kernels that the library may launch, sorted."""
+
+        def names() -> Iterator[str]:
+            number = 0
+            while (name := self._library.lbp_jit_kernel(number)) is not None:
+                yield name.decode()
+                number += 1
+
+        return sorted(names())
+
+    def _answer(self, request: int, kernel: bytes, major: int, minor: int) -> None:
+        try:
+            code = compiled(kernel.decode(), 10 * major + minor)
+        except Exception as error:  # the library turns it into the exception of the op
+            self._library.lbp_jit_refuse(request, str(error).encode() or b"compiling failed without a reason")
+        else:
+            self._library.lbp_jit_answer(request, code.image, len(code.image), code.symbol.encode())
+
+
+def compiled(kernel: str, architecture: int) -> MachineCode:
+    """Return the machine code of a kernel, from the cache where it is there.
+
+    Args:
+        kernel: a C++ name, as `Jit.kernels` returns it.
+        architecture: compute capability of the device, 90 for 9.0.
+
+    Raises:
+        CompileError: CuPy is missing, the sources are not there, or NVRTC reports an error.
+    """
+    path = cache_folder() / f"{_key(kernel, architecture)}.kernel"
+    try:
+        symbol, image = path.read_bytes().split(b"\n", 1)
+    except (OSError, ValueError):
+        code = compile_kernel(kernel, architecture)
+        _keep(path, code)
+        return code
+    return MachineCode(symbol.decode(), image)
+
+
+def compile_kernel(kernel: str, architecture: int) -> MachineCode:
+    """Compile a kernel by NVRTC; see `compiled`.
+
+    A device that is newer than NVRTC gets PTX of the newest architecture that NVRTC has, which the driver compiles.
+    """
+    nvrtc = _nvrtc()
+    newest = max(known for known in nvrtc.getSupportedArchs() if known <= architecture)
+    kind = "sm" if newest == architecture else "compute"
+    source = f'#include "{header_of(kernel)}"\n'
+    program = nvrtc.createProgram(source, "lbp.cu", (), ())
+    try:
+        nvrtc.addNameExpression(program, kernel)
+        nvrtc.compileProgram(program, (f"--gpu-architecture={kind}_{newest}", f"-I{sources()}", *OPTIONS))
+        image = nvrtc.getCUBIN(program) if kind == "sm" else nvrtc.getPTX(program).encode()
+        return MachineCode(nvrtc.getLoweredName(program, kernel), image)
+    except nvrtc.NVRTCError as error:
+        raise CompileError(f"{kernel} does not compile for {kind}_{newest}: {error}\n{_log(program)}") from error
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+def header_of(kernel: str) -> str:
+    """Return the header, relative to `sources`, that defines a kernel.
+
+    Raises:
+        CompileError: none does.
+    """
+    function = re.sub(r"<.*", "", kernel).rpartition("::")[2]
+    try:
+        return _headers()[function]
+    except KeyError:
+        raise CompileError(f"no header in {sources() / 'cuda' / 'kernels'} defines {function}; reinstall lbp") from None
+
+
+@cache
+def _headers() -> dict[str, str]:
+    """Kernel's function -> header that defines it."""
+    root = sources()
+    return {
+        function: path.relative_to(root).as_posix()
+        for path in sorted(root.glob("cuda/kernels/*.cuh"))
+        for function in _KERNEL.findall(path.read_text())
+    }
+
+
+@cache
+def _sources_hash() -> bytes:
+    root = sources()
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in ("*.h", "math/*.h", "cuda/**/*.cuh") for path in root.glob(pattern)):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.digest()
+
+
+def _key(kernel: str, architecture: int) -> str:
+    parts = (kernel, str(architecture), nvrtc_version(), *OPTIONS)
+    return hashlib.sha256(_sources_hash() + "\0".join(parts).encode()).hexdigest()
+
+
+def _keep(path: Path, code: MachineCode) -> None:
+    """Write to the cache so that no process ever reads half a file; say so where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(code.symbol.encode() + b"\n" + code.image)
+        Path(file.name).replace(path)
+    except OSError as error:
+        warnings.warn(
+            f"lbp: compiled kernels cannot be kept in {path.parent} ({error}), so every process compiles them again; "
+            "name a folder by LBP_CACHE_DIR",
+            stacklevel=2,
+        )
+
+
+@cache
+def _nvrtc() -> Any:
+    try:
+        from cupy_backends.cuda.libs import nvrtc
+
+        nvrtc.getVersion()
+    except Exception as error:  # CuPy raises what the dynamic linker says, of several types
+        raise CompileError(
+            f"NVRTC cannot be loaded through CuPy ({error}). This build of lbp compiles its CUDA kernels on first use: "
+            "`pip install lbp[cupy]` installs what it takes; or rebuild lbp where nvcc is on PATH"
+        ) from error
+    return nvrtc
+
+
+def _log(program: int) -> str:
+    return str(_nvrtc().getProgramLog(program))
