@@ -28,7 +28,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-python test-cpp lint format wheel native clean
+.PHONY: help demo test test-python test-cpp test-emulated build-tests lint format wheel native clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,15 +37,25 @@ help: ## list the targets
 demo: native ## train two small networks with certified bounds and verify them by all six methods
 	lbp demo $(DEMO_ARGS)
 
-test: test-python test-cpp ## all tests
+test: test-python test-cpp test-emulated ## all tests
 
 test-python: native ## the tests of the package
 	$(PY) -m pytest $(PYTEST_ARGS)
 
-test-cpp: $(STAMPS)/dependencies ## the C++ unit tests, under AddressSanitizer and UBSan
-	cmake -S . -B build/tests -G Ninja -DLBP_BUILD_NATIVE=OFF -DLBP_BUILD_TESTS=ON -DLBP_SANITIZE=$(SANITIZE)
-	cmake --build build/tests
+test-cpp: build-tests ## the C++ unit tests, under AddressSanitizer and UBSan
 	ctest --test-dir build/tests --output-on-failure
+
+# A module under AddressSanitizer loads where the sanitizer's runtime came first; it in turn wants the C++ library.
+SANITIZER_RUNTIME = $(if $(filter ON,$(SANITIZE)),$(foreach library,libasan.so libstdc++.so,$(shell $(CXX) -print-file-name=$(library))))
+
+test-emulated: native build-tests ## the CUDA kernels on the CPU, one fiber per thread, under the same sanitizers
+	LD_PRELOAD="$(SANITIZER_RUNTIME)" ASAN_OPTIONS=detect_leaks=0 LBP_EMULATED=build/tests/tests/emulation \
+		$(PY) -m pytest tests/emulation $(PYTEST_ARGS)
+
+build-tests: $(STAMPS)/dependencies
+	cmake -S . -B build/tests -G Ninja -DLBP_BUILD_NATIVE=OFF -DLBP_BUILD_TESTS=ON -DLBP_SANITIZE=$(SANITIZE) \
+		-DPython_EXECUTABLE=$(PY)
+	cmake --build build/tests
 
 lint: $(STAMPS)/dependencies ## style and types: ruff, mypy, clang-format
 	ruff check .

@@ -13,11 +13,12 @@ namespace lbp {
 using Index = long long;
 
 // A value per neuron that may repeat: neuron j has data[(j / inner) % count]. Scalars have count 1, channels inner = h
-// w.
+// w. Without data every neuron has `value`.
 template <typename T>
 struct PerNeuron {
   const T* data;
   Index count, inner;
+  T value = T(0);
 };
 
 // What the bounding lines of a layer are made of. l, u and the given lines are [B, n].
@@ -34,6 +35,7 @@ struct Relaxation {
   const T* upper_slope;
   const T* upper_intercept;
   Index given_batch_stride;
+  const T* eta_data = nullptr;  // device memory only: where eta lies, if it is not the number
 };
 
 // Gradients of a Relaxation, each [B, n] or null.
@@ -63,6 +65,7 @@ struct RampArguments {
   PerNeuron<T> r;
   T eta;
   T* out;
+  const T* eta_data = nullptr;  // as in Relaxation
 };
 
 // Gradients of `ramp`: z_gradient [B, n] and r_gradient [n], each or null.
@@ -75,6 +78,7 @@ struct RampGradientArguments {
   const T* out_gradient;
   T* z_gradient;
   T* r_gradient;
+  const T* eta_data = nullptr;  // as in Relaxation
 };
 
 // Images of the ends of [l, u], and how many neurons have each status (null: not asked for).
@@ -87,7 +91,8 @@ struct RampIntervalArguments {
   T eta;
   T* lower;
   T* upper;
-  Index* counts;  // [6]
+  Index* counts;                // [6]
+  const T* eta_data = nullptr;  // as in Relaxation
 };
 
 template <typename T>
@@ -101,7 +106,8 @@ struct RampIntervalGradientArguments {
   const T* upper_gradient;
   T* l_gradient;
   T* u_gradient;
-  T* r_gradient;  // [n] or null
+  T* r_gradient;                // [n] or null
+  const T* eta_data = nullptr;  // as in Relaxation
 };
 
 // The four line parameters, each [B, n].

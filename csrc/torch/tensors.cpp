@@ -96,14 +96,14 @@ Batched<T> batched(Device on, const Tensor& tensor, const char* name, Index batc
 
 template <typename T>
 PerNeuron<T> PerNeuronTensor<T>::view() const {
-  return {has_storage ? storage.const_data_ptr<T>() : scalar.data(), count, inner};
+  return {has_storage ? storage.const_data_ptr<T>() : nullptr, count, inner, value};
 }
 
 template <typename T>
 PerNeuronTensor<T> per_neuron(Device on, double value, const OptionalTensor& tensor, const char* name, Index neurons) {
   PerNeuronTensor<T> result;
   if (!tensor.has_value()) {
-    result.scalar = {T(value)};
+    result.value = T(value);
     return result;
   }
   check_type(on, *tensor, name, scalar_type<T>());

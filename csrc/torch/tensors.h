@@ -55,7 +55,7 @@ Batched<T> batched(Device on, const Tensor& tensor, const char* name, Index batc
 // r or a bias: one value, one per channel, or one per neuron of a layer with n neurons.
 template <typename T>
 struct PerNeuronTensor {
-  std::vector<T> scalar;
+  T value = T(0);
   Tensor storage;
   bool has_storage = false;
   PerNeuron<T> view() const;

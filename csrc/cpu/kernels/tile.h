@@ -35,8 +35,8 @@ void parallel_for(Index count, Index cost, const Body& body) {
 // Copies the values of neurons [begin, begin + size) into a tile.
 template <typename T>
 void load_per_neuron(const PerNeuron<T>& values, Index begin, Index size, T* __restrict tile) {
-  if (values.count == 1) {
-    const T value = values.data[0];
+  if (values.data == nullptr || values.count == 1) {
+    const T value = values.data == nullptr ? values.value : values.data[0];
     for (Index j = 0; j < size; ++j) tile[j] = value;
   } else if (values.inner == 1) {
     const T* __restrict source = values.data + begin;
