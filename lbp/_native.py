@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from lbp._jit import Jit
+
 LIBRARY = Path(__file__).with_name("liblbp.so")
 
 
@@ -35,6 +37,14 @@ def load() -> str | None:
 
 missing: str | None = load()
 """Why the kernels cannot be used, or None when they are loaded."""
+
+JUST_IN_TIME = "just in time"
+
+cuda_build: str = torch.ops.lbp.cuda_build() if missing is None else "none"
+"""What the library has for CUDA devices: kernels "ahead of time for ..." some architectures, `JUST_IN_TIME`, "none"."""
+
+jit: Jit | None = Jit(LIBRARY) if cuda_build == JUST_IN_TIME else None
+"""What compiles the CUDA kernels, where the library does not hold them."""
 
 
 def require() -> None:

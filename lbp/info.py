@@ -7,15 +7,16 @@ import platform
 
 import torch
 
-from lbp import _native
+from lbp import _jit, _native
 
 
 def collect() -> dict[str, str]:
     """Return the facts about this installation that `lbp info` prints, in the order of printing.
 
     The keys are ``lbp``, ``Python``, ``PyTorch``, ``native library`` (loaded, or the reason why not),
-    ``instruction set`` (of the CPU kernels in use), ``threads``, ``CUDA kernels``, ``CUDA`` (PyTorch's, and
-    its first device) and ``platform``. Nothing raises: what cannot be found out is said in words.
+    ``instruction set`` (of the CPU kernels in use), ``threads``, ``CUDA kernels`` (ahead of time and for which
+    architectures, just in time and by what, or none), ``CUDA`` (PyTorch's, and its first device) and ``platform``.
+    Nothing raises: what cannot be found out is said in words.
     """
     return {
         "lbp": _version(),
@@ -24,7 +25,7 @@ def collect() -> dict[str, str]:
         "native library": "loaded" if _native.missing is None else f"not loaded: {_native.missing}",
         "instruction set": _instruction_set(),
         "threads": str(torch.get_num_threads()),
-        "CUDA kernels": "compiled in" if _has_cuda_kernels() else "not compiled in",
+        "CUDA kernels": _cuda_kernels(),
         "CUDA": _cuda(),
         "platform": f"{platform.platform()} {platform.machine()}",
     }
@@ -46,9 +47,13 @@ def _instruction_set() -> str:
         return str(error).split("\n")[0]
 
 
-def _has_cuda_kernels() -> bool:
-    ops = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("lbp::")]
-    return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA") for name in ops)
+def _cuda_kernels() -> str:
+    if _native.jit is None:
+        return _native.cuda_build
+    try:
+        return f"{_native.cuda_build}, by NVRTC {_jit.nvrtc_version()}, kept in {_jit.cache_folder()}"
+    except _jit.CompileError as error:
+        return f"{_native.cuda_build}, not possible: {error}"
 
 
 def _cuda() -> str:
@@ -56,4 +61,5 @@ def _cuda() -> str:
         return "PyTorch was built without CUDA"
     if not torch.cuda.is_available():
         return f"{torch.version.cuda}, no device available"
-    return f"{torch.version.cuda}, {torch.cuda.get_device_name(0)}"
+    major, minor = torch.cuda.get_device_capability(0)
+    return f"{torch.version.cuda}, {torch.cuda.get_device_name(0)} (sm_{major}{minor})"

@@ -27,12 +27,18 @@ def full_precision() -> Iterator[None]:
     ``fp32_precision`` switches of cuBLAS, cuDNN and oneDNN) and autocast are off; the previous state returns
     afterwards. A bound computed with ten bits of mantissa is not a bound. Blocks may be nested: the outermost one
     does the work.
+
+    cuDNN is off as a whole. It may choose Winograd's or Fourier's algorithm for a float32 convolution, whose errors are
+    relative to the largest entry of a tile instead of the terms of the sum, and has no switch against it. PyTorch's own
+    convolutions on a GPU are matrix products.
     """
     if getattr(_state, "active", False):
         yield
         return
     previous = [switch.fp32_precision for switch in _SWITCHES]
+    cudnn = torch.backends.cudnn.enabled
     _state.active = True
+    torch.backends.cudnn.enabled = False
     for switch in _SWITCHES:
         switch.fp32_precision = "ieee"
     try:
@@ -40,5 +46,6 @@ def full_precision() -> Iterator[None]:
             yield
     finally:
         _state.active = False
+        torch.backends.cudnn.enabled = cudnn
         for switch, precision in zip(_SWITCHES, previous, strict=True):
             switch.fp32_precision = precision

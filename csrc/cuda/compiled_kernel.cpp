@@ -82,19 +82,6 @@ namespace {
 #define LBP_RETURN_IF_FAILED(call) \
   if (const int result = call; result != 0) return result
 
-// The device of the current context. A thread that has made no call of the CUDA runtime has none: it gets the primary
-// context of device 0, as the runtime would give it.
-int current_device(const Driver& cuda, int* device) {
-  Context context = nullptr;
-  LBP_RETURN_IF_FAILED(cuda.cuInit(0));
-  LBP_RETURN_IF_FAILED(cuda.cuCtxGetCurrent(&context));
-  if (context == nullptr) {
-    LBP_RETURN_IF_FAILED(cuda.cuDevicePrimaryCtxRetain(&context, 0));
-    LBP_RETURN_IF_FAILED(cuda.cuCtxSetCurrent(context));
-  }
-  return cuda.cuCtxGetDevice(device);
-}
-
 // The kernel's function on a device, compiled and loaded where this is its first launch there.
 int compile_and_load(const Driver& cuda, const std::string& name, int device, Function* function) {
   if (compiler == nullptr) return unavailable("no compiler is registered: `import lbp` registers it");
@@ -130,13 +117,14 @@ int function_of(const Driver& cuda, const CompiledKernel* kernel, int device, Fu
   return 0;
 }
 
-// "... [with auto kernel = NAME]" of GCC, "... [kernel = &NAME]" of Clang.
+// The kernel in "... [with auto kKernel = lbp::cuda::NAME]" (GCC) or "... [kKernel = &lbp::cuda::NAME]" (Clang); either
+// may leave out the namespace that it is in itself.
 std::string name_in(const char* signature) {
-  const std::string text = signature;
-  const std::string marker = "kernel = ";
-  std::size_t begin = text.find(marker) + marker.size();
+  const std::string text = signature, key = "kKernel = ", space = "lbp::cuda::";
+  std::size_t begin = text.find(key) + key.size();
   if (text[begin] == '&') ++begin;
-  return text.substr(begin, text.rfind(']') - begin);
+  const std::string name = text.substr(begin, text.rfind(']') - begin);
+  return name.rfind(space, 0) == 0 ? name : space + name;
 }
 
 }  // namespace
@@ -152,7 +140,7 @@ int CompiledKernel::launch(Extent grid, Extent block, std::size_t shared_bytes, 
   const Driver* const cuda = driver(&reason);
   if (cuda == nullptr) return unavailable(std::move(reason));
   int device = 0;
-  LBP_RETURN_IF_FAILED(current_device(*cuda, &device));
+  LBP_RETURN_IF_FAILED(cuda->cuCtxGetDevice(&device));
   Function function = nullptr;
   LBP_RETURN_IF_FAILED(function_of(*cuda, this, device, &function));
   if (shared_bytes > kDefaultSharedBytes) {
@@ -163,13 +151,19 @@ int CompiledKernel::launch(Extent grid, Extent block, std::size_t shared_bytes, 
                               stream, arguments, nullptr);
 }
 
-int device_attribute(int attribute, int* value) {
+int select_device(int index) {
   std::string reason;
   const Driver* const cuda = driver(&reason);
   if (cuda == nullptr) return unavailable(std::move(reason));
-  int device = 0;
-  LBP_RETURN_IF_FAILED(current_device(*cuda, &device));
-  return cuda->cuDeviceGetAttribute(value, attribute, device);
+  LBP_RETURN_IF_FAILED(cuda->cuInit(0));
+  Context context = nullptr;
+  LBP_RETURN_IF_FAILED(cuda->cuCtxGetCurrent(&context));
+  int current = -1;
+  if (context != nullptr) LBP_RETURN_IF_FAILED(cuda->cuCtxGetDevice(&current));
+  if (current == index) return 0;
+  // torch holds the context as well, so that it lives as long as the process.
+  LBP_RETURN_IF_FAILED(cuda->cuDevicePrimaryCtxRetain(&context, index));
+  return cuda->cuCtxSetCurrent(context);
 }
 
 std::string error_text(int status) {

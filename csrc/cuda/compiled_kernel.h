@@ -17,7 +17,7 @@ struct Extent {
 
 class CompiledKernel {
  public:
-  // `signature` is __PRETTY_FUNCTION__ of a member of Entry<kernel> below: it ends with the kernel's name.
+  // `signature` is __PRETTY_FUNCTION__ of a member of Entry<kKernel> below: it ends with the kernel's name.
   explicit CompiledKernel(const char* signature);
 
   // As a C++ expression, lbp::cuda::some_kernel<float, 4>: what NVRTC compiles.
@@ -38,17 +38,17 @@ class CompiledKernel {
 const CompiledKernel* registered_kernels();
 const CompiledKernel* next(const CompiledKernel* kernel);
 
-template <auto kernel>
+template <auto kKernel>
 struct Entry {
   static const char* signature() { return __PRETTY_FUNCTION__; }
   static CompiledKernel instance;
 };
 
-template <auto kernel>
-CompiledKernel Entry<kernel>::instance(Entry<kernel>::signature());
+template <auto kKernel>
+CompiledKernel Entry<kKernel>::instance(Entry<kKernel>::signature());
 
-// A CUdevice_attribute of the current device; 0, or the error.
-int device_attribute(int attribute, int* value);
+// Makes the primary context of a device current on this thread; 0, or the error.
+int select_device(int index);
 
 // Not a code of CUDA's: the driver, the compiler or its machine code cannot be had; error_text() says which and why.
 constexpr int kUnavailable = -1;

@@ -12,7 +12,7 @@
 #pragma once
 
 #include "arguments.h"
-#include "cuda/runtime.cuh"
+#include "cuda/stream.h"
 
 #define LBP_DECLARE_LAUNCHER(op, Arguments)             \
   template <typename T>                                 \

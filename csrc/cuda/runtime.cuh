@@ -41,17 +41,13 @@
 #if !defined(__CUDACC_RTC__)
 
 #include <cstddef>
+
+#include "cuda/stream.h"
 #if defined(__CUDACC__)
 #include <cuda_runtime_api.h>
 #endif
 
 namespace lbp::cuda {
-
-using Stream = void*;  // a cudaStream_t (the same as a CUstream)
-using Status = int;    // a cudaError_t; 0 is success
-
-constexpr Status kSuccess = 0;
-constexpr Status kInvalidValue = 1;
 
 // Dynamic shared memory that a kernel gets without asking for more.
 constexpr std::size_t kDefaultSharedBytes = 48 * 1024;

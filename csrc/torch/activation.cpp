@@ -26,9 +26,10 @@ Tensor ramp(Tensor z, LBP_RAMP_PARAMETERS) {
     const Neurons neurons(z);
     const Tensor in = checked<T>(on, z, "z", neurons.total());
     const PerNeuronTensor<T> bend = per_neuron<T>(on, r, r_tensor, "r", neurons.count);
+    const Eta<T> slope = outer_slope<T>(on, {r, r_tensor, eta, eta_tensor});
     Tensor out = empty<T>(z, sizes_of(z));
-    launch::ramp<T>(on, {neurons.batch, neurons.count, in.const_data_ptr<T>(), bend.view(),
-                         T(read_eta({r, r_tensor, eta, eta_tensor})), out.mutable_data_ptr<T>()});
+    launch::ramp<T>(on, {neurons.batch, neurons.count, in.const_data_ptr<T>(), bend.view(), slope.value,
+                         out.mutable_data_ptr<T>(), slope.data});
     return out;
   });
 }
@@ -40,12 +41,12 @@ std::tuple<Tensor, Tensor> ramp_gradient(Tensor gradient, Tensor z, LBP_RAMP_PAR
     const Tensor in = checked<T>(on, z, "z", neurons.total()),
                  to_out = checked<T>(on, gradient, "gradient", neurons.total());
     const PerNeuronTensor<T> bend = per_neuron<T>(on, r, r_tensor, "r", neurons.count);
+    const Eta<T> slope = outer_slope<T>(on, {r, r_tensor, eta, eta_tensor});
     Tensor to_z = empty<T>(z, need_z ? sizes_of(z) : std::vector<int64_t>{0});
     Tensor to_r = empty<T>(z, need_r ? neuron_shape(z) : std::vector<int64_t>{0});
     launch::ramp_gradient<T>(
-        on, {neurons.batch, neurons.count, in.const_data_ptr<T>(), bend.view(),
-             T(read_eta({r, r_tensor, eta, eta_tensor})), to_out.const_data_ptr<T>(),
-             need_z ? to_z.mutable_data_ptr<T>() : nullptr, need_r ? to_r.mutable_data_ptr<T>() : nullptr});
+        on, {neurons.batch, neurons.count, in.const_data_ptr<T>(), bend.view(), slope.value, to_out.const_data_ptr<T>(),
+             need_z ? to_z.mutable_data_ptr<T>() : nullptr, need_r ? to_r.mutable_data_ptr<T>() : nullptr, slope.data});
     return std::make_tuple(to_z, to_r);
   });
 }
@@ -57,12 +58,12 @@ std::tuple<Tensor, Tensor, Tensor> ramp_interval(Tensor l, Tensor u, LBP_RAMP_PA
     if (l.dim() > 0) check_layer(u, "u", l, 1);
     const Tensor low = checked<T>(on, l, "l", neurons.total()), high = checked<T>(on, u, "u", neurons.total());
     const PerNeuronTensor<T> bend = per_neuron<T>(on, r, r_tensor, "r", neurons.count);
+    const Eta<T> slope = outer_slope<T>(on, {r, r_tensor, eta, eta_tensor});
     Tensor lower = empty<T>(l, sizes_of(l)), upper = empty<T>(l, sizes_of(l));
     Tensor counts = empty_of(l, {count_status ? 6 : 0}, ScalarType::Long);
-    launch::ramp_interval<T>(
-        on, {neurons.batch, neurons.count, low.const_data_ptr<T>(), high.const_data_ptr<T>(), bend.view(),
-             T(read_eta({r, r_tensor, eta, eta_tensor})), lower.mutable_data_ptr<T>(), upper.mutable_data_ptr<T>(),
-             count_status ? static_cast<Index*>(counts.mutable_data_ptr()) : nullptr});
+    launch::ramp_interval<T>(on, {neurons.batch, neurons.count, low.const_data_ptr<T>(), high.const_data_ptr<T>(),
+                                  bend.view(), slope.value, lower.mutable_data_ptr<T>(), upper.mutable_data_ptr<T>(),
+                                  count_status ? static_cast<Index*>(counts.mutable_data_ptr()) : nullptr, slope.data});
     return std::make_tuple(lower, upper, counts);
   });
 }
@@ -77,12 +78,13 @@ std::tuple<Tensor, Tensor, Tensor> ramp_interval_gradient(Tensor lower_gradient,
     const Tensor to_lower = checked<T>(on, lower_gradient, "lower_gradient", total);
     const Tensor to_upper = checked<T>(on, upper_gradient, "upper_gradient", total);
     const PerNeuronTensor<T> bend = per_neuron<T>(on, r, r_tensor, "r", neurons.count);
+    const Eta<T> slope = outer_slope<T>(on, {r, r_tensor, eta, eta_tensor});
     Tensor to_l = empty<T>(l, sizes_of(l)), to_u = empty<T>(l, sizes_of(l));
     Tensor to_r = empty<T>(l, need_r ? neuron_shape(l) : std::vector<int64_t>{0});
     launch::ramp_interval_gradient<T>(
-        on, {neurons.batch, neurons.count, low.const_data_ptr<T>(), high.const_data_ptr<T>(), bend.view(),
-             T(read_eta({r, r_tensor, eta, eta_tensor})), to_lower.const_data_ptr<T>(), to_upper.const_data_ptr<T>(),
-             to_l.mutable_data_ptr<T>(), to_u.mutable_data_ptr<T>(), need_r ? to_r.mutable_data_ptr<T>() : nullptr});
+        on, {neurons.batch, neurons.count, low.const_data_ptr<T>(), high.const_data_ptr<T>(), bend.view(), slope.value,
+             to_lower.const_data_ptr<T>(), to_upper.const_data_ptr<T>(), to_l.mutable_data_ptr<T>(),
+             to_u.mutable_data_ptr<T>(), need_r ? to_r.mutable_data_ptr<T>() : nullptr, slope.data});
     return std::make_tuple(to_l, to_u, to_r);
   });
 }

@@ -4,7 +4,7 @@
 
 #include <torch/csrc/stable/accelerator.h>
 
-#include "cuda/status.h"
+#include "cuda/device.h"
 
 // Only a torch with CUDA has this function: weak, so that the library loads beside any other.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
@@ -16,8 +16,10 @@ void on_cuda(Device on, const char* op, Index bytes, const std::function<int(voi
   const torch::stable::accelerator::DeviceGuard guard(on.index());
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(on.index(), &stream));
-  const Tensor workspace = empty_on(on, {bytes}, ScalarType::Byte);
-  const int status = body(bytes == 0 ? nullptr : workspace.mutable_data_ptr(), stream);
+  Tensor workspace;
+  if (bytes > 0) workspace = empty_on(on, {bytes}, ScalarType::Byte);
+  int status = cuda::select_device(on.index());
+  if (status == 0) status = body(bytes > 0 ? workspace.mutable_data_ptr() : nullptr, stream);
   STD_TORCH_CHECK(status == 0, "lbp::", op, " on cuda:", on.index(), " failed: ", cuda::describe(status));
 }
 

@@ -2,6 +2,10 @@
 #pragma once
 
 #include "cpu/launch.h"
+#ifdef LBP_HAVE_CUDA
+#include "cuda/launch.h"
+#endif
+#include "torch/cuda.h"
 #include "torch/tensors.h"
 
 namespace lbp::binding::launch {
@@ -19,28 +23,49 @@ const cpu::Kernels<T>& cpu_kernels() {
   }
 }
 
-#define LBP_KERNEL(name, Arguments)                     \
+#ifdef LBP_HAVE_CUDA
+#define LBP_RUN_ON_CUDA(name)                                                                         \
+  if (on.is_cuda()) {                                                                                 \
+    on_cuda(on, #name, cuda::name##_workspace_bytes(arguments),                                       \
+            [&](void* workspace, void* stream) { return cuda::name(arguments, workspace, stream); }); \
+    return;                                                                                           \
+  }
+#else
+#define LBP_RUN_ON_CUDA(name)
+#endif
+
+// An op's function for the CPU and for CUDA devices.
+#define LBP_LAUNCH_FUNCTION(name, Arguments)            \
   template <typename T>                                 \
   void name(Device on, const Arguments<T>& arguments) { \
-    STD_TORCH_CHECK(on.is_cpu(), #name ": CPU only");   \
+    LBP_RUN_ON_CUDA(name)                               \
     cpu_kernels<T>().name(arguments);                   \
   }
 
-LBP_KERNEL(ramp, RampArguments)
-LBP_KERNEL(ramp_gradient, RampGradientArguments)
-LBP_KERNEL(ramp_interval, RampIntervalArguments)
-LBP_KERNEL(ramp_interval_gradient, RampIntervalGradientArguments)
-LBP_KERNEL(bounding_lines, BoundingLinesArguments)
-LBP_KERNEL(bounding_lines_gradient, BoundingLinesGradientArguments)
-LBP_KERNEL(relax_backward, RelaxBackwardArguments)
-LBP_KERNEL(relax_backward_gradient, RelaxBackwardGradientArguments)
-LBP_KERNEL(interval_linear, IntervalLinearArguments)
-LBP_KERNEL(relax_forward, RelaxForwardArguments)
-LBP_KERNEL(relax_forward_gradient, RelaxForwardGradientArguments)
-LBP_KERNEL(concretize, ConcretizeArguments)
-LBP_KERNEL(concretize_gradient, ConcretizeGradientArguments)
-LBP_KERNEL(concretize_forward, ConcretizeForwardArguments)
-LBP_KERNEL(concretize_forward_gradient, ConcretizeForwardGradientArguments)
-#undef LBP_KERNEL
+// Of an op that has no CUDA kernel.
+#define LBP_CPU_FUNCTION(name, Arguments)                                               \
+  template <typename T>                                                                 \
+  void name(Device on, const Arguments<T>& arguments) {                                 \
+    STD_TORCH_CHECK(on.is_cpu(), "lbp::" #name ": there is a kernel for the CPU only"); \
+    cpu_kernels<T>().name(arguments);                                                   \
+  }
+
+LBP_CPU_FUNCTION(ramp, RampArguments)
+LBP_CPU_FUNCTION(ramp_gradient, RampGradientArguments)
+LBP_CPU_FUNCTION(ramp_interval, RampIntervalArguments)
+LBP_CPU_FUNCTION(ramp_interval_gradient, RampIntervalGradientArguments)
+LBP_CPU_FUNCTION(bounding_lines, BoundingLinesArguments)
+LBP_CPU_FUNCTION(bounding_lines_gradient, BoundingLinesGradientArguments)
+LBP_CPU_FUNCTION(relax_backward, RelaxBackwardArguments)
+LBP_CPU_FUNCTION(relax_backward_gradient, RelaxBackwardGradientArguments)
+LBP_CPU_FUNCTION(interval_linear, IntervalLinearArguments)
+LBP_CPU_FUNCTION(relax_forward, RelaxForwardArguments)
+LBP_CPU_FUNCTION(relax_forward_gradient, RelaxForwardGradientArguments)
+LBP_CPU_FUNCTION(concretize, ConcretizeArguments)
+LBP_CPU_FUNCTION(concretize_gradient, ConcretizeGradientArguments)
+LBP_CPU_FUNCTION(concretize_forward, ConcretizeForwardArguments)
+LBP_CPU_FUNCTION(concretize_forward_gradient, ConcretizeForwardGradientArguments)
+#undef LBP_LAUNCH_FUNCTION
+#undef LBP_RUN_ON_CUDA
 
 }  // namespace lbp::binding::launch

@@ -28,6 +28,9 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   // The instruction set that the CPU kernels use: portable, avx2 or avx512.
   library.def("cpu_capability() -> str");
 
+  // What there is for CUDA devices: kernels "ahead of time for ..." some architectures, "just in time", or "none".
+  library.def("cuda_build() -> str");
+
   // ParamRamp, its image of an interval with the count of the six statuses, and its bounding lines.
   library.def("ramp(Tensor z, " RAMP ") -> Tensor");
   library.def("ramp_gradient(Tensor gradient, Tensor z, " RAMP ", bool need_z, bool need_r) -> (Tensor, Tensor)");
@@ -84,6 +87,7 @@ STABLE_TORCH_LIBRARY(lbp, library) {
 
 STABLE_TORCH_LIBRARY_IMPL(lbp, CompositeExplicitAutograd, library) {
   library.impl("cpu_capability", TORCH_BOX(&lbp::binding::cpu_capability));
+  library.impl("cuda_build", TORCH_BOX(&lbp::binding::cuda_build));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {

@@ -12,23 +12,29 @@ constexpr ScalarType scalar_type() {
                                   : (std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Long);
 }
 
-std::string shape_of(const Tensor& tensor) {
+std::string text_of(const std::vector<int64_t>& sizes) {
   std::string text = "[";
-  for (int64_t i = 0; i < tensor.dim(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(tensor.size(i));
+  for (std::size_t i = 0; i < sizes.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(sizes[i]);
   return text + "]";
 }
+
+std::string shape_of(const Tensor& tensor) { return text_of(sizes_of(tensor)); }
 
 std::string device_name(Device device) {
   if (device.is_cpu()) return "the CPU";
   return (device.is_cuda() ? "cuda:" : "another device, ") + std::to_string(device.index());
 }
 
-void check_type(Device on, const Tensor& tensor, const char* name, ScalarType type) {
+void check_device(Device on, const Tensor& tensor, const char* name) {
   const Device device = tensor.device();
   // A device of the CPU has no index that means something.
   const bool same = device.type() == on.type() && (on.is_cpu() || device.index() == on.index());
   STD_TORCH_CHECK(same, name, ": expected a tensor on ", device_name(on), " like the other arguments, got one on ",
                   device_name(device));
+}
+
+void check_type(Device on, const Tensor& tensor, const char* name, ScalarType type) {
+  check_device(on, tensor, name);
   STD_TORCH_CHECK(tensor.scalar_type() == type, name, ": expected ", torch::headeronly::toString(type),
                   " like the other arguments, got ", torch::headeronly::toString(tensor.scalar_type()));
 }
@@ -66,7 +72,17 @@ void check_layer(const Tensor& tensor, const char* name, const Tensor& like, int
 }
 
 Tensor empty_of(const Tensor& like, std::vector<int64_t> sizes, ScalarType type) {
-  return torch::stable::new_empty(like, sizes, type);
+  return empty_on(like.device(), std::move(sizes), type);
+}
+
+Tensor empty_on(Device on, std::vector<int64_t> sizes, ScalarType type) {
+  try {
+    return torch::stable::empty(sizes, type, std::nullopt, on);
+  } catch (const std::exception&) {  // it names a function of the ABI, not what went wrong
+    STD_TORCH_CHECK(false, "out of memory on ", device_name(on), ": cannot allocate a ",
+                    torch::headeronly::toString(type), " tensor of shape ", text_of(sizes),
+                    "; bound fewer rows or examples at a time");
+  }
 }
 
 template <typename T>
@@ -118,16 +134,22 @@ PerNeuronTensor<T> per_neuron(Device on, double value, const OptionalTensor& ten
   return result;
 }
 
-double read_eta(const RampParameters& parameters) {
+template <typename T>
+Eta<T> outer_slope(Device on, const RampParameters& parameters) {
   double eta = parameters.eta;
   if (parameters.eta_tensor.has_value()) {
     const Tensor& tensor = *parameters.eta_tensor;
-    STD_TORCH_CHECK(tensor.is_cpu() && tensor.numel() == 1,
-                    "eta: expected a number or a tensor with one element on the CPU, got shape ", shape_of(tensor));
+    STD_TORCH_CHECK(tensor.numel() == 1, "eta: expected a number or a tensor with one element, got shape ",
+                    shape_of(tensor));
+    if (!tensor.is_cpu()) {
+      check_device(on, tensor, "eta");
+      const Tensor storage = torch::stable::to(tensor, scalar_type<T>());
+      return {T(0), storage, storage.template const_data_ptr<T>()};
+    }
     eta = with_type(tensor, "eta", [&](auto type, Device) { return double(*tensor.const_data_ptr<decltype(type)>()); });
   }
   STD_TORCH_CHECK(eta >= 0 && eta <= 1, "eta must lie in [0, 1], got ", eta);
-  return eta;
+  return {T(eta), {}, nullptr};
 }
 
 template <typename T>
@@ -162,9 +184,9 @@ OwnedRelaxation<T> relaxation(Device on, const RelaxationTensors& tensors, Index
   const Strategy strategy = static_cast<Strategy>(tensors.strategy);
   STD_TORCH_CHECK(strategy != Strategy::kLines || (lower_slope && lower_intercept && upper_slope && upper_intercept),
                   "strategy 'lines' takes all four of lower_slope, lower_intercept, upper_slope, upper_intercept");
-  result.view = {l.data,      u.data,      l.stride,        result.r.view(), T(read_eta(tensors.ramp)),
-                 strategy,    lower_slope, lower_intercept, upper_slope,     upper_intercept,
-                 given_stride};
+  result.eta = outer_slope<T>(on, tensors.ramp);
+  result.view = {l.data,      u.data,          l.stride,    result.r.view(), result.eta.value, strategy,
+                 lower_slope, lower_intercept, upper_slope, upper_intercept, given_stride,     result.eta.data};
   return result;
 }
 
@@ -196,6 +218,7 @@ CoefficientsTensor<T> coefficients(const Tensor& A, int64_t sides) {
   template Batched<T> batched<T>(Device, const Tensor&, const char*, Index, Index);                     \
   template struct PerNeuronTensor<T>;                                                                   \
   template PerNeuronTensor<T> per_neuron<T>(Device, double, const OptionalTensor&, const char*, Index); \
+  template Eta<T> outer_slope<T>(Device, const RampParameters&);                                        \
   template OwnedRelaxation<T> relaxation<T>(Device, const RelaxationTensors&, Index, Index);            \
   template CoefficientsTensor<T> coefficients<T>(const Tensor&, int64_t);
 

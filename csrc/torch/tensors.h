@@ -65,14 +65,24 @@ struct PerNeuronTensor {
 template <typename T>
 PerNeuronTensor<T> per_neuron(Device on, double value, const OptionalTensor& tensor, const char* name, Index neurons);
 
-// The slope eta, read from its tensor where it has one; refused outside [0, 1].
-double read_eta(const RampParameters& parameters);
+// The slope eta. A number, or a tensor on the CPU, which is read here; refused outside [0, 1]. A tensor on another
+// device is left to the kernels, which give NaN outside [0, 1], so that nothing waits for the device.
+template <typename T>
+struct Eta {
+  T value = T(0);
+  Tensor storage;
+  const T* data = nullptr;
+};
+
+template <typename T>
+Eta<T> outer_slope(Device on, const RampParameters& parameters);
 
 // Relaxation with the tensors that its pointers refer to.
 template <typename T>
 struct OwnedRelaxation {
   std::vector<Tensor> storage;
   PerNeuronTensor<T> r;
+  Eta<T> eta;
   Relaxation<T> view;
 };
 
@@ -104,6 +114,7 @@ CoefficientsTensor<T> coefficients(const Tensor& A, int64_t sides);
 template <typename T>
 Tensor empty(const Tensor& like, std::vector<int64_t> sizes);
 Tensor empty_of(const Tensor& like, std::vector<int64_t> sizes, ScalarType type);
+Tensor empty_on(Device on, std::vector<int64_t> sizes, ScalarType type);
 std::vector<int64_t> sizes_of(const Tensor& tensor);
 
 // Calls body with a value of the tensor's type, float or double, and with the device that the op runs on: the tensor's.

@@ -2,6 +2,7 @@
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lbp.info import collect
 
@@ -10,5 +11,5 @@ def info() -> None:
     """Show versions, instruction set, threads and CUDA."""
     table = Table(show_header=False, box=None)
     for name, value in collect().items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))  # brackets are no markup
     Console().print(table)

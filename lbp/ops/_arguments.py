@@ -6,7 +6,7 @@ Parameters of activations, given lines, and their gradients back.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -244,6 +244,16 @@ def common_batch(*tensors: Tensor) -> int:
         if tensor.shape[0] != 1:
             return tensor.shape[0]
     return 1
+
+
+def register_composite(name: str, function: Callable[..., Any], *, cuda: Callable[..., Any] | None = None) -> None:
+    """Register an op that is made of other ops and of the library's products and convolutions.
+
+    It serves the CPU and, where lbp has kernels for them, CUDA devices: there by `cuda` if that is given.
+    """
+    torch.library.impl(f"lbp::{name}", "CPU", function)
+    if _native.cuda_build != "none":
+        torch.library.impl(f"lbp::{name}", "CUDA", cuda or function)
 
 
 def contiguous(results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

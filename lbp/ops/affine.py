@@ -1,6 +1,6 @@
 """Intervals and coefficients of back-substitution through Linear and Conv2d layers.
 
-On the CPU these ops are the kernels' passes followed by the library's product or convolution, in full precision.
+These ops are the kernels' passes followed by the library's product or convolution, in full precision.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lbp.ops._arguments import (
     named_lines,
     native,
     needed_gradients,
+    register_composite,
     relaxation_arguments,
     relaxation_gradients,
     save_relaxation,
@@ -384,14 +385,14 @@ def _relaxed_affine_backward(ctx: Any, coefficients: Tensor, constants: Tensor) 
     return to_A if need_A else None, *relaxation_gradients(arguments, to_relaxation), to_weight, fitted_bias, *rest
 
 
-def _relax_backward_linear_cpu(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+def _relax_backward_linear_composite(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     relaxation, (weight, bias, sides) = rest[:RELAXATION_LENGTH], rest[RELAXATION_LENGTH:]
     relaxed, constants = native("relax_backward")(A, *relaxation, bias, sides)
     with full_precision():
         return (relaxed @ weight).contiguous(), constants
 
 
-def _relax_backward_conv2d_cpu(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+def _relax_backward_conv2d_composite(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     relaxation = rest[:RELAXATION_LENGTH]
     weight, bias, input_size, stride, padding, dilation, groups, sides = rest[RELAXATION_LENGTH:]
     offset = None if bias is None else bias[:, None, None]
@@ -405,20 +406,24 @@ def _interval_linear_cpu(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | No
     if l.shape == u.shape and l.dim() == 2 and l.shape[0] <= SMALL_BATCH:
         lower, upper = native("interval_linear_small_batch")((u + l) / 2, (u - l) / 2, weight, bias)
         return lower, upper
+    return _interval_linear_composite(l, u, weight, bias)
+
+
+def _interval_linear_composite(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
     return contiguous(reference.interval_linear(l, u, weight, bias))
 
 
-def _backward_linear_cpu(*arguments: Any) -> tuple[Tensor, ...]:
+def _backward_linear_composite(*arguments: Any) -> tuple[Tensor, ...]:
     return contiguous(reference.backward_linear(*arguments))
 
 
-def _interval_conv2d_cpu(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
+def _interval_conv2d_composite(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
     stride, padding, dilation, groups = convolution
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
     return contiguous(reference.interval_conv2d(l, u, weight, bias, groups=groups, **geometry))
 
 
-def _backward_conv2d_cpu(A: Tensor, weight: Tensor, bias: Tensor | None, input_size: Any, *convolution: Any) -> Any:
+def _backward_conv2d_composite(A: Tensor, weight: Tensor, bias: Tensor | None, input_size: Any, *convolution: Any) -> Any:
     stride, padding, dilation, groups = convolution
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
     return contiguous(reference.backward_conv2d(A, weight, bias, input_size, groups=groups, **geometry))
@@ -461,12 +466,12 @@ def _register_fakes() -> None:
 
 
 def _register() -> None:
-    torch.library.impl("lbp::interval_linear", "CPU", _interval_linear_cpu)
-    torch.library.impl("lbp::interval_conv2d", "CPU", _interval_conv2d_cpu)
-    torch.library.impl("lbp::backward_linear", "CPU", _backward_linear_cpu)
-    torch.library.impl("lbp::backward_conv2d", "CPU", _backward_conv2d_cpu)
-    torch.library.impl("lbp::relax_backward_linear", "CPU", _relax_backward_linear_cpu)
-    torch.library.impl("lbp::relax_backward_conv2d", "CPU", _relax_backward_conv2d_cpu)
+    register_composite("interval_linear", _interval_linear_cpu, cuda=_interval_linear_composite)
+    register_composite("interval_conv2d", _interval_conv2d_composite)
+    register_composite("backward_linear", _backward_linear_composite)
+    register_composite("backward_conv2d", _backward_conv2d_composite)
+    register_composite("relax_backward_linear", _relax_backward_linear_composite)
+    register_composite("relax_backward_conv2d", _relax_backward_conv2d_composite)
     register_autograd = torch.library.register_autograd
     register_autograd("lbp::interval_linear", _interval_linear_backward, setup_context=_save_interval)
     register_autograd("lbp::interval_conv2d", _interval_conv2d_backward, setup_context=_save_interval)

@@ -1,6 +1,6 @@
 """Forward linear bounds through affine layers, and their insertion into back-substitution (LBP, Relaxed-CROWN).
 
-On the CPU these ops are the library's products and convolutions, in full precision.
+These ops are the library's products and convolutions, in full precision.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lbp import _native, reference
 from lbp.backend import current_backend
-from lbp.ops._arguments import contiguous, native, sum_to
+from lbp.ops._arguments import contiguous, native, register_composite, sum_to
 from lbp.ops._convolution import Pair, convolution_gradients, convolved_size
 from lbp.strategies import side_code
 
@@ -148,17 +148,17 @@ def _empty_where_none(results: ForwardMatrices) -> tuple[Tensor, ...]:
     return contiguous(tuple(results[0].new_empty((0,)) if result is None else result for result in results))
 
 
-def _forward_linear_cpu(*arguments: Any) -> tuple[Tensor, ...]:
+def _forward_linear_composite(*arguments: Any) -> tuple[Tensor, ...]:
     return _empty_where_none(reference.forward_linear(*arguments))
 
 
-def _forward_conv2d_cpu(*arguments: Any) -> tuple[Tensor, ...]:
+def _forward_conv2d_composite(*arguments: Any) -> tuple[Tensor, ...]:
     *matrices, stride, padding, dilation, groups = arguments
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
     return _empty_where_none(reference.forward_conv2d(*matrices, groups=groups, **geometry))
 
 
-def _insert_forward_cpu(A: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+def _insert_forward_composite(A: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     *matrices, sides = arguments
     coefficients, constants = reference.insert_forward(A, *matrices, sides={1: "lower", 2: "upper", 3: "both"}[sides])
     return coefficients.contiguous(), constants
@@ -241,9 +241,9 @@ def _vector_gradient(weights: Tensor, rows: Tensor, like: Tensor) -> Tensor:
 
 
 def _register() -> None:
-    torch.library.impl("lbp::forward_linear", "CPU", _forward_linear_cpu)
-    torch.library.impl("lbp::forward_conv2d", "CPU", _forward_conv2d_cpu)
-    torch.library.impl("lbp::insert_forward", "CPU", _insert_forward_cpu)
+    register_composite("forward_linear", _forward_linear_composite)
+    register_composite("forward_conv2d", _forward_conv2d_composite)
+    register_composite("insert_forward", _insert_forward_composite)
     torch.library.register_autograd("lbp::forward_linear", _forward_backward, setup_context=_save_forward)
     torch.library.register_autograd("lbp::forward_conv2d", _forward_backward, setup_context=_save_forward)
     torch.library.register_autograd("lbp::insert_forward", _insert_backward, setup_context=_save_insert)

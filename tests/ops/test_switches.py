@@ -38,6 +38,7 @@ def everything():
         torch.get_float32_matmul_precision(),
         torch.backends.cuda.matmul.allow_tf32,
         torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.enabled,
     )
 
 
@@ -103,6 +104,13 @@ def test_full_precision_returns_what_the_older_switch_was(allowed):
         assert state() == ["ieee"] * 4
     assert everything() == before
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def test_full_precision_is_without_cudnn_which_may_choose_winograds_algorithm():
+    assert torch.backends.cudnn.enabled
+    with full_precision():
+        assert not torch.backends.cudnn.enabled
+    assert torch.backends.cudnn.enabled
 
 
 def test_full_precision_nests():

@@ -1,4 +1,4 @@
-#include "cuda/status.h"
+#include "cuda/device.h"
 
 #ifdef LBP_CUDA_JIT
 #include "cuda/compiled_kernel.h"
@@ -13,7 +13,7 @@ namespace {
 constexpr int kOutOfMemory = 2, kInsufficientDriver = 35, kNoBinaryForDevice = 209, kUnsupportedPtx = 222,
               kPtxCompilerMissing = 221, kFirstOfCapture = 900, kLastOfCapture = 907;
 
-std::string advice(int status) {
+std::string advice(Status status) {
   if (status >= kFirstOfCapture && status <= kLastOfCapture) {
     return "; while a CUDA graph is captured, call the op once before the capture, so that its kernels are loaded";
   }
@@ -39,13 +39,18 @@ std::string advice(int status) {
 
 #ifdef LBP_CUDA_JIT
 
-std::string describe(int status) { return jit::error_text(status) + advice(status); }
+Status select_device(int index) { return jit::select_device(index); }
+
+std::string describe(Status status) { return jit::error_text(status) + advice(status); }
 
 std::string build() { return "just in time"; }
 
 #else
 
-std::string describe(int status) {
+// torch has its own copy of the CUDA runtime; this one is told, too.
+Status select_device(int index) { return cudaSetDevice(index); }
+
+std::string describe(Status status) {
   const auto error = static_cast<cudaError_t>(status);
   return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error) + advice(status);
 }
