@@ -423,7 +423,9 @@ def _interval_conv2d_composite(l: Tensor, u: Tensor, weight: Tensor, bias: Tenso
     return contiguous(reference.interval_conv2d(l, u, weight, bias, groups=groups, **geometry))
 
 
-def _backward_conv2d_composite(A: Tensor, weight: Tensor, bias: Tensor | None, input_size: Any, *convolution: Any) -> Any:
+def _backward_conv2d_composite(
+    A: Tensor, weight: Tensor, bias: Tensor | None, input_size: Any, *convolution: Any
+) -> Any:
     stride, padding, dilation, groups = convolution
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
     return contiguous(reference.backward_conv2d(A, weight, bias, input_size, groups=groups, **geometry))
