@@ -1,19 +1,27 @@
 """Verification of labelled examples by every method, and the attack that it is held against."""
 
 from lbp.verification.attack import pgd
+from lbp.verification.falsify import AttackSettings, ContradictionError, Falsification, check_consistent, falsify
 from lbp.verification.margins import margin_bounds
 from lbp.verification.result import MethodResult, VerificationResult
+from lbp.verification.square import square_attack
 from lbp.verification.status import LayerStatus, neuron_status
 from lbp.verification.verify import METHODS, method_names, verify
 
 __all__ = [
     "METHODS",
+    "AttackSettings",
+    "ContradictionError",
+    "Falsification",
     "LayerStatus",
     "MethodResult",
     "VerificationResult",
+    "check_consistent",
+    "falsify",
     "margin_bounds",
     "method_names",
     "neuron_status",
     "pgd",
+    "square_attack",
     "verify",
 ]

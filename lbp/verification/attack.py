@@ -1,35 +1,52 @@
 """Projected gradient descent, the attack that certificates are held against (Madry et al. 2018)."""
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from lbp.errors import InvalidInputError
+from lbp.verification.search import BestPoints, Box, ExampleRandom, Limit, smallest_margin
+
+AttackLoss = Literal["margin", "cross-entropy"]
+
+_STEPS_BETWEEN_LOOKS = 10
+"""Gradient steps after which examples that are misclassified by now leave the batch."""
 
 
 def pgd(
     model: nn.Module,
     x: Tensor,
     labels: Tensor,
-    eps: float,
+    eps: Limit,
     *,
-    clip: tuple[float, float] | None = None,
+    clip: tuple[Limit, Limit] | None = None,
     steps: int = 40,
     restarts: int = 2,
-    step_size: float | None = None,
-    seed: int = 0,
+    step_size: Limit | None = None,
+    loss: AttackLoss = "margin",
+    early_stop: bool = False,
+    seed: int | Sequence[int] = 0,
 ) -> Tensor:
-    """Searches the l_inf ball for misclassified points by signed gradient steps on the smallest margin.
+    """Searches the l_inf ball for misclassified points by signed gradient steps.
+
+    Every point tried lies in the ball and in the valid range, the random starts included. The best iterate is kept, not
+    the last: the one with the smallest margin, whichever loss the gradient is of. The length of the steps falls
+    linearly to a hundredth.
 
     Args:
         model: network to logits, in evaluation mode.
         x: inputs [B, *shape].
         labels: int64 [B].
-        eps: radius, >= 0.
-        clip: valid range of the data; every point tried is inside.
+        eps: radius, >= 0; where data is normalised outside the network, a tensor that broadcasts to x.
+        clip: valid range of the data, numbers or such tensors.
         steps: gradient steps of a restart.
         restarts: random starts, uniform in the region.
-        step_size: length of a step; `eps / 4` by default.
-        seed: of the random starts.
+        step_size: length of the first step; `eps / 4` by default.
+        loss: what is followed: the smallest margin downward or the cross-entropy upward.
+        early_stop: leave an example alone once it is misclassified, instead of lowering its margin further.
+        seed: of the random starts, one number or one per example; an example's starts do not depend on the others.
 
     Returns:
         [B, *shape]: for every example a misclassified point where one was found (its prediction tells), else the point
@@ -38,31 +55,35 @@ def pgd(
     Raises:
         InvalidInputError: negative or NaN eps.
     """
-    if not eps >= 0:
-        raise InvalidInputError(f"pgd: eps must be >= 0, got {eps}")
-    low, high = x - eps, x + eps
-    if clip is not None:
-        low, high = low.clamp(*clip), high.clamp(*clip)
-    generator = torch.Generator(x.device).manual_seed(seed)
-    length = eps / 4 if step_size is None else step_size
-    best = x.clone()
-    best_margin = _smallest_margin(model, x, labels).detach()
+    box = Box.around(x, eps, clip)
+    length = torch.as_tensor(eps / 4 if step_size is None else step_size, dtype=x.dtype, device=x.device).expand(
+        x.shape
+    )
+    random = ExampleRandom(seed, x)
+    best = BestPoints(model, x, labels)
     for _ in range(restarts):
-        start = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        point = torch.minimum(torch.maximum(low + (high - low) * start, low), high)
-        for _ in range(steps + 1):
-            point.requires_grad_(True)
-            margin = _smallest_margin(model, point, labels)
-            (gradient,) = torch.autograd.grad(margin.sum(), point)
-            point = point.detach()
-            improved = margin.detach() < best_margin
-            best[improved], best_margin[improved] = point[improved], margin.detach()[improved]
-            point = torch.minimum(torch.maximum(point - length * gradient.sign(), low), high)
-    return best
+        points = box.at(random.uniform(*x.shape[1:]))
+        index = best.open(early_stop=early_stop)
+        points = points[index]
+        for step in range(steps + 1):
+            if early_stop and step % _STEPS_BETWEEN_LOOKS == 0:
+                still = ~(best.margins[index] < 0)
+                points, index = points[still], index[still]
+            if len(index) == 0:
+                break
+            margins, gradient = _descent(model, points, labels[index], loss)
+            best.offer(index, points, margins)
+            shrink = max(1 - step / max(steps, 1), 0.01)
+            points = box[index].project(points - shrink * length[index] * gradient.sign())
+    return best.points
 
 
-def _smallest_margin(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
-    logits = model(x)
-    true = logits.gather(1, labels[:, None]).squeeze(1)
-    margin: Tensor = true - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-    return margin
+def _descent(model: nn.Module, points: Tensor, labels: Tensor, loss: AttackLoss) -> tuple[Tensor, Tensor]:
+    """Smallest margins [B], and the gradient of what is to become smaller."""
+    points = points.detach().requires_grad_(True)
+    with torch.enable_grad():
+        logits = model(points)
+        margins = smallest_margin(logits, labels)
+        value = margins.sum() if loss == "margin" else -F.cross_entropy(logits, labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(value, points)
+    return margins.detach(), gradient

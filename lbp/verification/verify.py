@@ -15,6 +15,7 @@ from lbp.methods.names import parse_method
 from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
 from lbp.verification.batches import default_batch_size
+from lbp.verification.falsify import predicted_classes
 from lbp.verification.margins import margin_bounds
 from lbp.verification.result import MethodResult, VerificationResult
 
@@ -87,7 +88,7 @@ def verify(
         size = batch_size or default_batch_size(model, x[:1], "IBP")
         logits = torch.cat([model(part) for part in x.split(size)])
         classes = _checked_classes(logits, labels, num_classes)
-        predictions = logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
+        predictions = predicted_classes(logits)
         left = predictions == labels if cascade else torch.ones_like(labels, dtype=torch.bool)
         results = {}
         for name in names:

@@ -1,11 +1,25 @@
-"""The attack that verdicts are held against."""
+"""The attacks that verdicts are held against."""
+
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from lbp.errors import InvalidInputError
-from lbp.verification import pgd
+from lbp.nn import ParamRamp
+from lbp.verification import pgd, square_attack
+
+ATTACKS = {
+    "PGD margin": partial(pgd, loss="margin"),
+    "PGD cross-entropy": partial(pgd, loss="cross-entropy"),
+    "Square": partial(square_attack, queries=400),
+}
+
+
+@pytest.fixture(params=ATTACKS)
+def attack(request):
+    return ATTACKS[request.param]
 
 
 def linear_model():
@@ -16,29 +30,94 @@ def linear_model():
     return model
 
 
-def test_the_worst_point_of_a_linear_model_is_found():
-    x = torch.full((1, 4), 0.5, dtype=torch.float64)
-    worst = pgd(linear_model(), x, torch.tensor([0]), 0.1)
-    assert worst[0, :3].tolist() == pytest.approx([0.4, 0.6, 0.4])
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (1, 2, 2), (4, 1, 1)])
+def test_the_worst_point_of_a_linear_model_is_found(attack, shape):
+    x = torch.full((1, *shape), 0.5, dtype=torch.float64)
+    worst = attack(linear_model(), x, torch.tensor([0]), 0.1)
+    assert worst.shape == x.shape
+    assert worst.flatten()[:3].tolist() == pytest.approx([0.4, 0.6, 0.4])
 
 
-def test_points_stay_in_the_region_and_in_the_data_range():
+@pytest.mark.parametrize("eps", [0.0, 0.3])
+def test_points_stay_in_the_region_and_in_the_data_range(attack, eps):
     torch.manual_seed(0)
     x = torch.rand(20, 4, dtype=torch.float64)
-    for eps in (0.0, 0.3):
-        worst = pgd(linear_model(), x, torch.zeros(20, dtype=torch.int64), eps, clip=(0, 1))
-        assert (worst - x).abs().max() <= eps + 1e-12
-        assert worst.min() >= 0
-        assert worst.max() <= 1
+    seen = []
+    model = linear_model()
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    attack(model, x, torch.zeros(20, dtype=torch.int64), eps, clip=(0, 1))
+    assert len(seen) > 40, "the random starts and every step are among them"
+    for points in seen:
+        assert bool((points >= (x - eps).clamp_min(0)).all())
+        assert bool((points <= (x + eps).clamp_max(1)).all())
 
 
-def test_the_same_seed_gives_the_same_points():
-    x, labels = torch.rand(5, 4, dtype=torch.float64), torch.ones(5, dtype=torch.int64)
-    first, second = (pgd(linear_model(), x, labels, 0.2, steps=2, seed=5) for _ in range(2))
-    assert torch.equal(first, second)
+def test_data_normalised_outside_the_network_is_attacked_in_its_own_units(attack):
+    # The same network on x and on (x - mean) / std, with the radius and the range transformed in the same way.
+    torch.manual_seed(0)
+    mean, std = (torch.tensor(values).view(3, 1, 1).double() for values in ([0.5, 0.4, 0.3], [0.2, 0.25, 0.5]))
+    raw = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    x, labels = torch.rand(6, 3, 2, 2, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
+
+    def normalised(z):
+        return raw(z * std + mean)
+
+    expected = attack(raw, x, labels, 0.1, clip=(0, 1))
+    found = attack(normalised, (x - mean) / std, labels, 0.1 / std, clip=((0 - mean) / std, (1 - mean) / std))
+    torch.testing.assert_close(found * std + mean, expected)
+
+
+def test_an_example_meets_the_same_attack_in_every_batch(attack):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).double()
+    x, labels = torch.rand(5, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
+    together = attack(model, x, labels, 0.2, seed=[7, 3, 5, 1, 9])
+    alone = attack(model, x[2:3], labels[2:3], 0.2, seed=[5])
+    torch.testing.assert_close(together[2:3], alone)
+    assert torch.equal(together, attack(model, x, labels, 0.2, seed=[7, 3, 5, 1, 9]))
+
+
+def test_the_best_iterate_is_kept_and_not_the_last(attack):
+    # A step of the whole radius leaves the only bad points, |x| < 0.05, behind at once.
+    class Valley(nn.Module):
+        def forward(self, x):
+            margin = x.abs().sum(1) - 0.05
+            return torch.stack([margin, torch.zeros_like(margin)], 1)
+
+    x, labels = torch.full((1, 1), 0.06, dtype=torch.float64), torch.tensor([0])
+    worst = pgd(Valley(), x, labels, 0.3, steps=50, restarts=1, step_size=0.02)
+    assert worst.abs().item() < 0.05
+
+
+@pytest.mark.parametrize("early_stop", [False, True])
+def test_an_early_stop_finds_a_misclassified_point_where_the_full_search_does(attack, early_stop):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).double()
+    x = torch.rand(30, 6, dtype=torch.float64)
+    labels = model(x).argmax(1)
+    fooled = model(attack(model, x, labels, 0.3, early_stop=early_stop)).argmax(1) != labels
+    assert 5 < int(fooled.sum()) < 30
+
+
+def test_masked_gradients_stop_descent_but_not_the_search_without_gradients():
+    # Beyond its bending point the ramp is flat: no gradient says that smaller inputs lead to the other class, and
+    # random starts are about as large as the input.
+    model = nn.Sequential(nn.Linear(40, 1), ParamRamp(1, eta=0.0, r=1.0), nn.Linear(1, 2)).double()
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[0].bias.fill_(-18.0)
+        model[2].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        model[2].bias.copy_(torch.tensor([-0.5, 0.5]))
+    x, labels = torch.full((1, 40), 0.5, dtype=torch.float64), torch.tensor([0])
+    assert model(pgd(model, x, labels, 0.05, restarts=20)).argmax(1).item() == 0
+    assert model(square_attack(model, x, labels, 0.05)).argmax(1).item() == 1
+
+
+def test_an_empty_batch_is_no_error(attack):
+    assert attack(linear_model(), torch.empty(0, 4).double(), torch.empty(0, dtype=torch.int64), 0.1).shape == (0, 4)
 
 
 @pytest.mark.parametrize("eps", [-0.1, float("nan")])
-def test_bad_radii_are_refused(eps):
+def test_bad_radii_are_refused(attack, eps):
     with pytest.raises(InvalidInputError, match="eps must be >= 0"):
-        pgd(linear_model(), torch.rand(1, 4), torch.tensor([0]), eps)
+        attack(linear_model(), torch.rand(1, 4), torch.tensor([0]), eps)

@@ -1,0 +1,160 @@
+"""All attacks on one batch, each success confirmed on the network, and the contradiction that must never occur."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lbp.errors import LbpError
+from lbp.perturbations import PerturbationLpNorm
+from lbp.settings import Settings
+from lbp.verification.attack import pgd
+from lbp.verification.search import Box, smallest_margin
+from lbp.verification.square import square_attack
+
+_SEED_STRIDE = 1_000_003
+"""Between the seeds of neighbouring examples, so that runs with neighbouring seeds share none."""
+
+
+class ContradictionError(LbpError, RuntimeError):
+    """An example is verified and misclassified at a point of its region: the program is wrong."""
+
+
+class AttackSettings(Settings):
+    """The attacks to run, in this order; by default those of Lyu et al. 2021 and one without gradients.
+
+    Attributes:
+        steps, restarts: of projected gradient descent, once on the cross-entropy and once on the margin; no restarts,
+            no such attack.
+        queries: of the square attack; 0, no such attack.
+        seed: of all random choices.
+    """
+
+    steps: int = Field(default=200, ge=1)
+    restarts: int = Field(default=10, ge=0)
+    queries: int = Field(default=1000, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+@dataclass(frozen=True)
+class Falsification:
+    """What the attacks found.
+
+    Attributes:
+        found_by: for every example the attack that found a misclassified point, or None.
+        points: [B, *shape]: those points; elsewhere those with the smallest margin seen.
+        margins: [B]: smallest margins there; negative where misclassified.
+        predictions: int64 [B]: classes at the points; -1 for NaN.
+    """
+
+    found_by: list[str | None]
+    points: Tensor
+    margins: Tensor
+    predictions: Tensor
+
+    @property
+    def found(self) -> Tensor:
+        """Bool [B], on the CPU."""
+        return torch.tensor([name is not None for name in self.found_by], dtype=torch.bool)
+
+
+def falsify(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    eps: float,
+    *,
+    clip: tuple[float, float] | None = None,
+    settings: AttackSettings | None = None,
+    indices: Sequence[int] | None = None,
+) -> Falsification:
+    """Looks for misclassified points in the l_inf balls around inputs by one attack after the other.
+
+    An attack sees the examples that the ones before it left. A point counts when it lies in the very region that the
+    bounds are computed over, and the network itself, evaluated there once more, prefers another class.
+
+    Args:
+        model: network to logits, in evaluation mode.
+        x: inputs [B, *shape].
+        labels: int64 [B], on the device of x.
+        eps: radius.
+        clip: valid range of the data.
+        settings: of the attacks.
+        indices: of the examples in their data set, on which their random choices depend, so that an example meets the
+            same attack in every batch; by default 0, 1, ...
+    """
+    settings = settings or AttackSettings()
+    seeds = [settings.seed + _SEED_STRIDE * index for index in (range(len(x)) if indices is None else indices)]
+    descent = partial(pgd, steps=settings.steps, restarts=settings.restarts)
+    attacks = {
+        "PGD cross-entropy": partial(descent, loss="cross-entropy"),
+        "PGD margin": partial(descent, loss="margin"),
+    } if settings.restarts else {}  # fmt: skip
+    if settings.queries:
+        attacks["Square"] = partial(square_attack, queries=settings.queries)
+    region = PerturbationLpNorm(eps=eps, clip=clip).region(x)
+    box = Box(region.lower, region.upper)
+    points = x.clone()
+    margins, predictions = _evaluate(model, points, labels)
+    found_by: list[str | None] = [None] * len(x)
+    left = torch.arange(len(x), device=x.device)
+    for name, attack in attacks.items():
+        if len(left) == 0:
+            break
+        tried = attack(
+            model,
+            x[left],
+            labels[left],
+            eps,
+            clip=clip,
+            early_stop=True,
+            seed=[seeds[place] for place in left.tolist()],
+        )
+        tried_margins, tried_predictions = _evaluate(model, tried, labels[left])
+        inside = box[left].contains(tried)
+        found = inside & (tried_predictions != labels[left])
+        keep = found | (inside & (tried_margins < margins[left]))
+        places = left[keep]
+        points[places], margins[places] = tried[keep], tried_margins[keep]
+        predictions[places] = tried_predictions[keep]
+        for place in left[found].tolist():
+            found_by[place] = name
+        left = left[~found]
+    return Falsification(found_by, points, margins, predictions)
+
+
+def predicted_classes(logits: Tensor) -> Tensor:
+    """The class of the largest logit, int64 [B]; -1 where a logit is NaN, so that no label is met."""
+    return logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
+
+
+def check_consistent(indices: list[int], verified_by: list[tuple[str, float] | None], attacked: Falsification) -> None:
+    """Holds certificates against attacks.
+
+    Args:
+        indices: of the examples in the data set, for the error.
+        verified_by: for every example None, or who verified it with which smallest margin bound.
+        attacked: what the attacks found for the same examples.
+
+    Raises:
+        ContradictionError: an example is both verified and misclassified at a point of its region.
+    """
+    for place, (index, certificate, attack) in enumerate(zip(indices, verified_by, attacked.found_by, strict=True)):
+        if certificate is None or attack is None:
+            continue
+        method, bound = certificate
+        raise ContradictionError(
+            f"image {index} is verified by {method} (every margin is at least {bound:g}), but {attack} found a point "
+            f"of its region with class {int(attacked.predictions[place])} (margin {float(attacked.margins[place]):g}): "
+            "the bound or the attack is wrong. If both numbers are within rounding of 0, repeat it in float64; "
+            "otherwise please report it with this network and image"
+        )
+
+
+def _evaluate(model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        logits = model(points)
+    return smallest_margin(logits, labels), predicted_classes(logits)

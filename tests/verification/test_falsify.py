@@ -1,0 +1,72 @@
+"""Attacks in a row, their confirmation on the network, and certificates held against them."""
+
+import pytest
+import torch
+from torch import nn
+
+from lbp.perturbations import PerturbationLpNorm
+from lbp.verification import AttackSettings, ContradictionError, check_consistent, falsify, verify
+
+EPS = 0.03
+QUICK = AttackSettings(steps=20, restarts=2, queries=60)
+
+
+def test_successes_are_misclassified_points_of_the_region(trained, digits):
+    x = digits.images.double()
+    found = falsify(trained, x, digits.labels, EPS, clip=(0, 1), settings=QUICK)
+    region = PerturbationLpNorm(eps=EPS, clip=(0, 1)).region(x)
+    logits = trained(found.points)
+    wrong = logits.argmax(1) != digits.labels
+    assert 0 < int(found.found.sum()) < len(digits)
+    assert torch.equal(found.found, wrong)
+    assert torch.equal(found.predictions, logits.argmax(1))
+    assert torch.equal(found.found, found.margins < 0)
+    assert bool(((found.points >= region.lower) & (found.points <= region.upper)).all())
+
+
+def test_the_outcome_for_an_example_does_not_depend_on_its_batch(trained, digits):
+    x = digits.images.double()
+    whole = falsify(trained, x, digits.labels, EPS, clip=(0, 1), settings=QUICK)
+    part = falsify(trained, x[5:9], digits.labels[5:9], EPS, clip=(0, 1), settings=QUICK, indices=range(5, 9))
+    assert whole.found_by[5:9] == part.found_by
+    torch.testing.assert_close(whole.points[5:9], part.points)
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        (AttackSettings(restarts=0, queries=50), {"Square", None}),
+        (AttackSettings(steps=10, restarts=1, queries=0), {"PGD cross-entropy", "PGD margin", None}),
+        (AttackSettings(restarts=0, queries=0), {None}),
+    ],
+)
+def test_attacks_can_be_left_out(trained, digits, settings, names):
+    found = falsify(trained, digits.images.double(), digits.labels, EPS, clip=(0, 1), settings=settings)
+    assert set(found.found_by) <= names
+    if names == {None}:
+        assert torch.equal(found.points, digits.images.double())
+
+
+def test_a_network_that_gives_nan_is_misclassified():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[1].bias[0] = torch.nan
+    found = falsify(model, torch.rand(2, 4), torch.tensor([0, 1]), 0.1, settings=QUICK)
+    assert found.predictions.tolist() == [-1, -1]
+    assert bool(found.found.all())
+
+
+def test_a_planted_false_verdict_is_raised_with_the_index_of_its_image(trained, digits):
+    x = digits.images.double()
+    found = falsify(trained, x, digits.labels, EPS, clip=(0, 1), settings=QUICK)
+    honest = verify(trained, x, digits.labels, EPS, clip=(0, 1), methods="CROWN")
+    smallest = honest.methods["CROWN"].margins.amin(1)
+    certificates = [
+        ("CROWN", float(bound)) if ok else None for ok, bound in zip(honest.verified, smallest, strict=True)
+    ]
+    indices = list(range(100, 100 + len(digits)))
+    check_consistent(indices, certificates, found)
+    false = int(found.found.nonzero()[0])
+    certificates[false] = ("CROWN", 0.25)
+    with pytest.raises(ContradictionError, match=rf"image {100 + false} is verified by CROWN \(.*at least 0.25\).*PGD"):
+        check_consistent(indices, certificates, found)
