@@ -1,6 +1,14 @@
 """Verification of labelled examples by every method, and the attack that it is held against."""
 
 from lbp.verification.attack import pgd
+from lbp.verification.cascade import (
+    CASCADE,
+    VERDICTS,
+    CascadeSettings,
+    ImageVerdict,
+    count_verdicts,
+    run_cascade,
+)
 from lbp.verification.falsify import AttackSettings, ContradictionError, Falsification, check_consistent, falsify
 from lbp.verification.margins import margin_bounds
 from lbp.verification.result import MethodResult, VerificationResult
@@ -9,19 +17,25 @@ from lbp.verification.status import LayerStatus, neuron_status
 from lbp.verification.verify import METHODS, method_names, verify
 
 __all__ = [
+    "CASCADE",
     "METHODS",
+    "VERDICTS",
     "AttackSettings",
+    "CascadeSettings",
     "ContradictionError",
     "Falsification",
+    "ImageVerdict",
     "LayerStatus",
     "MethodResult",
     "VerificationResult",
     "check_consistent",
+    "count_verdicts",
     "falsify",
     "margin_bounds",
     "method_names",
     "neuron_status",
     "pgd",
+    "run_cascade",
     "square_attack",
     "verify",
 ]

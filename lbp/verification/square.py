@@ -30,8 +30,8 @@ def square_attack(
     """Searches the l_inf ball for misclassified points by setting random squares to the ends of the region.
 
     It starts from vertical stripes; every query moves one square of every image to the lower or upper end of the
-    region, channel by channel, and keeps what does not raise the smallest margin. The squares shrink as the search goes on.
-    Inputs that are no images [B, C, H, W] are taken as one row of pixels.
+    region, channel by channel, and keeps what does not raise the smallest margin. The squares shrink as the search
+    goes on. Inputs that are no images [B, C, H, W] are taken as one row of pixels.
 
     Args:
         model: network to logits, in evaluation mode.

@@ -77,8 +77,8 @@ def test_an_example_meets_the_same_attack_in_every_batch(attack):
     assert torch.equal(together, attack(model, x, labels, 0.2, seed=[7, 3, 5, 1, 9]))
 
 
-def test_the_best_iterate_is_kept_and_not_the_last(attack):
-    # A step of the whole radius leaves the only bad points, |x| < 0.05, behind at once.
+def test_the_best_iterate_is_kept_and_not_the_last():
+    # The only bad points are |x| < 0.05, and the last, shortest steps of the descent keep crossing 0.
     class Valley(nn.Module):
         def forward(self, x):
             margin = x.abs().sum(1) - 0.05

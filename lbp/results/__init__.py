@@ -1,0 +1,7 @@
+"""One line per image in a file that survives every interruption, and the division of the images over processes."""
+
+from lbp.results.file import ResultsError, ResultsFile, read_lines
+from lbp.results.run import run_images
+from lbp.results.workers import Workers, workers
+
+__all__ = ["ResultsError", "ResultsFile", "Workers", "read_lines", "run_images", "workers"]

@@ -1,0 +1,157 @@
+"""A results file: JSON lines, the settings first and then one line per image, appended as results come in.
+
+What is promised: the lines of one `append` go to the file by one write and reach the disk (fsync) before it returns, so
+that a killed process or a power cut loses none of them; a line that was being written at that moment is torn, which
+only the last line can be, and is removed when the file is next opened. A lock keeps other processes of the machine out.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from lbp.checkpoint import write_atomically
+from lbp.errors import LbpError
+
+FORMAT = "lbp-results"
+FORMAT_VERSION = 1
+"""Version that this release writes, and the only one that it reads."""
+
+Record = dict[str, Any]
+
+
+class ResultsError(LbpError, RuntimeError):
+    """A results file cannot be read, written, or continued with these settings."""
+
+
+class ResultsFile:
+    """A results file open for appending; a context manager.
+
+    Args:
+        path: an existing file continues, a new one is made together with its first line.
+        settings: everything that the results depend on, JSON values.
+
+    Raises:
+        ResultsError: the file was made with other settings, is damaged, in use by another process, or not writable.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self._path = path
+        self._descriptor = -1
+        try:
+            if not path.exists():
+                write_results(path, settings, ())
+            self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
+            self._lock()
+            read_lines(path, settings)
+            os.ftruncate(self._descriptor, _complete_length(path.read_bytes()))
+        except OSError as error:
+            self.close()
+            raise ResultsError(f"cannot write the results to {path} ({error.strerror})") from error
+        except ResultsError:
+            self.close()
+            raise
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Adds one line per record; they are on the disk when this returns.
+
+        Raises:
+            ResultsError: the disk is full or gone; the file then ends with the last complete append.
+        """
+        content = b"".join(map(_line, records))
+        if not content:
+            return
+        end = os.fstat(self._descriptor).st_size
+        try:
+            written = os.write(self._descriptor, content)
+            if written < len(content):
+                raise OSError(0, f"wrote {written} of {len(content)} bytes")
+            os.fsync(self._descriptor)
+        except OSError as error:
+            os.ftruncate(self._descriptor, end)
+            raise ResultsError(f"cannot write the results to {self._path} ({error.strerror})") from error
+
+    def close(self) -> None:
+        """Closes the file and gives up the lock."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ResultsError(
+                f"{self._path} is in use by another process; wait for it, or name another file"
+            ) from None
+
+
+def write_results(path: Path, settings: Mapping[str, Any], records: Iterable[Record]) -> None:
+    """Writes a whole results file, atomically."""
+    head = {"format": FORMAT, "version": FORMAT_VERSION, "settings": dict(settings)}
+    write_atomically(path, _line(head) + b"".join(map(_line, records)))
+
+
+def read_lines(path: Path | str, settings: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], list[Record]]:
+    """Reads a results file, whether or not it is complete.
+
+    Args:
+        path: of the file.
+        settings: that the file must have been made with; None: any.
+
+    Returns:
+        its settings, and its records in the order in which they were written, without a torn last line.
+
+    Raises:
+        ResultsError: no such file, not a results file, damaged before its last line, or other settings, each named.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ResultsError(f"cannot read the results {path} ({error.strerror})") from error
+    lines = content[: _complete_length(content)].splitlines()
+    head = _parse(path, 1, lines[0]) if lines else {}
+    if head.get("format") != FORMAT:
+        raise ResultsError(f"{path}: not a results file of lbp")
+    if head.get("version") != FORMAT_VERSION or not isinstance(head.get("settings"), dict):
+        raise ResultsError(f"{path}: results of version {head.get('version')}, this release reads {FORMAT_VERSION}")
+    if settings is not None:
+        _check_settings(path, head["settings"], json.loads(_line(dict(settings))))
+    return head["settings"], [_parse(path, number, line) for number, line in enumerate(lines[1:], start=2)]
+
+
+def _check_settings(path: Path | str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    different = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    if different:
+        parts = "; ".join(f"{name} was {found.get(name)}, now {wanted.get(name)}" for name in different)
+        raise ResultsError(f"{path} was made with other settings ({parts}); repeat them, or name another file")
+
+
+def _complete_length(content: bytes) -> int:
+    """Bytes up to the end of the last complete line."""
+    return content.rfind(b"\n") + 1
+
+
+def _line(record: Record) -> bytes:
+    return (json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n").encode()
+
+
+def _parse(path: Path | str, number: int, line: bytes) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ResultsError(f"{path}: line {number} is damaged ({error})") from error
+    if not isinstance(record, dict):
+        raise ResultsError(f"{path}: line {number} is damaged (not an object)")
+    return record

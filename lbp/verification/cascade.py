@@ -1,0 +1,231 @@
+"""Verdicts on any number of images: cheap methods first, costly ones only for what is still open."""
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lbp.bounded import BoundedModule
+from lbp.errors import InvalidInputError
+from lbp.nn import evaluation_mode
+from lbp.perturbations import PerturbationLpNorm
+from lbp.settings import Settings
+from lbp.verification.batches import default_batch_size
+from lbp.verification.falsify import AttackSettings, falsify, predicted_classes
+from lbp.verification.margins import margin_bounds
+from lbp.verification.verify import bound_options, method_names
+
+CASCADE = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN")
+"""The methods of a cascade unless others are named, cheapest first."""
+
+Verdict = Literal["verified", "falsified", "misclassified", "open"]
+VERDICTS: tuple[Verdict, ...] = ("verified", "open", "falsified", "misclassified")
+
+_CHEAP = ("IBP", "CROWN-IBP")
+"""Methods that cost less than an attack and therefore run before it."""
+
+_CLEAN, _ATTACK = "clean", "attack"
+
+
+class CascadeSettings(Settings):
+    """What decides the verdicts.
+
+    Attributes:
+        eps: radius, in units of the data.
+        norm: p of the ball; None is infinity.
+        clip: valid range of the data, with which every ball is intersected.
+        methods: names as `verify` takes them; run from the cheapest on.
+        strategy: bounding lines of the activations.
+        attack: what is tried to falsify images, once the methods that are cheaper have left them open; None: nothing.
+            Only for the l_inf norm.
+    """
+
+    eps: float = Field(ge=0.0)
+    norm: float | None = Field(default=None, ge=1.0)
+    clip: tuple[float, float] | None = (0.0, 1.0)
+    methods: tuple[str, ...] = CASCADE
+    strategy: str = "tight"
+    attack: AttackSettings | None = AttackSettings(steps=40, restarts=2, queries=200)
+
+
+class ImageVerdict(Settings):
+    """What was found for one image.
+
+    Attributes:
+        index: of the image in its data set.
+        label: true class.
+        prediction: class without perturbation; -1 if a logit is NaN.
+        verdict: "verified": classified correctly at every point of the region; "falsified": a point with another class
+            is known; "misclassified": without perturbation; "open": none of these.
+        by: method or attack that decided.
+        margins: smallest margin bound by method, as far as they ran; None where it is NaN or infinite.
+        seconds: time spent on the image, its share of every batch.
+    """
+
+    index: int
+    label: int
+    prediction: int
+    verdict: Verdict = "open"
+    by: str | None = None
+    margins: dict[str, float | None] = Field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def run_cascade(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    settings: CascadeSettings,
+    *,
+    indices: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    on_verdicts: Callable[[list[ImageVerdict]], None] | None = None,
+) -> list[ImageVerdict]:
+    """Verifies images by one method after the other until their verdict is known.
+
+    Every stage collects the images that the stages before it leave open until they fill a batch, so that costly methods
+    run on full batches and verdicts are known as early as possible. A margin bound that is NaN or infinite verifies
+    nothing.
+
+    Args:
+        model: network to logits; run in evaluation mode and put back as it was.
+        x: all images [N, *shape], float32 or float64 as the model's weights.
+        labels: int64 [N].
+        settings: methods, region and attack.
+        indices: of the images to verify; by default all.
+        batch_size: images at a time; by default each method's own choice.
+        on_verdicts: called with the verdicts that have become known, after every batch.
+
+    Returns:
+        the verdicts in the order in which they became known.
+
+    Raises:
+        InvalidInputError: shapes that do not fit; an attack for another norm than infinity.
+        UnsupportedArgumentError: unknown method.
+        UnsupportedLayerError: the model has a layer without bounds.
+    """
+    if settings.attack is not None and settings.norm not in (None, math.inf):
+        raise InvalidInputError(f"the attacks search l_inf balls, the norm is {settings.norm:g}; verify without attack")
+    if labels.shape != x.shape[:1] or labels.dtype != torch.int64:
+        raise InvalidInputError(
+            f"labels must be int64 of shape [{len(x)}], got {labels.dtype} of shape {list(labels.shape)}"
+        )
+    todo = list(range(len(x))) if indices is None else list(indices)
+    if not todo:
+        return []
+    with evaluation_mode(model), torch.no_grad():
+        cascade = _Cascade(model, x, labels, settings)
+        names = cascade.stages()
+        example = x[todo[:1]].to(cascade.device)
+        sizes = {name: batch_size or default_batch_size(model, example, _batch_like(name)) for name in names}
+        return cascade.run(todo, sizes, on_verdicts)
+
+
+class _Cascade:
+    """The stages, the images that wait before each, and what is known of them."""
+
+    def __init__(self, model: nn.Module, x: Tensor, labels: Tensor, settings: CascadeSettings) -> None:
+        self._model = model
+        self._x = x
+        self._labels = labels
+        self._settings = settings
+        self._region = PerturbationLpNorm(
+            eps=settings.eps, norm=math.inf if settings.norm is None else settings.norm, clip=settings.clip
+        )
+        weights = next(model.parameters(), None)
+        self.device = x.device if weights is None else weights.device
+        self._net = BoundedModule(model, x[:1].to(self.device), bound_opts=bound_options(settings.strategy))
+        self._classes = 0
+        self._waiting: dict[int, ImageVerdict] = {}
+
+    def stages(self) -> list[str]:
+        """Names of the stages in the order of their cost."""
+        methods = method_names(self._settings.methods, sort=True)
+        cheap = [name for name in methods if name in _CHEAP]
+        attack = [] if self._settings.attack is None else [_ATTACK]
+        return [_CLEAN, *cheap, *attack, *(name for name in methods if name not in cheap)]
+
+    def run(
+        self, todo: Iterable[int], sizes: dict[str, int], on_verdicts: Callable[[list[ImageVerdict]], None] | None
+    ) -> list[ImageVerdict]:
+        """Moves images from stage to stage; the last stage that has a full batch goes first."""
+        names = list(sizes)
+        queues = {name: deque[int]() for name in names}
+        queues[names[0]].extend(todo)
+        finished: list[ImageVerdict] = []
+        while any(queues.values()):
+            full = [name for name in names if len(queues[name]) >= sizes[name]]
+            name = full[-1] if full else next(name for name in names if queues[name])
+            batch = [queues[name].popleft() for _ in range(min(sizes[name], len(queues[name])))]
+            self._stage(name, batch)
+            last = name == names[-1]
+            known = [index for index in batch if last or self._waiting[index].verdict != "open"]
+            if not last:
+                queues[names[names.index(name) + 1]].extend(index for index in batch if index not in set(known))
+            verdicts = [self._waiting.pop(index) for index in known]
+            finished += verdicts
+            if verdicts and on_verdicts is not None:
+                on_verdicts(verdicts)
+        return finished
+
+    def _stage(self, name: str, batch: list[int]) -> None:
+        started = time.perf_counter()
+        index = torch.tensor(batch, device=self._x.device)
+        x, labels = self._x[index].to(self.device), self._labels[index.to(self._labels.device)].to(self.device)
+        if name == _CLEAN:
+            self._predict(batch, x, labels)
+        elif name == _ATTACK:
+            self._attack(batch, x, labels)
+        else:
+            self._bound(name, batch, x, labels)
+        share = (time.perf_counter() - started) / len(batch)
+        for image in batch:
+            self._change(image, seconds=self._waiting[image].seconds + share)
+
+    def _predict(self, batch: list[int], x: Tensor, labels: Tensor) -> None:
+        logits = self._model(x)
+        self._classes = logits.shape[1]
+        predictions = predicted_classes(logits)
+        for image, label, prediction in zip(batch, labels.tolist(), predictions.tolist(), strict=True):
+            known = ImageVerdict(index=image, label=label, prediction=prediction)
+            self._waiting[image] = known
+            if label != prediction:
+                self._change(image, verdict="misclassified", by=_CLEAN)
+
+    def _bound(self, name: str, batch: list[int], x: Tensor, labels: Tensor) -> None:
+        bounds = margin_bounds(
+            self._net, x, labels, num_classes=self._classes, perturbation=self._region, method=name
+        ).cpu()
+        verified = (torch.isfinite(bounds) & (bounds > 0)).all(dim=1)
+        for image, bound, holds in zip(batch, bounds.amin(1).tolist(), verified.tolist(), strict=True):
+            self._change(image, margins=self._waiting[image].margins | {name: bound if math.isfinite(bound) else None})
+            if holds:
+                self._change(image, verdict="verified", by=name)
+
+    def _attack(self, batch: list[int], x: Tensor, labels: Tensor) -> None:
+        found = falsify(
+            self._model, x, labels, self._settings.eps,
+            clip=self._settings.clip, settings=self._settings.attack, indices=batch,
+        )  # fmt: skip
+        for image, attack in zip(batch, found.found_by, strict=True):
+            if attack is not None:
+                self._change(image, verdict="falsified", by=attack)
+
+    def _change(self, image: int, **values: object) -> None:
+        self._waiting[image] = self._waiting[image].model_copy(update=values)
+
+
+def count_verdicts(verdicts: Iterable[ImageVerdict]) -> dict[str, int]:
+    """How many images have each verdict, all of `VERDICTS` in their order."""
+    counts = Counter(verdict.verdict for verdict in verdicts)
+    return {name: counts[name] for name in VERDICTS}
+
+
+def _batch_like(stage: str) -> str:
+    """The method whose batches a stage takes over: a pass through the network costs what interval bounds cost."""
+    return "IBP" if stage in (_CLEAN, _ATTACK) else stage

@@ -1,0 +1,189 @@
+"""Every image exactly once: over interruptions, over processes, over both."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+from lbp.results import ResultsError, Workers, read_lines, run_images, workers
+
+SETTINGS = {"power": 2}
+
+
+class Squares:
+    """Work that can fail after some batches, and counts what it was asked for."""
+
+    def __init__(self, batch=3, fail_after=None):
+        self.batch, self.fail_after, self.asked = batch, fail_after, []
+
+    def __call__(self, todo, emit):
+        for number, start in enumerate(range(0, len(todo), self.batch)):
+            if number == self.fail_after:
+                raise KeyboardInterrupt
+            part = todo[start : start + self.batch]
+            self.asked += part
+            emit([{"index": index, "square": index**2} for index in reversed(part)])
+
+
+def expected(total):
+    return [{"index": index, "square": index**2} for index in range(total)]
+
+
+@pytest.mark.parametrize("total", [0, 1, 10])
+def test_results_come_in_the_order_of_the_images(tmp_path, total):
+    for path in (None, tmp_path / "results"):
+        assert run_images(Squares(), total, settings=SETTINGS, path=path) == expected(total)
+
+
+def test_an_interrupted_run_continues_without_repetition(tmp_path):
+    path = tmp_path / "results"
+    first, second = Squares(fail_after=2), Squares()
+    with pytest.raises(KeyboardInterrupt):
+        run_images(first, 10, settings=SETTINGS, path=path)
+    assert run_images(second, 10, settings=SETTINGS, path=path, resume=True) == expected(10)
+    assert sorted(first.asked + second.asked) == list(range(10))
+    assert len(read_lines(path)[1]) == 10
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    run_images(Squares(), 10, settings=SETTINGS, path=tmp_path / "results")
+    again = Squares()
+    assert run_images(again, 10, settings=SETTINGS, path=tmp_path / "results", resume=True) == expected(10)
+    assert again.asked == []
+
+
+def test_results_are_never_overwritten(tmp_path):
+    path = tmp_path / "results"
+    run_images(Squares(), 4, settings=SETTINGS, path=path)
+    content = path.read_bytes()
+    with pytest.raises(ResultsError, match="exists; continue it by --resume"):
+        run_images(Squares(), 4, settings=SETTINGS, path=path)
+    with pytest.raises(ResultsError, match="power was 2, now 3"):
+        run_images(Squares(), 4, settings={"power": 3}, path=path, resume=True)
+    assert path.read_bytes() == content
+
+
+def test_progress_starts_with_what_was_found(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_images(Squares(fail_after=1), 7, settings=SETTINGS, path=tmp_path / "results")
+    seen = []
+    run_images(
+        Squares(), 7, settings=SETTINGS, path=tmp_path / "results", resume=True,
+        on_records=lambda records: seen.append(len(records)),
+    )  # fmt: skip
+    assert seen == [3, 3, 1]
+
+
+def test_left_out_images_are_an_error():
+    with pytest.raises(ResultsError, match="2 of 5 images have no result, the first is image 3"):
+        run_images(lambda todo, emit: Squares()(todo[:3], emit), 5, settings=SETTINGS)
+
+
+def test_contradictory_results_are_an_error(tmp_path):
+    path = tmp_path / "results"
+    run_images(Squares(), 4, settings=SETTINGS, path=path)
+    with path.open("a") as stream:
+        stream.write('{"index":2,"square":5}\n')
+    with pytest.raises(ResultsError, match="image 2 has two different results"):
+        run_images(Squares(), 4, settings=SETTINGS, path=path, resume=True)
+
+
+def test_parts_of_several_processes_are_continued_by_one(tmp_path):
+    # What two processes leave behind when they are killed: a part each, and no collected file.
+    path = tmp_path / "results"
+    for rank, indices in enumerate([[0, 2], [1]]):
+        run_images(
+            lambda todo, emit, indices=indices: emit([{"index": index, "square": index**2} for index in indices]),
+            0, settings=SETTINGS, path=tmp_path / f"results.part-{rank}",
+        )  # fmt: skip
+    with pytest.raises(ResultsError, match="part-0 exists"):
+        run_images(Squares(), 6, settings=SETTINGS, path=path)
+    rest = Squares()
+    assert run_images(rest, 6, settings=SETTINGS, path=path, resume=True) == expected(6)
+    assert rest.asked == [3, 4, 5]
+    assert [name.name for name in tmp_path.iterdir()] == ["results"]
+    assert read_lines(path, SETTINGS)[1] == expected(6)
+
+
+def test_every_process_takes_a_share_of_its_own():
+    # Without a process group the shares can be seen one by one.
+    class Alone(Workers):
+        def gather(self, value):
+            return [value]
+
+    shares = []
+    for rank in range(3):
+        work = Squares()
+        with pytest.raises(ResultsError, match="have no result"):
+            run_images(work, 10, settings=SETTINGS, group=Alone(rank, 3))
+        shares.append(work.asked)
+    assert sorted(index for share in shares for index in share) == list(range(10))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+class Killed(Squares):
+    """Work that ends by kill -9."""
+
+    def __call__(self, todo, emit):
+        try:
+            super().__call__(todo, emit)
+        except KeyboardInterrupt:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_process(environment, work, path):
+    os.environ |= environment
+    with workers() as group:
+        run_images(work, 12, settings=SETTINGS, path=path, resume=True, group=group)
+
+
+def run_processes(works, path):
+    """Runs one process per work as torchrun would, and gives their exit codes; -9 is a kill."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(works))}
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=in_process, args=(common | {"RANK": str(rank)}, work, path))
+        for rank, work in enumerate(works)
+    ]
+    for process in processes:
+        process.start()
+    # torchrun ends the others when one process dies.
+    while (codes := [process.exitcode for process in processes]).count(None):
+        if any(code not in (None, 0) for code in codes):
+            for process in processes:
+                process.kill()
+        time.sleep(0.01)
+    return codes
+
+
+def test_a_killed_process_loses_nothing(tmp_path):
+    path = tmp_path / "results"
+    assert run_processes([Killed(batch=1, fail_after=5)], path) == [-signal.SIGKILL]
+    assert read_lines(path)[1] == expected(5)
+    assert run_processes([Squares()], path) == [0]
+    assert sorted(record["index"] for record in read_lines(path)[1]) == list(range(12))
+
+
+def test_two_processes_share_the_images_and_survive_a_kill(tmp_path):
+    path = tmp_path / "results"
+    codes = run_processes([Killed(batch=1, fail_after=2), Killed(batch=1, fail_after=2)], path)
+    assert -signal.SIGKILL in codes
+    known = [record for part in tmp_path.glob("results.part-*") for record in read_lines(part)[1]]
+    assert 2 <= len(known) <= 4
+    assert not path.exists()
+    assert run_processes([Squares(), Squares()], path) == [0, 0]
+    assert [name.name for name in tmp_path.iterdir()] == ["results"]
+    assert read_lines(path)[1] == expected(12)
+
+
+def test_a_refusal_stops_every_process(tmp_path):
+    path = tmp_path / "results"
+    run_images(Squares(), 4, settings={"power": 3}, path=path)
+    assert run_processes([Squares(), Squares()], path) == [1, 1]
+    assert [name.name for name in tmp_path.iterdir()] == ["results"]
