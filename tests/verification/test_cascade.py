@@ -1,0 +1,130 @@
+"""The cascade: the verdicts of its methods, each image once, costly methods on full batches."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lbp.errors import InvalidInputError
+from lbp.verification import (
+    AttackSettings,
+    CascadeSettings,
+    count_verdicts,
+    run_cascade,
+    verify,
+)
+
+EPS = 0.03
+QUICK = AttackSettings(steps=20, restarts=2, queries=40)
+
+
+def cascade(model, digits, batch_size=None, indices=None, on_verdicts=None, **settings):
+    settings = CascadeSettings(**{"eps": EPS, "attack": QUICK, **settings})
+    return run_cascade(
+        model, digits.images.double(), digits.labels, settings,
+        indices=indices, batch_size=batch_size, on_verdicts=on_verdicts,
+    )  # fmt: skip
+
+
+def by_index(verdicts):
+    return {verdict.index: verdict for verdict in verdicts}
+
+
+def test_verified_is_what_the_methods_verify_and_falsified_is_misclassified_somewhere(trained, digits):
+    verdicts = by_index(cascade(trained, digits))
+    assert sorted(verdicts) == list(range(len(digits)))
+    methods = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN")
+    reference = verify(trained, digits.images.double(), digits.labels, EPS, clip=(0, 1), methods=methods, cascade=True)
+    for index, first in enumerate(reference.verified_by()):
+        verdict = verdicts[index]
+        assert (verdict.label, verdict.prediction) == (digits.labels[index], reference.predictions[index])
+        if verdict.verdict == "verified":
+            assert verdict.by == first
+            assert all(
+                bound == pytest.approx(float(reference.methods[name].margins[index].min()))
+                for name, bound in verdict.margins.items()
+            )
+        else:
+            assert first is None
+        assert (verdict.verdict == "misclassified") == (not bool(reference.correct[index]))
+    counts = count_verdicts(verdicts.values())
+    assert sum(counts.values()) == len(digits)
+    assert counts["verified"] > 0
+    assert counts["falsified"] > 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_verdicts_do_not_depend_on_the_batches(trained, digits, batch_size):
+    whole, split = (by_index(cascade(trained, digits, batch_size=size)) for size in (None, batch_size))
+    for index, verdict in whole.items():
+        assert (split[index].verdict, split[index].by) == (verdict.verdict, verdict.by)
+
+
+def test_parts_of_the_images_give_the_verdicts_of_the_whole(trained, digits):
+    whole = by_index(cascade(trained, digits))
+    parts = [by_index(cascade(trained, digits, indices=range(start, len(digits), 2))) for start in (0, 1)]
+    assert sorted(parts[0]) == list(range(0, len(digits), 2))
+    for index, verdict in (parts[0] | parts[1]).items():
+        assert (whole[index].verdict, whole[index].by) == (verdict.verdict, verdict.by)
+
+
+def test_verdicts_are_told_as_soon_as_they_are_known(trained, digits):
+    told = []
+    returned = cascade(trained, digits, batch_size=5, on_verdicts=told.append)
+    assert sum(told, start=[]) == returned  # noqa: RUF017
+    assert len(told) > 5
+    assert all(told)
+
+
+def test_costly_methods_wait_for_full_batches(trained, digits, monkeypatch):
+    import lbp.verification.cascade as module
+
+    sizes = []
+    bound = module.margin_bounds
+
+    def counting(net, x, labels, **options):
+        sizes.append((options["method"], len(x)))
+        return bound(net, x, labels, **options)
+
+    monkeypatch.setattr(module, "margin_bounds", counting)
+    cascade(trained, digits, batch_size=4, attack=None, methods=("IBP", "CROWN"))
+    crown = [size for name, size in sizes if name == "CROWN"]
+    assert all(size == 4 for size in crown[:-1])
+    assert next(position for position, (name, _) in enumerate(sizes) if name == "CROWN") < len(sizes) - len(crown)
+
+
+def test_without_attack_nothing_is_falsified(trained, digits):
+    counts = count_verdicts(cascade(trained, digits, attack=None))
+    assert counts["falsified"] == 0
+    assert counts["open"] > 0
+
+
+def test_other_norms_are_verified_without_attack(trained, digits):
+    verdicts = by_index(cascade(trained, digits, norm=2.0, eps=0.1, attack=None, methods=("CROWN",)))
+    reference = verify(trained, digits.images.double(), digits.labels, 0.1, norm=2, clip=(0, 1), methods="CROWN")
+    assert [verdicts[index].verdict == "verified" for index in range(len(digits))] == reference.verified.tolist()
+    with pytest.raises(InvalidInputError, match="the norm is 2; verify without attack"):
+        cascade(trained, digits, norm=2.0)
+
+
+@pytest.mark.parametrize("fate", ["NaN", "overflow"])
+def test_bounds_that_are_not_finite_verify_nothing(digits, fate):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)).double()
+    with torch.no_grad():
+        if fate == "NaN":
+            model[3].bias[0] = math.nan
+        else:
+            model[1].weight.abs_().mul_(1e300)
+            model[3].weight.mul_(1e300)
+    counts = count_verdicts(cascade(model, digits, attack=None))
+    assert counts["verified"] == 0
+    if fate == "NaN":
+        assert counts["misclassified"] == len(digits)
+
+
+def test_labels_that_do_not_fit_are_refused(trained, digits):
+    with pytest.raises(
+        InvalidInputError, match=r"labels must be int64 of shape \[40\], got torch.int64 of shape \[39\]"
+    ):
+        run_cascade(trained, digits.images.double(), digits.labels[1:], CascadeSettings(eps=EPS))
