@@ -1,7 +1,9 @@
 """Tables on standard output, progress and messages on standard error."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -9,7 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from lbp.training import StepRecord
-from lbp.verification import VerificationResult
+from lbp.verification import CascadeSettings, VerificationResult
+
+_SECONDS_BETWEEN_LINES = 30
 
 
 class TrainingProgress:
@@ -41,6 +45,34 @@ class TrainingProgress:
         self._progress.update(self._task, total=record.total_steps, completed=record.step + 1, details=details)
 
 
+class ImageProgress:
+    """A progress bar over images with the number of every kind; in a log file, a line every half minute."""
+
+    def __init__(
+        self, progress: Progress, description: str, kinds: Sequence[str], kind_of: Callable[[dict[str, Any]], str]
+    ) -> None:
+        self._progress = progress
+        self._description = description
+        self._counts = dict.fromkeys(kinds, 0)
+        self._kind_of = kind_of
+        self._task: TaskID | None = None
+        self._told = time.monotonic()
+
+    def __call__(self, records: list[dict[str, Any]], total: int) -> None:
+        """Counts further images."""
+        for record in records:
+            self._counts[self._kind_of(record)] += 1
+        details = "  ".join(f"{kind} {count}" for kind, count in self._counts.items())
+        done = sum(self._counts.values())
+        if self._task is None:
+            self._task = self._progress.add_task(self._description, total=total, completed=done, details=details)
+        self._progress.update(self._task, total=total, completed=done, details=details)
+        if not self._progress.console.is_terminal and time.monotonic() - self._told > _SECONDS_BETWEEN_LINES:
+            self._told = time.monotonic()
+            line = f"{self._description}: {done} of {total} images  {details}"
+            self._progress.console.print(line, highlight=False, soft_wrap=True)
+
+
 class VerificationProgress:
     """A progress bar per method."""
 
@@ -57,8 +89,8 @@ class VerificationProgress:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Progress]:
-    """Live progress bars on standard error."""
+def progress_bars(*, visible: bool = True) -> Iterator[Progress]:
+    """Live progress bars on standard error, or none where another process shows them."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -66,7 +98,7 @@ def progress_bars() -> Iterator[Progress]:
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[details]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=not visible) as progress:
         yield progress
 
 
@@ -95,3 +127,31 @@ def print_results(results: Sequence[tuple[str, VerificationResult]]) -> None:
             table.add_row("", "any method", "", f"{100 * result.verified_error:.2f}%", "", "", "")
         table.add_section()
     Console().print(table)
+
+
+def print_verdicts(name: str, settings: CascadeSettings, summary: dict[str, Any]) -> None:
+    """Prints the summary of a cascade: a row per method, the numbers of images by verdict below."""
+    title = f"{name}, {summary['examples']} images, eps {settings.eps:g}, {settings.strategy} lines, cascade"
+    table = Table(title=title, box=SIMPLE_HEAD)
+    table.add_column("method", no_wrap=True)
+    for heading in ("images", "verified", "verified error so far", "mean margin bound"):
+        table.add_column(heading, justify="right", min_width=len(max(heading.split(), key=len)))
+    for method, figures in summary["methods"].items():
+        margin = figures["mean_margin"]
+        table.add_row(
+            method,
+            str(figures["computed"]),
+            str(figures["verified"]),
+            f"{100 * figures['verified_error']:.2f}%",
+            "" if margin is None else f"{margin:.3g}",
+        )
+    console = Console()
+    console.print(table)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in summary["verdicts"].items())
+    console.print(f"{counts}; {1e3 * summary['seconds_per_image']:.3g} ms per image", highlight=False, soft_wrap=True)
+    console.print(
+        f"clean error {100 * summary['clean_error']:.2f}%, attacked error {100 * summary['attacked_error']:.2f}%, "
+        f"verified error {100 * summary['verified_error']:.2f}%",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -33,6 +33,24 @@ DataName = Annotated[
 ]
 
 
+Radius = Annotated[float, typer.Option("--eps", parser=number, metavar="NUMBER", help="Radius, such as 0.1 or 8/255.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many images.")]
+Split = Annotated[str, typer.Option("--split", help="train or test.")]
+Clip = Annotated[bool, typer.Option("--clip/--no-clip", help="Intersect the balls with the data range [0, 1].")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", min=1, help="Images at a time; by default each method's own choice.")
+]
+CheckpointPath = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="Network written by `lbp train` or `lbp demo`.")
+]
+Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, ...")]
+ResultsPath = Annotated[
+    Path | None, typer.Option("--results", help="Write a line per image to this file, as soon as it is known.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the results file of an interrupted run.")]
+JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")]
+
+
 def prepare_file(path: Path) -> None:
     """Makes the folder of a file that is going to be written, so that a bad path shows before the work.
 
@@ -42,6 +60,19 @@ def prepare_file(path: Path) -> None:
     if path.is_dir():
         raise OutputError(f"{path} is a folder, expected a file name")
     prepare_folder(path.parent)
+
+
+def prepare_outputs(json: Path | None, results: Path | None, resume: bool) -> None:
+    """Makes the folders of a JSON file and a results file that are going to be written.
+
+    Raises:
+        OutputError: as `prepare_file`, and to resume without a results file.
+    """
+    if resume and results is None:
+        raise OutputError("--resume goes on with a results file; name it by --results")
+    for target in (json, results):
+        if target is not None:
+            prepare_file(target)
 
 
 def prepare_folder(path: Path) -> None:

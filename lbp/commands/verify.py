@@ -1,84 +1,104 @@
 """`lbp verify`."""
 
 import math
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
-from lbp import checkpoint
-from lbp.commands.console import VerificationProgress, print_results, progress_bars
-from lbp.commands.options import DataName, DataRoot, number, prepare_file, write_json
-from lbp.data import DataError, Dataset, load
-from lbp.models import ModelSettings
-from lbp.verification import METHODS, method_names
-from lbp.verification import verify as verify_examples
+from lbp.commands.console import ImageProgress, print_verdicts, progress_bars
+from lbp.commands.network import load_subject
+from lbp.commands.options import (
+    BatchSize,
+    CheckpointPath,
+    Clip,
+    DataName,
+    DataRoot,
+    Device,
+    JsonPath,
+    Limit,
+    Radius,
+    ResultsPath,
+    Resume,
+    Split,
+    prepare_outputs,
+    write_json,
+)
+from lbp.results import run_images, workers
+from lbp.verification import (
+    CASCADE,
+    VERDICTS,
+    AttackSettings,
+    CascadeSettings,
+    ImageVerdict,
+    method_names,
+    run_cascade,
+    summarize,
+)
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Network written by `lbp train` or `lbp demo`.")],
-    eps: Annotated[float, typer.Option(parser=number, metavar="NUMBER", help="Radius, for example 0.1 or 8/255.")],
+    path: CheckpointPath,
+    eps: Radius,
     data: DataName = None,
     data_root: DataRoot = None,
-    split: Annotated[str, typer.Option(help="train or test.")] = "test",
-    methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = ",".join(METHODS),
+    split: Split = "test",
+    methods: Annotated[str, typer.Option(help="Methods, separated by commas; the cheapest runs first.")] = ",".join(
+        CASCADE
+    ),
     strategy: Annotated[str, typer.Option(help="Bounding lines: tight, adaptive, constant, ...")] = "tight",
     norm: Annotated[float, typer.Option(help="p of the l_p ball: 1, 2, ..., inf.")] = math.inf,
-    clip: Annotated[bool, typer.Option(help="Intersect the balls with the data range [0, 1].")] = True,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
-    cascade: Annotated[bool, typer.Option(help="Cheapest method first, the next only for what is left.")] = False,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at a time.")] = None,
-    json: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
+    clip: Clip = True,
+    attack: Annotated[
+        bool, typer.Option("--attack/--no-attack", help="Try to falsify what is open before the costly methods.")
+    ] = True,
+    attack_steps: Annotated[int, typer.Option(min=1, help="Gradient steps of a restart.")] = 40,
+    attack_restarts: Annotated[int, typer.Option(min=0, help="Random starts, for each of two losses.")] = 2,
+    attack_queries: Annotated[int, typer.Option(min=0, help="Of the attack without gradients.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of the attacks.")] = 0,
+    limit: Limit = None,
+    batch_size: BatchSize = None,
+    device: Device = "cpu",
+    results: ResultsPath = None,
+    resume: Resume = False,
+    json: JsonPath = None,
 ) -> None:
-    """Verify a network on labelled images by one or more methods."""
-    names = method_names(methods.split(","))
-    if json is not None:
-        prepare_file(json)
-    network = checkpoint.load(path)
-    dataset = load(data or trained_on(network), split, data_root).first(limit)
-    check_fit(network.settings, dataset, path)
-    weights = next(network.model.parameters())
-    with progress_bars() as progress:
-        result = verify_examples(
-            network.model, dataset.images.to(weights.dtype), dataset.labels, eps,
-            norm=norm, clip=(0.0, 1.0) if clip else None, methods=names, strategy=strategy, cascade=cascade,
-            batch_size=batch_size, num_classes=dataset.num_classes, progress=VerificationProgress(progress, "verify"),
-        )  # fmt: skip
-    print_results([(network.settings.architecture, result)])
-    if json is not None:
-        write_json(
-            json,
-            {
-                "checkpoint": str(path),
-                "model": network.settings.model_dump(mode="json"),
-                "data": {"name": dataset.name, "split": split},
-                "summary": result.summary(),
-                "images": result.records(),
-            },
-        )
+    """Verify a network on labelled images: cheap methods first, costly ones for what is still open.
 
-
-def trained_on(network: checkpoint.Checkpoint) -> str:
-    """Name of the data set that a checkpoint's training settings state.
-
-    Raises:
-        DataError: they state none.
+    Start it by torchrun to divide the images over processes, or over machines.
     """
-    data = network.training.get("data")
-    name = data.get("name") if isinstance(data, dict) else None
-    if not isinstance(name, str):
-        raise DataError("the checkpoint does not say what it was trained on; name the data set by --data")
-    return name
+    settings = CascadeSettings(
+        eps=eps,
+        norm=None if math.isinf(norm) else norm,
+        clip=(0.0, 1.0) if clip else None,
+        methods=tuple(method_names(methods.split(","), sort=True)),
+        strategy=strategy,
+        # Attacks search l_inf balls.
+        attack=AttackSettings(steps=attack_steps, restarts=attack_restarts, queries=attack_queries, seed=seed)
+        if attack and math.isinf(norm)
+        else None,
+    )  # fmt: skip
+    prepare_outputs(json, results, resume)
+    with workers(device) as group:
+        subject = load_subject(path, data, split, data_root, limit, device)
+        images, labels = subject.images, subject.data.labels
+        identity = subject.identity() | {"verify": settings.model_dump(mode="json")}
 
+        def work(todo: list[int], emit: Callable[[list[dict[str, Any]]], None]) -> None:
+            run_cascade(
+                subject.network.model, images, labels, settings, indices=todo, batch_size=batch_size,
+                on_verdicts=lambda verdicts: emit([verdict.model_dump(mode="json") for verdict in verdicts]),
+            )  # fmt: skip
 
-def check_fit(settings: ModelSettings, data: Dataset, path: Path) -> None:
-    """Refuses data that the network was not made for.
-
-    Raises:
-        DataError: another image shape or number of classes.
-    """
-    if settings.input_shape != data.image_shape or settings.num_classes != data.num_classes:
-        raise DataError(
-            f"{path} takes images of shape {settings.input_shape} and {settings.num_classes} classes; "
-            f"{data.name} has {data.image_shape} and {data.num_classes}"
-        )
+        with progress_bars(visible=group.leads) as bars:
+            records = run_images(
+                work, len(labels), settings=identity, path=results, resume=resume, group=group,
+                progress=ImageProgress(bars, "verify", VERDICTS, lambda record: str(record["verdict"])),
+            )  # fmt: skip
+        if not group.leads:
+            return
+        summary = summarize([ImageVerdict.model_validate(record) for record in records])
+        print_verdicts(subject.network.settings.architecture, settings, summary)
+        if json is not None:
+            description = subject.describe() | {"settings": identity["verify"]}
+            write_json(json, description | {"summary": summary, "images": records})

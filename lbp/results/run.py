@@ -20,7 +20,7 @@ def run_images(
     path: Path | None = None,
     resume: bool = False,
     group: Workers | None = None,
-    on_records: Callable[[list[Record]], None] | None = None,
+    progress: Callable[[list[Record], int], None] | None = None,
 ) -> list[Record]:
     """Runs `work` on every image exactly once, over all processes and all continued runs.
 
@@ -37,7 +37,8 @@ def run_images(
         path: results file; None: the records are only returned.
         resume: continue what `path` holds; else it must not exist.
         group: the processes.
-        on_records: called with records found in the files, and then with those of this process as they come.
+        progress: called with the records found in the files, and then with those of this process as they come, and
+            with the number of both together at the end.
 
     Returns:
         the records of all images in the order of their indices, in every process.
@@ -53,8 +54,8 @@ def run_images(
         found = [record for name in _files(path) for record in read_lines(name, settings)[1]]
     done = _by_index(record for part in group.gather(found) for record in part)
     todo = [index for index in range(total) if index not in done][group.rank :: group.size]
-    if on_records is not None and group.leads:
-        on_records(list(done.values()))
+    if progress is not None:
+        progress(list(done.values()), len(done) + len(todo))
     new: list[Record] = []
     with ExitStack() as stack:
         target = None
@@ -65,8 +66,8 @@ def run_images(
             if target is not None:
                 target.append(records)
             new.extend(records)
-            if on_records is not None:
-                on_records(records)
+            if progress is not None:
+                progress(records, len(done) + len(todo))
 
         work(todo, emit)
     records = _by_index(record for part in group.gather(new) for record in part) | done

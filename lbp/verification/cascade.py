@@ -2,9 +2,8 @@
 
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
 
 import torch
 from pydantic import Field
@@ -18,13 +17,11 @@ from lbp.settings import Settings
 from lbp.verification.batches import default_batch_size
 from lbp.verification.falsify import AttackSettings, falsify, predicted_classes
 from lbp.verification.margins import margin_bounds
+from lbp.verification.verdicts import ImageVerdict
 from lbp.verification.verify import bound_options, method_names
 
 CASCADE = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN")
 """The methods of a cascade unless others are named, cheapest first."""
-
-Verdict = Literal["verified", "falsified", "misclassified", "open"]
-VERDICTS: tuple[Verdict, ...] = ("verified", "open", "falsified", "misclassified")
 
 _CHEAP = ("IBP", "CROWN-IBP")
 """Methods that cost less than an attack and therefore run before it."""
@@ -51,29 +48,6 @@ class CascadeSettings(Settings):
     methods: tuple[str, ...] = CASCADE
     strategy: str = "tight"
     attack: AttackSettings | None = AttackSettings(steps=40, restarts=2, queries=200)
-
-
-class ImageVerdict(Settings):
-    """What was found for one image.
-
-    Attributes:
-        index: of the image in its data set.
-        label: true class.
-        prediction: class without perturbation; -1 if a logit is NaN.
-        verdict: "verified": classified correctly at every point of the region; "falsified": a point with another class
-            is known; "misclassified": without perturbation; "open": none of these.
-        by: method or attack that decided.
-        margins: smallest margin bound by method, as far as they ran; None where it is NaN or infinite.
-        seconds: time spent on the image, its share of every batch.
-    """
-
-    index: int
-    label: int
-    prediction: int
-    verdict: Verdict = "open"
-    by: str | None = None
-    margins: dict[str, float | None] = Field(default_factory=dict)
-    seconds: float = 0.0
 
 
 def run_cascade(
@@ -218,12 +192,6 @@ class _Cascade:
 
     def _change(self, image: int, **values: object) -> None:
         self._waiting[image] = self._waiting[image].model_copy(update=values)
-
-
-def count_verdicts(verdicts: Iterable[ImageVerdict]) -> dict[str, int]:
-    """How many images have each verdict, all of `VERDICTS` in their order."""
-    counts = Counter(verdict.verdict for verdict in verdicts)
-    return {name: counts[name] for name in VERDICTS}
 
 
 def _batch_like(stage: str) -> str:

@@ -37,22 +37,6 @@ def test_info_lists_versions():
     assert "torch" in result.stdout.lower()
 
 
-def test_verify_prints_a_row_per_method_and_writes_json(network, tmp_path):
-    target = tmp_path / "out" / "result.json"
-    result = invoke(
-        "verify", network, "--eps", "1/255", "--limit", 6, "--methods", "IBP,LBP,crown", "--cascade", "--json", target
-    )
-    assert result.exit_code == 0, result.output
-    for text in ("IBP", "LBP", "CROWN", "clean error", "verified error", "mean margin bound", "ms per image"):
-        assert text in result.stdout
-    content = json.loads(target.read_text())
-    assert content["summary"]["examples"] == len(content["images"]) == 6
-    assert content["summary"]["eps"] == pytest.approx(1 / 255)
-    assert content["summary"]["cascade"] is True
-    assert list(content["summary"]["methods"]) == ["IBP", "LBP", "CROWN"]
-    assert content["model"]["architecture"] == "DM-Small"
-
-
 def test_train_writes_a_checkpoint_that_verify_reads(tmp_path):
     config = tmp_path / "tiny.toml"
     config.write_text(
@@ -91,6 +75,8 @@ def test_demo_leaves_checkpoints_results_and_a_picture(tmp_path):
         (["verify", "NETWORK", "--eps", "0.1", "--data", "mnist"], "--data-root"),
         (["verify", "NETWORK", "--eps", "0.1", "--data", "mnist", "--data-root", "."], "train-|t10k-"),
         (["verify", "NETWORK", "--eps", "0.1", "--json", "."], "is a folder, expected a file name"),
+        (["verify", "NETWORK", "--eps", "0.1", "--resume"], "name it by --results"),
+        (["verify", "NETWORK", "--eps", "0.1", "--device", "abacus"], "--device abacus"),
         (["train", "nothing.toml"], "nothing.toml: no such file"),
         (["demo", "--eps", "nan"], "eps: Input should be a finite number"),
         (["demo", "--output", "NETWORK"], "cannot make the folder"),

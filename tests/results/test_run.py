@@ -72,9 +72,9 @@ def test_progress_starts_with_what_was_found(tmp_path):
     seen = []
     run_images(
         Squares(), 7, settings=SETTINGS, path=tmp_path / "results", resume=True,
-        on_records=lambda records: seen.append(len(records)),
+        progress=lambda records, total: seen.append((len(records), total)),
     )  # fmt: skip
-    assert seen == [3, 3, 1]
+    assert seen == [(3, 7), (3, 7), (1, 7)]
 
 
 def test_left_out_images_are_an_error():

@@ -1,0 +1,108 @@
+"""`lbp verify`: a test set from the command line, interrupted, continued, and divided over processes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lbp import checkpoint, cli
+from lbp.models import ModelSettings, build
+from lbp.results import read_lines
+from lbp.verification import read_verdicts
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    path = tmp_path_factory.mktemp("network") / "net.safetensors"
+    settings = ModelSettings(architecture="DM-Small", input_shape=(1, 8, 8), num_classes=10)
+    torch.manual_seed(0)
+    checkpoint.save(path, build(settings), settings, {"data": {"name": "digits"}})
+    return path
+
+
+def command(network, *more):
+    arguments = ["verify", network, "--eps", "1/255", "--limit", 12, "--batch-size", 3, "--methods", "IBP,crown", *more]
+    return [str(argument) for argument in arguments]
+
+
+def invoke(network, *more):
+    return runner.invoke(cli.app, command(network, *more), env={"COLUMNS": "200"})
+
+
+def verdicts(path):
+    return {verdict.index: (verdict.verdict, verdict.by) for verdict in read_verdicts(path)[1]}
+
+
+def test_it_prints_a_summary_and_writes_json(network, tmp_path):
+    result = invoke(network, "--json", tmp_path / "new" / "result.json")
+    assert result.exit_code == 0, result.output
+    for text in ("DM-Small, 12 images", "IBP", "CROWN", "verified error so far", "misclassified", "attacked error"):
+        assert text in result.stdout
+    content = json.loads((tmp_path / "new" / "result.json").read_text())
+    assert content["summary"]["examples"] == len(content["images"]) == 12
+    assert sum(content["summary"]["verdicts"].values()) == 12
+    assert content["settings"]["eps"] == pytest.approx(1 / 255)
+    assert content["settings"]["methods"] == ["IBP", "CROWN"]
+    assert content["model"]["architecture"] == "DM-Small"
+    summary = content["summary"]
+    assert summary["clean_error"] <= summary["attacked_error"] <= summary["verified_error"]
+    assert summary["methods"]["CROWN"]["verified_error"] == summary["verified_error"]
+
+
+def test_an_interrupted_run_is_continued(network, tmp_path):
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "results.jsonl"
+    assert invoke(network, "--results", whole).exit_code == 0
+    lines = whole.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 13
+    # A run killed while it was writing its sixth line.
+    path.write_bytes(b"".join(lines[:6]) + lines[6][:20])
+    refused = invoke(network, "--results", path)
+    assert "exists; continue it by --resume" in str(refused.exception)
+    continued = invoke(network, "--results", path, "--resume")
+    assert continued.exit_code == 0, continued.output
+    assert len(read_lines(path)[1]) == 12
+    assert verdicts(path) == verdicts(whole)
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [(["--eps", "2/255"], "eps"), (["--limit", "11"], "data"), (["--strategy", "adaptive"], "verify")],
+)
+def test_other_settings_do_not_continue_a_run(network, tmp_path, more, named):
+    path = tmp_path / "results.jsonl"
+    assert invoke(network, "--results", path).exit_code == 0
+    refused = invoke(network, "--results", path, "--resume", *more)
+    assert refused.exit_code != 0
+    assert "made with other settings" in str(refused.exception)
+    assert named in str(refused.exception)
+
+
+def test_another_network_does_not_continue_a_run(network, tmp_path):
+    path, other = tmp_path / "results.jsonl", tmp_path / "other.safetensors"
+    loaded = checkpoint.load(network)
+    with torch.no_grad():
+        loaded.model.output.bias[0] += 1e-6
+    checkpoint.save(other, loaded.model, loaded.settings, loaded.training)
+    assert invoke(network, "--results", path).exit_code == 0
+    assert "checkpoint was" in str(invoke(other, "--results", path, "--resume").exception)
+
+
+def test_two_processes_reach_the_verdicts_of_one(network, tmp_path):
+    alone, together = tmp_path / "alone.jsonl", tmp_path / "together.jsonl"
+    assert invoke(network, "--results", alone).exit_code == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "lbp"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    finished = subprocess.run(
+        [*launch, *command(network, "--results", together)],
+        env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("verified error so far") == 1, "one process prints"
+    assert verdicts(together) == verdicts(alone)
+    assert [path.name for path in tmp_path.glob("together*")] == ["together.jsonl"]
