@@ -1,4 +1,4 @@
-"""The command line: `lbp info`, `lbp train`, `lbp verify`, `lbp demo`."""
+"""The command line: `lbp demo`, `lbp train`, `lbp verify`, `lbp evaluate`, `lbp info`."""
 
 import sys
 from typing import NoReturn
@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lbp.commands.demo import demo
+from lbp.commands.evaluate import evaluate
 from lbp.commands.info import info
 from lbp.commands.train import train
 from lbp.commands.verify import verify
@@ -21,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, verify, info):
+for command in (demo, train, verify, evaluate, info):
     app.command()(command)
 
 USER_ERROR = 2

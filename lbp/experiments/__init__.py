@@ -1,5 +1,6 @@
 """The experiments of Lyu et al. 2021: what was trained, and what came out."""
 
-from lbp.experiments.paper import PaperRow, paper_rows
+from lbp.experiments.match import matching_rows
+from lbp.experiments.paper import FIGURES, PaperRow, paper_rows
 
-__all__ = ["PaperRow", "paper_rows"]
+__all__ = ["FIGURES", "PaperRow", "matching_rows", "paper_rows"]

@@ -1,4 +1,4 @@
-"""The rows of tables 2 to 7 of Lyu et al. 2021, from the one file that holds them (`paper_rows.csv`)."""
+"""The rows of tables 1 to 7 of Lyu et al. 2021, from the one file that holds them (`paper_rows.csv`)."""
 
 import csv
 from dataclasses import dataclass
@@ -9,6 +9,20 @@ from lbp.settings import parse_number
 
 _FILE = "paper_rows.csv"
 
+FIGURES = {
+    "clean": "clean",
+    "PGD": "pgd",
+    "IBP tight": "ibp_tight",
+    "CROWN-IBP tight": "crown_ibp_tight",
+    "LBP tight": "lbp_tight",
+    "CROWN-LBP tight": "crown_lbp_tight",
+    "IBP adaptive": "ibp_adaptive",
+    "CROWN-IBP adaptive": "crown_ibp_adaptive",
+    "LBP adaptive": "lbp_adaptive",
+    "CROWN-LBP adaptive": "crown_lbp_adaptive",
+}
+"""Errors by name, and the columns that hold them: clean, attacked, and verified by a method with some lines."""
+
 
 @dataclass(frozen=True)
 class PaperRow:
@@ -18,14 +32,14 @@ class PaperRow:
     clean errors.
 
     Attributes:
-        table: number of the table, "2" to "7".
+        table: number of the table, "1" to "7".
         data: "mnist", "cifar10" or "tiny-imagenet".
         architecture: "DM-Large", ...
         loss: bounds that it was trained on, "ibp" or "crown-ibp".
         activation: "relu" (LeakyReLU where an eta is positive) or "ramp" (ParamRamp).
         eta_start, eta_end: outer slope in training; equal where the schedule keeps it.
         train_eps, test_eps: radii as written, such as "8.8/255", in units of the data range [0, 1].
-        errors: shares in [0, 1] by "clean", "IBP", "CROWN-LBP" and "PGD"; what the paper does not state is absent.
+        errors: shares in [0, 1] by `FIGURES`; what the paper does not state is absent.
     """
 
     table: str
@@ -65,7 +79,6 @@ def paper_rows() -> tuple[PaperRow, ...]:
 
 
 def _row(record: dict[str, str]) -> PaperRow:
-    errors = {"clean": record["clean"], "IBP": record["ibp"], "CROWN-LBP": record["crown_lbp"], "PGD": record["pgd"]}
     return PaperRow(
         table=record["table"],
         data=record["data"],
@@ -76,5 +89,5 @@ def _row(record: dict[str, str]) -> PaperRow:
         eta_end=float(record["eta_end"]),
         train_eps=record["train_eps"],
         test_eps=record["test_eps"],
-        errors={name: float(percent) / 100 for name, percent in errors.items() if percent},
+        errors={name: float(record[column]) / 100 for name, column in FIGURES.items() if record[column]},
     )

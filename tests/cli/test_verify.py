@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from lbp import checkpoint, cli
+from lbp.data import load
 from lbp.models import ModelSettings, build
 from lbp.results import read_lines
 from lbp.verification import read_verdicts
@@ -22,12 +23,18 @@ def network(tmp_path_factory):
     path = tmp_path_factory.mktemp("network") / "net.safetensors"
     settings = ModelSettings(architecture="DM-Small", input_shape=(1, 8, 8), num_classes=10)
     torch.manual_seed(0)
-    checkpoint.save(path, build(settings), settings, {"data": {"name": "digits"}})
+    model, images = build(settings), load("digits", "train").first(400)
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    for _ in range(12):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images.images), images.labels).backward()
+        optimizer.step()
+    checkpoint.save(path, model, settings, {"data": {"name": "digits"}})
     return path
 
 
 def command(network, *more):
-    arguments = ["verify", network, "--eps", "1/255", "--limit", 12, "--batch-size", 3, "--methods", "IBP,crown", *more]
+    arguments = ["verify", network, "--eps", 0.02, "--limit", 12, "--batch-size", 3, "--methods", "IBP,crown", *more]
     return [str(argument) for argument in arguments]
 
 
@@ -47,7 +54,7 @@ def test_it_prints_a_summary_and_writes_json(network, tmp_path):
     content = json.loads((tmp_path / "new" / "result.json").read_text())
     assert content["summary"]["examples"] == len(content["images"]) == 12
     assert sum(content["summary"]["verdicts"].values()) == 12
-    assert content["settings"]["eps"] == pytest.approx(1 / 255)
+    assert content["settings"]["eps"] == 0.02
     assert content["settings"]["methods"] == ["IBP", "CROWN"]
     assert content["model"]["architecture"] == "DM-Small"
     summary = content["summary"]
@@ -60,6 +67,7 @@ def test_an_interrupted_run_is_continued(network, tmp_path):
     assert invoke(network, "--results", whole).exit_code == 0
     lines = whole.read_bytes().splitlines(keepends=True)
     assert len(lines) == 13
+    assert len(set(verdicts(whole).values())) > 2, "the test says little otherwise"
     # A run killed while it was writing its sixth line.
     path.write_bytes(b"".join(lines[:6]) + lines[6][:20])
     refused = invoke(network, "--results", path)

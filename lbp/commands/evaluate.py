@@ -1,0 +1,126 @@
+"""`lbp evaluate`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lbp.checkpoint import write_atomically
+from lbp.commands.console import ImageProgress, progress_bars
+from lbp.commands.network import load_subject
+from lbp.commands.options import (
+    BatchSize,
+    CheckpointPath,
+    Clip,
+    DataName,
+    DataRoot,
+    Device,
+    JsonPath,
+    Limit,
+    Radius,
+    ResultsPath,
+    Resume,
+    Split,
+    prepare_file,
+    prepare_outputs,
+    write_json,
+)
+from lbp.evaluation import (
+    METHODS,
+    STRATEGIES,
+    EvaluatedImage,
+    EvaluationSettings,
+    markdown_table,
+    summary_of,
+)
+from lbp.evaluation import (
+    evaluate as evaluate_images,
+)
+from lbp.experiments import PaperRow, matching_rows
+from lbp.results import run_images, workers
+from lbp.verification import AttackSettings, method_names
+
+_KINDS = ("verified", "open", "attacked", "misclassified")
+
+
+def evaluate(
+    path: CheckpointPath,
+    eps: Radius,
+    data: DataName = None,
+    data_root: DataRoot = None,
+    split: Split = "test",
+    methods: Annotated[str, typer.Option(help="Methods, separated by commas; CROWN on request.")] = ",".join(METHODS),
+    strategies: Annotated[str, typer.Option(help="Bounding lines, separated by commas.")] = ",".join(STRATEGIES),
+    clip: Clip = True,
+    pgd_steps: Annotated[int, typer.Option(min=1, help="Gradient steps of a restart.")] = 200,
+    pgd_restarts: Annotated[int, typer.Option(min=0, help="Random starts, for each of two losses.")] = 10,
+    queries: Annotated[int, typer.Option(min=0, help="Of the attack without gradients.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the attacks.")] = 0,
+    limit: Limit = None,
+    batch_size: BatchSize = None,
+    device: Device = "cpu",
+    results: ResultsPath = None,
+    resume: Resume = False,
+    json: JsonPath = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the table to this file.")] = None,
+) -> None:
+    """Measure a network as the paper does: clean, verified and attacked errors, beside the paper's where it has them.
+
+    Start it by torchrun to divide the images over processes, or over machines.
+    """
+    settings = EvaluationSettings(
+        eps=eps,
+        clip=(0.0, 1.0) if clip else None,
+        methods=tuple(method_names(methods.split(","))),
+        strategies=tuple(name.strip() for name in strategies.split(",")),
+        attack=AttackSettings(steps=pgd_steps, restarts=pgd_restarts, queries=queries, seed=seed),
+    )
+    prepare_outputs(json, results, resume)
+    if markdown is not None:
+        prepare_file(markdown)
+    with workers(device) as group:
+        subject = load_subject(path, data, split, data_root, limit, device)
+        images, labels = subject.images, subject.data.labels
+        identity = subject.identity() | {"evaluate": settings.model_dump(mode="json")}
+
+        def work(todo: list[int], emit: Callable[[list[dict[str, Any]]], None]) -> None:
+            evaluate_images(
+                subject.network.model, images, labels, settings, indices=todo, batch_size=batch_size,
+                on_images=lambda found: emit([image.model_dump(mode="json") for image in found]),
+            )  # fmt: skip
+
+        with progress_bars(visible=group.leads) as bars:
+            records = run_images(
+                work, len(labels), settings=identity, path=results, resume=resume, group=group,
+                progress=ImageProgress(bars, "evaluate", _KINDS, _kind_of),
+            )  # fmt: skip
+        if not group.leads:
+            return
+        summary = summary_of([EvaluatedImage.model_validate(record) for record in records])
+        network = subject.network
+        rows = matching_rows(subject.data.name, network.settings, network.training, eps, clip) if limit is None else []
+        table = markdown_table(summary["errors"], settings.methods, settings.strategies, rows)
+        text = f"{network.settings.architecture}, {subject.data.name} ({len(records)} images), eps {eps:g}\n\n{table}"
+        Console().print(text, highlight=False, soft_wrap=True, markup=False, end="")
+        if markdown is not None:
+            write_atomically(markdown, text.encode())
+        if json is not None:
+            description = subject.describe() | {
+                "settings": identity["evaluate"],
+                "paper": [_stated(row) for row in rows],
+            }
+            write_json(json, description | {"summary": summary, "images": records})
+
+
+def _kind_of(record: dict[str, Any]) -> str:
+    if record["prediction"] != record["label"]:
+        return "misclassified"
+    if record["attacked_by"] is not None:
+        return "attacked"
+    return "verified" if any(record["verified"].values()) else "open"
+
+
+def _stated(row: PaperRow) -> dict[str, Any]:
+    return {"table": row.table, "activation": row.activation_label, "errors": row.errors}

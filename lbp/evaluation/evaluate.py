@@ -1,0 +1,171 @@
+"""Every method and every attack on every image."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lbp.nn import evaluation_mode
+from lbp.settings import Settings
+from lbp.verification import AttackSettings, check_consistent, falsify, verify
+from lbp.verification.batches import default_batch_size
+
+METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP")
+STRATEGIES = ("tight", "adaptive")
+
+_LARGEST_BATCH = 256
+"""Images between two times that results are handed over."""
+
+
+class EvaluationSettings(Settings):
+    """What is computed for every image.
+
+    Attributes:
+        eps: l_inf radius, in units of the data.
+        clip: valid range of the data, with which every ball is intersected.
+        methods: names as `verify` takes them.
+        strategies: bounding lines; every method runs with each.
+        attack: the attacks on the images that are classified correctly.
+    """
+
+    eps: float = Field(ge=0.0)
+    clip: tuple[float, float] | None = (0.0, 1.0)
+    methods: tuple[str, ...] = Field(default=METHODS, min_length=1)
+    strategies: tuple[str, ...] = Field(default=STRATEGIES, min_length=1)
+    attack: AttackSettings = AttackSettings()
+
+
+class EvaluatedImage(Settings):
+    """What was found for one image.
+
+    Attributes:
+        index: of the image in its data set.
+        label: true class.
+        prediction: class without perturbation; -1 if a logit is NaN.
+        verified: by "METHOD STRATEGY", whether it is verified.
+        margins: by the same names, the smallest margin bound; None where it is NaN or infinite.
+        attacked_by: attack that found a misclassified point of the region; None: none, or misclassified anyway.
+        attack_margin: smallest margin that the attacks saw; None for an image that was not attacked.
+        seconds: time spent on the image, its share of its batch.
+    """
+
+    index: int
+    label: int
+    prediction: int
+    verified: dict[str, bool]
+    margins: dict[str, float | None]
+    attacked_by: str | None = None
+    attack_margin: float | None = None
+    seconds: float = 0.0
+
+
+def evaluate(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    settings: EvaluationSettings,
+    *,
+    indices: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    on_images: Callable[[list[EvaluatedImage]], None] | None = None,
+) -> list[EvaluatedImage]:
+    """Verifies images by all methods, attacks them, and holds the certificates against the attacks.
+
+    Args:
+        model: network to logits; run in evaluation mode and put back as it was.
+        x: all images [N, *shape], of the type of the model's weights.
+        labels: int64 [N].
+        settings: methods, region and attacks.
+        indices: of the images to evaluate; by default all.
+        batch_size: images at a time; by default each method's own choice.
+        on_images: called with what was found, after every batch.
+
+    Raises:
+        ContradictionError: an image is both verified and misclassified at a point of its region; the error names it,
+            and images of the batches before have been handed over.
+        InvalidInputError, UnsupportedArgumentError, UnsupportedLayerError: as `verify`.
+    """
+    todo = list(range(len(x))) if indices is None else list(indices)
+    if not todo:
+        return []
+    weights = next(model.parameters(), None)
+    device = x.device if weights is None else weights.device
+    size = batch_size or min(_LARGEST_BATCH, default_batch_size(model, x[todo[:1]].to(device), "IBP"))
+    images: list[EvaluatedImage] = []
+    with evaluation_mode(model):
+        for start in range(0, len(todo), size):
+            part = todo[start : start + size]
+            index = torch.tensor(part)
+            inputs, targets = x[index.to(x.device)].to(device), labels[index.to(labels.device)].to(device)
+            found = _evaluate_batch(model, inputs, targets, settings, part, batch_size)
+            images += found
+            if on_images is not None:
+                on_images(found)
+    return images
+
+
+def verified_figure(method: str, strategy: str) -> str:
+    """The name of a verified error: "METHOD STRATEGY"."""
+    return f"{method} {strategy}"
+
+
+def _evaluate_batch(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    settings: EvaluationSettings,
+    indices: list[int],
+    batch_size: int | None,
+) -> list[EvaluatedImage]:
+    started = time.perf_counter()
+    verified: dict[str, list[bool]] = {}
+    margins: dict[str, list[float]] = {}
+    result = None
+    for strategy in settings.strategies:
+        result = verify(
+            model, x, labels, settings.eps, clip=settings.clip, methods=settings.methods, strategy=strategy,
+            batch_size=batch_size,
+        )  # fmt: skip
+        for method, found in result.methods.items():
+            verified[verified_figure(method, strategy)] = found.verified.tolist()
+            margins[verified_figure(method, strategy)] = found.margins.amin(dim=1).tolist()
+    assert result is not None
+    correct = result.correct.nonzero().squeeze(1)
+    attacked = falsify(
+        model, x[correct.to(x.device)], labels[correct.to(x.device)], settings.eps,
+        clip=settings.clip, settings=settings.attack, indices=[indices[place] for place in correct.tolist()],
+    )  # fmt: skip
+    certificates = [_certificate(verified, margins, place) for place in correct.tolist()]
+    check_consistent([indices[place] for place in correct.tolist()], certificates, attacked)
+    attacks = dict(zip(correct.tolist(), zip(attacked.found_by, attacked.margins.tolist(), strict=True), strict=True))
+    seconds = (time.perf_counter() - started) / len(indices)
+    return [
+        EvaluatedImage(
+            index=index,
+            label=int(result.labels[place]),
+            prediction=int(result.predictions[place]),
+            verified={name: values[place] for name, values in verified.items()},
+            margins={name: _finite(values[place]) for name, values in margins.items()},
+            attacked_by=attacks[place][0] if place in attacks else None,
+            attack_margin=_finite(attacks[place][1]) if place in attacks else None,
+            seconds=seconds,
+        )
+        for place, index in enumerate(indices)
+    ]
+
+
+def _certificate(
+    verified: dict[str, list[bool]], margins: dict[str, list[float]], place: int
+) -> tuple[str, float] | None:
+    """Who verifies an image, and its smallest margin bound; None if nobody does."""
+    for name, values in verified.items():
+        if values[place]:
+            return f"{name} lines", margins[name][place]
+    return None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

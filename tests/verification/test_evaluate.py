@@ -1,0 +1,124 @@
+"""Every method and attack on every image, and certificates held against attacks."""
+
+import importlib
+
+import pytest
+import torch
+
+from lbp.evaluation import EvaluatedImage, EvaluationSettings, errors_of, evaluate, summary_of
+from lbp.verification import AttackSettings, ContradictionError, falsify, pgd, verify
+
+EPS = 0.03
+METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN")
+QUICK = AttackSettings(steps=20, restarts=2, queries=60)
+SETTINGS = EvaluationSettings(eps=EPS, methods=METHODS, attack=QUICK)
+
+
+def run(model, digits, settings=SETTINGS, **options):
+    return evaluate(model, digits.images.double(), digits.labels, settings, **options)
+
+
+def test_verdicts_are_those_of_every_method_with_all_lines(trained, digits):
+    images = run(trained, digits)
+    assert [image.index for image in images] == list(range(len(digits)))
+    for strategy in ("tight", "adaptive"):
+        reference = verify(
+            trained, digits.images.double(), digits.labels, EPS, clip=(0, 1), methods=METHODS, strategy=strategy
+        )
+        for name, method in reference.methods.items():
+            assert [image.verified[f"{name} {strategy}"] for image in images] == method.verified.tolist()
+            bounds = [image.margins[f"{name} {strategy}"] for image in images]
+            assert bounds == pytest.approx(method.margins.amin(1).tolist())
+
+
+def test_attacks_are_those_on_the_correct_images(trained, digits):
+    images = run(trained, digits)
+    found = falsify(trained, digits.images.double(), digits.labels, EPS, clip=(0, 1), settings=QUICK)
+    for image, attack, margin in zip(images, found.found_by, found.margins.tolist(), strict=True):
+        if image.prediction == image.label:
+            assert image.attacked_by == attack
+            assert image.attack_margin == pytest.approx(margin)
+        else:
+            assert image.attacked_by is image.attack_margin is None
+
+
+def test_errors_lie_in_the_order_that_soundness_and_theorem_2_ask_for(trained, digits):
+    errors = errors_of(run(trained, digits))
+    assert 0 < errors["clean"] < errors["PGD"] <= errors["attacked"] <= errors["verified"] < 1
+    tight = [errors[f"{method} tight"] for method in METHODS]
+    assert tight[0] == max(tight)
+    assert tight[-1] == min(tight)
+    assert errors["verified"] <= min(errors[f"{method} {kind}"] for method in METHODS for kind in ("tight", "adaptive"))
+
+
+def test_nothing_depends_on_the_batches(trained, digits):
+    part = range(3, 14)
+    whole, split = run(trained, digits), run(trained, digits, indices=part, batch_size=4)
+    for image in split:
+        other = whole[image.index]
+        assert (image.verified, image.attacked_by) == (other.verified, other.attacked_by)
+        assert image.margins == pytest.approx(other.margins, rel=1e-9, abs=1e-9)
+
+
+def test_batches_are_handed_over_as_they_are_done(trained, digits):
+    batches = []
+    images = run(trained, digits, batch_size=15, on_images=batches.append)
+    assert [len(batch) for batch in batches] == [15, 15, 10]
+    assert [image for batch in batches for image in batch] == images
+
+
+def test_a_false_verdict_is_raised_with_the_image_and_loses_nothing_before_it(trained, digits, monkeypatch):
+    # A bound that claims too much, from the first image on that an attack fools.
+    x, labels = digits.images.double(), digits.labels
+    fooled = falsify(trained, x, labels, EPS, clip=(0, 1), settings=QUICK).found & (trained(x).argmax(1) == labels)
+    target = int(fooled.nonzero()[0])
+    verification = importlib.import_module("lbp.verification.verify")
+    honest = verification.margin_bounds
+
+    def planted(net, images, labels, *, method, **options):
+        bounds = honest(net, images, labels, method=method, **options)
+        hit = (images == x[target]).flatten(1).all(1)
+        return torch.where(hit[:, None] & (method == "LBP"), bounds.abs() + 1, bounds)
+
+    monkeypatch.setattr(verification, "margin_bounds", planted)
+    seen = []
+    with pytest.raises(ContradictionError, match=rf"image {target} is verified by LBP tight lines .*found a point"):
+        run(trained, digits, batch_size=5, on_images=seen.extend)
+    assert [image.index for image in seen] == list(range(target // 5 * 5))
+
+
+def test_descent_of_many_steps_is_what_the_attack_settings_say():
+    assert (EvaluationSettings(eps=0.1).attack.steps, EvaluationSettings(eps=0.1).attack.restarts) == (200, 10)
+
+
+def test_the_pgd_error_counts_every_image_that_descent_fools(trained, digits):
+    settings = EvaluationSettings(eps=EPS, attack=AttackSettings(steps=20, restarts=2, queries=0), methods=("IBP",))
+    x, labels = digits.images.double(), digits.labels
+    errors = errors_of(run(trained, digits, settings))
+    wrong = trained(x).argmax(1) != labels
+    seeds = [1_000_003 * index for index in range(len(x))]
+    for loss in ("margin", "cross-entropy"):
+        points = pgd(trained, x, labels, EPS, clip=(0, 1), steps=20, restarts=2, loss=loss, early_stop=True, seed=seeds)
+        wrong |= trained(points).argmax(1) != labels
+    assert errors["PGD"] == errors["attacked"] == pytest.approx(float(wrong.double().mean()))
+
+
+def test_figures_of_the_summary_are_means():
+    def image(index, prediction, verified, margin, attacked_by=None):
+        return EvaluatedImage(
+            index=index, label=0, prediction=prediction, attacked_by=attacked_by,
+            verified={"IBP tight": verified}, margins={"IBP tight": margin},
+        )  # fmt: skip
+
+    images = [
+        image(0, 0, True, 1.0),
+        image(1, 0, False, -2.0, "PGD margin"),
+        image(2, 0, False, None, "Square"),
+        image(3, 1, False, -1.0),
+    ]
+    summary = summary_of(images)
+    expected = {"clean": 0.25, "IBP tight": 0.75, "verified": 0.75, "PGD": 0.5, "attacked": 0.75}
+    assert summary["errors"] == expected
+    assert summary["mean_margin"] == {"IBP tight": None}
+    assert summary["falsified_by"] == {"PGD margin": 1, "Square": 1}
+    assert summary_of(images[:2])["mean_margin"] == {"IBP tight": -0.5}
