@@ -45,3 +45,5 @@ LBP_DECLARE_LAUNCHER(concretize_forward, ConcretizeForwardArguments);
 LBP_DECLARE_LAUNCHER(concretize_forward_gradient, ConcretizeForwardGradientArguments);
 
 }  // namespace lbp::cuda
+
+#include "cuda/launch_products.h"

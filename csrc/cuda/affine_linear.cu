@@ -1,0 +1,91 @@
+#include "cuda/kernels/affine_linear.cuh"
+
+#include <cstdint>
+
+#include "cuda/launch.h"
+#include "cuda/tile_plan.h"
+
+namespace lbp::cuda {
+namespace {
+
+template <typename T>
+LinearProduct<T, true> interval_product(const IntervalLinearProductArguments<T>& args) {
+  const LinearLayer<T>& layer = args.layer;
+  return {1,      args.batch, layer.outputs, layer.inputs, args.batch, args.l,  args.u, nullptr, nullptr, layer.weight,
+          layer.bias, args.lower, args.upper,    nullptr,      nullptr};
+}
+
+template <typename T>
+LinearProduct<T, false> forward_product(const ForwardLinearArguments<T>& args) {
+  const LinearLayer<T>& layer = args.layer;
+  return {1,
+          args.rows + args.bias_rows,
+          layer.outputs,
+          layer.inputs,
+          args.rows,
+          args.center,
+          args.radius,
+          args.center_bias,
+          args.radius_bias,
+          layer.weight,
+          layer.bias,
+          args.center_out,
+          args.radius_out,
+          args.center_bias_out,
+          args.radius_bias_out};
+}
+
+template <typename T, int kExamples>
+Status launch_few(const IntervalLinearProductArguments<T>& args, Stream stream) {
+  constexpr Index kLength = 16 / sizeof(T);
+  const auto aligned = [](const void* data) { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0; };
+  const bool vectors =
+      args.layer.inputs % kLength == 0 && aligned(args.layer.weight) && aligned(args.l) && aligned(args.u);
+  const dim3 grid(unsigned(quotient_up(args.layer.outputs, kFewOutputs)));
+  if (vectors) {
+    return LBP_LAUNCH((interval_linear_kernel<T, kExamples, true>), grid, dim3(kFewThreads), 0, stream, args);
+  }
+  return LBP_LAUNCH((interval_linear_kernel<T, kExamples, false>), grid, dim3(kFewThreads), 0, stream, args);
+}
+
+}  // namespace
+
+template <typename T>
+Index interval_linear_workspace_bytes(const IntervalLinearProductArguments<T>& args) {
+  if (args.batch <= kFewExamples) return 0;
+  return with_shape<T>(args.batch, [&](auto shape) {
+    return tiles_workspace_bytes<decltype(shape)>(interval_product(args));
+  });
+}
+
+template <typename T>
+Status interval_linear(const IntervalLinearProductArguments<T>& args, void* workspace, Stream stream) {
+  if (args.batch == 0 || args.layer.outputs == 0) return kSuccess;
+  if (args.layer.outputs > kMostBlocks) return kInvalidValue;
+  if (args.batch == 1) return launch_few<T, 1>(args, stream);
+  if (args.batch == 2) return launch_few<T, 2>(args, stream);
+  if (args.batch == 3) return launch_few<T, 3>(args, stream);
+  if (args.batch == kFewExamples) return launch_few<T, kFewExamples>(args, stream);
+  return with_shape<T>(args.batch, [&](auto shape) {
+    return launch_tiles<decltype(shape)>(interval_product(args), args.arithmetic, workspace, stream);
+  });
+}
+
+template <typename T>
+Index forward_linear_workspace_bytes(const ForwardLinearArguments<T>& args) {
+  return with_shape<T>(args.rows + args.bias_rows, [&](auto shape) {
+    return tiles_workspace_bytes<decltype(shape)>(forward_product(args));
+  });
+}
+
+template <typename T>
+Status forward_linear(const ForwardLinearArguments<T>& args, void* workspace, Stream stream) {
+  return with_shape<T>(args.rows + args.bias_rows, [&](auto shape) {
+    return launch_tiles<decltype(shape)>(forward_product(args), args.arithmetic, workspace, stream);
+  });
+}
+
+LBP_INSTANTIATE_LAUNCHER(interval_linear, IntervalLinearProductArguments);
+LBP_INSTANTIATE_LAUNCHER(forward_linear, ForwardLinearArguments);
+
+}  // namespace lbp::cuda

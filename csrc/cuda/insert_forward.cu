@@ -1,0 +1,35 @@
+#include "cuda/kernels/insert_forward.cuh"
+
+#include "cuda/launch.h"
+#include "cuda/tile_plan.h"
+
+namespace lbp::cuda {
+namespace {
+
+template <typename T>
+InsertProduct<T> insert_product(const InsertForwardArguments<T>& args) {
+  // Images that share the matrices are rows of one product.
+  const bool shared = args.matrix_batch_stride == 0 && args.bias_batch_stride == 0;
+  const Index images = shared ? args.batch : 1, sides = args.sides == 3 ? 2 : 1;
+  return {args.batch / larger(images, Index(1)), sides * images * args.rows, args.inputs, args.neurons, args, images, 0};
+}
+
+}  // namespace
+
+template <typename T>
+Index insert_forward_workspace_bytes(const InsertForwardArguments<T>& args) {
+  const auto product = insert_product(args);
+  return with_shape<T>(product.rows, [&](auto shape) { return tiles_workspace_bytes<decltype(shape)>(product); });
+}
+
+template <typename T>
+Status insert_forward(const InsertForwardArguments<T>& args, void* workspace, Stream stream) {
+  const auto product = insert_product(args);
+  return with_shape<T>(product.rows, [&](auto shape) {
+    return launch_tiles<decltype(shape)>(product, args.arithmetic, workspace, stream);
+  });
+}
+
+LBP_INSTANTIATE_LAUNCHER(insert_forward, InsertForwardArguments);
+
+}  // namespace lbp::cuda

@@ -1,0 +1,116 @@
+// Centers and radii through a Conv2d layer as an implicit matrix product, with one read of the weights for both:
+// intervals, and the forward linear bounds of LBP. Every group is a product: its rows are the output's pixels (of all
+// images), its columns the group's output channels, and its depth the entries of the kernel (of all input channels).
+#pragma once
+
+#include "cuda/kernels/tile_product.cuh"
+#include "product_arguments.h"
+
+namespace lbp::cuda {
+
+constexpr int kMostDepth = 16;  // of a tile
+
+template <typename T, bool kInterval>
+struct ConvolutionProduct {
+  using Scalar = T;
+  static constexpr Pairing kPairing = Pairing::kLeftPair;
+  static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = true, kConstants = false;
+  // The entries of the kernel: where each reads, relative to the pixel's first one.
+  struct Stage {
+    Index offset[kMostDepth];
+    int y[kMostDepth], x[kMostDepth];
+  };
+  using LeftLoad = Pair<T>;
+  struct LeftState {
+    const T* first;   // of an image, from the group's first channel; null outside the product
+    const T* second;  // or where the radius is zero
+    int y, x;         // the pixel's first entry, outside the image where that is padding
+  };
+  using RightState = const T*;
+
+  Index batches, rows, columns, depth;
+  ConvolutionLayer<T> layer;
+  Index images;    // of the matrix; images of the biases follow
+  const T* first;  // l, or the center
+  const T* second;
+  const T* first_bias;
+  const T* second_bias;
+  T* first_out;  // lower, or the center
+  T* second_out;
+  T* first_bias_out;
+  T* second_bias_out;
+  Index group;
+
+  LBP_DEVICE ConvolutionProduct view(Index batch) const {
+    ConvolutionProduct product = *this;
+    product.group = batch;
+    return product;
+  }
+
+  LBP_DEVICE LeftState left(Index row) const {
+    if (row >= rows) return {nullptr, nullptr, 0, 0};
+    const int pixels = layer.output.height * layer.output.width;
+    const Index image = divide(row, pixels);
+    const int pixel = int(row - image * pixels), y = pixel / layer.output.width, x = pixel % layer.output.width;
+    const bool matrix = image < images;
+    const Index size = Index(layer.input.height) * layer.input.width;
+    const Index at = ((matrix ? image : image - images) * layer.channels + group * (layer.channels / layer.groups)) * size;
+    const T* radius = matrix ? second : second_bias;
+    return {(matrix ? first : first_bias) + at, radius == nullptr ? nullptr : radius + at,
+            y * layer.stride.height - layer.padding.height, x * layer.stride.width - layer.padding.width};
+  }
+  LBP_DEVICE RightState right(Index column) const {
+    return column < columns ? layer.weight + (group * columns + column) * depth : nullptr;
+  }
+
+  LBP_DEVICE void prepare(Stage& stage, Index begin, int count, Index, int thread, int) const {
+    if (thread >= count) return;
+    const int entries = layer.kernel.height * layer.kernel.width;
+    const Index k = begin + thread, channel = divide(k, entries);
+    const int entry = int(k - channel * entries);
+    const int y = entry / layer.kernel.width * layer.dilation.height;
+    const int x = entry % layer.kernel.width * layer.dilation.width;
+    stage.y[thread] = y;
+    stage.x[thread] = x;
+    stage.offset[thread] = channel * layer.input.height * layer.input.width;
+  }
+
+  LBP_DEVICE LeftLoad load_left(const LeftState& state, const Stage& stage, int k, Index depth_or_none) const {
+    const int y = state.y + stage.y[k], x = state.x + stage.x[k];
+    const bool inside = y >= 0 && y < layer.input.height && x >= 0 && x < layer.input.width;
+    if (depth_or_none < 0 || state.first == nullptr || !inside) return {T(0), T(0)};
+    const Index at = stage.offset[k] + Index(y) * layer.input.width + x;
+    return {state.first[at], state.second == nullptr ? T(0) : state.second[at]};
+  }
+
+  LBP_DEVICE Pair<T> left_values(const LeftLoad& load, const LeftState&, const Stage&, int, double&) const {
+    if constexpr (kInterval) {
+      return {(load.second + load.first) / 2, (load.second - load.first) / 2};
+    } else {
+      return load;
+    }
+  }
+
+  LBP_DEVICE Pair<T> load_right(RightState row, const Stage&, int, Index k) const {
+    return {row == nullptr || k < 0 ? T(0) : row[k], T(0)};
+  }
+
+  LBP_DEVICE void store(Index row, Index column, T center, T radius) const {
+    const int pixels = layer.output.height * layer.output.width;
+    const Index image = divide(row, pixels), channel = group * columns + column;
+    const bool matrix = image < images;
+    const Index at = ((matrix ? image : image - images) * layer.out_channels + channel) * pixels + row - image * pixels;
+    const T offset = layer.bias == nullptr ? T(0) : layer.bias[channel];
+    if constexpr (kInterval) {
+      first_out[at] = (center + offset) - radius;
+      second_out[at] = (center + offset) + radius;
+    } else {
+      (matrix ? first_out : first_bias_out)[at] = matrix ? center : center + offset;
+      T* radius_out = matrix ? second_out : second_bias_out;
+      if (radius_out != nullptr) radius_out[at] = radius;
+    }
+  }
+  LBP_DEVICE void store_constant(Index, double) const {}
+};
+
+}  // namespace lbp::cuda

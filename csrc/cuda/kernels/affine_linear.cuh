@@ -1,0 +1,148 @@
+// Centers and radii through a Linear layer, W center and |W| radius from one read of W: intervals, and the forward
+// linear bounds of LBP.
+#pragma once
+
+#include "cuda/kernels/tile_product.cuh"
+#include "product_arguments.h"
+
+namespace lbp::cuda {
+
+// The left operand has a row for every example or row of a matrix, followed (forward bounds) by the rows of the biases.
+template <typename T, bool kInterval>
+struct LinearProduct {
+  using Scalar = T;
+  static constexpr Pairing kPairing = Pairing::kLeftPair;
+  static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = true, kConstants = false;
+  struct Stage {};
+  using LeftLoad = Pair<T>;
+  struct LeftState {
+    const T* first;  // null outside the product
+    const T* second;  // or where the radius is zero
+  };
+  using RightState = const T*;
+
+  Index batches, rows, columns, depth;
+  Index matrix_rows;
+  const T* first;  // l, or the center
+  const T* second;
+  const T* first_bias;
+  const T* second_bias;
+  const T* weight;
+  const T* bias;
+  T* first_out;  // lower, or the center
+  T* second_out;
+  T* first_bias_out;
+  T* second_bias_out;
+
+  LBP_DEVICE const LinearProduct& view(Index) const { return *this; }
+
+  LBP_DEVICE LeftState left(Index row) const {
+    if (row >= rows) return {nullptr, nullptr};
+    const bool matrix = row < matrix_rows;
+    const Index at = (matrix ? row : row - matrix_rows) * depth;
+    const T* radius = matrix ? second : second_bias;
+    return {(matrix ? first : first_bias) + at, radius == nullptr ? nullptr : radius + at};
+  }
+  LBP_DEVICE RightState right(Index column) const { return column < columns ? weight + column * depth : nullptr; }
+
+  LBP_DEVICE void prepare(Stage&, Index, int, Index, int, int) const {}
+
+  LBP_DEVICE LeftLoad load_left(const LeftState& state, const Stage&, int, Index k) const {
+    if (k < 0) return {T(0), T(0)};
+    return {state.first == nullptr ? T(0) : state.first[k], state.second == nullptr ? T(0) : state.second[k]};
+  }
+
+  LBP_DEVICE Pair<T> left_values(const LeftLoad& load, const LeftState&, const Stage&, int, double&) const {
+    if constexpr (kInterval) {
+      return {(load.second + load.first) / 2, (load.second - load.first) / 2};
+    } else {
+      return load;
+    }
+  }
+
+  LBP_DEVICE Pair<T> load_right(RightState row, const Stage&, int, Index k) const {
+    return {row == nullptr || k < 0 ? T(0) : row[k], T(0)};
+  }
+
+  LBP_DEVICE void store(Index row, Index column, T center, T radius) const {
+    const T offset = bias == nullptr ? T(0) : bias[column];
+    if constexpr (kInterval) {
+      const Index at = row * columns + column;
+      first_out[at] = (center + offset) - radius;
+      second_out[at] = (center + offset) + radius;
+    } else {
+      const bool matrix = row < matrix_rows;
+      const Index at = (matrix ? row : row - matrix_rows) * columns + column;
+      (matrix ? first_out : first_bias_out)[at] = matrix ? center : center + offset;
+      T* radius_out = matrix ? second_out : second_bias_out;
+      if (radius_out != nullptr) radius_out[at] = radius;
+    }
+  }
+  LBP_DEVICE void store_constant(Index, double) const {}
+};
+
+// For so few examples reading W is the cost of an interval: the products of a vector of W are added up as it arrives.
+constexpr int kFewExamples = 4;
+constexpr int kFewThreads = 256, kFewOutputs = 4;  // a block adds up kFewOutputs rows of W
+
+template <typename T, int kExamples, bool kVectors>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(kFewThreads, 2)
+    interval_linear_kernel(const IntervalLinearProductArguments<T> args) {
+  constexpr int kLength = kVectors ? 16 / int(sizeof(T)) : 1;
+  constexpr int kSums = 2 * kFewOutputs * kExamples, kWarps = kFewThreads / 32;
+  struct alignas(kLength * sizeof(T)) Vector {
+    T lanes[kLength];
+  };
+  const Index inputs = args.layer.inputs, outputs = args.layer.outputs;
+  const Index first = Index(blockIdx.x) * kFewOutputs;
+  const int thread = int(threadIdx.x);
+  T sums[kFewOutputs][kExamples][2] = {};
+
+  for (Index k = Index(thread) * kLength; k < inputs; k += kFewThreads * kLength) {
+    Vector weight[kFewOutputs];
+#pragma unroll
+    for (int i = 0; i < kFewOutputs; ++i) {
+      // Rows beyond the last one repeat it; their sums are not stored.
+      const Index row = first + i < outputs ? first + i : outputs - 1;
+      weight[i] = *reinterpret_cast<const Vector*>(args.layer.weight + row * inputs + k);
+    }
+#pragma unroll
+    for (int example = 0; example < kExamples; ++example) {
+      const Vector l = *reinterpret_cast<const Vector*>(args.l + example * inputs + k);
+      const Vector u = *reinterpret_cast<const Vector*>(args.u + example * inputs + k);
+#pragma unroll
+      for (int lane = 0; lane < kLength; ++lane) {
+        const T center = (u.lanes[lane] + l.lanes[lane]) / 2, radius = (u.lanes[lane] - l.lanes[lane]) / 2;
+#pragma unroll
+        for (int i = 0; i < kFewOutputs; ++i) {
+          const T w = weight[i].lanes[lane];
+          sums[i][example][0] = multiply_add(w, center, sums[i][example][0]);
+          sums[i][example][1] = multiply_add(absolute(w), radius, sums[i][example][1]);
+        }
+      }
+    }
+  }
+
+  LBP_SHARED(T, parts, kWarps * kSums);
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) {
+    T sum = sums[i / (2 * kExamples)][i / 2 % kExamples][i % 2];
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    if (thread % 32 == 0) parts[thread / 32 * kSums + i] = sum;
+  }
+  __syncthreads();
+  const Index output = first + thread / kExamples;
+  const int example = thread % kExamples;
+  if (thread >= kSums / 2 || output >= outputs) return;
+  T center = 0, radius = 0;
+  for (int warp = 0; warp < kWarps; ++warp) {
+    center += parts[warp * kSums + 2 * thread];
+    radius += parts[warp * kSums + 2 * thread + 1];
+  }
+  if (args.layer.bias != nullptr) center += args.layer.bias[output];
+  args.lower[example * outputs + output] = center - radius;
+  args.upper[example * outputs + output] = center + radius;
+}
+
+}  // namespace lbp::cuda

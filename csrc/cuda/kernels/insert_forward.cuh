@@ -1,0 +1,98 @@
+// A layer's forward linear bounds in the place of the layer: A center -/+ |A| radius, with the constants that the
+// biases contribute, from one read of A.
+#pragma once
+
+#include "cuda/kernels/tile_product.cuh"
+#include "product_arguments.h"
+
+namespace lbp::cuda {
+
+// A product for every image, or one for all where they share the matrices. Rows run over sides, then the product's
+// images, then the rows of the specification; columns are the inputs; the depth is the neurons.
+template <typename T>
+struct InsertProduct {
+  using Scalar = T;
+  static constexpr Pairing kPairing = Pairing::kRightPair;
+  static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = true, kConstants = true;
+  struct Stage {
+    T center_bias[16], radius_bias[16];
+  };
+  using LeftLoad = T;
+  struct LeftState {
+    const T* row;  // null outside the product
+    bool lower;
+  };
+  struct RightState {
+    const T* center;  // null outside the product
+    const T* radius;  // or where it is zero
+  };
+
+  Index batches, rows, columns, depth;
+  InsertForwardArguments<T> args;
+  Index images;  // of one product
+  Index first_image;
+
+  LBP_DEVICE InsertProduct view(Index batch) const {
+    InsertProduct product = *this;
+    product.first_image = batch * images;
+    return product;
+  }
+
+  // Where a row is, as numbers of its side, image and row of the specification.
+  struct Place {
+    Index side, image, row;
+  };
+  LBP_DEVICE Place place(Index row) const {
+    const Index of_side = images * args.rows, side = row >= of_side ? 1 : 0, rest = row - side * of_side;
+    const Index image = divide(rest, args.rows);
+    return {side, first_image + image, rest - image * args.rows};
+  }
+  LBP_DEVICE bool is_lower(Index side) const { return args.sides == 1 || (args.sides == 3 && side == 0); }
+
+  LBP_DEVICE LeftState left(Index row) const {
+    if (row >= rows) return {nullptr, false};
+    const Place at = place(row);
+    return {args.A.data + at.side * args.A.side_stride + at.image * args.A.batch_stride + at.row * args.A.row_stride,
+            is_lower(at.side)};
+  }
+  LBP_DEVICE RightState right(Index column) const {
+    if (column >= columns) return {nullptr, nullptr};
+    const Index at = first_image * args.matrix_batch_stride + column * depth;
+    return {args.center + at, args.radius == nullptr ? nullptr : args.radius + at};
+  }
+
+  LBP_DEVICE void prepare(Stage& stage, Index begin, int count, Index, int thread, int) const {
+    const Index k = begin + thread, at = first_image * args.bias_batch_stride + k;
+    if (thread >= count) return;
+    stage.center_bias[thread] = k < depth ? args.center_bias[at] : T(0);
+    stage.radius_bias[thread] = k < depth && args.radius_bias != nullptr ? args.radius_bias[at] : T(0);
+  }
+
+  LBP_DEVICE LeftLoad load_left(const LeftState& state, const Stage&, int, Index k) const {
+    return state.row == nullptr || k < 0 ? T(0) : state.row[k];
+  }
+
+  LBP_DEVICE Pair<T> left_values(LeftLoad a, const LeftState& state, const Stage& stage, int k,
+                                 double& constant) const {
+    const double spread = double(absolute(a)) * double(stage.radius_bias[k]);
+    constant = double(a) * double(stage.center_bias[k]) + (state.lower ? -spread : spread);
+    return {a, T(0)};
+  }
+
+  LBP_DEVICE Pair<T> load_right(const RightState& state, const Stage&, int, Index k) const {
+    if (k < 0 || state.center == nullptr) return {T(0), T(0)};
+    return {state.center[k], state.radius == nullptr ? T(0) : state.radius[k]};
+  }
+
+  LBP_DEVICE void store(Index row, Index column, T first, T second) const {
+    const Place at = place(row);
+    args.coefficients[((at.side * args.batch + at.image) * args.rows + at.row) * columns + column] =
+        is_lower(at.side) ? first - second : first + second;
+  }
+  LBP_DEVICE void store_constant(Index row, double constant) const {
+    const Place at = place(row);
+    args.constants[(at.side * args.batch + at.image) * args.rows + at.row] = constant;
+  }
+};
+
+}  // namespace lbp::cuda

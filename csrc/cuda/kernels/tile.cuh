@@ -1,0 +1,259 @@
+// How a block's threads share the tiles of a matrix product: who loads which element, and who adds up which products.
+//
+// A tile of the left operand is kept as [depth][rows], one of the right operand as [depth][columns], both in shared
+// memory. An operand may have two planes: a center and a radius, say.
+#pragma once
+
+#include "cuda/kernels/split_tf32.cuh"
+#include "cuda/runtime.cuh"
+
+namespace lbp::cuda {
+
+// The sums that a product adds up: left right alone, or a second one beside it.
+enum class Pairing {
+  kSingle,          // left right
+  kLeftPair,        // left.first right,  left.second |right|
+  kRightPair,       // left right.first,  |left| right.second
+};
+
+template <typename T>
+struct Pair {
+  T first, second;
+};
+
+// Rows and columns of a block's tile, its depth, and the rows and columns of it that one thread adds up.
+template <int kRowsOfTile, int kColumnsOfTile, int kDepthOfTile, int kRowsOfThread, int kColumnsOfThread>
+struct TileShape {
+  static constexpr int kRows = kRowsOfTile, kColumns = kColumnsOfTile, kDepth = kDepthOfTile;
+  static constexpr int kThreadRows = kRowsOfThread, kThreadColumns = kColumnsOfThread;
+  static constexpr int kThreads = (kRows / kThreadRows) * (kColumns / kThreadColumns);
+  // Eight elements more than the tile: the lanes of a fragment of the tensor cores then read 32 banks.
+  static constexpr int kRowPitch = kRows + 8, kColumnPitch = kColumns + 8;
+};
+
+// Which element of a tile, kSize long and kDepth deep, a thread loads in each of its passes. Consecutive threads take
+// what is consecutive in memory: positions along the size, or (8 at a time, a sector of memory) along the depth.
+template <int kSize, int kDepth, int kThreads, bool kAlongDepth>
+struct TileLoading {
+  static constexpr int kPasses = kSize * kDepth / kThreads;
+  static constexpr int kStates = kAlongDepth ? 8 * kSize / kThreads : 1;  // different positions of one thread
+  static_assert(kSize * kDepth % kThreads == 0, "every thread loads as many elements");
+  static_assert(kAlongDepth ? 8 * kSize % kThreads == 0 && kDepth % 8 == 0 : kThreads % kSize == 0,
+                "a thread comes back to the same positions");
+
+  LBP_DEVICE static int position(int thread, int pass) {
+    const int element = pass * kThreads + thread;
+    return kAlongDepth ? element / 8 % kSize : element % kSize;
+  }
+  LBP_DEVICE static int depth(int thread, int pass) {
+    const int element = pass * kThreads + thread;
+    return kAlongDepth ? element % 8 + 8 * (element / (8 * kSize)) : element / kSize;
+  }
+  LBP_DEVICE static int state(int pass) { return pass % kStates; }
+};
+
+// kCount numbers from shared memory by 16-byte accesses.
+template <int kCount, typename T>
+LBP_DEVICE void read_vectors(const T* source, T (&values)[kCount]) {
+  constexpr int kLength = 16 / int(sizeof(T));
+  static_assert(kCount % kLength == 0, "whole vectors");
+  struct alignas(16) Vector {
+    T lanes[kLength];
+  };
+#pragma unroll
+  for (int i = 0; i < kCount / kLength; ++i) {
+    const Vector vector = *reinterpret_cast<const Vector*>(source + i * kLength);
+#pragma unroll
+    for (int lane = 0; lane < kLength; ++lane) values[i * kLength + lane] = vector.lanes[lane];
+  }
+}
+
+LBP_DEVICE float multiply_add(float x, float y, float z) { return ::fmaf(x, y, z); }
+LBP_DEVICE double multiply_add(double x, double y, double z) { return ::fma(x, y, z); }
+
+// The sums of a block's tile, with fused multiply-adds; every thread has a rectangle of them.
+template <typename T, typename Shape, Pairing kPairing>
+struct PlainSums {
+  static constexpr bool kTwo = kPairing != Pairing::kSingle;
+  static constexpr bool kChecksOperands = false;
+  static constexpr int kRows = Shape::kThreadRows, kColumns = Shape::kThreadColumns;
+  static constexpr int kAcross = Shape::kColumns / kColumns;  // threads side by side
+
+  T first[kRows][kColumns] = {};
+  T second[kTwo ? kRows : 1][kTwo ? kColumns : 1] = {};
+
+  LBP_DEVICE void add_tile(const T* left, const T* right, int thread, bool) {
+    left += thread / kAcross * kRows;
+    right += thread % kAcross * kColumns;
+    for (int k = 0; k < Shape::kDepth; ++k) {
+      T x[kRows], y[kColumns];
+      read_vectors(left + k * Shape::kRowPitch, x);
+      read_vectors(right + k * Shape::kColumnPitch, y);
+      add_products(x, y, first);
+      if constexpr (kPairing == Pairing::kLeftPair) {
+        T radius[kRows];
+        read_vectors(left + (Shape::kDepth + k) * Shape::kRowPitch, radius);
+        take_magnitudes(y);
+        add_products(radius, y, second);
+      } else if constexpr (kPairing == Pairing::kRightPair) {
+        T radius[kColumns];
+        read_vectors(right + (Shape::kDepth + k) * Shape::kColumnPitch, radius);
+        take_magnitudes(x);
+        add_products(x, radius, second);
+      }
+    }
+  }
+
+  // Calls body(row, column, first, second) for every sum of this thread.
+  template <typename Body>
+  LBP_DEVICE void for_each(int thread, const Body& body) const {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) {
+        body(thread / kAcross * kRows + i, thread % kAcross * kColumns + j, first[i][j],
+             kTwo ? second[kTwo ? i : 0][kTwo ? j : 0] : T(0));
+      }
+    }
+  }
+
+ private:
+  LBP_DEVICE static void add_products(const T (&x)[kRows], const T (&y)[kColumns], T (&sums)[kRows][kColumns]) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) sums[i][j] = multiply_add(x[i], y[j], sums[i][j]);
+    }
+  }
+
+  template <int kCount>
+  LBP_DEVICE static void take_magnitudes(T (&values)[kCount]) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) values[i] = absolute(values[i]);
+  }
+};
+
+// The same sums on tensor cores, by splitting operands. A tile's sums start from zero and are added to the totals in
+// float32: tensor cores cut sums off instead of rounding them, and over a long depth that would drift.
+template <typename Shape, Pairing kPairing>
+struct SplitSums {
+  static constexpr bool kTwo = kPairing != Pairing::kSingle;
+  static constexpr bool kChecksOperands = true;
+  static constexpr int kWarpRows = 32, kWarpColumns = Shape::kRows * Shape::kColumns / Shape::kThreads;  // of one warp
+  static constexpr int kAcross = Shape::kColumns / kWarpColumns;
+  static constexpr int kHigh = kWarpRows / 16, kWide = kWarpColumns / 8;  // fragments of a warp
+  static_assert(kWarpColumns % 8 == 0 && Shape::kThreads == 32 * (Shape::kRows / kWarpRows) * kAcross, "every warp has its own part of the tile");
+
+  float first[kHigh][kWide][4] = {};
+  float second[kTwo ? kHigh : 1][kTwo ? kWide : 1][4] = {};
+
+  // `regular`: every operand of the tile may be split; otherwise the sums are those of plain float32.
+  LBP_DEVICE void add_tile(const float* left, const float* right, int thread, bool regular) {
+    if (!regular) return add_plain_tile(left, right, thread);
+    const int g = thread % 32 / 4, t = thread % 4;
+    const float* rows = left + warp_row(thread) + g + t * Shape::kRowPitch;
+    const float* columns = right + warp_column(thread) + g + t * Shape::kColumnPitch;
+    constexpr int kSteps = Shape::kDepth / 8;
+    constexpr int kLeftPlane = Shape::kDepth * Shape::kRowPitch, kRightPlane = Shape::kDepth * Shape::kColumnPitch;
+#pragma unroll
+    for (int i = 0; i < kHigh; ++i) {
+      SplitFloat x[kSteps][4], x_radius[kSteps][4];
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+        const float* source = rows + 8 * step * Shape::kRowPitch + 16 * i;
+        read_left(source, x[step]);
+        if constexpr (kPairing == Pairing::kLeftPair) read_left(source + kLeftPlane, x_radius[step]);
+        if constexpr (kPairing == Pairing::kRightPair) take_magnitudes(x[step], x_radius[step]);
+      }
+#pragma unroll
+      for (int j = 0; j < kWide; ++j) {
+        float sum[4] = {}, radius_sum[4] = {};
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) {
+          const float* source = columns + 8 * step * Shape::kColumnPitch + 8 * j;
+          SplitFloat y[2], y_radius[2];
+          read_right(source, y);
+          multiply_split(sum, x[step], y);
+          if constexpr (kTwo) {
+            if constexpr (kPairing == Pairing::kLeftPair) take_magnitudes(y, y_radius);
+            if constexpr (kPairing == Pairing::kRightPair) read_right(source + kRightPlane, y_radius);
+            multiply_split(radius_sum, x_radius[step], y_radius);
+          }
+        }
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          first[i][j][c] += sum[c];
+          if constexpr (kTwo) second[i][j][c] += radius_sum[c];
+        }
+      }
+    }
+  }
+
+  template <typename Body>
+  LBP_DEVICE void for_each(int thread, const Body& body) const {
+#pragma unroll
+    for (int i = 0; i < kHigh; ++i) {
+#pragma unroll
+      for (int j = 0; j < kWide; ++j) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          body(row(thread, i, c), column(thread, j, c), first[i][j][c],
+               kTwo ? second[kTwo ? i : 0][kTwo ? j : 0][c] : 0.0f);
+        }
+      }
+    }
+  }
+
+ private:
+  LBP_DEVICE static int warp_row(int thread) { return thread / 32 / kAcross * kWarpRows; }
+  LBP_DEVICE static int warp_column(int thread) { return thread / 32 % kAcross * kWarpColumns; }
+  LBP_DEVICE static int row(int thread, int i, int c) { return warp_row(thread) + 16 * i + thread % 32 / 4 + c / 2 * 8; }
+  LBP_DEVICE static int column(int thread, int j, int c) {
+    return warp_column(thread) + 8 * j + 2 * (thread % 4) + c % 2;
+  }
+
+  LBP_DEVICE static void read_left(const float* source, SplitFloat (&x)[4]) {
+    x[0] = split(source[0]);
+    x[1] = split(source[8]);
+    x[2] = split(source[4 * Shape::kRowPitch]);
+    x[3] = split(source[4 * Shape::kRowPitch + 8]);
+  }
+
+  LBP_DEVICE static void read_right(const float* source, SplitFloat (&y)[2]) {
+    y[0] = split(source[0]);
+    y[1] = split(source[4 * Shape::kColumnPitch]);
+  }
+
+  template <int kCount>
+  LBP_DEVICE static void take_magnitudes(const SplitFloat (&values)[kCount], SplitFloat (&magnitudes)[kCount]) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) magnitudes[i] = magnitude(values[i]);
+  }
+
+  LBP_DEVICE void add_plain_tile(const float* left, const float* right, int thread) {
+    constexpr int kLeftPlane = Shape::kDepth * Shape::kRowPitch, kRightPlane = Shape::kDepth * Shape::kColumnPitch;
+    for (int k = 0; k < Shape::kDepth; ++k) {
+      const float* rows = left + k * Shape::kRowPitch;
+      const float* columns = right + k * Shape::kColumnPitch;
+#pragma unroll
+      for (int i = 0; i < kHigh; ++i) {
+#pragma unroll
+        for (int j = 0; j < kWide; ++j) {
+#pragma unroll
+          for (int c = 0; c < 4; ++c) {
+            const float x = rows[row(thread, i, c)], y = columns[column(thread, j, c)];
+            first[i][j][c] = multiply_add(x, y, first[i][j][c]);
+            if constexpr (kPairing == Pairing::kLeftPair) {
+              second[i][j][c] = multiply_add(rows[kLeftPlane + row(thread, i, c)], absolute(y), second[i][j][c]);
+            } else if constexpr (kPairing == Pairing::kRightPair) {
+              second[i][j][c] =
+                  multiply_add(absolute(x), columns[kRightPlane + column(thread, j, c)], second[i][j][c]);
+            }
+          }
+        }
+      }
+    }
+  }
+};
+
+}  // namespace lbp::cuda

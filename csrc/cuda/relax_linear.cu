@@ -1,0 +1,36 @@
+#include "cuda/kernels/relax_linear.cuh"
+
+#include "cuda/launch.h"
+#include "cuda/tile_plan.h"
+
+namespace lbp::cuda {
+namespace {
+
+// As many images in a product as fill a tile.
+template <typename T>
+RelaxLinearProduct<T> relax_product(const RelaxBackwardLinearArguments<T>& args) {
+  const Index rows = (args.sides == 3 ? 2 : 1) * args.rows;
+  const Index fitting = Tiles<T>::Tall::kRows / larger(rows, Index(1));
+  const Index images = larger(smaller(smaller(fitting, Index(kMostImages)), args.batch), Index(1));
+  return {quotient_up(args.batch, images), images * rows, args.layer.inputs, args.layer.outputs, args, images, 0};
+}
+
+}  // namespace
+
+template <typename T>
+Index relax_backward_linear_workspace_bytes(const RelaxBackwardLinearArguments<T>& args) {
+  const auto product = relax_product(args);
+  return with_shape<T>(product.rows, [&](auto shape) { return tiles_workspace_bytes<decltype(shape)>(product); });
+}
+
+template <typename T>
+Status relax_backward_linear(const RelaxBackwardLinearArguments<T>& args, void* workspace, Stream stream) {
+  const auto product = relax_product(args);
+  return with_shape<T>(product.rows, [&](auto shape) {
+    return launch_tiles<decltype(shape)>(product, args.arithmetic, workspace, stream);
+  });
+}
+
+LBP_INSTANTIATE_LAUNCHER(relax_backward_linear, RelaxBackwardLinearArguments);
+
+}  // namespace lbp::cuda

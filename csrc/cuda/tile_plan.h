@@ -1,0 +1,98 @@
+// How products of tile_product.cuh are cut into blocks, and their launch.
+#pragma once
+
+#include "cuda/kernels/tile_product.cuh"
+#include "cuda/runtime.cuh"
+
+namespace lbp::cuda {
+
+// A launch of fewer blocks than this splits the depth: two blocks for each of the 132 multiprocessors of an H100. A
+// constant, so that results are the same on every device.
+constexpr Index kEnoughBlocks = 264;
+// A split adds up at least so much of the depth: less would not pay for writing its sums and reading them again.
+constexpr Index kLeastSplitDepth = 256;
+
+// Tiles. Tall ones reuse what they read most; flat ones serve products of few rows (a specification, a small batch),
+// whose cost is reading the other operand. float64 has half the registers.
+template <typename T>
+struct Tiles;
+
+template <>
+struct Tiles<float> {
+  using Tall = TileShape<128, 64, 16, 8, 4>;
+  using Flat = TileShape<32, 128, 16, 4, 4>;
+};
+
+template <>
+struct Tiles<double> {
+  using Tall = TileShape<64, 64, 8, 4, 4>;
+  using Flat = TileShape<32, 128, 8, 4, 4>;
+};
+
+inline Index quotient_up(Index a, Index b) { return (a + b - 1) / b; }
+
+template <typename Shape, typename Product>
+TilePlan<typename Product::Scalar> plan_tiles(const Product& product, void* workspace) {
+  using T = typename Product::Scalar;
+  TilePlan<T> plan = {quotient_up(product.rows, Shape::kRows), quotient_up(product.columns, Shape::kColumns),
+                      1, quotient_up(product.depth, Shape::kDepth) * Shape::kDepth, nullptr, nullptr};
+  const Index blocks = product.batches * plan.row_tiles * plan.column_tiles;
+  if (blocks > 0 && blocks < kEnoughBlocks) {
+    const Index wanted = quotient_up(kEnoughBlocks, blocks), most = product.depth / kLeastSplitDepth;
+    const Index splits = wanted < most ? wanted : most;
+    if (splits > 1) {
+      plan.split_depth = quotient_up(quotient_up(product.depth, splits), Shape::kDepth) * Shape::kDepth;
+      plan.splits = int(quotient_up(product.depth, plan.split_depth));
+    }
+  }
+  if (Product::kConstants && plan.column_tiles == 0) plan.column_tiles = 1;  // no columns have constants, too
+  const Index constants = Product::kConstants ? plan.splits * product.batches * product.rows : 0;
+  plan.constants = static_cast<double*>(workspace);
+  plan.sums = reinterpret_cast<T*>(plan.constants + constants);
+  return plan;
+}
+
+template <typename Shape, typename Product>
+Index tiles_workspace_bytes(const Product& product) {
+  const auto plan = plan_tiles<Shape>(product, nullptr);
+  if (plan.splits == 1) return 0;
+  constexpr Index kProducts = Product::kPairing == Pairing::kSingle ? 1 : 2;
+  const Index parts = plan.splits * product.batches * product.rows;
+  return parts * (Index(Product::kConstants ? sizeof(double) : 0) +
+                  kProducts * product.columns * Index(sizeof(typename Product::Scalar)));
+}
+
+constexpr Index kMostBlocks = 0x7fffffff;
+
+template <typename Shape, typename Sums, typename Product>
+Status launch_tiles_as(const Product& product, void* workspace, Stream stream) {
+  const TileArguments<Product> args = {product, plan_tiles<Shape>(product, workspace)};
+  const Index blocks = product.batches * args.plan.splits * args.plan.row_tiles * args.plan.column_tiles;
+  if (blocks == 0) return kSuccess;
+  if (blocks > kMostBlocks) return kInvalidValue;
+  const Status status = LBP_LAUNCH((tile_product_kernel<Product, Shape, Sums>), dim3(unsigned(blocks)),
+                                   dim3(Shape::kThreads), 0, stream, args);
+  if (status != kSuccess || args.plan.splits == 1) return status;
+  const Index finishing = quotient_up(product.batches * product.rows * product.columns, kFinishThreads);
+  if (finishing > kMostBlocks) return kInvalidValue;
+  return LBP_LAUNCH((finish_product_kernel<Product>), dim3(unsigned(finishing)), dim3(kFinishThreads), 0, stream, args);
+}
+
+template <typename Shape, typename Product>
+Status launch_tiles(const Product& product, Arithmetic arithmetic, void* workspace, Stream stream) {
+  using T = typename Product::Scalar;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (arithmetic == Arithmetic::kSplit)
+      return launch_tiles_as<Shape, SplitSums<Shape, Product::kPairing>>(product, workspace, stream);
+  }
+  return launch_tiles_as<Shape, PlainSums<T, Shape, Product::kPairing>>(product, workspace, stream);
+}
+
+// Calls body with the shape for so many rows, as a type in a value.
+template <typename T, typename Body>
+auto with_shape(Index rows, const Body& body) {
+  if (rows <= Tiles<T>::Flat::kRows) return body(typename Tiles<T>::Flat());
+  return body(typename Tiles<T>::Tall());
+}
+
+}  // namespace lbp::cuda

@@ -1,0 +1,221 @@
+// The fused products on NumPy arrays. Sizes come from the arrays; absent arrays are None.
+#include <pybind11/stl.h>
+
+#include "emulation/bind.h"
+
+namespace lbp::emulate {
+namespace {
+
+template <typename T>
+LinearLayer<T> linear_layer(const py::array& weight, const py::object& bias) {
+  return {weight.shape(1), weight.shape(0), pointer<const T>(weight), pointer<const T>(bias)};
+}
+
+// stride, padding, dilation, input size, output size: two numbers each; groups.
+struct Geometry {
+  Extent stride, padding, dilation, input, output;
+  int groups;
+};
+
+Geometry geometry_of(const std::vector<int>& numbers) {
+  if (numbers.size() != 11) throw py::value_error("expected eleven numbers of geometry");
+  const auto extent = [&](int i) { return Extent{numbers[2 * i], numbers[2 * i + 1]}; };
+  return {extent(0), extent(1), extent(2), extent(3), extent(4), numbers[10]};
+}
+
+template <typename T>
+ConvolutionLayer<T> convolution_layer(const py::array& weight, const py::object& bias, const std::vector<int>& numbers) {
+  const Geometry geometry = geometry_of(numbers);
+  return {int(weight.shape(1)) * geometry.groups,
+          int(weight.shape(0)),
+          geometry.groups,
+          geometry.input,
+          geometry.output,
+          {int(weight.shape(2)), int(weight.shape(3))},
+          geometry.stride,
+          geometry.padding,
+          geometry.dilation,
+          pointer<const T>(weight),
+          pointer<const T>(bias)};
+}
+
+// Calls body with a value of the array's type.
+template <typename Body>
+void with_type(const py::array& array, const Body& body) {
+  if (array.dtype().is(py::dtype::of<float>())) return body(float());
+  if (array.dtype().is(py::dtype::of<double>())) return body(double());
+  throw py::type_error("expected an array of float32 or float64");
+}
+
+Arithmetic arithmetic(bool split) { return split ? Arithmetic::kSplit : Arithmetic::kPlain; }
+
+template <typename Arguments>
+void run_with_workspace(Index bytes, const Arguments& args, cuda::Status (*launch)(const Arguments&, void*, cuda::Stream)) {
+  const Workspace workspace(bytes);
+  check(launch(args, workspace.data(), nullptr));
+}
+
+#define LBP_RUN(op, args) run_with_workspace(cuda::op##_workspace_bytes(args), args, &cuda::op)
+
+void interval_linear(const py::array& l, const py::array& u, const py::array& weight, const py::object& bias,
+                     const py::array& lower, const py::array& upper, bool split) {
+  with_type(l, [&](auto type) {
+    using T = decltype(type);
+    const IntervalLinearProductArguments<T> args = {l.shape(0),          linear_layer<T>(weight, bias),
+                                                    pointer<const T>(l), pointer<const T>(u),
+                                                    pointer<T>(lower),   pointer<T>(upper),
+                                                    arithmetic(split)};
+    LBP_RUN(interval_linear, args);
+  });
+}
+
+void interval_conv2d(const py::array& l, const py::array& u, const py::array& weight, const py::object& bias,
+                     const std::vector<int>& geometry, const py::array& lower, const py::array& upper, bool split) {
+  with_type(l, [&](auto type) {
+    using T = decltype(type);
+    const IntervalConv2dArguments<T> args = {l.shape(0),          convolution_layer<T>(weight, bias, geometry),
+                                             pointer<const T>(l), pointer<const T>(u),
+                                             pointer<T>(lower),   pointer<T>(upper),
+                                             arithmetic(split)};
+    LBP_RUN(interval_conv2d, args);
+  });
+}
+
+// center, radius, center_bias, radius_bias of what comes in or goes out.
+using Matrices = std::vector<py::object>;
+
+template <typename T, typename Layer>
+ForwardProductArguments<T, Layer> forward_arguments(const Matrices& in, const Layer& layer, const Matrices& out,
+                                                    bool split) {
+  const auto center = py::cast<py::array>(in[0]), center_bias = py::cast<py::array>(in[2]);
+  return {center.shape(0) * center.shape(1), center_bias.shape(0),      layer,
+          pointer<const T>(in[0]),           pointer<const T>(in[1]),   pointer<const T>(in[2]),
+          pointer<const T>(in[3]),           pointer<T>(out[0]),        pointer<T>(out[1]),
+          pointer<T>(out[2]),                pointer<T>(out[3]),        arithmetic(split)};
+}
+
+void forward_linear(const Matrices& in, const py::array& weight, const py::object& bias, const Matrices& out,
+                    bool split) {
+  with_type(weight, [&](auto type) {
+    using T = decltype(type);
+    const auto args = forward_arguments<T>(in, linear_layer<T>(weight, bias), out, split);
+    LBP_RUN(forward_linear, args);
+  });
+}
+
+void forward_conv2d(const Matrices& in, const py::array& weight, const py::object& bias,
+                    const std::vector<int>& geometry, const Matrices& out, bool split) {
+  with_type(weight, [&](auto type) {
+    using T = decltype(type);
+    const auto args = forward_arguments<T>(in, convolution_layer<T>(weight, bias, geometry), out, split);
+    LBP_RUN(forward_conv2d, args);
+  });
+}
+
+// Strides of A [K, B, S, ...] in elements; an expanded dimension has stride 0.
+template <typename T>
+Coefficients<T> coefficients_of(const py::array& A) {
+  const auto stride = [&](int i) { return Index(A.strides(i)) / Index(sizeof(T)); };
+  return {pointer<const T>(A), stride(0), stride(1), stride(2)};
+}
+
+void insert_forward(const py::array& A, const Matrices& in, int sides, const py::array& coefficients,
+                    const py::array& constants, bool split) {
+  with_type(A, [&](auto type) {
+    using T = decltype(type);
+    const auto center = py::cast<py::array>(in[0]), center_bias = py::cast<py::array>(in[2]);
+    const Index batch = A.shape(1), neurons = A.shape(3), inputs = center.shape(1);
+    const InsertForwardArguments<T> args = {sides,
+                                            batch,
+                                            A.shape(2),
+                                            neurons,
+                                            inputs,
+                                            coefficients_of<T>(A),
+                                            pointer<const T>(in[0]),
+                                            pointer<const T>(in[1]),
+                                            center.shape(0) == 1 ? 0 : inputs * neurons,
+                                            pointer<const T>(in[2]),
+                                            pointer<const T>(in[3]),
+                                            center_bias.shape(0) == 1 ? 0 : neurons,
+                                            pointer<T>(coefficients),
+                                            pointer<double>(constants),
+                                            arithmetic(split)};
+    LBP_RUN(insert_forward, args);
+  });
+}
+
+// l, u [B or 1, n], r (one value, or count and inner of PerNeuron), eta (one value), the strategy's code, and four given
+// lines or None.
+template <typename T>
+Relaxation<T> relaxation_of(const py::tuple& values) {
+  const auto l = py::cast<py::array>(values[0]), r = py::cast<py::array>(values[2]);
+  const auto batch_stride = [](const py::array& array) {
+    return array.shape(0) == 1 ? Index(0) : Index(array.size() / (array.shape(0) > 0 ? array.shape(0) : 1));
+  };
+  Relaxation<T> relaxation = {};
+  relaxation.l = pointer<const T>(values[0]);
+  relaxation.u = pointer<const T>(values[1]);
+  relaxation.batch_stride = batch_stride(l);
+  relaxation.r = {pointer<const T>(values[2]), Index(r.size()), py::cast<Index>(values[3])};
+  relaxation.eta_data = pointer<const T>(values[4]);
+  relaxation.strategy = Strategy(py::cast<int>(values[5]));
+  relaxation.lower_slope = pointer<const T>(values[6]);
+  relaxation.lower_intercept = pointer<const T>(values[7]);
+  relaxation.upper_slope = pointer<const T>(values[8]);
+  relaxation.upper_intercept = pointer<const T>(values[9]);
+  for (int i = 6; i < 10; ++i) {
+    if (!values[i].is_none()) relaxation.given_batch_stride = batch_stride(py::cast<py::array>(values[i]));
+  }
+  return relaxation;
+}
+
+template <typename T, typename Layer>
+RelaxBackwardProductArguments<T, Layer> relax_arguments(const py::array& A, const py::object& relaxation, int sides,
+                                                        const Layer& layer, const py::array& coefficients,
+                                                        const py::array& constants, bool split) {
+  return {sides,
+          A.shape(1),
+          A.shape(2),
+          coefficients_of<T>(A),
+          relaxation.is_none() ? Relaxation<T>{} : relaxation_of<T>(relaxation),
+          layer,
+          pointer<T>(coefficients),
+          pointer<double>(constants),
+          arithmetic(split)};
+}
+
+void relax_backward_linear(const py::array& A, const py::object& relaxation, const py::array& weight,
+                           const py::object& bias, int sides, const py::array& coefficients,
+                           const py::array& constants, bool split) {
+  with_type(A, [&](auto type) {
+    using T = decltype(type);
+    const auto args =
+        relax_arguments<T>(A, relaxation, sides, linear_layer<T>(weight, bias), coefficients, constants, split);
+    LBP_RUN(relax_backward_linear, args);
+  });
+}
+
+void relax_backward_conv2d(const py::array& A, const py::object& relaxation, const py::array& weight,
+                           const py::object& bias, const std::vector<int>& geometry, int sides,
+                           const py::array& coefficients, const py::array& constants, bool split) {
+  with_type(A, [&](auto type) {
+    using T = decltype(type);
+    const auto layer = convolution_layer<T>(weight, bias, geometry);
+    const auto args = relax_arguments<T>(A, relaxation, sides, layer, coefficients, constants, split);
+    LBP_RUN(relax_backward_conv2d, args);
+  });
+}
+
+}  // namespace
+
+LBP_EMULATED_BINDINGS(module) {
+  module.def("interval_linear", &interval_linear);
+  module.def("interval_conv2d", &interval_conv2d);
+  module.def("forward_linear", &forward_linear);
+  module.def("forward_conv2d", &forward_conv2d);
+  module.def("insert_forward", &insert_forward);
+  module.def("relax_backward_linear", &relax_backward_linear);
+  module.def("relax_backward_conv2d", &relax_backward_conv2d);
+}
+
+}  // namespace lbp::emulate
