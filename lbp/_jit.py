@@ -25,6 +25,7 @@ OPTIONS = (
 )
 # LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) some_kernel(
 _KERNEL = re.compile(r"\bLBP_KERNEL\s+void\s+(?:LBP_LAUNCH_BOUNDS\([^()]*\)\s*)?(\w+)\s*\(")
+_STRUCT = re.compile(r"^struct (\w+) \{", re.MULTILINE)
 _CompilerFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_int)
 
 
@@ -126,7 +127,7 @@ def compile_kernel(kernel: str, architecture: int) -> MachineCode:
     nvrtc = _nvrtc()
     newest = max(known for known in nvrtc.getSupportedArchs() if known <= architecture)
     kind = "sm" if newest == architecture else "compute"
-    source = f'#include "{header_of(kernel)}"\n'
+    source = "".join(f'#include "{header}"\n' for header in headers_of(kernel))
     program = nvrtc.createProgram(source, "lbp.cu", (), ())
     try:
         nvrtc.addNameExpression(program, kernel)
@@ -139,27 +140,29 @@ def compile_kernel(kernel: str, architecture: int) -> MachineCode:
         nvrtc.destroyProgram(program)
 
 
-def header_of(kernel: str) -> str:
-    """Return the header, relative to `sources`, that defines a kernel.
+def headers_of(kernel: str) -> list[str]:
+    """Return the headers, relative to `sources`, that define a kernel and the types among its template arguments.
 
     Raises:
-        CompileError: none does.
+        CompileError: none defines the kernel.
     """
-    function = re.sub(r"<.*", "", kernel).rpartition("::")[2]
-    try:
-        return _headers()[function]
-    except KeyError:
-        raise CompileError(f"no header in {sources() / 'cuda' / 'kernels'} defines {function}; reinstall lbp") from None
+    name, _, arguments = kernel.partition("<")
+    function = name.rpartition("::")[2]
+    headers = _headers()
+    if function not in headers:
+        raise CompileError(f"no header in {sources() / 'cuda' / 'kernels'} defines {function}; reinstall lbp")
+    types = re.findall(r"lbp::cuda::(\w+)", arguments)
+    return sorted({headers[name] for name in (function, *types) if name in headers})
 
 
 @cache
 def _headers() -> dict[str, str]:
-    """Kernel's function -> header that defines it."""
+    """Name of a kernel's function, or of a struct -> header that defines it."""
     root = sources()
     return {
-        function: path.relative_to(root).as_posix()
+        name: path.relative_to(root).as_posix()
         for path in sorted(root.glob("cuda/kernels/*.cuh"))
-        for function in _KERNEL.findall(path.read_text())
+        for name in _KERNEL.findall(path.read_text()) + _STRUCT.findall(path.read_text())
     }
 
 

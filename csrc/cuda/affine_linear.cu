@@ -11,8 +11,8 @@ namespace {
 template <typename T>
 LinearProduct<T, true> interval_product(const IntervalLinearProductArguments<T>& args) {
   const LinearLayer<T>& layer = args.layer;
-  return {1,      args.batch, layer.outputs, layer.inputs, args.batch, args.l,  args.u, nullptr, nullptr, layer.weight,
-          layer.bias, args.lower, args.upper,    nullptr,      nullptr};
+  return {1,       args.batch,   layer.outputs, layer.inputs, args.batch, args.l,  args.u, nullptr,
+          nullptr, layer.weight, layer.bias,    args.lower,   args.upper, nullptr, nullptr};
 }
 
 template <typename T>
@@ -53,9 +53,8 @@ Status launch_few(const IntervalLinearProductArguments<T>& args, Stream stream) 
 template <typename T>
 Index interval_linear_workspace_bytes(const IntervalLinearProductArguments<T>& args) {
   if (args.batch <= kFewExamples) return 0;
-  return with_shape<T>(args.batch, [&](auto shape) {
-    return tiles_workspace_bytes<decltype(shape)>(interval_product(args));
-  });
+  return with_shape<T>(args.batch,
+                       [&](auto shape) { return tiles_workspace_bytes<decltype(shape)>(interval_product(args)); });
 }
 
 template <typename T>
@@ -73,9 +72,8 @@ Status interval_linear(const IntervalLinearProductArguments<T>& args, void* work
 
 template <typename T>
 Index forward_linear_workspace_bytes(const ForwardLinearArguments<T>& args) {
-  return with_shape<T>(args.rows + args.bias_rows, [&](auto shape) {
-    return tiles_workspace_bytes<decltype(shape)>(forward_product(args));
-  });
+  return with_shape<T>(args.rows + args.bias_rows,
+                       [&](auto shape) { return tiles_workspace_bytes<decltype(shape)>(forward_product(args)); });
 }
 
 template <typename T>

@@ -11,7 +11,8 @@ InsertProduct<T> insert_product(const InsertForwardArguments<T>& args) {
   // Images that share the matrices are rows of one product.
   const bool shared = args.matrix_batch_stride == 0 && args.bias_batch_stride == 0;
   const Index images = shared ? args.batch : 1, sides = args.sides == 3 ? 2 : 1;
-  return {args.batch / larger(images, Index(1)), sides * images * args.rows, args.inputs, args.neurons, args, images, 0};
+  return {
+      args.batch / larger(images, Index(1)), sides * images * args.rows, args.inputs, args.neurons, args, images, 0};
 }
 
 }  // namespace

@@ -31,8 +31,8 @@ template <typename T>
 TransposedProduct<T> transposed_product(const RelaxBackwardConv2dArguments<T>& args, const T* slopes) {
   const ConvolutionLayer<T>& layer = args.layer;
   const Index sides = args.sides == 3 ? 2 : 1;
-  const Index pixels = quotient_up(layer.input.height, layer.stride.height) *
-                       quotient_up(layer.input.width, layer.stride.width);
+  const Index pixels =
+      quotient_up(layer.input.height, layer.stride.height) * quotient_up(layer.input.width, layer.stride.width);
   return {Index(layer.groups) * layer.stride.height * layer.stride.width,
           sides * args.batch * args.rows * pixels,
           layer.channels / layer.groups,
@@ -48,8 +48,8 @@ Status launch_constants(const RelaxBackwardConv2dArguments<T>& args, const Plan<
   const Index finishing = quotient_up(plan.count, kConstantThreads);
   if (blocks > kMostBlocks || finishing > kMostBlocks) return kInvalidValue;
   const RelaxConstantsArguments<T> relax = {args, plan.neurons, plan.row_groups, plan.chunks, slopes, parts};
-  const Status status = LBP_LAUNCH((relax_constants_kernel<T>), dim3(unsigned(blocks)), dim3(kConstantThreads), 0,
-                                   stream, relax);
+  const Status status =
+      LBP_LAUNCH((relax_constants_kernel<T>), dim3(unsigned(blocks)), dim3(kConstantThreads), 0, stream, relax);
   if (status != kSuccess) return status;
   const SumConstantsArguments sum = {plan.count, plan.chunks, parts, args.constants};
   return LBP_LAUNCH((sum_constants_kernel), dim3(unsigned(finishing)), dim3(kConstantThreads), 0, stream, sum);

@@ -34,8 +34,12 @@ inline Index quotient_up(Index a, Index b) { return (a + b - 1) / b; }
 template <typename Shape, typename Product>
 TilePlan<typename Product::Scalar> plan_tiles(const Product& product, void* workspace) {
   using T = typename Product::Scalar;
-  TilePlan<T> plan = {quotient_up(product.rows, Shape::kRows), quotient_up(product.columns, Shape::kColumns),
-                      1, quotient_up(product.depth, Shape::kDepth) * Shape::kDepth, nullptr, nullptr};
+  TilePlan<T> plan = {quotient_up(product.rows, Shape::kRows),
+                      quotient_up(product.columns, Shape::kColumns),
+                      1,
+                      quotient_up(product.depth, Shape::kDepth) * Shape::kDepth,
+                      nullptr,
+                      nullptr};
   const Index blocks = product.batches * plan.row_tiles * plan.column_tiles;
   if (blocks > 0 && blocks < kEnoughBlocks) {
     const Index wanted = quotient_up(kEnoughBlocks, blocks), most = product.depth / kLeastSplitDepth;

@@ -24,7 +24,8 @@ Geometry geometry_of(const std::vector<int>& numbers) {
 }
 
 template <typename T>
-ConvolutionLayer<T> convolution_layer(const py::array& weight, const py::object& bias, const std::vector<int>& numbers) {
+ConvolutionLayer<T> convolution_layer(const py::array& weight, const py::object& bias,
+                                      const std::vector<int>& numbers) {
   const Geometry geometry = geometry_of(numbers);
   return {int(weight.shape(1)) * geometry.groups,
           int(weight.shape(0)),
@@ -50,7 +51,8 @@ void with_type(const py::array& array, const Body& body) {
 Arithmetic arithmetic(bool split) { return split ? Arithmetic::kSplit : Arithmetic::kPlain; }
 
 template <typename Arguments>
-void run_with_workspace(Index bytes, const Arguments& args, cuda::Status (*launch)(const Arguments&, void*, cuda::Stream)) {
+void run_with_workspace(Index bytes, const Arguments& args,
+                        cuda::Status (*launch)(const Arguments&, void*, cuda::Stream)) {
   const Workspace workspace(bytes);
   check(launch(args, workspace.data(), nullptr));
 }
@@ -88,10 +90,18 @@ template <typename T, typename Layer>
 ForwardProductArguments<T, Layer> forward_arguments(const Matrices& in, const Layer& layer, const Matrices& out,
                                                     bool split) {
   const auto center = py::cast<py::array>(in[0]), center_bias = py::cast<py::array>(in[2]);
-  return {center.shape(0) * center.shape(1), center_bias.shape(0),      layer,
-          pointer<const T>(in[0]),           pointer<const T>(in[1]),   pointer<const T>(in[2]),
-          pointer<const T>(in[3]),           pointer<T>(out[0]),        pointer<T>(out[1]),
-          pointer<T>(out[2]),                pointer<T>(out[3]),        arithmetic(split)};
+  return {center.shape(0) * center.shape(1),
+          center_bias.shape(0),
+          layer,
+          pointer<const T>(in[0]),
+          pointer<const T>(in[1]),
+          pointer<const T>(in[2]),
+          pointer<const T>(in[3]),
+          pointer<T>(out[0]),
+          pointer<T>(out[1]),
+          pointer<T>(out[2]),
+          pointer<T>(out[3]),
+          arithmetic(split)};
 }
 
 void forward_linear(const Matrices& in, const py::array& weight, const py::object& bias, const Matrices& out,
@@ -144,8 +154,8 @@ void insert_forward(const py::array& A, const Matrices& in, int sides, const py:
   });
 }
 
-// l, u [B or 1, n], r (one value, or count and inner of PerNeuron), eta (one value), the strategy's code, and four given
-// lines or None.
+// l, u [B or 1, n], r (one value, or count and inner of PerNeuron), eta (one value), the strategy's code, and four
+// given lines or None.
 template <typename T>
 Relaxation<T> relaxation_of(const py::tuple& values) {
   const auto l = py::cast<py::array>(values[0]), r = py::cast<py::array>(values[2]);
@@ -185,8 +195,8 @@ RelaxBackwardProductArguments<T, Layer> relax_arguments(const py::array& A, cons
 }
 
 void relax_backward_linear(const py::array& A, const py::object& relaxation, const py::array& weight,
-                           const py::object& bias, int sides, const py::array& coefficients,
-                           const py::array& constants, bool split) {
+                           const py::object& bias, int sides, const py::array& coefficients, const py::array& constants,
+                           bool split) {
   with_type(A, [&](auto type) {
     using T = decltype(type);
     const auto args =

@@ -77,9 +77,7 @@ class Products:
     def forward_conv2d(self, center, radius, center_bias, radius_bias, weight, bias, **geometry):
         convolution = Convolution(tuple(center.shape[-2:]), tuple(weight.shape[-2:]), **geometry)
         matrices = (center, radius, center_bias, radius_bias)
-        out = [
-            None if x is None else empty(x, *x.shape[:-3], weight.shape[0], *convolution.output) for x in matrices
-        ]
+        out = [None if x is None else empty(x, *x.shape[:-3], weight.shape[0], *convolution.output) for x in matrices]
         arrays, layer = list(map(contiguous, matrices)), (contiguous(weight), contiguous(bias), convolution.numbers())
         self._module.forward_conv2d(arrays, *layer, list(map(array, out)), self._split)
         return out
@@ -118,7 +116,10 @@ class Products:
         convolution = Convolution(tuple(input_size), tuple(weight.shape[-2:]), **geometry)
         coefficients = empty(A, *A.shape[:3], weight.shape[1] * convolution.groups, *input_size)
         constants = empty(A, *A.shape[:3], dtype=torch.float64)
-        layer, out = (contiguous(weight), contiguous(bias), convolution.numbers()), map(array, (coefficients, constants))
+        layer, out = (
+            (contiguous(weight), contiguous(bias), convolution.numbers()),
+            map(array, (coefficients, constants)),
+        )
         self._module.relax_backward_conv2d(array(A), relaxation, *layer, sides, *out, self._split)
         return coefficients, constants
 

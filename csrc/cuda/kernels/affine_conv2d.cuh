@@ -54,7 +54,8 @@ struct ConvolutionProduct {
     const int pixel = int(row - image * pixels), y = pixel / layer.output.width, x = pixel % layer.output.width;
     const bool matrix = image < images;
     const Index size = Index(layer.input.height) * layer.input.width;
-    const Index at = ((matrix ? image : image - images) * layer.channels + group * (layer.channels / layer.groups)) * size;
+    const Index at =
+        ((matrix ? image : image - images) * layer.channels + group * (layer.channels / layer.groups)) * size;
     const T* radius = matrix ? second : second_bias;
     return {(matrix ? first : first_bias) + at, radius == nullptr ? nullptr : radius + at,
             y * layer.stride.height - layer.padding.height, x * layer.stride.width - layer.padding.width};

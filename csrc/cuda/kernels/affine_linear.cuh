@@ -16,7 +16,7 @@ struct LinearProduct {
   struct Stage {};
   using LeftLoad = Pair<T>;
   struct LeftState {
-    const T* first;  // null outside the product
+    const T* first;   // null outside the product
     const T* second;  // or where the radius is zero
   };
   using RightState = const T*;
@@ -86,8 +86,7 @@ constexpr int kFewExamples = 4;
 constexpr int kFewThreads = 256, kFewOutputs = 4;  // a block adds up kFewOutputs rows of W
 
 template <typename T, int kExamples, bool kVectors>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(kFewThreads, 2)
-    interval_linear_kernel(const IntervalLinearProductArguments<T> args) {
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(kFewThreads, 2) interval_linear_kernel(const IntervalLinearProductArguments<T> args) {
   constexpr int kLength = kVectors ? 16 / int(sizeof(T)) : 1;
   constexpr int kSums = 2 * kFewOutputs * kExamples, kWarps = kFewThreads / 32;
   struct alignas(kLength * sizeof(T)) Vector {

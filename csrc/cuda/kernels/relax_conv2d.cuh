@@ -1,5 +1,5 @@
-// Back-substitution through an activation and the Conv2d layer below it: a transposed convolution of A, which is relaxed
-// while it is loaded.
+// Back-substitution through an activation and the Conv2d layer below it: a transposed convolution of A, which is
+// relaxed while it is loaded.
 //
 // A neuron enters kernel height times kernel width products of every row of A. So its lines are computed once, by
 // relax_constants_kernel, which leaves the slopes in the workspace and adds up the constants of the rows.
@@ -26,7 +26,7 @@ struct RelaxConstantsArguments {
 template <typename T>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(kConstantThreads, 2) relax_constants_kernel(const RelaxConstantsArguments<T> in) {
   constexpr int kWarps = kConstantThreads / 32;
-  LBP_SHARED(double, sums, kWarps * kConstantRows);
+  LBP_SHARED(double, sums, kWarps* kConstantRows);
   const RelaxBackwardConv2dArguments<T>& args = in.args;
   const int thread = int(threadIdx.x);
   const Index chunk = blockIdx.x % in.chunks, rest = blockIdx.x / in.chunks;
@@ -138,7 +138,7 @@ struct TransposedProduct {
     T a, lower_slope, upper_slope;
   };
   struct LeftState {
-    const T* row;         // null outside the product
+    const T* row;          // null outside the product
     const T* lower_slope;  // of the same neurons; null without an activation
     const T* upper_slope;
     int y, x;  // of the output that an entry of shift 0 meets
@@ -242,14 +242,10 @@ struct TransposedProduct {
     const Residue horizontal(residue % across, layer.input.width, layer.kernel.width, layer.stride.width,
                              layer.padding.width, layer.dilation.width);
     const Index sides = args.sides == 3 ? 2 : 1;
-    return {args,
-            slopes,
-            group,
-            vertical,
-            horizontal,
-            sides * args.batch * args.rows * vertical.pixels * horizontal.pixels,
-            columns,
-            Index(layer.out_channels / layer.groups) * vertical.entries * horizontal.entries};
+    return {args,       slopes,
+            group,      vertical,
+            horizontal, sides * args.batch * args.rows * vertical.pixels * horizontal.pixels,
+            columns,    Index(layer.out_channels / layer.groups) * vertical.entries * horizontal.entries};
   }
 };
 

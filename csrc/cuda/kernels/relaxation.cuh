@@ -17,9 +17,9 @@ LBP_DEVICE BoundingLines<T> neuron_lines(const Relaxation<T>& relaxation, Index 
   const T l = relaxation.l[at], u = relaxation.u[at], r = value_of(relaxation.r, neuron);
   const T eta = relaxation.eta_data == nullptr ? relaxation.eta : *relaxation.eta_data;
   const auto given_value = [&](const T* data) { return data == nullptr ? T(0) : data[given_at]; };
-  const GivenLines<T> given = {given_value(relaxation.lower_slope),     given_value(relaxation.lower_intercept),
-                               given_value(relaxation.upper_slope),     given_value(relaxation.upper_intercept),
-                               relaxation.lower_slope != nullptr, relaxation.upper_slope != nullptr};
+  const GivenLines<T> given = {given_value(relaxation.lower_slope), given_value(relaxation.lower_intercept),
+                               given_value(relaxation.upper_slope), given_value(relaxation.upper_intercept),
+                               relaxation.lower_slope != nullptr,   relaxation.upper_slope != nullptr};
   switch (relaxation.strategy) {
     case Strategy::kConstant:
       return bounding_lines<Strategy::kConstant>(l, u, r, eta, given);

@@ -21,7 +21,7 @@
 #pragma once
 
 #include "arguments.h"
-#include "cuda/kernels/tile.cuh"
+#include "cuda/kernels/product_tile.cuh"
 
 namespace lbp::cuda {
 
@@ -135,8 +135,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(Shape::kThreads, 1) tile_product_kernel(const 
     }
 #pragma unroll
     for (int i = 0; i < RightLoading::kPasses; ++i) {
-      T* target =
-          right + RightLoading::depth(thread, i) * Shape::kColumnPitch + RightLoading::position(thread, i);
+      T* target = right + RightLoading::depth(thread, i) * Shape::kColumnPitch + RightLoading::position(thread, i);
       target[0] = right_loads[i].first;
       if constexpr (kRightPlanes == 2) target[kRightPlane] = right_loads[i].second;
       if constexpr (Sums::kChecksOperands) {

@@ -11,9 +11,9 @@ namespace lbp::cuda {
 
 // The sums that a product adds up: left right alone, or a second one beside it.
 enum class Pairing {
-  kSingle,          // left right
-  kLeftPair,        // left.first right,  left.second |right|
-  kRightPair,       // left right.first,  |left| right.second
+  kSingle,     // left right
+  kLeftPair,   // left.first right,  left.second |right|
+  kRightPair,  // left right.first,  |left| right.second
 };
 
 template <typename T>
@@ -142,7 +142,8 @@ struct SplitSums {
   static constexpr int kWarpRows = 32, kWarpColumns = Shape::kRows * Shape::kColumns / Shape::kThreads;  // of one warp
   static constexpr int kAcross = Shape::kColumns / kWarpColumns;
   static constexpr int kHigh = kWarpRows / 16, kWide = kWarpColumns / 8;  // fragments of a warp
-  static_assert(kWarpColumns % 8 == 0 && Shape::kThreads == 32 * (Shape::kRows / kWarpRows) * kAcross, "every warp has its own part of the tile");
+  static_assert(kWarpColumns % 8 == 0 && Shape::kThreads == 32 * (Shape::kRows / kWarpRows) * kAcross,
+                "every warp has its own part of the tile");
 
   float first[kHigh][kWide][4] = {};
   float second[kTwo ? kHigh : 1][kTwo ? kWide : 1][4] = {};
@@ -207,7 +208,9 @@ struct SplitSums {
  private:
   LBP_DEVICE static int warp_row(int thread) { return thread / 32 / kAcross * kWarpRows; }
   LBP_DEVICE static int warp_column(int thread) { return thread / 32 % kAcross * kWarpColumns; }
-  LBP_DEVICE static int row(int thread, int i, int c) { return warp_row(thread) + 16 * i + thread % 32 / 4 + c / 2 * 8; }
+  LBP_DEVICE static int row(int thread, int i, int c) {
+    return warp_row(thread) + 16 * i + thread % 32 / 4 + c / 2 * 8;
+  }
   LBP_DEVICE static int column(int thread, int j, int c) {
     return warp_column(thread) + 8 * j + 2 * (thread % 4) + c % 2;
   }
@@ -246,8 +249,7 @@ struct SplitSums {
             if constexpr (kPairing == Pairing::kLeftPair) {
               second[i][j][c] = multiply_add(rows[kLeftPlane + row(thread, i, c)], absolute(y), second[i][j][c]);
             } else if constexpr (kPairing == Pairing::kRightPair) {
-              second[i][j][c] =
-                  multiply_add(absolute(x), columns[kRightPlane + column(thread, j, c)], second[i][j][c]);
+              second[i][j][c] = multiply_add(absolute(x), columns[kRightPlane + column(thread, j, c)], second[i][j][c]);
             }
           }
         }
