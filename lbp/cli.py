@@ -1,4 +1,4 @@
-"""The command line: `lbp demo`, `lbp train`, `lbp verify`, `lbp evaluate`, `lbp info`."""
+"""The command line: `lbp demo`, `lbp train`, `lbp verify`, `lbp evaluate`, `lbp plot`, `lbp info`."""
 
 import sys
 from typing import NoReturn
@@ -11,6 +11,7 @@ from rich.markup import escape
 from lbp.commands.demo import demo
 from lbp.commands.evaluate import evaluate
 from lbp.commands.info import info
+from lbp.commands.plot import plot
 from lbp.commands.train import train
 from lbp.commands.verify import verify
 from lbp.errors import LbpError
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 for command in (demo, train, verify, evaluate, info):
     app.command()(command)
+app.add_typer(plot, name="plot")
 
 USER_ERROR = 2
 

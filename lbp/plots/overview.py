@@ -1,22 +1,19 @@
 """One picture of verified networks: what their neurons do, and how good each method's margin bounds are."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from lbp.plots.status import draw_neuron_status
+from lbp.plots.style import new_figure, png
 from lbp.strategies import STATUSES
 from lbp.verification import LayerStatus, VerificationResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; pale for linear, strong for unstable.
-_COLOURS = dict(zip(STATUSES, ("#bbbbbb", "#e69f00", "#56b4e9", "#cc79a7", "#777777", "#d55e00"), strict=True))
 _WHISKERS = (5, 95)
 
 
@@ -39,36 +36,17 @@ def plot_overview(panels: Sequence[Panel], title: str) -> bytes:
     Returns:
         a PNG file.
     """
-    figure = Figure(figsize=(6.4 * len(panels), 7.6), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(6.4 * len(panels), 7.6)
     axes = figure.subplots(2, len(panels), squeeze=False, height_ratios=(1, 1.3))
     limits = _margin_limits(panels)
     for column, panel in enumerate(panels):
-        _draw_status(axes[0, column], panel)
+        draw_neuron_status(axes[0, column], panel.title, panel.status)
         _draw_margins(axes[1, column], panel.result, limits)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     legend = "status of the neurons (upper row)"
     figure.legend(handles, labels, loc="outside lower center", ncols=len(STATUSES), frameon=False, title=legend)
     figure.suptitle(title, fontsize=14)
-    buffer = io.BytesIO()
-    canvas.print_png(buffer)
-    return buffer.getvalue()
-
-
-def _draw_status(axes: "Axes", panel: Panel) -> None:
-    layers = [entry.layer for entry in panel.status]
-    left = np.zeros(len(layers))
-    for status in STATUSES:
-        shares = np.array([100 * entry.shares[status] for entry in panel.status])
-        bars = axes.barh(
-            layers, shares, left=left, color=_COLOURS[status], label=status, edgecolor="white", linewidth=0.5
-        )
-        axes.bar_label(
-            bars, [f"{share:.0f}%" if share >= 6 else "" for share in shares], label_type="center", fontsize=8
-        )
-        left += shares
-    axes.set(title=panel.title, xlabel="share of the layer's neurons, all test images (%)", xlim=(0, 100))
-    axes.invert_yaxis()
+    return png(figure)
 
 
 def _draw_margins(axes: "Axes", result: VerificationResult, limits: tuple[float, float]) -> None:

@@ -1,0 +1,161 @@
+"""`lbp plot`: pictures of any checkpoint."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lbp import checkpoint
+from lbp.checkpoint import CheckpointError, write_atomically
+from lbp.commands.console import progress_bars
+from lbp.commands.network import Subject, load_subject
+from lbp.commands.options import CheckpointPath, Clip, DataName, DataRoot, Device, Radius, Split, number, prepare_file
+from lbp.errors import InvalidInputError
+from lbp.evaluation.slope_sweep import slope_sweep
+from lbp.evaluation.tightness import tightness
+from lbp.plots import plot_neuron_status, plot_slope_sweep, plot_tightness, plot_training
+from lbp.verification import CASCADE, method_names, neuron_status
+
+plot = typer.Typer(
+    help="Draw what the paper draws, from any checkpoint.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+_ALL_METHODS = ",".join(CASCADE)
+
+Output = Annotated[Path | None, typer.Option("--output", help="PNG file; by default beside the checkpoint.")]
+Images = Annotated[int, typer.Option("--limit", min=1, help="Only the first so many images.")]
+Methods = Annotated[str, typer.Option("--methods", help="Methods, separated by commas.")]
+Strategies = Annotated[str, typer.Option("--strategies", help="Bounding lines, separated by commas.")]
+CheckpointPaths = Annotated[
+    list[Path], typer.Argument(metavar="CHECKPOINT...", help="One or more networks, drawn side by side.")
+]
+
+
+@plot.command("tightness")
+def plot_tightness_command(
+    path: CheckpointPath,
+    radii: Annotated[str, typer.Option(help="Radii, separated by commas.")] = "1/255,2/255,4/255,8/255,16/255,32/255",
+    methods: Methods = _ALL_METHODS,
+    strategies: Strategies = "tight,adaptive",
+    data: DataName = None,
+    data_root: DataRoot = None,
+    split: Split = "test",
+    clip: Clip = True,
+    limit: Images = 20,
+    device: Device = "cpu",
+    output: Output = None,
+) -> None:
+    """Width of the bounds against the radius, every method, every kind of lines (figure 3)."""
+    names, kinds = method_names(methods.split(",")), _names(strategies)
+    values = _numbers("--radii", radii)
+    target = _target(output, path, "tightness")
+    subject = load_subject(path, data, split, data_root, limit, device)
+    with progress_bars() as bars:
+        task = bars.add_task("tightness", total=None, details="")
+        curves = tightness(
+            subject.network.model, subject.images.to(device), values,
+            clip=(0.0, 1.0) if clip else None, methods=names, strategies=kinds,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )  # fmt: skip
+    _write(target, plot_tightness(curves, f"{_title(subject)}, {len(subject.data)} images"))
+
+
+@plot.command("neuron-status")
+def plot_neuron_status_command(
+    paths: CheckpointPaths,
+    eps: Radius,
+    method: Annotated[str, typer.Option(help="Whose bounds of the pre-activations decide.")] = "IBP",
+    data: DataName = None,
+    data_root: DataRoot = None,
+    split: Split = "test",
+    clip: Clip = True,
+    limit: Images = 1000,
+    device: Device = "cpu",
+    output: Output = None,
+) -> None:
+    """Status of the neurons of every layer (figures 4 and 6)."""
+    (name,) = method_names(method)
+    target = _target(output, paths[0], "neuron-status")
+    networks = []
+    for path in paths:
+        subject = load_subject(path, data, split, data_root, limit, device)
+        status = neuron_status(
+            subject.network.model, subject.images.to(device), eps, clip=(0.0, 1.0) if clip else None, method=name
+        )
+        networks.append((f"{path.stem}: {_title(subject)}", status))
+    _write(target, plot_neuron_status(networks, f"neuron status, eps {eps:g}, bounds by {name}"))
+
+
+@plot.command("slope-sweep")
+def plot_slope_sweep_command(
+    path: CheckpointPath,
+    eps: Radius,
+    slopes: Annotated[str, typer.Option(help="Left slopes, separated by commas.")] = "0,0.01,0.02,0.05,0.1,0.2,0.3,0.5",
+    methods: Methods = "IBP,CROWN-IBP,LBP,CROWN-LBP",
+    strategies: Strategies = "tight,adaptive",
+    data: DataName = None,
+    data_root: DataRoot = None,
+    split: Split = "test",
+    clip: Clip = True,
+    limit: Images = 100,
+    device: Device = "cpu",
+    output: Output = None,
+) -> None:
+    """Margin bounds of a network as its ReLUs become LeakyReLUs (appendix)."""
+    names, kinds = method_names(methods.split(",")), _names(strategies)
+    values = _numbers("--slopes", slopes)
+    target = _target(output, path, "slope-sweep")
+    subject = load_subject(path, data, split, data_root, limit, device)
+    with progress_bars() as bars:
+        task = bars.add_task("slope sweep", total=None, details="")
+        curves = slope_sweep(
+            subject.network.model, subject.images.to(device), subject.data.labels, eps, values,
+            clip=(0.0, 1.0) if clip else None, methods=names, strategies=kinds,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )  # fmt: skip
+    _write(target, plot_slope_sweep(curves, f"{_title(subject)}, {len(subject.data)} images, eps {eps:g}"))
+
+
+@plot.command("training")
+def plot_training_command(paths: CheckpointPaths, output: Output = None) -> None:
+    """Loss, errors and radius of one or more trainings, from the history in their checkpoints."""
+    target = _target(output, paths[0], "training")
+    runs = {path.stem: _history(path) for path in paths}
+    if len(runs) < len(paths):
+        raise InvalidInputError("the checkpoints must have different file names, by which the curves are labelled")
+    _write(target, plot_training(runs, "training"))
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    history = checkpoint.load(path).training.get("history")
+    if not isinstance(history, list) or not history or not all(isinstance(epoch, dict) for epoch in history):
+        raise CheckpointError(f"{path}: holds no history of its training; only what `lbp train` writes has one")
+    return history
+
+
+def _title(subject: Subject) -> str:
+    settings = subject.network.settings
+    return f"{settings.architecture}, {settings.activation.name}, {subject.data.name}"
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [number(part.strip()) for part in text.split(",")]
+    except typer.BadParameter as error:
+        raise InvalidInputError(f"{option}: {error.message}") from error
+
+
+def _target(output: Path | None, path: Path, kind: str) -> Path:
+    target = output or path.with_name(f"{path.stem}-{kind}.png")
+    prepare_file(target)
+    return target
+
+
+def _write(target: Path, picture: bytes) -> None:
+    write_atomically(target, picture)
+    Console().print(f"wrote {target}", highlight=False, soft_wrap=True)

@@ -1,0 +1,46 @@
+"""What all pictures share: colours, names of lines, PNG files without a display."""
+
+import io
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lbp.strategies import STATUSES
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; pale for linear, strong for unstable.
+STATUS_COLOURS = dict(zip(STATUSES, ("#bbbbbb", "#e69f00", "#56b4e9", "#cc79a7", "#777777", "#d55e00"), strict=True))
+
+_METHOD_COLOURS = {
+    "IBP": "#000000",
+    "CROWN-IBP": "#e69f00",
+    "LBP": "#56b4e9",
+    "CROWN-LBP": "#009e73",
+    "CROWN": "#d55e00",
+}
+_OTHER_COLOUR = "#cc79a7"
+_LINE_STYLES = {"tight": "-", "adaptive": "--"}
+_OTHER_STYLE = ":"
+
+
+def method_colour(method: str) -> str:
+    """The colour of a method in every picture."""
+    return _METHOD_COLOURS.get(method, _OTHER_COLOUR)
+
+
+def line_style(strategy: str) -> str:
+    """Solid for tight, dashed for adaptive lines, dotted for others."""
+    return _LINE_STYLES.get(strategy, _OTHER_STYLE)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The picture as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,70 @@
+"""`lbp plot`: every picture from a checkpoint."""
+
+import pytest
+from typer.testing import CliRunner
+
+from lbp import checkpoint, cli
+from lbp.errors import LbpError
+from lbp.models import ActivationSettings, ModelSettings, build
+
+runner = CliRunner()
+HISTORY = [
+    {"epoch": epoch, "loss": 1.0, "clean_error": 0.1, "verified_error": 0.3, "eps": 0.1, "seconds": 1.0}
+    for epoch in range(3)
+]
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("networks")
+    for name in ("relu", "ramp"):
+        settings = ModelSettings(
+            architecture="DM-Small", input_shape=(1, 8, 8), num_classes=10, activation=ActivationSettings(name=name)
+        )
+        training = {"data": {"name": "digits"}, "history": HISTORY}
+        checkpoint.save(folder / f"{name}.safetensors", build(settings), settings, training)
+    return folder
+
+
+def invoke(*arguments):
+    return runner.invoke(cli.app, ["plot", *map(str, arguments)], env={"COLUMNS": "200"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["tightness", "relu", "--radii", "1/255,0.1", "--methods", "IBP,CROWN-LBP", "--limit", 2], "relu-tightness"),
+        (["neuron-status", "relu", "ramp", "--eps", "0.1", "--limit", 5], "relu-neuron-status"),
+        (["slope-sweep", "relu", "--eps", "1/255", "--slopes", "0,0.5", "--limit", 2], "relu-slope-sweep"),
+        (["training", "ramp", "relu"], "ramp-training"),
+    ],
+)
+@pytest.mark.parametrize("output", [None, "new/picture.png"])
+def test_a_picture_is_written_beside_the_checkpoint_or_where_asked(networks, tmp_path, arguments, name, output):
+    arguments = [networks / f"{part}.safetensors" if part in ("relu", "ramp") else part for part in arguments]
+    target = networks / f"{name}.png" if output is None else tmp_path / output
+    result = invoke(*arguments, *([] if output is None else ["--output", target]))
+    assert result.exit_code == 0, result.output
+    assert target.read_bytes().startswith(b"\x89PNG")
+    assert str(target) in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tightness", "relu", "--radii", "0.1,much"], "--radii: expected a number"),
+        (["slope-sweep", "ramp", "--eps", "0.1", "--limit", "2"], "no ReLU or LeakyReLU module"),
+        (["slope-sweep", "relu", "--eps", "0.1", "--slopes", "2", "--limit", "2"], "left slopes must be in"),
+        (["training", "relu", "relu"], "different file names"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(networks, arguments, message):
+    result = invoke(*[networks / f"{part}.safetensors" if part in ("relu", "ramp") else part for part in arguments])
+    assert isinstance(result.exception, LbpError)
+    assert message in str(result.exception)
+
+
+def test_a_checkpoint_without_history_has_no_curves(networks):
+    loaded = checkpoint.load(networks / "relu.safetensors")
+    checkpoint.save(networks / "bare.safetensors", loaded.model, loaded.settings)
+    assert "holds no history" in str(invoke("training", networks / "bare.safetensors").exception)
