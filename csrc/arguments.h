@@ -268,4 +268,45 @@ struct ConcretizeForwardGradientArguments {
   T* radius_gradient;  // or null
 };
 
+// Windows of the input under the neurons of a layer: entry (c0, i, j) of the neuron at (y, x) of any channel belongs to
+// the image's row `row_scale y + row_offset + i` and column `column_scale x + column_offset + j` of channel c0, or to
+// nothing where that lies outside.
+struct Windows {
+  Index image_channels, image_rows, image_columns;
+  Index rows, columns;
+  Index channels, height, width;
+  Index row_scale, column_scale, row_offset, column_offset;
+};
+
+// Forward linear bounds on windows over the region: l, u [B, C, H, W].
+template <typename T>
+struct ConcretizeForwardWindowsArguments {
+  Index batch;
+  Windows windows;
+  const T* center;  // [B, C0, kh, kw, C, H, W]
+  const T* radius;
+  Index matrix_batch_stride;
+  const T* center_bias;  // [B, C, H, W]
+  const T* radius_bias;
+  Index bias_batch_stride;
+  Region<T> region;
+  T* l;
+  T* u;
+};
+
+// Entries outside the image are not written: the arrays of gradients come filled with zeros.
+template <typename T>
+struct ConcretizeForwardWindowsGradientArguments {
+  Index batch;
+  Windows windows;
+  const T* center;
+  const T* radius;
+  Index matrix_batch_stride;
+  Region<T> region;
+  const T* l_gradient;  // [B, C, H, W]
+  const T* u_gradient;
+  T* center_gradient;  // [B, C0, kh, kw, C, H, W]
+  T* radius_gradient;  // or null
+};
+
 }  // namespace lbp

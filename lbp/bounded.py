@@ -20,7 +20,7 @@ from lbp.graph.structure import Structure, refuse_hooks, structure_of
 from lbp.linear import Interval, Region
 from lbp.methods import Method, Problem, Solution, parse_method, solve
 from lbp.methods.coefficients import NodeCoefficients, linear_coefficients
-from lbp.methods.options import check_options, rows_of, strategy_of
+from lbp.methods.options import check_options, rows_of, strategy_of, windows_of
 from lbp.perturbations import BoundedTensor, PerturbationLpNorm, region_of
 
 __all__ = ["BoundedModule", "BoundedTensor"]
@@ -260,6 +260,7 @@ class BoundedModule(nn.Module):
             given=_named_bounds("interm_bounds", interm_bounds, network, region.lower),
             reference=_named_bounds("reference_bounds", reference_bounds, network, region.lower),
             rows=rows_of(self.bound_opts),
+            windows=windows_of(self.bound_opts),
             known=cached,
         )
         wanted = self._wanted_coefficients(network, output, scheme, needed_A_dict) if return_A else {}

@@ -22,6 +22,8 @@ struct Kernels {
   void (*concretize_gradient)(const ConcretizeGradientArguments<T>&);
   void (*concretize_forward)(const ConcretizeForwardArguments<T>&);
   void (*concretize_forward_gradient)(const ConcretizeForwardGradientArguments<T>&);
+  void (*concretize_forward_windows)(const ConcretizeForwardWindowsArguments<T>&);
+  void (*concretize_forward_windows_gradient)(const ConcretizeForwardWindowsGradientArguments<T>&);
 };
 
 struct InstructionSet {

@@ -46,6 +46,23 @@ Index batch_of(const Tensor& center, const Tensor& center_bias, const Tensor& x)
   return common_batch({center.size(0), center_bias.size(0), x.size(0)});
 }
 
+// The windows that a matrix [B, C0, kh, kw, C, H, W] holds of an image x [B, C0, rows, columns].
+Windows windows_of(const Tensor& center, const Tensor& x, const std::vector<int64_t>& scale,
+                   const std::vector<int64_t>& offset) {
+  STD_TORCH_CHECK(center.dim() == 7, "center: expected [batch, channels, rows, columns, *layer], got ", center.dim(),
+                  " dimensions");
+  STD_TORCH_CHECK(x.dim() == 4 && x.size(1) == center.size(1), "x: expected an image [batch, ", center.size(1),
+                  ", rows, columns]");
+  STD_TORCH_CHECK(scale.size() == 2 && offset.size() == 2, "scale and offset: expected two numbers each");
+  STD_TORCH_CHECK(scale[0] >= 1 && scale[1] >= 1, "scale: expected numbers of at least 1");
+  return {center.size(1), x.size(2),      x.size(3), center.size(2), center.size(3), center.size(4),
+          center.size(5), center.size(6), scale[0],  scale[1],       offset[0],      offset[1]};
+}
+
+std::vector<int64_t> window_bounds_shape(const Tensor& center, Index batch) {
+  return {batch, center.size(4), center.size(5), center.size(6)};
+}
+
 std::vector<int64_t> bounds_shape(const Tensor& center, Index batch) {
   std::vector<int64_t> sizes = sizes_of(center);
   sizes.erase(sizes.begin() + 1);
@@ -124,6 +141,64 @@ std::tuple<Tensor, Tensor> concretize_forward_gradient(Tensor l_gradient, Tensor
     Tensor to_center = empty<T>(center, sizes), to_radius = empty<T>(center, spread ? sizes : std::vector<int64_t>{0});
     launch::concretize_forward_gradient<T>(
         on, {batch, inputs, neurons, matrix.data, spread ? spread->data : nullptr, matrix.stride, region.view,
+             to_l.const_data_ptr<T>(), to_u.const_data_ptr<T>(), to_center.mutable_data_ptr<T>(),
+             spread ? to_radius.mutable_data_ptr<T>() : nullptr});
+    return std::make_tuple(to_center, to_radius);
+  });
+}
+
+std::tuple<Tensor, Tensor> concretize_forward_windows(Tensor center, OptionalTensor radius, Tensor center_bias,
+                                                      OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
+                                                      OptionalTensor eps, double p, std::vector<int64_t> scale,
+                                                      std::vector<int64_t> offset) {
+  return with_type(center, "concretize_forward_windows", [&](auto type, Device on) {
+    using T = decltype(type);
+    const Windows windows = windows_of(center, x, scale, offset);
+    check_layer(center_bias, "center_bias", center, 4);
+    const Index batch = batch_of(center, center_bias, x), size = trailing_size(center, 1);
+    const Index neurons = trailing_size(center, 4), inputs = trailing_size(x, 1);
+    const Batched<T> matrix = batched<T>(on, center, "center", batch, size);
+    const Batched<T> vector = batched<T>(on, center_bias, "center_bias", batch, neurons);
+    std::optional<Batched<T>> spread, spread_bias;
+    if (radius.has_value()) spread = batched<T>(on, *radius, "radius", batch, size);
+    if (radius_bias.has_value()) spread_bias = batched<T>(on, *radius_bias, "radius_bias", batch, neurons);
+    STD_TORCH_CHECK(!spread || spread->stride == matrix.stride, "radius: expected the batch size of center");
+    STD_TORCH_CHECK(!spread_bias || spread_bias->stride == vector.stride,
+                    "radius_bias: expected the batch size of center_bias");
+    const OwnedRegion<T> region(on, x, x_U, eps, p, batch, inputs);
+    Tensor l = empty<T>(center, window_bounds_shape(center, batch));
+    Tensor u = empty<T>(center, window_bounds_shape(center, batch));
+    launch::concretize_forward_windows<T>(
+        on, {batch, windows, matrix.data, spread ? spread->data : nullptr, matrix.stride, vector.data,
+             spread_bias ? spread_bias->data : nullptr, vector.stride, region.view, l.mutable_data_ptr<T>(),
+             u.mutable_data_ptr<T>()});
+    return std::make_tuple(l, u);
+  });
+}
+
+std::tuple<Tensor, Tensor> concretize_forward_windows_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center,
+                                                               OptionalTensor radius, Tensor x, OptionalTensor x_U,
+                                                               OptionalTensor eps, double p, std::vector<int64_t> scale,
+                                                               std::vector<int64_t> offset) {
+  return with_type(center, "concretize_forward_windows_gradient", [&](auto type, Device on) {
+    using T = decltype(type);
+    const Windows windows = windows_of(center, x, scale, offset);
+    STD_TORCH_CHECK(l_gradient.dim() >= 1, "l_gradient: expected [batch, ...]");
+    const Index batch = l_gradient.size(0), size = trailing_size(center, 1), neurons = trailing_size(center, 4);
+    const Batched<T> matrix = batched<T>(on, center, "center", batch, size);
+    std::optional<Batched<T>> spread;
+    if (radius.has_value()) spread = batched<T>(on, *radius, "radius", batch, size);
+    STD_TORCH_CHECK(!spread || spread->stride == matrix.stride, "radius: expected the batch size of center");
+    const OwnedRegion<T> region(on, x, x_U, eps, p, batch, trailing_size(x, 1));
+    const Tensor to_l = checked<T>(on, l_gradient, "l_gradient", batch * neurons);
+    const Tensor to_u = checked<T>(on, u_gradient, "u_gradient", batch * neurons);
+    std::vector<int64_t> sizes = sizes_of(center);
+    sizes[0] = batch;
+    Tensor to_center = empty<T>(center, sizes), to_radius = empty<T>(center, spread ? sizes : std::vector<int64_t>{0});
+    torch::stable::zero_(to_center);
+    torch::stable::zero_(to_radius);
+    launch::concretize_forward_windows_gradient<T>(
+        on, {batch, windows, matrix.data, spread ? spread->data : nullptr, matrix.stride, region.view,
              to_l.const_data_ptr<T>(), to_u.const_data_ptr<T>(), to_center.mutable_data_ptr<T>(),
              spread ? to_radius.mutable_data_ptr<T>() : nullptr});
     return std::make_tuple(to_center, to_radius);

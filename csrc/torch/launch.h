@@ -65,6 +65,8 @@ LBP_CPU_FUNCTION(concretize, ConcretizeArguments)
 LBP_CPU_FUNCTION(concretize_gradient, ConcretizeGradientArguments)
 LBP_CPU_FUNCTION(concretize_forward, ConcretizeForwardArguments)
 LBP_CPU_FUNCTION(concretize_forward_gradient, ConcretizeForwardGradientArguments)
+LBP_CPU_FUNCTION(concretize_forward_windows, ConcretizeForwardWindowsArguments)
+LBP_CPU_FUNCTION(concretize_forward_windows_gradient, ConcretizeForwardWindowsGradientArguments)
 #undef LBP_LAUNCH_FUNCTION
 #undef LBP_RUN_ON_CUDA
 

@@ -98,6 +98,14 @@ std::tuple<Tensor, Tensor> concretize_forward(Tensor center, OptionalTensor radi
 std::tuple<Tensor, Tensor> concretize_forward_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center,
                                                        OptionalTensor radius, Tensor x, OptionalTensor x_U,
                                                        OptionalTensor eps, double p);
+std::tuple<Tensor, Tensor> concretize_forward_windows(Tensor center, OptionalTensor radius, Tensor center_bias,
+                                                      OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
+                                                      OptionalTensor eps, double p, std::vector<int64_t> scale,
+                                                      std::vector<int64_t> offset);
+std::tuple<Tensor, Tensor> concretize_forward_windows_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center,
+                                                               OptionalTensor radius, Tensor x, OptionalTensor x_U,
+                                                               OptionalTensor eps, double p, std::vector<int64_t> scale,
+                                                               std::vector<int64_t> offset);
 std::string cpu_capability();
 
 }  // namespace lbp::binding

@@ -83,6 +83,21 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   library.def(
       "concretize_forward_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center, Tensor? radius, Tensor x, "
       "Tensor? x_U, Tensor? eps, float p) -> (Tensor, Tensor)");
+
+  // Forward linear bounds on windows of the input: through a convolution, times the coefficients of a layer, and over
+  // the region.
+  library.def("convolve_windows(Tensor windows, Tensor weight, int[] scale, " CONVOLUTION ") -> Tensor");
+  library.def("convolve_windows_gradient(Tensor gradient, Tensor windows, Tensor weight, int[] scale, " CONVOLUTION
+              ", bool need_windows, bool need_weight) -> (Tensor, Tensor)");
+  library.def("accumulate_windows(Tensor rows, Tensor windows, int[] image, int[] scale, int[] offset) -> Tensor");
+  library.def(
+      "accumulate_windows_gradient(Tensor gradient, Tensor rows, Tensor windows, int[] image, int[] scale, "
+      "int[] offset, bool need_rows, bool need_windows) -> (Tensor, Tensor)");
+  library.def("concretize_forward_windows(" FORWARD
+              ", Tensor x, Tensor? x_U, Tensor? eps, float p, int[] scale, int[] offset) -> (Tensor, Tensor)");
+  library.def(
+      "concretize_forward_windows_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center, Tensor? radius, "
+      "Tensor x, Tensor? x_U, Tensor? eps, float p, int[] scale, int[] offset) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lbp, CompositeExplicitAutograd, library) {
@@ -106,4 +121,6 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {
   library.impl("concretize_gradient", TORCH_BOX(&lbp::binding::concretize_gradient));
   library.impl("concretize_forward", TORCH_BOX(&lbp::binding::concretize_forward));
   library.impl("concretize_forward_gradient", TORCH_BOX(&lbp::binding::concretize_forward_gradient));
+  library.impl("concretize_forward_windows", TORCH_BOX(&lbp::binding::concretize_forward_windows));
+  library.impl("concretize_forward_windows_gradient", TORCH_BOX(&lbp::binding::concretize_forward_windows_gradient));
 }

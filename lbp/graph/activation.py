@@ -51,8 +51,7 @@ class RampNode(BoundNode):
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         (b,) = inputs
         lower, upper = relaxations.before(self)
-        matrices = (b.center, b.radius, b.center_bias, b.radius_bias)
-        return ForwardBounds(*ops.relax_forward(*matrices, lower, upper, **self._keywords(relaxations)))
+        return b.with_matrices(ops.relax_forward(*b.matrices, lower, upper, **self._keywords(relaxations)))
 
     def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
         dense, constants = to_dense(coefficients)

@@ -9,9 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lbp.graph.base import BackwardStep, BoundNode, Relaxations
-from lbp.graph.conv import pair
+from lbp.graph.conv import channels_rows_columns, pair
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
-from lbp.linear import Coefficients, DenseCoefficients, ForwardBounds, Interval, to_dense
+from lbp.linear import (
+    Coefficients,
+    DenseCoefficients,
+    ForwardBounds,
+    InputWindows,
+    Interval,
+    ReceptiveField,
+    to_dense,
+)
+from lbp.ops import combine_windows
 from lbp.precision import full_precision
 
 
@@ -21,12 +30,16 @@ class AveragePoolNode(BoundNode):
     Attributes:
         rows: R [h_out, h_in].
         columns: C [w_out, w_in].
+        field: which inputs an output reads; None where that is not the same everywhere.
     """
 
-    def __init__(self, name: str, source: BoundNode, rows: Tensor, columns: Tensor) -> None:
+    def __init__(
+        self, name: str, source: BoundNode, rows: Tensor, columns: Tensor, field: ReceptiveField | None
+    ) -> None:
         super().__init__(name, (source,), (source.shape[0], rows.shape[0], columns.shape[0]))
         self.rows = rows
         self.columns = columns
+        self.field = field
 
     def pooled(self, values: Tensor) -> Tensor:
         """Return the window means of values [..., h_in, w_in]."""
@@ -40,12 +53,30 @@ class AveragePoolNode(BoundNode):
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         (b,) = inputs
-        return ForwardBounds(
-            self.pooled(b.center),
-            None if b.radius is None else self.pooled(b.radius),
-            self.pooled(b.center_bias),
-            None if b.radius_bias is None else self.pooled(b.radius_bias),
-        )
+        biases = (self.pooled(b.center_bias), None if b.radius_bias is None else self.pooled(b.radius_bias))
+        before, after = b.windows, self._windows_after(b.windows)
+        if before is None or after is None:
+            dense = b.dense()
+            radius = None if dense.radius is None else self.pooled(dense.radius)
+            return ForwardBounds(self.pooled(dense.center), radius, *biases)
+        center = self._pooled_windows(before.split(b.center), before)
+        radius = None if b.radius is None else self._pooled_windows(before.split(b.radius), before)
+        return ForwardBounds.from_windows((center, radius, *biases), after)
+
+    def _windows_after(self, before: InputWindows | None) -> InputWindows | None:
+        """Return the windows of the outputs, given those of the inputs; None where dense matrices are needed."""
+        if before is None or self.field is None or before.layer != self.inputs[0].shape:
+            return None
+        return before.through(self.field, channels_rows_columns(self.shape))
+
+    def _pooled_windows(self, windows: Tensor, before: InputWindows) -> Tensor:
+        """Return the window means of a matrix [B, C0, kh, kw, C, h, w], whose windows grow."""
+        assert self.field is not None
+        for axis, (matrix, span, scale) in enumerate(
+            zip(self._matrices(windows), (self.field.rows, self.field.columns), before.scale, strict=True)
+        ):
+            windows = combine_windows(windows, axis, matrix, scale, span.scale, span.offset, span.size)
+        return windows
 
     def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
         dense, constants = to_dense(coefficients)
@@ -110,7 +141,8 @@ def _average_pool(call: Call, operand: Any, options: dict[str, Any]) -> BoundNod
         )
         for i in range(2)
     )
-    return AveragePoolNode(call.name, source, rows if divisor is None else rows / divisor, columns)
+    field = ReceptiveField.of_kernel(kernel, stride=stride, padding=padding)
+    return AveragePoolNode(call.name, source, rows if divisor is None else rows / divisor, columns, field)
 
 
 @for_modules(nn.AvgPool2d)
@@ -138,5 +170,10 @@ def _average_pool_function(call: Call) -> BoundNode:
 @for_functions(functional.adaptive_avg_pool2d)
 def _adaptive_average_pool(call: Call) -> BoundNode:
     source = _image_source(call, call.operand())
-    rows, columns = (adaptive_matrix(source.shape[1 + i], call.shape[1 + i]) for i in range(2))
-    return AveragePoolNode(call.name, source, rows, columns)
+    sizes, counts = source.shape[1:], call.shape[1:]
+    rows, columns = (adaptive_matrix(sizes[i], counts[i]) for i in range(2))
+    field = None
+    if sizes[0] % counts[0] == 0 and sizes[1] % counts[1] == 0:
+        kernel = (sizes[0] // counts[0], sizes[1] // counts[1])
+        field = ReceptiveField.of_kernel(kernel, stride=kernel)
+    return AveragePoolNode(call.name, source, rows, columns, field)

@@ -22,6 +22,7 @@ from lbp.linear import (
     IdentityCoefficients,
     Interval,
     PendingRelaxation,
+    ReceptiveField,
     to_dense,
 )
 from lbp.precision import full_precision
@@ -69,6 +70,13 @@ class Conv2dNode(BoundNode):
         """Return the present kernel and bias."""
         return self.weight.read(), self.bias.read()
 
+    @property
+    def field(self) -> ReceptiveField:
+        """The receptive field of an output neuron in the layer's input."""
+        kernel = self.weight.read().shape[-2:]
+        stride, padding, dilation = self.geometry.stride, self.geometry.padding, self.geometry.dilation
+        return ReceptiveField.of_kernel(tuple(kernel), stride=stride, padding=padding, dilation=dilation)
+
     def row_norms(self, diagonal: Tensor, p: float) -> Tensor:
         """Return the dual norms [C_out, H, W] of the rows of `W diag(diagonal)`, diagonal [C_in, h, w].
 
@@ -98,8 +106,16 @@ class Conv2dNode(BoundNode):
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         (b,) = inputs
-        matrices = (b.center, b.radius, b.center_bias, b.radius_bias)
-        return ForwardBounds(*ops.forward_conv2d(*matrices, *self.parameters(), **self.geometry.keywords()))
+        weight, bias = self.parameters()
+        before = b.windows
+        after = None if before is None else before.through(self.field, channels_rows_columns(self.shape))
+        if before is None or after is None or before.layer != self.inputs[0].shape:
+            dense = b.dense().matrices
+            return ForwardBounds(*ops.forward_conv2d(*dense, weight, bias, **self.geometry.keywords()))
+        matrices = ops.forward_conv2d_windows(
+            *b.on_windows(before), weight, bias, scale=before.scale, **self.geometry.keywords()
+        )
+        return ForwardBounds.from_windows(matrices, after)
 
     def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
         weight, bias = self.parameters()
@@ -209,6 +225,12 @@ def make_conv2d(call: Call, source: BoundNode, weight: Value, bias: Value, optio
         padding = 0
     geometry = Geometry(stride, pair(padding), dilation, options["groups"])
     return Conv2dNode(call.name, source, call.shape, weight, bias, geometry)
+
+
+def channels_rows_columns(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return the three dimensions of an image-shaped layer."""
+    channels, rows, columns = shape
+    return channels, rows, columns
 
 
 def pair(value: Any) -> Pair:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,8 +56,9 @@ class ScaleShiftNode(BoundNode):
                 None if b.radius is None else b.radius * size,
                 b.center_bias * scale,
                 None if b.radius_bias is None else b.radius_bias * size,
+                b.windows,
             )
-        return b if shift is None else ForwardBounds(b.center, b.radius, b.center_bias + shift, b.radius_bias)
+        return b if shift is None else replace(b, center_bias=b.center_bias + shift)
 
     def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
         dense, constants = to_dense(coefficients)

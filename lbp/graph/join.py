@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lbp.graph.base import BackwardStep, BoundNode, Relaxations
+from lbp.graph.conv import channels_rows_columns
 from lbp.graph.elementwise import scaled_and_shifted
 from lbp.graph.registry import REQUIRED, Call, for_functions
 from lbp.graph.shape import expand_to
 from lbp.graph.values import Expression, Literal, Value
-from lbp.linear import Coefficients, DenseCoefficients, ForwardBounds, Interval, to_dense
+from lbp.linear import Coefficients, DenseCoefficients, ForwardBounds, InputWindows, Interval, aligned, to_dense
 
 
 class SumNode(BoundNode):
@@ -33,13 +35,14 @@ class SumNode(BoundNode):
         return l1 + self._weighted(low), u1 + self._weighted(high)
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
-        first, second = inputs
+        first, second = aligned(inputs)
         size = abs(self.weight)
         return ForwardBounds(
             first.center + self._weighted(second.center),
             _sum_of_radii(first.radius, second.radius, size),
             first.center_bias + self._weighted(second.center_bias),
             _sum_of_radii(first.radius_bias, second.radius_bias, size),
+            first.windows,
         )
 
     def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
@@ -74,13 +77,24 @@ class ConcatNode(BoundNode):
         return self._joined(list(lower), 1), self._joined(list(upper), 1)
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
+        windows, bounds = self._windows(inputs)
         radius = radius_bias = None
-        if any(b.radius is not None for b in inputs):
-            radius = self._joined([b.radius_or_zero for b in inputs], 2)
-        if any(b.radius_bias is not None for b in inputs):
-            radius_bias = self._joined([b.radius_bias_or_zero for b in inputs], 1)
-        center = self._joined([b.center for b in inputs], 2)
-        return ForwardBounds(center, radius, self._joined([b.center_bias for b in inputs], 1), radius_bias)
+        if any(b.radius is not None for b in bounds):
+            radius = self._joined([b.radius_or_zero for b in bounds], 2)
+        if any(b.radius_bias is not None for b in bounds):
+            radius_bias = self._joined([b.radius_bias_or_zero for b in bounds], 1)
+        center = self._joined([b.center for b in bounds], 2)
+        return ForwardBounds(center, radius, self._joined([b.center_bias for b in bounds], 1), radius_bias, windows)
+
+    def _windows(self, inputs: tuple[ForwardBounds, ...]) -> tuple[InputWindows | None, list[ForwardBounds]]:
+        """Return the windows of the result, and the inputs on them; they stay where channels are concatenated."""
+        images = self.dim == 0 and all(
+            b.windows is not None and b.windows.layer == source.shape
+            for b, source in zip(inputs, self.inputs, strict=True)
+        )
+        bounds = aligned(inputs) if images else [b.dense() for b in inputs]
+        windows = bounds[0].windows
+        return (None if windows is None else replace(windows, layer=channels_rows_columns(self.shape))), bounds
 
     def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
         dense, constants = to_dense(coefficients)

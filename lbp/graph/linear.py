@@ -56,7 +56,17 @@ class LinearNode(BoundNode):
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         (b,) = inputs
-        return ForwardBounds(*ops.forward_linear(b.center, b.radius, b.center_bias, b.radius_bias, *self.parameters()))
+        windows = b.windows
+        if windows is None:
+            return ForwardBounds(*ops.forward_linear(*b.matrices, *self.parameters()))
+        matrices = ops.forward_linear_windows(
+            *b.on_windows(windows),
+            *self.parameters(),
+            image=windows.image,
+            scale=windows.scale,
+            offset=windows.offset,
+        )
+        return ForwardBounds(*matrices)
 
     def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
         weight, bias = self.parameters()

@@ -84,7 +84,7 @@ class MaxPool2dNode(BoundNode):
         return lower, upper
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
-        (b,) = inputs
+        b = inputs[0].dense()
         lines = self._lines(relaxations)
         low_rows, low_bias = self._followed(
             b.center - b.radius_or_zero, b.center_bias - b.radius_bias_or_zero, lines.chosen, *lines[1:3]

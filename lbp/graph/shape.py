@@ -8,7 +8,15 @@ from torch.nn import functional
 
 from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
-from lbp.linear import Coefficients, DenseCoefficients, ForwardBounds, IdentityCoefficients, Interval, to_dense
+from lbp.linear import (
+    Coefficients,
+    DenseCoefficients,
+    ForwardBounds,
+    IdentityCoefficients,
+    InputWindows,
+    Interval,
+    to_dense,
+)
 
 
 class MoveNode(BoundNode):
@@ -25,17 +33,25 @@ class MoveNode(BoundNode):
         """Rearrange coefficients [K, B, S, *shape] to [K, B, S, *input shape]."""
         raise NotImplementedError
 
+    def move_windows(self, windows: InputWindows) -> InputWindows | None:
+        """Return where the windows of the input's neurons lie after the move; None: they need dense matrices."""
+        return None
+
     def interval(self, *inputs: Interval) -> Interval:
         lower, upper = inputs[0]
         return self.move(lower, 1), self.move(upper, 1)
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
-        (b,) = inputs
+        b = inputs[0]
+        windows = None if b.windows is None else self.move_windows(b.windows)
+        if windows is None:
+            b = b.dense()
         return ForwardBounds(
             self.move(b.center, 2),
             None if b.radius is None else self.move(b.radius, 2),
             self.move(b.center_bias, 1),
             None if b.radius_bias is None else self.move(b.radius_bias, 1),
+            windows,
         )
 
     def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
@@ -54,6 +70,9 @@ class ReshapeNode(MoveNode):
 
     def move_back(self, A: Tensor) -> Tensor:
         return A.reshape(*A.shape[:3], *self.inputs[0].shape)
+
+    def move_windows(self, windows: InputWindows) -> InputWindows:
+        return windows
 
     def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
         if isinstance(coefficients, IdentityCoefficients):
@@ -100,6 +119,13 @@ class ZeroPadNode(MoveNode):
 
     def move_back(self, A: Tensor) -> Tensor:
         return functional.pad(A, [-amount for amount in self.padding])
+
+    def move_windows(self, windows: InputWindows) -> InputWindows | None:
+        left, _, top, _ = self.padding
+        if windows.layer != self.inputs[0].shape:
+            return None
+        channels, rows, columns = self.shape
+        return windows.padded(top, left, (channels, rows, columns))
 
 
 class ExpandNode(MoveNode):

@@ -9,7 +9,9 @@ from lbp.linear.coefficients import (
     combine,
     to_dense,
 )
-from lbp.linear.forward_bounds import ForwardBounds
+from lbp.linear.forward_bounds import ForwardBounds, aligned
+from lbp.linear.input_windows import InputWindows
+from lbp.linear.receptive_field import ReceptiveField, Span
 from lbp.linear.region import Ball, Interval, Region, tighter
 from lbp.linear.rounding import round_down, round_up
 
@@ -19,10 +21,14 @@ __all__ = [
     "DenseCoefficients",
     "ForwardBounds",
     "IdentityCoefficients",
+    "InputWindows",
     "Interval",
     "PendingRelaxation",
+    "ReceptiveField",
     "Region",
+    "Span",
     "add_constants",
+    "aligned",
     "combine",
     "round_down",
     "round_up",

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from lbp.linear.forward_bounds import ForwardBounds
-from lbp.ops import concretize_ball, concretize_box, concretize_forward_ball, concretize_forward_box
+from lbp.ops import (
+    concretize_ball,
+    concretize_box,
+    concretize_forward_ball,
+    concretize_forward_box,
+    concretize_forward_windows_ball,
+    concretize_forward_windows_box,
+)
 from lbp.strategies import side_names
 
 Interval = tuple[Tensor, Tensor]
@@ -84,10 +91,31 @@ class Region:
 
     def concretize_forward(self, bounds: ForwardBounds) -> Interval:
         """Return lower and upper bounds [B, *shape] of a layer from its forward linear bounds."""
-        matrices = (bounds.center, bounds.radius, bounds.center_bias, bounds.radius_bias)
         if self.ball is None:
-            return concretize_forward_box(*matrices, self.lower, self.upper)
-        over_ball = concretize_forward_ball(*matrices, self.ball.center, self.ball.eps, self.ball.p)
-        if not self.box_counts:
-            return over_ball
-        return tighter(over_ball, concretize_forward_box(*matrices, self.lower, self.upper))
+            return self._forward_over_box(bounds)
+        over_ball = _forward_over_ball(bounds, self.ball)
+        return tighter(over_ball, self._forward_over_box(bounds)) if self.box_counts else over_ball
+
+    def _forward_over_box(self, bounds: ForwardBounds) -> Interval:
+        windows = bounds.windows
+        if windows is None:
+            return concretize_forward_box(*bounds.matrices, self.lower, self.upper)
+        found = concretize_forward_windows_box(
+            *bounds.on_windows(windows), self.lower, self.upper, scale=windows.scale, offset=windows.offset
+        )
+        return _shaped_like(bounds.center_bias, found)
+
+
+def _forward_over_ball(bounds: ForwardBounds, ball: Ball) -> Interval:
+    windows, region = bounds.windows, (ball.center, ball.eps, ball.p)
+    if windows is None:
+        return concretize_forward_ball(*bounds.matrices, *region)
+    found = concretize_forward_windows_ball(
+        *bounds.on_windows(windows), *region, scale=windows.scale, offset=windows.offset
+    )
+    return _shaped_like(bounds.center_bias, found)
+
+
+def _shaped_like(values: Tensor, bounds: Interval) -> Interval:
+    lower, upper = (bound.reshape(bound.shape[0], *values.shape[1:]) for bound in bounds)
+    return lower, upper

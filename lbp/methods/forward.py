@@ -11,7 +11,7 @@ from lbp.graph import BoundNode, InputNode
 from lbp.linear import DenseCoefficients, ForwardBounds, add_constants
 from lbp.methods.back_substitution import Substituted
 from lbp.methods.problem import Problem
-from lbp.ops import insert_forward
+from lbp.ops import insert_forward, insert_forward_windows
 
 
 def propagate_forward(
@@ -32,7 +32,7 @@ def propagate_forward(
     held: dict[BoundNode, ForwardBounds] = {}
     for node in needed:
         if isinstance(node, InputNode):
-            held[node] = ForwardBounds.identity(problem.region.lower)
+            held[node] = ForwardBounds.identity(problem.region.lower, windows=problem.windows)
         else:
             held[node] = node.forward_linear(*(held[source] for source in node.inputs), relaxations=relaxations)
         if node in problem.pre_activations and node not in problem.bounds:
@@ -54,12 +54,26 @@ def insert(problem: Problem, result: Substituted, forward: dict[BoundNode, Forwa
         if isinstance(node, InputNode):
             part = A.flatten(3)
         else:
-            b = forward[node]
-            part, added = insert_forward(A, b.center, b.radius, b.center_bias, b.radius_bias, sides=sides)
+            part, added = _inserted(A, forward[node], sides)
             constants = add_constants(constants, added)
         total = part if total is None else total + part
     assert total is not None
     return Substituted({source: DenseCoefficients(total.reshape(*total.shape[:3], *source.shape))}, constants)
+
+
+def _inserted(A: Tensor, bounds: ForwardBounds, sides: str) -> tuple[Tensor, Tensor]:
+    """Return coefficients [K, B, S, n0] and constants [K, B, S] of A [K, B, S, *shape] after insertion."""
+    windows = bounds.windows
+    if windows is None:
+        return insert_forward(A, *bounds.matrices, sides=sides)
+    return insert_forward_windows(
+        A.reshape(*A.shape[:3], *windows.layer),
+        *bounds.on_windows(windows),
+        image=windows.image,
+        scale=windows.scale,
+        offset=windows.offset,
+        sides=sides,
+    )
 
 
 def _needed(problem: Problem, wanted: Collection[BoundNode]) -> list[BoundNode]:

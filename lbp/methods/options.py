@@ -166,3 +166,8 @@ def rows_of(options: Mapping[str, Any]) -> int | None:
     """Return the rows of coefficients to handle at once; None to choose by memory."""
     rows = options.get("crown_batch_size")
     return None if rows is None or math.isinf(rows) else int(rows)
+
+
+def windows_of(options: Mapping[str, Any]) -> bool:
+    """Return whether rows of convolutional layers are kept as windows (patches) rather than dense (matrix)."""
+    return bool(options.get("conv_mode", "patches") == "patches")

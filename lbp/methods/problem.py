@@ -29,6 +29,7 @@ class Problem:
         given: pre-activation bounds that are used as they are.
         reference: bounds of which the tighter of them and the computed ones is used.
         rows: rows of coefficients handled at once, None to choose by size.
+        windows: keep the rows of image-shaped layers as windows where that is smaller.
         known: pre-activation bounds of an earlier call over the same region, still valid.
         bounds: bounds found so far, per node.
     """
@@ -42,6 +43,7 @@ class Problem:
     given: Mapping[BoundNode, Interval] = field(default_factory=dict)
     reference: Mapping[BoundNode, Interval] = field(default_factory=dict)
     rows: int | None = None
+    windows: bool = True
     known: Mapping[BoundNode, Interval] = field(default_factory=dict)
     bounds: dict[BoundNode, Interval] = field(default_factory=dict)
 

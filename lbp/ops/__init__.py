@@ -28,6 +28,15 @@ from lbp.ops.concretize import (
     concretize_forward_box,
 )
 from lbp.ops.forward import forward_conv2d, forward_linear, insert_forward
+from lbp.ops.forward_windows import (
+    combine_windows,
+    concretize_forward_windows_ball,
+    concretize_forward_windows_box,
+    forward_conv2d_windows,
+    forward_linear_windows,
+    insert_forward_windows,
+    windows_to_dense,
+)
 from lbp.ops.relax import relax_backward, relax_forward
 from lbp.reference.bounding_lines import BoundingLines
 
@@ -36,13 +45,19 @@ __all__ = [
     "backward_conv2d",
     "backward_linear",
     "bounding_lines",
+    "combine_windows",
     "concretize_ball",
     "concretize_box",
     "concretize_forward_ball",
     "concretize_forward_box",
+    "concretize_forward_windows_ball",
+    "concretize_forward_windows_box",
     "forward_conv2d",
+    "forward_conv2d_windows",
     "forward_linear",
+    "forward_linear_windows",
     "insert_forward",
+    "insert_forward_windows",
     "interval_conv2d",
     "interval_linear",
     "ramp",
@@ -52,4 +67,5 @@ __all__ = [
     "relax_backward_conv2d",
     "relax_backward_linear",
     "relax_forward",
+    "windows_to_dense",
 ]

@@ -15,13 +15,18 @@ from lbp.reference.concretize import dual_norm
 from lbp.strategies import side_code
 
 
-def _checked_exponent(p: float) -> float:
+def checked_exponent(p: float) -> float:
+    """Return p as a float.
+
+    Raises:
+        ValueError: p is below 1, or NaN.
+    """
     if not p >= 1:
         raise ValueError(f"p must be at least 1 for an l_p norm, got {p}")
     return float(p)
 
 
-def _radius(eps: Tensor | float, like: Tensor) -> Tensor:
+def radius_tensor(eps: Tensor | float, like: Tensor) -> Tensor:
     """Return eps as the float64 tensor of one value or one per image that the kernels read."""
     if not isinstance(eps, Tensor):
         return torch.full((1,), eps, dtype=torch.float64, device=like.device)
@@ -73,10 +78,10 @@ def concretize_ball(A: Tensor, x0: Tensor, eps: Tensor | float, p: float, *, sid
         RuntimeError: shapes, dtypes or devices that do not fit.
     """
     side_code(sides)
-    p = _checked_exponent(p)
+    p = checked_exponent(p)
     if current_backend() == "reference":
         return reference.concretize_ball(A, x0, eps, p, sides=sides)
-    result: Tensor = native("concretize")(A, x0, None, _radius(eps, A), p, side_code(sides))
+    result: Tensor = native("concretize")(A, x0, None, radius_tensor(eps, A), p, side_code(sides))
     return result
 
 
@@ -132,11 +137,11 @@ def concretize_forward_ball(
         ValueError: p below 1.
         RuntimeError: shapes, dtypes or devices that do not fit.
     """
-    p = _checked_exponent(p)
+    p = checked_exponent(p)
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
         return reference.concretize_forward_ball(*matrices, x0, eps, p)
-    lower, upper = native("concretize_forward")(*matrices, x0, None, _radius(eps, center), p)
+    lower, upper = native("concretize_forward")(*matrices, x0, None, radius_tensor(eps, center), p)
     return lower, upper
 
 
@@ -193,22 +198,35 @@ def _concretize_forward_backward(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor
         to_radius = None if radius is None else sum_to(to_radius, center.shape)
     to_center_bias = sum_to(l + u, center_bias.shape)
     to_radius_bias = None if radius_bias is None else sum_to(u - l, radius_bias.shape)
-    to_x, to_x_U, to_eps = None, None, None
+    to_region: tuple[Tensor | None, ...] = (None, None, None)
     if any(ctx.needs_input_grad[4:7]):
-        rows = center.double().flatten(2)
-        spread = torch.zeros_like(rows) if radius is None else radius.double().flatten(2)
-        lower, upper = rows - spread, rows + spread
-        to_l, to_u = l.double().flatten(1).unsqueeze(1), u.double().flatten(1).unsqueeze(1)
-        if x_U is not None:
-            lower_positive, lower_negative = _parts_by_sign(lower, to_l)
-            upper_positive, upper_negative = _parts_by_sign(upper, to_u)
-            to_x = _input_gradient((lower_positive + upper_negative).sum(-1), x)
-            to_x_U = _input_gradient((lower_negative + upper_positive).sum(-1), x_U)
-        else:
-            to_x = _input_gradient((lower * to_l + upper * to_u).sum(-1), x)
-            norms = dual_norm(upper, p, 1) * to_u.squeeze(1) - dual_norm(lower, p, 1) * to_l.squeeze(1)
-            to_eps = sum_to(norms.sum(-1), eps.shape)
-    return to_center, to_radius, to_center_bias, to_radius_bias, to_x, to_x_U, to_eps, None
+        to_region = region_gradients(center, radius, x, x_U, eps, p, l, u)
+    return to_center, to_radius, to_center_bias, to_radius_bias, *to_region, None
+
+
+def region_gradients(
+    center: Tensor,
+    radius: Tensor | None,
+    x: Tensor,
+    x_U: Tensor | None,
+    eps: Tensor,
+    p: float,
+    l: Tensor,
+    u: Tensor,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of `concretize_forward` by x, x_U and eps; l and u are those by the bounds."""
+    rows = center.double().flatten(2)
+    spread = torch.zeros_like(rows) if radius is None else radius.double().flatten(2)
+    lower, upper = rows - spread, rows + spread
+    to_l, to_u = l.double().flatten(1).unsqueeze(1), u.double().flatten(1).unsqueeze(1)
+    if x_U is not None:
+        lower_positive, lower_negative = _parts_by_sign(lower, to_l)
+        upper_positive, upper_negative = _parts_by_sign(upper, to_u)
+        to_x = _input_gradient((lower_positive + upper_negative).sum(-1), x)
+        return to_x, _input_gradient((lower_negative + upper_positive).sum(-1), x_U), None
+    to_x = _input_gradient((lower * to_l + upper * to_u).sum(-1), x)
+    norms = dual_norm(upper, p, 1) * to_u.squeeze(1) - dual_norm(lower, p, 1) * to_l.squeeze(1)
+    return to_x, None, sum_to(norms.sum(-1), eps.shape)
 
 
 def _register() -> None:

@@ -18,6 +18,15 @@ from lbp.reference.concretize import (
     concretize_forward_ball,
     concretize_forward_box,
 )
+from lbp.reference.forward_windows import (
+    concretize_forward_windows_ball,
+    concretize_forward_windows_box,
+    dense_to_windows,
+    forward_conv2d_windows,
+    forward_linear_windows,
+    insert_forward_windows,
+    windows_to_dense,
+)
 from lbp.reference.ramp import neuron_status, ramp, ramp_interval, ramp_interval_with_status, status_counts
 from lbp.reference.relax import relax_backward, relax_forward
 
@@ -30,9 +39,15 @@ __all__ = [
     "concretize_box",
     "concretize_forward_ball",
     "concretize_forward_box",
+    "concretize_forward_windows_ball",
+    "concretize_forward_windows_box",
+    "dense_to_windows",
     "forward_conv2d",
+    "forward_conv2d_windows",
     "forward_linear",
+    "forward_linear_windows",
     "insert_forward",
+    "insert_forward_windows",
     "interval_conv2d",
     "interval_linear",
     "neuron_status",
@@ -44,4 +59,5 @@ __all__ = [
     "relax_backward_linear",
     "relax_forward",
     "status_counts",
+    "windows_to_dense",
 ]

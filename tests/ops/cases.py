@@ -105,6 +105,15 @@ def forward_matrices(batch, inputs, *shape, bias_batch=None, exact=False, seed=2
     )
 
 
+def window_matrices(batch, window, layer, *, channels=2, bias_batch=None, exact=False, seed=20):
+    """Forward bounds on windows: matrices [B, C0, kh, kw, C, H, W], biases [B, C, H, W], as in `forward_matrices`."""
+    bias_batch = batch if bias_batch is None else bias_batch
+    radius = None if exact else normal(batch, channels, *window, *layer, seed=seed + 1).abs()
+    radius_bias = None if exact else normal(bias_batch, *layer, seed=seed + 3).abs()
+    center = normal(batch, channels, *window, *layer, seed=seed)
+    return center, radius, normal(bias_batch, *layer, seed=seed + 2), radius_bias
+
+
 def is_float(value):
     return isinstance(value, Tensor) and value.is_floating_point()
 
@@ -184,6 +193,7 @@ def every_op(dtype=torch.float64):
     flat = coefficients("both", batch, rows, 60)
     image = intervals(batch, 2, 7, 5, seed=4)
     matrices = forward_matrices(batch, inputs, *shape)
+    places = {"image": (2, 5, 4), "scale": (2, 1), "offset": (-1, 0)}
     ramp_only = {"r": relax["r"], "eta": relax["eta"]}
     flat_relax = relaxation(shape=(60,))
     calls = {
@@ -219,6 +229,36 @@ def every_op(dtype=torch.float64):
             ops.concretize_ball,
             (coefficients("both", batch, rows, inputs), x_L, torch.tensor([0.25, 0.5]).double(), 2.0),
             {"sides": "both"},
+        ),
+        "forward_conv2d_windows": (
+            ops.forward_conv2d_windows,
+            (*window_matrices(batch, (2, 3), (2, 4, 3)), weight, bias),
+            {"scale": (2, 1), **geometry},
+        ),
+        "forward_linear_windows": (
+            ops.forward_linear_windows,
+            (*window_matrices(batch, (2, 3), (2, 3, 2)), normal(4, 12, seed=36), normal(4, seed=37)),
+            places,
+        ),
+        "insert_forward_windows": (
+            ops.insert_forward_windows,
+            (coefficients("both", batch, rows, 2, 3, 2), *window_matrices(batch, (2, 3), (2, 3, 2))),
+            {"sides": "both", **places},
+        ),
+        "concretize_forward_windows_box": (
+            ops.concretize_forward_windows_box,
+            (*window_matrices(batch, (2, 3), (2, 3, 2)), *intervals(batch, 2, 5, 4, seed=5)),
+            {"scale": places["scale"], "offset": places["offset"]},
+        ),
+        "concretize_forward_windows_ball": (
+            ops.concretize_forward_windows_ball,
+            (
+                *window_matrices(batch, (2, 3), (2, 3, 2)),
+                normal(batch, 2, 5, 4, seed=6),
+                torch.tensor([0.25, 0.5]).double(),
+                2.0,
+            ),
+            {"scale": places["scale"], "offset": places["offset"]},
         ),
         "concretize_forward_box": (ops.concretize_forward_box, (*matrices, x_L, x_U), {}),
         "concretize_forward_ball": (

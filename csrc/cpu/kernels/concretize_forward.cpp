@@ -1,12 +1,10 @@
+#include "cpu/kernels/forward_rows.h"
 #include "cpu/kernels/region.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/tile.h"
 
 namespace lbp::LBP_ISA {
 namespace {
-
-// Neurons in a tile here: two sums in float64 each, beside the rows that stream past.
-constexpr Index kSums = 512;
 
 // Sums over the input for a tile of neurons, one pair per neuron.
 struct SumTile {
@@ -29,51 +27,47 @@ LBP_HOST_DEVICE double upper_coefficient(const T* center, const T* radius, Index
   return radius == nullptr ? double(center[j]) : double(center[j]) + double(radius[j]);
 }
 
-// Runs body(input i, row of center, row of radius) over the rows of one image's tile.
-template <typename T, typename Arguments, typename Body>
-void for_rows(const Arguments& args, Index image, Index begin, const Body& body) {
-  for (Index i = 0; i < args.inputs; ++i) {
-    const Index at = image * args.matrix_batch_stride + i * args.neurons + begin;
-    const T* radius = args.radius;
-    body(i, args.center + at, radius == nullptr ? nullptr : radius + at);
-  }
-}
-
-template <typename T>
-void box_sums(const ConcretizeForwardArguments<T>& args, Index image, Index begin, Index size, SumTile& sums) {
-  const T* x_L = args.region.x_L + image * args.region.batch_stride;
-  const T* x_U = args.region.x_U + image * args.region.batch_stride;
+template <typename T, typename Tile>
+void box_sums(const Region<T>& region, const Tile& tile, SumTile& sums) {
   sums.fill(0);
-  for_rows<T>(args, image, begin, [&](Index i, const T* __restrict center, const T* __restrict radius) {
-    const double low = extreme_point(x_L[i], x_U[i], true), high = extreme_point(x_L[i], x_U[i], false);
+  tile.for_segments([&](const Segment<T>& segment, auto step) {
+    const T* __restrict center = segment.center;
+    const T* __restrict radius = segment.radius;
+    const T* __restrict x_L = region.x_L + tile.image * region.batch_stride + segment.input;
+    const T* __restrict x_U = region.x_U + tile.image * region.batch_stride + segment.input;
+    double* __restrict lower = sums.lower + segment.first;
+    double* __restrict upper = sums.upper + segment.first;
     if (radius == nullptr) {
-      for (Index j = 0; j < size; ++j) {
+      for (Index j = 0; j < segment.count; ++j) {
+        const double low = extreme_point(x_L[j * step], x_U[j * step], true);
+        const double high = extreme_point(x_L[j * step], x_U[j * step], false);
         const double a = center[j];
-        sums.lower[j] += a * (a >= 0 ? low : high);
-        sums.upper[j] += a * (a >= 0 ? high : low);
+        lower[j] += a * (a >= 0 ? low : high);
+        upper[j] += a * (a >= 0 ? high : low);
       }
     } else {
-      for (Index j = 0; j < size; ++j) {
+      for (Index j = 0; j < segment.count; ++j) {
+        const double low = extreme_point(x_L[j * step], x_U[j * step], true);
+        const double high = extreme_point(x_L[j * step], x_U[j * step], false);
         const double a = lower_coefficient(center, radius, j), b = upper_coefficient(center, radius, j);
-        sums.lower[j] += a * (a >= 0 ? low : high);
-        sums.upper[j] += b * (b >= 0 ? high : low);
+        lower[j] += a * (a >= 0 ? low : high);
+        upper[j] += b * (b >= 0 ? high : low);
       }
     }
   });
 }
 
 // The largest coefficient of every neuron; NaN sticks, since the comparison with it is false.
-template <typename T, typename Arguments>
-void largest_coefficients(const Arguments& args, Index image, Index begin, Index size, SumTile& largest) {
+template <typename T, typename Tile>
+void largest_coefficients(const Tile& tile, SumTile& largest) {
   largest.fill(0);
-  for_rows<T>(args, image, begin, [&](Index, const T* __restrict center, const T* __restrict radius) {
-    for (Index j = 0; j < size; ++j) {
-      const double a = absolute(lower_coefficient(center, radius, j)),
-                   b = absolute(upper_coefficient(center, radius, j));
-      largest.lower[j] =
-          largest.lower[j] >= a ? largest.lower[j] : (largest.lower[j] == largest.lower[j] ? a : largest.lower[j]);
-      largest.upper[j] =
-          largest.upper[j] >= b ? largest.upper[j] : (largest.upper[j] == largest.upper[j] ? b : largest.upper[j]);
+  const auto take = [](double& so_far, double value) {
+    so_far = so_far >= value ? so_far : (so_far == so_far ? value : so_far);
+  };
+  tile.for_segments([&](const Segment<T>& segment, auto) {
+    for (Index j = 0; j < segment.count; ++j) {
+      take(largest.lower[segment.first + j], absolute(lower_coefficient(segment.center, segment.radius, j)));
+      take(largest.upper[segment.first + j], absolute(upper_coefficient(segment.center, segment.radius, j)));
     }
   });
 }
@@ -83,134 +77,146 @@ struct NormTile {
   SumTile norm, sum, largest;
 };
 
-template <typename T, typename Arguments>
-void norms(const Arguments& args, Index image, Index begin, Index size, NormTile& tile) {
-  const double q = args.region.q;
+template <typename T, typename Tile>
+void norms(double q, const Tile& tile, NormTile& result) {
   with_norm(q, [&](auto kind) {
-    if constexpr (kind != Norm::kOne) largest_coefficients<T>(args, image, begin, size, tile.largest);
-    tile.sum.fill(0);
+    if constexpr (kind != Norm::kOne) largest_coefficients<T>(tile, result.largest);
+    result.sum.fill(0);
     if constexpr (kind != Norm::kInfinity) {
-      for_rows<T>(args, image, begin, [&](Index, const T* __restrict center, const T* __restrict radius) {
-        for (Index j = 0; j < size; ++j) {
-          const double a = lower_coefficient(center, radius, j), b = upper_coefficient(center, radius, j);
-          tile.sum.lower[j] += norm_term<kind>(a, kind == Norm::kOne ? 1.0 : inverse_scale(tile.largest.lower[j]), q);
-          tile.sum.upper[j] += norm_term<kind>(b, kind == Norm::kOne ? 1.0 : inverse_scale(tile.largest.upper[j]), q);
+      const auto term = [=](double a, double largest) {
+        return norm_term<kind>(a, kind == Norm::kOne ? 1.0 : inverse_scale(largest), q);
+      };
+      tile.for_segments([&](const Segment<T>& segment, auto) {
+        for (Index j = 0; j < segment.count; ++j) {
+          const Index at = segment.first + j;
+          const double a = lower_coefficient(segment.center, segment.radius, j);
+          const double b = upper_coefficient(segment.center, segment.radius, j);
+          result.sum.lower[at] += term(a, result.largest.lower[at]);
+          result.sum.upper[at] += term(b, result.largest.upper[at]);
         }
       });
     }
-    for (Index j = 0; j < size; ++j) {
-      tile.norm.lower[j] = norm_of<kind>(tile.sum.lower[j], tile.largest.lower[j], q);
-      tile.norm.upper[j] = norm_of<kind>(tile.sum.upper[j], tile.largest.upper[j], q);
+    for (Index j = 0; j < tile.size; ++j) {
+      result.norm.lower[j] = norm_of<kind>(result.sum.lower[j], result.largest.lower[j], q);
+      result.norm.upper[j] = norm_of<kind>(result.sum.upper[j], result.largest.upper[j], q);
     }
   });
 }
 
-template <typename T>
-void ball_sums(const ConcretizeForwardArguments<T>& args, Index image, Index begin, Index size, SumTile& sums) {
-  const T* x0 = args.region.x_L + image * args.region.batch_stride;
-  const double eps = args.region.eps[image * args.region.eps_stride];
+template <typename T, typename Tile>
+void ball_sums(const Region<T>& region, const Tile& tile, SumTile& sums) {
+  const double eps = region.eps[tile.image * region.eps_stride];
   sums.fill(0);
-  for_rows<T>(args, image, begin, [&](Index i, const T* __restrict center, const T* __restrict radius) {
-    const double x = x0[i];
-    for (Index j = 0; j < size; ++j) {
-      sums.lower[j] += lower_coefficient(center, radius, j) * x;
-      sums.upper[j] += upper_coefficient(center, radius, j) * x;
+  tile.for_segments([&](const Segment<T>& segment, auto step) {
+    const T* x = region.x_L + tile.image * region.batch_stride + segment.input;
+    for (Index j = 0; j < segment.count; ++j) {
+      const double point = x[j * step];
+      sums.lower[segment.first + j] += lower_coefficient(segment.center, segment.radius, j) * point;
+      sums.upper[segment.first + j] += upper_coefficient(segment.center, segment.radius, j) * point;
     }
   });
-  NormTile tile;
-  norms<T>(args, image, begin, size, tile);
-  for (Index j = 0; j < size; ++j) {
-    sums.lower[j] -= eps * tile.norm.lower[j];
-    sums.upper[j] += eps * tile.norm.upper[j];
+  NormTile tile_norms;
+  norms<T>(region.q, tile, tile_norms);
+  for (Index j = 0; j < tile.size; ++j) {
+    sums.lower[j] -= eps * tile_norms.norm.lower[j];
+    sums.upper[j] += eps * tile_norms.norm.upper[j];
   }
 }
 
-}  // namespace
-
-template <typename T>
-void concretize_forward(const ConcretizeForwardArguments<T>& args) {
-  const Index tiles = quotient_up(args.neurons, kSums);
-  parallel_for(args.batch * tiles, 2 * (args.inputs + 1) * minimum(args.neurons, kSums), [&](Index first, Index last) {
+// l and u of all neurons, from rows of either kind; `args` says what is the same for both.
+template <typename T, typename Rows, typename Arguments>
+void bounds_of_rows(const Rows& rows, Index neurons, const Arguments& args) {
+  const Index tiles = rows.tiles();
+  parallel_for(args.batch * tiles, 2 * rows.cost(), [&](Index first, Index last) {
     SumTile sums;
     for (Index item = first; item < last; ++item) {
-      const Index image = item / tiles, begin = item % tiles * kSums, size = minimum(kSums, args.neurons - begin);
+      const auto tile = rows.tile(item / tiles, item % tiles);
       if (args.region.x_U != nullptr) {
-        box_sums(args, image, begin, size, sums);
+        box_sums(args.region, tile, sums);
       } else {
-        ball_sums(args, image, begin, size, sums);
+        ball_sums(args.region, tile, sums);
       }
-      const T* center_bias = args.center_bias + image * args.bias_batch_stride + begin;
-      const T* radius_bias =
-          args.radius_bias == nullptr ? nullptr : args.radius_bias + image * args.bias_batch_stride + begin;
-      for (Index j = 0; j < size; ++j) {
-        args.l[image * args.neurons + begin + j] = T(sums.lower[j] + lower_coefficient(center_bias, radius_bias, j));
-        args.u[image * args.neurons + begin + j] = T(sums.upper[j] + upper_coefficient(center_bias, radius_bias, j));
+      const Index in = tile.image * args.bias_batch_stride + tile.begin, out = tile.image * neurons + tile.begin;
+      const T* center_bias = args.center_bias + in;
+      const T* radius_bias = args.radius_bias == nullptr ? nullptr : args.radius_bias + in;
+      for (Index j = 0; j < tile.size; ++j) {
+        args.l[out + j] = T(sums.lower[j] + lower_coefficient(center_bias, radius_bias, j));
+        args.u[out + j] = T(sums.upper[j] + upper_coefficient(center_bias, radius_bias, j));
       }
     }
   });
 }
-
-namespace {
 
 // The maximum norm shares its gradient among the ties of the largest coefficient: their number takes the place of the
 // sum.
-template <typename T>
-void count_ties(const ConcretizeForwardGradientArguments<T>& args, Index image, Index begin, Index size,
-                NormTile& tile) {
-  tile.sum.fill(0);
-  for_rows<T>(args, image, begin, [&](Index, const T* __restrict center, const T* __restrict radius) {
-    for (Index j = 0; j < size; ++j) {
-      tile.sum.lower[j] += absolute(lower_coefficient(center, radius, j)) == tile.largest.lower[j] ? 1 : 0;
-      tile.sum.upper[j] += absolute(upper_coefficient(center, radius, j)) == tile.largest.upper[j] ? 1 : 0;
+template <typename T, typename Tile>
+void count_ties(const Tile& tile, NormTile& norms) {
+  norms.sum.fill(0);
+  tile.for_segments([&](const Segment<T>& segment, auto) {
+    for (Index j = 0; j < segment.count; ++j) {
+      const Index at = segment.first + j;
+      const double a = absolute(lower_coefficient(segment.center, segment.radius, j));
+      const double b = absolute(upper_coefficient(segment.center, segment.radius, j));
+      norms.sum.lower[at] += a == norms.largest.lower[at] ? 1 : 0;
+      norms.sum.upper[at] += b == norms.largest.upper[at] ? 1 : 0;
     }
   });
 }
 
-// Writes the gradients of one row of center and radius from the points at which lower and upper coefficient act.
-template <typename T, typename Point>
-void store_row(const ConcretizeForwardGradientArguments<T>& args, Index image, Index i, Index begin, Index size,
-               const T* __restrict center, const T* __restrict radius, const Point& point) {
-  const T* __restrict l_gradient = args.l_gradient + image * args.neurons + begin;
-  const T* __restrict u_gradient = args.u_gradient + image * args.neurons + begin;
-  const Index out = (image * args.inputs + i) * args.neurons + begin;
-  for (Index j = 0; j < size; ++j) {
-    const double lower = l_gradient[j] * point(lower_coefficient(center, radius, j), j, true);
-    const double upper = u_gradient[j] * point(upper_coefficient(center, radius, j), j, false);
-    args.center_gradient[out + j] = T(upper + lower);
-    if (args.radius_gradient != nullptr) args.radius_gradient[out + j] = T(upper - lower);
+// Writes the gradients of a segment of center and radius from point(a, j, lower), where its coefficients act.
+template <typename T, typename Arguments, typename Point>
+void store_segment(const Arguments& args, const T* __restrict l_gradient, const T* __restrict u_gradient,
+                   const Segment<T>& segment, const Point& point) {
+  for (Index j = 0; j < segment.count; ++j) {
+    const Index at = segment.first + j;
+    const double lower = l_gradient[at] * point(lower_coefficient(segment.center, segment.radius, j), j, true);
+    const double upper = u_gradient[at] * point(upper_coefficient(segment.center, segment.radius, j), j, false);
+    args.center_gradient[segment.out + j] = T(upper + lower);
+    if (args.radius_gradient != nullptr) args.radius_gradient[segment.out + j] = T(upper - lower);
   }
 }
 
-}  // namespace
-
-template <typename T>
-void concretize_forward_gradient(const ConcretizeForwardGradientArguments<T>& args) {
-  const Index tiles = quotient_up(args.neurons, kSums);
+template <typename T, typename Rows, typename Arguments>
+void gradients_of_rows(const Rows& rows, Index neurons, const Arguments& args) {
+  const Index tiles = rows.tiles();
   const Region<T>& region = args.region;
-  parallel_for(args.batch * tiles, 4 * (args.inputs + 1) * minimum(args.neurons, kSums), [&](Index first, Index last) {
-    NormTile tile;
+  parallel_for(args.batch * tiles, 4 * rows.cost(), [&](Index first, Index last) {
+    NormTile tile_norms;
     for (Index item = first; item < last; ++item) {
-      const Index image = item / tiles, begin = item % tiles * kSums, size = minimum(kSums, args.neurons - begin);
-      const T* x = region.x_L + image * region.batch_stride;
+      const auto tile = rows.tile(item / tiles, item % tiles);
+      const T* l_gradient = args.l_gradient + tile.image * neurons + tile.begin;
+      const T* u_gradient = args.u_gradient + tile.image * neurons + tile.begin;
+      const T* x = region.x_L + tile.image * region.batch_stride;
       if (region.x_U != nullptr) {
-        const T* x_U = region.x_U + image * region.batch_stride;
-        for_rows<T>(args, image, begin, [&](Index i, const T* center, const T* radius) {
-          const double low = extreme_point(x[i], x_U[i], true), high = extreme_point(x[i], x_U[i], false);
-          store_row(args, image, i, begin, size, center, radius,
-                    [=](double a, Index, bool lower) { return (a >= 0) == lower ? low : high; });
+        const T* x_U = region.x_U + tile.image * region.batch_stride;
+        tile.for_segments([&](const Segment<T>& segment, auto step) {
+          const auto end = [&](Index j, bool low) {
+            const Index at = segment.input + j * step;
+            return double(extreme_point(x[at], x_U[at], low));
+          };
+          if constexpr (std::is_same_v<decltype(step), Step<0>>) {
+            const double low = end(0, true), high = end(0, false);
+            store_segment(args, l_gradient, u_gradient, segment,
+                          [=](double a, Index, bool lower) { return (a >= 0) == lower ? low : high; });
+          } else {
+            store_segment(args, l_gradient, u_gradient, segment,
+                          [&](double a, Index j, bool lower) { return end(j, (a >= 0) == lower); });
+          }
         });
         continue;
       }
-      const double eps = region.eps[image * region.eps_stride];
-      norms<T>(args, image, begin, size, tile);
-      if (norm_kind(region.q) == Norm::kInfinity) count_ties(args, image, begin, size, tile);
+      const double eps = region.eps[tile.image * region.eps_stride];
+      norms<T>(region.q, tile, tile_norms);
+      if (norm_kind(region.q) == Norm::kInfinity) count_ties<T>(tile, tile_norms);
       with_norm(region.q, [&](auto kind) {
-        for_rows<T>(args, image, begin, [&](Index i, const T* center, const T* radius) {
-          store_row(args, image, i, begin, size, center, radius, [&](double a, Index j, bool lower) {
-            return lower ? x[i] - eps * norm_slope<kind>(a, tile.norm.lower[j], tile.sum.lower[j],
-                                                         tile.largest.lower[j], region.q)
-                         : x[i] + eps * norm_slope<kind>(a, tile.norm.upper[j], tile.sum.upper[j],
-                                                         tile.largest.upper[j], region.q);
+        tile.for_segments([&](const Segment<T>& segment, auto step) {
+          store_segment(args, l_gradient, u_gradient, segment, [&](double a, Index j, bool lower) {
+            const Index at = segment.first + j;
+            const double norm = lower ? tile_norms.norm.lower[at] : tile_norms.norm.upper[at];
+            const double sum = lower ? tile_norms.sum.lower[at] : tile_norms.sum.upper[at];
+            const double largest = lower ? tile_norms.largest.lower[at] : tile_norms.largest.upper[at];
+            const double slope = norm_slope<kind>(a, norm, sum, largest, region.q);
+            return x[segment.input + j * step] + (lower ? -eps : eps) * slope;
           });
         });
       });
@@ -218,9 +224,45 @@ void concretize_forward_gradient(const ConcretizeForwardGradientArguments<T>& ar
   });
 }
 
-#define LBP_INSTANTIATE(T)                                                \
-  template void concretize_forward(const ConcretizeForwardArguments<T>&); \
-  template void concretize_forward_gradient(const ConcretizeForwardGradientArguments<T>&);
+template <typename T, typename Arguments>
+DenseRows<T> dense_rows(const Arguments& args) {
+  return {{args.center, args.radius, args.matrix_batch_stride}, args.inputs, args.neurons};
+}
+
+template <typename T, typename Arguments>
+WindowRows<T> window_rows(const Arguments& args) {
+  return {{args.center, args.radius, args.matrix_batch_stride}, args.windows};
+}
+
+Index neurons_of(const Windows& windows) { return windows.channels * windows.height * windows.width; }
+
+}  // namespace
+
+template <typename T>
+void concretize_forward(const ConcretizeForwardArguments<T>& args) {
+  bounds_of_rows<T>(dense_rows<T>(args), args.neurons, args);
+}
+
+template <typename T>
+void concretize_forward_gradient(const ConcretizeForwardGradientArguments<T>& args) {
+  gradients_of_rows<T>(dense_rows<T>(args), args.neurons, args);
+}
+
+template <typename T>
+void concretize_forward_windows(const ConcretizeForwardWindowsArguments<T>& args) {
+  bounds_of_rows<T>(window_rows<T>(args), neurons_of(args.windows), args);
+}
+
+template <typename T>
+void concretize_forward_windows_gradient(const ConcretizeForwardWindowsGradientArguments<T>& args) {
+  gradients_of_rows<T>(window_rows<T>(args), neurons_of(args.windows), args);
+}
+
+#define LBP_INSTANTIATE(T)                                                                 \
+  template void concretize_forward(const ConcretizeForwardArguments<T>&);                  \
+  template void concretize_forward_gradient(const ConcretizeForwardGradientArguments<T>&); \
+  template void concretize_forward_windows(const ConcretizeForwardWindowsArguments<T>&);   \
+  template void concretize_forward_windows_gradient(const ConcretizeForwardWindowsGradientArguments<T>&);
 
 LBP_INSTANTIATE(float)
 LBP_INSTANTIATE(double)

@@ -21,7 +21,9 @@ constexpr cpu::Kernels<T> table() {
           concretize<T>,
           concretize_gradient<T>,
           concretize_forward<T>,
-          concretize_forward_gradient<T>};
+          concretize_forward_gradient<T>,
+          concretize_forward_windows<T>,
+          concretize_forward_windows_gradient<T>};
 }
 
 }  // namespace

@@ -35,5 +35,9 @@ template <typename T>
 void concretize_forward(const ConcretizeForwardArguments<T>& args);
 template <typename T>
 void concretize_forward_gradient(const ConcretizeForwardGradientArguments<T>& args);
+template <typename T>
+void concretize_forward_windows(const ConcretizeForwardWindowsArguments<T>& args);
+template <typename T>
+void concretize_forward_windows_gradient(const ConcretizeForwardWindowsGradientArguments<T>& args);
 
 }  // namespace lbp::LBP_ISA

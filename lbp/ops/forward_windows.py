@@ -1,0 +1,476 @@
+"""Forward linear bounds kept as windows of the input: the rows of convolutional layers over their receptive fields.
+
+A window matrix is [B, C0, kh, kw, C, H, W], for an input of C0 channels and a layer [C, H, W]: entry (c0, i, j) of the
+neuron at (y, x) of any channel belongs to the input's row `scale[0] y + offset[0] + i` and column
+`scale[1] x + offset[1] + j` of channel c0. Entries outside the image belong to nothing and are selected away, never
+multiplied. The layer's dimensions stand last, as in the dense matrices [B, n0, *shape]: what acts on neurons one by one
+(`lbp.ops.relax_forward`, scaling, concatenation) takes the flattened window in place of n0.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lbp import _native, reference
+from lbp.backend import current_backend
+from lbp.ops._arguments import common_batch, native, refuse_second_order, sum_to
+from lbp.ops._convolution import Pair, convolve
+from lbp.ops._windows import (
+    accumulate_windows,
+    accumulate_windows_gradient,
+    axis_taps,
+    convolve_windows,
+    convolve_windows_gradient,
+    convolved_shape,
+)
+from lbp.ops.concretize import checked_exponent, radius_tensor, region_gradients
+from lbp.ops.forward import ForwardMatrices
+from lbp.precision import full_precision
+from lbp.reference.forward_windows import Image
+from lbp.strategies import side_code, side_names
+
+
+def windows_to_dense(windows: Tensor, image: Image, scale: Pair, offset: Pair) -> Tensor:
+    """Turn a window matrix into the dense matrix of forward linear bounds.
+
+    Args:
+        windows: [B, C0, kh, kw, C, H, W].
+        image: C0, rows and columns of the input.
+        scale: see the module, as offset.
+        offset: first row and column of the window of the neuron at (0, 0).
+
+    Returns:
+        [B, n0, C, H, W], zero outside the windows. Differentiable.
+    """
+    return reference.windows_to_dense(windows, image, scale, offset)
+
+
+def combine_windows(
+    windows: Tensor, axis: int, matrix: Tensor, scale: int, stride: int, offset: int, size: int
+) -> Tensor:
+    """Multiply the neurons of a window matrix, along one axis of the layer, with a banded matrix, as pooling does.
+
+    Args:
+        windows: [B, C0, kh, kw, C, h, w].
+        axis: 0 for rows, 1 for columns.
+        matrix: [outputs, inputs]; row i is zero but for `size` entries from column `i * stride + offset` on.
+        scale: rows or columns of the input between the windows of neighbouring neurons.
+        stride: see matrix.
+        offset: see matrix.
+        size: see matrix.
+
+    Returns:
+        The matrix of the outputs, on windows that are larger by `scale * (size - 1)`. Differentiable.
+    """
+    window_dim, neuron_dim = 2 + axis, 5 + axis
+    window, length, count = windows.shape[window_dim], windows.shape[neuron_dim], matrix.shape[0]
+    shape = list(windows.shape)
+    shape[window_dim], shape[neuron_dim] = window + scale * (size - 1), count
+    result = windows.new_zeros(shape)
+    source, target = windows.movedim(neuron_dim, 0), result.movedim(neuron_dim, 0)
+    for tap in axis_taps(length, count, size, scale, stride, -offset, 1):
+        columns = torch.arange(length, device=matrix.device)[tap.inputs]
+        weights = matrix[tap.outputs].gather(1, columns[:, None]).reshape(-1, *[1] * 6)
+        # The output's own dimension stands first here, so that the window's dimensions have moved by one.
+        target[tap.outputs].narrow(1 + window_dim, tap.window, window).add_(source[tap.inputs] * weights)
+    return result
+
+
+def forward_conv2d_windows(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    scale: Pair,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> ForwardMatrices:
+    """Push forward linear bounds on windows through a Conv2d layer; see `lbp.ops.forward_conv2d`.
+
+    The windows grow by `scale dilation (k - 1)`, and begin `scale padding` earlier. The work is that of the windows:
+    C_in k k multiply-adds per entry of the input's window and neuron.
+
+    Args:
+        center: [B or 1, C0, kh, kw, C_in, h, w].
+        radius: like center, or None for zero.
+        center_bias: [B or 1, C_in, h, w].
+        radius_bias: like center_bias, or None for zero.
+        weight: [C_out, C_in / groups, kernel rows, kernel columns].
+        bias: [C_out] or None.
+        scale: rows and columns of the input between the windows of neighbouring neurons of the layer convolved.
+        stride: see `lbp.ops.interval_conv2d`, as the following.
+        padding: see `lbp.ops.interval_conv2d`.
+        dilation: see `lbp.ops.interval_conv2d`.
+        groups: see `lbp.ops.interval_conv2d`.
+
+    Returns:
+        center, radius, center_bias and radius_bias of the layer's output; radii stay None where they were.
+        Differentiable with respect to all tensors.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    matrices = (center, radius, center_bias, radius_bias)
+    if current_backend() == "reference":
+        return reference.forward_conv2d_windows(
+            *matrices,
+            weight,
+            bias,
+            scale=scale,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+        )
+    convolution = (stride, padding, dilation, groups)
+    magnitude = weight.abs()
+    op = native("convolve_windows")
+    with full_precision():
+        new_bias = convolve(center_bias, weight, convolution)
+        return (
+            op(center, weight, scale, *convolution),
+            None if radius is None else op(radius, magnitude, scale, *convolution),
+            new_bias if bias is None else new_bias + bias[:, None, None],
+            None if radius_bias is None else convolve(radius_bias, magnitude, convolution),
+        )
+
+
+def forward_linear_windows(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    image: Image,
+    scale: Pair,
+    offset: Pair,
+) -> ForwardMatrices:
+    """Push forward linear bounds on windows through a Linear layer that reads all neurons; see `forward_linear`.
+
+    Only the windows are multiplied: n_out multiply-adds for each of their entries.
+
+    Args:
+        center: [B or 1, C0, kh, kw, C, H, W].
+        radius: like center, or None for zero.
+        center_bias: [B or 1, C, H, W].
+        radius_bias: like center_bias, or None for zero.
+        weight: [n_out, C H W].
+        bias: [n_out] or None.
+        image: C0, rows and columns of the input.
+        scale: see the module, as offset.
+        offset: first row and column of the window of the neuron at (0, 0).
+
+    Returns:
+        center [B, n0, n_out], radius, center_bias [B, n_out] and radius_bias of the layer's output, dense; radii stay
+        None where they were. Differentiable with respect to all tensors.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    matrices = (center, radius, center_bias, radius_bias)
+    if current_backend() == "reference":
+        return reference.forward_linear_windows(*matrices, weight, bias, image=image, scale=scale, offset=offset)
+    layer = center.shape[4:]
+    if weight.shape[1] != layer.numel():
+        raise RuntimeError(f"weight: expected [n_out, {layer.numel()}], got {list(weight.shape)}")
+    magnitude = weight.abs()
+    op = native("accumulate_windows")
+    with full_precision():
+        new_bias = center_bias.flatten(1) @ weight.mT
+        return (
+            op(weight.reshape(1, -1, *layer), center, image, scale, offset),
+            None if radius is None else op(magnitude.reshape(1, -1, *layer), radius, image, scale, offset),
+            new_bias if bias is None else new_bias + bias,
+            None if radius_bias is None else radius_bias.flatten(1) @ magnitude.mT,
+        )
+
+
+def insert_forward_windows(
+    A: Tensor,
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    *,
+    image: Image,
+    scale: Pair,
+    offset: Pair,
+    sides: str,
+) -> tuple[Tensor, Tensor]:
+    """Insert a layer's forward linear bounds on windows into coefficients of that layer; see `insert_forward`.
+
+    Args:
+        A: [K, B, S, C, H, W].
+        center: [B or 1, C0, kh, kw, C, H, W].
+        radius: like center, or None for zero.
+        center_bias: [B or 1, C, H, W].
+        radius_bias: like center_bias, or None for zero.
+        image: C0, rows and columns of the input.
+        scale: see the module, as offset.
+        offset: first row and column of the window of the neuron at (0, 0).
+        sides: see `lbp.ops.relax_backward`.
+
+    Returns:
+        Coefficients of the flattened input [K, B, S, n0], and the constants contributed [K, B, S], float64.
+        Differentiable with respect to all tensors.
+
+    Raises:
+        ValueError: unknown sides.
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    side_code(sides)
+    if current_backend() == "reference":
+        return reference.insert_forward_windows(
+            A, center, radius, center_bias, radius_bias, image=image, scale=scale, offset=offset, sides=sides
+        )
+    signs = A.new_tensor([-1.0 if side == "lower" else 1.0 for side in side_names(sides)]).reshape(-1, 1, 1, 1)
+    rows = A.flatten(3)
+    constants = (rows * center_bias.flatten(1).unsqueeze(1)).sum(-1, dtype=torch.float64)
+    coefficients = _accumulated(A, center, image, scale, offset)
+    if radius is not None or radius_bias is not None:
+        # |A| as pos(A) - neg(A): its gradient at A = 0 is that of pos(A).
+        spread = torch.where(rows >= 0, rows, -rows) * signs
+        if radius is not None:
+            coefficients = coefficients + _accumulated(spread.reshape(A.shape), radius, image, scale, offset)
+        if radius_bias is not None:
+            constants = constants + (spread * radius_bias.flatten(1).unsqueeze(1)).sum(-1, dtype=torch.float64)
+    return coefficients, constants
+
+
+def _accumulated(A: Tensor, windows: Tensor, image: Image, scale: Pair, offset: Pair) -> Tensor:
+    """Return the product [K, B, S, n0] of A [K, B, S, C, H, W] with a window matrix."""
+    sides, batch, count = A.shape[:3]
+    op = native("accumulate_windows")
+    with full_precision():
+        rows = A.transpose(0, 1).flatten(1, 2)  # [B, K S, C, H, W]
+        product = op(rows, windows, image, scale, offset)
+    by_side: Tensor = product.mT.unflatten(1, (sides, count)).transpose(0, 1)
+    return by_side.reshape(sides, batch, count, product.shape[1])
+
+
+def concretize_forward_windows_box(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    x_L: Tensor,
+    x_U: Tensor,
+    *,
+    scale: Pair,
+    offset: Pair,
+) -> tuple[Tensor, Tensor]:
+    """Bounds of a layer from its forward linear bounds on windows over a box; see `concretize_forward_box`.
+
+    Args:
+        center: [B or 1, C0, kh, kw, C, H, W].
+        radius: like center, or None.
+        center_bias: [B or 1, C, H, W].
+        radius_bias: like center_bias, or None.
+        x_L: lower corner [B or 1, C0, rows, columns].
+        x_U: upper corner, like x_L.
+        scale: see the module, as offset.
+        offset: first row and column of the window of the neuron at (0, 0).
+
+    Returns:
+        Lower and upper bounds [B, C, H, W] in the dtype of center, added up in float64. Differentiable with respect to
+        all tensors.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    matrices = (center, radius, center_bias, radius_bias)
+    if current_backend() == "reference":
+        return reference.concretize_forward_windows_box(*matrices, x_L, x_U, scale=scale, offset=offset)
+    lower, upper = native("concretize_forward_windows")(*matrices, x_L, x_U, None, math.inf, scale, offset)
+    return lower, upper
+
+
+def concretize_forward_windows_ball(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    x0: Tensor,
+    eps: Tensor | float,
+    p: float,
+    *,
+    scale: Pair,
+    offset: Pair,
+) -> tuple[Tensor, Tensor]:
+    """Bounds of a layer from its forward linear bounds on windows over the l_p ball.
+
+    See `concretize_forward_windows_box` for the matrices and `concretize_ball` for the region.
+
+    Returns:
+        Lower and upper bounds [B, C, H, W] in the dtype of center.
+
+    Raises:
+        ValueError: p below 1.
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    p = checked_exponent(p)
+    matrices = (center, radius, center_bias, radius_bias)
+    if current_backend() == "reference":
+        return reference.concretize_forward_windows_ball(*matrices, x0, eps, p, scale=scale, offset=offset)
+    region = (x0, None, radius_tensor(eps, center), p)
+    lower, upper = native("concretize_forward_windows")(*matrices, *region, scale, offset)
+    return lower, upper
+
+
+def _convolve_windows(windows: Tensor, weight: Tensor, scale: list[int], *convolution: Any) -> Tensor:
+    return convolve_windows(windows, weight, scale, convolution)
+
+
+def _accumulate_windows(rows: Tensor, windows: Tensor, *places: Any) -> Tensor:
+    return accumulate_windows(rows, windows, *places)
+
+
+def _convolve_windows_gradient(
+    gradient: Tensor, windows: Tensor, weight: Tensor, scale: list[int], *rest: Any
+) -> tuple[Tensor, Tensor]:
+    *convolution, need_windows, need_weight = rest
+    stride, padding, dilation, groups = convolution
+    return convolve_windows_gradient(
+        gradient, windows, weight, scale, (stride, padding, dilation, groups), (need_windows, need_weight)
+    )
+
+
+def _accumulate_windows_gradient(gradient: Tensor, rows: Tensor, windows: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    image, scale, offset, need_rows, need_windows = rest
+    return accumulate_windows_gradient(gradient, rows, windows, image, scale, offset, (need_rows, need_windows))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.places = inputs[2:]
+
+
+def _convolve_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    needs = ctx.needs_input_grad[:2]
+    results = native("convolve_windows_gradient")(gradient, *ctx.saved_tensors, *ctx.places, *needs)
+    to_windows, to_weight = (result if needed else None for result, needed in zip(results, needs, strict=True))
+    return to_windows, to_weight, *[None] * len(ctx.places)
+
+
+def _accumulate_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    needs = ctx.needs_input_grad[:2]
+    results = native("accumulate_windows_gradient")(gradient, *ctx.saved_tensors, *ctx.places, *needs)
+    to_rows, to_windows = (
+        sum_to(result, like.shape) if needed else None
+        for result, like, needed in zip(results, ctx.saved_tensors, needs, strict=True)
+    )
+    return to_rows, to_windows, *[None] * len(ctx.places)
+
+
+def _save_concretize(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:7])
+    ctx.numbers = inputs[7:]
+
+
+def _concretize_backward(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor | None, ...]:
+    center, radius, center_bias, radius_bias, x, x_U, eps = ctx.saved_tensors
+    p, scale, offset = ctx.numbers
+    to_center, to_radius = None, None
+    if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+        to_center, to_radius = native("concretize_forward_windows_gradient")(
+            l, u, center, radius, x, x_U, eps, p, scale, offset
+        )
+        to_center = sum_to(to_center, center.shape)
+        to_radius = None if radius is None else sum_to(to_radius, center.shape)
+    to_center_bias = sum_to(l + u, center_bias.shape)
+    to_radius_bias = None if radius_bias is None else sum_to(u - l, radius_bias.shape)
+    to_region: tuple[Tensor | None, ...] = (None, None, None)
+    if any(ctx.needs_input_grad[4:7]):
+        to_region = _region_gradients(ctx, l, u)
+    return to_center, to_radius, to_center_bias, to_radius_bias, *to_region, None, None, None
+
+
+def _region_gradients(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients by x, x_U and eps, by way of the dense matrices; a step for the input is rarely wanted."""
+    center, radius, _, _, x, x_U, eps = ctx.saved_tensors
+    p, scale, offset = ctx.numbers
+    image = (x.shape[1], x.shape[2], x.shape[3])
+    dense, spread = (
+        None if matrix is None else windows_to_dense(matrix.detach(), image, scale, offset).flatten(2)
+        for matrix in (center, radius)
+    )
+    assert dense is not None
+    return region_gradients(dense, spread, x, x_U, eps, p, l, u)
+
+
+def _register() -> None:
+    # Library products throughout, so the same on every device.
+    products = (
+        _convolve_windows,
+        _convolve_windows_gradient,
+        _accumulate_windows,
+        _accumulate_windows_gradient,
+    )
+    for product in products:
+        for device in ("CPU", "CUDA"):
+            torch.library.impl(f"lbp::{product.__name__[1:]}", device, product)
+    torch.library.register_autograd("lbp::convolve_windows", _convolve_backward, setup_context=_save)
+    torch.library.register_autograd("lbp::accumulate_windows", _accumulate_backward, setup_context=_save)
+    torch.library.register_autograd(
+        "lbp::concretize_forward_windows", _concretize_backward, setup_context=_save_concretize
+    )
+    for name in ("convolve_windows", "accumulate_windows", "concretize_forward_windows"):
+        refuse_second_order(f"{name}_gradient")
+
+    def convolve_windows(windows: Tensor, weight: Tensor, scale: list[int], *convolution: Any) -> Tensor:
+        return windows.new_empty(convolved_shape(windows, weight, scale, convolution))
+
+    def convolve_windows_gradient(gradient: Tensor, windows: Tensor, weight: Tensor, *rest: Any) -> Any:
+        need_windows, need_weight = rest[-2:]
+        return (
+            windows.new_empty(windows.shape if need_windows else (0,)),
+            weight.new_empty(weight.shape if need_weight else (0,)),
+        )
+
+    def accumulate_windows(rows: Tensor, windows: Tensor, image: list[int], *rest: Any) -> Tensor:
+        return windows.new_empty((common_batch(rows, windows), image[0] * image[1] * image[2], rows.shape[1]))
+
+    def accumulate_windows_gradient(gradient: Tensor, rows: Tensor, windows: Tensor, *rest: Any) -> Any:
+        need_rows, need_windows = rest[-2:]
+        batch = gradient.shape[0]
+        return (
+            rows.new_empty((batch, *rows.shape[1:]) if need_rows else (0,)),
+            windows.new_empty((batch, *windows.shape[1:]) if need_windows else (0,)),
+        )
+
+    def concretize_forward_windows(
+        center: Tensor, radius: Any, center_bias: Tensor, radius_bias: Any, x: Tensor, *rest: Any
+    ) -> Any:
+        shape = (common_batch(center, center_bias, x), *center.shape[4:])
+        return center.new_empty(shape), center.new_empty(shape)
+
+    def concretize_forward_windows_gradient(
+        l: Tensor, u: Tensor, center: Tensor, radius: Tensor | None, *rest: Any
+    ) -> Any:
+        shape = (l.shape[0], *center.shape[1:])
+        return center.new_empty(shape), center.new_empty((0,) if radius is None else shape)
+
+    for fake in (
+        convolve_windows,
+        convolve_windows_gradient,
+        accumulate_windows,
+        accumulate_windows_gradient,
+        concretize_forward_windows,
+        concretize_forward_windows_gradient,
+    ):
+        torch.library.register_fake(f"lbp::{fake.__name__}", fake)
+
+
+if _native.missing is None:
+    _register()

@@ -1,0 +1,187 @@
+"""Forward linear bounds kept as windows of the input, in plain PyTorch: by way of the dense matrices.
+
+A window matrix is [B, C0, kh, kw, C, H, W]: entry (c0, i, j) of the neuron at (y, x) of any channel belongs to the
+input's row `scale[0] y + offset[0] + i` and column `scale[1] x + offset[1] + j` of channel c0. Entries that lie outside
+the image belong to nothing: whatever they hold is selected away.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lbp.reference.affine import Pair, forward_conv2d, insert_forward
+from lbp.reference.affine import forward_linear as dense_forward_linear
+from lbp.reference.concretize import concretize_forward_ball, concretize_forward_box
+from lbp.reference.relax import ForwardMatrices
+
+Image = tuple[int, int, int]
+
+
+def window_places(window: Pair, places: Pair, image: Image, scale: Pair, offset: Pair, device: torch.device) -> Tensor:
+    """Return where each entry of each window lies in the flattened image, or the image's size where it lies outside.
+
+    Args:
+        window: rows and columns of the window.
+        places: rows and columns of the layer.
+        image: channels, rows and columns of the input.
+        scale: see the module, as offset.
+        offset: first row and column of the window of the neuron at (0, 0).
+        device: of the result.
+
+    Returns:
+        [C0, kh, kw, 1, H, W] int64.
+    """
+    (rows, row_inside), (columns, column_inside) = (
+        _axis_places(window[i], places[i], image[i + 1], scale[i], offset[i], device) for i in range(2)
+    )
+    inside = row_inside[:, None, None, :, None] & column_inside[None, :, None, None, :]
+    place = rows[:, None, None, :, None] * image[2] + columns[None, :, None, None, :]
+    channel = torch.arange(image[0], device=device).reshape(-1, 1, 1, 1, 1, 1) * (image[1] * image[2])
+    return torch.where(inside, channel + place, image[0] * image[1] * image[2])
+
+
+def _axis_places(
+    window: int, places: int, length: int, scale: int, offset: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    position = torch.arange(window, device=device)[:, None] + scale * torch.arange(places, device=device) + offset
+    return position, (position >= 0) & (position < length)
+
+
+def windows_to_dense(windows: Tensor, image: Image, scale: Pair, offset: Pair) -> Tensor:
+    """See `lbp.ops.windows_to_dense`."""
+    batch, _, *window = windows.shape[:4]
+    layer = windows.shape[4:]
+    index = window_places((window[0], window[1]), (layer[1], layer[2]), image, scale, offset, windows.device)
+    index = index.flatten(0, 2).expand(batch, -1, *layer)
+    inputs = image[0] * image[1] * image[2]
+    # Entries outside the image land in one row more, which is dropped.
+    dense = windows.new_zeros(batch, inputs + 1, *layer).scatter(1, index, windows.flatten(1, 3))
+    return dense[:, :inputs]
+
+
+def dense_to_windows(dense: Tensor, window: Pair, image: Image, scale: Pair, offset: Pair) -> Tensor:
+    """Read the windows off a matrix [B, n0, C, H, W]; entries outside the image are zero."""
+    batch, _, *layer = dense.shape
+    index = window_places(window, (layer[1], layer[2]), image, scale, offset, dense.device)
+    padded = torch.cat([dense, dense.new_zeros(batch, 1, *layer)], dim=1)
+    rows = padded.gather(1, index.flatten(0, 2).expand(batch, -1, *layer))
+    return rows.reshape(batch, image[0], *window, *layer)
+
+
+def _dense_or_none(windows: Tensor | None, image: Image, scale: Pair, offset: Pair) -> Tensor | None:
+    return None if windows is None else windows_to_dense(windows, image, scale, offset)
+
+
+def forward_conv2d_windows(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    scale: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> ForwardMatrices:
+    """See `lbp.ops.forward_conv2d_windows`."""
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+    window, places = center.shape[2:4], center.shape[5:]
+    # An image that holds every window: where it ends does not matter to the windows of the result.
+    grown = tuple(window[i] + scale[i] * dilation[i] * (weight.shape[i + 2] - 1) for i in range(2))
+    offset = tuple(scale[i] * padding[i] for i in range(2))
+    image = (center.shape[1], *(2 * offset[i] + scale[i] * places[i] + window[i] + grown[i] for i in range(2)))
+    dense, dense_radius = (
+        _dense_or_none(matrix, image, scale, offset)  # type: ignore[arg-type]
+        for matrix in (center, radius)
+    )
+    assert dense is not None
+    results = forward_conv2d(dense, dense_radius, center_bias, radius_bias, weight, bias, groups=groups, **geometry)
+    after = tuple(scale[i] * stride[i] for i in range(2))
+    new_center, new_radius = (
+        None if matrix is None else dense_to_windows(matrix, grown, image, after, (0, 0))  # type: ignore[arg-type]
+        for matrix in results[:2]
+    )
+    assert new_center is not None
+    return new_center, new_radius, results[2], results[3]
+
+
+def forward_linear_windows(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    image: Image,
+    scale: Pair,
+    offset: Pair,
+) -> ForwardMatrices:
+    """See `lbp.ops.forward_linear_windows`."""
+    dense, dense_radius = (_dense_or_none(matrix, image, scale, offset) for matrix in (center, radius))
+    assert dense is not None
+    matrices = (dense.flatten(2), None if dense_radius is None else dense_radius.flatten(2))
+    biases = (center_bias.flatten(1), None if radius_bias is None else radius_bias.flatten(1))
+    return dense_forward_linear(*matrices, *biases, weight, bias)
+
+
+def insert_forward_windows(
+    A: Tensor,
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    *,
+    image: Image,
+    scale: Pair,
+    offset: Pair,
+    sides: str,
+) -> tuple[Tensor, Tensor]:
+    """See `lbp.ops.insert_forward_windows`."""
+    dense, dense_radius = (_dense_or_none(matrix, image, scale, offset) for matrix in (center, radius))
+    assert dense is not None
+    return insert_forward(A, dense, dense_radius, center_bias, radius_bias, sides=sides)
+
+
+def concretize_forward_windows_box(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    x_L: Tensor,
+    x_U: Tensor,
+    *,
+    scale: Pair,
+    offset: Pair,
+) -> tuple[Tensor, Tensor]:
+    """See `lbp.ops.concretize_forward_windows_box`."""
+    dense, dense_radius = (_dense_or_none(matrix, _image(x_L), scale, offset) for matrix in (center, radius))
+    assert dense is not None
+    return concretize_forward_box(dense, dense_radius, center_bias, radius_bias, x_L, x_U)
+
+
+def concretize_forward_windows_ball(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    x0: Tensor,
+    eps: Tensor | float,
+    p: float,
+    *,
+    scale: Pair,
+    offset: Pair,
+) -> tuple[Tensor, Tensor]:
+    """See `lbp.ops.concretize_forward_windows_ball`."""
+    dense, dense_radius = (_dense_or_none(matrix, _image(x0), scale, offset) for matrix in (center, radius))
+    assert dense is not None
+    return concretize_forward_ball(dense, dense_radius, center_bias, radius_bias, x0, eps, p)
+
+
+def _image(x: Tensor) -> Image:
+    channels, height, width = x.shape[1:]
+    return channels, height, width

@@ -1,0 +1,176 @@
+"""Forward linear bounds on windows of the input: native against the float64 reference by way of dense matrices."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ops.cases import (
+    DTYPES,
+    SIDES,
+    assert_close,
+    assert_matches_reference,
+    coefficients,
+    evaluate,
+    intervals,
+    normal,
+    window_matrices,
+)
+
+from lbp import ops
+from lbp.ops import _windows
+from lbp.reference import dense_to_windows
+
+NORMS = (1.0, 1.5, 2.0, math.inf)
+
+
+PLACES = [
+    # image, window, layer, scale, offset
+    ((5, 7), (3, 2), (3, 5, 7), (1, 1), (-1, 0)),
+    ((9, 8), (4, 5), (2, 4, 3), (2, 3), (-2, -1)),
+    ((3, 3), (5, 4), (2, 3, 3), (1, 1), (-2, -2)),
+    ((6, 4), (1, 2), (2, 2, 2), (3, 2), (0, 0)),
+    ((1, 1), (1, 1), (3, 1, 1), (1, 1), (0, 0)),
+    ((4, 5), (2, 2), (1, 2, 2), (5, 7), (-1, 9)),
+    ((2, 600), (2, 3), (1, 2, 600), (1, 1), (0, -1)),
+]
+
+
+@st.composite
+def convolutions(draw):
+    """Windows of a layer and a convolution of it, odd sizes included."""
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    kernel = (draw(st.integers(1, 3)), draw(st.integers(1, 4)))
+    stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    padding = (draw(st.integers(0, 3)), draw(st.integers(0, 3)))
+    dilation = (draw(st.integers(1, 2)), draw(st.integers(1, 3)))
+    layer = tuple(draw(st.integers(max(dilation[i] * (kernel[i] - 1) + 1 - 2 * padding[i], 1), 11)) for i in range(2))
+    window = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    scale = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    channels = groups * draw(st.integers(1, 2))
+    weight = normal(groups * draw(st.integers(1, 2)), channels // groups, *kernel, seed=30)
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    exact = draw(st.booleans())
+    return window_matrices(draw(st.integers(1, 2)), window, (channels, *layer), exact=exact), weight, scale, geometry
+
+
+@settings(max_examples=40, deadline=None)
+@given(convolutions())
+def test_convolution(case):
+    matrices, weight, scale, geometry = case
+    bias = normal(weight.shape[0], seed=31)
+    assert_matches_reference(ops.forward_conv2d_windows, *matrices, weight, bias, scale=scale, **geometry)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_convolution_in_every_dtype(dtype):
+    matrices = window_matrices(2, (3, 3), (2, 6, 5))
+    assert_matches_reference(
+        ops.forward_conv2d_windows, *matrices, normal(3, 2, 3, 3), None, scale=(2, 1), padding=(1, 1), dtype=dtype
+    )
+
+
+def test_convolution_in_several_chunks(monkeypatch):
+    monkeypatch.setattr(_windows, "CHUNK_BYTES", 1000)
+    matrices = window_matrices(2, (2, 3), (2, 4, 5))
+    weight = normal(2, 2, 3, 3, seed=30)
+    assert_matches_reference(ops.forward_conv2d_windows, *matrices, weight, None, scale=(1, 1), padding=(1, 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("batch", [0, 1, 2])
+@pytest.mark.parametrize(("image", "window", "layer", "scale", "offset"), PLACES)
+def test_linear(image, window, layer, scale, offset, batch, exact, dtype):
+    matrices = window_matrices(batch, window, layer, exact=exact)
+    weight = normal(4, math.prod(layer), seed=30) / math.sqrt(math.prod(layer))
+    places = {"image": (2, *image), "scale": scale, "offset": offset}
+    assert_matches_reference(ops.forward_linear_windows, *matrices, weight, normal(4, seed=31), dtype=dtype, **places)
+
+
+@pytest.mark.parametrize("matrix_batch", [1, 2])
+@pytest.mark.parametrize("sides", SIDES)
+@pytest.mark.parametrize(("image", "window", "layer", "scale", "offset"), PLACES[:-1])
+def test_insertion(image, window, layer, scale, offset, sides, matrix_batch):
+    matrices = window_matrices(matrix_batch, window, layer, bias_batch=2)
+    A = coefficients(sides, 2, 3, *layer)
+    places = {"image": (2, *image), "scale": scale, "offset": offset}
+    assert_matches_reference(ops.insert_forward_windows, A, *matrices, sides=sides, **places)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(("matrix_batch", "region_batch"), [(2, 2), (1, 2), (2, 1), (0, 0)])
+@pytest.mark.parametrize(("image", "window", "layer", "scale", "offset"), PLACES)
+def test_bounds_over_a_box(image, window, layer, scale, offset, matrix_batch, region_batch, exact, dtype):
+    matrices = window_matrices(matrix_batch, window, layer, exact=exact)
+    box = intervals(region_batch, 2, *image)
+    places = {"scale": scale, "offset": offset}
+    assert_matches_reference(ops.concretize_forward_windows_box, *matrices, *box, dtype=dtype, **places)
+
+
+@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(("image", "window", "layer", "scale", "offset"), PLACES)
+def test_bounds_over_a_ball(image, window, layer, scale, offset, exact, p):
+    matrices = window_matrices(2, window, layer, exact=exact)
+    eps = torch.tensor([0.25, 0.5]).double()
+    places = {"scale": scale, "offset": offset}
+    assert_matches_reference(
+        ops.concretize_forward_windows_ball, *matrices, normal(2, 2, *image, seed=1), eps, p, **places
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_entries_over_the_padding_are_never_multiplied(value):
+    image, window, layer, scale, offset = PLACES[1]
+    center, radius, center_bias, radius_bias = window_matrices(1, window, layer)
+    places = {"scale": scale, "offset": offset}
+    inside = entries_inside(center, image, scale, offset)
+    rows, spoiled = torch.where(inside, center, 0.0), torch.where(inside, center, value)
+    assert not inside.all()
+    A, weight = coefficients("both", 1, 3, *layer), normal(4, math.prod(layer))
+    for op, before, after, keywords in (
+        (ops.concretize_forward_windows_box, (), intervals(1, 2, *image), places),
+        (ops.concretize_forward_windows_ball, (), (normal(1, 2, *image), 0.25, 2.0), places),
+        (ops.insert_forward_windows, (A,), (), {"image": (2, *image), "sides": "both", **places}),
+        (ops.forward_linear_windows, (), (weight, None), {"image": (2, *image), **places}),
+    ):
+        results = [
+            evaluate(
+                op,
+                *before,
+                matrix,
+                radius,
+                center_bias,
+                radius_bias,
+                *after,
+                **keywords,
+                backend="native",
+                dtype=torch.float64,
+            )[0]
+            for matrix in (rows, spoiled)
+        ]
+        assert_close(results[1], results[0], 0.0, op.__name__)
+
+
+def entries_inside(center, image, scale, offset):
+    """Whether each entry of a window matrix lies on the image."""
+    ones = torch.ones(1, 2 * math.prod(image), *center.shape[4:]).double()
+    return dense_to_windows(ones, center.shape[2:4], (2, *image), scale, offset) > 0
+
+
+@pytest.mark.parametrize(("image", "window", "layer", "scale", "offset"), PLACES)
+def test_windows_and_dense_matrices_hold_the_same(image, window, layer, scale, offset):
+    center = window_matrices(2, window, layer)[0]
+    inside = torch.where(entries_inside(center, image, scale, offset), center, 0.0)
+    dense = ops.windows_to_dense(center, (2, *image), scale, offset)
+    assert torch.equal(dense_to_windows(dense, window, (2, *image), scale, offset), inside)
+
+
+def test_a_weight_of_another_size_is_refused():
+    image, window, layer, scale, offset = PLACES[0]
+    matrices = window_matrices(1, window, layer)
+    with pytest.raises(RuntimeError, match=r"weight: expected \[n_out, 105\], got \[4, 7\]"):
+        ops.forward_linear_windows(*matrices, normal(4, 7), None, image=(2, *image), scale=scale, offset=offset)
