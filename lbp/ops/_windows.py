@@ -126,12 +126,14 @@ def _convolve_run(
     entry_bytes = kernel[:, 0].numel() * places[0] * places[1] * source.itemsize
     entries = max(CHUNK_BYTES // max(entry_bytes, 1), 1)
     width = columns.stop - columns.start
-    images = max(entries // width, 1)
+    images = min(max(entries // width, 1), len(source))
     grouped = source.unflatten(3, (groups, depth))
+    # What lies over the layer's padding is the same in every chunk, and stays zero.
+    operand = source.new_zeros(images, width, groups, row_taps, column_taps, depth, *places)
     for row in range(rows.start, rows.stop):
         for first in range(0, len(source), images):
             part = grouped[first : first + images]
-            patches = source.new_zeros(len(part), width, groups, row_taps, column_taps, depth, *places)
+            patches = operand[: len(part)]
             for i, vertical in enumerate(taps[0]):
                 for j, horizontal in enumerate(taps[1]):
                     begin = columns.start - horizontal.window
@@ -199,7 +201,7 @@ def accumulate_windows(
             continue
         # [B, W, C0 kh kw, C] and [B, W, C, S]: the positions of one row of the layer.
         left = _transposed(windows[:, :, down, :, :, y].flatten(1, 4)).unflatten(-1, (-1, depth))
-        right = rows[:, :, :, y].permute(0, 3, 2, 1).contiguous()
+        right = _transposed(rows[:, :, :, y].flatten(1, 2)).unflatten(-1, (count, depth)).mT
         for x in range(width):
             across, start = _inside(windows.shape[3], image[2], scale[1] * x + offset[1])
             product = left[:, x] @ right[:, x]
