@@ -28,7 +28,7 @@ LIBRARY = Path("lbp", "liblbp.so")
 # Kept between builds, so that pip compiles only what has changed.
 BUILD_FOLDER = ROOT / "build" / "native"
 # What NVRTC compiles where the library was built without nvcc: the wheel has it as lbp/csrc.
-KERNEL_SOURCES = ("csrc/arguments.h", "csrc/math/*.h", "csrc/cuda/*.cuh", "csrc/cuda/kernels/*.cuh")
+KERNEL_SOURCES = ("csrc/*.h", "csrc/math/*.h", "csrc/cuda/*.cuh", "csrc/cuda/kernels/*.cuh")
 
 
 def search_path() -> str:
@@ -69,7 +69,7 @@ def check_torch() -> None:
 def build_library() -> Path:
     """Build the native library where `import lbp` from the source tree finds it, and return its path.
 
-    The environment variables ``LBP_CUDA`` (AUTO, ON, OFF) and ``LBP_CUDA_ARCHITECTURES`` say which CUDA kernels to
+    The environment variables ``LBP_CUDA`` (AUTO, ON, JIT, OFF) and ``LBP_CUDA_ARCHITECTURES`` say which CUDA kernels to
     build (cmake/Cuda.cmake), ``CMAKE_ARGS`` adds options to the configuration.
     """
     if not sys.platform.startswith("linux"):

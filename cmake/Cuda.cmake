@@ -8,22 +8,22 @@
 # In each case the library loads and works on a machine without a GPU or driver.
 
 set(LBP_CUDA AUTO CACHE STRING
-  "CUDA kernels: AUTO compiles them ahead of time beside a CUDA build of torch where nvcc is found, else just in time; ON insists on ahead of time, beside any torch; OFF leaves them out")
-set_property(CACHE LBP_CUDA PROPERTY STRINGS AUTO ON OFF)
+  "CUDA kernels: AUTO compiles them ahead of time beside a CUDA build of torch where nvcc is found, else just in time; ON insists on ahead of time, beside any torch; JIT on just in time; OFF leaves them out")
+set_property(CACHE LBP_CUDA PROPERTY STRINGS AUTO ON JIT OFF)
 # Machine code for A100, H100 and H200, B200, and consumer Blackwell; the last entry adds its PTX, which the driver
 # compiles for devices that come later.
 set(LBP_CUDA_ARCHITECTURES "80-real;90-real;100-real;120" CACHE STRING
   "What nvcc compiles for, as CMAKE_CUDA_ARCHITECTURES; `native`: the GPU of this machine")
 
 string(TOUPPER "${LBP_CUDA}" lbp_cuda_wanted)
-if(NOT lbp_cuda_wanted MATCHES "^(AUTO|ON|OFF)$")
-  message(FATAL_ERROR "LBP_CUDA=${LBP_CUDA} is not one of AUTO, ON, OFF.")
+if(NOT lbp_cuda_wanted MATCHES "^(AUTO|ON|JIT|OFF)$")
+  message(FATAL_ERROR "LBP_CUDA=${LBP_CUDA} is not one of AUTO, ON, JIT, OFF.")
 endif()
 
 set(lbp_cuda_mode just-in-time)
 if(lbp_cuda_wanted STREQUAL "OFF")
   set(lbp_cuda_mode none)
-elseif(lbp_cuda_wanted STREQUAL "ON" OR lbp_torch_cuda)
+elseif(lbp_cuda_wanted STREQUAL "ON" OR (lbp_cuda_wanted STREQUAL "AUTO" AND lbp_torch_cuda))
   set(CMAKE_CUDA_ARCHITECTURES "${LBP_CUDA_ARCHITECTURES}")
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # the process may have no CUDA runtime, or torch's own of another version
   if(NOT CMAKE_CUDA_COMPILER)

@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +23,10 @@ OPTIONS = (
     "--fmad=false",  # as in cmake/Cuda.cmake: no operation is fused unless the code says so
     "--device-as-default-execution-space",
 )
-# LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) some_kernel(
-_KERNEL = re.compile(r"\bLBP_KERNEL\s+void\s+(?:LBP_LAUNCH_BOUNDS\([^()]*\)\s*)?(\w+)\s*\(")
-_STRUCT = re.compile(r"^struct (\w+) \{", re.MULTILINE)
+# "LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) some_kernel(" and "struct SomeProduct {"
+_DEFINED = re.compile(
+    r"(?:\bLBP_KERNEL\s+void\s+(?:LBP_LAUNCH_BOUNDS\([^()]*\)\s*)?|\b(?:struct|class|enum)\s+(?=\w+\s*[{:]))(\w+)"
+)
 _CompilerFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_int)
 
 
@@ -120,49 +121,69 @@ def compiled(kernel: str, architecture: int) -> MachineCode:
 
 
 def compile_kernel(kernel: str, architecture: int) -> MachineCode:
-    """Compile a kernel by NVRTC; see `compiled`.
+    """Compile a kernel by NVRTC; see `compiled`."""
+    symbols, image = compile_kernels([kernel], architecture)
+    return MachineCode(symbols[kernel], image)
+
+
+def compile_kernels(kernels: Sequence[str], architecture: int) -> tuple[dict[str, str], bytes]:
+    """Compile kernels as one program.
 
     A device that is newer than NVRTC gets PTX of the newest architecture that NVRTC has, which the driver compiles.
+
+    Args:
+        kernels: C++ names, as `Jit.kernels` returns them.
+        architecture: compute capability of the device, 90 for 9.0.
+
+    Returns:
+        The symbol of each kernel, and the image that the driver loads.
+
+    Raises:
+        CompileError: see `compiled`.
     """
     nvrtc = _nvrtc()
-    newest = max(known for known in nvrtc.getSupportedArchs() if known <= architecture)
-    kind = "sm" if newest == architecture else "compute"
-    source = "".join(f'#include "{header}"\n' for header in headers_of(kernel))
+    known = [supported for supported in nvrtc.getSupportedArchs() if supported <= architecture]
+    if not known:
+        raise CompileError(f"NVRTC {nvrtc_version()} does not compile for sm_{architecture}: the device is too old")
+    target = f"sm_{architecture}" if architecture in known else f"compute_{max(known)}"
+    headers = sorted({header for kernel in kernels for header in headers_of(kernel)})
+    source = "".join(f'#include "{header}"\n' for header in headers)
     program = nvrtc.createProgram(source, "lbp.cu", (), ())
     try:
-        nvrtc.addNameExpression(program, kernel)
-        nvrtc.compileProgram(program, (f"--gpu-architecture={kind}_{newest}", f"-I{sources()}", *OPTIONS))
-        image = nvrtc.getCUBIN(program) if kind == "sm" else nvrtc.getPTX(program).encode()
-        return MachineCode(nvrtc.getLoweredName(program, kernel), image)
+        for kernel in kernels:
+            nvrtc.addNameExpression(program, kernel)
+        nvrtc.compileProgram(program, (f"--gpu-architecture={target}", f"-I{sources()}", *OPTIONS))
+        image = nvrtc.getCUBIN(program) if target.startswith("sm") else nvrtc.getPTX(program).encode()
+        return {kernel: nvrtc.getLoweredName(program, kernel) for kernel in kernels}, image
     except nvrtc.NVRTCError as error:
-        raise CompileError(f"{kernel} does not compile for {kind}_{newest}: {error}\n{_log(program)}") from error
+        raise CompileError(
+            f"{', '.join(kernels)} does not compile for {target}: {error}\n{nvrtc.getProgramLog(program)}"
+        ) from error
     finally:
         nvrtc.destroyProgram(program)
 
 
 def headers_of(kernel: str) -> list[str]:
-    """Return the headers, relative to `sources`, that define a kernel and the types among its template arguments.
+    """Return the headers, relative to `sources`, that define a kernel and the types in its name.
 
     Raises:
         CompileError: none defines the kernel.
     """
-    name, _, arguments = kernel.partition("<")
-    function = name.rpartition("::")[2]
-    headers = _headers()
-    if function not in headers:
-        raise CompileError(f"no header in {sources() / 'cuda' / 'kernels'} defines {function}; reinstall lbp")
-    types = re.findall(r"lbp::cuda::(\w+)", arguments)
-    return sorted({headers[name] for name in (function, *types) if name in headers})
+    defined = _headers()
+    function = kernel.partition("<")[0].rpartition("::")[2]
+    if function not in defined:
+        raise CompileError(f"no header in {sources() / 'cuda' / 'kernels'} defines {function}: reinstall lbp")
+    return sorted({defined[name] for name in re.findall(r"\w+", kernel) if name in defined})
 
 
 @cache
 def _headers() -> dict[str, str]:
-    """Name of a kernel's function, or of a struct -> header that defines it."""
+    """Kernel's function, or type that kernels have as a template argument -> header that defines it."""
     root = sources()
     return {
         name: path.relative_to(root).as_posix()
         for path in sorted(root.glob("cuda/kernels/*.cuh"))
-        for name in _KERNEL.findall(path.read_text()) + _STRUCT.findall(path.read_text())
+        for name in _DEFINED.findall(path.read_text())
     }
 
 
@@ -207,7 +228,3 @@ def _nvrtc() -> Any:
             "`pip install lbp[cupy]` installs what it takes; or rebuild lbp where nvcc is on PATH"
         ) from error
     return nvrtc
-
-
-def _log(program: int) -> str:
-    return str(_nvrtc().getProgramLog(program))

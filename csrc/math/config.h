@@ -47,7 +47,11 @@ LBP_HOST_DEVICE T larger(T x, T y) {
 
 template <typename T>
 LBP_HOST_DEVICE T quiet_nan() {
+#if defined(__CUDACC_RTC__)  // has no builtins of the host's
+  return T(__int_as_float(0x7fc00000));
+#else
   return T(__builtin_nanf(""));
+#endif
 }
 
 }  // namespace lbp
