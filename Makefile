@@ -28,7 +28,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-python test-cpp test-emulated build-tests lint format wheel native clean
+.PHONY: help demo test test-python test-cpp test-emulated build-tests cuda-check lint format wheel native clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ build-tests: $(STAMPS)/dependencies
 		-DPython_EXECUTABLE=$(PY)
 	cmake --build build/tests
 
+cuda-check: native $(STAMPS)/cuda ## compile all CUDA kernels for all architectures, by nvcc and NVRTC; needs no GPU
+	$(PY) .ci/check_cuda.py nvcc
+	$(PY) .ci/check_cuda.py nvrtc
+
 lint: $(STAMPS)/dependencies ## style and types: ruff, mypy, clang-format
 	ruff check .
 	ruff format --check .
@@ -84,7 +88,15 @@ ifeq ($(VENV),none)
 $(STAMPS)/dependencies:
 	@mkdir -p $(STAMPS)
 	@touch $@
+
+$(STAMPS)/cuda: $(STAMPS)/dependencies
+	@touch $@
 else
+$(STAMPS)/cuda: $(STAMPS)/dependencies constraints-cuda.txt constraints-nvcc.txt
+	$(PY) -m pip install --no-deps --requirement constraints-cuda.txt \
+		$(if $(shell command -v nvcc),,--requirement constraints-nvcc.txt)
+	@touch $@
+
 $(STAMPS)/dependencies: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lbp needs Python 3.11 or newer; name one by PYTHON=")'
 	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian and Ubuntu: python3-venv)." >&2; exit 1; }

@@ -1,0 +1,134 @@
+"""Compiles every CUDA kernel for every architecture, without a GPU: `make cuda-check`.
+
+check_cuda.py nvcc     all csrc/cuda/*.cu by nvcc; a table of what ptxas says; fails where a memory-bound kernel spills
+check_cuda.py nvrtc    all kernels that the library compiles just in time, by NVRTC
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+ARCHITECTURES = (80, 90, 100, 120)
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fmad=false",
+    "--expt-relaxed-constexpr",
+    f"-I{ROOT / 'csrc'}",
+    '-DLBP_CUDA_ARCHITECTURES="these"',
+    "-Xptxas=-v",
+)
+# Their time goes into arithmetic on register tiles; all other kernels are bound by memory, where a spill is traffic.
+COMPUTE_BOUND = re.compile(r"\btile_product_kernel\b")
+WORKERS = max(2, (os.cpu_count() or 2) // 2)
+
+
+class Usage(NamedTuple):
+    """What ptxas says of a kernel on one architecture."""
+
+    registers: int
+    shared_bytes: int
+    spilled_bytes: int
+
+
+def find_nvcc() -> Path:
+    """Return nvcc: of the machine, else of the wheels in this environment."""
+    found = shutil.which("nvcc")
+    packed = Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "bin", "nvcc")
+    if found is None and not packed.exists():
+        sys.exit("nvcc is missing: `pip install -r constraints-nvcc.txt` installs it")
+    return Path(found) if found else packed
+
+
+def compile_source(nvcc: Path, source: Path, architecture: int, folder: Path) -> str:
+    """Compile a .cu file to machine code, and return what ptxas says."""
+    target = folder / f"{source.stem}.{architecture}.cubin"
+    command = [nvcc, "-cubin", f"-arch=sm_{architecture}", *FLAGS, source, "-o", target]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        sys.exit(f"{source.name} does not compile for sm_{architecture}:\n{result.stderr}")
+    return result.stderr
+
+
+def usages(report: str) -> Iterator[tuple[str, Usage]]:
+    """Yield the kernels, by mangled names, of what ptxas says."""
+    for part in report.split("Compiling entry function ")[1:]:
+        name = part.split("'")[1]
+        spills = sum(int(size) for size in re.findall(r"(\d+) bytes spill", part))
+        registers = re.search(r"Used (\d+) registers", part)
+        shared = re.search(r"(\d+) bytes smem", part)
+        yield name, Usage(int(registers[1]) if registers else 0, int(shared[1]) if shared else 0, spills)
+
+
+def demangled(names: list[str]) -> list[str]:
+    """Return the names as C++ writes them, without return type, parameters and namespace."""
+    listing = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
+    return [
+        re.sub(r"\(lbp::[^()]*\)$|^void ", "", re.sub(r"^void ", "", line)).replace("lbp::cuda::", "")
+        for line in listing.splitlines()
+    ]
+
+
+def check_nvcc() -> None:
+    """Compile all .cu files, print the table and fail on spills."""
+    nvcc, started = find_nvcc(), time.monotonic()
+    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    jobs = [(source, architecture) for source in sources for architecture in ARCHITECTURES]
+    table: dict[str, dict[int, Usage]] = defaultdict(dict)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(WORKERS) as pool:
+        reports = pool.map(lambda job: compile_source(nvcc, *job, Path(folder)), jobs)
+        for (_, architecture), report in zip(jobs, reports, strict=True):
+            for name, usage in usages(report):
+                table[name][architecture] = usage
+    print("registers per thread / static shared bytes per block, and spilled bytes (*) where there are any\n")
+    print("| kernel |" + "".join(f" sm_{architecture} |" for architecture in ARCHITECTURES))
+    print("| --- |" + " ---: |" * len(ARCHITECTURES))
+    spilling = []
+    for name, row in sorted(zip(demangled(list(table)), table.values(), strict=True)):
+        cells = []
+        for architecture in ARCHITECTURES:
+            usage = row[architecture]
+            spill = f" *{usage.spilled_bytes}" if usage.spilled_bytes else ""
+            cells.append(f" {usage.registers} / {usage.shared_bytes}{spill} |")
+            if usage.spilled_bytes and not COMPUTE_BOUND.search(name):
+                spilling.append(f"{name} on sm_{architecture}: {usage.spilled_bytes} bytes")
+        print(f"| {name} |" + "".join(cells))
+    print(f"\n{len(table)} kernels, {len(sources)} files, {time.monotonic() - started:.0f} s")
+    if spilling:
+        sys.exit("Memory-bound kernels spill registers:\n" + "\n".join(spilling))
+
+
+def check_nvrtc() -> None:
+    """Compile all kernels that the library names, grouped by the headers that they need."""
+    from lbp import _jit, _native
+
+    if _native.jit is None:
+        sys.exit(f"this build compiles nothing just in time ({_native.cuda_build}): build with LBP_CUDA=JIT")
+    started, groups = time.monotonic(), defaultdict(list)
+    kernels = _native.jit.kernels()
+    for kernel in kernels:
+        groups[tuple(_jit.headers_of(kernel))].append(kernel)
+    jobs = [(group, architecture) for group in groups.values() for architecture in ARCHITECTURES]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(lambda job: _jit.compile_kernels(*job), jobs))
+    print(
+        f"NVRTC {_jit.nvrtc_version()} compiled {len(kernels)} kernels for "
+        f"{', '.join(f'sm_{architecture}' for architecture in ARCHITECTURES)} in {time.monotonic() - started:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    {"nvcc": check_nvcc, "nvrtc": check_nvrtc}[sys.argv[1]]()
