@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,20 +16,43 @@ Check = tuple[Tensor, Callable[[], str]]
 """A 0-dim boolean that is true where a value is bad, and the sentence that says so."""
 
 
+_state = threading.local()
+
+
+@contextmanager
+def trusted_values() -> Iterator[None]:
+    """Look at no values inside the block, so that no device has to stop for it.
+
+    For loops that have checked their data once, and in which NaN is found by other means, as in training. Shapes,
+    dtypes and devices are still checked.
+    """
+    before = getattr(_state, "trusted", False)
+    _state.trusted = True
+    try:
+        yield
+    finally:
+        _state.trusted = before
+
+
 def raise_if_any(checks: Sequence[Check]) -> None:
     """Raise for the first bad value; all conditions travel in one transfer from the device.
 
-    Nothing is checked while a CUDA graph is being captured, where no value can be looked at.
+    Nothing is checked inside `trusted_values`, nor while a CUDA graph is being captured.
 
     Raises:
         InvalidInputError: a condition holds.
     """
-    if not checks or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+    if not checks or getattr(_state, "trusted", False) or _capturing():
         return
     bad = torch.stack([condition.detach().to(checks[0][0].device) for condition, _ in checks]).tolist()
     for is_bad, (_, message) in zip(bad, checks, strict=True):
         if is_bad:
             raise InvalidInputError(message())
+
+
+def _capturing() -> bool:
+    """Whether a CUDA graph is being captured, when no value can be looked at."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def not_finite(name: str, values: Tensor) -> Check:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lbp.checks import raise_if_any
 from lbp.errors import InvalidInputError
 
 
@@ -40,11 +41,17 @@ def margins(
         )
     labels = labels.to(device=device or labels.device, dtype=torch.int64)
     outside = (labels < 0) | (labels >= num_classes)
-    if bool(outside.any()):
-        raise InvalidInputError(
-            f"labels must be between 0 and {num_classes - 1}, got {int(labels[outside][0])} at position "
-            f"{int(outside.nonzero()[0])}"
-        )
+    raise_if_any(
+        [
+            (
+                outside.any(),
+                lambda: (
+                    f"labels must be between 0 and {num_classes - 1}, got {int(labels[outside][0])} at position "
+                    f"{int(outside.nonzero()[0])}"
+                ),
+            )
+        ]
+    )
     others = torch.arange(num_classes - 1, device=labels.device).expand(len(labels), -1)
     others = others + (others >= labels.unsqueeze(1)).long()
     eye = torch.eye(num_classes, dtype=dtype or torch.get_default_dtype(), device=labels.device)

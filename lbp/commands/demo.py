@@ -61,7 +61,8 @@ def run_settings(activation: ActivationSettings, epochs: int, eps: float, seed: 
     training = TrainingSettings(
         eps=1.2 * eps, epochs=epochs, batch_size=64, lr=8e-3, lr_milestones=(epochs * 3 // 4, epochs * 9 // 10),
         warm_up_epochs=epochs // 10, ramp_epochs=epochs // 2, kappa_end=0.5,
-        eta_keep_epochs=epochs // 3, eta_fall_epochs=epochs // 3, seed=seed,
+        eta_start=0.01, eta_end=0.0, eta_keep_epochs=epochs // 3, eta_fall_epochs=epochs // 3,
+        selection="last", seed=seed,
     )  # fmt: skip
     return RunSettings(
         data=DataChoice(name="digits"),

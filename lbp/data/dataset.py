@@ -42,6 +42,28 @@ class Dataset:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
+    def to(self, device: torch.device | str) -> "Dataset":
+        """The data set on another device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def chosen(self, index: Tensor) -> "Dataset":
+        """The examples that an index or a mask names."""
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+    def cropped(self, height: int, width: int) -> "Dataset":
+        """The central windows of the images; the data set itself where they have that size already.
+
+        Raises:
+            DataError: the images are smaller.
+        """
+        rows, columns = self.images.shape[2:]
+        if height > rows or width > columns:
+            raise DataError(f"{self.name}: cannot cut {height}x{width} out of images of {rows}x{columns}")
+        if (height, width) == (rows, columns):
+            return self
+        top, left = (rows - height) // 2, (columns - width) // 2
+        return replace(self, images=self.images[:, :, top : top + height, left : left + width])
+
     def first(self, count: int | None) -> "Dataset":
         """The first `count` examples, or all of them if `count` is None."""
         return self if count is None else replace(self, images=self.images[:count], labels=self.labels[:count])

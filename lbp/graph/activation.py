@@ -16,7 +16,7 @@ from lbp.graph.elementwise import ScaleShiftNode
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
 from lbp.graph.values import Attribute, Expression, Literal, MethodCall, Value
 from lbp.linear import Coefficients, ForwardBounds, Interval, PendingRelaxation, to_dense
-from lbp.nn import ParamRamp
+from lbp.nn import LeakyReLU, ParamRamp
 
 
 class RampNode(BoundNode):
@@ -91,6 +91,12 @@ def _checked_slope(slope: float, where: str) -> float:
     if not 0.0 <= slope <= 1.0:
         raise UnsupportedLayerError(f"{where} has negative_slope={slope}; slopes in [0, 1] are supported")
     return slope
+
+
+@for_modules(LeakyReLU)
+def _leaky_relu_with_buffer(call: Call) -> BoundNode:
+    eta = Expression(MethodCall("effective_eta"), (Attribute(call.model, call.path),))
+    return RampNode(call.name, call.node(call.operand()), Literal(math.inf), eta)
 
 
 @for_modules(ParamRamp)

@@ -18,6 +18,7 @@ from lbp.graph.elementwise import ScaleShiftNode
 from lbp.graph.linear import LinearNode
 from lbp.graph.registry import REQUIRED, BatchStatistics, Call, for_functions, for_modules
 from lbp.graph.values import Attribute, Expression, Literal, Value
+from lbp.nn import GlobalBatchNorm
 
 
 def uses_batch_statistics(module: nn.Module) -> bool:
@@ -161,7 +162,7 @@ def _reachable(output: BoundNode) -> list[BoundNode]:
     return found
 
 
-@for_modules(nn.BatchNorm1d, nn.BatchNorm2d)
+@for_modules(nn.BatchNorm1d, nn.BatchNorm2d, GlobalBatchNorm)
 def _batch_norm_module(call: Call) -> BoundNode:
     normalisation = Normalisation(
         call.path,
@@ -217,11 +218,11 @@ def recorded_statistics(model: nn.Module, statistics: BatchStatistics) -> Iterat
     layers = [
         module
         for module in model.modules()
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and uses_batch_statistics(module)
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | GlobalBatchNorm) and uses_batch_statistics(module)
     ]
     if layers:
         statistics.clear()
-    handles = [module.register_forward_pre_hook(_Recorder(statistics)) for module in layers]
+    handles = [module.register_forward_hook(_Recorder(statistics)) for module in layers]
     try:
         yield
     finally:
@@ -233,7 +234,11 @@ def recorded_statistics(model: nn.Module, statistics: BatchStatistics) -> Iterat
 class _Recorder:
     statistics: BatchStatistics
 
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, GlobalBatchNorm):
+            assert module.moments is not None
+            self.statistics.setdefault(module, []).append(module.moments)
+            return
         (x,) = inputs
         dims = [dim for dim in range(x.dim()) if dim != 1]
         moments = (x.mean(dims), x.var(dims, unbiased=False))

@@ -10,12 +10,13 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from lbp.errors import InvalidInputError, UnsupportedLayerError
-from lbp.nn import ParamRamp
+from lbp.nn import GlobalBatchNorm, LeakyReLU, ParamRamp
 
 BATCH_SIZES = (2, 3)
 """Batch sizes of the two shape runs: what depends on the batch size differs between them."""
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_OWN_LEAVES = (GlobalBatchNorm, LeakyReLU, ParamRamp)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, GlobalBatchNorm)
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _DROPOUT_FUNCTIONS = {
     functional.dropout,
@@ -47,10 +48,10 @@ class Trace:
 
 
 class BoundTracer(fx.Tracer):
-    """Keeps PyTorch's own layers and ParamRamp whole and traces through every other module."""
+    """Keeps PyTorch's own layers and lbp's whole and traces through every other module."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, ParamRamp) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, _OWN_LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _ShapeRun(fx.Interpreter):

@@ -1,6 +1,7 @@
 """Networks of Lyu et al. 2021 by name, with any of the activations that the bounds know."""
 
-from lbp.models.architectures import ARCHITECTURES, Architecture, Conv, Linear, find_architecture
+from lbp.models.architectures import ARCHITECTURES, Architecture, Block, Conv, Linear, find_architecture
+from lbp.models.blocks import BasicBlock, residual_successors
 from lbp.models.build import Normalize, build
 from lbp.models.settings import ActivationSettings, ModelSettings, Normalization
 
@@ -8,6 +9,8 @@ __all__ = [
     "ARCHITECTURES",
     "ActivationSettings",
     "Architecture",
+    "BasicBlock",
+    "Block",
     "Conv",
     "Linear",
     "ModelSettings",
@@ -15,4 +18,5 @@ __all__ = [
     "Normalize",
     "build",
     "find_architecture",
+    "residual_successors",
 ]

@@ -1,4 +1,4 @@
-"""The table of network architectures (Lyu et al. 2021; CNN-7+BN: Shi et al. 2021)."""
+"""The table of network architectures (Lyu et al. 2021; CNN-7+BN and WideResNet: Shi et al. 2021)."""
 
 import re
 from dataclasses import dataclass
@@ -17,6 +17,14 @@ class Conv:
 
 
 @dataclass(frozen=True)
+class Block:
+    """A residual block of two 3x3 convolutions: output channels, stride of the first."""
+
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
 class Linear:
     """A fully connected layer, followed by the activation."""
 
@@ -28,11 +36,11 @@ class Architecture:
     """Hidden layers of a network; a linear layer to the classes follows them.
 
     Attributes:
-        layers: convolutions first, then fully connected layers.
+        layers: convolutions and residual blocks first, then fully connected layers.
         batch_norm: batch normalisation between every layer and its activation.
     """
 
-    layers: tuple[Conv | Linear, ...]
+    layers: tuple[Conv | Block | Linear, ...]
     batch_norm: bool = False
 
 
@@ -52,6 +60,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "CNN-7+BN": Architecture(
         (Conv(64, 3, 1, 1), Conv(64, 3, 1, 1), Conv(128, 3, 2, 1), Conv(128, 3, 1, 1), Conv(128, 3, 2, 1), Linear(512)),
         batch_norm=True,
+    ),
+    "WideResNet": Architecture(
+        (Conv(16, 3, 1, 1), Block(160, 1), Block(320, 2), Block(640, 2), Linear(512)), batch_norm=True
     ),
 }
 """Every architecture by its name in the literature."""

@@ -2,14 +2,16 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from lbp.errors import InvalidInputError
-from lbp.models.architectures import Architecture, Conv, find_architecture
+from lbp.models.architectures import Architecture, Block, Conv, find_architecture
+from lbp.models.blocks import BasicBlock
 from lbp.models.settings import ActivationName, ActivationSettings, ModelSettings, Normalization
-from lbp.nn import ParamRamp
+from lbp.nn import LeakyReLU, ParamRamp
 
 
 class Normalize(nn.Module):
@@ -54,8 +56,8 @@ def build(
         normalization: channel means and standard deviations to apply to the input.
 
     Returns:
-        a Sequential whose children are named `normalize`, `conv1`, `bn1`, `act1`, ..., `flatten`, `fc1`, ..., `output`.
-        It maps [B, *input_shape] to [B, num_classes].
+        a Sequential whose children are named `normalize`, `conv1`, `bn1`, `act1`, ..., `block2`, ..., `flatten`,
+        `fc1`, ..., `output`. It maps [B, *input_shape] to [B, num_classes].
 
     Raises:
         InvalidInputError: unknown name, bad value, or an input too small for the convolutions.
@@ -86,8 +88,15 @@ def _sequential(settings: ModelSettings, architecture: Architecture) -> nn.Seque
     shape: tuple[int, ...] = settings.input_shape
     convolutions = 0
     for number, layer in enumerate(architecture.layers, start=1):
+        channels = shape[0]
+        if isinstance(layer, Block):
+            shape = _block_output(layer, shape)
+            activations = partial(_activation, settings.activation, shape)
+            parts[f"block{number}"] = BasicBlock(channels, layer.channels, layer.stride, activations)
+            convolutions = number
+            continue
         if isinstance(layer, Conv):
-            parts[f"conv{number}"] = nn.Conv2d(shape[0], layer.channels, layer.kernel, layer.stride, layer.padding)
+            parts[f"conv{number}"] = nn.Conv2d(channels, layer.channels, layer.kernel, layer.stride, layer.padding)
             shape = _conv_output(layer, shape, f"conv{number} of {settings.architecture}", settings.input_shape)
             convolutions = number
             if architecture.batch_norm:
@@ -115,6 +124,11 @@ def _conv_output(
     return layer.channels, height, width
 
 
+def _block_output(layer: Block, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    height, width = ((size - 1) // layer.stride + 1 for size in shape[1:])
+    return layer.channels, height, width
+
+
 def _flatten(parts: OrderedDict[str, nn.Module], shape: tuple[int, ...]) -> tuple[int]:
     if len(shape) == 1:
         return (shape[0],)
@@ -127,6 +141,6 @@ def _activation(settings: ActivationSettings, shape: tuple[int, ...]) -> nn.Modu
         case "relu":
             return nn.ReLU()
         case "leaky-relu":
-            return nn.LeakyReLU(settings.eta)
+            return LeakyReLU(settings.eta)
         case "ramp":
             return ParamRamp(shape, settings.eta, settings.r)

@@ -58,7 +58,7 @@ class ParamRamp(nn.Module):
         initial = torch.empty(dims, device=device, dtype=dtype)
         _fill(initial, _checked_r(r))
         self.r = nn.Parameter(initial)
-        self.register_buffer("eta", torch.tensor(_checked_eta(eta), device=device, dtype=initial.dtype))
+        self.register_buffer("eta", torch.tensor(checked_eta(eta), device=device, dtype=initial.dtype))
         self.warm_up = bool(warm_up)
 
     @property
@@ -85,7 +85,7 @@ class ParamRamp(nn.Module):
         Raises:
             InvalidInputError: `eta` outside [0, 1].
         """
-        self.eta.fill_(_checked_eta(eta))
+        self.eta.fill_(checked_eta(eta))
 
     @torch.no_grad()
     def end_warm_up(self, r: float | Tensor) -> None:
@@ -209,10 +209,15 @@ def _checked_shape(shape: int | Iterable[int]) -> tuple[int, ...]:
     return dims
 
 
-def _checked_eta(eta: float) -> float:
+def checked_eta(eta: float) -> float:
+    """An outer slope as a number.
+
+    Raises:
+        InvalidInputError: outside [0, 1].
+    """
     value = float(eta)
     if not 0.0 <= value <= 1.0:
-        raise InvalidInputError(f"ParamRamp: eta must be in [0, 1], got {value}")
+        raise InvalidInputError(f"eta must be in [0, 1], got {value}")
     return value
 
 

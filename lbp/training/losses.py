@@ -1,4 +1,4 @@
-"""Losses on bounds (Gowal et al. 2018; Lyu et al. 2021)."""
+"""Losses on bounds (Gowal et al. 2018; Xu et al. 2020; Lyu et al. 2021)."""
 
 import torch
 from torch import Tensor
@@ -34,3 +34,20 @@ def certified_loss(logits: Tensor, labels: Tensor, margins: Tensor, kappa: float
         0-dim loss.
     """
     return kappa * F.cross_entropy(logits, labels) + (1 - kappa) * margin_loss(margins)
+
+
+def exponential_chords(upper: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
+    """The chords of exp on intervals [u - w, u], which bound it from above there: `value + slope (d - u)`.
+
+    Args:
+        upper: upper ends u, any shape; small enough for exp.
+        widths: w >= 0, of the same shape.
+
+    Returns:
+        slopes, and values at the upper ends.
+    """
+    values = upper.exp()
+    # (1 - exp(-w)) / w, which is 1 - w/2 + ... near w = 0.
+    narrow = widths < 1e-4
+    safe = torch.where(narrow, torch.ones_like(widths), widths)
+    return values * torch.where(narrow, 1 - widths / 2, -torch.expm1(-safe) / safe), values

@@ -1,49 +1,28 @@
-"""A complete training run from one settings file: data, network, training, checkpoint."""
+"""A complete training run from its settings: data, network, training, checkpoint."""
 
-import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
 from torch import nn
 
 from lbp import checkpoint
 from lbp.data import Dataset, load
 from lbp.errors import LbpError
-from lbp.models import ActivationSettings, ModelSettings, Normalization, build
-from lbp.settings import Settings, validation_message
-from lbp.training.settings import TrainingSettings
-from lbp.training.trainer import EpochRecord, StepRecord, train
+from lbp.models import ModelSettings, build
+from lbp.training.batches import split_off
+from lbp.training.config import RunSettings, settings_for
+from lbp.training.distributed import World, global_batch_norm
+from lbp.training.initialization import initialize_for_ibp
+from lbp.training.records import EpochRecord
+from lbp.training.state import restore_state, save_state
+from lbp.training.trainer import OnStep, Trainer
 
 
-class ConfigError(LbpError, ValueError):
-    """A settings file is missing, not TOML, or has bad settings."""
-
-
-class DataChoice(Settings):
-    """Which data set: its name, and how many of its first training images (all by default)."""
-
-    name: str = "digits"
-    limit: int | None = Field(default=None, gt=0)
-
-
-class ModelChoice(Settings):
-    """Which network: architecture, activation, and whether it normalises its input by the data's mean and std."""
-
-    architecture: str = "DM-Small"
-    activation: ActivationSettings = ActivationSettings()
-    normalize: bool = False
-
-
-class RunSettings(Settings):
-    """Everything that decides the result of a training run."""
-
-    data: DataChoice = DataChoice()
-    model: ModelChoice = ModelChoice()
-    training: TrainingSettings
+class RunPausedError(LbpError):
+    """A run was told to stop before its last epoch; its state file continues it."""
 
 
 @dataclass(frozen=True)
@@ -55,40 +34,38 @@ class Run:
         model_settings: its description.
         settings: of the run.
         history: one record per epoch.
+        selection: how the network was chosen among the epochs, as JSON values: "by" ("validation", "test" or "last"),
+            "epoch", and for the first two "examples" and the "score" that was smallest.
     """
 
     model: nn.Sequential
     model_settings: ModelSettings
     settings: RunSettings
     history: list[EpochRecord]
+    selection: dict[str, Any]
+
+    def record(self) -> dict[str, Any]:
+        """How the network was trained, as JSON values: the settings, the selection and the history."""
+        return {
+            **self.settings.model_dump(mode="json"),
+            "selection": self.selection,
+            "history": [asdict(record) for record in self.history],
+        }
 
     def save(self, path: Path | str) -> None:
-        """Writes the network and the settings of its training as a checkpoint."""
-        checkpoint.save(path, self.model, self.model_settings, training=self.settings.model_dump(mode="json"))
-
-
-def read_settings(path: Path | str) -> RunSettings:
-    """Reads the settings of a run from a TOML file with the tables `data`, `model` and `training`.
-
-    Raises:
-        ConfigError: no such file, not TOML, or bad settings, each named.
-    """
-    try:
-        content: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable TOML file ({error})") from error
-    try:
-        return RunSettings.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {validation_message(error)}") from error
+        """Writes the network and the record of its training as a checkpoint."""
+        checkpoint.save(path, self.model, self.model_settings, training=self.record())
 
 
 def run(
     settings: RunSettings,
     data_root: Path | str | None = None,
-    on_step: Callable[[StepRecord], None] | None = None,
+    on_step: OnStep | None = None,
+    *,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    world: World | None = None,
+    state: Path | None = None,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> Run:
     """Loads the data, builds the network from the seed, and trains it.
 
@@ -96,38 +73,71 @@ def run(
         settings: of the run.
         data_root: folder of the data files.
         on_step: called after every optimizer step.
+        on_epoch: called after every epoch, and first with the epochs that a continued run has behind it.
+        world: the device, and the processes that train together; one process on the CPU by default.
+        state: file that keeps the state after every epoch; a run continues from it if it is there.
+        goes_on: asked before every epoch after the first of this call; where it says no the run pauses.
 
     Raises:
-        DataError, InvalidInputError, TrainingDivergedError: as `lbp.data.load`, `lbp.models.build` and `train`.
+        DataError, InvalidInputError, TrainingDivergedError: as `lbp.data.load`, `lbp.models.build` and `Trainer`.
+        StateError: the state file belongs to a run with other settings.
+        RunPausedError: `goes_on` said no.
     """
+    world = world or World()
     data = load(settings.data.name, "train", data_root).first(settings.data.limit)
-    model_settings = settings_for(settings.model, data)
+    data, held_out = _held_out(settings, data, data_root)
+    model_settings = settings_for(settings.model, data, settings.data.crop)
+    model = _initial_network(model_settings, settings).to(world.device)
+    described = settings.model_dump(mode="json")
+    # Whatever the training draws from the global random state, the caller's is left as it was.
+    with torch.random.fork_rng(devices=[]), global_batch_norm(model, world):
+        torch.manual_seed(settings.training.seed)
+        trainer = Trainer(
+            model, data, settings.training, held_out=held_out, input_size=model_settings.input_shape[1:], world=world
+        )
+        if state is not None and state.is_file():
+            restore_state(state, trainer, described)
+        if on_epoch is not None:
+            for record in trainer.progress.history:
+                on_epoch(record)
+        begun = False
+        while trainer.progress.epoch < settings.training.epochs:
+            if begun and not goes_on():
+                raise RunPausedError(
+                    f"paused after {trainer.progress.epoch} of {settings.training.epochs} epochs; {state} continues"
+                )
+            begun = True
+            record = trainer.run_epoch(on_step)
+            if state is not None and world.leads:
+                save_state(state, trainer, described)
+            if on_epoch is not None:
+                on_epoch(record)
+    choice = trainer.progress.choice
+    selection: dict[str, Any] = {"by": "last", "epoch": settings.training.epochs - 1}
+    if choice is not None and held_out is not None:
+        model.load_state_dict(choice.state)
+        selection = {
+            "by": settings.training.selection, "epoch": choice.epoch, "examples": len(held_out), "score": choice.score,
+        }  # fmt: skip
+    return Run(model.eval(), model_settings, settings, trainer.progress.history, selection)
+
+
+def _held_out(settings: RunSettings, data: Dataset, data_root: Path | str | None) -> tuple[Dataset, Dataset | None]:
+    """Return the training set, and what chooses the network."""
+    match settings.training.selection:
+        case "validation":
+            return split_off(data, settings.training.validation_share, settings.training.seed)
+        case "test":
+            return data, load(settings.data.name, "test", data_root)
+        case "last":
+            return data, None
+
+
+def _initial_network(model_settings: ModelSettings, settings: RunSettings) -> nn.Sequential:
     # The global random state is left as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)
         model = build(model_settings)
-    history = train(model, data, settings.training, on_step)
-    return Run(model.eval(), model_settings, settings, history)
-
-
-def settings_for(choice: ModelChoice, data: Dataset) -> ModelSettings:
-    """Completes the choice of a network by the shapes of its data.
-
-    Raises:
-        ConfigError: unknown architecture, or normalisation of data that has no customary mean and std.
-    """
-    normalization = None
-    if choice.normalize:
-        if data.mean is None or data.std is None:
-            raise ConfigError(f"model.normalize: {data.name} has no customary mean and standard deviation")
-        normalization = Normalization(mean=data.mean, std=data.std)
-    try:
-        return ModelSettings(
-            architecture=choice.architecture,
-            input_shape=data.image_shape,
-            num_classes=data.num_classes,
-            activation=choice.activation,
-            normalization=normalization,
-        )
-    except ValidationError as error:
-        raise ConfigError(f"model: {validation_message(error)}") from error
+        if settings.training.initialization == "ibp":
+            initialize_for_ibp(model)
+    return model

@@ -1,183 +1,217 @@
-"""The training loop on data in memory."""
+"""The training loop."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from lbp.bounded import BoundedModule
 from lbp.data import Dataset
-from lbp.errors import InvalidInputError, LbpError
-from lbp.perturbations import PerturbationLpNorm
-from lbp.training.losses import certified_loss
-from lbp.training.schedules import eps_at, eta_at, kappa_at, learning_rate_at
+from lbp.errors import InvalidInputError
+from lbp.nn import GlobalBatchNorm
+from lbp.training.batches import Batches, EpochPlan
+from lbp.training.distributed import World
+from lbp.training.divergence import TrainingDivergedError, locate
+from lbp.training.objective import Parts
+from lbp.training.readback import Readback
+from lbp.training.records import EpochRecord, StepRecord, summarize
+from lbp.training.schedules import controls_at, full_radius_from
+from lbp.training.selection import Choice, held_out_errors, score_of, snapshot
 from lbp.training.settings import TrainingSettings
-from lbp.training.warm_up import end_warm_up, param_ramps, start_warm_up
-from lbp.verification import margin_bounds
+from lbp.training.step import TrainingStep
+from lbp.training.warm_up import end_warm_up, start_warm_up
+
+OnStep = Callable[[StepRecord], None]
 
 
-class TrainingDivergedError(LbpError, ArithmeticError):
-    """The loss is NaN or infinite."""
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One optimizer step.
+@dataclass
+class Progress:
+    """How far a training is, beside the network and the optimizer.
 
     Attributes:
-        epoch, step: counted from 0; steps run through the whole training.
-        total_steps: of the whole training.
-        examples: in the batch.
-        loss: value of the loss.
-        clean_errors: misclassified examples.
-        verified_errors: examples that the training bounds do not verify; None while training naturally.
-        eps: radius of the step.
+        history: one record per finished epoch.
+        choice: the network chosen so far; None before the first candidate, and where the last one is kept.
     """
 
-    epoch: int
-    step: int
-    total_steps: int
-    examples: int
-    loss: float
-    clean_errors: int
-    verified_errors: int | None
-    eps: float
+    history: list[EpochRecord] = field(default_factory=list)
+    choice: Choice | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The next epoch."""
+        return len(self.history)
 
 
-@dataclass(frozen=True)
-class EpochRecord:
-    """Means over one epoch; errors are shares, measured while training.
+class Trainer:
+    """A training, epoch by epoch.
+
+    ParamRamps act as LeakyReLU(eta) during the warm-up; at its end r becomes every neuron's mean post-activation over
+    the training set, and is trained from then on by the same optimizer.
+
+    Args:
+        model: network from images [B, C, H, W] to logits, on the world's device; in training mode afterwards until the
+            caller changes it.
+        data: training set, of images at least as large as the network's input.
+        settings: the schedule.
+        held_out: examples that choose the network among the epochs; None keeps the last one.
+        input_size: (height, width) that the network takes; that of the images by default.
+        world: the processes that train together.
 
     Attributes:
-        epoch: counted from 0.
-        loss: mean loss.
-        clean_error: share misclassified.
-        verified_error: share not verified at the radius of its step; None while training naturally.
-        eps: radius of the last step.
-        seconds: wall-clock time.
+        model, step: the network, and what updates it.
+        progress: how far the training is.
+
+    Raises:
+        InvalidInputError: empty data, NaN or infinity in the images, or a last batch too small for the network or the
+            number of processes.
     """
 
-    epoch: int
-    loss: float
-    clean_error: float
-    verified_error: float | None
-    eps: float
-    seconds: float
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        settings: TrainingSettings,
+        *,
+        held_out: Dataset | None = None,
+        input_size: tuple[int, int] | None = None,
+        world: World | None = None,
+    ) -> None:
+        self._world = world or World(device=data.images.device)
+        self._settings = settings
+        _check(model, data, settings, self._world)
+        height, width = input_size or data.images.shape[2:]
+        self._clean = data.cropped(height, width)
+        self._held_out = held_out.cropped(height, width).to(self._world.device) if held_out is not None else None
+        self._batches = Batches(
+            data, (height, width), settings.augmentation, settings.batch_size, settings.seed, self._world.device
+        )
+        self._total_steps = self._batches.steps_per_epoch * settings.epochs
+        self.model = model.train()
+        if settings.warm_up_epochs > 0:
+            start_warm_up(model)
+        example = self._clean.images[:1].to(self._world.device)
+        self.step = TrainingStep(model, example, data.num_classes, settings, self._world)
+        self.progress = Progress()
+
+    def run_epoch(self, on_step: OnStep | None = None) -> EpochRecord:
+        """Trains one epoch.
+
+        Args:
+            on_step: called with the record of every step, in order; on a GPU a few steps late.
+
+        Raises:
+            TrainingDivergedError: the loss or its gradient became NaN or infinite; names epoch, step and layer.
+        """
+        started = time.perf_counter()
+        epoch, settings, per_epoch = self.progress.epoch, self._settings, self._batches.steps_per_epoch
+        first = epoch * per_epoch
+        if epoch == settings.warm_up_epochs > 0:
+            end_warm_up(self.model, self._clean.images)
+            self.step.start_phase()
+        self.model.train()
+        plan = self._batches.plan(epoch)
+        records: list[StepRecord] = []
+
+        def deliver(step: int, values: list[float]) -> None:
+            record = self._record(step, values, plan)
+            records.append(record)
+            if on_step is not None:
+                on_step(record)
+
+        readback = Readback(deliver)
+        for step in range(first, first + per_epoch):
+            controls = controls_at(settings, step, per_epoch)
+            images, labels = self._batches.batch(plan, step - first)
+            readback.add(step, self.step(images, labels, controls, step))
+        readback.finish()
+        errors = self._choose(epoch)
+        record = summarize(records, time.perf_counter() - started, errors)
+        self.progress.history.append(record)
+        return record
+
+    def _choose(self, epoch: int) -> tuple[float, float] | None:
+        """Measure the network on the held-out set, and keep it if it is the best so far."""
+        if self._held_out is None or epoch < full_radius_from(self._settings):
+            return None
+        errors = held_out_errors(self.step.objective.bounded, self.model, self._held_out, self._settings)
+        score, choice = score_of(self._settings, errors), self.progress.choice
+        if choice is None or score < choice.score:
+            self.progress.choice = Choice(epoch, score, snapshot(self.model))
+        return errors
+
+    def _record(self, step: int, values: list[float], plan: EpochPlan) -> StepRecord:
+        loss, wrong, unverified, failed = values
+        per_epoch = self._batches.steps_per_epoch
+        controls = controls_at(self._settings, step, per_epoch)
+        if failed:
+            raise TrainingDivergedError(self._explain(step, loss, plan))
+        index = step % per_epoch
+        examples = min(self._batches.batch_size, len(self._batches) - index * self._batches.batch_size)
+        return StepRecord(
+            step // per_epoch, step, self._total_steps, examples, loss / examples, round(wrong),
+            round(unverified) if controls.certified else None, controls.eps,
+        )  # fmt: skip
+
+    def _explain(self, step: int, loss: float, plan: EpochPlan) -> str:
+        per_epoch = self._batches.steps_per_epoch
+        controls = controls_at(self._settings, step, per_epoch)
+        what = f"the loss is {loss}" if not torch.isfinite(torch.tensor(loss)) else "the gradient is not finite"
+        where = ""
+        if self._world.size == 1:
+            images, labels = self._batches.batch(plan, step % per_epoch)
+            values = (controls.eps, controls.kappa, controls.beta, controls.regularization)
+            weights = torch.tensor(values, device=images.device)
+            where = f": {locate(self.step.objective, images, labels, weights, Parts.of(controls))}"
+        return (
+            f"{what} in epoch {step // per_epoch}, step {step}{where} (eps {controls.eps:g}, learning rate "
+            f"{controls.lr:g}); try a smaller learning rate, gradient_clip or a longer ramp of eps"
+        )
 
 
 def train(
     model: nn.Module,
     data: Dataset,
     settings: TrainingSettings,
-    on_step: Callable[[StepRecord], None] | None = None,
+    on_step: OnStep | None = None,
+    *,
+    held_out: Dataset | None = None,
 ) -> list[EpochRecord]:
-    """Trains a network in place.
-
-    ParamRamps act as LeakyReLU(eta) during the warm-up; at its end r becomes every neuron's mean post-activation over
-    `data`, and is trained from then on by the same optimizer. The order of batches depends on `settings.seed` alone.
+    """Trains a network in place, for all epochs of its settings, on the device of the data.
 
     Args:
         model: network from images [B, C, H, W] to logits; in training mode afterwards until the caller changes it.
         data: training set, on the model's device.
         settings: the schedule.
         on_step: called after every step, for progress displays.
+        held_out: examples that choose among the epochs; the model is left as it was after the chosen one. By default,
+            whatever the settings' selection, it is left as it is after the last.
 
     Returns:
         one record per epoch.
 
     Raises:
-        InvalidInputError: empty data.
-        TrainingDivergedError: the loss became NaN or infinite; names epoch and step.
+        InvalidInputError, TrainingDivergedError: as `Trainer`.
     """
+    trainer = Trainer(model, data, settings, held_out=held_out)
+    while trainer.progress.epoch < settings.epochs:
+        trainer.run_epoch(on_step)
+    if trainer.progress.choice is not None:
+        model.load_state_dict(trainer.progress.choice.state)
+    return trainer.progress.history
+
+
+def _check(model: nn.Module, data: Dataset, settings: TrainingSettings, world: World) -> None:
     if len(data) == 0:
         raise InvalidInputError("training needs data, the data set is empty")
-    generator = torch.Generator().manual_seed(settings.seed)
-    steps_per_epoch = -(-len(data) // settings.batch_size)
-    bounded = BoundedModule(model, data.images[:1])
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
-    if settings.warm_up_epochs > 0:
-        start_warm_up(model)
-    model.train()
-
-    records = []
-    for epoch in range(settings.epochs):
-        started = time.perf_counter()
-        if epoch == settings.warm_up_epochs > 0:
-            end_warm_up(model, data.images)
-        _set_eta(model, eta_at(settings, epoch))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(settings, epoch)
-        order = torch.randperm(len(data), generator=generator).to(data.images.device)
-        steps = []
-        for index, chosen in enumerate(order.split(settings.batch_size)):
-            step = epoch * steps_per_epoch + index
-            record = _step(
-                bounded, optimizer, data.images[chosen], data.labels[chosen], data.num_classes, settings,
-                epoch=epoch, step=step, steps_per_epoch=steps_per_epoch,
-            )  # fmt: skip
-            steps.append(record)
-            if on_step is not None:
-                on_step(record)
-        records.append(_summary(epoch, steps, time.perf_counter() - started))
-    return records
-
-
-def _step(
-    bounded: BoundedModule,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    settings: TrainingSettings,
-    *,
-    epoch: int,
-    step: int,
-    steps_per_epoch: int,
-) -> StepRecord:
-    # Every step uses the radius that the schedule reaches at its end, so that the ramp has no step of radius 0.
-    certified = settings.loss == "ibp" and epoch >= settings.warm_up_epochs
-    eps = eps_at(settings, (step + 1) / steps_per_epoch) if certified else 0.0
-    optimizer.zero_grad(set_to_none=True)
-    logits = bounded(images)
-    verified_errors = None
-    if certified:
-        ball = PerturbationLpNorm(eps=eps, clip=settings.clip)
-        lower = margin_bounds(bounded, images, labels, num_classes=num_classes, perturbation=ball, method="IBP")
-        loss = certified_loss(logits, labels, lower, kappa_at(settings, eps))
-        verified_errors = len(labels) - int((lower > 0).all(dim=1).sum())
-    else:
-        loss = F.cross_entropy(logits, labels)
-    value = loss.item()
-    record = StepRecord(
-        epoch, step, steps_per_epoch * settings.epochs, len(labels), value,
-        int((logits.argmax(1) != labels).sum()), verified_errors, eps,
-    )  # fmt: skip
-    if not torch.isfinite(loss):
-        raise TrainingDivergedError(
-            f"the loss is {value} in epoch {epoch}, step {step} (eps {eps:g}, learning rate "
-            f"{optimizer.param_groups[0]['lr']:g}); try a smaller learning rate or a longer ramp of eps"
+    if not bool(torch.isfinite(data.images).all()):
+        raise InvalidInputError(f"{data.name}: the training images hold NaN or infinity")
+    last = len(data) % settings.batch_size or settings.batch_size
+    needed = world.size
+    if any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | GlobalBatchNorm) for module in model.modules()):
+        needed = max(2, world.size)
+    if last < needed:
+        raise InvalidInputError(
+            f"the last batch of an epoch has {last} of {len(data)} examples; batch normalisation and "
+            f"{world.size} processes need at least {needed}: change batch_size or the number of examples"
         )
-    loss.backward()
-    optimizer.step()
-    return record
-
-
-def _set_eta(model: nn.Module, eta: float) -> None:
-    for _, module in param_ramps(model):
-        module.set_eta(eta)
-
-
-def _summary(epoch: int, steps: list[StepRecord], seconds: float) -> EpochRecord:
-    examples = sum(record.examples for record in steps)
-    counts = [record.verified_errors for record in steps]
-    return EpochRecord(
-        epoch=epoch,
-        loss=sum(record.loss * record.examples for record in steps) / examples,
-        clean_error=sum(record.clean_errors for record in steps) / examples,
-        verified_error=None if None in counts else sum(count or 0 for count in counts) / examples,
-        eps=steps[-1].eps,
-        seconds=seconds,
-    )

@@ -27,7 +27,7 @@ def mean_activations(model: nn.Module, images: Tensor, batch_size: int = 1024) -
 
     Args:
         model: network with ParamRamp activations; run in evaluation mode and put back as it was.
-        images: un-augmented training set [N, C, H, W].
+        images: un-augmented training set [N, C, H, W], on any device.
         batch_size: images at a time.
 
     Returns:
@@ -39,6 +39,7 @@ def mean_activations(model: nn.Module, images: Tensor, batch_size: int = 1024) -
     if len(images) == 0:
         raise InvalidInputError("mean activations of an empty set of images")
     ramps = dict(param_ramps(model))
+    device = next(iter(model.parameters())).device
     sums = {name: torch.zeros_like(module.r, dtype=torch.float64) for name, module in ramps.items()}
     neurons = dict.fromkeys(ramps, 0)
 
@@ -50,7 +51,7 @@ def mean_activations(model: nn.Module, images: Tensor, batch_size: int = 1024) -
     try:
         with evaluation_mode(model):
             for batch in images.split(batch_size):
-                model(batch)
+                model(batch.to(device))
     finally:
         for handle in handles:
             handle.remove()
@@ -62,7 +63,7 @@ def end_warm_up(model: nn.Module, images: Tensor, batch_size: int = 1024) -> Non
 
     Args:
         model: network whose ParamRamps are in the warm-up.
-        images: un-augmented training set [N, C, H, W].
+        images: un-augmented training set [N, C, H, W], on any device.
         batch_size: images at a time.
     """
     ramps = dict(param_ramps(model))

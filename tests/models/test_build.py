@@ -7,7 +7,7 @@ from torch import nn
 
 from lbp.errors import InvalidInputError
 from lbp.models import ARCHITECTURES, ActivationSettings, ModelSettings, Normalization, build
-from lbp.nn import ParamRamp
+from lbp.nn import LeakyReLU, ParamRamp
 
 # Neurons after every hidden layer on a 3x32x32 input, worked out by hand from the kernel, stride and padding.
 NEURONS_ON_CIFAR = {
@@ -17,13 +17,14 @@ NEURONS_ON_CIFAR = {
     "Small CIFAR": [65536, 16384, 512],
     "Small MNIST": [16 * 32 * 32, 16 * 16 * 16, 32 * 16 * 16, 32 * 8 * 8, 512, 512],
     "CNN-7+BN": [65536, 65536, 32768, 32768, 8192, 512],
+    "WideResNet": [16 * 32 * 32, *[160 * 32 * 32] * 2, *[320 * 16 * 16] * 2, *[640 * 8 * 8] * 2, 512],
 }
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_layers_have_the_published_sizes(name):
     model = build(name, (3, 32, 32), 10, "ramp", eta=0.1, r=2.0)
-    ramps = [module for module in model if isinstance(module, ParamRamp)]
+    ramps = [module for module in model.modules() if isinstance(module, ParamRamp)]
     assert [ramp.r.numel() for ramp in ramps] == NEURONS_ON_CIFAR[name]
     assert all(ramp.eta == torch.tensor(0.1) and ramp.r.eq(2.0).all() for ramp in ramps)
 
@@ -46,8 +47,8 @@ def test_names_are_found_in_any_spelling(spelling):
     [
         ("relu", nn.ReLU),
         ("ReLU", nn.ReLU),
-        ("leaky-relu", nn.LeakyReLU),
-        ("LeakyReLU", nn.LeakyReLU),
+        ("leaky-relu", LeakyReLU),
+        ("LeakyReLU", LeakyReLU),
         ("ramp", ParamRamp),
         ("ParamRamp", ParamRamp),
     ],
@@ -57,7 +58,7 @@ def test_every_activation_is_available(activation, kind):
 
 
 def test_leaky_relu_takes_its_slope():
-    assert build("DM-Small", (1, 8, 8), 3, "leaky-relu", eta=0.3).act1.negative_slope == 0.3
+    assert build("DM-Small", (1, 8, 8), 3, "leaky-relu", eta=0.3).act1.eta.item() == pytest.approx(0.3)
 
 
 def test_only_cnn7_has_batch_norm_before_every_activation():

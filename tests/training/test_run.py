@@ -36,7 +36,12 @@ def test_a_run_trains_the_network_of_its_settings_and_saves_it(config, tmp_path)
     finished.save(tmp_path / "net.safetensors")
     loaded = checkpoint.load(tmp_path / "net.safetensors")
     assert loaded.settings.activation.name == "ramp"
-    assert loaded.training == settings.model_dump(mode="json")
+    assert loaded.training == finished.record()
+    assert {name: loaded.training[name] for name in ("data", "model", "training")} == settings.model_dump(mode="json")
+    assert [record["epoch"] for record in loaded.training["history"]] == [0, 1]
+    assert loaded.training["selection"] == {
+        "by": "validation", "epoch": 1, "examples": 10, "score": finished.history[1].held_out_verified_error,
+    }  # fmt: skip
     x = torch.rand(3, 1, 8, 8)
     assert torch.equal(loaded.model(x), finished.model(x))
 

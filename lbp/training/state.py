@@ -1,0 +1,121 @@
+"""The state of an unfinished run in a file, from which the run continues exactly.
+
+Tensors are kept as safetensors, everything else as JSON in its metadata: reading executes nothing. A file is replaced
+by a complete new one after every epoch, so that a run that is killed loses at most the epoch it was in.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lbp.checkpoint import write_atomically
+from lbp.errors import LbpError
+from lbp.training.records import EpochRecord
+from lbp.training.selection import Choice
+from lbp.training.trainer import Progress, Trainer
+
+FORMAT_VERSION = 1
+
+_KEY = "lbp-run"
+
+
+class StateError(LbpError, ValueError):
+    """A state file cannot be read, or belongs to another run."""
+
+
+def save_state(path: Path, trainer: Trainer, settings: Mapping[str, Any]) -> None:
+    """Writes the state of a training between two epochs, atomically.
+
+    Args:
+        path: file to write.
+        trainer: the training.
+        settings: everything that decides its result, as JSON values.
+    """
+    progress = trainer.progress
+    tensors = {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
+    for index, state in enumerate(_optimizer_states(trainer)):
+        tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
+    choice = None
+    if progress.choice is not None:
+        tensors |= {f"choice.{name}": value for name, value in progress.choice.state.items()}
+        choice = {"epoch": progress.choice.epoch, "score": progress.choice.score}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_initialized():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    description = {
+        "format_version": FORMAT_VERSION,
+        "settings": dict(settings),
+        "history": [asdict(record) for record in progress.history],
+        "choice": choice,
+    }
+    # Tensors that share memory (a choice that is the model itself, say) are written as copies.
+    on_host = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    write_atomically(path, safetensors.torch.save(on_host, metadata={_KEY: json.dumps(description)}))
+
+
+def restore_state(path: Path, trainer: Trainer, settings: Mapping[str, Any]) -> None:
+    """Puts a new trainer where the saved one was.
+
+    Raises:
+        StateError: not a readable state, or that of a run with other settings, which are named.
+    """
+    description, tensors = _read(path)
+    different = _differences(dict(settings), description["settings"])
+    if different:
+        raise StateError(
+            f"{path} belongs to a run with other settings ({', '.join(different)}); restore them, or remove the file "
+            "to start anew"
+        )
+    device = next(trainer.model.parameters()).device
+    try:
+        trainer.model.load_state_dict(_below(tensors, "model."))
+        for index, parameter in enumerate(trainer.model.parameters()):
+            state = _below(tensors, f"adam.{index}.")
+            if state:
+                trainer.step.optimizer.state[parameter] = {name: value.to(device) for name, value in state.items()}
+        history = [EpochRecord(**record) for record in description["history"]]
+        choice = description["choice"]
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise StateError(f"{path}: the state does not fit the network of its settings ({error})") from error
+    chosen = {name: value.to(device) for name, value in _below(tensors, "choice.").items()}
+    trainer.progress = Progress(history, None if choice is None else Choice(**choice, state=chosen))
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+
+
+def _optimizer_states(trainer: Trainer) -> list[dict[str, Tensor]]:
+    """Return Adam's tensors per parameter; empty for one that took part in no step yet."""
+    return [dict(trainer.step.optimizer.state.get(parameter, {})) for parameter in trainer.model.parameters()]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as stream:
+            description = json.loads((stream.metadata() or {})[_KEY])
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        version = description["format_version"]
+    except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
+        raise StateError(f"{path}: not the state of an lbp run ({error}); remove it to start anew") from error
+    if version != FORMAT_VERSION:
+        raise StateError(f"{path}: state of format version {version}, this release reads {FORMAT_VERSION}")
+    return description, tensors
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _differences(now: Any, before: Any, where: str = "") -> list[str]:
+    """Return the names of settings that differ, with both values."""
+    if isinstance(now, dict) and isinstance(before, dict):
+        keys = sorted(now.keys() | before.keys())
+        return [text for key in keys for text in _differences(now.get(key), before.get(key), f"{where}.{key}")]
+    return [] if now == before else [f"{where.removeprefix('.')}: {now!r} now, {before!r} in the file"]
