@@ -1,31 +1,112 @@
 """`lbp train`."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 
 from lbp.commands.console import TrainingProgress, progress_bars
-from lbp.commands.options import DataRoot, prepare_file
-from lbp.training import read_settings, run
+from lbp.commands.options import DataRoot, OutputError, prepare_file
+from lbp.training import EpochRecord, Run, RunSettings, StepRecord, World, joined_world, read_settings, run
+from lbp.training.tensorboard import TensorBoardLog
 
 
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Settings: tables data, model and training.")],
     data_root: DataRoot = None,
     output: Annotated[Path | None, typer.Option(help="Checkpoint; by default CONFIG.safetensors.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Use another setting than the file's: training.seed=3, ..."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run where it stopped.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished run away.")] = False,
+    tensorboard: Annotated[Path | None, typer.Option(help="Also write a TensorBoard log into this folder.")] = None,
 ) -> None:
-    """Train a network with certified bounds and write a checkpoint."""
-    settings = read_settings(config)
+    """Train a network with certified bounds and write a checkpoint.
+
+    After every epoch the state of the run goes to a file beside the checkpoint, from which --resume continues exactly.
+    `torchrun --nproc-per-node N -m lbp train ...` trains by N processes.
+    """
+    settings = read_settings(config, dict(_pair(change) for change in changes or []))
     target = output or config.with_suffix(".safetensors")
     prepare_file(target)
-    with progress_bars() as progress:
-        trained = run(settings, data_root, TrainingProgress(progress, settings.model.architecture))
-    trained.save(target)
-    last = trained.history[-1]
-    verified = "" if last.verified_error is None else f", verified error {100 * last.verified_error:.2f}% by IBP"
-    Console().print(
+    state = target.with_suffix(".state.safetensors")
+    with joined_world(_device(device)) as world:
+        if world.leads:
+            _settle_state(state, resume=resume, restart=restart)
+        world.barrier()
+        trained = _run(settings, data_root, world, state, tensorboard)
+        if world.leads:
+            trained.save(target)
+            state.unlink(missing_ok=True)
+            _report(trained, target)
+
+
+def _run(settings: RunSettings, data_root: Path | None, world: World, state: Path, tensorboard: Path | None) -> Run:
+    if not world.leads:
+        return run(settings, data_root, world=world, state=state)
+    with ExitStack() as stack:
+        log = None if tensorboard is None else stack.enter_context(TensorBoardLog(tensorboard))
+        progress = TrainingProgress(stack.enter_context(progress_bars()), settings.model.architecture)
+
+        def on_step(record: StepRecord) -> None:
+            progress(record)
+            if log is not None:
+                log.on_step(record)
+
+        def on_epoch(record: EpochRecord) -> None:
+            if log is not None:
+                log.on_epoch(record)
+
+        return run(settings, data_root, on_step, on_epoch=on_epoch, world=world, state=state)
+
+
+def _pair(change: str) -> tuple[str, str]:
+    name, equals, value = change.partition("=")
+    if not equals or not name.strip():
+        raise typer.BadParameter(f"--set takes NAME=VALUE, got {change!r}")
+    return name.strip(), value.strip()
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise typer.BadParameter(f"unknown device {name!r}; choose cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("there is no CUDA device that PyTorch can use")
+    return device
+
+
+def _settle_state(state: Path, *, resume: bool, restart: bool) -> None:
+    """Keep or remove what an unfinished run left, as the user says."""
+    if not state.exists() or resume:
+        return
+    if not restart:
+        raise OutputError(f"{state} holds an unfinished run: --resume continues it, --restart throws it away")
+    state.unlink()
+
+
+def _report(trained: Run, target: Path) -> None:
+    console, last, selection = Console(), trained.history[-1], trained.selection
+    verified = "" if last.verified_error is None else f", verified error {100 * last.verified_error:.2f}%"
+    console.print(
         f"last epoch, on the training set at eps {last.eps:g}: clean error {100 * last.clean_error:.2f}%{verified}"
     )
-    Console().print(f"wrote {target}")
+    if selection["by"] != "last":
+        chosen = trained.history[selection["epoch"]]
+        assert chosen.held_out_clean_error is not None
+        assert chosen.held_out_verified_error is not None
+        console.print(
+            f"kept epoch {selection['epoch'] + 1}, the best of all at full eps on {selection['examples']} images of "
+            f"the {selection['by']} set: clean error {100 * chosen.held_out_clean_error:.2f}%, verified error "
+            f"{100 * chosen.held_out_verified_error:.2f}% by IBP"
+        )
+    console.print(f"wrote {target}")
