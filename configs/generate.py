@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lbp.experiments import PaperRow, paper_rows
-
 from lbp.training import RunSettings
 
 Table = dict[str, Any]
@@ -72,8 +71,9 @@ QUICK: dict[str, Table] = {
     },
 }  # fmt: skip
 QUICK_FOR_ALL: Table = {"lr_factor": 0.2, "gradient_clip": 10.0, "kappa_start": 1.0, "kappa_end": 0.5}
-QUICK_LIMIT = {"mnist": 20000}
+QUICK_LIMIT = {"mnist": 10000}
 
+TABLES = ("2", "3", "4", "5", "6", "7")
 CROP = {"tiny-imagenet": 56}
 NORMALIZED = ("cifar10", "tiny-imagenet")
 SLOPE = 0.01
@@ -117,6 +117,8 @@ def all_configs() -> dict[str, Table]:
 
 def _paper() -> Iterator[tuple[str, Table]]:
     for row in paper_rows():
+        if row.table not in TABLES:
+            continue
         slope = f"{row.eta_start:g}" + ("" if row.eta_start == row.eta_end else f"-to-{row.eta_end:g}")
         eps = "" if "/" not in row.train_eps else f"-eps-{row.train_eps.replace('/', '-')}"
         name = f"{_plain(row.architecture)}-{row.loss}-{row.activation}-{slope}{eps}.toml"

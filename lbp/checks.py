@@ -63,7 +63,7 @@ def not_finite(name: str, values: Tensor) -> Check:
         where = int(bad.flatten().nonzero()[0])
         return (
             f"{name} of shape {list(values.shape)} has {int(bad.sum())} entries that are NaN or infinite, the first "
-            f"({float(values.flatten()[where])}) at flat index {where}"
+            f"({float(values.detach().flatten()[where])}) at flat index {where}"
         )
 
     return ~torch.isfinite(values).all(), message

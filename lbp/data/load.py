@@ -10,14 +10,19 @@ from lbp.data.cifar import read_cifar_binary, read_cifar_python
 from lbp.data.dataset import DataError, Dataset, from_bytes
 from lbp.data.digits import load_digits
 from lbp.data.idx import read_idx_images, read_idx_labels
+from lbp.data.tiny_imagenet import read_tiny_imagenet
 
 _CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 _CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+
+_TINY_MEAN = (0.4802, 0.4481, 0.3975)
+_TINY_STD = (0.2770, 0.2691, 0.2821)
 
 _IDX_PREFIX = {"train": "train", "test": "t10k"}
 _MNIST_ORIGIN = "MNIST's four IDX files are at https://yann.lecun.com/exdb/mnist and in its many mirrors"
 _FASHION_ORIGIN = "Fashion-MNIST's four IDX files are at https://github.com/zalandoresearch/fashion-mnist"
 _CIFAR_ORIGIN = "CIFAR-10's binary and Python versions are at https://www.cs.toronto.edu/~kriz/cifar.html"
+_TINY_ORIGIN = "Tiny-ImageNet's archive is at http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
 def load(name: str, split: str, data_root: Path | str | None = None) -> Dataset:
@@ -30,6 +35,7 @@ def load(name: str, split: str, data_root: Path | str | None = None) -> Dataset:
     - `cifar10`: the binary version (`data_batch_1.bin` ...), the Python version (`data_batch_1` ...; never unpickled),
       or numpy files `train_images.npy` (uint8 [N, H, W, C]; `.npy.xz` and numbered parts `train_images_1.npy` ...
       too), `train_labels.npy`, `test_images.npy`, `test_labels.npy`.
+    - `tiny-imagenet`: the unpacked archive (`wnids.txt`, `train/`, `val/`; the latter is the test split).
 
     Args:
         name: one of `DATASETS`; case and punctuation do not matter.
@@ -104,6 +110,17 @@ def _cifar_dataset(images: np.ndarray, labels: np.ndarray, source: str) -> Datas
     return from_bytes("cifar10", images, labels, 10, source=source, mean=_CIFAR10_MEAN, std=_CIFAR10_STD)
 
 
+def _tiny_imagenet(split: str, data_root: Path | None) -> Dataset:
+    candidates = _folders("tiny-imagenet", ("tiny-imagenet-200", "tiny-imagenet"), data_root, _TINY_ORIGIN)
+    for folder in candidates:
+        if (folder / "wnids.txt").is_file():
+            images, labels, classes = read_tiny_imagenet(folder, split)
+            return from_bytes(
+                "tiny-imagenet", images, labels, classes, source=str(folder), mean=_TINY_MEAN, std=_TINY_STD
+            )
+    raise _missing("tiny-imagenet", "wnids.txt", candidates, _TINY_ORIGIN)
+
+
 def _folders(name: str, subfolders: Iterable[str], data_root: Path | None, origin: str) -> list[Path]:
     if data_root is None:
         raise DataError(f"{name} is read from files: name their folder by --data-root (data_root=). {origin}.")
@@ -132,6 +149,7 @@ _READERS: dict[str, Callable[[str, Path | None], Dataset]] = {
     "mnist": _mnist,
     "fashion-mnist": _fashion_mnist,
     "cifar10": _cifar10,
+    "tiny-imagenet": _tiny_imagenet,
 }
 
 DATASETS = tuple(_READERS)
