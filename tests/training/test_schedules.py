@@ -6,7 +6,17 @@ import pytest
 from pydantic import ValidationError
 
 from lbp.training import TrainingSettings
-from lbp.training.schedules import eps_at, eta_at, kappa_at, learning_rate_at, linear, smoothed
+from lbp.training.schedules import (
+    beta_at,
+    controls_at,
+    eps_at,
+    eta_at,
+    full_radius_from,
+    kappa_at,
+    learning_rate_at,
+    linear,
+    smoothed,
+)
 
 
 def settings(**changes):
@@ -30,6 +40,39 @@ def test_kappa_follows_eps(eps, kappa):
     assert kappa_at(settings(kappa_start=1.0, kappa_end=0.5), eps) == pytest.approx(kappa)
 
 
+@pytest.mark.parametrize(("eps", "beta"), [(0.0, 1.0), (0.2, 0.6), (0.4, 0.2)])
+def test_beta_follows_eps_in_crown_ibp_training_alone(eps, beta):
+    assert beta_at(settings(loss="crown-ibp", beta_end=0.2), eps) == pytest.approx(beta)
+    assert beta_at(settings(beta_end=0.2), eps) == 0.0
+
+
+def test_eps_may_start_smoothly():
+    chosen = settings(eps_shape="smoothed")
+    assert eps_at(chosen, 30) == pytest.approx(0.4 * smoothed(0.5))
+    assert eps_at(chosen, 14) < eps_at(settings(), 14)
+
+
+def test_a_step_has_the_values_of_all_schedules():
+    chosen = settings(loss="crown-ibp", regularization=0.5, eta_start=0.01, lr=0.1, lr_milestones=(20,))
+    warm, middle, late = (controls_at(chosen, 10 * epoch + 9, 10) for epoch in (9, 29, 80))
+    assert (warm.certified, warm.eps, warm.kappa, warm.beta, warm.regularization) == (False, 0.0, 1.0, 0.0, 0.0)
+    assert middle.certified
+    assert (middle.eps, middle.kappa, middle.beta) == pytest.approx((0.2, 0.75, 0.5))
+    assert middle.regularization == pytest.approx(0.25)
+    assert middle.lr == pytest.approx(0.01)
+    assert (late.eps, late.beta, late.regularization, late.eta) == (0.4, 0.0, 0.0, 0.01)
+
+
+def test_a_beta_too_small_to_matter_is_none():
+    assert controls_at(settings(loss="crown-ibp", beta_end=9e-6), 990, 10).beta == 0.0
+
+
+def test_networks_are_chosen_at_full_radius():
+    assert full_radius_from(settings()) == 50
+    assert full_radius_from(settings(loss="natural")) == 0
+    assert full_radius_from(settings(ramp_epochs=90)) == 99, "the last epoch is always a candidate"
+
+
 def test_kappa_at_radius_zero_is_its_start():
     assert kappa_at(settings(eps=0.0, kappa_start=0.7), 0.0) == 0.7
 
@@ -40,6 +83,13 @@ def test_eta_is_kept_then_falls_to_its_end():
     assert values[:21] == [0.01] * 21
     assert values[60:] == pytest.approx([0.0] * 40)
     assert all(later < earlier for earlier, later in itertools.pairwise(values[20:61]))
+
+
+def test_eta_may_fall_linearly_or_stay():
+    chosen = settings(eta_start=0.01, eta_end=0.0, eta_shape="linear", eta_fall_epochs=40)
+    assert eta_at(chosen, 10) == pytest.approx(0.0075)
+    assert eta_at(settings(eta_start=0.01), 70) == 0.01
+    assert eta_at(settings(), 70) is None
 
 
 def test_eta_may_jump():
@@ -87,6 +137,12 @@ def test_eps_may_be_a_quotient(text, eps):
         {"lr": float("inf")},
         {"kappa_end": 1.1},
         {"eta_start": -0.1},
+        {"eta_end": 0.1},
+        {"r_noise": -1.0},
+        {"gradient_clip": 0.0},
+        {"validation_share": 1.0},
+        {"selection": "best"},
+        {"augmentation": {"padding": -1}},
         {"warm_up_epochs": -1},
         {"warm_up_epochs": 80},
         {"clip": (1.0, 0.0)},

@@ -1,6 +1,7 @@
 """Training: the life cycle of ParamRamp, reproducibility, and what stops it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from lbp.errors import InvalidInputError
 from lbp.models import build
 from lbp.nn import ParamRamp
 from lbp.training import (
+    Augmentation,
+    Trainer,
     TrainingDivergedError,
     TrainingSettings,
     end_warm_up,
@@ -18,11 +21,7 @@ from lbp.training import (
     start_warm_up,
     train,
 )
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load("digits", "train").first(200)
+from lbp.verification import verify
 
 
 def small_network(activation="ramp"):
@@ -141,16 +140,78 @@ def test_batch_norm_is_trained_with_bounds():
     assert model[2].num_batches_tracked == 2, "one clean pass a step, and no other, updates the statistics"
 
 
-def test_a_loss_that_is_nan_stops_with_epoch_and_step(digits):
+@pytest.mark.parametrize(
+    ("parameter", "place"), [("output.bias", "output.bias"), ("conv2.weight", "conv2.weight"), ("act1.r", "act1.r")]
+)
+def test_a_parameter_that_is_nan_stops_with_epoch_step_and_layer(digits, parameter, place):
+    model = small_network()
+
+    def poison(record):
+        if record.step == 5:
+            with torch.no_grad():
+                model.get_parameter(parameter).view(-1)[0] = torch.nan
+
+    with pytest.raises(TrainingDivergedError, match=f"the loss is nan in epoch 1, step 6: the parameter {place} has"):
+        train(model, digits, settings(), poison)
+
+
+def test_a_layer_whose_output_overflows_is_named(digits):
     model = small_network("relu")
 
     def poison(record):
         if record.step == 5:
             with torch.no_grad():
-                model.output.bias[0] = torch.nan
+                model.conv2.weight.fill_(3e38)
 
-    with pytest.raises(TrainingDivergedError, match="nan in epoch 1, step 6"):
+    with pytest.raises(
+        TrainingDivergedError, match="step 6: in the clean pass the output of layer conv2 is not finite"
+    ):
         train(model, digits, settings(), poison)
+
+
+def test_a_layer_whose_bounds_alone_overflow_is_named(digits):
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 2)
+    with torch.no_grad():
+        # Equal and opposite on every image: the clean pass cancels, and the radius adds up.
+        layer.weight[:, 0::2], layer.weight[:, 1::2] = 2e37, -2e37
+    model = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), nn.Linear(2, 10))
+    data = replace(digits, images=torch.full_like(digits.images, 0.5))
+    with pytest.raises(TrainingDivergedError, match="epoch 1, step 4: the bounds of layer 1 are not finite"):
+        train(model, data, settings(eps=10.0, clip=None, lr=1e-9))
+
+
+def test_the_best_epoch_on_held_out_images_is_kept(digits):
+    held_out = load("digits", "train").chosen(torch.arange(200, 300))
+    model = small_network()
+    schedule = settings(epochs=5, lr=5e-3, eps=0.02)
+    history = train(model, digits, schedule, held_out=held_out)
+    assert [record.held_out_verified_error is None for record in history] == [True, True, False, False, False]
+    best = min(record.held_out_verified_error for record in history[2:])
+    result = verify(model, held_out.images, held_out.labels, 0.02, clip=(0, 1), methods="IBP")
+    assert result.verified_error == pytest.approx(best)
+
+
+def test_augmented_images_may_be_larger_than_the_network_takes(digits):
+    torch.manual_seed(0)
+    model = build("DM-Small", (1, 6, 6), 10, "ramp")
+    schedule = settings(augmentation=Augmentation(flip=True, padding=1))
+    trainer = Trainer(model, digits, schedule, input_size=(6, 6))
+    assert trainer.run_epoch().clean_error < 1.0
+
+
+@pytest.mark.parametrize("count", [65, 129])
+def test_a_last_batch_of_one_example_is_refused_with_batch_normalisation(digits, count):
+    model = build("CNN-7+BN", (1, 8, 8), 10)
+    with pytest.raises(InvalidInputError, match=f"the last batch of an epoch has 1 of {count} examples"):
+        train(model, digits.first(count), settings())
+
+
+def test_images_that_are_nan_are_refused(digits):
+    images = digits.images.clone()
+    images[3, 0, 0, 0] = torch.nan
+    with pytest.raises(InvalidInputError, match="hold NaN"):
+        train(small_network(), replace(digits, images=images), settings())
 
 
 def test_empty_data_is_refused():

@@ -1,0 +1,100 @@
+"""Several processes train like one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from training.two_processes import one_step
+
+import lbp
+from lbp import checkpoint
+from lbp.errors import InvalidInputError
+from lbp.nn import GlobalBatchNorm
+from lbp.training import read_settings, run
+from lbp.training.distributed import World
+
+WORKER = Path(__file__).with_name("two_processes.py")
+# The last batch, of 6, and the first two are divided into parts of different size.
+TOML = """
+[data]
+limit = 38
+[model]
+activation = { name = "ramp", eta = 0.01 }
+[training]
+eps = 0.02
+epochs = 3
+batch_size = 15
+validation_share = 0.05
+warm_up_epochs = 1
+ramp_epochs = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "net.toml").write_text(TOML)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    source = str(Path(lbp.__file__).parents[1])
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "PYTHONPATH": source}
+    finished = subprocess.run(
+        [*torchrun, str(WORKER), str(folder)], env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert finished.returncode == 0, finished.stderr
+    return folder
+
+
+def test_a_run_under_torchrun_gives_the_losses_of_one_process(folder):
+    one, two = run(read_settings(folder / "net.toml")), checkpoint.load(folder / "net.safetensors")
+    assert len(two.training["history"]) == 3
+    for first, second in zip(one.history, two.training["history"], strict=True):
+        assert second["loss"] == pytest.approx(first.loss, rel=1e-4)
+        assert second["clean_error"] == pytest.approx(first.clean_error, abs=1 / 36)
+        assert second["held_out_verified_error"] == first.held_out_verified_error
+    weights = two.model.state_dict()
+    for name, value in one.model.state_dict().items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_a_step_with_batch_normalisation_noise_and_regularisers_is_that_of_one_process(folder):
+    expected = one_step(World())
+    for rank in range(2):
+        found = torch.load(folder / f"step-{rank}.pt", weights_only=True)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5 * float(value.abs().max()))
+
+
+def test_parts_of_a_batch_cover_it_in_order():
+    batch = torch.arange(11)
+    parts = [World(rank, 3).part(batch) for rank in range(3)]
+    assert torch.equal(torch.cat(parts), batch)
+    assert [len(part) for part in parts] == [4, 4, 3]
+    with pytest.raises(InvalidInputError, match="2 examples cannot be divided among 3 processes"):
+        World(0, 3).part(batch[:2])
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(nn.BatchNorm1d, (6, 4)), (nn.BatchNorm2d, (6, 4, 3, 3))])
+def test_batch_normalisation_over_one_process_is_that_of_pytorch(kind, shape):
+    torch.manual_seed(0)
+    layers = []
+    x = torch.randn(shape, dtype=torch.float64)
+    for stand_in in (False, True):
+        layer = kind(4, momentum=0.2).double()
+        inputs = x.clone().requires_grad_()
+        module = GlobalBatchNorm(layer, lambda values: values) if stand_in else layer
+        for _ in range(2):
+            output = module(inputs)
+        output.square().mul(torch.arange(x[0].numel()).reshape(x.shape[1:])).sum().backward()
+        layers.append((output, inputs.grad, layer.weight.grad, *layer.buffers(), module.eval()(x)))
+    for first, second in zip(*layers, strict=True):
+        torch.testing.assert_close(first, second)
+
+
+def test_batch_normalisation_without_running_statistics_is_refused():
+    with pytest.raises(InvalidInputError, match="needs weights and running statistics"):
+        GlobalBatchNorm(nn.BatchNorm1d(3, track_running_stats=False), lambda values: values)

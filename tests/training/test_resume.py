@@ -1,0 +1,118 @@
+"""A run that is killed continues as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lbp import checkpoint, cli
+from lbp.commands.options import OutputError
+from lbp.training import RunPausedError, RunSettings, StateError, read_settings, run
+
+runner = CliRunner()
+ENVIRONMENT = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
+SETTINGS = {
+    "data": {"name": "digits", "limit": 60},
+    "model": {"architecture": "DM-Small", "activation": {"name": "ramp", "eta": 0.01}},
+    "training": {
+        "eps": 0.05, "epochs": 6, "batch_size": 30, "warm_up_epochs": 1, "ramp_epochs": 2, "r_noise": 0.1,
+        "eta_start": 0.01, "eta_end": 0.0, "eta_fall_epochs": 4, "loss": "crown-ibp", "lr_milestones": [4],
+        "augmentation": {"padding": 1},
+    },
+}  # fmt: skip
+TOML = """
+[data]
+limit = 90
+[model]
+activation = { name = "ramp", eta = 0.01 }
+[training]
+eps = 0.05
+epochs = 6
+batch_size = 30
+warm_up_epochs = 1
+ramp_epochs = 1
+r_noise = 0.01
+"""
+
+
+def without_times(history):
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in history]
+
+
+def assert_same(first, second):
+    assert without_times(first.record()["history"]) == without_times(second.record()["history"])
+    assert first.selection == second.selection
+    states = first.model.state_dict(), second.model.state_dict()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def paused_after(count, settings, state):
+    left = iter(range(count - 1))
+    with pytest.raises(RunPausedError, match=f"after .* of {settings.training.epochs} epochs"):
+        run(settings, state=state, goes_on=lambda: next(left, None) is not None)
+
+
+def test_a_run_paused_at_every_epoch_equals_an_uninterrupted_one(tmp_path):
+    settings = RunSettings.model_validate(SETTINGS)
+    state = tmp_path / "state"
+    for _ in range(settings.training.epochs - 1):
+        torch.manual_seed(torch.seed() % 1000)
+        paused_after(1, settings, state)
+    assert_same(run(settings, state=state), run(settings))
+
+
+def test_a_run_with_other_settings_is_not_continued(tmp_path):
+    settings = RunSettings.model_validate(SETTINGS)
+    paused_after(1, settings, tmp_path / "state")
+    other = RunSettings.model_validate({**SETTINGS, "training": {**SETTINGS["training"], "lr": 0.125}})
+    with pytest.raises(StateError, match=r"other settings \(training.lr: 0.125 now, 0.0005 in the file\)"):
+        run(other, state=tmp_path / "state")
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"\x10\x00\x00\x00\x00\x00\x00\x00{}"])
+def test_a_file_that_is_no_state_is_refused(tmp_path, content):
+    (tmp_path / "state").write_bytes(content)
+    with pytest.raises(StateError, match="not the state of an lbp run"):
+        run(RunSettings.model_validate(SETTINGS), state=tmp_path / "state")
+
+
+def killed_in_the_middle(folder):
+    """Starts a training, and kills it where it cannot defend itself once it has left a state."""
+    state = folder / "net.state.safetensors"
+    command = [sys.executable, "-m", "lbp", "train", str(folder / "net.toml"), "--device", "cpu"]
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as process:
+        while not state.exists() and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "the training was over before it could be killed"
+    return state
+
+
+def test_a_killed_training_resumes_bit_for_bit(tmp_path):
+    config = tmp_path / "net.toml"
+    config.write_text(TOML)
+    state = killed_in_the_middle(tmp_path)
+    refused = runner.invoke(cli.app, ["train", str(config)])
+    assert isinstance(refused.exception, OutputError)
+    assert "--resume continues it, --restart throws it away" in str(refused.exception)
+    resumed = runner.invoke(cli.app, ["train", str(config), "--resume", "--device", "cpu"])
+    assert resumed.exit_code == 0, resumed.output
+    assert not state.exists(), "a finished run leaves no state"
+    first, second = checkpoint.load(tmp_path / "net.safetensors"), run(read_settings(config))
+    assert without_times(first.training["history"]) == without_times(second.record()["history"])
+    assert first.training["selection"] == second.selection
+    weights = second.model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in first.model.state_dict().items())
+
+
+def test_an_unfinished_run_may_be_thrown_away(tmp_path):
+    config = tmp_path / "net.toml"
+    config.write_text(TOML.replace("epochs = 6", "epochs = 3"))
+    (tmp_path / "net.state.safetensors").write_bytes(b"of another run")
+    assert runner.invoke(cli.app, ["train", str(config), "--restart", "--device", "cpu"]).exit_code == 0
+    assert not (tmp_path / "net.state.safetensors").exists()
