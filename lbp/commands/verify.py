@@ -50,7 +50,10 @@ def verify(
     norm: Annotated[float, typer.Option(help="p of the l_p ball: 1, 2, ..., inf.")] = math.inf,
     clip: Clip = True,
     attack: Annotated[
-        bool, typer.Option("--attack/--no-attack", help="Try to falsify what is open before the costly methods.")
+        bool,
+        typer.Option(
+            "--attack/--no-attack", help="Try to falsify what is open before the costly methods (l_inf only)."
+        ),
     ] = True,
     attack_steps: Annotated[int, typer.Option(min=1, help="Gradient steps of a restart.")] = 40,
     attack_restarts: Annotated[int, typer.Option(min=0, help="Random starts, for each of two losses.")] = 2,
