@@ -18,7 +18,7 @@ from lbp.verification.batches import default_batch_size
 from lbp.verification.falsify import AttackSettings, falsify, predicted_classes
 from lbp.verification.margins import margin_bounds
 from lbp.verification.verdicts import ImageVerdict
-from lbp.verification.verify import bound_options, method_names
+from lbp.verification.verify import bound_options, checked_classes, method_names
 
 CASCADE = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN")
 """The methods of a cascade unless others are named, cheapest first."""
@@ -79,7 +79,7 @@ def run_cascade(
         the verdicts in the order in which they became known.
 
     Raises:
-        InvalidInputError: shapes that do not fit; an attack for another norm than infinity.
+        InvalidInputError: shapes or labels that do not fit; an attack for another norm than infinity.
         UnsupportedArgumentError: unknown method.
         UnsupportedLayerError: the model has a layer without bounds.
     """
@@ -137,10 +137,10 @@ class _Cascade:
             name = full[-1] if full else next(name for name in names if queues[name])
             batch = [queues[name].popleft() for _ in range(min(sizes[name], len(queues[name])))]
             self._stage(name, batch)
-            last = name == names[-1]
-            known = [index for index in batch if last or self._waiting[index].verdict != "open"]
-            if not last:
-                queues[names[names.index(name) + 1]].extend(index for index in batch if index not in set(known))
+            following = names[names.index(name) + 1 :]
+            known = [index for index in batch if not following or self._waiting[index].verdict != "open"]
+            if following:
+                queues[following[0]].extend(index for index in batch if self._waiting[index].verdict == "open")
             verdicts = [self._waiting.pop(index) for index in known]
             finished += verdicts
             if verdicts and on_verdicts is not None:
@@ -163,7 +163,7 @@ class _Cascade:
 
     def _predict(self, batch: list[int], x: Tensor, labels: Tensor) -> None:
         logits = self._model(x)
-        self._classes = logits.shape[1]
+        self._classes = checked_classes(logits, labels)
         predictions = predicted_classes(logits)
         for image, label, prediction in zip(batch, labels.tolist(), predictions.tolist(), strict=True):
             known = ImageVerdict(index=image, label=label, prediction=prediction)

@@ -87,7 +87,7 @@ def verify(
         net = BoundedModule(model, x[:1], bound_opts=bound_options(strategy))
         size = batch_size or default_batch_size(model, x[:1], "IBP")
         logits = torch.cat([model(part) for part in x.split(size)])
-        classes = _checked_classes(logits, labels, num_classes)
+        classes = checked_classes(logits, labels, num_classes)
         predictions = predicted_classes(logits)
         left = predictions == labels if cascade else torch.ones_like(labels, dtype=torch.bool)
         results = {}
@@ -202,7 +202,12 @@ def _check_inputs(model: nn.Module, x: Tensor, labels: Tensor, batch_size: int |
         raise InvalidInputError(f"batch_size must be at least 1, got {batch_size}")
 
 
-def _checked_classes(logits: Tensor, labels: Tensor, num_classes: int | None) -> int:
+def checked_classes(logits: Tensor, labels: Tensor, num_classes: int | None = None) -> int:
+    """Number of classes of logits that must be [B, classes >= 2].
+
+    Raises:
+        InvalidInputError: other shapes, another number than `num_classes`, or labels outside the classes.
+    """
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise InvalidInputError(f"the model must give logits [B, classes >= 2], it gives shape {list(logits.shape)}")
     classes = logits.shape[1]

@@ -128,3 +128,5 @@ def test_labels_that_do_not_fit_are_refused(trained, digits):
         InvalidInputError, match=r"labels must be int64 of shape \[40\], got torch.int64 of shape \[39\]"
     ):
         run_cascade(trained, digits.images.double(), digits.labels[1:], CascadeSettings(eps=EPS))
+    with pytest.raises(InvalidInputError, match="labels run from 1 to 10, expected 0 to 9"):
+        run_cascade(trained, digits.images.double(), digits.labels + 1, CascadeSettings(eps=EPS))
