@@ -27,6 +27,7 @@ from lbp.commands.options import (
     prepare_outputs,
     write_json,
 )
+from lbp.distributed import workers
 from lbp.evaluation import (
     METHODS,
     STRATEGIES,
@@ -39,7 +40,7 @@ from lbp.evaluation import (
     evaluate as evaluate_images,
 )
 from lbp.experiments import PaperRow, matching_rows
-from lbp.results import run_images, workers
+from lbp.results import run_images
 from lbp.verification import AttackSettings, method_names
 
 _KINDS = ("verified", "open", "attacked", "misclassified")

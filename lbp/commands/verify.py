@@ -24,7 +24,8 @@ from lbp.commands.options import (
     prepare_outputs,
     write_json,
 )
-from lbp.results import run_images, workers
+from lbp.distributed import workers
+from lbp.results import run_images
 from lbp.verification import (
     CASCADE,
     VERDICTS,

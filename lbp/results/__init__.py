@@ -2,6 +2,5 @@
 
 from lbp.results.file import ResultsError, ResultsFile, read_lines
 from lbp.results.run import run_images
-from lbp.results.workers import Workers, workers
 
-__all__ = ["ResultsError", "ResultsFile", "Workers", "read_lines", "run_images", "workers"]
+__all__ = ["ResultsError", "ResultsFile", "read_lines", "run_images"]

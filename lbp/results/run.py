@@ -5,8 +5,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from lbp.distributed import Workers
 from lbp.results.file import Record, ResultsError, ResultsFile, read_lines, write_results
-from lbp.results.workers import Workers
 
 Emit = Callable[[list[Record]], None]
 Work = Callable[[list[int], Emit], None]

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from lbp.results import ResultsError, Workers, read_lines, run_images, workers
+from lbp.distributed import Workers, workers
+from lbp.results import ResultsError, read_lines, run_images
 
 SETTINGS = {"power": 2}
 
