@@ -19,6 +19,7 @@ from lbp.commands.options import (
     Device,
     JsonPath,
     Limit,
+    MemoryBudget,
     Radius,
     ResultsPath,
     Resume,
@@ -42,6 +43,7 @@ from lbp.evaluation import (
 from lbp.experiments import PaperRow, matching_rows
 from lbp.results import run_images
 from lbp.verification import AttackSettings, method_names
+from lbp.verification.batches import DEFAULT_BUDGET
 
 _KINDS = ("verified", "open", "attacked", "misclassified")
 
@@ -61,6 +63,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of the attacks.")] = 0,
     limit: Limit = None,
     batch_size: BatchSize = None,
+    memory_budget: MemoryBudget = DEFAULT_BUDGET,
     device: Device = "cpu",
     results: ResultsPath = None,
     resume: Resume = False,
@@ -89,6 +92,7 @@ def evaluate(
         def work(todo: list[int], emit: Callable[[list[dict[str, Any]]], None]) -> None:
             evaluate_images(
                 subject.network.model, images, labels, settings, indices=todo, batch_size=batch_size,
+                memory_budget=memory_budget,
                 on_images=lambda found: emit([image.model_dump(mode="json") for image in found]),
             )  # fmt: skip
 

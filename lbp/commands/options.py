@@ -10,7 +10,7 @@ import typer
 from lbp.checkpoint import write_atomically
 from lbp.data import DATASETS
 from lbp.errors import LbpError
-from lbp.settings import parse_number
+from lbp.settings import parse_bytes, parse_number
 
 
 class OutputError(LbpError):
@@ -21,6 +21,14 @@ def number(value: str | float) -> float:
     """Reads a number or a quotient from the command line; typer also passes the default through."""
     try:
         return parse_number(str(value))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def amount_of_memory(value: str | int) -> int:
+    """Reads an amount of memory from the command line; typer also passes the default through."""
+    try:
+        return parse_bytes(str(value))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -40,6 +48,13 @@ Clip = Annotated[bool, typer.Option("--clip/--no-clip", help="Intersect the ball
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", min=1, help="Images at a time; by default each method's own choice.")
 ]
+MemoryBudget = Annotated[
+    int,
+    typer.Option(
+        "--memory-budget", parser=amount_of_memory, metavar="BYTES",
+        help="For the coefficients of a batch, such as 4GiB; decides how many images go at a time.",
+    ),
+]  # fmt: skip
 CheckpointPath = Annotated[
     Path, typer.Argument(metavar="CHECKPOINT", help="Network written by `lbp train` or `lbp demo`.")
 ]

@@ -17,6 +17,7 @@ from lbp.commands.options import (
     Device,
     JsonPath,
     Limit,
+    MemoryBudget,
     Radius,
     ResultsPath,
     Resume,
@@ -36,6 +37,7 @@ from lbp.verification import (
     run_cascade,
     summarize,
 )
+from lbp.verification.batches import DEFAULT_BUDGET
 
 
 def verify(
@@ -62,6 +64,7 @@ def verify(
     seed: Annotated[int, typer.Option(min=0, help="Of the attacks.")] = 0,
     limit: Limit = None,
     batch_size: BatchSize = None,
+    memory_budget: MemoryBudget = DEFAULT_BUDGET,
     device: Device = "cpu",
     results: ResultsPath = None,
     resume: Resume = False,
@@ -91,6 +94,7 @@ def verify(
         def work(todo: list[int], emit: Callable[[list[dict[str, Any]]], None]) -> None:
             run_cascade(
                 subject.network.model, images, labels, settings, indices=todo, batch_size=batch_size,
+                memory_budget=memory_budget,
                 on_verdicts=lambda verdicts: emit([verdict.model_dump(mode="json") for verdict in verdicts]),
             )  # fmt: skip
 

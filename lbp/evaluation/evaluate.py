@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lbp.nn import evaluation_mode
 from lbp.settings import Settings
 from lbp.verification import AttackSettings, check_consistent, falsify, verify
-from lbp.verification.batches import default_batch_size
+from lbp.verification.batches import DEFAULT_BUDGET, default_batch_size
 
 METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP")
 STRATEGIES = ("tight", "adaptive")
@@ -70,6 +70,7 @@ def evaluate(
     *,
     indices: Sequence[int] | None = None,
     batch_size: int | None = None,
+    memory_budget: int = DEFAULT_BUDGET,
     on_images: Callable[[list[EvaluatedImage]], None] | None = None,
 ) -> list[EvaluatedImage]:
     """Verifies images by all methods, attacks them, and holds the certificates against the attacks.
@@ -80,7 +81,8 @@ def evaluate(
         labels: int64 [N].
         settings: methods, region and attacks.
         indices: of the images to evaluate; by default all.
-        batch_size: images at a time; by default each method's own choice.
+        batch_size: images at a time; by default as many as each method can take within the memory budget.
+        memory_budget: bytes for the coefficients of a batch. Verdicts do not depend on it.
         on_images: called with what was found, after every batch.
 
     Raises:
@@ -93,14 +95,15 @@ def evaluate(
         return []
     weights = next(model.parameters(), None)
     device = x.device if weights is None else weights.device
-    size = batch_size or min(_LARGEST_BATCH, default_batch_size(model, x[todo[:1]].to(device), "IBP"))
+    example = x[todo[:1]].to(device)
+    size = batch_size or min(_LARGEST_BATCH, default_batch_size(model, example, "IBP", memory_budget))
     images: list[EvaluatedImage] = []
     with evaluation_mode(model):
         for start in range(0, len(todo), size):
             part = todo[start : start + size]
             index = torch.tensor(part)
             inputs, targets = x[index.to(x.device)].to(device), labels[index.to(labels.device)].to(device)
-            found = _evaluate_batch(model, inputs, targets, settings, part, batch_size)
+            found = _evaluate_batch(model, inputs, targets, settings, part, batch_size, memory_budget)
             images += found
             if on_images is not None:
                 on_images(found)
@@ -119,6 +122,7 @@ def _evaluate_batch(
     settings: EvaluationSettings,
     indices: list[int],
     batch_size: int | None,
+    memory_budget: int,
 ) -> list[EvaluatedImage]:
     started = time.perf_counter()
     verified: dict[str, list[bool]] = {}
@@ -127,7 +131,7 @@ def _evaluate_batch(
     for strategy in settings.strategies:
         result = verify(
             model, x, labels, settings.eps, clip=settings.clip, methods=settings.methods, strategy=strategy,
-            batch_size=batch_size,
+            batch_size=batch_size, memory_budget=memory_budget,
         )  # fmt: skip
         for method, found in result.methods.items():
             verified[verified_figure(method, strategy)] = found.verified.tolist()

@@ -3,17 +3,20 @@
 import torch
 from torch import Tensor, nn
 
-_BUDGET = 1 << 30
+DEFAULT_BUDGET = 1 << 30
+"""Bytes for the coefficients of a batch where nobody says otherwise."""
+
 _LARGEST = 512
 
 
-def default_batch_size(model: nn.Module, example: Tensor, method: str) -> int:
-    """Examples whose largest coefficient matrices take about one GiB, by the number of neurons of the layers.
+def default_batch_size(model: nn.Module, example: Tensor, method: str, memory_budget: int = DEFAULT_BUDGET) -> int:
+    """Examples whose largest coefficient matrices stay within a budget, by the number of neurons of the layers.
 
     Args:
         model: network; its modules with parameters count as layers.
         example: one input [1, *shape].
         method: canonical name of the method.
+        memory_budget: bytes; an estimate from shapes that counts whole matrices, so that one example is the least.
 
     Returns:
         between 1 and 512.
@@ -32,7 +35,7 @@ def default_batch_size(model: nn.Module, example: Tensor, method: str) -> int:
             entries = 2 * max(rows * columns for rows, columns in zip(neurons, below, strict=True))
     # A pass holds about three such matrices: the one before, the one after, and a temporary.
     size = 3 * entries * example.element_size()
-    return max(1, min(_LARGEST, _BUDGET // size))
+    return max(1, min(_LARGEST, memory_budget // size))
 
 
 def _layer_sizes(model: nn.Module, example: Tensor) -> list[int]:

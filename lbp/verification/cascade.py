@@ -14,7 +14,7 @@ from lbp.errors import InvalidInputError
 from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
 from lbp.settings import Settings
-from lbp.verification.batches import default_batch_size
+from lbp.verification.batches import DEFAULT_BUDGET, default_batch_size
 from lbp.verification.falsify import AttackSettings, falsify, predicted_classes
 from lbp.verification.margins import margin_bounds
 from lbp.verification.verdicts import ImageVerdict
@@ -58,6 +58,7 @@ def run_cascade(
     *,
     indices: Sequence[int] | None = None,
     batch_size: int | None = None,
+    memory_budget: int = DEFAULT_BUDGET,
     on_verdicts: Callable[[list[ImageVerdict]], None] | None = None,
 ) -> list[ImageVerdict]:
     """Verifies images by one method after the other until their verdict is known.
@@ -72,7 +73,8 @@ def run_cascade(
         labels: int64 [N].
         settings: methods, region and attack.
         indices: of the images to verify; by default all.
-        batch_size: images at a time; by default each method's own choice.
+        batch_size: images at a time; by default as many as each method can take within the memory budget.
+        memory_budget: bytes for the coefficients of a batch. Verdicts do not depend on it.
         on_verdicts: called with the verdicts that have become known, after every batch.
 
     Returns:
@@ -96,7 +98,9 @@ def run_cascade(
         cascade = _Cascade(model, x, labels, settings)
         names = cascade.stages()
         example = x[todo[:1]].to(cascade.device)
-        sizes = {name: batch_size or default_batch_size(model, example, _batch_like(name)) for name in names}
+        sizes = {
+            name: batch_size or default_batch_size(model, example, _batch_like(name), memory_budget) for name in names
+        }
         return cascade.run(todo, sizes, on_verdicts)
 
 

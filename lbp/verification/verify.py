@@ -14,7 +14,7 @@ from lbp.errors import InvalidInputError
 from lbp.methods.names import parse_method
 from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
-from lbp.verification.batches import default_batch_size
+from lbp.verification.batches import DEFAULT_BUDGET, default_batch_size
 from lbp.verification.falsify import predicted_classes
 from lbp.verification.margins import margin_bounds
 from lbp.verification.result import MethodResult, VerificationResult
@@ -45,6 +45,7 @@ def verify(
     strategy: str = "tight",
     cascade: bool = False,
     batch_size: int | None = None,
+    memory_budget: int = DEFAULT_BUDGET,
     num_classes: int | None = None,
     progress: Progress | None = None,
 ) -> VerificationResult:
@@ -65,8 +66,9 @@ def verify(
         methods: one or several of `METHODS`, "Relaxed-CROWN-v" for other v; case does not matter.
         strategy: bounding lines of the activations: "tight", "adaptive", "constant", "same-slope", ...
         cascade: run the methods from the cheapest on, each only on correctly classified examples that are still open.
-        batch_size: examples at a time; by default as many as keep the coefficients near one GiB. Does not change
-            verdicts beyond rounding.
+        batch_size: examples at a time; by default as many as each method can take within the memory budget. Does not
+            change verdicts beyond rounding.
+        memory_budget: bytes for the coefficients of a batch.
         num_classes: number of logits; by default that of the model.
         progress: called with (method, examples done, examples in all) after every batch.
 
@@ -85,14 +87,14 @@ def verify(
     perturbation = PerturbationLpNorm(eps=eps, norm=norm, clip=clip)
     with evaluation_mode(model), torch.no_grad():
         net = BoundedModule(model, x[:1], bound_opts=bound_options(strategy))
-        size = batch_size or default_batch_size(model, x[:1], "IBP")
+        size = batch_size or default_batch_size(model, x[:1], "IBP", memory_budget)
         logits = torch.cat([model(part) for part in x.split(size)])
         classes = checked_classes(logits, labels, num_classes)
         predictions = predicted_classes(logits)
         left = predictions == labels if cascade else torch.ones_like(labels, dtype=torch.bool)
         results = {}
         for name in names:
-            size = batch_size or default_batch_size(model, x[:1], name)
+            size = batch_size or default_batch_size(model, x[:1], name, memory_budget)
             bound = partial(margin_bounds, net, num_classes=classes, perturbation=perturbation, method=name)
             result = _run(name, bound, x, labels, left, classes, size, progress)
             result.verified.logical_and_((predictions == labels).cpu())

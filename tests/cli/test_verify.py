@@ -114,3 +114,20 @@ def test_two_processes_reach_the_verdicts_of_one(network, tmp_path):
     assert finished.stdout.count("verified error so far") == 1, "one process prints"
     assert verdicts(together) == verdicts(alone)
     assert [path.name for path in tmp_path.glob("together*")] == ["together.jsonl"]
+
+
+@pytest.mark.parametrize("budget", ["1", "64KiB", "2 GB"])
+def test_verdicts_do_not_depend_on_the_memory_budget(network, tmp_path, budget):
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "results.jsonl"
+    assert invoke(network, "--results", whole).exit_code == 0
+    more = ("--results", path, "--memory-budget", budget)
+    result = runner.invoke(cli.app, [part for part in command(network, *more) if part not in ("--batch-size", "3")])
+    assert result.exit_code == 0, result.output
+    assert verdicts(path) == verdicts(whole)
+
+
+@pytest.mark.parametrize("budget", ["0", "much", "4 XB", "-1GiB"])
+def test_a_budget_that_is_no_amount_of_memory_is_a_usage_error(network, budget):
+    result = invoke(network, f"--memory-budget={budget}")
+    assert result.exit_code == 2
+    assert "expected an amount of memory such as 4GiB" in result.output

@@ -24,3 +24,11 @@ def test_costlier_methods_get_smaller_batches():
 
 def test_networks_without_parameters_have_a_size_too():
     assert default_batch_size(nn.Flatten(), torch.zeros(1, 2, 2), "CROWN") == 512
+
+
+@pytest.mark.parametrize("method", ["IBP", "LBP", "CROWN"])
+def test_a_larger_budget_gives_larger_batches(method):
+    model, example = build("DM-Small", (1, 28, 28), 10), torch.zeros(1, 1, 28, 28)
+    sizes = [default_batch_size(model, example, method, budget) for budget in (1, 10**7, 10**8, 10**15)]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (1, 512)
