@@ -43,30 +43,26 @@ ConvolutionProduct<T, false> forward_product(const ForwardConv2dArguments<T>& ar
   return product;
 }
 
-// Rows are pixels, of which there are always many.
-template <typename T>
-using Shape = typename Tiles<T>::Tall;
-
 }  // namespace
 
 template <typename T>
 Index interval_conv2d_workspace_bytes(const IntervalConv2dArguments<T>& args) {
-  return tiles_workspace_bytes<Shape<T>>(interval_product(args));
+  return tiles_workspace_bytes(interval_product(args), args.arithmetic);
 }
 
 template <typename T>
 Status interval_conv2d(const IntervalConv2dArguments<T>& args, void* workspace, Stream stream) {
-  return launch_tiles<Shape<T>>(interval_product(args), args.arithmetic, workspace, stream);
+  return launch_tiles(interval_product(args), args.arithmetic, workspace, stream);
 }
 
 template <typename T>
 Index forward_conv2d_workspace_bytes(const ForwardConv2dArguments<T>& args) {
-  return tiles_workspace_bytes<Shape<T>>(forward_product(args));
+  return tiles_workspace_bytes(forward_product(args), args.arithmetic);
 }
 
 template <typename T>
 Status forward_conv2d(const ForwardConv2dArguments<T>& args, void* workspace, Stream stream) {
-  return launch_tiles<Shape<T>>(forward_product(args), args.arithmetic, workspace, stream);
+  return launch_tiles(forward_product(args), args.arithmetic, workspace, stream);
 }
 
 LBP_INSTANTIATE_LAUNCHER(interval_conv2d, IntervalConv2dArguments);

@@ -53,8 +53,7 @@ Status launch_few(const IntervalLinearProductArguments<T>& args, Stream stream) 
 template <typename T>
 Index interval_linear_workspace_bytes(const IntervalLinearProductArguments<T>& args) {
   if (args.batch <= kFewExamples) return 0;
-  return with_shape<T>(args.batch,
-                       [&](auto shape) { return tiles_workspace_bytes<decltype(shape)>(interval_product(args)); });
+  return tiles_workspace_bytes(interval_product(args), args.arithmetic);
 }
 
 template <typename T>
@@ -65,22 +64,17 @@ Status interval_linear(const IntervalLinearProductArguments<T>& args, void* work
   if (args.batch == 2) return launch_few<T, 2>(args, stream);
   if (args.batch == 3) return launch_few<T, 3>(args, stream);
   if (args.batch == kFewExamples) return launch_few<T, kFewExamples>(args, stream);
-  return with_shape<T>(args.batch, [&](auto shape) {
-    return launch_tiles<decltype(shape)>(interval_product(args), args.arithmetic, workspace, stream);
-  });
+  return launch_tiles(interval_product(args), args.arithmetic, workspace, stream);
 }
 
 template <typename T>
 Index forward_linear_workspace_bytes(const ForwardLinearArguments<T>& args) {
-  return with_shape<T>(args.rows + args.bias_rows,
-                       [&](auto shape) { return tiles_workspace_bytes<decltype(shape)>(forward_product(args)); });
+  return tiles_workspace_bytes(forward_product(args), args.arithmetic);
 }
 
 template <typename T>
 Status forward_linear(const ForwardLinearArguments<T>& args, void* workspace, Stream stream) {
-  return with_shape<T>(args.rows + args.bias_rows, [&](auto shape) {
-    return launch_tiles<decltype(shape)>(forward_product(args), args.arithmetic, workspace, stream);
-  });
+  return launch_tiles(forward_product(args), args.arithmetic, workspace, stream);
 }
 
 LBP_INSTANTIATE_LAUNCHER(interval_linear, IntervalLinearProductArguments);

@@ -19,16 +19,12 @@ InsertProduct<T> insert_product(const InsertForwardArguments<T>& args) {
 
 template <typename T>
 Index insert_forward_workspace_bytes(const InsertForwardArguments<T>& args) {
-  const auto product = insert_product(args);
-  return with_shape<T>(product.rows, [&](auto shape) { return tiles_workspace_bytes<decltype(shape)>(product); });
+  return tiles_workspace_bytes(insert_product(args), args.arithmetic);
 }
 
 template <typename T>
 Status insert_forward(const InsertForwardArguments<T>& args, void* workspace, Stream stream) {
-  const auto product = insert_product(args);
-  return with_shape<T>(product.rows, [&](auto shape) {
-    return launch_tiles<decltype(shape)>(product, args.arithmetic, workspace, stream);
-  });
+  return launch_tiles(insert_product(args), args.arithmetic, workspace, stream);
 }
 
 LBP_INSTANTIATE_LAUNCHER(insert_forward, InsertForwardArguments);

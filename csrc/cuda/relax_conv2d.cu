@@ -55,15 +55,11 @@ Status launch_constants(const RelaxBackwardConv2dArguments<T>& args, const Plan<
   return LBP_LAUNCH((sum_constants_kernel), dim3(unsigned(finishing)), dim3(kConstantThreads), 0, stream, sum);
 }
 
-// Rows are pixels, of which there are always many.
-template <typename T>
-using Shape = typename Tiles<T>::Tall;
-
 }  // namespace
 
 template <typename T>
 Index relax_backward_conv2d_workspace_bytes(const RelaxBackwardConv2dArguments<T>& args) {
-  return Plan<T>(args).bytes(args.batch) + tiles_workspace_bytes<Shape<T>>(transposed_product<T>(args, nullptr));
+  return Plan<T>(args).bytes(args.batch) + tiles_workspace_bytes(transposed_product<T>(args, nullptr), args.arithmetic);
 }
 
 template <typename T>
@@ -75,8 +71,7 @@ Status relax_backward_conv2d(const RelaxBackwardConv2dArguments<T>& args, void* 
   T* slopes = plan.relaxed ? reinterpret_cast<T*>(bytes + quotient_up(plan.parts_bytes(), 16) * 16) : nullptr;
   const Status status = launch_constants(args, plan, slopes, parts, stream);
   if (status != kSuccess) return status;
-  return launch_tiles<Shape<T>>(transposed_product<T>(args, slopes), args.arithmetic, bytes + plan.bytes(args.batch),
-                                stream);
+  return launch_tiles(transposed_product<T>(args, slopes), args.arithmetic, bytes + plan.bytes(args.batch), stream);
 }
 
 LBP_INSTANTIATE_LAUNCHER(relax_backward_conv2d, RelaxBackwardConv2dArguments);

@@ -19,16 +19,12 @@ RelaxLinearProduct<T> relax_product(const RelaxBackwardLinearArguments<T>& args)
 
 template <typename T>
 Index relax_backward_linear_workspace_bytes(const RelaxBackwardLinearArguments<T>& args) {
-  const auto product = relax_product(args);
-  return with_shape<T>(product.rows, [&](auto shape) { return tiles_workspace_bytes<decltype(shape)>(product); });
+  return tiles_workspace_bytes(relax_product(args), args.arithmetic);
 }
 
 template <typename T>
 Status relax_backward_linear(const RelaxBackwardLinearArguments<T>& args, void* workspace, Stream stream) {
-  const auto product = relax_product(args);
-  return with_shape<T>(product.rows, [&](auto shape) {
-    return launch_tiles<decltype(shape)>(product, args.arithmetic, workspace, stream);
-  });
+  return launch_tiles(relax_product(args), args.arithmetic, workspace, stream);
 }
 
 LBP_INSTANTIATE_LAUNCHER(relax_backward_linear, RelaxBackwardLinearArguments);

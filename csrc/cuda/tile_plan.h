@@ -1,25 +1,33 @@
 // How products of tile_product.cuh are cut into blocks, and their launch.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/kernels/tile_product.cuh"
 #include "cuda/runtime.cuh"
+#include "product_arguments.h"
 
 namespace lbp::cuda {
 
-// A launch of fewer blocks than this splits the depth: two blocks for each of the 132 multiprocessors of an H100. A
-// constant, so that results are the same on every device.
+// A launch of fewer blocks than this splits the depth: two blocks for each of
+// the 132 multiprocessors of an H100. A constant, so that results are the same
+// on every device.
 constexpr Index kEnoughBlocks = 264;
-// A split adds up at least so much of the depth: less would not pay for writing its sums and reading them again.
+// A split adds up at least so much of the depth: less would not pay for writing
+// its sums and reading them again.
 constexpr Index kLeastSplitDepth = 256;
 
-// Tiles. Tall ones reuse what they read most; flat ones serve products of few rows (a specification, a small batch),
-// whose cost is reading the other operand. float64 has half the registers.
+// Tiles. Tall ones reuse what they read most; flat ones serve products of few
+// rows (a specification, a small batch), whose cost is reading the other
+// operand; square ones are for two sums on tensor cores, and for float64, where
+// a tall tile would take more registers than there are.
 template <typename T>
 struct Tiles;
 
 template <>
 struct Tiles<float> {
   using Tall = TileShape<128, 64, 16, 8, 4>;
+  using Square = TileShape<64, 64, 16, 4, 4>;
   using Flat = TileShape<32, 128, 16, 4, 4>;
 };
 
@@ -28,6 +36,35 @@ struct Tiles<double> {
   using Tall = TileShape<64, 64, 8, 4, 4>;
   using Flat = TileShape<32, 128, 8, 4, 4>;
 };
+
+template <typename Sums>
+struct Kind {
+  using Type = Sums;
+};
+
+// Calls body with the sums (a Kind) for a product. Where rows are pixels, there
+// are always many.
+template <typename Product, typename Body>
+auto with_sums(const Product& product, Arithmetic arithmetic, const Body& body) {
+  using T = typename Product::Scalar;
+  using Tall = typename Tiles<T>::Tall;
+  using Flat = typename Tiles<T>::Flat;
+  constexpr Pairing kPairing = Product::kPairing;
+  const bool flat = product.rows <= Flat::kRows;
+  if constexpr (std::is_same_v<T, float>) {
+    if (arithmetic == Arithmetic::kSplit) {
+      using Large = std::conditional_t<kPairing == Pairing::kSingle, Tall, Tiles<float>::Square>;
+      if constexpr (Product::kLeftAlongDepth) {
+        if (flat) return body(Kind<SplitSums<Flat, kPairing>>());
+      }
+      return body(Kind<SplitSums<Large, kPairing>>());
+    }
+  }
+  if constexpr (Product::kLeftAlongDepth) {
+    if (flat) return body(Kind<PlainSums<T, Flat, kPairing>>());
+  }
+  return body(Kind<PlainSums<T, Tall, kPairing>>());
+}
 
 inline Index quotient_up(Index a, Index b) { return (a + b - 1) / b; }
 
@@ -56,47 +93,37 @@ TilePlan<typename Product::Scalar> plan_tiles(const Product& product, void* work
   return plan;
 }
 
-template <typename Shape, typename Product>
-Index tiles_workspace_bytes(const Product& product) {
-  const auto plan = plan_tiles<Shape>(product, nullptr);
-  if (plan.splits == 1) return 0;
-  constexpr Index kProducts = Product::kPairing == Pairing::kSingle ? 1 : 2;
-  const Index parts = plan.splits * product.batches * product.rows;
-  return parts * (Index(Product::kConstants ? sizeof(double) : 0) +
-                  kProducts * product.columns * Index(sizeof(typename Product::Scalar)));
+template <typename Product>
+Index tiles_workspace_bytes(const Product& product, Arithmetic arithmetic) {
+  return with_sums(product, arithmetic, [&](auto kind) -> Index {
+    const auto plan = plan_tiles<typename decltype(kind)::Type::Tile>(product, nullptr);
+    if (plan.splits == 1) return 0;
+    constexpr Index kProducts = Product::kPairing == Pairing::kSingle ? 1 : 2;
+    constexpr Index kConstantBytes = Product::kConstants ? sizeof(double) : 0;
+    const Index parts = plan.splits * product.batches * product.rows;
+    return parts * (kConstantBytes + kProducts * product.columns * Index(sizeof(typename Product::Scalar)));
+  });
 }
 
 constexpr Index kMostBlocks = 0x7fffffff;
 
-template <typename Shape, typename Sums, typename Product>
-Status launch_tiles_as(const Product& product, void* workspace, Stream stream) {
-  const TileArguments<Product> args = {product, plan_tiles<Shape>(product, workspace)};
-  const Index blocks = product.batches * args.plan.splits * args.plan.row_tiles * args.plan.column_tiles;
-  if (blocks == 0) return kSuccess;
-  if (blocks > kMostBlocks) return kInvalidValue;
-  const Status status = LBP_LAUNCH((tile_product_kernel<Product, Shape, Sums>), dim3(unsigned(blocks)),
-                                   dim3(Shape::kThreads), 0, stream, args);
-  if (status != kSuccess || args.plan.splits == 1) return status;
-  const Index finishing = quotient_up(product.batches * product.rows * product.columns, kFinishThreads);
-  if (finishing > kMostBlocks) return kInvalidValue;
-  return LBP_LAUNCH((finish_product_kernel<Product>), dim3(unsigned(finishing)), dim3(kFinishThreads), 0, stream, args);
-}
-
-template <typename Shape, typename Product>
+template <typename Product>
 Status launch_tiles(const Product& product, Arithmetic arithmetic, void* workspace, Stream stream) {
-  using T = typename Product::Scalar;
-  if constexpr (sizeof(T) == sizeof(float)) {
-    if (arithmetic == Arithmetic::kSplit)
-      return launch_tiles_as<Shape, SplitSums<Shape, Product::kPairing>>(product, workspace, stream);
-  }
-  return launch_tiles_as<Shape, PlainSums<T, Shape, Product::kPairing>>(product, workspace, stream);
-}
-
-// Calls body with the shape for so many rows, as a type in a value.
-template <typename T, typename Body>
-auto with_shape(Index rows, const Body& body) {
-  if (rows <= Tiles<T>::Flat::kRows) return body(typename Tiles<T>::Flat());
-  return body(typename Tiles<T>::Tall());
+  return with_sums(product, arithmetic, [&](auto kind) -> Status {
+    using Sums = typename decltype(kind)::Type;
+    using Shape = typename Sums::Tile;
+    const TileArguments<Product> args = {product, plan_tiles<Shape>(product, workspace)};
+    const Index blocks = product.batches * args.plan.splits * args.plan.row_tiles * args.plan.column_tiles;
+    if (blocks == 0) return kSuccess;
+    if (blocks > kMostBlocks) return kInvalidValue;
+    const Status status = LBP_LAUNCH((tile_product_kernel<Product, Sums>), dim3(unsigned(blocks)),
+                                     dim3(Shape::kThreads), 0, stream, args);
+    if (status != kSuccess || args.plan.splits == 1) return status;
+    const Index finishing = quotient_up(product.batches * product.rows * product.columns, kFinishThreads);
+    if (finishing > kMostBlocks) return kInvalidValue;
+    return LBP_LAUNCH((finish_product_kernel<Product>), dim3(unsigned(finishing)), dim3(kFinishThreads), 0, stream,
+                      args);
+  });
 }
 
 }  // namespace lbp::cuda

@@ -1,6 +1,8 @@
-// Centers and radii through a Conv2d layer as an implicit matrix product, with one read of the weights for both:
-// intervals, and the forward linear bounds of LBP. Every group is a product: its rows are the output's pixels (of all
-// images), its columns the group's output channels, and its depth the entries of the kernel (of all input channels).
+// Centers and radii through a Conv2d layer as an implicit matrix product, with
+// one read of the weights for both: intervals, and the forward linear bounds of
+// LBP. Every group is a product: its rows are the output's pixels (of all
+// images), its columns the group's output channels, and its depth the entries
+// of the kernel (of all input channels).
 #pragma once
 
 #include "cuda/kernels/tile_product.cuh"
@@ -15,16 +17,19 @@ struct ConvolutionProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kLeftPair;
   static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = true, kConstants = false;
-  // The entries of the kernel: where each reads, relative to the pixel's first one.
+  // The entries of the kernel: where each reads, relative to the pixel's first
+  // one.
   struct Stage {
     Index offset[kMostDepth];
     int y[kMostDepth], x[kMostDepth];
   };
   using LeftLoad = Pair<T>;
   struct LeftState {
-    const T* first;   // of an image, from the group's first channel; null outside the product
+    const T* first;   // of an image, from the group's first channel; null outside
+                      // the product
     const T* second;  // or where the radius is zero
-    int y, x;         // the pixel's first entry, outside the image where that is padding
+    int y,
+        x;  // the pixel's first entry, outside the image where that is padding
   };
   using RightState = const T*;
 

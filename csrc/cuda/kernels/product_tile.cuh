@@ -1,7 +1,9 @@
-// How a block's threads share the tiles of a matrix product: who loads which element, and who adds up which products.
+// How a block's threads share the tiles of a matrix product: who loads which
+// element, and who adds up which products.
 //
-// A tile of the left operand is kept as [depth][rows], one of the right operand as [depth][columns], both in shared
-// memory. An operand may have two planes: a center and a radius, say.
+// A tile of the left operand is kept as [depth][rows], one of the right operand
+// as [depth][columns], both in shared memory. An operand may have two planes: a
+// center and a radius, say.
 #pragma once
 
 #include "cuda/kernels/split_tf32.cuh"
@@ -21,18 +23,22 @@ struct Pair {
   T first, second;
 };
 
-// Rows and columns of a block's tile, its depth, and the rows and columns of it that one thread adds up.
+// Rows and columns of a block's tile, its depth, and the rows and columns of it
+// that one thread adds up.
 template <int kRowsOfTile, int kColumnsOfTile, int kDepthOfTile, int kRowsOfThread, int kColumnsOfThread>
 struct TileShape {
   static constexpr int kRows = kRowsOfTile, kColumns = kColumnsOfTile, kDepth = kDepthOfTile;
   static constexpr int kThreadRows = kRowsOfThread, kThreadColumns = kColumnsOfThread;
   static constexpr int kThreads = (kRows / kThreadRows) * (kColumns / kThreadColumns);
-  // Eight elements more than the tile: the lanes of a fragment of the tensor cores then read 32 banks.
+  // Eight elements more than the tile: the lanes of a fragment of the tensor
+  // cores then read 32 banks.
   static constexpr int kRowPitch = kRows + 8, kColumnPitch = kColumns + 8;
 };
 
-// Which element of a tile, kSize long and kDepth deep, a thread loads in each of its passes. Consecutive threads take
-// what is consecutive in memory: positions along the size, or (8 at a time, a sector of memory) along the depth.
+// Which element of a tile, kSize long and kDepth deep, a thread loads in each
+// of its passes. Consecutive threads take what is consecutive in memory:
+// positions along the size, or (8 at a time, a sector of memory) along the
+// depth.
 template <int kSize, int kDepth, int kThreads, bool kAlongDepth>
 struct TileLoading {
   static constexpr int kPasses = kSize * kDepth / kThreads;
@@ -71,9 +77,11 @@ LBP_DEVICE void read_vectors(const T* source, T (&values)[kCount]) {
 LBP_DEVICE float multiply_add(float x, float y, float z) { return ::fmaf(x, y, z); }
 LBP_DEVICE double multiply_add(double x, double y, double z) { return ::fma(x, y, z); }
 
-// The sums of a block's tile, with fused multiply-adds; every thread has a rectangle of them.
+// The sums of a block's tile, with fused multiply-adds; every thread has a
+// rectangle of them.
 template <typename T, typename Shape, Pairing kPairing>
 struct PlainSums {
+  using Tile = Shape;
   static constexpr bool kTwo = kPairing != Pairing::kSingle;
   static constexpr bool kChecksOperands = false;
   static constexpr int kRows = Shape::kThreadRows, kColumns = Shape::kThreadColumns;
@@ -133,60 +141,36 @@ struct PlainSums {
   }
 };
 
-// The same sums on tensor cores, by splitting operands. A tile's sums start from zero and are added to the totals in
-// float32: tensor cores cut sums off instead of rounding them, and over a long depth that would drift.
+// The same sums on tensor cores, by splitting operands. A tile's sums start
+// from zero and are added to the totals in float32: tensor cores cut sums off
+// instead of rounding them, and over a long depth that would drift.
 template <typename Shape, Pairing kPairing>
 struct SplitSums {
+  using Tile = Shape;
   static constexpr bool kTwo = kPairing != Pairing::kSingle;
   static constexpr bool kChecksOperands = true;
-  static constexpr int kWarpRows = 32, kWarpColumns = Shape::kRows * Shape::kColumns / Shape::kThreads;  // of one warp
+  static constexpr int kWarpRows = 32,
+                       kWarpColumns = Shape::kRows * Shape::kColumns / Shape::kThreads;  // of one warp
   static constexpr int kAcross = Shape::kColumns / kWarpColumns;
-  static constexpr int kHigh = kWarpRows / 16, kWide = kWarpColumns / 8;  // fragments of a warp
+  static constexpr int kHigh = kWarpRows / 16,
+                       kWide = kWarpColumns / 8;  // fragments of a warp
   static_assert(kWarpColumns % 8 == 0 && Shape::kThreads == 32 * (Shape::kRows / kWarpRows) * kAcross,
                 "every warp has its own part of the tile");
 
   float first[kHigh][kWide][4] = {};
   float second[kTwo ? kHigh : 1][kTwo ? kWide : 1][4] = {};
 
-  // `regular`: every operand of the tile may be split; otherwise the sums are those of plain float32.
+  // `regular`: every operand of the tile may be split; otherwise the sums are
+  // those of plain float32.
   LBP_DEVICE void add_tile(const float* left, const float* right, int thread, bool regular) {
     if (!regular) return add_plain_tile(left, right, thread);
-    const int g = thread % 32 / 4, t = thread % 4;
-    const float* rows = left + warp_row(thread) + g + t * Shape::kRowPitch;
-    const float* columns = right + warp_column(thread) + g + t * Shape::kColumnPitch;
-    constexpr int kSteps = Shape::kDepth / 8;
-    constexpr int kLeftPlane = Shape::kDepth * Shape::kRowPitch, kRightPlane = Shape::kDepth * Shape::kColumnPitch;
-#pragma unroll
-    for (int i = 0; i < kHigh; ++i) {
-      SplitFloat x[kSteps][4], x_radius[kSteps][4];
-#pragma unroll
-      for (int step = 0; step < kSteps; ++step) {
-        const float* source = rows + 8 * step * Shape::kRowPitch + 16 * i;
-        read_left(source, x[step]);
-        if constexpr (kPairing == Pairing::kLeftPair) read_left(source + kLeftPlane, x_radius[step]);
-        if constexpr (kPairing == Pairing::kRightPair) take_magnitudes(x[step], x_radius[step]);
-      }
-#pragma unroll
-      for (int j = 0; j < kWide; ++j) {
-        float sum[4] = {}, radius_sum[4] = {};
-#pragma unroll
-        for (int step = 0; step < kSteps; ++step) {
-          const float* source = columns + 8 * step * Shape::kColumnPitch + 8 * j;
-          SplitFloat y[2], y_radius[2];
-          read_right(source, y);
-          multiply_split(sum, x[step], y);
-          if constexpr (kTwo) {
-            if constexpr (kPairing == Pairing::kLeftPair) take_magnitudes(y, y_radius);
-            if constexpr (kPairing == Pairing::kRightPair) read_right(source + kRightPlane, y_radius);
-            multiply_split(radius_sum, x_radius[step], y_radius);
-          }
-        }
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          first[i][j][c] += sum[c];
-          if constexpr (kTwo) second[i][j][c] += radius_sum[c];
-        }
-      }
+    add_products<false, false>(left, right, thread, first);
+    // One after the other: the fragments of both would not fit into the
+    // registers.
+    if constexpr (kPairing == Pairing::kLeftPair) {
+      add_products<false, true>(left + Shape::kDepth * Shape::kRowPitch, right, thread, second);
+    } else if constexpr (kPairing == Pairing::kRightPair) {
+      add_products<true, false>(left, right + Shape::kDepth * Shape::kColumnPitch, thread, second);
     }
   }
 
@@ -215,22 +199,38 @@ struct SplitSums {
     return warp_column(thread) + 8 * j + 2 * (thread % 4) + c % 2;
   }
 
-  LBP_DEVICE static void read_left(const float* source, SplitFloat (&x)[4]) {
-    x[0] = split(source[0]);
-    x[1] = split(source[8]);
-    x[2] = split(source[4 * Shape::kRowPitch]);
-    x[3] = split(source[4 * Shape::kRowPitch + 8]);
-  }
-
-  LBP_DEVICE static void read_right(const float* source, SplitFloat (&y)[2]) {
-    y[0] = split(source[0]);
-    y[1] = split(source[4 * Shape::kColumnPitch]);
-  }
-
-  template <int kCount>
-  LBP_DEVICE static void take_magnitudes(const SplitFloat (&values)[kCount], SplitFloat (&magnitudes)[kCount]) {
+  template <bool kLeftMagnitude, bool kRightMagnitude>
+  LBP_DEVICE static void add_products(const float* left, const float* right, int thread,
+                                      float (&sums)[kHigh][kWide][4]) {
+    constexpr int kSteps = Shape::kDepth / 8;
+    const int g = thread % 32 / 4, t = thread % 4;
+    const float* rows = left + warp_row(thread) + g + t * Shape::kRowPitch;
+    const float* columns = right + warp_column(thread) + g + t * Shape::kColumnPitch;
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) magnitudes[i] = magnitude(values[i]);
+    for (int i = 0; i < kHigh; ++i) {
+      SplitFloat x[kSteps][4];
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+        for (int part = 0; part < 4; ++part) {
+          const int k = 8 * step + part / 2 * 4, row = 16 * i + part % 2 * 8;
+          x[step][part] = split<kLeftMagnitude>(rows[k * Shape::kRowPitch + row]);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kWide; ++j) {
+        float high[4] = {}, low[4] = {};
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) {
+          const float* source = columns + 8 * step * Shape::kColumnPitch + 8 * j;
+          const SplitFloat y[2] = {split<kRightMagnitude>(source[0]),
+                                   split<kRightMagnitude>(source[4 * Shape::kColumnPitch])};
+          multiply_split(high, low, x[step], y);
+        }
+#pragma unroll
+        for (int c = 0; c < 4; ++c) sums[i][j][c] += high[c] + low[c];
+      }
+    }
   }
 
   LBP_DEVICE void add_plain_tile(const float* left, const float* right, int thread) {

@@ -1,8 +1,9 @@
-// Back-substitution through an activation and the Conv2d layer below it: a transposed convolution of A, which is
-// relaxed while it is loaded.
+// Back-substitution through an activation and the Conv2d layer below it: a
+// transposed convolution of A, which is relaxed while it is loaded.
 //
-// A neuron enters kernel height times kernel width products of every row of A. So its lines are computed once, by
-// relax_constants_kernel, which leaves the slopes in the workspace and adds up the constants of the rows.
+// A neuron enters kernel height times kernel width products of every row of A.
+// So its lines are computed once, by relax_constants_kernel, which leaves the
+// slopes in the workspace and adds up the constants of the rows.
 #pragma once
 
 #include "cuda/kernels/relaxation.cuh"
@@ -14,7 +15,8 @@ namespace lbp::cuda {
 constexpr int kConstantThreads = 256, kConstantRows = 8;
 constexpr Index kConstantNeurons = 4096;  // of a block
 
-// Of K S rows of every image; blocks run over images, then groups of kConstantRows rows, then chunks of neurons.
+// Of K S rows of every image; blocks run over images, then groups of
+// kConstantRows rows, then chunks of neurons.
 template <typename T>
 struct RelaxConstantsArguments {
   RelaxBackwardConv2dArguments<T> args;
@@ -97,9 +99,11 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(kConstantThreads, 1) sum_constants_kernel(cons
   args.constants[at] = constant;
 }
 
-// With a stride, the pixels y of one residue class, y + padding = residue modulo the stride, meet the same entries of
-// the kernel: those whose place, dilation times entry, has that residue, every `step`-th from `first` on. The entry
-// meets the pixel at the output (y + padding - dilation entry) / stride = output_of(y) - shift(entry), whole numbers.
+// With a stride, the pixels y of one residue class, y + padding = residue
+// modulo the stride, meet the same entries of the kernel: those whose place,
+// dilation times entry, has that residue, every `step`-th from `first` on. The
+// entry meets the pixel at the output (y + padding - dilation entry) / stride =
+// output_of(y) - shift(entry), whole numbers.
 struct Residue {
   int residue, stride, dilation;
   int first, step, entries;  // of the kernel
@@ -122,15 +126,18 @@ struct Residue {
   }
 };
 
-// A product for every group of the convolution and residue class of pixels: rows run over rows of A and the pixels of
-// the class, columns over the group's input channels, the depth over its output channels and the entries of the kernel.
+// A product for every group of the convolution and residue class of pixels:
+// rows run over rows of A and the pixels of the class, columns over the group's
+// input channels, the depth over its output channels and the entries of the
+// kernel.
 template <typename T>
 struct TransposedProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kSingle;
   static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = false, kConstants = false;
   struct Stage {
-    Index offset[16];  // of the neuron that an entry reads, from the row's first channel of the group
+    Index offset[16];  // of the neuron that an entry reads, from the row's first
+                       // channel of the group
     Index weight[16];
     int y[16], x[16];  // shifts
   };

@@ -1,23 +1,27 @@
-// Matrix products whose operands are computed while they are loaded: the kernel behind every affine step. What is
-// multiplied, and where the sums go, is a Product (affine_linear.cuh and its neighbours), a struct with
+// Matrix products whose operands are computed while they are loaded: the kernel
+// behind every affine step. What is multiplied, and where the sums go, is a
+// Product (affine_linear.cuh and its neighbours), a struct with
 //
-//   Scalar, kPairing                       float or double; which sums (Pairing)
-//   kLeftAlongDepth, kRightAlongDepth      whether consecutive depths of an operand lie side by side in memory
-//   kConstants                             whether rows have a constant, a float64 sum over the depth
-//   Stage                                  what a block computes once for a tile's depths, in shared memory
-//   batches                                independent products of up to `rows` x `columns`, `depth` deep
-//   View view(Index batch) const           one of them:
+//   Scalar, kPairing                       float or double; which sums
+//   (Pairing) kLeftAlongDepth, kRightAlongDepth      whether consecutive depths
+//   of an operand lie side by side in memory kConstants whether rows have a
+//   constant, a float64 sum over the depth Stage what a block computes once for
+//   a tile's depths, in shared memory batches independent products of up to
+//   `rows` x `columns`, `depth` deep View view(Index batch) const           one
+//   of them:
 //     rows, columns, depth                 its own size
-//     LeftState left(Index row) const      where a row of the left operand is; of columns likewise
-//     RightState right(Index column) const
-//     void prepare(Stage&, Index begin, int depth, Index row_begin, int thread, int threads) const
-//     LeftLoad load_left(LeftState, Stage, int k, Index depth) const            reads memory
-//     Pair<T> left_values(LeftLoad, LeftState, Stage, int k, double& constant)  computes what is multiplied
-//     Pair<T> load_right(RightState, Stage, int k, Index depth) const
-//     void store(Index row, Index column, T first, T second) const
-//     void store_constant(Index row, double constant) const
+//     LeftState left(Index row) const      where a row of the left operand is;
+//     of columns likewise RightState right(Index column) const void
+//     prepare(Stage&, Index begin, int depth, Index row_begin, int thread, int
+//     threads) const LeftLoad load_left(LeftState, Stage, int k, Index depth)
+//     const            reads memory Pair<T> left_values(LeftLoad, LeftState,
+//     Stage, int k, double& constant)  computes what is multiplied Pair<T>
+//     load_right(RightState, Stage, int k, Index depth) const void store(Index
+//     row, Index column, T first, T second) const void store_constant(Index
+//     row, double constant) const
 //
-// States of rows and columns outside the product, and depths outside it, load zeros.
+// States of rows and columns outside the product, and depths outside it, load
+// zeros.
 #pragma once
 
 #include "arguments.h"
@@ -25,14 +29,16 @@
 
 namespace lbp::cuda {
 
-// a / b of numbers >= 0, in 32 bits where both fit: a division of 64 bits takes a hundred instructions.
+// a / b of numbers >= 0, in 32 bits where both fit: a division of 64 bits takes
+// a hundred instructions.
 LBP_DEVICE Index divide(Index a, Index b) {
   if ((a | b) >> 32 == 0) return Index(unsigned(a) / unsigned(b));
   return a / b;
 }
 
-// How a launch cuts a product into blocks. With more than one split, every block adds up a part of the depth only and
-// writes to `sums` [splits, batches, kProducts, rows, columns] and `constants` [splits, batches, rows];
+// How a launch cuts a product into blocks. With more than one split, every
+// block adds up a part of the depth only and writes to `sums` [splits, batches,
+// kProducts, rows, columns] and `constants` [splits, batches, rows];
 // finish_product_kernel adds the parts in their order.
 template <typename T>
 struct TilePlan {
@@ -49,9 +55,10 @@ struct TileArguments {
   TilePlan<typename Product::Scalar> plan;
 };
 
-template <typename Product, typename Shape, typename Sums>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(Shape::kThreads, 1) tile_product_kernel(const TileArguments<Product> args) {
+template <typename Product, typename Sums>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, 1) tile_product_kernel(const TileArguments<Product> args) {
   using T = typename Product::Scalar;
+  using Shape = typename Sums::Tile;
   using LeftLoading = TileLoading<Shape::kRows, Shape::kDepth, Shape::kThreads, Product::kLeftAlongDepth>;
   using RightLoading = TileLoading<Shape::kColumns, Shape::kDepth, Shape::kThreads, Product::kRightAlongDepth>;
   constexpr int kLeftPlane = Shape::kDepth * Shape::kRowPitch, kRightPlane = Shape::kDepth * Shape::kColumnPitch;
