@@ -246,14 +246,15 @@ def common_batch(*tensors: Tensor) -> int:
     return 1
 
 
-def register_composite(name: str, function: Callable[..., Any], *, cuda: Callable[..., Any] | None = None) -> None:
+def register_composite(name: str, function: Callable[..., Any], *, devices: Sequence[str] = ("CPU", "CUDA")) -> None:
     """Register an op that is made of other ops and of the library's products and convolutions.
 
-    It serves the CPU and, where lbp has kernels for them, CUDA devices: there by `cuda` if that is given.
+    It serves the CPU and, where lbp has kernels for them, CUDA devices; ops that the library itself registers for CUDA
+    devices (csrc/torch/cuda_products.cpp) name the CPU alone.
     """
-    torch.library.impl(f"lbp::{name}", "CPU", function)
-    if _native.cuda_build != "none":
-        torch.library.impl(f"lbp::{name}", "CUDA", cuda or function)
+    for device in devices:
+        if device == "CPU" or _native.cuda_build != "none":
+            torch.library.impl(f"lbp::{name}", device, function)
 
 
 def contiguous(results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -38,3 +38,15 @@ def convolved_size(shape: Sequence[int], weight: Tensor, convolution: Convolutio
         (shape[i - 2] + 2 * padding[i] - dilation[i] * (weight.shape[i + 2] - 1) - 1) // stride[i] + 1 for i in range(2)
     )
     return weight.shape[0], height, width
+
+
+def fused_convolution_pays(weight: Tensor, groups: int) -> bool:
+    """Whether one fused product beats two library convolutions on a CUDA device; not yet measured.
+
+    The library's convolutions, cuDNN being off in full precision, unfold the input: each of the two writes and reads
+    kh kw numbers for every one of the input, image by image. The fused kernel reads the input in place and the weights
+    once, so it moves less at every size. But its tile is 64 channels wide, and of a group with fewer output channels
+    the rest of the tile is idle: with fewer than 8, at most an eighth of its multiply-adds count. That is the case of
+    depthwise convolutions, for which the library has a kernel that does not unfold.
+    """
+    return weight.shape[0] >= 8 * groups

@@ -1,6 +1,7 @@
 """Intervals and coefficients of back-substitution through Linear and Conv2d layers.
 
-These ops are the kernels' passes followed by the library's product or convolution, in full precision.
+On the CPU these ops are the kernels' passes followed by the library's product or convolution, in full precision; on
+CUDA devices they are fused products (csrc/cuda/launch_products.h).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from lbp.ops._arguments import (
     saved_relaxation,
     sum_to,
 )
-from lbp.ops._convolution import Pair, convolution_gradients, convolve, convolved_size
+from lbp.ops._convolution import Pair, convolution_gradients, convolve, convolved_size, fused_convolution_pays
 from lbp.precision import full_precision
 from lbp.strategies import side_code
 
@@ -417,6 +418,12 @@ def _backward_linear_composite(*arguments: Any) -> tuple[Tensor, ...]:
     return contiguous(reference.backward_linear(*arguments))
 
 
+def _interval_conv2d_cuda(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
+    if fused_convolution_pays(weight, convolution[3]):
+        return native("interval_conv2d_fused")(l, u, weight, bias, *convolution)
+    return _interval_conv2d_composite(l, u, weight, bias, *convolution)
+
+
 def _interval_conv2d_composite(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
     stride, padding, dilation, groups = convolution
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
@@ -468,12 +475,13 @@ def _register_fakes() -> None:
 
 
 def _register() -> None:
-    register_composite("interval_linear", _interval_linear_cpu, cuda=_interval_linear_composite)
-    register_composite("interval_conv2d", _interval_conv2d_composite)
+    register_composite("interval_linear", _interval_linear_cpu, devices=("CPU",))
+    register_composite("interval_conv2d", _interval_conv2d_composite, devices=("CPU",))
+    register_composite("interval_conv2d", _interval_conv2d_cuda, devices=("CUDA",))
     register_composite("backward_linear", _backward_linear_composite)
-    register_composite("backward_conv2d", _backward_conv2d_composite)
-    register_composite("relax_backward_linear", _relax_backward_linear_composite)
-    register_composite("relax_backward_conv2d", _relax_backward_conv2d_composite)
+    register_composite("backward_conv2d", _backward_conv2d_composite, devices=("CPU",))
+    register_composite("relax_backward_linear", _relax_backward_linear_composite, devices=("CPU",))
+    register_composite("relax_backward_conv2d", _relax_backward_conv2d_composite, devices=("CPU",))
     register_autograd = torch.library.register_autograd
     register_autograd("lbp::interval_linear", _interval_linear_backward, setup_context=_save_interval)
     register_autograd("lbp::interval_conv2d", _interval_conv2d_backward, setup_context=_save_interval)

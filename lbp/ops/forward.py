@@ -1,6 +1,7 @@
 """Forward linear bounds through affine layers, and their insertion into back-substitution (LBP, Relaxed-CROWN).
 
-These ops are the library's products and convolutions, in full precision.
+On the CPU these ops are the library's products and convolutions, in full precision; on CUDA devices they are fused
+products (csrc/cuda/launch_products.h).
 """
 
 from __future__ import annotations
@@ -241,9 +242,9 @@ def _vector_gradient(weights: Tensor, rows: Tensor, like: Tensor) -> Tensor:
 
 
 def _register() -> None:
-    register_composite("forward_linear", _forward_linear_composite)
-    register_composite("forward_conv2d", _forward_conv2d_composite)
-    register_composite("insert_forward", _insert_forward_composite)
+    register_composite("forward_linear", _forward_linear_composite, devices=("CPU",))
+    register_composite("forward_conv2d", _forward_conv2d_composite, devices=("CPU",))
+    register_composite("insert_forward", _insert_forward_composite, devices=("CPU",))
     torch.library.register_autograd("lbp::forward_linear", _forward_backward, setup_context=_save_forward)
     torch.library.register_autograd("lbp::forward_conv2d", _forward_backward, setup_context=_save_forward)
     torch.library.register_autograd("lbp::insert_forward", _insert_backward, setup_context=_save_insert)

@@ -1,6 +1,7 @@
 // The fused products on NumPy arrays. Sizes come from the arrays; absent arrays are None.
 #include <pybind11/stl.h>
 
+#include "cuda/kernels/split_tf32.cuh"
 #include "emulation/bind.h"
 
 namespace lbp::emulate {
@@ -216,9 +217,21 @@ void relax_backward_conv2d(const py::array& A, const py::object& relaxation, con
   });
 }
 
+// The parts of float32 numbers that tensor cores multiply, and whether the numbers may be split.
+void split_tf32(const py::array& numbers, const py::array& high, const py::array& low, const py::array& allowed) {
+  for (Index i = 0; i < Index(numbers.size()); ++i) {
+    const float x = pointer<const float>(numbers)[i];
+    const cuda::SplitFloat parts = cuda::split(x);
+    pointer<float>(high)[i] = parts.high;
+    pointer<float>(low)[i] = parts.low;
+    pointer<bool>(allowed)[i] = cuda::may_split(x);
+  }
+}
+
 }  // namespace
 
 LBP_EMULATED_BINDINGS(module) {
+  module.def("split_tf32", &split_tf32);
   module.def("interval_linear", &interval_linear);
   module.def("interval_conv2d", &interval_conv2d);
   module.def("forward_linear", &forward_linear);

@@ -1,0 +1,382 @@
+// The fused products on CUDA devices: from tensors to the launch functions of csrc/cuda/launch_products.h. On the CPU
+// the same ops are passes of ours and the library's products, registered in lbp/ops.
+#ifdef LBP_HAVE_CUDA
+
+#include <cstdlib>
+#include <string>
+
+#include "cuda/launch.h"
+#include "torch/ops.h"
+
+namespace lbp::binding {
+namespace {
+
+// float32 sums are fused multiply-adds; LBP_CUDA_TENSOR_CORES=1 in the environment takes tensor cores with split
+// operands, whose error has been tested on a model of them but not yet on a device.
+Arithmetic arithmetic() {
+  static const char* wanted = std::getenv("LBP_CUDA_TENSOR_CORES");
+  static const bool split = wanted != nullptr && std::string(wanted) == "1";
+  return split ? Arithmetic::kSplit : Arithmetic::kPlain;
+}
+
+template <typename T>
+const T* data_of(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? tensor->const_data_ptr<T>() : nullptr;
+}
+
+template <typename T>
+std::optional<Tensor> checked_if_given(Device on, const OptionalTensor& tensor, const char* name, Index numel) {
+  if (!tensor.has_value()) return std::nullopt;
+  return checked<T>(on, *tensor, name, numel);
+}
+
+std::vector<int64_t> leading_sizes(const Tensor& tensor, int64_t count, std::initializer_list<int64_t> rest) {
+  std::vector<int64_t> sizes = sizes_of(tensor);
+  sizes.resize(std::size_t(count));
+  sizes.insert(sizes.end(), rest);
+  return sizes;
+}
+
+// A layer with the tensors that its pointers refer to, and the sizes of what it takes and gives.
+template <typename Layer>
+struct Owned {
+  Layer layer;
+  Tensor weight;
+  std::optional<Tensor> bias;
+  std::vector<int64_t> input, output;
+};
+
+template <typename T>
+Owned<LinearLayer<T>> linear_layer(Device on, const Tensor& weight, const OptionalTensor& bias) {
+  STD_TORCH_CHECK(weight.dim() == 2, "weight: expected [outputs, inputs], got ", weight.dim(), " dimensions");
+  const Index outputs = weight.size(0), inputs = weight.size(1);
+  Owned<LinearLayer<T>> owned = {{},
+                                 checked<T>(on, weight, "weight", outputs * inputs),
+                                 checked_if_given<T>(on, bias, "bias", outputs),
+                                 {inputs},
+                                 {outputs}};
+  owned.layer = {inputs, outputs, owned.weight.template const_data_ptr<T>(), data_of<T>(owned.bias)};
+  return owned;
+}
+
+struct Geometry {
+  std::vector<int64_t> stride, padding, dilation;
+  int64_t groups;
+};
+
+int as_int(Index value, const char* name) {
+  STD_TORCH_CHECK(value >= 0 && value <= 0x7fffffff, name, ": ", value, " is out of the range of a convolution");
+  return int(value);
+}
+
+Extent extent(const std::vector<int64_t>& sizes, const char* name) {
+  STD_TORCH_CHECK(sizes.size() == 2, name, ": expected two numbers, got ", sizes.size());
+  return {as_int(sizes[0], name), as_int(sizes[1], name)};
+}
+
+int output_size(int input, int kernel, int stride, int padding, int dilation) {
+  const Index reach = Index(input) + 2 * Index(padding) - Index(dilation) * (kernel - 1) - 1;
+  STD_TORCH_CHECK(reach >= 0, "the kernel of size ", kernel, " and dilation ", dilation,
+                  " is larger than the padded input of size ", Index(input) + 2 * Index(padding));
+  return as_int(reach / stride + 1, "output");
+}
+
+template <typename T>
+Owned<ConvolutionLayer<T>> convolution_layer(Device on, const Tensor& weight, const OptionalTensor& bias,
+                                             const std::vector<int64_t>& input_size, const Geometry& geometry) {
+  STD_TORCH_CHECK(weight.dim() == 4, "weight: expected [out_channels, channels / groups, height, width], got ",
+                  weight.dim(), " dimensions");
+  ConvolutionLayer<T> layer = {};
+  layer.groups = as_int(geometry.groups, "groups");
+  layer.out_channels = as_int(weight.size(0), "weight");
+  STD_TORCH_CHECK(layer.groups > 0 && layer.out_channels % layer.groups == 0, "groups: ", geometry.groups,
+                  " does not divide the ", layer.out_channels, " output channels");
+  layer.channels = as_int(weight.size(1) * layer.groups, "weight");
+  layer.kernel = {as_int(weight.size(2), "weight"), as_int(weight.size(3), "weight")};
+  layer.input = extent(input_size, "input_size");
+  layer.stride = extent(geometry.stride, "stride");
+  layer.padding = extent(geometry.padding, "padding");
+  layer.dilation = extent(geometry.dilation, "dilation");
+  STD_TORCH_CHECK(layer.stride.height > 0 && layer.stride.width > 0, "stride: expected numbers above 0");
+  STD_TORCH_CHECK(layer.dilation.height > 0 && layer.dilation.width > 0, "dilation: expected numbers above 0");
+  STD_TORCH_CHECK(layer.kernel.height > 0 && layer.kernel.width > 0, "weight: expected a kernel with entries");
+  layer.output = {output_size(layer.input.height, layer.kernel.height, layer.stride.height, layer.padding.height,
+                              layer.dilation.height),
+                  output_size(layer.input.width, layer.kernel.width, layer.stride.width, layer.padding.width,
+                              layer.dilation.width)};
+  as_int(Index(layer.channels) * layer.input.height * layer.input.width, "input");
+  as_int(Index(layer.out_channels) * layer.output.height * layer.output.width, "output");
+  Owned<ConvolutionLayer<T>> owned = {layer,
+                                      checked<T>(on, weight, "weight", weight.numel()),
+                                      checked_if_given<T>(on, bias, "bias", layer.out_channels),
+                                      {layer.channels, layer.input.height, layer.input.width},
+                                      {layer.out_channels, layer.output.height, layer.output.width}};
+  owned.layer.weight = owned.weight.template const_data_ptr<T>();
+  owned.layer.bias = data_of<T>(owned.bias);
+  return owned;
+}
+
+Index product_of(const std::vector<int64_t>& sizes) {
+  Index product = 1;
+  for (const int64_t size : sizes) product *= size;
+  return product;
+}
+
+// Refuses a tensor whose last sizes are not those of a layer's neurons.
+void check_last_sizes(const Tensor& tensor, const char* name, const std::vector<int64_t>& sizes) {
+  const int64_t first = tensor.dim() - int64_t(sizes.size());
+  bool same = first >= 0;
+  for (std::size_t i = 0; same && i < sizes.size(); ++i) same = tensor.size(first + int64_t(i)) == sizes[i];
+  STD_TORCH_CHECK(same, name, ": the last sizes of its shape do not fit the layer");
+}
+
+std::vector<int64_t> last_sizes(const Tensor& tensor, int64_t count) {
+  const std::vector<int64_t> sizes = sizes_of(tensor);
+  STD_TORCH_CHECK(tensor.dim() >= count, "expected at least ", count, " dimensions, got ", tensor.dim());
+  return {sizes.end() - count, sizes.end()};
+}
+
+template <typename T, typename Layer, typename Launch, typename Bytes>
+std::tuple<Tensor, Tensor> interval(Device on, const char* op, const Tensor& l, const Tensor& u,
+                                    const Owned<Layer>& owned, const Bytes& bytes, const Launch& launch) {
+  check_last_sizes(l, "l", owned.input);
+  check_last_sizes(u, "u", owned.input);
+  const Tensor lower_in = checked<T>(on, l, "l", l.numel()), upper_in = checked<T>(on, u, "u", l.numel());
+  const int64_t leading = l.dim() - int64_t(owned.input.size());
+  std::vector<int64_t> sizes = leading_sizes(l, leading, {});
+  const Index batch = product_of(sizes);
+  sizes.insert(sizes.end(), owned.output.begin(), owned.output.end());
+  Tensor lower = empty<T>(l, sizes), upper = empty<T>(l, sizes);
+  const IntervalProductArguments<T, Layer> args = {batch,
+                                                   owned.layer,
+                                                   lower_in.const_data_ptr<T>(),
+                                                   upper_in.const_data_ptr<T>(),
+                                                   lower.mutable_data_ptr<T>(),
+                                                   upper.mutable_data_ptr<T>(),
+                                                   arithmetic()};
+  on_cuda(on, op, bytes(args), [&](void* workspace, void* stream) { return launch(args, workspace, stream); });
+  return {lower, upper};
+}
+
+// The two launch functions of an op as arguments.
+#define LBP_LAUNCH_FUNCTIONS(op)                                     \
+  [](const auto& args) { return cuda::op##_workspace_bytes(args); }, \
+      [](const auto& args, void* workspace, void* stream) { return cuda::op(args, workspace, stream); }
+
+std::tuple<Tensor, Tensor> interval_linear(Tensor l, Tensor u, Tensor weight, OptionalTensor bias) {
+  return with_type(l, "interval_linear", [&](auto type, Device on) {
+    using T = decltype(type);
+    return interval<T>(on, "interval_linear", l, u, linear_layer<T>(on, weight, bias),
+                       LBP_LAUNCH_FUNCTIONS(interval_linear));
+  });
+}
+
+std::tuple<Tensor, Tensor> interval_conv2d_fused(Tensor l, Tensor u, Tensor weight, OptionalTensor bias,
+                                                 std::vector<int64_t> stride, std::vector<int64_t> padding,
+                                                 std::vector<int64_t> dilation, int64_t groups) {
+  return with_type(l, "interval_conv2d", [&](auto type, Device on) {
+    using T = decltype(type);
+    const auto layer = convolution_layer<T>(on, weight, bias, last_sizes(l, 2), {stride, padding, dilation, groups});
+    return interval<T>(on, "interval_conv2d", l, u, layer, LBP_LAUNCH_FUNCTIONS(interval_conv2d));
+  });
+}
+
+using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+// center [B, n0, *input], radius like it or absent; center_bias [B, *input], radius_bias like it or absent.
+struct ForwardTensors {
+  Tensor center;
+  OptionalTensor radius;
+  Tensor center_bias;
+  OptionalTensor radius_bias;
+};
+
+template <typename T, typename Layer, typename Launch, typename Bytes>
+FourTensors forward(Device on, const char* op, const ForwardTensors& in, const Owned<Layer>& owned, const Bytes& bytes,
+                    const Launch& launch) {
+  check_last_sizes(in.center, "center", owned.input);
+  check_last_sizes(in.center_bias, "center_bias", owned.input);
+  const Index matrix = in.center.numel(), vector = in.center_bias.numel();
+  const Tensor center = checked<T>(on, in.center, "center", matrix);
+  const Tensor center_bias = checked<T>(on, in.center_bias, "center_bias", vector);
+  const auto radius = checked_if_given<T>(on, in.radius, "radius", matrix);
+  const auto radius_bias = checked_if_given<T>(on, in.radius_bias, "radius_bias", vector);
+  const auto rows = [&](const Tensor& tensor) {
+    Index count = 1;
+    for (int64_t i = 0; i < tensor.dim() - int64_t(owned.input.size()); ++i) count *= tensor.size(i);
+    return count;
+  };
+  const auto output = [&](const Tensor& like, bool present) {
+    if (!present) return empty<T>(like, std::vector<int64_t>{0});
+    std::vector<int64_t> sizes = leading_sizes(like, like.dim() - int64_t(owned.input.size()), {});
+    sizes.insert(sizes.end(), owned.output.begin(), owned.output.end());
+    return empty<T>(like, sizes);
+  };
+  Tensor center_out = output(in.center, true), radius_out = output(in.center, radius.has_value());
+  Tensor center_bias_out = output(in.center_bias, true);
+  Tensor radius_bias_out = output(in.center_bias, radius_bias.has_value());
+  const ForwardProductArguments<T, Layer> args = {
+      rows(in.center),
+      rows(in.center_bias),
+      owned.layer,
+      center.const_data_ptr<T>(),
+      data_of<T>(radius),
+      center_bias.const_data_ptr<T>(),
+      data_of<T>(radius_bias),
+      center_out.mutable_data_ptr<T>(),
+      radius.has_value() ? radius_out.mutable_data_ptr<T>() : nullptr,
+      center_bias_out.mutable_data_ptr<T>(),
+      radius_bias.has_value() ? radius_bias_out.mutable_data_ptr<T>() : nullptr,
+      arithmetic()};
+  on_cuda(on, op, bytes(args), [&](void* workspace, void* stream) { return launch(args, workspace, stream); });
+  return {center_out, radius_out, center_bias_out, radius_bias_out};
+}
+
+FourTensors forward_linear(Tensor center, OptionalTensor radius, Tensor center_bias, OptionalTensor radius_bias,
+                           Tensor weight, OptionalTensor bias) {
+  return with_type(center, "forward_linear", [&](auto type, Device on) {
+    using T = decltype(type);
+    return forward<T>(on, "forward_linear", {center, radius, center_bias, radius_bias},
+                      linear_layer<T>(on, weight, bias), LBP_LAUNCH_FUNCTIONS(forward_linear));
+  });
+}
+
+FourTensors forward_conv2d(Tensor center, OptionalTensor radius, Tensor center_bias, OptionalTensor radius_bias,
+                           Tensor weight, OptionalTensor bias, std::vector<int64_t> stride,
+                           std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups) {
+  return with_type(center, "forward_conv2d", [&](auto type, Device on) {
+    using T = decltype(type);
+    const Geometry geometry = {stride, padding, dilation, groups};
+    return forward<T>(on, "forward_conv2d", {center, radius, center_bias, radius_bias},
+                      convolution_layer<T>(on, weight, bias, last_sizes(center, 2), geometry),
+                      LBP_LAUNCH_FUNCTIONS(forward_conv2d));
+  });
+}
+
+std::tuple<Tensor, Tensor> insert_forward(Tensor A, Tensor center, OptionalTensor radius, Tensor center_bias,
+                                          OptionalTensor radius_bias, int64_t sides) {
+  return with_type(A, "insert_forward", [&](auto type, Device on) {
+    using T = decltype(type);
+    const CoefficientsTensor<T> matrix = coefficients<T>(A, sides);
+    STD_TORCH_CHECK(center.dim() >= 2, "center: expected [batch, inputs, ...]");
+    const Index inputs = center.size(1), neurons = matrix.size;
+    const Batched<T> c = batched<T>(on, center, "center", matrix.batch, inputs * neurons);
+    const Batched<T> c_bias = batched<T>(on, center_bias, "center_bias", matrix.batch, neurons);
+    std::optional<Batched<T>> r, r_bias;
+    if (radius.has_value()) r = batched<T>(on, *radius, "radius", matrix.batch, inputs * neurons);
+    if (radius_bias.has_value()) r_bias = batched<T>(on, *radius_bias, "radius_bias", matrix.batch, neurons);
+    STD_TORCH_CHECK(!r || r->stride == c.stride, "radius: expected the batch size of center");
+    STD_TORCH_CHECK(!r_bias || r_bias->stride == c_bias.stride, "radius_bias: expected the batch size of center_bias");
+    Tensor out = empty<T>(A, leading_sizes(A, 3, {inputs}));
+    Tensor constants = empty_of(A, leading_sizes(A, 3, {}), ScalarType::Double);
+    const InsertForwardArguments<T> args = {int(sides),
+                                            matrix.batch,
+                                            matrix.rows,
+                                            neurons,
+                                            inputs,
+                                            matrix.view,
+                                            c.data,
+                                            r ? r->data : nullptr,
+                                            c.stride,
+                                            c_bias.data,
+                                            r_bias ? r_bias->data : nullptr,
+                                            c_bias.stride,
+                                            out.mutable_data_ptr<T>(),
+                                            constants.mutable_data_ptr<double>(),
+                                            arithmetic()};
+    on_cuda(on, "insert_forward", cuda::insert_forward_workspace_bytes(args),
+            [&](void* workspace, void* stream) { return cuda::insert_forward(args, workspace, stream); });
+    return std::make_tuple(out, constants);
+  });
+}
+
+// `relaxed` null: no activation; then all sides are rows of one.
+template <typename T, typename Layer, typename Launch, typename Bytes>
+std::tuple<Tensor, Tensor> back_substitute(Device on, const char* op, const Tensor& A, int64_t sides,
+                                           const RelaxationTensors* relaxed, const Owned<Layer>& owned,
+                                           const Bytes& bytes, const Launch& launch) {
+  const CoefficientsTensor<T> matrix = coefficients<T>(A, sides);
+  check_last_sizes(A, "A", owned.output);
+  STD_TORCH_CHECK(A.dim() == 3 + int64_t(owned.output.size()), "A: expected [sides, batch, rows] before the layer");
+  std::vector<int64_t> sizes = leading_sizes(A, 3, {});
+  Tensor constants = empty_of(A, sizes, ScalarType::Double);
+  sizes.insert(sizes.end(), owned.input.begin(), owned.input.end());
+  Tensor out = empty<T>(A, sizes);
+  RelaxBackwardProductArguments<T, Layer> args = {int(sides),
+                                                  matrix.batch,
+                                                  matrix.rows,
+                                                  matrix.view,
+                                                  {},
+                                                  owned.layer,
+                                                  out.mutable_data_ptr<T>(),
+                                                  constants.mutable_data_ptr<double>(),
+                                                  arithmetic()};
+  OwnedRelaxation<T> relaxation_tensors = {};
+  Tensor copied;
+  if (relaxed != nullptr) {
+    check_layer(relaxed->l, "l", A, 3);
+    relaxation_tensors = relaxation<T>(on, *relaxed, matrix.batch, matrix.size);
+    args.relaxation = relaxation_tensors.view;
+  } else {
+    args.sides = 0;
+    if (A.size(0) == 2) {
+      copied = torch::stable::contiguous(A);
+      args.batch = 2 * matrix.batch;
+      args.A = {copied.const_data_ptr<T>(), 0, matrix.rows * matrix.size, matrix.size};
+    }
+  }
+  on_cuda(on, op, bytes(args), [&](void* workspace, void* stream) { return launch(args, workspace, stream); });
+  return {out, constants};
+}
+
+std::tuple<Tensor, Tensor> relax_backward_linear(Tensor A, LBP_RELAXATION_PARAMETERS, Tensor weight,
+                                                 OptionalTensor bias, int64_t sides) {
+  const RelaxationTensors relaxed = LBP_RELAXATION_TENSORS;
+  return with_type(A, "relax_backward_linear", [&](auto type, Device on) {
+    using T = decltype(type);
+    return back_substitute<T>(on, "relax_backward_linear", A, sides, &relaxed, linear_layer<T>(on, weight, bias),
+                              LBP_LAUNCH_FUNCTIONS(relax_backward_linear));
+  });
+}
+
+std::tuple<Tensor, Tensor> relax_backward_conv2d(Tensor A, LBP_RELAXATION_PARAMETERS, Tensor weight,
+                                                 OptionalTensor bias, std::vector<int64_t> input_size,
+                                                 std::vector<int64_t> stride, std::vector<int64_t> padding,
+                                                 std::vector<int64_t> dilation, int64_t groups, int64_t sides) {
+  const RelaxationTensors relaxed = LBP_RELAXATION_TENSORS;
+  return with_type(A, "relax_backward_conv2d", [&](auto type, Device on) {
+    using T = decltype(type);
+    const auto layer = convolution_layer<T>(on, weight, bias, input_size, {stride, padding, dilation, groups});
+    return back_substitute<T>(on, "relax_backward_conv2d", A, sides, &relaxed, layer,
+                              LBP_LAUNCH_FUNCTIONS(relax_backward_conv2d));
+  });
+}
+
+std::tuple<Tensor, Tensor> backward_conv2d(Tensor A, Tensor weight, OptionalTensor bias,
+                                           std::vector<int64_t> input_size, std::vector<int64_t> stride,
+                                           std::vector<int64_t> padding, std::vector<int64_t> dilation,
+                                           int64_t groups) {
+  return with_type(A, "backward_conv2d", [&](auto type, Device on) {
+    using T = decltype(type);
+    const auto layer = convolution_layer<T>(on, weight, bias, input_size, {stride, padding, dilation, groups});
+    const int64_t sides = A.dim() > 0 && A.size(0) == 2 ? 3 : 1;
+    return back_substitute<T>(on, "backward_conv2d", A, sides, nullptr, layer,
+                              LBP_LAUNCH_FUNCTIONS(relax_backward_conv2d));
+  });
+}
+
+}  // namespace
+}  // namespace lbp::binding
+
+STABLE_TORCH_LIBRARY_IMPL(lbp, CUDA, library) {
+  library.impl("interval_linear", TORCH_BOX(&lbp::binding::interval_linear));
+  library.impl("interval_conv2d_fused", TORCH_BOX(&lbp::binding::interval_conv2d_fused));
+  library.impl("forward_linear", TORCH_BOX(&lbp::binding::forward_linear));
+  library.impl("forward_conv2d", TORCH_BOX(&lbp::binding::forward_conv2d));
+  library.impl("insert_forward", TORCH_BOX(&lbp::binding::insert_forward));
+  library.impl("relax_backward_linear", TORCH_BOX(&lbp::binding::relax_backward_linear));
+  library.impl("relax_backward_conv2d", TORCH_BOX(&lbp::binding::relax_backward_conv2d));
+  library.impl("backward_conv2d", TORCH_BOX(&lbp::binding::backward_conv2d));
+}
+
+#endif
