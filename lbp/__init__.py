@@ -13,6 +13,7 @@ from lbp import nn, ops
 from lbp.backend import backend
 from lbp.bounded import BoundedModule
 from lbp.errors import InvalidInputError, LbpError, StaleBoundsError, UnsupportedLayerError
+from lbp.onnx_import import load_onnx
 from lbp.perturbations import BoundedParameter, BoundedTensor, PerturbationL0Norm, PerturbationLpNorm
 from lbp.specification import Flatten, get_spec_matrix, margins
 from lbp.verification import pgd, verify
@@ -36,6 +37,7 @@ __all__ = [
     "__version__",
     "backend",
     "get_spec_matrix",
+    "load_onnx",
     "margins",
     "nn",
     "ops",

@@ -30,3 +30,11 @@ class UnknownNodeError(LbpError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class MissingPackageError(LbpError, ImportError):
+    """A package is needed that only an extra of lbp installs."""
+
+
+class OnnxFileError(LbpError, ValueError):
+    """A file is no readable ONNX network, or does not have one input and one output of known shape."""

@@ -1,11 +1,23 @@
 """A model as a graph of bound nodes. Importing the package registers every layer."""
 
-from lbp.graph import activation, average_pool, batch_norm, conv, dropout, elementwise, join, linear, max_pool, shape
+from lbp.graph import (
+    activation,
+    average_pool,
+    batch_norm,
+    conv,
+    dropout,
+    elementwise,
+    join,
+    linear,
+    max_pool,
+    shape,
+    slicing,
+)
 from lbp.graph.base import BoundNode, InputNode, Relaxations
 from lbp.graph.lowering import build_network
 from lbp.graph.network import Network, pre_activations
 
-LAYERS = (activation, average_pool, batch_norm, conv, dropout, elementwise, join, linear, max_pool, shape)
+LAYERS = (activation, average_pool, batch_norm, conv, dropout, elementwise, join, linear, max_pool, shape, slicing)
 """Modules that hold the layers; each registers its own."""
 
 __all__ = ["LAYERS", "BoundNode", "InputNode", "Network", "Relaxations", "build_network", "pre_activations"]

@@ -32,8 +32,8 @@ REQUIRED = object()
 
 SUPPORTED = (
     "Linear, Conv2d, BatchNorm1d, BatchNorm2d, ReLU, LeakyReLU, ParamRamp, ReLU6, Hardtanh, MaxPool2d, AvgPool2d, "
-    "AdaptiveAvgPool2d, ZeroPad2d, Flatten, Unflatten, reshape, view, squeeze, unsqueeze, permute, transpose, Dropout, "
-    "Identity, addition and subtraction, multiplication and division by a constant, concatenation"
+    "AdaptiveAvgPool2d, ZeroPad2d, Flatten, Unflatten, reshape, view, squeeze, unsqueeze, permute, transpose, slices, "
+    "Dropout, Identity, addition and subtraction, multiplication and division by a constant, concatenation"
 )
 
 

@@ -81,6 +81,10 @@ IMAGE_FUNCTIONS = {
     "permute tuple": lambda m, x: torch.permute(x, (0, 3, 1, -2)),
     "transpose": lambda m, x: x.transpose(1, -1).contiguous(),
     "unflatten": lambda m, x: x.flatten(1).unflatten(1, (4, 8)),
+    "slices": lambda m, x: x[:, :, 1:, ::2],
+    "numbers as indices": lambda m, x: x[:, 1, ..., -1],
+    "ellipsis": lambda m, x: x[..., -2:],
+    "a slice that ends at a size": lambda m, x: x[:, :, : x.size(3) - 1],
     # arithmetic
     "x + y": lambda m, x: x + F.relu(x),
     "x - y": lambda m, x: torch.sub(x, F.relu(x), alpha=2),

@@ -1,0 +1,113 @@
+"""Affine layers: Gemm, MatMul, Conv, BatchNormalization."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lbp.onnx_import.modules import Permute, Reshape
+from lbp.onnx_import.registry import OnnxCall, for_operators
+from lbp.onnx_import.windows import Window, window_of
+
+
+def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """Return the layer with a weight [n_out, n_in] and a bias [n_out]."""
+    n_out, n_in = weight.shape
+    layer = nn.Linear(n_in, n_out, bias=bias is not None, dtype=weight.dtype, device="meta")
+    layer.weight = nn.Parameter(weight.contiguous())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.contiguous())
+    return layer
+
+
+@for_operators("Gemm")
+def _gemm(call: OnnxCall) -> nn.Module:
+    if call.attribute("transA", 0):
+        raise call.refuse("transposes its first input, which holds the batch")
+    weight = call.tensor(1)
+    weight = weight if call.attribute("transB", 0) else weight.T
+    weight = weight * call.attribute("alpha", 1.0)
+    bias = None
+    if call.constant(2) is not None:
+        values = call.tensor(2)
+        if values.dim() == 2 and values.shape[0] != 1:
+            raise call.refuse(f"adds a constant of shape {list(values.shape)}, which has a batch of its own")
+        bias = (values * call.attribute("beta", 1.0)).reshape(-1).expand(weight.shape[0]).clone()
+    return linear(weight, bias)
+
+
+@for_operators("MatMul")
+def _matmul(call: OnnxCall) -> nn.Module:
+    if call.is_bound(0) and call.is_bound(1):
+        raise call.refuse(
+            "multiplies two values that both depend on the network's input; bounds of products are missing"
+        )
+    from_right = call.is_bound(0)
+    matrix = call.tensor(1 if from_right else 0)
+    shape = call.shape(0 if from_right else 1)
+    while matrix.dim() > 2 and matrix.shape[0] == 1:
+        matrix = matrix[0]
+    if matrix.dim() != 2:
+        raise call.refuse(f"has a constant of shape {list(matrix.shape)}; matrices are supported")
+    if from_right:
+        return linear(matrix.T)
+    if len(shape) < 3:
+        raise call.refuse("multiplies a matrix from the left with the batch dimension")
+    swapped = (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)
+    return nn.Sequential(Permute(swapped), linear(matrix), Permute(swapped))
+
+
+@for_operators("Conv")
+def _conv(call: OnnxCall) -> nn.Module:
+    kernel = call.tensor(1)
+    shape = call.shape()
+    if kernel.dim() not in (3, 4) or kernel.dim() != len(shape):
+        raise call.refuse(
+            f"has a kernel of shape {list(kernel.shape)}; convolutions in one and two dimensions are supported"
+        )
+    window = window_of(call, kernel.shape[2:])
+    bias = call.tensor(2) if call.constant(2) is not None else None
+    if kernel.dim() == 4:
+        return window.padded(_convolution(call, kernel, bias, window))
+    image = (shape[1], 1, shape[2])
+    flat = window.as_image()
+    layer = flat.padded(_convolution(call, kernel.unsqueeze(2), bias, flat))
+    return nn.Sequential(Reshape(image), layer, Reshape((kernel.shape[0], window.outputs()[0])))
+
+
+def _convolution(call: OnnxCall, kernel: Tensor, bias: Tensor | None, window: Window) -> nn.Conv2d:
+    groups = int(call.attribute("group", 1))
+    out_channels, per_group = kernel.shape[:2]
+    layer = nn.Conv2d(
+        per_group * groups,
+        out_channels,
+        window.kernel,  # type: ignore[arg-type]
+        stride=window.stride,  # type: ignore[arg-type]
+        padding=window.symmetric_padding(),  # type: ignore[arg-type]
+        dilation=window.dilation,  # type: ignore[arg-type]
+        groups=groups,
+        bias=bias is not None,
+        dtype=kernel.dtype,
+        device="meta",
+    )
+    layer.weight = nn.Parameter(kernel)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias)
+    return layer
+
+
+@for_operators("BatchNormalization")
+def _batch_normalization(call: OnnxCall) -> nn.Module:
+    if call.attribute("training_mode", 0):
+        raise call.refuse("is in training mode; export the network in evaluation mode")
+    scale, shift, mean, variance = (call.tensor(index) for index in range(1, 5))
+    kinds = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}
+    rank = len(call.shape())
+    if rank not in kinds:
+        raise call.refuse("is supported on values of 2 to 4 dimensions")
+    layer = kinds[rank](len(scale), eps=call.attribute("epsilon", 1e-5), dtype=scale.dtype)
+    with torch.no_grad():
+        layer.load_state_dict(
+            {"weight": scale, "bias": shift, "running_mean": mean, "running_var": variance}, strict=False
+        )
+    return layer.eval()

@@ -1,0 +1,194 @@
+"""Operators that move values without computing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from torch import nn
+
+from lbp.onnx_import.file import DTYPES, Array
+from lbp.onnx_import.modules import Concat, Part, Permute, Reshape
+from lbp.onnx_import.registry import OnnxCall, for_operators
+
+
+@for_operators("Identity")
+def _identity(call: OnnxCall) -> nn.Module:
+    return nn.Identity()
+
+
+@for_operators("Dropout")
+def _dropout(call: OnnxCall) -> nn.Module:
+    training = call.constant(2)
+    if training is not None and bool(training):
+        raise call.refuse("is in training mode; export the network in evaluation mode")
+    return nn.Identity()
+
+
+@for_operators("Cast")
+def _cast(call: OnnxCall) -> nn.Module:
+    if call.attribute("to") not in DTYPES:
+        raise call.refuse("converts to a type other than FLOAT and DOUBLE")
+    return nn.Identity()
+
+
+@for_operators("Shape")
+def _shape(call: OnnxCall) -> Array:
+    shape = call.shape()
+    return np.array(shape[call.attribute("start", 0) : call.attribute("end", len(shape))], dtype=np.int64)
+
+
+@for_operators("Size")
+def _size(call: OnnxCall) -> Array:
+    return np.array(math.prod(call.shape()), dtype=np.int64)
+
+
+@for_operators("Flatten")
+def _flatten(call: OnnxCall) -> nn.Module:
+    shape = call.shape()
+    axis = call.attribute("axis", 1)
+    axis = axis if axis >= 0 else axis + len(shape)
+    return _reshaped(call, (math.prod(shape[:axis]), math.prod(shape[axis:])))
+
+
+@for_operators("Reshape")
+def _reshape(call: OnnxCall) -> nn.Module:
+    target = call.integers("shape", 1)
+    if target is None:
+        raise call.refuse("lacks the new shape")
+    shape = call.shape()
+    if not call.attribute("allowzero", 0):
+        if any(dim == 0 and i >= len(shape) for i, dim in enumerate(target)):
+            raise call.refuse(f"keeps a dimension that is not there: new shape {target}")
+        target = [shape[i] if dim == 0 else dim for i, dim in enumerate(target)]
+    if target.count(-1) == 1:
+        rest = math.prod(dim for dim in target if dim != -1)
+        target = [math.prod(shape) // max(rest, 1) if dim == -1 else dim for dim in target]
+    return _reshaped(call, target)
+
+
+@for_operators("Squeeze")
+def _squeeze(call: OnnxCall) -> nn.Module:
+    shape = call.shape()
+    axes = call.integers("axes", 1)
+    gone = [i for i, dim in enumerate(shape) if dim == 1] if axes is None else call.axes(axes)
+    return _reshaped(call, [dim for i, dim in enumerate(shape) if i not in gone])
+
+
+@for_operators("Unsqueeze")
+def _unsqueeze(call: OnnxCall) -> nn.Module:
+    rest = list(call.shape())
+    axes = call.integers("axes", 1) or []
+    rank = len(rest) + len(axes)
+    added = call.axes(axes, rank)
+    return _reshaped(call, [1 if i in added else rest.pop(0) for i in range(rank)])
+
+
+def _reshaped(call: OnnxCall, shape: Sequence[int]) -> nn.Module:
+    """Return the reshaping to a shape [1, *example] of the file, where a batch has one example."""
+    before = call.shape()
+    if math.prod(shape) != math.prod(before) or min(shape, default=1) < 0:
+        raise call.refuse(f"gives the shape {list(shape)}, which has another number of entries")
+    if not shape or shape[0] != 1:
+        raise call.refuse(f"gives the shape {list(shape)}; the first dimension must stay the batch")
+    return Reshape(tuple(shape[1:]))
+
+
+@for_operators("Transpose")
+def _transpose(call: OnnxCall) -> nn.Module:
+    rank = len(call.shape())
+    order = call.axes(call.attribute("perm", list(reversed(range(rank)))))
+    if sorted(order) != list(range(rank)) or order[0] != 0:
+        raise call.refuse(f"has perm={order}; the batch must stay first")
+    return Permute(tuple(order))
+
+
+@for_operators("Concat")
+def _concat(call: OnnxCall) -> nn.Module:
+    if len(call.sources) != len(call.node.input):
+        raise call.refuse("joins constants with values of the network")
+    (axis,) = call.axes([call.attribute("axis", 1)])
+    if axis == 0:
+        raise call.refuse("joins along the batch dimension")
+    return Concat(axis)
+
+
+@for_operators("Pad")
+def _pad(call: OnnxCall) -> nn.Module:
+    rank = len(call.shape())
+    pads = call.integers("pads", 1) or call.attribute("paddings") or []
+    axes = None if call.constant(3) is None else call.axes(call.integers("axes", 3) or [])
+    if len(pads) != 2 * (rank if axes is None else len(axes)):
+        raise call.refuse(f"has pads={pads}, which do not fit")
+    if not any(pads):
+        return nn.Identity()
+    before, after = [0] * rank, [0] * rank
+    half = len(pads) // 2
+    for i, axis in enumerate(range(rank) if axes is None else axes):
+        before[axis], after[axis] = pads[i], pads[half + i]
+    mode = call.attribute("mode", "constant")
+    given = call.constant(2)
+    value = call.attribute("value", 0.0) if given is None else float(given)
+    if mode != "constant" or value != 0 or min(pads) < 0 or rank != 4 or any(before[:2]) or any(after[:2]):
+        raise call.refuse(
+            f"has mode={mode!r}, value={value}, pads={pads}; zeros around the height and width of images are supported"
+        )
+    return nn.ZeroPad2d((before[3], after[3], before[2], after[2]))
+
+
+@for_operators("Slice")
+def _slice(call: OnnxCall) -> nn.Module:
+    shape = call.shape()
+    starts, stops = call.integers("starts", 1), call.integers("ends", 2)
+    axes, steps = call.integers("axes", 3), call.integers("steps", 4)
+    if starts is None or stops is None:
+        raise call.refuse("lacks starts or ends")
+    axes = call.axes(list(range(len(starts))) if axes is None else axes)
+    parts = []
+    for i, axis in enumerate(axes):
+        step = 1 if steps is None else steps[i]
+        if step < 1:
+            raise call.refuse(f"has the step {step}; positive steps are supported")
+        start, stop, _ = slice(starts[i], stops[i], step).indices(shape[axis])
+        if (start, stop, step) == (0, shape[axis], 1):
+            continue
+        parts.append(_part(call, axis, start, stop, step))
+    return nn.Sequential(*parts)
+
+
+@for_operators("Split")
+def _split(call: OnnxCall) -> Sequence[nn.Module]:
+    (axis,) = call.axes([call.attribute("axis", 0)])
+    size, count = call.shape()[axis], len(call.node.output)
+    chunk = -(-size // count)
+    lengths = call.integers("split", 1) or [min(chunk, size - i * chunk) for i in range(count)]
+    if len(lengths) != count or sum(lengths) != size:
+        raise call.refuse(f"has lengths {lengths} for {count} parts of a dimension of {size}")
+    starts = [sum(lengths[:i]) for i in range(count)]
+    return [_part(call, axis, start, start + length) for start, length in zip(starts, lengths, strict=True)]
+
+
+@for_operators("Gather")
+def _gather(call: OnnxCall) -> nn.Module:
+    indices = call.constant(1)
+    (axis,) = call.axes([call.attribute("axis", 0)])
+    shape = call.shape()
+    if indices is None or indices.size == 0 or indices.ndim > 1:
+        raise call.refuse("is supported with a number or a list of numbers as indices")
+    picked = [int(index) % shape[axis] for index in indices.reshape(-1)]
+    first, last = picked[0], picked[-1]
+    if picked != list(range(first, last + 1)):
+        raise call.refuse(f"takes the entries {picked}; entries one after the other are supported")
+    part = _part(call, axis, first, last + 1)
+    if indices.ndim == 1:
+        return part
+    return nn.Sequential(part, Reshape((*shape[1:axis], *shape[axis + 1 :])))
+
+
+def _part(call: OnnxCall, axis: int, start: int, stop: int, step: int = 1) -> nn.Module:
+    if axis == 0:
+        raise call.refuse("picks entries along the batch dimension")
+    if stop <= start:
+        raise call.refuse("picks nothing")
+    return Part(axis, start, stop, step)

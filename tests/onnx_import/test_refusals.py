@@ -1,0 +1,152 @@
+"""What cannot be read is named: the file, the operator, the node and the shapes."""
+
+import gzip
+import importlib.util
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnx_import.graphs import ints, model, node, normal, save
+
+from lbp.errors import MissingPackageError, OnnxFileError, UnsupportedLayerError
+from lbp.onnx_import import load_onnx
+
+LINE, IMAGE = [1, 6], [1, 2, 5, 7]
+
+UNSUPPORTED = {
+    "an unknown operator": ([node("Sigmoid", ["x"])], LINE, {}, "Sigmoid (node 'the_Sigmoid') on 'x' [1, 6]"),
+    "a product": ([node("Mul", ["x", "x"])], LINE, {}, "both depend"),
+    "a matrix product": ([node("MatMul", ["x", "x"])], [1, 6, 6], {}, "both depend"),
+    "a divisor": ([node("Div", ["c", "x"])], LINE, {"c": normal(6)}, "divides by a value"),
+    "a division by zero": ([node("Div", ["x", "c"])], LINE, {"c": np.zeros(6)}, "zero"),
+    "a slope": ([node("LeakyRelu", ["x"], alpha=1.5)], LINE, {}, "slope 1.5"),
+    "slopes": ([node("PRelu", ["x", "s"])], LINE, {"s": normal(6)}, "6 different slopes"),
+    "NaN in weights": ([node("MatMul", ["x", "w"])], LINE, {"w": np.full((6, 2), np.nan)}, "12 NaN or infinite"),
+    "weights of another type": ([node("MatMul", ["x", "w"])], LINE, {"w": np.ones((6, 2), np.int64)}, "type int64"),
+    "weights of another size": ([node("MatMul", ["x", "w"])], LINE, {"w": normal(5, 2)}, "does not fit"),
+    "the batch moved": ([node("Transpose", ["x"], perm=[1, 0])], LINE, {}, "batch must stay first"),
+    "the batch reshaped away": ([node("Reshape", ["x", "s"])], LINE, {"s": ints(2, 3)}, "[2, 3]"),
+    "entries lost": ([node("Reshape", ["x", "s"])], LINE, {"s": ints(1, 4)}, "number of entries"),
+    "the batch squeezed": ([node("Squeeze", ["x"])], LINE, {}, "must stay the batch"),
+    "the batch reduced": ([node("ReduceMean", ["x"], axes=[0])], LINE, {}, "batch"),
+    "the batch joined": ([node("Concat", ["x", "x"], axis=0)], LINE, {}, "batch"),
+    "a batch of constants": ([node("Add", ["x", "c"])], LINE, {"c": normal(2, 6)}, "batch of its own"),
+    "padding that is not zero": (
+        [node("Pad", ["x", "p", "v"])], IMAGE, {"p": ints(0, 0, 1, 0, 0, 0, 0, 0), "v": np.array(1.0)},
+        "value=1.0",
+    ),
+    "padding by reflection": (
+        [node("Pad", ["x", "p"], mode="reflect")], IMAGE, {"p": ints(0, 0, 1, 0, 0, 0, 0, 0)}, "reflect",
+    ),
+    "steps backwards": (
+        [node("Slice", ["x", "s", "e", "a", "t"])], LINE,
+        {"s": ints(5), "e": ints(0), "a": ints(1), "t": ints(-1)}, "step -1",
+    ),
+    "entries in another order": ([node("Gather", ["x", "i"], axis=1)], LINE, {"i": ints(2, 0)}, "[2, 0]"),
+    "a convolution of volumes": ([node("Conv", ["x", "w"])], [1, 1, 4, 4, 4], {"w": normal(1, 1, 2, 2, 2)}, "kernel"),
+    "a window larger than the image": ([node("MaxPool", ["x"], kernel_shape=[6, 6])], IMAGE, {}, "larger than"),
+    "ceil mode": ([node("MaxPool", ["x"], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)], IMAGE, {}, "ceil_mode"),
+    "an axis out of range": ([node("Concat", ["x", "x"], axis=4)], LINE, {}, "axes [4]"),
+    "limits in the wrong order": (
+        [node("Clip", ["x", "l", "h"])], LINE, {"l": np.array(1.0), "h": np.array(-1.0)}, "[1.0, -1.0]",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_an_operator_that_cannot_be_bounded_is_named(name, tmp_path):
+    nodes, shape, constants, message = UNSUPPORTED[name]
+    path = save(tmp_path, model(nodes, shape, constants))
+    with pytest.raises(UnsupportedLayerError) as error:
+        load_onnx(path)
+    text = str(error.value)
+    assert message in text
+    assert str(path) in text
+    assert f"operator {nodes[-1].op_type} (node '{nodes[-1].name}')" in text
+    assert f"{shape}" in text
+
+
+def test_an_operator_of_another_domain_is_named_with_it(tmp_path):
+    custom = helper.make_node("Relu", ["x"], ["y"], name="own", domain="com.example")
+    proto = model([custom], LINE)
+    proto.opset_import.append(helper.make_opsetid("com.example", 1))
+    with pytest.raises(UnsupportedLayerError, match=r"com\.example\.Relu \(node 'own'\)"):
+        load_onnx(save(tmp_path, proto))
+
+
+def test_the_indices_of_a_pool_are_refused_where_they_are_read(tmp_path):
+    pool = node("MaxPool", ["x"], ["p", "indices"], kernel_shape=[2, 2])
+    with pytest.raises(UnsupportedLayerError, match="'indices', an output that its operator does not give"):
+        load_onnx(save(tmp_path, model([pool, node("Cast", ["indices"], to=TensorProto.FLOAT)], IMAGE)))
+
+
+def test_a_file_that_is_not_there_or_damaged_is_named(tmp_path):
+    with pytest.raises(OnnxFileError, match=r"missing\.onnx: no such file"):
+        load_onnx(tmp_path / "missing.onnx")
+    with pytest.raises(OnnxFileError, match="cannot be read"):
+        load_onnx(tmp_path)
+    whole = model([node("MatMul", ["x", "w"])], LINE, {"w": normal(6, 3)}).SerializeToString()
+    for kept in range(0, len(whole), 5):
+        path = tmp_path / "cut.onnx"
+        path.write_bytes(whole[:kept])
+        with pytest.raises(OnnxFileError, match=r"cut\.onnx"):
+            load_onnx(path)
+    (tmp_path / "cut.onnx.gz").write_bytes(gzip.compress(whole)[:-20])
+    with pytest.raises(OnnxFileError, match=r"cut\.onnx\.gz: cannot be read"):
+        load_onnx(tmp_path / "cut.onnx.gz")
+    (tmp_path / "whole.onnx.gz").write_bytes(gzip.compress(whole))
+    assert load_onnx(tmp_path / "whole.onnx.gz").output_shape == (3,)
+
+
+def test_a_stored_tensor_with_too_few_bytes_is_damaged(tmp_path):
+    proto = model([node("MatMul", ["x", "w"])], LINE, {"w": normal(6, 3)})
+    proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data[:-4]
+    with pytest.raises(OnnxFileError, match=r"net\.onnx"):
+        load_onnx(save(tmp_path, proto))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ([6], "expected a batch dimension"),
+        ([2, 6], "must be the batch"),
+        (["batch", "length"], "every dimension but the batch must be fixed"),
+        (None, "shape"),
+    ],
+)
+def test_an_input_of_another_shape_is_refused(shape, message, tmp_path):
+    with pytest.raises(OnnxFileError, match=message):
+        load_onnx(save(tmp_path, model([node("Relu", ["x"])], shape)))
+
+
+def test_a_free_batch_is_read(tmp_path):
+    for batch in ("N", None, 0):
+        assert load_onnx(save(tmp_path, model([node("Relu", ["x"])], [batch, 6]))).input_shape == (6,)
+
+
+def test_other_inputs_and_outputs_are_refused(tmp_path):
+    whole = model([node("Relu", ["x"])], LINE, element=TensorProto.INT32)
+    with pytest.raises(OnnxFileError, match="INT32"):
+        load_onnx(save(tmp_path, whole))
+    two = model([node("Add", ["x", "z"])], LINE)
+    two.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, LINE))
+    with pytest.raises(OnnxFileError, match=r"one input are supported, this one has 2 \('x', 'z'\)"):
+        load_onnx(save(tmp_path, two))
+    constant = model([node("Relu", ["c"])], LINE, {"c": normal(6)})
+    with pytest.raises(OnnxFileError, match="does not depend on the input"):
+        load_onnx(save(tmp_path, constant))
+
+
+def test_stored_tensors_may_be_listed_among_the_inputs_as_old_files_do(tmp_path):
+    proto = model([node("MatMul", ["x", "w"])], LINE, {"w": normal(6, 3)})
+    proto.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [6, 3]))
+    proto.ir_version = 3
+    assert load_onnx(save(tmp_path, proto)).output_shape == (3,)
+    onnx.checker.check_model(proto)
+
+
+def test_without_the_package_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'lbp\[onnx\]'"):
+        load_onnx(tmp_path / "net.onnx")
