@@ -1,0 +1,85 @@
+"""What a VNN-LIB file states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Box:
+    """Inputs between two ends.
+
+    Attributes:
+        lower, upper: float64 [inputs], finite, lower <= upper.
+    """
+
+    lower: Tensor
+    upper: Tensor
+
+    def contains(self, x: Tensor) -> bool:
+        """Whether a point [inputs] lies in the box; NaN does not."""
+        return bool(((self.lower <= x) & (x <= self.upper)).all())
+
+
+@dataclass(frozen=True)
+class Conjunction:
+    """Outputs y with `matrix y <= bound` in every row; without rows, all outputs.
+
+    Attributes:
+        matrix: float64 [rows, outputs].
+        bound: float64 [rows].
+    """
+
+    matrix: Tensor
+    bound: Tensor
+
+    def excess(self, y: Tensor) -> Tensor:
+        """Return the largest `matrix y - bound` [B] of outputs [B, outputs]: y is in the set where it is <= 0."""
+        if len(self.bound) == 0:
+            return y.new_full(y.shape[:1], -torch.inf)
+        return (y @ self.matrix.to(y).T - self.bound.to(y)).amax(1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A box, and the outputs that must not be reached from it.
+
+    Attributes:
+        box: of inputs.
+        unsafe: the outputs in any of these sets.
+    """
+
+    box: Box
+    unsafe: tuple[Conjunction, ...]
+
+
+@dataclass(frozen=True)
+class Property:
+    """A property holds when no input in the box of a case gives an output in one of its unsafe sets.
+
+    The assertions of a VNN-LIB file describe a counterexample: the property holds when they cannot all be true.
+
+    Attributes:
+        inputs, outputs: number of variables.
+        cases: none: the assertions contradict each other, and the property holds for every network.
+    """
+
+    inputs: int
+    outputs: int
+    cases: tuple[Case, ...]
+
+    def is_violated_by(self, x: Tensor, y: Tensor) -> bool:
+        """Whether an input [inputs] lies in a box, and its output y [outputs] in an unsafe set of that box.
+
+        The output is compared in float64; NaN violates nothing.
+        """
+        y = y.double().reshape(1, -1)
+        return any(
+            bool(unsafe.excess(y) <= 0)
+            for case in self.cases
+            if case.box.contains(x.double().reshape(-1))
+            for unsafe in case.unsafe
+        ) and not bool(y.isnan().any())
