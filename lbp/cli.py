@@ -1,4 +1,4 @@
-"""The command line: `lbp demo`, `lbp train`, `lbp verify`, `lbp evaluate`, `lbp plot`, `lbp info`."""
+"""The command line: `lbp demo`, `lbp train`, `lbp verify`, `lbp verify-vnnlib`, `lbp evaluate`, `lbp plot`, `lbp info`."""
 
 import sys
 from typing import NoReturn
@@ -14,6 +14,7 @@ from lbp.commands.info import info
 from lbp.commands.plot import plot
 from lbp.commands.train import train
 from lbp.commands.verify import verify
+from lbp.commands.verify_vnnlib import verify_vnnlib
 from lbp.errors import LbpError
 from lbp.settings import validation_message
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, verify, evaluate, info):
+for command in (demo, train, verify, verify_vnnlib, evaluate, info):
     app.command()(command)
 app.add_typer(plot, name="plot")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 
@@ -64,7 +65,8 @@ class _Conversion:
             raise OnnxFileError(f"{self.model.path}: the output {output!r} does not depend on the input")
         steps = _with_biases(self.steps, output)
         model = self.model
-        return OnnxNetwork(steps, model.input_name, output, model.input_shape, self.shapes[output]).eval()
+        neurons = sum(math.prod(self.shapes[step.output]) for step in steps)
+        return OnnxNetwork(steps, model.input_name, output, model.input_shape, self.shapes[output], neurons).eval()
 
     def _add(self, node: onnx.NodeProto, name: str) -> None:
         for source in node.input:

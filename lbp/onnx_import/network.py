@@ -36,6 +36,7 @@ class OnnxNetwork(nn.Module):
     Attributes:
         input_shape: of one example.
         output_shape: of one example.
+        neurons: number of values that are computed for one example.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class OnnxNetwork(nn.Module):
         output_name: str,
         input_shape: tuple[int, ...],
         output_shape: tuple[int, ...],
+        neurons: int,
     ) -> None:
         super().__init__()
         self.input_name = input_name
         self.output_name = output_name
         self.input_shape = input_shape
         self.output_shape = output_shape
+        self.neurons = neurons
         calls = []
         for step in steps:
             name = self._free_name(step.name)

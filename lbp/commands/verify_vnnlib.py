@@ -1,0 +1,208 @@
+"""`lbp verify-vnnlib`."""
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from lbp.checkpoint import write_atomically
+from lbp.commands.options import number, prepare_file
+from lbp.errors import InvalidInputError
+from lbp.onnx_import import load_onnx, read_onnx
+from lbp.verification import method_names
+from lbp.verification.properties import CASCADE, Deadline, OutOfTimeError, PropertyResult, Verdict, verify_property
+from lbp.vnnlib import counterexample_text, read_vnnlib
+
+EXIT_CODES = {Verdict.HOLDS: 0, Verdict.VIOLATED: 10, Verdict.UNKNOWN: 11, Verdict.TIMEOUT: 12}
+"""Exit codes of a single instance; errors that a user can mend give 2, others 1."""
+
+SENTENCES = {
+    Verdict.HOLDS: "the property holds",
+    Verdict.VIOLATED: "the property is violated, and a counterexample was found",
+    Verdict.UNKNOWN: "neither a proof nor a counterexample was found",
+    Verdict.TIMEOUT: "the time ran out",
+}
+
+DOUBLE_UP_TO = 100_000
+"""Number of neurons up to which bounds are computed in float64 unless the user chooses."""
+
+ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How instances are decided.
+
+    Attributes:
+        methods: for the whole box.
+        split_method: for its parts.
+        strategy: bounding lines.
+        precision: "auto", "float32" or "float64".
+    """
+
+    methods: tuple[str, ...]
+    split_method: str
+    strategy: str
+    precision: str
+
+    def dtype(self, neurons: int) -> torch.dtype:
+        """Return the dtype of the bounds of a network with so many neurons."""
+        if self.precision == "auto":
+            return torch.float64 if neurons <= DOUBLE_UP_TO else torch.float32
+        return torch.float64 if self.precision == "float64" else torch.float32
+
+
+def verify_vnnlib(
+    network: Annotated[Path | None, typer.Argument(metavar="NET.onnx", help="Network.")] = None,
+    specification: Annotated[Path | None, typer.Argument(metavar="PROP.vnnlib", help="Property.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(parser=number, metavar="SECONDS", help="Give up after this time.")
+    ] = None,
+    methods: Annotated[str, typer.Option(help="Methods for the whole box, in this order.")] = ",".join(CASCADE),
+    split_method: Annotated[str, typer.Option(help="Method for the parts of a box of few inputs.")] = "CROWN",
+    strategy: Annotated[str, typer.Option(help="Bounding lines: adaptive, tight, ...")] = "adaptive",
+    precision: Annotated[str, typer.Option(help="Of the bounds: auto, float32 or float64.")] = "auto",
+    result: Annotated[Path | None, typer.Option(help="Write the result as VNN-COMP does to this file.")] = None,
+    counterexample: Annotated[Path | None, typer.Option(help="Write a counterexample to this file.")] = None,
+    instances: Annotated[
+        Path | None, typer.Option(help="CSV of networks, properties and timeouts, beside the files it names.")
+    ] = None,
+    results: Annotated[Path | None, typer.Option(help="With --instances: append a line per instance here.")] = None,
+) -> None:
+    """Decide a VNN-LIB property of an ONNX network: unsat (it holds), sat (it does not), unknown or timeout.
+
+    Exit code of a single instance: 0 unsat, 10 sat, 11 unknown, 12 timeout, 2 error.
+    """
+    if precision not in ("auto", "float32", "float64"):
+        raise InvalidInputError(f"--precision must be auto, float32 or float64, got {precision!r}")
+    choices = Choices(tuple(method_names(methods.split(","))), split_method, strategy, precision)
+    if timeout is not None and not timeout > 0:
+        raise InvalidInputError(f"--timeout must be positive, got {timeout:g}")
+    for path in (result, counterexample, results):
+        if path is not None:
+            prepare_file(path)
+    if instances is not None:
+        if network is not None or result is not None or counterexample is not None:
+            raise InvalidInputError("--instances takes neither NET.onnx, PROP.vnnlib, --result nor --counterexample")
+        raise typer.Exit(_run_all(instances, results, choices, timeout))
+    if network is None or specification is None or results is not None:
+        raise InvalidInputError("give NET.onnx and PROP.vnnlib, or --instances (and --results) without them")
+    raise typer.Exit(_run_one(network, specification, choices, timeout, result, counterexample))
+
+
+def _run_one(
+    network: Path,
+    specification: Path,
+    choices: Choices,
+    timeout: float | None,
+    result: Path | None,
+    counterexample: Path | None,
+) -> int:
+    """Decide one instance, write what is asked for, and return the exit code."""
+    try:
+        found = _decide(network, specification, choices, timeout)
+    except BaseException:
+        if result is not None:
+            write_atomically(result, f"{ERROR}\n".encode())
+        raise
+    witness = found.counterexample
+    point = "" if witness is None else counterexample_text(witness.x, witness.y)
+    if result is not None:
+        write_atomically(result, f"{found.verdict.value}\n{point}".encode())
+    if counterexample is not None and point:
+        write_atomically(counterexample, point.encode())
+    Console(soft_wrap=True).print(_sentence(found), highlight=False)
+    return EXIT_CODES[found.verdict]
+
+
+def _run_all(instances: Path, results: Path | None, choices: Choices, timeout: float | None) -> int:
+    """Decide all instances of a file, a line each; an error ends its instance only and gives code 2 at the end."""
+    console, errors = Console(soft_wrap=True), 0
+    counts: dict[str, int] = {}
+    for network, specification, limit in _read_instances(instances):
+        seconds = min(value for value in (limit, timeout, float("inf")) if value is not None)
+        deadline = Deadline()
+        try:
+            found = _decide(_beside(instances, network), _beside(instances, specification), choices, seconds)
+            word, text = found.verdict.value, _sentence(found)
+        except Exception as error:
+            word, text = ERROR, f"{ERROR}: {type(error).__name__}: {error}"
+            errors += 1
+        counts[word] = counts.get(word, 0) + 1
+        console.print(f"{network} {specification} {text}", highlight=False, markup=False)
+        if results is not None:
+            _append(results, [network, specification, word, f"{deadline.elapsed:.3f}"])
+    console.print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())) or "no instances")
+    return 2 if errors else 0
+
+
+def _decide(network: Path, specification: Path, choices: Choices, timeout: float | None) -> PropertyResult:
+    """Decide one instance; the time for reading counts."""
+    deadline = Deadline(None if timeout == float("inf") else timeout)
+    try:
+        with deadline.interrupting():
+            problem = read_vnnlib(specification)
+            file, module = read_onnx(network), load_onnx(network)
+    except OutOfTimeError:
+        return PropertyResult(Verdict.TIMEOUT, deadline.elapsed)
+    return verify_property(
+        module,
+        problem,
+        module.input_shape,
+        methods=choices.methods,
+        split_method=choices.split_method,
+        strategy=choices.strategy,
+        dtype=choices.dtype(module.neurons),
+        deadline=deadline,
+        evaluations=[lambda x: torch.from_numpy(file.evaluate(x.numpy()))],
+    )
+
+
+def _sentence(found: PropertyResult) -> str:
+    by = f" ({', '.join(found.decided_by)})" if found.decided_by else ""
+    boxes = f", {found.boxes} boxes" if found.boxes else ""
+    return f"{found.verdict.value}: {SENTENCES[found.verdict]}{by} in {found.seconds:.2f} s{boxes}"
+
+
+def _read_instances(path: Path) -> list[tuple[str, str, float | None]]:
+    """Return network, property and time limit of every line.
+
+    Raises:
+        InvalidInputError: no such file, or a line of another form.
+    """
+    try:
+        lines = list(csv.reader(path.read_text().splitlines()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error})") from error
+    found = []
+    for place, cells in enumerate(lines, start=1):
+        if not cells:
+            continue
+        try:
+            network, specification, *limit = (cell.strip() for cell in cells)
+            found.append((network, specification, float(limit[0]) if limit else None))
+        except ValueError as error:
+            raise InvalidInputError(
+                f"{path}, line {place}: expected NET.onnx,PROP.vnnlib,SECONDS, got {cells}"
+            ) from error
+    return found
+
+
+def _beside(instances: Path, name: str) -> Path:
+    """Return the file that a line names, or its compressed form where only that is there."""
+    path = instances.parent / name
+    packed = path.with_name(f"{path.name}.gz")
+    return packed if packed.exists() and not path.exists() else path
+
+
+def _append(path: Path, cells: list[str]) -> None:
+    """Add a line to a CSV file in one write."""
+    with path.open("a", newline="") as stream:
+        csv.writer(stream).writerow(cells)
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,75 @@
+"""Bounds of the rows of unsafe sets over boxes of inputs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lbp.bounded import BoundedModule, BoundedTensor
+from lbp.perturbations import PerturbationLpNorm
+from lbp.verification.properties.case import UnsafeSets
+from lbp.verification.verify import bound_options
+
+
+class LinearLower(NamedTuple):
+    """Lower bounds of rows, and the linear functions of the input that give them.
+
+    Attributes:
+        lower: [B, S].
+        slopes: [B, S, inputs].
+    """
+
+    lower: Tensor
+    slopes: Tensor
+
+
+class BoxBounds:
+    """Bounds a network over boxes [B, inputs].
+
+    Args:
+        network: in evaluation mode, from [B, *input_shape].
+        input_shape: of one example; boxes are flattened in its order.
+        dtype: of the bounds; the network's parameters have it.
+        strategy: bounding lines of the activations.
+    """
+
+    def __init__(
+        self, network: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype, strategy: str = "adaptive"
+    ) -> None:
+        self.input_shape = input_shape
+        self.dtype = dtype
+        example = torch.zeros(1, *input_shape, dtype=dtype)
+        self._net = BoundedModule(network, example, bound_opts=bound_options(strategy))
+
+    def lower(self, low: Tensor, high: Tensor, sets: UnsafeSets, method: str) -> Tensor:
+        """Return lower bounds [B, S] of `matrix y` over boxes."""
+        found = self._net.compute_bounds(
+            x=(self._region(low, high),), C=sets.matrix.unsqueeze(0), method=method, bound_upper=False
+        )
+        assert found[0] is not None
+        return found[0].detach()
+
+    def linear_lower(self, low: Tensor, high: Tensor, sets: UnsafeSets, method: str) -> LinearLower:
+        """Return lower bounds with their slopes; not for IBP."""
+        found = self._net.compute_bounds(
+            x=(self._region(low, high),), C=sets.matrix.unsqueeze(0), method=method, bound_upper=False, return_A=True
+        )
+        lower, _, coefficients = found  # type: ignore[misc]
+        assert lower is not None
+        slopes = coefficients[self._net.final_name][self._net.input_name[0]]["lA"]
+        assert isinstance(slopes, Tensor)
+        return LinearLower(lower.detach(), slopes.detach().flatten(2).expand(len(low), -1, -1))
+
+    def _region(self, low: Tensor, high: Tensor) -> BoundedTensor:
+        low, high = (self._outward(low, -torch.inf), self._outward(high, torch.inf))
+        ends = [side.reshape(-1, *self.input_shape) for side in (low, high)]
+        middle = ends[0] + (ends[1] - ends[0]) / 2
+        return BoundedTensor(middle, PerturbationLpNorm(x_L=ends[0], x_U=ends[1]))
+
+    def _outward(self, ends: Tensor, direction: float) -> Tensor:
+        """Return ends in the dtype of the bounds, moved outward where rounding has moved them inward."""
+        rounded = ends.to(self.dtype)
+        moved = (rounded.double() - ends.double()) * (1 if direction > 0 else -1) < 0
+        return torch.where(moved, torch.nextafter(rounded, torch.full_like(rounded, direction)), rounded)

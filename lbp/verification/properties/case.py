@@ -1,0 +1,68 @@
+"""A case of a property as rows of a specification."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lbp.vnnlib import Conjunction
+
+
+@dataclass(frozen=True)
+class UnsafeSets:
+    """Unsafe sets over the same rows: set k is where `matrix y <= bound` in all of its rows.
+
+    Attributes:
+        matrix: [S, outputs], every row once.
+        bound: [S].
+        member: bool [K, S], the rows of every set.
+    """
+
+    matrix: Tensor
+    bound: Tensor
+    member: Tensor
+
+    @staticmethod
+    def of(conjunctions: Sequence[Conjunction], outputs: int, dtype: torch.dtype) -> UnsafeSets:
+        """Return conjunctions with their rows joined, in a dtype."""
+        places: dict[tuple[float, ...], int] = {}
+        rows_of = [
+            [places.setdefault((*row, bound), len(places)) for row, bound in _rows(part)] for part in conjunctions
+        ]
+        table = torch.tensor(list(places), dtype=torch.float64).reshape(len(places), outputs + 1)
+        member = torch.zeros(len(conjunctions), len(places), dtype=torch.bool)
+        for k, rows in enumerate(rows_of):
+            member[k, rows] = True
+        return UnsafeSets(table[:, :-1].to(dtype), table[:, -1].to(dtype), member)
+
+    def __len__(self) -> int:
+        return len(self.member)
+
+    def only(self, chosen: Tensor) -> UnsafeSets:
+        """Return the sets that a mask [K] chooses, without rows that none of them has."""
+        rows = self.member[chosen].any(0)
+        return UnsafeSets(self.matrix[rows], self.bound[rows], self.member[chosen][:, rows])
+
+    def excluded(self, lower: Tensor) -> Tensor:
+        """Return which sets [B, K] no output can reach, from lower bounds [B, S] of `matrix y`.
+
+        A set is excluded when one of its rows is above its bound everywhere. NaN excludes nothing.
+        """
+        above = (lower > self.bound) & torch.isfinite(lower)
+        return (above.unsqueeze(1) & self.member).any(2)
+
+    def excess(self, y: Tensor) -> Tensor:
+        """Return the largest `matrix y - bound` [B, K] of every set; y [B, outputs] is in a set where it is <= 0."""
+        margins = y @ self.matrix.T - self.bound
+        return margins.unsqueeze(1).masked_fill(~self.member, -torch.inf).amax(2)
+
+    def best_rows(self, lower: Tensor) -> Tensor:
+        """Return the row [B, K] of every set that is closest to excluding it, from lower bounds [B, S]."""
+        return (lower - self.bound).unsqueeze(1).masked_fill(~self.member, -torch.inf).argmax(2)
+
+
+def _rows(part: Conjunction) -> list[tuple[list[float], float]]:
+    return list(zip(part.matrix.tolist(), part.bound.tolist(), strict=True))

@@ -1,0 +1,71 @@
+"""A time limit that also ends what is in progress."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from lbp.errors import LbpError
+
+
+class OutOfTimeError(LbpError, TimeoutError):
+    """The time limit has passed."""
+
+
+class Deadline:
+    """A point in time.
+
+    Args:
+        seconds: from now; None: never.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._start = time.monotonic()
+        self._end = math.inf if seconds is None else self._start + seconds
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the deadline was made."""
+        return time.monotonic() - self._start
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left, 0 when the time has passed, infinity where there is no limit."""
+        return max(self._end - time.monotonic(), 0.0)
+
+    def check(self) -> None:
+        """Do nothing while there is time.
+
+        Raises:
+            OutOfTimeError: the time has passed.
+        """
+        if self.remaining == 0:
+            raise OutOfTimeError(f"no result within {self._end - self._start:g} seconds")
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Raise `OutOfTimeError` inside the block when the time passes, between two operations on tensors.
+
+        Python delivers alarms to the main thread alone; in another one, and where an alarm is set already, only
+        `check` ends the work.
+        """
+        alone = threading.current_thread() is threading.main_thread() and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+        if not alone or math.isinf(self._end):
+            yield
+            return
+        self.check()
+        previous = signal.signal(signal.SIGALRM, self._ring)
+        signal.setitimer(signal.ITIMER_REAL, max(self.remaining, 1e-6))
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+
+    def _ring(self, number: int, frame: FrameType | None) -> None:
+        raise OutOfTimeError(f"no result within {self._end - self._start:g} seconds")

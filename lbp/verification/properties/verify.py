@@ -1,0 +1,226 @@
+"""Deciding a property: attack, bounds from cheap to tight, splitting."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from lbp.errors import InvalidInputError
+from lbp.methods.names import parse_method
+from lbp.nn import evaluation_mode
+from lbp.verification.properties.attack import Confirmation, Counterexample, Evaluation, attack
+from lbp.verification.properties.bounds import BoxBounds
+from lbp.verification.properties.case import UnsafeSets
+from lbp.verification.properties.deadline import Deadline, OutOfTimeError
+from lbp.verification.properties.split import Splitting
+from lbp.verification.verify import method_names
+from lbp.vnnlib import Case, Property
+
+CASCADE = ("IBP", "CROWN-IBP", "CROWN-LBP", "CROWN")
+"""Methods tried one after the other on the whole box."""
+
+FEW_INPUTS = 20
+"""Boxes of at most so many inputs are split."""
+
+
+class Verdict(Enum):
+    """What is known about a property, by the words of VNN-COMP for its negation, the existence of a counterexample."""
+
+    HOLDS = "unsat"
+    VIOLATED = "sat"
+    UNKNOWN = "unknown"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True)
+class PropertyResult:
+    """The answer about a property.
+
+    Attributes:
+        verdict: the answer.
+        seconds: that it took.
+        decided_by: the methods that decided the cases, "attack" or "splitting", in order, each once.
+        counterexample: where the property is violated.
+        boxes: number of boxes bounded while splitting.
+    """
+
+    verdict: Verdict
+    seconds: float
+    decided_by: tuple[str, ...] = ()
+    counterexample: Counterexample | None = None
+    boxes: int = 0
+
+
+def verify_property(
+    network: nn.Module,
+    problem: Property,
+    input_shape: tuple[int, ...],
+    *,
+    methods: Sequence[str] = CASCADE,
+    split_method: str = "CROWN",
+    strategy: str = "adaptive",
+    dtype: torch.dtype = torch.float64,
+    deadline: Deadline | None = None,
+    evaluations: Sequence[Evaluation] | None = None,
+    seed: int = 0,
+) -> PropertyResult:
+    """Decide whether a property holds for a network.
+
+    The property holds when, for every case, every part of the box and every unsafe set, one row of the set is above its
+    bound; the bounds are rounded as everywhere in the package. It is violated by a point only if all evaluations of the
+    network agree, among them the one in float64. NaN decides nothing.
+
+    Args:
+        network: from [B, *input_shape] to [B, outputs]; copied, and left as it is.
+        problem: the property; its inputs are in the order of the flattened input.
+        input_shape: of one example.
+        methods: for the whole box, in this order.
+        split_method: for the parts of boxes with at most `FEW_INPUTS` inputs.
+        strategy: bounding lines of the activations.
+        dtype: of the bounds, float32 or float64.
+        deadline: when to give up; without one, boxes are split until they are decided.
+        evaluations: other ways to compute the output, float64 [inputs] to [outputs], that must agree with the network
+            about a counterexample; by default the network in float32. The first one's output is reported.
+        seed: of the attack.
+
+    Raises:
+        InvalidInputError: a network that does not fit the property, IBP as split_method.
+        UnsupportedLayerError: a layer without bounds.
+        UnsupportedArgumentError: an unknown method.
+    """
+    names = method_names(methods) if methods else []
+    if parse_method(split_method).output == "ibp":
+        raise InvalidInputError("split_method: IBP has no linear bounds to choose the cut by; use CROWN or LBP")
+    deadline = deadline or Deadline()
+    session = _Session(network, problem, input_shape, deadline, strategy, dtype, evaluations, seed)
+    decided: list[str] = []
+    verdict = Verdict.HOLDS
+    try:
+        with deadline.interrupting(), evaluation_mode(session.network):
+            for case in problem.cases:
+                outcome = session.decide(case, names, split_method)
+                decided += outcome.decided_by
+                if outcome.counterexample is not None:
+                    return session.result(Verdict.VIOLATED, decided, outcome.counterexample)
+                if not outcome.holds:
+                    verdict = Verdict.UNKNOWN
+    except OutOfTimeError:
+        return session.result(Verdict.TIMEOUT, decided)
+    return session.result(verdict, decided)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    holds: bool
+    decided_by: tuple[str, ...] = ()
+    counterexample: Counterexample | None = None
+
+
+class _Session:
+    """A network and a property, with what all cases share."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        problem: Property,
+        input_shape: tuple[int, ...],
+        deadline: Deadline,
+        strategy: str,
+        dtype: torch.dtype,
+        evaluations: Sequence[Evaluation] | None,
+        seed: int,
+    ) -> None:
+        self.network = copy.deepcopy(network).to(dtype).eval().requires_grad_(False)
+        self.problem = problem
+        self.input_shape = input_shape
+        self.deadline = deadline
+        self.dtype = dtype
+        self.seed = seed
+        self.boxes = 0
+        _check_fit(self.network, problem, input_shape, dtype)
+        others = (_evaluation(network, input_shape, torch.float32),) if evaluations is None else tuple(evaluations)
+        self.confirm = Confirmation(problem, (*others, _evaluation(network, input_shape, torch.float64)))
+        self.bounds = BoxBounds(self.network, input_shape, dtype, strategy)
+
+    def result(
+        self, verdict: Verdict, decided_by: Sequence[str], counterexample: Counterexample | None = None
+    ) -> PropertyResult:
+        words = tuple(dict.fromkeys(decided_by))
+        return PropertyResult(verdict, self.deadline.elapsed, words, counterexample, self.boxes)
+
+    def decide(self, case: Case, methods: Sequence[str], split_method: str) -> _Outcome:
+        if any(len(part.bound) == 0 for part in case.unsafe):
+            found = self.confirm((case.box.lower + case.box.upper) / 2, case.box)
+            return _Outcome(False, () if found is None else ("attack",), found)
+        sets = UnsafeSets.of(case.unsafe, self.problem.outputs, self.dtype)
+        few = self.problem.inputs <= FEW_INPUTS
+        found = self._attack(case, sets, steps=20, restarts=100 if few else 2)
+        if found is not None:
+            return _Outcome(False, ("attack",), found)
+        used = []
+        low, high = case.box.lower.unsqueeze(0), case.box.upper.unsqueeze(0)
+        for method in methods:
+            self.deadline.check()
+            excluded = sets.excluded(self.bounds.lower(low, high, sets, method))[0]
+            if bool(excluded.any()):
+                used.append(method)
+                sets = sets.only(~excluded)
+            if len(sets) == 0:
+                return _Outcome(True, tuple(used))
+        found = self._attack(case, sets, steps=100, restarts=200 if few else 10)
+        if found is not None:
+            return _Outcome(False, ("attack",), found)
+        return self._split(case, sets, split_method, used) if few else _Outcome(False, tuple(used))
+
+    def _split(self, case: Case, sets: UnsafeSets, method: str, used: Sequence[str]) -> _Outcome:
+        splitting = Splitting(self.network, self.bounds, sets, self.confirm, method)
+        try:
+            found = splitting.run(case.box, self.deadline)
+        finally:
+            self.boxes += splitting.bounded
+        return _Outcome(found is None and not splitting.too_small, (*used, "splitting"), found)
+
+    def _attack(self, case: Case, sets: UnsafeSets, *, steps: int, restarts: int) -> Counterexample | None:
+        return attack(
+            self.network,
+            self.input_shape,
+            case.box,
+            sets,
+            self.confirm,
+            self.deadline,
+            steps=steps,
+            restarts=restarts,
+            seed=self.seed,
+        )
+
+
+def _evaluation(network: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> Evaluation:
+    copied = copy.deepcopy(network).to(dtype).eval()
+
+    def evaluate(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            output: Tensor = copied(x.to(dtype).reshape(1, *input_shape))
+        return output.reshape(-1)
+
+    return evaluate
+
+
+def _check_fit(network: nn.Module, problem: Property, input_shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    size = torch.Size(input_shape).numel()
+    if size != problem.inputs:
+        raise InvalidInputError(
+            f"the network takes inputs of shape {list(input_shape)}, {size} numbers, but the property is about "
+            f"{problem.inputs} inputs"
+        )
+    with torch.no_grad():
+        output = network(torch.zeros(1, *input_shape, dtype=dtype))
+    if output[0].numel() != problem.outputs:
+        raise InvalidInputError(
+            f"the network gives outputs of shape {list(output.shape[1:])}, {output[0].numel()} numbers, but the "
+            f"property is about {problem.outputs} outputs"
+        )

@@ -1,0 +1,125 @@
+"""`lbp verify-vnnlib`: words, files, exit codes, and a batch that an error does not stop."""
+
+import csv
+import gzip
+
+import numpy as np
+import pytest
+from cli.test_cli import invoke, run_main
+from onnx_import.graphs import model, node, save
+
+from lbp.onnx_import import read_onnx
+
+BOX = "".join(f"(declare-const X_{i} Real)(assert (>= X_{i} 0))(assert (<= X_{i} 1))" for i in range(2))
+PROPERTIES = {
+    "unsat": BOX + "(declare-const Y_0 Real)(assert (>= Y_0 2.5))",
+    "sat": BOX + "(declare-const Y_0 Real)(assert (>= Y_0 1.5))",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """y = x_0 + relu(x_1) over the unit square: at most 2."""
+    nodes = [node("Relu", ["x"], "r"), node("MatMul", ["r", "w"])]
+    save(tmp_path, model(nodes, [1, 2], {"w": np.array([[1.0], [1.0]])}))
+    for word, text in PROPERTIES.items():
+        (tmp_path / f"{word}.vnnlib").write_text(text)
+    (tmp_path / "packed.vnnlib.gz").write_bytes(gzip.compress(PROPERTIES["unsat"].encode()))
+    return tmp_path
+
+
+def test_a_property_that_holds_is_unsat_with_exit_code_0(folder):
+    found = invoke("verify-vnnlib", folder / "net.onnx", folder / "unsat.vnnlib", "--result", folder / "out" / "r.txt")
+    assert found.exit_code == 0, found.output
+    assert found.stdout.startswith("unsat: the property holds")
+    assert (folder / "out" / "r.txt").read_text() == "unsat\n"
+
+
+def test_a_counterexample_is_sat_with_exit_code_10_and_is_written(folder):
+    found = invoke(
+        "verify-vnnlib", folder / "net.onnx", folder / "sat.vnnlib", "--timeout", 60,
+        "--result", folder / "r.txt", "--counterexample", folder / "point.txt",
+    )  # fmt: skip
+    assert found.exit_code == 10, found.output
+    word, _, point = (folder / "r.txt").read_text().partition("\n")
+    assert word == "sat"
+    assert (folder / "point.txt").read_text() == point
+    numbers = [float(line.strip("()").split()[1]) for line in point.splitlines()]
+    assert len(numbers) == 3
+    assert all(0 <= value <= 1 for value in numbers[:2])
+    assert read_onnx(folder / "net.onnx").evaluate(np.array(numbers[:2])).item() == numbers[2] >= 1.5
+
+
+def test_no_answer_has_words_and_codes_of_its_own(folder):
+    late = invoke("verify-vnnlib", folder / "net.onnx", folder / "unsat.vnnlib", "--timeout", 1e-6)
+    assert late.exit_code == 12
+    assert late.stdout.startswith("timeout:")
+
+
+def test_an_error_is_no_verdict(folder, monkeypatch, capsys):
+    result = folder / "r.txt"
+    code, message = run_main(
+        monkeypatch, capsys, "verify-vnnlib", folder / "net.onnx", folder / "none.vnnlib", "--result", result
+    )
+    assert code == 2
+    assert "no such file" in message
+    assert result.read_text() == "error\n"
+    (folder / "bad.vnnlib").write_text(BOX + "(declare-const Y_0 Real)(declare-const Y_1 Real)(assert (>= Y_0 2.5))")
+    code, message = run_main(monkeypatch, capsys, "verify-vnnlib", folder / "net.onnx", folder / "bad.vnnlib")
+    assert code == 2
+    assert "about 2 outputs" in message
+
+
+def test_a_program_error_is_not_taken_for_a_verdict(folder, monkeypatch):
+    def fail(*args, **keywords):
+        raise ZeroDivisionError("inside")
+
+    monkeypatch.setattr("lbp.commands.verify_vnnlib.verify_property", fail)
+    found = invoke("verify-vnnlib", folder / "net.onnx", folder / "unsat.vnnlib", "--result", folder / "r.txt")
+    assert found.exit_code == 1
+    assert isinstance(found.exception, ZeroDivisionError)
+    assert (folder / "r.txt").read_text() == "error\n"
+
+
+def test_a_batch_writes_a_line_per_instance_and_goes_on_after_errors(folder):
+    (folder / "instances.csv").write_text(
+        "net.onnx,unsat.vnnlib,60\nmissing.onnx,sat.vnnlib,60\n\n./net.onnx,sat.vnnlib\nnet.onnx,packed.vnnlib,60\n"
+    )
+    found = invoke("verify-vnnlib", "--instances", folder / "instances.csv", "--results", folder / "results.csv")
+    assert found.exit_code == 2, found.output
+    assert found.stdout.splitlines()[-1] == "1 error, 1 sat, 2 unsat"
+    rows = list(csv.reader((folder / "results.csv").read_text().splitlines()))
+    assert [row[:3] for row in rows] == [
+        ["net.onnx", "unsat.vnnlib", "unsat"],
+        ["missing.onnx", "sat.vnnlib", "error"],
+        ["./net.onnx", "sat.vnnlib", "sat"],
+        ["net.onnx", "packed.vnnlib", "unsat"],
+    ]
+    assert all(float(row[3]) >= 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give NET.onnx and PROP.vnnlib"),
+        (("net.onnx", "unsat.vnnlib", "--timeout", 0), "must be positive"),
+        (("net.onnx", "unsat.vnnlib", "--precision", "half"), "auto, float32 or float64"),
+        (("net.onnx", "unsat.vnnlib", "--methods", "magic"), "magic"),
+        (("net.onnx", "unsat.vnnlib", "--split-method", "magic"), "magic"),
+        (("net.onnx", "unsat.vnnlib", "--split-method", "ibp"), "no linear bounds"),
+        (("net.onnx", "--instances", "instances.csv"), "--instances takes neither"),
+        (("--instances", "missing.csv"), "cannot be read"),
+    ],
+)
+def test_arguments_are_checked_before_the_work(arguments, message, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    code, text = run_main(monkeypatch, capsys, "verify-vnnlib", *arguments)
+    assert code == 2
+    assert message in text
+
+
+def test_a_line_of_another_form_is_named(folder, monkeypatch, capsys):
+    (folder / "instances.csv").write_text("net.onnx,unsat.vnnlib,60\nnet.onnx\n")
+    code, text = run_main(monkeypatch, capsys, "verify-vnnlib", "--instances", folder / "instances.csv")
+    assert code == 2
+    assert "instances.csv, line 2" in text

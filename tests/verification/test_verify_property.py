@@ -1,0 +1,254 @@
+"""Verdicts about properties: a proof, a confirmed counterexample, or neither; never a guess."""
+
+import math
+import signal
+import threading
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lbp.errors import InvalidInputError
+from lbp.verification.properties import Deadline, OutOfTimeError, Verdict, verify_property
+from lbp.verification.properties.attack import Confirmation, representable
+from lbp.verification.properties.case import UnsafeSets
+from lbp.verification.properties.split import BoxStack
+from lbp.vnnlib import Box, Case, Conjunction, Property, parse_vnnlib
+
+
+def f64(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def network(seed=0, inputs=2, outputs=2, width=8):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs)
+        ).eval()
+
+
+def stated(low, high, *formulas, outputs=2):
+    """The property over the box [low, high]^2 whose counterexamples satisfy all formulas."""
+    lines = [f"(declare-const X_{i} Real)(assert (>= X_{i} {low}))(assert (<= X_{i} {high}))" for i in range(2)]
+    lines += [f"(declare-const Y_{i} Real)" for i in range(outputs)]
+    return parse_vnnlib("\n".join([*lines, *(f"(assert {formula})" for formula in formulas)]))
+
+
+def grid_values(model, low, high, count=101):
+    line = torch.linspace(low, high, count, dtype=torch.float64)
+    return model.double()(torch.cartesian_prod(line, line)).detach()
+
+
+def test_a_bound_with_room_is_proved_and_one_that_a_point_crosses_is_violated():
+    smallest = grid_values(network(), -1, 1)[:, 0].min().item()
+    held = verify_property(network(), stated(-1, 1, f"(<= Y_0 {smallest - 0.05})"), (2,))
+    assert held.verdict is Verdict.HOLDS
+    assert held.counterexample is None
+    broken = verify_property(network(), stated(-1, 1, f"(<= Y_0 {smallest + 0.01})"), (2,))
+    assert broken.verdict is Verdict.VIOLATED
+    point = broken.counterexample
+    assert point.x.abs().max() <= 1
+    assert network().double()(point.x[None])[0, 0] <= smallest + 0.01
+    assert torch.equal(point.x, point.x.float().double())
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 1000), share=st.floats(-0.3, 0.3))
+def test_verdicts_agree_with_a_fine_grid(seed, share):
+    values = grid_values(network(seed), -1, 1)
+    spread = values[:, 0].max() - values[:, 0].min()
+    limit = (values[:, 0].min() + share * spread).item()
+    found = verify_property(network(seed), stated(-1, 1, f"(<= Y_0 {limit})"), (2,), deadline=Deadline(20))
+    assert found.verdict in (Verdict.HOLDS, Verdict.VIOLATED, Verdict.TIMEOUT)
+    if share > 0.01:
+        assert found.verdict is Verdict.VIOLATED
+    if found.verdict is Verdict.HOLDS:
+        assert values[:, 0].min() > limit
+
+
+def test_a_conjunction_is_excluded_by_different_rows_in_different_parts_of_the_box():
+    # y = (x0, -x0): both can be small, but never together; no row alone excludes the set on the whole box.
+    model = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    found = verify_property(model, stated(-1, 1, "(<= Y_0 -0.1)", "(<= Y_1 -0.1)"), (2,))
+    assert found.verdict is Verdict.HOLDS
+    assert found.decided_by == ("splitting",)
+    assert found.boxes > 1
+    touching = verify_property(model, stated(-1, 1, "(<= Y_0 0.1)", "(<= Y_1 0.1)"), (2,))
+    assert touching.verdict is Verdict.VIOLATED
+
+
+def test_every_case_and_every_alternative_counts():
+    model = nn.Identity()
+    text = "".join(f"(declare-const X_{i} Real)(declare-const Y_{i} Real)" for i in range(2))
+    boxes = "(assert (or (and (>= X_0 0) (<= X_0 1)) (and (>= X_0 5) (<= X_0 6))))(assert (and (>= X_1 0) (<= X_1 1)))"
+    wrapped = nn.Sequential(model, nn.ReLU())
+    safe = parse_vnnlib(text + boxes + "(assert (or (>= Y_0 7) (>= Y_1 2)))")
+    assert verify_property(wrapped, safe, (2,)).verdict is Verdict.HOLDS
+    second_box = parse_vnnlib(text + boxes + "(assert (or (>= Y_0 5.5) (>= Y_1 2)))")
+    found = verify_property(wrapped, second_box, (2,))
+    assert found.verdict is Verdict.VIOLATED
+    assert found.counterexample.x[0] >= 5.5
+    assert verify_property(wrapped, parse_vnnlib(text + boxes + "(assert (>= X_1 3))"), (2,)).verdict is Verdict.HOLDS
+
+
+def test_without_constraints_of_the_output_any_point_of_the_box_violates():
+    found = verify_property(network(), stated(0, 1), (2,))
+    assert found.verdict is Verdict.VIOLATED
+
+
+def test_nan_decides_nothing():
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+            nn.init.constant_(self.layer.bias, math.nan)
+
+        def forward(self, x):
+            return self.layer(x)
+
+    found = verify_property(Broken(), stated(0, 1, "(<= Y_0 0)"), (2,), deadline=Deadline(1))
+    assert found.verdict in (Verdict.UNKNOWN, Verdict.TIMEOUT)
+    sets = UnsafeSets.of([Conjunction(f64([1.0, 0.0]), f64(0.0))], 2, torch.float64)
+    assert not sets.excluded(f64([math.nan])).any()
+    assert not sets.excluded(f64([math.inf])).any()
+    assert not sets.excluded(f64([0.0])).any()
+    assert sets.excluded(f64([1e-300])).all()
+
+
+def test_a_point_that_evaluations_disagree_about_is_no_counterexample():
+    evaluations = [lambda x: f64(1.0, 1.0)]
+    problem = stated(0, 1, "(<= Y_0 0)")
+    always_zero = nn.Linear(2, 2)
+    nn.init.zeros_(always_zero.weight)
+    nn.init.zeros_(always_zero.bias)
+    found = verify_property(always_zero, problem, (2,), evaluations=evaluations, deadline=Deadline(1))
+    assert found.verdict in (Verdict.UNKNOWN, Verdict.TIMEOUT)
+    assert verify_property(always_zero, problem, (2,)).verdict is Verdict.VIOLATED
+
+
+def test_many_inputs_are_not_split_and_end_unknown():
+    model = network(inputs=30, width=40)
+    text = "".join(f"(declare-const X_{i} Real)(assert (and (>= X_{i} -1) (<= X_{i} 1)))" for i in range(30))
+    wide = model.double()(torch.rand(2000, 30, dtype=torch.float64) * 2 - 1)[:, 0]
+    limit = (wide.min() - 2 * (wide.max() - wide.min())).item()
+    problem = parse_vnnlib(text + f"(declare-const Y_0 Real)(declare-const Y_1 Real)(assert (<= Y_0 {limit}))")
+    assert verify_property(network(inputs=30, width=40), problem, (30,), methods=("IBP",)).verdict is Verdict.UNKNOWN
+
+
+def test_float32_bounds_and_other_methods_give_the_same_verdict():
+    smallest = grid_values(network(), -1, 1)[:, 0].min().item()
+    problem = stated(-1, 1, f"(<= Y_0 {smallest - 0.05})")
+    for keywords in ({"dtype": torch.float32}, {"methods": ()}, {"split_method": "CROWN-LBP", "strategy": "tight"}):
+        assert verify_property(network(), problem, (2,), **keywords).verdict is Verdict.HOLDS
+
+
+def test_the_network_is_left_as_it_is():
+    model = network().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    verify_property(model, stated(0, 1, "(<= Y_0 -9)"), (2,))
+    assert model.training
+    assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_network_that_does_not_fit_is_refused_with_both_sizes():
+    with pytest.raises(InvalidInputError, match=r"inputs of shape \[3\], 3 numbers.*about 2 inputs"):
+        verify_property(network(inputs=3), stated(0, 1, "(<= Y_0 0)"), (3,))
+    with pytest.raises(InvalidInputError, match=r"outputs of shape \[4\], 4 numbers.*about 2 outputs"):
+        verify_property(network(outputs=4), stated(0, 1, "(<= Y_0 0)"), (2,))
+
+
+def test_time_that_has_passed_is_a_timeout_and_leaves_no_alarm():
+    found = verify_property(network(), stated(-1, 1, "(<= Y_0 -9)"), (2,), deadline=Deadline(1e-9))
+    assert found.verdict is Verdict.TIMEOUT
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_deadline_ends_work_in_progress():
+    def work():
+        with Deadline(0.05).interrupting():
+            while time.monotonic() - started < 30:
+                pass
+
+    started = time.monotonic()
+    with pytest.raises(OutOfTimeError, match=r"within 0\.05 seconds"):
+        work()
+    assert time.monotonic() - started < 30
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_deadline_in_another_thread_is_checked_only():
+    caught = []
+
+    def work():
+        deadline = Deadline(1e-9)
+        with deadline.interrupting():
+            pass
+        try:
+            deadline.check()
+        except OutOfTimeError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(caught) == 1
+    assert Deadline().remaining == math.inf
+
+
+NUMBERS = st.floats(-1e30, 1e30)
+
+
+@given(ends=st.tuples(NUMBERS, NUMBERS).map(sorted), share=st.floats(0, 1))
+def test_representable_points_stay_in_the_box_and_are_float32_where_the_box_holds_one(ends, share):
+    box = Box(f64(ends[0]), f64(ends[1]))
+    point = representable(f64(ends[0] + share * (ends[1] - ends[0])), box)
+    assert box.contains(point)
+    single = box.lower.float()
+    candidates = [single, torch.nextafter(single, torch.full_like(single, math.inf))]
+    if any(box.contains(candidate.double()) for candidate in candidates):
+        assert torch.equal(point, point.float().double())
+
+
+def test_confirmation_clamps_points_into_the_box():
+    problem = stated(0, 1, "(<= Y_0 0)")
+    confirm = Confirmation(problem, [lambda x: x - 1])
+    assert confirm(f64(-5.0, 0.3), problem.cases[0].box).x.tolist() == [0.0, pytest.approx(0.3)]
+    assert Confirmation(problem, [lambda x: x + 1])(f64(0.5, 0.5), problem.cases[0].box) is None
+
+
+def test_rows_that_sets_share_are_kept_once():
+    shared, own = ([1.0, 0.0], 1.0), ([0.0, 1.0], 2.0)
+    parts = [Conjunction(f64(shared[0], own[0]), f64(shared[1], own[1])), Conjunction(f64(shared[0]), f64(shared[1]))]
+    sets = UnsafeSets.of(parts, 2, torch.float64)
+    assert sets.matrix.shape == (2, 2)
+    assert sets.member.tolist() == [[True, True], [True, False]]
+    y = f64([0.5, 3.0], [2.0, 1.0])
+    assert sets.excess(y).tolist() == [[1.0, -0.5], [1.0, 1.0]]
+    assert torch.equal(sets.excess(y), torch.stack([part.excess(y) for part in parts], dim=1))
+    assert sets.only(torch.tensor([False, True])).matrix.tolist() == [[1.0, 0.0]]
+
+
+def test_the_stack_gives_back_every_box_once():
+    stack = BoxStack(f64([0.0]), f64([1.0]))
+    stack.push(f64([1.0], [2.0], [3.0]), f64([2.0], [3.0], [4.0]))
+    stack.push(f64([9.0])[:0], f64([9.0])[:0])
+    seen = []
+    while len(stack):
+        lower, upper = stack.pop(2)
+        assert len(lower) <= 2
+        assert (upper - lower == 1).all()
+        seen += lower.flatten().tolist()
+    assert sorted(seen) == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_property_without_cases_holds():
+    assert verify_property(network(), Property(2, 2, ()), (2,)).verdict is Verdict.HOLDS
+    case = Case(Box(f64(0.0, 0.0), f64(0.0, 0.0)), (Conjunction(f64([1.0, 0.0]), f64(-99.0)),))
+    assert verify_property(network(), Property(2, 2, (case,)), (2,)).verdict is Verdict.HOLDS
