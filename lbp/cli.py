@@ -1,4 +1,4 @@
-"""The command line: `lbp demo`, `lbp train`, `lbp verify`, `lbp verify-vnnlib`, `lbp evaluate`, `lbp plot`, `lbp info`."""
+"""The command line: `lbp demo`, `train`, `verify`, `verify-vnnlib`, `evaluate`, `plot`, `info`."""
 
 import sys
 from typing import NoReturn

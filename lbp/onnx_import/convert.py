@@ -12,7 +12,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from lbp.errors import OnnxFileError
+from lbp.errors import LbpError, OnnxFileError
 from lbp.onnx_import import activations, affine, elementwise, pooling, shapes
 from lbp.onnx_import.affine import linear
 from lbp.onnx_import.file import Array, OnnxModel
@@ -100,6 +100,8 @@ class _Conversion:
         alone = onnx.helper.make_model(graph, opset_imports=self.model.proto.opset_import)
         try:
             found = ReferenceEvaluator(alone).run(None, {source: self.constants[source] for source in inputs})
+        except LbpError:  # a deadline
+            raise
         except Exception as error:
             # Operators of the reference implementation raise whatever numpy does.
             raise self._call(node, name).refuse(f"cannot be computed from constants: {error}") from error

@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from lbp.errors import OnnxFileError
+from lbp.errors import LbpError, OnnxFileError
 
 Array = npt.NDArray[np.generic]
 
@@ -109,6 +109,8 @@ def _checked_proto(path: Path) -> onnx.ModelProto:
         raise OnnxFileError(f"{path}: no such file ({error.filename or path})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise OnnxFileError(f"{path}: cannot be read ({error})") from error
+    except LbpError:  # a deadline
+        raise
     except Exception as error:
         # protobuf and the checker have errors of several kinds, depending on which of their backends is in use.
         reason = str(error).strip().split("\n")[0]

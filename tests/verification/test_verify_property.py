@@ -63,7 +63,8 @@ def test_verdicts_agree_with_a_fine_grid(seed, share):
     spread = values[:, 0].max() - values[:, 0].min()
     limit = (values[:, 0].min() + share * spread).item()
     found = verify_property(network(seed), stated(-1, 1, f"(<= Y_0 {limit})"), (2,), deadline=Deadline(20))
-    assert found.verdict in (Verdict.HOLDS, Verdict.VIOLATED, Verdict.TIMEOUT)
+    if share < -0.01:
+        assert found.verdict is not Verdict.UNKNOWN
     if share > 0.01:
         assert found.verdict is Verdict.VIOLATED
     if found.verdict is Verdict.HOLDS:
@@ -118,7 +119,8 @@ def test_nan_decides_nothing():
     assert not sets.excluded(f64([math.nan])).any()
     assert not sets.excluded(f64([math.inf])).any()
     assert not sets.excluded(f64([0.0])).any()
-    assert sets.excluded(f64([1e-300])).all()
+    assert not sets.excluded(f64([1e-14])).any()
+    assert sets.excluded(f64([1e-13])).all()
 
 
 def test_a_point_that_evaluations_disagree_about_is_no_counterexample():

@@ -10,6 +10,12 @@ from torch import Tensor
 
 from lbp.vnnlib import Conjunction
 
+SLACK = 256
+"""Room that a bound must leave, in units in the last place of the largest of 1, itself and what it is compared with.
+
+Products with the weights are rounded to nearest, and splitting ends at boxes where the output touches its bound.
+"""
+
 
 @dataclass(frozen=True)
 class UnsafeSets:
@@ -49,9 +55,10 @@ class UnsafeSets:
     def excluded(self, lower: Tensor) -> Tensor:
         """Return which sets [B, K] no output can reach, from lower bounds [B, S] of `matrix y`.
 
-        A set is excluded when one of its rows is above its bound everywhere. NaN excludes nothing.
+        A set is excluded when one of its rows is above its bound everywhere by more than `SLACK`. NaN excludes none.
         """
-        above = (lower > self.bound) & torch.isfinite(lower)
+        scale = torch.maximum(lower.abs(), self.bound.abs()).clamp_min(1.0)
+        above = (lower - self.bound > SLACK * torch.finfo(lower.dtype).eps * scale) & torch.isfinite(lower)
         return (above.unsqueeze(1) & self.member).any(2)
 
     def excess(self, y: Tensor) -> Tensor:
