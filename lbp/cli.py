@@ -1,4 +1,4 @@
-"""The command line: `lbp demo`, `train`, `verify`, `verify-vnnlib`, `evaluate`, `plot`, `info`."""
+"""The command line."""
 
 import sys
 from typing import NoReturn
@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+from lbp.commands.bench import bench
 from lbp.commands.demo import demo
 from lbp.commands.evaluate import evaluate
 from lbp.commands.info import info
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, verify, verify_vnnlib, evaluate, info):
+for command in (demo, train, verify, verify_vnnlib, evaluate, bench, info):
     app.command()(command)
 app.add_typer(plot, name="plot")
 

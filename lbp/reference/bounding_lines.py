@@ -182,6 +182,22 @@ def _constant_lines(neurons: _Neurons, r: Tensor) -> BoundingLines:
     return BoundingLines(zero, level(neurons.l, -1), zero, level(neurons.u, +1))
 
 
+def _leaky_lines(neurons: _Neurons, strategy: str, lower_slope: Tensor | None) -> BoundingLines:
+    """The table where nothing bends above 0 (ReLU, LeakyReLU): three of its columns, written without the others."""
+    unstable = neurons.with_status("left unstable")
+    some = neurons.restricted(unstable)
+    stable = torch.where(neurons.with_status("alive"), torch.ones_like(neurons.l), neurons.eta)
+    zero = torch.zeros_like(neurons.l)
+    slope = _rising_chord_slope(some, some.u)
+    intercept = _upper_intercept(some, slope, some.u, (1 - some.eta) * -some.l * _share(some.u, -some.l))
+    return BoundingLines(
+        torch.where(unstable, _lower_slope(some, strategy, lower_slope), stable),
+        zero,
+        torch.where(unstable, slope, stable),
+        torch.where(unstable, intercept, zero),
+    )
+
+
 def _table(neurons: _Neurons, strategy: str, lower_slope: Tensor | None, upper_slope: Tensor | None) -> BoundingLines:
     eta = neurons.eta.expand_as(neurons.l)
     zero, one = torch.zeros_like(neurons.l), torch.ones_like(neurons.l)
@@ -252,12 +268,15 @@ def bounding_lines(
                 "strategy 'lines' takes all four of lower_slope, lower_intercept, upper_slope, upper_intercept"
             )
         return BoundingLines(*(line.expand_as(l) for line in given if line is not None))
+    never_bends = not isinstance(r, Tensor) and r == math.inf
     r, eta = as_parameter(r, l), as_parameter(eta, l)
     ordered = l <= u
     low, high = torch.where(ordered, l, u), torch.where(ordered, u, l)
     neurons = _Neurons(low, high, r.expand_as(low), eta, neuron_status(low, high, r))
     if strategy == "constant":
         lines = _constant_lines(neurons, r)
+    elif never_bends:
+        lines = _leaky_lines(neurons, strategy, lower_slope)
     else:
         lines = _table(neurons, strategy, lower_slope, upper_slope)
     undefined = torch.isnan(low) | torch.isnan(high) | invalid_parameters(r, eta)

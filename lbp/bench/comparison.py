@@ -1,0 +1,116 @@
+"""What changed between two records beyond noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from lbp.bench.record import Record, Row
+
+LEAST_CHANGE = 1.1
+"""A smaller ratio is never called a change: a second run of the same code differs by as much."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A row whose time or memory differs beyond noise.
+
+    Attributes:
+        row: of the new record.
+        quantity: "time" or "memory".
+        ratio: new to old; above 1 is slower or larger.
+    """
+
+    row: Row
+    quantity: str
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two records side by side.
+
+    Attributes:
+        changes: beyond noise, the largest first.
+        compared: rows that both records have.
+        appeared, vanished: rows that only one record has a time for.
+        differences: of machine and settings, in words; with any, changes may not be the code's.
+    """
+
+    changes: tuple[Change, ...]
+    compared: int
+    appeared: tuple[Row, ...]
+    vanished: tuple[Row, ...]
+    differences: tuple[str, ...]
+
+
+def compare(old: Record, new: Record) -> Comparison:
+    """Compares the rows that two records share.
+
+    A time changed where the middle halves of the repeats do not overlap and the medians differ by a tenth; memory where
+    it differs by a tenth and a MiB.
+    """
+    before = {row.key: row for row in old.rows if row.timing is not None}
+    after = {row.key: row for row in new.rows if row.timing is not None}
+    shared = [(before[key], after[key]) for key in after if key in before]
+    changes = [
+        change for pair in shared for change in (_time_change(*pair), _memory_change(*pair)) if change is not None
+    ]
+    changes.sort(key=lambda change: max(change.ratio, 1 / change.ratio), reverse=True)
+    return Comparison(
+        tuple(changes),
+        len(shared),
+        tuple(row for key, row in after.items() if key not in before),
+        tuple(row for key, row in before.items() if key not in after),
+        tuple(_differences(old, new)),
+    )
+
+
+def _time_change(old: Row, new: Row) -> Change | None:
+    assert old.timing is not None
+    assert new.timing is not None
+    apart = new.timing.low > old.timing.high or new.timing.high < old.timing.low
+    ratio = new.timing.median / old.timing.median
+    return Change(new, "time", ratio) if apart and _is_large(ratio) else None
+
+
+def _memory_change(old: Row, new: Row) -> Change | None:
+    if not old.peak_bytes or not new.peak_bytes or abs(old.peak_bytes - new.peak_bytes) < 2**20:
+        return None
+    ratio = new.peak_bytes / old.peak_bytes
+    return Change(new, "memory", ratio) if _is_large(ratio) else None
+
+
+def _is_large(ratio: float) -> bool:
+    return max(ratio, 1 / ratio) >= LEAST_CHANGE
+
+
+def _differences(old: Record, new: Record) -> list[str]:
+    facts: list[tuple[str, Any, Any]] = [("device", old.device, new.device)]
+    names = sorted({*old.settings, *new.settings})
+    facts += [(name, old.settings.get(name), new.settings.get(name)) for name in names]
+    names = sorted({*old.versions, *new.versions} - {"lbp"})
+    facts += [(name, old.versions.get(name), new.versions.get(name)) for name in names]
+    words = [f"{name}: {before} -> {after}" for name, before, after in facts if before != after]
+    for name in ("copy", "new_copy", "products"):
+        ratio = getattr(new.rates, name) / getattr(old.rates, name)
+        if _is_large(ratio):
+            words.append(f"measured rate of {name.replace('_', ' ')}: {ratio:.2f} times the old one")
+    return words
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Returns the changes as a table, what became slower or larger in red."""
+    table = Table(title=f"{len(comparison.changes)} changes in {comparison.compared} rows", box=SIMPLE_HEAD)
+    for heading in ("level", "case", "activation", "contender", "quantity"):
+        table.add_column(heading)
+    table.add_column("new / old", justify="right")
+    for change in comparison.changes:
+        style = "red" if change.ratio > 1 else "green"
+        row = change.row
+        ratio = f"[{style}]{change.ratio:.2f}[/]"
+        table.add_row(row.level, row.case, row.activation, row.contender, change.quantity, ratio)
+    return table

@@ -1,0 +1,123 @@
+"""Who is compared: this package in its settings, plain PyTorch, and auto_LiRPA where it is installed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+import lbp
+from lbp import reference
+from lbp.bench.networks import Activation
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something that bounds a network.
+
+    Attributes:
+        name: in tables.
+        package: "lbp" or "auto_LiRPA", which have the same interface.
+        backend: of lbp.
+        compiled: whether lbp's plain PyTorch functions run under `torch.compile`.
+        options: `bound_opts`.
+        methods: this contender's name of each method it knows.
+        activations: that it knows.
+        exact: whether it computes the method to the letter; otherwise its bounds may be tighter.
+        trains: whether it takes part in the measurement of training steps.
+    """
+
+    name: str
+    package: str
+    backend: str = "native"
+    compiled: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    methods: dict[str, str] = field(default_factory=dict)
+    activations: tuple[Activation, ...] = ("ReLU", "ParamRamp")
+    exact: bool = True
+    trains: bool = True
+
+
+_OURS = {name: name for name in ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN")}
+_PEERS = {
+    "IBP": "IBP",
+    "CROWN-IBP": "CROWN-IBP",
+    "LBP": "forward",
+    "CROWN-LBP": "forward+backward",
+    "CROWN": "CROWN",
+}
+_EXACT = {"sparse_intermediate_bounds": False}
+
+CONTENDERS = (
+    Contender("native", "lbp", methods=_OURS, exact=False),
+    Contender("native, every row", "lbp", options=_EXACT, methods={"CROWN": "CROWN"}, trains=False),
+    Contender("native, dense", "lbp", options={**_EXACT, "conv_mode": "matrix"}, methods=_OURS, trains=False),
+    Contender("reference", "lbp", backend="reference", options={**_EXACT, "conv_mode": "matrix"}, methods=_OURS),
+    Contender(
+        "reference compiled",
+        "lbp",
+        backend="reference",
+        compiled=True,
+        options={**_EXACT, "conv_mode": "matrix"},
+        methods={name: name for name in ("IBP", "CROWN-IBP")},
+    ),
+    Contender(
+        "auto_LiRPA patches",
+        "auto_LiRPA",
+        options={"conv_mode": "patches"},
+        methods=_PEERS,
+        activations=("ReLU",),
+        exact=False,
+    ),
+    Contender(
+        "auto_LiRPA matrix",
+        "auto_LiRPA",
+        options={"conv_mode": "matrix"},
+        methods=_PEERS,
+        activations=("ReLU",),
+        exact=False,
+    ),
+)
+"""All contenders; the results of the others are compared with those of "reference"."""
+
+
+def find(name: str) -> Contender:
+    """Returns the contender of that name."""
+    return next(contender for contender in CONTENDERS if contender.name == name)
+
+
+def peer_available(path: Path | None) -> bool:
+    """Says whether auto_LiRPA can be found, among the installed packages or in a folder."""
+    return (path is not None and (path / "auto_LiRPA").is_dir()) or importlib.util.find_spec("auto_LiRPA") is not None
+
+
+def load(contender: Contender, peer: Path | None) -> ModuleType:
+    """Imports a contender's package and chooses its backend for the rest of this process.
+
+    Args:
+        contender: to load.
+        peer: folder that holds the package `auto_LiRPA`; None for the installed one.
+    """
+    if contender.package == "auto_LiRPA":
+        if peer is not None:
+            sys.path[:0] = [str(peer)]
+        return importlib.import_module("auto_LiRPA")
+    if contender.compiled:
+        _compile_reference()
+    lbp.backend(contender.backend)
+    return lbp
+
+
+def _compile_reference() -> None:
+    """Puts every function of the plain PyTorch backend under `torch.compile`, for the rest of this process."""
+    for name in reference.__all__:
+        function: Callable[..., Any] = getattr(reference, name)
+        if not isinstance(function, type):
+            setattr(reference, name, torch.compile(function))

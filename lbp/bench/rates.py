@@ -1,0 +1,45 @@
+"""What the machine can do: the floors that the measurements are compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lbp.bench.timing import time_in_turn
+from lbp.precision import full_precision
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Rates measured in the same run as what is compared with them.
+
+    Attributes:
+        copy: bytes read and written per second by a copy between buffers in use.
+        new_copy: the same by a copy into memory just allocated, which the operating system hands out page by page.
+        products: operations (a multiply-add counts as two) per second of a large float32 matrix product.
+    """
+
+    copy: float
+    new_copy: float
+    products: float
+
+
+def measure_rates(device: torch.device) -> Rates:
+    """Measures the rates of a device with the threads that PyTorch uses now."""
+    numbers = 2**28 if device.type == "cuda" else 2**24
+    source = torch.ones(numbers, device=device)
+    target = torch.empty_like(source)
+    size = 8192 if device.type == "cuda" else 1536
+    left, right = (torch.ones(size, size, device=device) for _ in range(2))
+    with full_precision():
+        times = time_in_turn(
+            {
+                "copy": lambda: target.copy_(source),
+                "new copy": source.clone,
+                "product": lambda: left @ right,
+            },
+            device,
+        )
+    moved = 2 * source.numel() * source.element_size()
+    return Rates(moved / times["copy"].median, moved / times["new copy"].median, 2 * size**3 / times["product"].median)

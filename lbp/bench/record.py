@@ -1,0 +1,145 @@
+"""Records: what was measured, where and with what, as JSON."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lbp
+from lbp.bench.rates import Rates
+from lbp.bench.timing import Timing
+from lbp.errors import InvalidInputError
+from lbp.info import collect
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender in one case.
+
+    Attributes:
+        level: "ops", "methods", "training" or "growth".
+        case: what was run, without its activation and contender.
+        activation: "ReLU" or "ParamRamp".
+        contender: "native", "reference", ...
+        timing: None where there is none; `note` says why.
+        peak_bytes: that the run needed above what was in use before it.
+        moved_bytes: that it cannot avoid reading and writing; None where that is not counted.
+        operations: of its matrix products and convolutions.
+        product_seconds: that those took.
+        parameters: numbers that describe the case, for pictures and fits.
+        note: why there is no timing, or anything else to know.
+    """
+
+    level: str
+    case: str
+    activation: str
+    contender: str
+    timing: Timing | None = None
+    peak_bytes: int | None = None
+    moved_bytes: int | None = None
+    operations: int | None = None
+    product_seconds: float | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What identifies the row in a record."""
+        return self.level, self.case, self.activation, self.contender
+
+
+@dataclass(frozen=True)
+class Record:
+    """All rows of one run.
+
+    Attributes:
+        device: name of the processor or GPU.
+        commit: of the source tree, "unknown" outside of one; with "+" where files differ from it.
+        settings: threads, limits and choices.
+        versions: of this package and what it stands on.
+        rates: of the machine.
+        rows: the measurements.
+        date: ISO 8601, UTC.
+    """
+
+    device: str
+    commit: str
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    rates: Rates
+    rows: tuple[Row, ...]
+    date: str
+
+
+def new_record(device: torch.device, settings: dict[str, Any], rates: Rates) -> Record:
+    """Returns a record of this machine, now, that has no rows yet."""
+    return Record(
+        _device_name(device),
+        _commit(),
+        {"threads": torch.get_num_threads(), "device": str(device), **settings},
+        {name: value for name, value in collect().items() if name != "platform"},
+        rates,
+        (),
+        datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Writes a record as JSON; the file appears complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps({"format": FORMAT, **asdict(record)}, indent=1) + "\n")
+    partial.replace(path)
+
+
+def read_record(path: Path) -> Record:
+    """Reads a record.
+
+    Raises:
+        InvalidInputError: no such file, or not a record.
+    """
+    try:
+        content = json.loads(path.read_text())
+        if content.pop("format") != FORMAT:
+            raise ValueError("another version of the format")
+        rows = tuple(
+            Row(**{**row, "timing": None if row["timing"] is None else Timing(**row["timing"])})
+            for row in content["rows"]
+        )
+        return Record(**{**content, "rates": Rates(**content["rates"]), "rows": rows})
+    except FileNotFoundError as error:
+        raise InvalidInputError(f"{path}: no such file; `lbp bench --output FILE` writes one") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidInputError(f"{path}: not a record of `lbp bench` ({error})") from error
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str:
+    folder = Path(lbp.__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,105 @@
+"""Records as tables: one line per case, one column per contender."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from lbp.bench.growth import fitted_growth
+from lbp.bench.rates import Rates
+from lbp.bench.record import Record, Row
+
+LEVELS = {
+    "ops": "Ops",
+    "methods": "Methods: lower bounds of all margins",
+    "training": "Training steps: bounds, loss, gradients",
+    "growth": "Growth: chains of convolutions",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """The rows of one case, by contender."""
+
+    name: str
+    activation: str
+    rows: dict[str, Row]
+
+    def ratio(self, slower: str, faster: str) -> float | None:
+        """Returns how many times the median of one contender is that of another."""
+        times = [row.timing for name in (slower, faster) if (row := self.rows.get(name)) is not None]
+        if len(times) < 2 or times[0] is None or times[1] is None:
+            return None
+        return times[0].median / times[1].median
+
+
+def cases(rows: Iterable[Row], level: str) -> list[Case]:
+    """Returns the cases of a level in order."""
+    found: dict[tuple[str, str], Case] = {}
+    for row in rows:
+        if row.level == level:
+            case = found.setdefault((row.case, row.activation), Case(row.case, row.activation, {}))
+            case.rows[row.contender] = row
+    return list(found.values())
+
+
+def floor_seconds(row: Row, rates: Rates) -> float | None:
+    """Returns the least time that the row's bytes and operations take on this machine, None where neither is known."""
+    if row.moved_bytes is None and row.operations is None:
+        return None
+    return max((row.moved_bytes or 0) / rates.copy, (row.operations or 0) / rates.products)
+
+
+def result_tables(record: Record) -> list[Table]:
+    """Returns a table of times per level in the record, with memory where contenders ran in their own processes."""
+    tables = []
+    for level, title in LEVELS.items():
+        found = cases(record.rows, level)
+        if found:
+            tables.append(_level_table(title, level, found, record.rates))
+    growth = fitted_growth(record.rows)
+    if growth:
+        table = Table(title="Growth: fitted exponents", box=SIMPLE_HEAD)
+        for heading in ("method", "contender", "quantity", "time", "memory", "expected of operations"):
+            table.add_column(heading)
+        for fit in growth:
+            memory = "" if fit.memory is None else f"{fit.memory:.2f}"
+            table.add_row(fit.method, fit.contender, fit.quantity, f"{fit.time:.2f}", memory, fit.expected)
+        tables.append(table)
+    return tables
+
+
+def _level_table(title: str, level: str, found: Sequence[Case], rates: Rates) -> Table:
+    names = list(dict.fromkeys(name for case in found for name in case.rows))
+    table = Table(title=title, box=SIMPLE_HEAD)
+    table.add_column("case")
+    table.add_column("activation")
+    for name in names:
+        table.add_column(f"{name}\nms" if level == "ops" else f"{name}\nms | MiB", justify="right")
+    table.add_column("floor\nms", justify="right")
+    table.add_column("reference\n/ native", justify="right")
+    for case in found:
+        ratio = case.ratio("reference", "native")
+        native = case.rows.get("native")
+        floor = None if native is None else floor_seconds(native, rates)
+        cells = [_cell(case.rows.get(name), with_memory=level != "ops") for name in names]
+        table.add_row(
+            case.name,
+            case.activation,
+            *cells,
+            "" if floor is None else f"{1e3 * floor:.3g}",
+            "" if ratio is None else f"{ratio:.1f}",
+        )
+    return table
+
+
+def _cell(row: Row | None, *, with_memory: bool) -> str:
+    if row is None:
+        return ""
+    if row.timing is None:
+        return row.note.split(":")[0]
+    time = f"{1e3 * row.timing.median:.3g}"
+    return f"{time} | {row.peak_bytes / 2**20:.0f}" if with_memory and row.peak_bytes is not None else time

@@ -1,0 +1,77 @@
+"""Repeated timing of alternatives in turn, so that whatever else the machine does slows all of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The seconds that repeats of a call took.
+
+    Attributes:
+        median: of the repeats.
+        low, high: first and third quartile.
+        repeats: how many.
+    """
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Timing:
+        """Summarises the seconds of single repeats."""
+        if len(seconds) == 1:
+            return cls(seconds[0], seconds[0], seconds[0], 1)
+        low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
+        return cls(median, low, high, len(seconds))
+
+
+def seconds_of(call: Call, device: torch.device) -> float:
+    """Returns the seconds of one call; on a GPU by events on the current stream, until the last kernel has ended."""
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def time_in_turn(
+    calls: Mapping[str, Call], device: torch.device, *, repeats: int = 9, budget: float = 2.0
+) -> dict[str, Timing]:
+    """Times calls in turn: one untimed round, then rounds of one call each.
+
+    Args:
+        calls: by name.
+        device: where they run.
+        repeats: most rounds.
+        budget: seconds after which no further round begins, once three are done.
+
+    Returns:
+        the timing of each call.
+    """
+    for call in calls.values():
+        seconds_of(call, device)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    begin = time.perf_counter()
+    for number in range(repeats):
+        if number >= 3 and time.perf_counter() - begin > budget:
+            break
+        for name, call in calls.items():
+            seconds[name].append(seconds_of(call, device))
+    return {name: Timing.of(values) for name, values in seconds.items()}

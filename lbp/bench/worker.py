@@ -1,0 +1,234 @@
+"""A process per contender: what it needs of memory and time is its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lbp.bench.contenders import Contender, load
+from lbp.bench.memory import peak_bytes
+from lbp.bench.networks import Network
+from lbp.bench.products import measure_products
+from lbp.bench.timing import seconds_of
+from lbp.specification import margins
+from lbp.training.losses import margin_loss
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker does.
+
+    Attributes:
+        task: "bounds" of all margins, or a training "step": margins, loss and gradients of all parameters.
+        network: to bound.
+        method: by its name in lbp.
+        batch: images.
+    """
+
+    task: Literal["bounds", "step"]
+    network: Network
+    method: str
+    batch: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a worker may use.
+
+    Attributes:
+        seconds: per run.
+        memory: bytes of data that a process on the CPU may hold.
+        threads: of PyTorch.
+    """
+
+    seconds: float
+    memory: int
+    threads: int
+
+
+class RunFailedError(Exception):
+    """A run did not end: out of time, out of memory, or an error of the contender."""
+
+
+class Worker:
+    """A contender in a process of its own, which is started when it is first needed and again after a run that failed.
+
+    Use as a context manager.
+
+    Args:
+        contender: who works.
+        device: "cpu" or "cuda:N".
+        limits: to keep.
+        peer: see `lbp.bench.contenders.load`.
+    """
+
+    def __init__(self, contender: Contender, device: str, limits: Limits, peer: Path | None) -> None:
+        self.contender = contender
+        self._arguments = (contender, device, limits, peer)
+        self._limits = limits
+        self._process: BaseProcess | None = None
+        self._connection: Connection
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def first(self, work: Work) -> tuple[Tensor, int | None]:
+        """Sets up the work, does it once, returns the lower bounds of the margins (of a step, its loss) and peak bytes.
+
+        Raises:
+            RunFailedError: the run did not end well.
+        """
+        if self._process is None:
+            self._start()
+        self._ask(work)
+        values, shape, peak = self._ask("first")
+        return torch.tensor(values).reshape(shape), peak
+
+    def seconds(self) -> float:
+        """Does the work once and returns the seconds that it took.
+
+        Raises:
+            RunFailedError: the run did not end well.
+        """
+        return float(self._ask("time"))
+
+    def products(self) -> tuple[float, int]:
+        """Does the work once under the profiler and returns seconds and operations of the products.
+
+        Raises:
+            RunFailedError: the run did not end well.
+        """
+        seconds, operations = self._ask("products")
+        return seconds, operations
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, *self._arguments))
+        self._process.start()
+        theirs.close()
+
+    def _stop(self) -> int | None:
+        """Ends the process, at once if need be, and returns its exit code."""
+        if self._process is None:
+            return None
+        self._connection.close()
+        self._process.join(timeout=2)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        code, self._process = self._process.exitcode, None
+        return code
+
+    def _ask(self, what: Work | str) -> Any:
+        # Setting up imports the package; a first run may compile.
+        patience = self._limits.seconds + (10 if what in ("time", "products") else 120)
+        try:
+            self._connection.send(what)
+            if not self._connection.poll(patience):
+                self._stop()
+                raise RunFailedError(f"stopped after {patience:g} s")
+            kind, answer = self._connection.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise RunFailedError(f"process ended with code {self._stop()}") from None
+        if kind == "failed":
+            self._stop()
+            raise RunFailedError(answer)
+        return answer
+
+
+def _serve(connection: Connection, contender: Contender, device: str, limits: Limits, peer: Path | None) -> None:
+    """Answers work by setting it up, "first", "time" and "products" by doing it; ends with the connection."""
+    if contender.package != "lbp" or contender.compiled:
+        warnings.simplefilter("ignore")
+    on = torch.device(device)
+
+    def no_work() -> Tensor:
+        raise RuntimeError("no work has been set up")
+
+    run: Callable[[], Tensor] = no_work
+    try:
+        package = _load_within(contender, on, limits, peer)
+        while True:
+            what = connection.recv()
+            answer: Any = None
+            if isinstance(what, Work):
+                run = _prepare(package, contender, what, on)
+            elif what == "first":
+                answer = _first(run, on)
+            elif what == "time":
+                answer = seconds_of(run, on)
+            else:
+                answer = _products(run, on)
+            connection.send(("done", answer))
+    except EOFError:
+        return
+    except Exception as error:
+        connection.send(("failed", _reason(error)))
+
+
+def _load_within(contender: Contender, device: torch.device, limits: Limits, peer: Path | None) -> ModuleType:
+    torch.set_num_threads(limits.threads)
+    if device.type == "cpu" and sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_DATA, (limits.memory, limits.memory))
+    return load(contender, peer)
+
+
+def _first(run: Callable[[], Tensor], device: torch.device) -> tuple[list[float], list[int], int | None]:
+    result, peak = peak_bytes(run, device)
+    return result.flatten().tolist(), list(result.shape), peak
+
+
+def _products(run: Callable[[], Tensor], device: torch.device) -> tuple[float, int]:
+    products = measure_products(run, device)
+    return products.seconds, products.operations
+
+
+def _prepare(package: ModuleType, contender: Contender, work: Work, device: torch.device) -> Callable[[], Tensor]:
+    model = work.network.model().to(device)
+    images, labels = work.network.images(work.batch, device)
+    net = package.BoundedModule(model, images, bound_opts=contender.options, device=str(device))
+    C = margins(labels, 10)
+    eps = work.network.eps
+    perturbation = package.PerturbationLpNorm(
+        norm=float("inf"), eps=eps, x_L=(images - eps).clamp(0, 1), x_U=(images + eps).clamp(0, 1)
+    )
+    x = package.BoundedTensor(images, perturbation)
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+
+    def bounds() -> Tensor:
+        lower: Tensor = net.compute_bounds(x=(x,), C=C, method=contender.methods[work.method], bound_upper=False)[0]
+        return lower
+
+    def verify() -> Tensor:
+        with torch.no_grad():
+            return bounds()
+
+    def step() -> Tensor:
+        loss = margin_loss(bounds())
+        torch.autograd.grad(loss, parameters, allow_unused=True)
+        return loss.detach()
+
+    return verify if work.task == "bounds" else step
+
+
+def _reason(error: Exception) -> str:
+    words = f"{type(error).__name__}: {error}".split("\n")[0]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or ("alloc" in words and "memory" in words):
+        return "out of memory"
+    return words[:120]

@@ -1,0 +1,167 @@
+"""`lbp bench`."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from lbp.bench.comparison import compare, comparison_table
+from lbp.bench.contenders import CONTENDERS
+from lbp.bench.methods import METHODS, MethodOptions, measure_growth, measure_methods, measure_training
+from lbp.bench.networks import NETWORKS
+from lbp.bench.ops import OpOptions, measure_ops
+from lbp.bench.pictures import draw_pictures
+from lbp.bench.rates import measure_rates
+from lbp.bench.record import Record, Row, new_record, read_record, write_record
+from lbp.bench.tables import result_tables
+from lbp.bench.worker import Limits
+from lbp.errors import InvalidInputError
+
+
+class Level(StrEnum):
+    """What can be measured."""
+
+    OPS = "ops"
+    METHODS = "methods"
+    TRAINING = "training"
+    GROWTH = "growth"
+
+
+def bench(
+    levels: Annotated[
+        list[Level] | None, typer.Argument(help="what to measure: ops, methods, training, growth; all unless named")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves PyTorch's number")] = 0,
+    quick: Annotated[bool, typer.Option(help="DM-Small and one image only: a minute or two")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="an op (part of its name), a network or a method; repeat")
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="images at once, for methods and training; repeat")] = None,
+    contender: Annotated[
+        list[str] | None, typer.Option(help="who is measured, for methods and training; repeat")
+    ] = None,
+    compiled: Annotated[bool, typer.Option(help="also PyTorch under torch.compile, ops")] = True,
+    peer: Annotated[Path | None, typer.Option(help="folder that holds the package auto_LiRPA")] = None,
+    repeats: Annotated[int, typer.Option(help="most repeats of a measurement", min=1)] = 7,
+    time_limit: Annotated[float, typer.Option(help="seconds after which a run of a method is stopped")] = 60.0,
+    memory_limit: Annotated[float, typer.Option(help="GiB of memory that a run of a method may take, CPU")] = 12.0,
+    output: Annotated[
+        Path | None, typer.Option(help="write the record here, JSON; kept up to date while measuring")
+    ] = None,
+    plots: Annotated[Path | None, typer.Option(help="draw pictures into this folder")] = None,
+    comparison: Annotated[
+        tuple[Path, Path] | None, typer.Option("--compare", help="measure nothing; show what changed from OLD to NEW")
+    ] = None,
+    show: Annotated[Path | None, typer.Option(help="measure nothing; show the tables of this record")] = None,
+) -> None:
+    """Measure this package against plain PyTorch, auto_LiRPA and the machine's own rates."""
+    console = Console()
+    if comparison is not None:
+        _show_comparison(console, *comparison)
+        return
+    if show is not None:
+        _show(console, read_record(show), plots)
+        return
+    on = _device(device)
+    if threads > 0:
+        torch.set_num_threads(threads)
+    names = tuple(only or ())
+    limits = Limits(time_limit, int(memory_limit * 2**30), torch.get_num_threads())
+    ops = OpOptions(repeats=repeats, compiled=compiled, quick=quick, only=names)
+    methods = _method_options(names, limits, repeats, batch, contender, peer, quick=quick)
+    settings = {"quick": quick, "only": list(names), "repeats": repeats, "time limit": time_limit}
+    rows: list[Row] = []
+    record = new_record(on, settings, measure_rates(on))
+    with Console(stderr=True).status("measuring") as status:
+        for measured in _measurements(levels or list(Level), on, ops, methods, status.update):
+            for row in measured:
+                rows.append(row)
+                if output is not None:
+                    write_record(replace(record, rows=tuple(rows)), output)
+    _show(console, replace(record, rows=tuple(rows)), plots)
+
+
+def _measurements(
+    levels: Sequence[Level],
+    device: torch.device,
+    ops: OpOptions,
+    methods: MethodOptions,
+    notify: Callable[[str], None],
+) -> Iterator[Iterator[Row]]:
+    for level in levels:
+        match level:
+            case Level.OPS:
+                yield measure_ops(device, ops, notify)
+            case Level.METHODS:
+                yield measure_methods(device, methods, notify)
+            case Level.TRAINING:
+                yield measure_training(device, methods, notify)
+            case Level.GROWTH:
+                yield measure_growth(device, methods, notify)
+
+
+def _method_options(
+    names: tuple[str, ...],
+    limits: Limits,
+    repeats: int,
+    batches: Sequence[int] | None,
+    contenders: Sequence[str] | None,
+    peer: Path | None,
+    *,
+    quick: bool,
+) -> MethodOptions:
+    known = [entry.name for entry in CONTENDERS]
+    for name in contenders or ():
+        if name not in known:
+            raise InvalidInputError(f"--contender {name!r} is not known; choose one of {', '.join(known)}")
+    if peer is not None and not (peer / "auto_LiRPA").is_dir():
+        raise InvalidInputError(f"--peer {peer}: the folder holds no package auto_LiRPA")
+    networks = tuple(name for name in names if name in NETWORKS)
+    return MethodOptions(
+        limits,
+        repeats=repeats,
+        networks=networks or (("DM-Small",) if quick else ()),
+        methods=tuple(name for name in names if name in METHODS),
+        batches=tuple(batches or ()) or ((1,) if quick else ()),
+        contenders=tuple(contenders or ()),
+        peer=peer,
+    )
+
+
+def _device(name: str) -> torch.device:
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidInputError("--device cuda: PyTorch finds no CUDA device here")
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def _show(console: Console, record: Record, plots: Path | None) -> None:
+    rates = record.rates
+    console.print(
+        f"{record.device}, {record.settings['threads']} threads, commit {record.commit[:12]}, {record.date}\n"
+        f"copy {rates.copy / 1e9:.1f} GB/s, into new memory {rates.new_copy / 1e9:.1f} GB/s, "
+        f"products {rates.products / 1e9:.0f} GFLOP/s",
+        highlight=False,
+    )
+    for table in result_tables(record):
+        console.print(table)
+    if plots is not None:
+        for path in draw_pictures(record, plots):
+            console.print(f"drew {path}", highlight=False)
+
+
+def _show_comparison(console: Console, old: Path, new: Path) -> None:
+    result = compare(read_record(old), read_record(new))
+    for difference in result.differences:
+        console.print(f"[yellow]not the same conditions:[/] {difference}", highlight=False)
+    console.print(comparison_table(result))
+    for word, rows in (("only in the new record", result.appeared), ("only in the old record", result.vanished)):
+        if rows:
+            names = sorted({f"{row.case} {row.contender}" for row in rows})
+            console.print(f"{word}: {len(rows)} rows: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")

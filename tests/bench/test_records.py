@@ -1,0 +1,142 @@
+"""Records survive a file, and comparisons report what lies beyond noise and nothing else."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from lbp.bench.comparison import compare
+from lbp.bench.growth import exponent, fitted_growth
+from lbp.bench.rates import Rates
+from lbp.bench.record import Record, Row, read_record, write_record
+from lbp.bench.tables import cases, floor_seconds, result_tables
+from lbp.bench.timing import Timing
+from lbp.cli import app
+from lbp.errors import InvalidInputError
+
+RATES = Rates(copy=1e9, new_copy=5e8, products=1e11)
+
+
+def row(median, *, case="relax_backward n=8", contender="native", spread=0.01, **measured):
+    timing = Timing(median, median * (1 - spread), median * (1 + spread), 7)
+    row = Row("ops", case, "ReLU", contender, timing, parameters={"op": "relax_backward", "B": 1, "S": 1, "n": 8})
+    return replace(row, **measured)
+
+
+def record(*rows, **changed):
+    settings = {"threads": 2, "device": "cpu"}
+    return replace(Record("a processor", "0" * 40, settings, {"PyTorch": "2"}, RATES, rows, "2020-01-01"), **changed)
+
+
+def test_timing_gives_the_median_and_the_quartiles():
+    assert Timing.of([5.0, 1.0, 4.0, 2.0, 3.0]) == Timing(3.0, 2.0, 4.0, 5)
+    assert Timing.of([2.0]) == Timing(2.0, 2.0, 2.0, 1)
+
+
+def test_a_record_is_the_same_after_writing_and_reading(tmp_path):
+    original = record(row(1.0, peak_bytes=7), row(2.0, contender="reference"), row(1, case="x", timing=None, note="no"))
+    path = tmp_path / "folder" / "record.json"
+    write_record(original, path)
+    assert read_record(path) == original
+    assert [file.name for file in path.parent.iterdir()] == ["record.json"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 0, "rows": []}', "not json"])
+def test_what_is_not_a_record_is_named(tmp_path, content):
+    path = tmp_path / "record.json"
+    path.write_text(content)
+    with pytest.raises(InvalidInputError, match=r"record\.json: not a record"):
+        read_record(path)
+    with pytest.raises(InvalidInputError, match="no such file"):
+        read_record(tmp_path / "absent.json")
+
+
+def test_a_row_with_a_field_too_few_is_not_a_record(tmp_path):
+    path = tmp_path / "record.json"
+    write_record(record(row(1.0)), path)
+    content = json.loads(path.read_text())
+    del content["rows"][0]["case"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InvalidInputError, match="not a record"):
+        read_record(path)
+
+
+def test_a_change_within_the_spread_of_the_repeats_is_noise():
+    assert compare(record(row(1.0, spread=0.3)), record(row(1.5, spread=0.3))).changes == ()
+    assert compare(record(row(1.0)), record(row(1.05))).changes == ()
+
+
+@pytest.mark.parametrize("ratio", [1.5, 0.5])
+def test_a_change_beyond_the_spread_is_reported_with_its_ratio(ratio):
+    (change,) = compare(record(row(1.0)), record(row(ratio))).changes
+    assert (change.quantity, change.ratio) == ("time", ratio)
+
+
+def test_memory_changes_are_reported_too():
+    before, after = row(1.0, peak_bytes=10 * 2**20), row(1.0, peak_bytes=20 * 2**20)
+    (change,) = compare(record(before), record(after)).changes
+    assert (change.quantity, change.ratio) == ("memory", 2.0)
+
+
+def test_rows_that_only_one_record_has_are_listed():
+    result = compare(record(row(1.0, case="a"), row(1.0, case="b")), record(row(1.0, case="b"), row(1.0, case="c")))
+    assert [row.case for row in result.appeared] == ["c"]
+    assert [row.case for row in result.vanished] == ["a"]
+    assert result.compared == 1
+
+
+def test_other_conditions_are_said():
+    other = record(row(1.0), device="another", rates=replace(RATES, copy=2e9), versions={"PyTorch": "3"})
+    differences = compare(record(row(1.0)), other).differences
+    assert [words.split(":")[0] for words in differences] == ["device", "PyTorch", "measured rate of copy"]
+    assert compare(record(), record()).differences == ()
+
+
+def test_the_floor_is_the_slower_of_memory_and_products():
+    assert floor_seconds(row(1.0, moved_bytes=10**9, operations=10**9), RATES) == 1.0
+    assert floor_seconds(row(1.0, moved_bytes=10**6, operations=10**11), RATES) == 1.0
+    assert floor_seconds(row(1.0), RATES) is None
+
+
+def test_a_case_gathers_its_contenders():
+    (case,) = cases([row(1.0), row(4.0, contender="reference")], "ops")
+    assert case.ratio("reference", "native") == 4.0
+    assert case.ratio("reference compiled", "native") is None
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 3.5])
+def test_the_exponent_of_a_power_is_found(power):
+    sizes = [2.0, 4.0, 8.0]
+    assert math.isclose(exponent(sizes, [5 * size**power for size in sizes]), power)
+
+
+def test_growth_is_fitted_to_the_largest_half_of_the_sizes():
+    times = {2: 1.0, 4: 1.0, 8: 4.0, 16: 16.0}
+    rows = [
+        Row("growth", f"LBP width={n}", "ReLU", "native", Timing.of([t]), parameters={"quantity": "width", "value": n})
+        for n, t in times.items()
+    ]
+    (fit,) = fitted_growth(rows)
+    assert math.isclose(fit.time, 2.0)
+    assert fit.memory is None
+
+
+def test_tables_hold_every_level():
+    methods = replace(row(1.0), level="methods", parameters={"batch": 1, "neurons": 5, "method": "IBP"})
+    failed = replace(methods, contender="reference", timing=None, note="out of memory")
+    assert [table.row_count for table in result_tables(record(row(1.0), methods, failed))] == [1, 1]
+
+
+def test_the_command_shows_and_compares_and_draws_records(tmp_path):
+    old, new, plots = tmp_path / "old.json", tmp_path / "new.json", tmp_path / "plots"
+    write_record(record(row(1.0), row(9.0, contender="reference")), old)
+    write_record(record(row(2.0), row(9.0, contender="reference")), new)
+    shown = CliRunner().invoke(app, ["bench", "--show", str(old), "--plots", str(plots)])
+    assert shown.exit_code == 0, shown.output
+    assert "9.0" in shown.output
+    assert {path.name for path in plots.iterdir()} == {"speed-up.png", "roofline.png"}
+    compared = CliRunner().invoke(app, ["bench", "--compare", str(old), str(new)])
+    assert compared.exit_code == 0, compared.output
+    assert "2.00" in compared.output
