@@ -24,6 +24,7 @@ from lbp.commands.options import (
     ResultsPath,
     Resume,
     Split,
+    chosen_device,
     prepare_file,
     prepare_outputs,
     write_json,
@@ -64,7 +65,7 @@ def evaluate(
     limit: Limit = None,
     batch_size: BatchSize = None,
     memory_budget: MemoryBudget = DEFAULT_BUDGET,
-    device: Device = "cpu",
+    device: Device = None,
     results: ResultsPath = None,
     resume: Resume = False,
     json: JsonPath = None,
@@ -84,8 +85,9 @@ def evaluate(
     prepare_outputs(json, results, resume)
     if markdown is not None:
         prepare_file(markdown)
-    with workers(device) as group:
-        subject = load_subject(path, data, split, data_root, limit, device)
+    place = chosen_device(device)
+    with workers(place) as group:
+        subject = load_subject(path, data, split, data_root, limit, place)
         images, labels = subject.images, subject.data.labels
         identity = subject.identity() | {"evaluate": settings.model_dump(mode="json")}
 

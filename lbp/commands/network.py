@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lbp import checkpoint
 from lbp.data import DataError, Dataset, load
-from lbp.errors import InvalidInputError
 from lbp.models import ModelSettings
 
 
@@ -35,6 +34,11 @@ class Subject:
         """The images in the type of the network's weights, on the CPU."""
         return self.data.images.to(next(self.network.model.parameters()).dtype)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.model.parameters()).device
+
     def identity(self) -> dict[str, Any]:
         """What results depend on, as JSON values: the content of the checkpoint and of the images, not their paths."""
         images = hashlib.sha256(self.data.images.contiguous().numpy().tobytes())
@@ -56,7 +60,7 @@ class Subject:
 
 
 def load_subject(
-    path: Path, data: str | None, split: str, data_root: Path | None, limit: int | None, device: str
+    path: Path, data: str | None, split: str, data_root: Path | None, limit: int | None, device: torch.device
 ) -> Subject:
     """Loads a checkpoint and images for it.
 
@@ -70,15 +74,11 @@ def load_subject(
 
     Raises:
         CheckpointError, DataError: as the readers, and images that the network was not made for.
-        InvalidInputError: no such device.
     """
     network = checkpoint.load(path)
-    dataset = load(data or trained_on(network), split, data_root).first(limit)
+    dataset = seen_in_training(load(data or trained_on(network), split, data_root).first(limit), network)
     check_fit(network.settings, dataset, path)
-    try:
-        network.model.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidInputError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    network.model.to(device)
     return Subject(path, network, dataset, split)
 
 
@@ -93,6 +93,17 @@ def trained_on(network: checkpoint.Checkpoint) -> str:
     if not isinstance(name, str):
         raise DataError("the checkpoint does not say what it was trained on; name the data set by --data")
     return name
+
+
+def seen_in_training(data: Dataset, network: checkpoint.Checkpoint) -> Dataset:
+    """The central windows of images, where the training cut windows of that size out of them; else the images.
+
+    Raises:
+        DataError: the images are smaller than the windows.
+    """
+    choice = network.training.get("data")
+    side = choice.get("crop") if isinstance(choice, dict) else None
+    return data.cropped(side, side) if isinstance(side, int) else data
 
 
 def check_fit(settings: ModelSettings, data: Dataset, path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from lbp.checkpoint import write_atomically
@@ -58,12 +59,25 @@ MemoryBudget = Annotated[
 CheckpointPath = Annotated[
     Path, typer.Argument(metavar="CHECKPOINT", help="Network written by `lbp train` or `lbp demo`.")
 ]
-Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, ...")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda; by default a GPU where there is one.")]
 ResultsPath = Annotated[
     Path | None, typer.Option("--results", help="Write a line per image to this file, as soon as it is known.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the results file of an interrupted run.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")]
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """The device that `--device` names; without a name a GPU where there is one."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise typer.BadParameter(f"unknown device {name!r}; choose cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("there is no CUDA device that PyTorch can use")
+    return device
 
 
 def prepare_file(path: Path) -> None:

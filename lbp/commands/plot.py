@@ -10,7 +10,18 @@ from lbp import checkpoint
 from lbp.checkpoint import CheckpointError, write_atomically
 from lbp.commands.console import progress_bars
 from lbp.commands.network import Subject, load_subject
-from lbp.commands.options import CheckpointPath, Clip, DataName, DataRoot, Device, Radius, Split, number, prepare_file
+from lbp.commands.options import (
+    CheckpointPath,
+    Clip,
+    DataName,
+    DataRoot,
+    Device,
+    Radius,
+    Split,
+    chosen_device,
+    number,
+    prepare_file,
+)
 from lbp.errors import InvalidInputError
 from lbp.evaluation.slope_sweep import slope_sweep
 from lbp.evaluation.tightness import tightness
@@ -43,18 +54,18 @@ def plot_tightness_command(
     split: Split = "test",
     clip: Clip = True,
     limit: Images = 20,
-    device: Device = "cpu",
+    device: Device = None,
     output: Output = None,
 ) -> None:
     """Width of the bounds against the radius, every method, every kind of lines (figure 3)."""
     names, kinds = method_names(methods.split(",")), _names(strategies)
     values = _numbers("--radii", radii)
     target = _target(output, path, "tightness")
-    subject = load_subject(path, data, split, data_root, limit, device)
+    subject = load_subject(path, data, split, data_root, limit, chosen_device(device))
     with progress_bars() as bars:
         task = bars.add_task("tightness", total=None, details="")
         curves = tightness(
-            subject.network.model, subject.images.to(device), values,
+            subject.network.model, subject.images.to(subject.device), values,
             clip=(0.0, 1.0) if clip else None, methods=names, strategies=kinds,
             progress=lambda done, total: bars.update(task, completed=done, total=total),
         )  # fmt: skip
@@ -71,7 +82,7 @@ def plot_neuron_status_command(
     split: Split = "test",
     clip: Clip = True,
     limit: Images = 1000,
-    device: Device = "cpu",
+    device: Device = None,
     output: Output = None,
 ) -> None:
     """Status of the neurons of every layer (figures 4 and 6)."""
@@ -79,9 +90,13 @@ def plot_neuron_status_command(
     target = _target(output, paths[0], "neuron-status")
     networks = []
     for path in paths:
-        subject = load_subject(path, data, split, data_root, limit, device)
+        subject = load_subject(path, data, split, data_root, limit, chosen_device(device))
         status = neuron_status(
-            subject.network.model, subject.images.to(device), eps, clip=(0.0, 1.0) if clip else None, method=name
+            subject.network.model,
+            subject.images.to(subject.device),
+            eps,
+            clip=(0.0, 1.0) if clip else None,
+            method=name,
         )
         networks.append((f"{path.stem}: {_title(subject)}", status))
     _write(target, plot_neuron_status(networks, f"neuron status, eps {eps:g}, bounds by {name}"))
@@ -99,18 +114,18 @@ def plot_slope_sweep_command(
     split: Split = "test",
     clip: Clip = True,
     limit: Images = 100,
-    device: Device = "cpu",
+    device: Device = None,
     output: Output = None,
 ) -> None:
     """Margin bounds of a network as its ReLUs become LeakyReLUs (appendix)."""
     names, kinds = method_names(methods.split(",")), _names(strategies)
     values = _numbers("--slopes", slopes)
     target = _target(output, path, "slope-sweep")
-    subject = load_subject(path, data, split, data_root, limit, device)
+    subject = load_subject(path, data, split, data_root, limit, chosen_device(device))
     with progress_bars() as bars:
         task = bars.add_task("slope sweep", total=None, details="")
         curves = slope_sweep(
-            subject.network.model, subject.images.to(device), subject.data.labels, eps, values,
+            subject.network.model, subject.images.to(subject.device), subject.data.labels, eps, values,
             clip=(0.0, 1.0) if clip else None, methods=names, strategies=kinds,
             progress=lambda done, total: bars.update(task, completed=done, total=total),
         )  # fmt: skip

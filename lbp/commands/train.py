@@ -4,12 +4,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 
 from lbp.commands.console import TrainingProgress, progress_bars
-from lbp.commands.options import DataRoot, OutputError, prepare_file
+from lbp.commands.options import DataRoot, Device, OutputError, chosen_device, prepare_file
 from lbp.training import EpochRecord, Run, RunSettings, StepRecord, World, joined_world, read_settings, run
 from lbp.training.tensorboard import TensorBoardLog
 
@@ -22,7 +21,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Use another setting than the file's: training.seed=3, ..."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
+    device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run where it stopped.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished run away.")] = False,
     tensorboard: Annotated[Path | None, typer.Option(help="Also write a TensorBoard log into this folder.")] = None,
@@ -36,7 +35,7 @@ def train(
     target = output or config.with_suffix(".safetensors")
     prepare_file(target)
     state = target.with_suffix(".state.safetensors")
-    with joined_world(_device(device)) as world:
+    with joined_world(chosen_device(device)) as world:
         if world.leads:
             _settle_state(state, resume=resume, restart=restart)
         world.barrier()
@@ -71,18 +70,6 @@ def _pair(change: str) -> tuple[str, str]:
     if not equals or not name.strip():
         raise typer.BadParameter(f"--set takes NAME=VALUE, got {change!r}")
     return name.strip(), value.strip()
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise typer.BadParameter(f"unknown device {name!r}; choose cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise typer.BadParameter("there is no CUDA device that PyTorch can use")
-    return device
 
 
 def _settle_state(state: Path, *, resume: bool, restart: bool) -> None:

@@ -22,6 +22,7 @@ from lbp.commands.options import (
     ResultsPath,
     Resume,
     Split,
+    chosen_device,
     prepare_outputs,
     write_json,
 )
@@ -65,7 +66,7 @@ def verify(
     limit: Limit = None,
     batch_size: BatchSize = None,
     memory_budget: MemoryBudget = DEFAULT_BUDGET,
-    device: Device = "cpu",
+    device: Device = None,
     results: ResultsPath = None,
     resume: Resume = False,
     json: JsonPath = None,
@@ -86,8 +87,9 @@ def verify(
         else None,
     )  # fmt: skip
     prepare_outputs(json, results, resume)
-    with workers(device) as group:
-        subject = load_subject(path, data, split, data_root, limit, device)
+    place = chosen_device(device)
+    with workers(place) as group:
+        subject = load_subject(path, data, split, data_root, limit, place)
         images, labels = subject.images, subject.data.labels
         identity = subject.identity() | {"verify": settings.model_dump(mode="json")}
 

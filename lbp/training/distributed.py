@@ -1,6 +1,5 @@
 """Data-parallel training: what one process among several does differently."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,28 +7,20 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, distributed, nn
 
+from lbp.distributed import Workers, workers
 from lbp.errors import InvalidInputError
 from lbp.nn import GlobalBatchNorm
 
 
 @dataclass(frozen=True)
-class World:
+class World(Workers):
     """The processes that train together; a single one by default.
 
     Attributes:
-        rank: this process, from 0.
-        size: number of processes.
         device: of this process.
     """
 
-    rank: int = 0
-    size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process reports and writes files."""
-        return self.rank == 0
 
     def part(self, batch: Tensor) -> Tensor:
         """This process's part of the examples of a batch, in order.
@@ -61,18 +52,10 @@ def joined_world(device: torch.device) -> Iterator[World]:
     Args:
         device: the kind of device; with several GPUs every process takes the one of its local rank.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield World(device=device)
-        return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield World(distributed.get_rank(), size, device)
-    finally:
-        distributed.destroy_process_group()
+    with workers(device) as group:
+        if group.size > 1 and device.type == "cuda":
+            device = torch.device("cuda", torch.cuda.current_device())
+        yield World(group.rank, group.size, device)
 
 
 class _AllReduce(torch.autograd.Function):

@@ -4,9 +4,12 @@ import json
 import sys
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from lbp import checkpoint, cli
+from lbp.commands.network import load_subject
+from lbp.data import load
 from lbp.models import ModelSettings, build
 
 runner = CliRunner()
@@ -76,7 +79,6 @@ def test_demo_leaves_checkpoints_results_and_a_picture(tmp_path):
         (["verify", "NETWORK", "--eps", "0.1", "--data", "mnist", "--data-root", "."], "train-|t10k-"),
         (["verify", "NETWORK", "--eps", "0.1", "--json", "."], "is a folder, expected a file name"),
         (["verify", "NETWORK", "--eps", "0.1", "--resume"], "name it by --results"),
-        (["verify", "NETWORK", "--eps", "0.1", "--device", "abacus"], "--device abacus"),
         (["train", "nothing.toml"], "nothing.toml: no such file"),
         (["demo", "--eps", "nan"], "eps: Input should be a finite number"),
         (["demo", "--output", "NETWORK"], "cannot make the folder"),
@@ -99,6 +101,21 @@ def test_radii_that_are_not_numbers_are_usage_errors(network, eps):
     result = invoke("verify", network, "--eps", eps)
     assert result.exit_code == 2
     assert "expected a number or a quotient" in result.output
+
+
+@pytest.mark.parametrize("command", ["verify", "evaluate"])
+def test_unknown_devices_are_usage_errors(network, command):
+    result = invoke(command, network, "--eps", "0.1", "--device", "abacus")
+    assert result.exit_code == 2
+    assert "unknown device 'abacus'" in result.output
+
+
+def test_networks_trained_on_windows_see_the_central_ones(tmp_path):
+    settings = ModelSettings(architecture="DM-Small", input_shape=(1, 6, 6), num_classes=10)
+    model, path = build(settings), tmp_path / "net"
+    checkpoint.save(path, model, settings, {"data": {"name": "digits", "crop": 6}})
+    subject = load_subject(path, None, "test", None, 3, torch.device("cpu"))
+    assert torch.equal(subject.images, load("digits", "test").images[:3, :, 1:7, 1:7])
 
 
 def test_data_that_does_not_fit_the_network_is_refused(monkeypatch, capsys, tmp_path):
