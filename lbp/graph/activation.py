@@ -15,7 +15,7 @@ from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.elementwise import ScaleShiftNode
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
 from lbp.graph.values import Attribute, Expression, Literal, MethodCall, Value
-from lbp.linear import Coefficients, ForwardBounds, Interval, PendingRelaxation, to_dense
+from lbp.linear import Coefficients, ForwardBounds, InputWindows, Interval, PendingRelaxation, to_dense
 from lbp.nn import LeakyReLU, ParamRamp
 
 
@@ -47,6 +47,9 @@ class RampNode(BoundNode):
     def interval(self, *inputs: Interval) -> Interval:
         lower, upper = inputs[0]
         return ops.ramp_interval(lower, upper, *self.ramp_parameters())
+
+    def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
+        return inputs[0]
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         (b,) = inputs

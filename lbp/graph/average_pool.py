@@ -51,10 +51,16 @@ class AveragePoolNode(BoundNode):
         lower, upper = inputs[0]
         return self.pooled(lower), self.pooled(upper)
 
+    def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
+        (before,) = inputs
+        if before is None or self.field is None or before.layer != self.inputs[0].shape:
+            return None
+        return before.through(self.field, channels_rows_columns(self.shape))
+
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         (b,) = inputs
         biases = (self.pooled(b.center_bias), None if b.radius_bias is None else self.pooled(b.radius_bias))
-        before, after = b.windows, self._windows_after(b.windows)
+        before, after = b.windows, self.windows_above(b.windows)
         if before is None or after is None:
             dense = b.dense()
             radius = None if dense.radius is None else self.pooled(dense.radius)
@@ -62,12 +68,6 @@ class AveragePoolNode(BoundNode):
         center = self._pooled_windows(before.split(b.center), before)
         radius = None if b.radius is None else self._pooled_windows(before.split(b.radius), before)
         return ForwardBounds.from_windows((center, radius, *biases), after)
-
-    def _windows_after(self, before: InputWindows | None) -> InputWindows | None:
-        """Return the windows of the outputs, given those of the inputs; None where dense matrices are needed."""
-        if before is None or self.field is None or before.layer != self.inputs[0].shape:
-            return None
-        return before.through(self.field, channels_rows_columns(self.shape))
 
     def _pooled_windows(self, windows: Tensor, before: InputWindows) -> Tensor:
         """Return the window means of a matrix [B, C0, kh, kw, C, h, w], whose windows grow."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from lbp.linear import Coefficients, ForwardBounds, Interval
+from lbp.linear import Coefficients, ForwardBounds, InputWindows, Interval
 
 BackwardStep = tuple[tuple[Coefficients, ...], Tensor | None]
 """Coefficients of every input of a node, and the constants [K, B, S] float64 that the node adds (None: none)."""
@@ -66,6 +66,13 @@ class BoundNode(ABC):
         for dim in self.shape:
             count *= dim
         return count
+
+    def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
+        """Return the windows of forward bounds of this node, given those of its inputs.
+
+        None stands for dense matrices, which every node can take and give.
+        """
+        return None
 
     @abstractmethod
     def interval(self, *inputs: Interval) -> Interval:

@@ -20,6 +20,7 @@ from lbp.linear import (
     DenseCoefficients,
     ForwardBounds,
     IdentityCoefficients,
+    InputWindows,
     Interval,
     PendingRelaxation,
     ReceptiveField,
@@ -104,12 +105,17 @@ class Conv2dNode(BoundNode):
     def interval(self, *inputs: Interval) -> Interval:
         return ops.interval_conv2d(*inputs[0], *self.parameters(), **self.geometry.keywords())
 
+    def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
+        (before,) = inputs
+        if before is None or before.layer != self.inputs[0].shape:
+            return None
+        return before.through(self.field, channels_rows_columns(self.shape))
+
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         (b,) = inputs
         weight, bias = self.parameters()
-        before = b.windows
-        after = None if before is None else before.through(self.field, channels_rows_columns(self.shape))
-        if before is None or after is None or before.layer != self.inputs[0].shape:
+        before, after = b.windows, self.windows_above(b.windows)
+        if before is None or after is None:
             dense = b.dense().matrices
             return ForwardBounds(*ops.forward_conv2d(*dense, weight, bias, **self.geometry.keywords()))
         matrices = ops.forward_conv2d_windows(

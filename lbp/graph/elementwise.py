@@ -13,7 +13,7 @@ from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.registry import REQUIRED, Call, for_functions
 from lbp.graph.shape import expand_to
 from lbp.graph.values import Expression, Literal, Value
-from lbp.linear import Coefficients, DenseCoefficients, ForwardBounds, Interval, add_constants, to_dense
+from lbp.linear import Coefficients, DenseCoefficients, ForwardBounds, InputWindows, Interval, add_constants, to_dense
 
 
 class ScaleShiftNode(BoundNode):
@@ -45,6 +45,9 @@ class ScaleShiftNode(BoundNode):
             first, second = lower * scale, upper * scale
             lower, upper = torch.minimum(first, second), torch.maximum(first, second)
         return (lower, upper) if shift is None else (lower + shift, upper + shift)
+
+    def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
+        return inputs[0]
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         (b,) = inputs

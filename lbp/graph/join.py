@@ -15,7 +15,16 @@ from lbp.graph.elementwise import scaled_and_shifted
 from lbp.graph.registry import REQUIRED, Call, for_functions
 from lbp.graph.shape import expand_to
 from lbp.graph.values import Expression, Literal, Value
-from lbp.linear import Coefficients, DenseCoefficients, ForwardBounds, InputWindows, Interval, aligned, to_dense
+from lbp.linear import (
+    Coefficients,
+    DenseCoefficients,
+    ForwardBounds,
+    InputWindows,
+    Interval,
+    aligned,
+    common_windows,
+    to_dense,
+)
 
 
 class SumNode(BoundNode):
@@ -33,6 +42,9 @@ class SumNode(BoundNode):
         (l1, u1), (l2, u2) = inputs
         low, high = (l2, u2) if self.weight >= 0 else (u2, l2)
         return l1 + self._weighted(low), u1 + self._weighted(high)
+
+    def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
+        return common_windows(inputs)
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         first, second = aligned(inputs)
@@ -76,8 +88,17 @@ class ConcatNode(BoundNode):
         lower, upper = zip(*inputs, strict=True)
         return self._joined(list(lower), 1), self._joined(list(upper), 1)
 
+    def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
+        # Windows stay where channels of images are concatenated.
+        layers = [None if windows is None else windows.layer for windows in inputs]
+        common = common_windows(inputs)
+        if common is None or self.dim != 0 or layers != [source.shape for source in self.inputs]:
+            return None
+        return replace(common, layer=channels_rows_columns(self.shape))
+
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
-        windows, bounds = self._windows(inputs)
+        windows = self.windows_above(*(b.windows for b in inputs))
+        bounds = [b.dense() for b in inputs] if windows is None else aligned(inputs)
         radius = radius_bias = None
         if any(b.radius is not None for b in bounds):
             radius = self._joined([b.radius_or_zero for b in bounds], 2)
@@ -85,16 +106,6 @@ class ConcatNode(BoundNode):
             radius_bias = self._joined([b.radius_bias_or_zero for b in bounds], 1)
         center = self._joined([b.center for b in bounds], 2)
         return ForwardBounds(center, radius, self._joined([b.center_bias for b in bounds], 1), radius_bias, windows)
-
-    def _windows(self, inputs: tuple[ForwardBounds, ...]) -> tuple[InputWindows | None, list[ForwardBounds]]:
-        """Return the windows of the result, and the inputs on them; they stay where channels are concatenated."""
-        images = self.dim == 0 and all(
-            b.windows is not None and b.windows.layer == source.shape
-            for b, source in zip(inputs, self.inputs, strict=True)
-        )
-        bounds = aligned(inputs) if images else [b.dense() for b in inputs]
-        windows = bounds[0].windows
-        return (None if windows is None else replace(windows, layer=channels_rows_columns(self.shape))), bounds
 
     def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
         dense, constants = to_dense(coefficients)

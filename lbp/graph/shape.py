@@ -33,17 +33,13 @@ class MoveNode(BoundNode):
         """Rearrange coefficients [K, B, S, *shape] to [K, B, S, *input shape]."""
         raise NotImplementedError
 
-    def move_windows(self, windows: InputWindows) -> InputWindows | None:
-        """Return where the windows of the input's neurons lie after the move; None: they need dense matrices."""
-        return None
-
     def interval(self, *inputs: Interval) -> Interval:
         lower, upper = inputs[0]
         return self.move(lower, 1), self.move(upper, 1)
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         b = inputs[0]
-        windows = None if b.windows is None else self.move_windows(b.windows)
+        windows = self.windows_above(b.windows)
         if windows is None:
             b = b.dense()
         return ForwardBounds(
@@ -71,8 +67,8 @@ class ReshapeNode(MoveNode):
     def move_back(self, A: Tensor) -> Tensor:
         return A.reshape(*A.shape[:3], *self.inputs[0].shape)
 
-    def move_windows(self, windows: InputWindows) -> InputWindows:
-        return windows
+    def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
+        return inputs[0]
 
     def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
         if isinstance(coefficients, IdentityCoefficients):
@@ -120,9 +116,10 @@ class ZeroPadNode(MoveNode):
     def move_back(self, A: Tensor) -> Tensor:
         return functional.pad(A, [-amount for amount in self.padding])
 
-    def move_windows(self, windows: InputWindows) -> InputWindows | None:
+    def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
         left, _, top, _ = self.padding
-        if windows.layer != self.inputs[0].shape:
+        (windows,) = inputs
+        if windows is None or windows.layer != self.inputs[0].shape:
             return None
         channels, rows, columns = self.shape
         return windows.padded(top, left, (channels, rows, columns))

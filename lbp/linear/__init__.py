@@ -10,7 +10,7 @@ from lbp.linear.coefficients import (
     to_dense,
 )
 from lbp.linear.forward_bounds import ForwardBounds, aligned
-from lbp.linear.input_windows import InputWindows
+from lbp.linear.input_windows import InputWindows, common_windows
 from lbp.linear.receptive_field import ReceptiveField, Span
 from lbp.linear.region import Ball, Interval, Region, tighter
 from lbp.linear.rounding import round_down, round_up
@@ -30,6 +30,7 @@ __all__ = [
     "add_constants",
     "aligned",
     "combine",
+    "common_windows",
     "round_down",
     "round_up",
     "tighter",

@@ -290,7 +290,7 @@ def concretize_forward_windows_box(
         RuntimeError: shapes, dtypes or devices that do not fit.
     """
     matrices = (center, radius, center_bias, radius_bias)
-    if current_backend() == "reference":
+    if not _has_kernel(center):
         return reference.concretize_forward_windows_box(*matrices, x_L, x_U, scale=scale, offset=offset)
     lower, upper = native("concretize_forward_windows")(*matrices, x_L, x_U, None, math.inf, scale, offset)
     return lower, upper
@@ -321,11 +321,16 @@ def concretize_forward_windows_ball(
     """
     p = checked_exponent(p)
     matrices = (center, radius, center_bias, radius_bias)
-    if current_backend() == "reference":
+    if not _has_kernel(center):
         return reference.concretize_forward_windows_ball(*matrices, x0, eps, p, scale=scale, offset=offset)
     region = (x0, None, radius_tensor(eps, center), p)
     lower, upper = native("concretize_forward_windows")(*matrices, *region, scale, offset)
     return lower, upper
+
+
+def _has_kernel(center: Tensor) -> bool:
+    """Whether bounds are evaluated by a kernel; other devices than the CPU take plain PyTorch."""
+    return current_backend() == "native" and center.device.type in ("cpu", "meta")
 
 
 def _convolve_windows(windows: Tensor, weight: Tensor, scale: list[int], *convolution: Any) -> Tensor:

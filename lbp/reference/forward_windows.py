@@ -1,4 +1,4 @@
-"""Forward linear bounds kept as windows of the input, in plain PyTorch: by way of the dense matrices.
+"""Forward linear bounds kept as windows of the input, in plain PyTorch: products by way of the dense matrices.
 
 A window matrix is [B, C0, kh, kw, C, H, W]: entry (c0, i, j) of the neuron at (y, x) of any channel belongs to the
 input's row `scale[0] y + offset[0] + i` and column `scale[1] x + offset[1] + j` of channel c0. Entries that lie outside
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lbp.reference.affine import Pair, forward_conv2d, insert_forward
 from lbp.reference.affine import forward_linear as dense_forward_linear
-from lbp.reference.concretize import concretize_forward_ball, concretize_forward_box
+from lbp.reference.concretize import dual_norm
+from lbp.reference.ramp import as_parameter
 from lbp.reference.relax import ForwardMatrices
 
 Image = tuple[int, int, int]
@@ -159,9 +160,13 @@ def concretize_forward_windows_box(
     offset: Pair,
 ) -> tuple[Tensor, Tensor]:
     """See `lbp.ops.concretize_forward_windows_box`."""
-    dense, dense_radius = (_dense_or_none(matrix, _image(x_L), scale, offset) for matrix in (center, radius))
-    assert dense is not None
-    return concretize_forward_box(dense, dense_radius, center_bias, radius_bias, x_L, x_U)
+    places = _places_of(center, x_L, scale, offset)
+    low = _under_windows(torch.minimum(x_L, x_U), places)
+    high = _under_windows(torch.maximum(x_L, x_U), places)
+    lower_rows, upper_rows = _lower_and_upper(center, radius, places < x_L.shape[1:].numel())
+    lower = (lower_rows * torch.where(lower_rows >= 0, low, high)).sum((1, 2, 3))
+    upper = (upper_rows * torch.where(upper_rows >= 0, high, low)).sum((1, 2, 3))
+    return _with_biases(lower, upper, center_bias, radius_bias)
 
 
 def concretize_forward_windows_ball(
@@ -177,11 +182,39 @@ def concretize_forward_windows_ball(
     offset: Pair,
 ) -> tuple[Tensor, Tensor]:
     """See `lbp.ops.concretize_forward_windows_ball`."""
-    dense, dense_radius = (_dense_or_none(matrix, _image(x0), scale, offset) for matrix in (center, radius))
-    assert dense is not None
-    return concretize_forward_ball(dense, dense_radius, center_bias, radius_bias, x0, eps, p)
+    places = _places_of(center, x0, scale, offset)
+    point = _under_windows(x0, places)
+    spread = as_parameter(eps, center).double().reshape(-1, 1, 1, 1)
+    lower_rows, upper_rows = _lower_and_upper(center, radius, places < x0.shape[1:].numel())
+    lower = (lower_rows * point).sum((1, 2, 3)) - spread * dual_norm(lower_rows.flatten(1, 3), p, 1)
+    upper = (upper_rows * point).sum((1, 2, 3)) + spread * dual_norm(upper_rows.flatten(1, 3), p, 1)
+    return _with_biases(lower, upper, center_bias, radius_bias)
 
 
-def _image(x: Tensor) -> Image:
-    channels, height, width = x.shape[1:]
-    return channels, height, width
+def _places_of(center: Tensor, x: Tensor, scale: Pair, offset: Pair) -> Tensor:
+    """Return where the entries of the windows lie in the image x; see `window_places`."""
+    window, layer, image = center.shape[2:4], center.shape[4:], x.shape[1:]
+    return window_places(
+        (window[0], window[1]), (layer[1], layer[2]), (image[0], image[1], image[2]), scale, offset, center.device
+    )
+
+
+def _under_windows(x: Tensor, places: Tensor) -> Tensor:
+    """Return the elements of the image under the entries of the windows, [B, C0, kh, kw, 1, H, W] float64."""
+    padded = torch.nn.functional.pad(x.double().flatten(1), (0, 1))
+    return padded[:, places]
+
+
+def _lower_and_upper(center: Tensor, radius: Tensor | None, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Return center -/+ radius in float64, with zeros where entries lie outside the image."""
+    rows = center.double().where(inside, 0.0)
+    spread = torch.zeros_like(rows) if radius is None else radius.double().where(inside, 0.0)
+    return rows - spread, rows + spread
+
+
+def _with_biases(
+    lower: Tensor, upper: Tensor, center_bias: Tensor, radius_bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    bias = center_bias.double()
+    spread = torch.zeros_like(bias) if radius_bias is None else radius_bias.double()
+    return (lower + (bias - spread)).to(center_bias.dtype), (upper + (bias + spread)).to(center_bias.dtype)

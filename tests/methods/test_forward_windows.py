@@ -11,7 +11,9 @@ from torch import nn
 
 from lbp import BoundedModule, BoundedTensor, PerturbationLpNorm
 from lbp.graph import build_network
-from lbp.linear import ForwardBounds
+from lbp.linear import ForwardBounds, Region
+from lbp.methods import Problem
+from lbp.methods.forward import forward_bytes, propagate_forward
 from lbp.nn import ParamRamp
 
 METHODS = ("LBP", "CROWN-LBP", "Relaxed-CROWN-1", "Relaxed-CROWN-2")
@@ -231,3 +233,30 @@ def test_the_work_is_that_of_the_windows():
         found = layer.forward_linear(found, relaxations=None)
         sizes.append((found.windows.field.size, found.center.shape[1]))
     assert sizes == [((3, 3), 27), ((5, 5), 75), ((9, 9), 243)]
+
+
+@pytest.mark.parametrize("mode", ["patches", "matrix"])
+@pytest.mark.parametrize("name", ["chain", "nested residuals", "concatenation", "average pools"])
+def test_memory_is_counted_from_shapes(name, mode, monkeypatch):
+    sizes = []
+    model, x = seeded(NETWORKS[name]), torch.rand(2, 2, 10, 7, dtype=torch.float64)
+    network = build_network(model, x, {})
+    counted = forward_bytes(network.nodes, windows=mode == "patches", batch=2, itemsize=8)
+    for node in network.nodes[1:]:
+        monkeypatch.setattr(node, "forward_linear", watched(node.forward_linear, sizes))
+    problem = Problem(network, network.output, Region(x - 0.1, x + 0.1), windows=mode == "patches")
+    propagate_forward(problem, [*problem.pre_activations, network.output])
+    # Input and output of one layer are always held together.
+    assert max(sizes) <= counted <= 4 * max(sizes)
+
+
+def watched(step, sizes):
+    """The step of a layer, noting the bytes of the matrices that it reads and writes."""
+
+    def run(*inputs, relaxations):
+        result = step(*inputs, relaxations=relaxations)
+        matrices = [matrix for b in (*inputs, result) for matrix in (b.center, b.radius) if matrix is not None]
+        sizes.append(sum(matrix.numel() * matrix.itemsize for matrix in matrices))
+        return result
+
+    return run
