@@ -147,7 +147,10 @@ def compile_kernels(kernels: Sequence[str], architecture: int) -> tuple[dict[str
         raise CompileError(f"NVRTC {nvrtc_version()} does not compile for sm_{architecture}: the device is too old")
     target = f"sm_{architecture}" if architecture in known else f"compute_{max(known)}"
     headers = sorted({header for kernel in kernels for header in headers_of(kernel)})
-    source = "".join(f'#include "{header}"\n' for header in headers)
+    # The host compiler's names leave out the namespace that a type shares with the kernel.
+    source = (
+        "".join(f'#include "{header}"\n' for header in headers) + "using namespace lbp;\nusing namespace lbp::cuda;\n"
+    )
     program = nvrtc.createProgram(source, "lbp.cu", (), ())
     try:
         for kernel in kernels:

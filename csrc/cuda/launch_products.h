@@ -1,7 +1,7 @@
 // The launch functions of the fused products; see launch.h.
 #pragma once
 
-#include "cuda/runtime.cuh"
+#include "cuda/stream.h"
 #include "product_arguments.h"
 
 namespace lbp::cuda {

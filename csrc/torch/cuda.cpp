@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include "cuda/device.h"
+#include "torch/ops.h"
 
 // Only a torch with CUDA has this function: weak, so that the library loads beside any other.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
@@ -26,6 +27,24 @@ void on_cuda(Device on, const char* op, Index bytes, const std::function<int(voi
 std::string cuda_build() { return cuda::build(); }
 
 }  // namespace lbp::binding
+
+// The bindings that serve the CPU as well; the fused products have some of their own.
+STABLE_TORCH_LIBRARY_IMPL(lbp, CUDA, library) {
+  library.impl("ramp", TORCH_BOX(&lbp::binding::ramp));
+  library.impl("ramp_gradient", TORCH_BOX(&lbp::binding::ramp_gradient));
+  library.impl("ramp_interval", TORCH_BOX(&lbp::binding::ramp_interval));
+  library.impl("ramp_interval_gradient", TORCH_BOX(&lbp::binding::ramp_interval_gradient));
+  library.impl("bounding_lines", TORCH_BOX(&lbp::binding::bounding_lines));
+  library.impl("bounding_lines_gradient", TORCH_BOX(&lbp::binding::bounding_lines_gradient));
+  library.impl("relax_backward", TORCH_BOX(&lbp::binding::relax_backward));
+  library.impl("relax_backward_gradient", TORCH_BOX(&lbp::binding::relax_backward_gradient));
+  library.impl("relax_forward", TORCH_BOX(&lbp::binding::relax_forward));
+  library.impl("relax_forward_gradient", TORCH_BOX(&lbp::binding::relax_forward_gradient));
+  library.impl("concretize", TORCH_BOX(&lbp::binding::concretize));
+  library.impl("concretize_gradient", TORCH_BOX(&lbp::binding::concretize_gradient));
+  library.impl("concretize_forward", TORCH_BOX(&lbp::binding::concretize_forward));
+  library.impl("concretize_forward_gradient", TORCH_BOX(&lbp::binding::concretize_forward_gradient));
+}
 
 #else
 

@@ -25,6 +25,8 @@ STRATEGIES = (
 )
 # Rounding errors of a handful of operations, relative to the largest entry of a result.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+# Where `evaluate` runs the native backend; tests/gpu replaces it.
+native_device = "cpu"
 
 
 def generator(seed=0):
@@ -118,18 +120,18 @@ def is_float(value):
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def converted(value: Any, dtype: torch.dtype, leaves: list[Tensor] | None = None) -> Any:
+def converted(value: Any, dtype: torch.dtype, leaves: list[Tensor] | None = None, device: str = "cpu") -> Any:
     """Copy nested arguments with float tensors of a dtype; with `leaves`, collect them as leaves of the graph."""
     if is_float(value):
-        copy = value.detach().to(dtype, copy=True)
+        copy = value.detach().to(device, dtype, copy=True)
         if leaves is not None:
             leaves.append(copy.requires_grad_())
         return copy
     if isinstance(value, tuple | list):
-        return tuple(converted(item, dtype, leaves) for item in value)
+        return tuple(converted(item, dtype, leaves, device) for item in value)
     if isinstance(value, dict):
         # eta is a hyperparameter and has no gradient.
-        return {name: converted(item, dtype, None if name == "eta" else leaves) for name, item in value.items()}
+        return {name: converted(item, dtype, None if name == "eta" else leaves, device) for name, item in value.items()}
     return value
 
 
@@ -140,16 +142,17 @@ def as_tuple(result: Any) -> tuple[Any, ...]:
 def evaluate(op: Callable[..., Any], *args: Any, backend: str, dtype: torch.dtype, **kwargs: Any):
     """Outputs of an op, and the gradients of a random combination of them by every tensor of the arguments."""
     leaves: list[Tensor] = []
-    args, kwargs = converted(args, dtype, leaves), converted(kwargs, dtype, leaves)
+    device = native_device if backend == "native" else "cpu"
+    args, kwargs = converted(args, dtype, leaves, device), converted(kwargs, dtype, leaves, device)
     with lbp.backend(backend):
         outputs = as_tuple(op(*args, **kwargs))
         floats = {i: out for i, out in enumerate(outputs) if is_float(out) and out.requires_grad}
-        weights = [normal(*out.shape, seed=100 + i).to(out.dtype) for i, out in floats.items()]
+        weights = [normal(*out.shape, seed=100 + i).to(out) for i, out in floats.items()]
         gradients = [None] * len(leaves)
         if floats:
             gradients = torch.autograd.grad([*floats.values()], leaves, weights, allow_unused=True)
     present = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, gradients, strict=True)]
-    return [out.detach() for out in outputs if out is not None], present
+    return [out.detach().cpu() for out in outputs if out is not None], [gradient.cpu() for gradient in present]
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float) -> bool:

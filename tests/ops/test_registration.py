@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from ops.cases import OP_NAMES, as_tuple, evaluate, every_op, is_float
+from ops.cases import OP_NAMES, as_tuple, converted, evaluate, every_op, is_float
 from torch.utils._python_dispatch import TorchDispatchMode
 
 FORWARD_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
@@ -41,10 +41,11 @@ def detached(value):
 
 
 @cache
-def recorded_calls():
-    """Calls of all registered ops, made by the public functions and by their backward passes."""
+def recorded_calls(device="cpu", names=OP_NAMES):
+    """Calls of all registered ops, made by the public functions and by their backward passes, on a device."""
     with Recorder() as recorder:
-        for op, args, kwargs in every_op().values():
+        for op, args, kwargs in (every_op()[name] for name in names):
+            args, kwargs = converted(args, torch.float64, None, device), converted(kwargs, torch.float64, None, device)
             outputs = as_tuple(op(*map(with_gradients, args), **{k: with_gradients(v) for k, v in kwargs.items()}))
             floats = [out for out in outputs if is_float(out)]
             torch.autograd.backward(floats, [torch.ones_like(out) for out in floats])
@@ -64,10 +65,10 @@ def test_the_registration_of_the_op_is_complete(name):
         torch.library.opcheck(function, [with_gradients(value) for value in args], test_utils=FORWARD_CHECKS)
 
 
-@pytest.mark.parametrize("name", OP_NAMES)
-def test_the_gradient_is_the_derivative(name):
+def differentiable(name, device="cpu"):
+    """An op as a function of all its float tensors, and the tensors on a device, as gradcheck wants them."""
     op, args, kwargs = every_op()[name]
-    arguments = [*args, *kwargs.values()]
+    arguments = converted([*args, *kwargs.values()], torch.float64, None, device)
     places = [i for i, value in enumerate(arguments) if is_float(value)]
     # Coefficients that are exactly 0 are kinks, where differences of values say nothing.
     tensors = [torch.where(arguments[i] == 0, 0.5, arguments[i]).requires_grad_() for i in places]
@@ -78,7 +79,12 @@ def test_the_gradient_is_the_derivative(name):
         outputs = op(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
         return tuple(out for out in as_tuple(outputs) if is_float(out))
 
-    assert torch.autograd.gradcheck(of_tensors, tensors, fast_mode=True)
+    return of_tensors, tensors
+
+
+@pytest.mark.parametrize("name", OP_NAMES)
+def test_the_gradient_is_the_derivative(name):
+    assert torch.autograd.gradcheck(*differentiable(name), fast_mode=True)
 
 
 @pytest.mark.parametrize("name", [name for name in OP_NAMES if "windows" in name or not name.startswith(AFFINE)])

@@ -75,7 +75,7 @@ def nvrtc(monkeypatch, tmp_path):
 
 def test_a_kernel_is_compiled_with_the_headers_of_its_name_and_without_fused_operations(nvrtc):
     code = _jit.compiled(KERNEL, 90)
-    assert nvrtc.sources == ['#include "cuda/kernels/product.cuh"\n#include "cuda/kernels/some.cuh"\n']
+    assert nvrtc.sources[0].startswith('#include "cuda/kernels/product.cuh"\n#include "cuda/kernels/some.cuh"\n')
     (options,) = nvrtc.options
     assert "--gpu-architecture=sm_90" in options
     assert "--fmad=false" in options

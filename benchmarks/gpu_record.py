@@ -1,0 +1,194 @@
+"""What benchmarks/gpu_record.sh runs: stages with a time limit each, and a record that is kept after every one.
+
+    benchmarks/gpu_record.sh             all stages
+    benchmarks/gpu_record.sh build test  these
+
+A stage that fails, or runs past its limit, is recorded as such, and the next one runs. Logs: build/gpu_record.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+LOGS = ROOT / "build" / "gpu_record"
+RESULTS = ROOT / "benchmarks" / "results"
+JIT = ROOT / "build" / "jit"
+NEEDED = ("torch", "numpy", "pytest", "hypothesis", "typer", "rich", "pydantic", "safetensors", "setuptools")
+# One call of every op, forward and backward: what compute-sanitizer watches.
+WATCHED = ("-q", "tests/gpu/test_every_op.py", "-k", "values_and_gradients")
+
+
+class Stage(NamedTuple):
+    """A step of the record: a command, the seconds it may take, and the environment that it adds."""
+
+    name: str
+    limit_s: int
+    command: list[str]
+    environment: Mapping[str, str] = MappingProxyType({})
+    folder: Path = ROOT
+    prepare: Callable[[], str | None] = lambda: None  # returns why the stage cannot run, or None
+
+
+def python(*arguments: str) -> list[str]:
+    """Return a command of the Python that runs this script."""
+    return [sys.executable, *arguments]
+
+
+def sanitizer(tool: str, limit_s: int) -> Stage:
+    """Return the stage in which a tool of compute-sanitizer watches the kernels."""
+
+    def missing() -> str | None:
+        return None if shutil.which("compute-sanitizer") else "compute-sanitizer is not on PATH"
+
+    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--target-processes", "application-only"]
+    # Without torch's cache an access beyond a tensor is one beyond an allocation.
+    environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if tool == "memcheck" else {}
+    return Stage(tool, limit_s, [*command, *python("-m", "pytest", *WATCHED)], environment, prepare=missing)
+
+
+def copy_for_jit() -> str | None:
+    """Copy the package, so that the library that compiles just in time does not replace the one of the tree."""
+    shutil.rmtree(JIT, ignore_errors=True)
+    for folder in ("lbp", "tests", "csrc", "cmake"):
+        shutil.copytree(ROOT / folder, JIT / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("CMakeLists.txt", "pyproject.toml", "setup.py"):
+        shutil.copy(ROOT / name, JIT)
+    return None if importlib.util.find_spec("cupy_backends") else "CuPy is missing"
+
+
+def stages(device: str) -> list[Stage]:
+    """Return all stages in their order; their limits add up to less than ten minutes."""
+    ahead = {"LBP_CUDA": "ON", "LBP_CUDA_ARCHITECTURES": "native"}
+    just_in_time = {"LBP_CUDA": "JIT", "LBP_CACHE_DIR": str(JIT / "cache")}
+    benchmark = ["bench", "ops", "--device", "cuda", "--no-compiled", "--output", str(RESULTS / f"{device}-ops.json")]
+    return [
+        Stage("build", 150, python("setup.py", "build_ext", "--inplace"), ahead),
+        Stage("test", 140, python("-m", "pytest", "-m", "gpu", "-q", "tests/gpu")),
+        sanitizer("memcheck", 60),
+        sanitizer("racecheck", 50),
+        sanitizer("synccheck", 40),
+        Stage("benchmark", 70, python("-m", "lbp", *benchmark)),
+        Stage("jit-build", 45, python("setup.py", "build_ext", "--inplace"), just_in_time, JIT, copy_for_jit),
+        Stage("jit-test", 40, python("-m", "pytest", *WATCHED), just_in_time, JIT),
+    ]
+
+
+def run(stage: Stage) -> dict[str, Any]:
+    """Run a stage, and return what is to be kept of it."""
+    entry: dict[str, Any] = {"stage": stage.name, "limit_s": stage.limit_s, "command": command_text(stage)}
+    reason = stage.prepare()
+    if reason is not None:
+        return entry | {"status": "not run", "reason": reason}
+    started = time.monotonic()
+    log = LOGS / f"{stage.name}.log"
+    environment = os.environ | stage.environment
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            stage.command,
+            cwd=stage.folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = "passed" if process.wait(stage.limit_s) == 0 else "failed"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the stage's own processes
+            process.wait()
+            status = "ran out of time"
+    entry |= {"status": status, "seconds": round(time.monotonic() - started, 1), "exit": process.returncode}
+    return entry | {"summary": summary(log.read_text(errors="replace"))}
+
+
+def command_text(stage: Stage) -> str:
+    """Return the command as a reader of the record can repeat it: without this machine's paths."""
+    settings = " ".join(f"{name}={value}" for name, value in stage.environment.items())
+    text = " ".join([settings, *stage.command]).strip()
+    return text.replace(sys.executable, "python3").replace(f"{ROOT}/", "")
+
+
+def summary(log: str) -> list[str]:
+    """Return the lines of a log that say how it went, else its last ones."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    telling = [
+        line for line in lines if re.search(r"^FAILED|^ERROR|\d+ passed|\d+ failed|ERROR SUMMARY|CUDA kernels", line)
+    ]
+    return [line.replace(f"{ROOT}/", "") for line in (telling[-20:] or lines[-5:])]
+
+
+def facts() -> dict[str, Any]:
+    """Return device, versions and commit."""
+    import torch
+
+    if not torch.cuda.is_available():
+        sys.exit("no CUDA device is available to this Python's torch: this record is about one")
+    properties = torch.cuda.get_device_properties(0)
+    driver = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "-i", "0")
+    nvcc = re.findall(r"V([\d.]+)", output_of("nvcc", "--version"))
+    cupy = importlib.util.find_spec("cupy") is not None and output_of(
+        *python("-c", "import cupy; print(cupy.__version__)")
+    )
+    return {
+        "device": properties.name,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "driver": driver,
+        "nvcc": nvcc[0] if nvcc else None,
+        "cupy": cupy or None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": output_of("git", "rev-parse", "HEAD"),
+        "changed_files": len(output_of("git", "status", "--porcelain").splitlines()),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def output_of(*command: str) -> str:
+    """Return what a command prints, or nothing where it cannot run."""
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def main() -> None:
+    """Run the stages named on the command line, or all, and write the record after each."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(
+            f"{sys.executable} has no {', '.join(missing)}. Without a network, unpack their wheels into a folder and "
+            "name it in PYTHONPATH."
+        )
+    record: dict[str, Any] = facts()
+    device = "gpu-" + re.sub(r"[^a-z0-9]+", "-", record["device"].lower()).strip("-")
+    chosen = [stage for stage in stages(device) if not sys.argv[1:] or stage.name in sys.argv[1:]]
+    LOGS.mkdir(parents=True, exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    record["stages"] = []
+    for stage in chosen:
+        print(f"{stage.name}: at most {stage.limit_s} s ...", flush=True)
+        record["stages"].append(run(stage))
+        print(json.dumps(record["stages"][-1], indent=2), flush=True)
+        (RESULTS / f"{device}.json").write_text(json.dumps(record, indent=2) + "\n")
+    if any(entry["status"] != "passed" for entry in record["stages"]):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Tests that need a CUDA device: `pytest -m gpu`. Elsewhere they are collected and skipped, with the reason."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from ops import cases
+
+from lbp import _native
+
+
+def why_not() -> str | None:
+    """Say what is missing for these tests, or None."""
+    if torch.version.cuda is None:
+        return "this torch was built without CUDA"
+    if not torch.cuda.is_available():
+        return "no CUDA device is available"
+    if _native.missing is not None or _native.cuda_build == "none":
+        return "this build of lbp has no CUDA kernels"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = why_not()
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.gpu)
+            if reason is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def native_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `ops.cases.evaluate` run the native backend on the device; the reference stays on the CPU."""
+    monkeypatch.setattr(cases, "native_device", "cuda")
