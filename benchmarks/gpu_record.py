@@ -65,7 +65,7 @@ def copy_for_jit() -> str | None:
     shutil.rmtree(JIT, ignore_errors=True)
     for folder in ("lbp", "tests", "csrc", "cmake"):
         shutil.copytree(ROOT / folder, JIT / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    for name in ("CMakeLists.txt", "pyproject.toml", "setup.py"):
+    for name in ("CMakeLists.txt", "pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, JIT)
     return None if importlib.util.find_spec("cupy_backends") else "CuPy is missing"
 

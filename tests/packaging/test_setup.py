@@ -94,3 +94,32 @@ def test_the_interpreters_own_tools_come_before_those_of_the_system(script):
     first = script.search_path().split(os.pathsep)[0]
     assert Path(first) == Path(script.sysconfig.get_path("scripts"))
     assert Path(first).is_relative_to(sys.prefix)
+
+
+def test_the_wheel_carries_the_sources_of_kernels_that_are_compiled_just_in_time(script, monkeypatch, tmp_path):
+    (tmp_path / "liblbp.so").write_bytes(b"library")
+    monkeypatch.setattr(script, "build_library", lambda: tmp_path / "liblbp.so")
+    command = script.BuildLibrary(Distribution({"name": "lbp", "ext_modules": [Extension("lbp.liblbp", [])]}))
+    command.build_lib = str(tmp_path / "build")
+    command.ensure_finalized()
+    command.build_extension(Extension("lbp.liblbp", []))
+    packed = tmp_path / "build" / "lbp"
+    assert (packed / "liblbp.so").read_bytes() == b"library"
+    for folder in ("csrc", "csrc/math", "csrc/cuda", "csrc/cuda/kernels"):
+        for source in (ROOT / folder).glob("*.cuh" if "cuda" in folder else "*.h"):
+            assert (packed / folder / source.name).read_text() == source.read_text()
+
+
+@pytest.mark.parametrize("value", ["ON", "OFF", None])
+def test_the_choice_of_cuda_kernels_reaches_cmake_and_an_earlier_one_is_forgotten(script, monkeypatch, value):
+    commands = []
+    monkeypatch.setattr(script.subprocess, "run", lambda command, **keywords: commands.append(command) or Done())
+    monkeypatch.delenv("LBP_CUDA", raising=False)
+    if value is not None:
+        monkeypatch.setenv("LBP_CUDA", value)
+    script.build_library()
+    assert ("-ULBP_CUDA" if value is None else f"-DLBP_CUDA={value}") in commands[0]
+
+
+class Done:
+    returncode = 0
