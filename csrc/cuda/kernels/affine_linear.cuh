@@ -89,7 +89,7 @@ constexpr int kFewThreads = 256,
               kFewOutputs = 4;  // a block adds up kFewOutputs rows of W
 
 template <typename T, int kExamples, bool kVectors>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(kFewThreads, 2) interval_linear_kernel(const IntervalLinearProductArguments<T> args) {
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(kFewThreads, 1) interval_linear_kernel(const IntervalLinearProductArguments<T> args) {
   constexpr int kLength = kVectors ? 16 / int(sizeof(T)) : 1;
   constexpr int kSums = 2 * kFewOutputs * kExamples, kWarps = kFewThreads / 32;
   struct alignas(kLength * sizeof(T)) Vector {
