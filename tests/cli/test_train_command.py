@@ -1,0 +1,87 @@
+"""`lbp train`: settings from the command line, logs, and what it refuses."""
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lbp import checkpoint, cli
+from lbp.training import ConfigError
+from lbp.training.tensorboard import MissingPackageError, TensorBoardLog
+
+runner = CliRunner()
+TOML = """
+[data]
+limit = 40
+[training]
+eps = 0.02
+epochs = 2
+batch_size = 20
+warm_up_epochs = 1
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "net.toml"
+    path.write_text(TOML)
+    return path
+
+
+def invoke(*arguments):
+    return runner.invoke(cli.app, ["train", *map(str, arguments), "--device", "cpu"], env={"COLUMNS": "300"})
+
+
+def test_settings_may_be_changed_on_the_command_line(config, tmp_path):
+    changes = ("training.seed=7", "training.selection=test", 'model.activation={ name = "ramp", eta = 0.25 }')
+    result = invoke(config, *(part for change in changes for part in ("--set", change)))
+    assert result.exit_code == 0, result.output
+    assert "images of the test set" in result.stdout
+    record = checkpoint.load(tmp_path / "net.safetensors").training
+    assert record["training"]["seed"] == 7
+    assert record["selection"]["by"] == "test", "a choice on the test set is named in the record"
+    assert record["selection"]["examples"] == 364
+    assert record["model"]["activation"]["eta"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("training.sead=7", "training.sead: Extra inputs"),
+        ("training.eps=wide", "training.eps: expected a number"),
+        ("training.eps.unit=1", "eps is a value, not a table"),
+    ],
+)
+def test_bad_changes_are_named(config, change, message):
+    result = invoke(config, "--set", change)
+    assert isinstance(result.exception, ConfigError)
+    assert message in str(result.exception)
+
+
+def test_a_change_without_a_value_and_an_unknown_device_are_refused(config):
+    assert "NAME=VALUE" in invoke(config, "--set", "training.seed").output
+    result = runner.invoke(cli.app, ["train", str(config), "--device", "abacus"])
+    assert "unknown device 'abacus'" in result.output
+
+
+def test_tensorboard_gets_every_step_and_epoch(config, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    result = invoke(config, "--tensorboard", tmp_path / "log")
+    assert result.exit_code == 0, result.output
+    events = accumulator.EventAccumulator(str(tmp_path / "log")).Reload()
+    assert [event.step for event in events.Scalars("step/loss")] == [0, 1, 2, 3]
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2]
+    history = checkpoint.load(tmp_path / "net.safetensors").training["history"]
+    assert events.Scalars("train/clean error")[1].value == pytest.approx(history[1]["clean_error"])
+    assert events.Scalars("held out/verified error")[0].value == pytest.approx(history[1]["held_out_verified_error"])
+
+
+def test_without_the_package_the_log_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'lbp\[tensorboard\]'"):
+        TensorBoardLog(tmp_path)
+
+
+def test_training_leaves_the_random_state_alone(config):
+    state = torch.get_rng_state()
+    invoke(config)
+    assert torch.equal(torch.get_rng_state(), state)
