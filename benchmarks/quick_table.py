@@ -2,7 +2,7 @@
 
     python benchmarks/quick_table.py --data-root DATA
 
-Twenty minutes on two idle cores. What is done is kept in `--state`, so that the command continues where it was stopped;
+What is done is kept in `--state`, so that the command continues where it was stopped;
 the table goes to `benchmarks/results/quick-mnist.md`, the record to `.json` beside it.
 """
 

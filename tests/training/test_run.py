@@ -1,10 +1,14 @@
 """Runs from settings files."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lbp import checkpoint
-from lbp.training import ConfigError, read_settings, run
+from lbp.commands.network import load_subject
+from lbp.data import load
+from lbp.training import ConfigError, RunSettings, read_settings, run
 
 TOML = """
 [data]
@@ -81,3 +85,30 @@ def test_missing_files_and_unknown_names_are_refused(tmp_path, config):
     config.write_text(TOML.replace("[training]", "normalize = true\n[training]"))
     with pytest.raises(ConfigError, match="digits has no customary mean"):
         run(read_settings(config))
+
+
+def test_a_network_trained_on_windows_is_evaluated_on_the_middle_of_images(tmp_path):
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "tiny-imagenet-200"
+    (folder / "val" / "images").mkdir(parents=True)
+    (folder / "wnids.txt").write_text("a b c")
+    for name in "abc":
+        (folder / "train" / name / "images").mkdir(parents=True)
+        for path in (folder / "train" / name / "images" / f"{name}.JPEG", folder / "val" / "images" / f"{name}.JPEG"):
+            Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    (folder / "val" / "val_annotations.txt").write_text("".join(f"{name}.JPEG\t{name}\n" for name in "abc"))
+    settings = RunSettings.model_validate(
+        {
+            "data": {"name": "tiny-imagenet", "crop": 8},
+            "model": {"normalize": True},
+            "training": {
+                "eps": "1/255", "epochs": 1, "fusion": True, "augmentation": {"flip": True}, "selection": "test",
+            },
+        }
+    )  # fmt: skip
+    finished = run(settings, tmp_path)
+    assert finished.model_settings.input_shape == (3, 8, 8)
+    assert finished.selection["examples"] == 3
+    finished.save(tmp_path / "net.safetensors")
+    subject = load_subject(tmp_path / "net.safetensors", None, "test", tmp_path, None, "cpu")
+    assert torch.equal(subject.images, load("tiny-imagenet", "test", tmp_path).images[:, :, 28:36, 28:36])
