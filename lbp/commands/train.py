@@ -24,6 +24,7 @@ def train(
     device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run where it stopped.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished run away.")] = False,
+    graphs: Annotated[bool, typer.Option("--graphs/--no-graphs", help="Capture steps as CUDA graphs on a GPU.")] = True,
     tensorboard: Annotated[Path | None, typer.Option(help="Also write a TensorBoard log into this folder.")] = None,
 ) -> None:
     """Train a network with certified bounds and write a checkpoint.
@@ -39,16 +40,18 @@ def train(
         if world.leads:
             _settle_state(state, resume=resume, restart=restart)
         world.barrier()
-        trained = _run(settings, data_root, world, state, tensorboard)
+        trained = _run(settings, data_root, world, state, tensorboard, graphs)
         if world.leads:
             trained.save(target)
             state.unlink(missing_ok=True)
             _report(trained, target)
 
 
-def _run(settings: RunSettings, data_root: Path | None, world: World, state: Path, tensorboard: Path | None) -> Run:
+def _run(
+    settings: RunSettings, data_root: Path | None, world: World, state: Path, tensorboard: Path | None, graphs: bool
+) -> Run:
     if not world.leads:
-        return run(settings, data_root, world=world, state=state)
+        return run(settings, data_root, world=world, state=state, capture=graphs)
     with ExitStack() as stack:
         log = None if tensorboard is None else stack.enter_context(TensorBoardLog(tensorboard))
         progress = TrainingProgress(stack.enter_context(progress_bars()), settings.model.architecture)
@@ -62,7 +65,7 @@ def _run(settings: RunSettings, data_root: Path | None, world: World, state: Pat
             if log is not None:
                 log.on_epoch(record)
 
-        return run(settings, data_root, on_step, on_epoch=on_epoch, world=world, state=state)
+        return run(settings, data_root, on_step, on_epoch=on_epoch, world=world, state=state, capture=graphs)
 
 
 def _pair(change: str) -> tuple[str, str]:

@@ -66,6 +66,7 @@ def run(
     world: World | None = None,
     state: Path | None = None,
     goes_on: Callable[[], bool] = lambda: True,
+    capture: bool = True,
 ) -> Run:
     """Loads the data, builds the network from the seed, and trains it.
 
@@ -76,6 +77,7 @@ def run(
         on_epoch: called after every epoch, and first with the epochs that a continued run has behind it.
         world: the device, and the processes that train together; one process on the CPU by default.
         state: file that keeps the state after every epoch; a run continues from it if it is there.
+        capture: as for `Trainer`.
         goes_on: asked before every epoch after the first of this call; where it says no the run pauses.
 
     Raises:
@@ -93,7 +95,13 @@ def run(
     with torch.random.fork_rng(devices=[]), global_batch_norm(model, world):
         torch.manual_seed(settings.training.seed)
         trainer = Trainer(
-            model, data, settings.training, held_out=held_out, input_size=model_settings.input_shape[1:], world=world
+            model,
+            data,
+            settings.training,
+            held_out=held_out,
+            input_size=model_settings.input_shape[1:],
+            world=world,
+            capture=capture,
         )
         if state is not None and state.is_file():
             restore_state(state, trainer, described)

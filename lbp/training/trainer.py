@@ -57,6 +57,7 @@ class Trainer:
         held_out: examples that choose the network among the epochs; None keeps the last one.
         input_size: (height, width) that the network takes; that of the images by default.
         world: the processes that train together.
+        capture: whether steps become CUDA graphs, where one process trains on a GPU.
 
     Attributes:
         model, step: the network, and what updates it.
@@ -76,6 +77,7 @@ class Trainer:
         held_out: Dataset | None = None,
         input_size: tuple[int, int] | None = None,
         world: World | None = None,
+        capture: bool = True,
     ) -> None:
         self._world = world or World(device=data.images.device)
         self._settings = settings
@@ -91,7 +93,7 @@ class Trainer:
         if settings.warm_up_epochs > 0:
             start_warm_up(model)
         example = self._clean.images[:1].to(self._world.device)
-        self.step = TrainingStep(model, example, data.num_classes, settings, self._world)
+        self.step = TrainingStep(model, example, data.num_classes, settings, self._world, capture=capture)
         self.progress = Progress()
 
     def run_epoch(self, on_step: OnStep | None = None) -> EpochRecord:

@@ -110,5 +110,5 @@ def test_a_network_trained_on_windows_is_evaluated_on_the_middle_of_images(tmp_p
     assert finished.model_settings.input_shape == (3, 8, 8)
     assert finished.selection["examples"] == 3
     finished.save(tmp_path / "net.safetensors")
-    subject = load_subject(tmp_path / "net.safetensors", None, "test", tmp_path, None, "cpu")
+    subject = load_subject(tmp_path / "net.safetensors", None, "test", tmp_path, None, torch.device("cpu"))
     assert torch.equal(subject.images, load("tiny-imagenet", "test", tmp_path).images[:, :, 28:36, 28:36])
