@@ -309,4 +309,59 @@ struct ConcretizeForwardWindowsGradientArguments {
   T* radius_gradient;  // or null
 };
 
+// Where a row of windowed coefficients stands: which row of A holds its numbers, which image it bounds, and the place
+// of its window, which lies inside the layer.
+struct WindowRow {
+  Index source, image, top, left;
+};
+
+// Coefficients of a layer [C, h, w] of which each row holds a window only. Channels stand last.
+template <typename T>
+struct RowWindows {
+  const T* data;  // [K, sources, height, width, C]
+  Index side_stride, source_stride;
+  Index rows, height, width, channels;
+  Index layer_height, layer_width;
+  const WindowRow* where;  // [rows]
+};
+
+// A -> A' as for dense coefficients. `lines` is room for the lines of one image, [h, w, 5, C].
+template <typename T>
+struct RelaxWindowsArguments {
+  int sides;
+  RowWindows<T> A;
+  Relaxation<T> relaxation;  // l null: no activation
+  PerNeuron<T> bias;         // data null: none
+  T* lines;
+  T* relaxed;         // [K, rows, height, width, C]
+  double* constants;  // [K, rows]
+};
+
+// The convolution below an activation: A' of its output to coefficients of its input [C_in, h_in, w_in].
+template <typename T>
+struct WindowConvolution {
+  const T* weight;  // [C, C_in / groups, kernel height, kernel width]
+  Index inputs, groups;
+  Index kernel[2], stride[2], padding[2], dilation[2];
+  Index height, width;   // of the windows of the input
+  const Index* corners;  // [rows, 2]: their first row and column
+  T* packed;             // room for packed_weight_size() numbers
+};
+
+template <typename T>
+struct RelaxConvolveWindowsArguments {
+  RelaxWindowsArguments<T> relax;  // `relaxed` is not written
+  WindowConvolution<T> convolution;
+  T* coefficients;  // [K, rows, height, width, C_in]
+};
+
+// Extreme values over the region of windowed coefficients of the input, float64 [K, rows].
+template <typename T>
+struct ConcretizeWindowsArguments {
+  int sides;
+  RowWindows<T> A;
+  Region<T> region;  // x [B, C, h, w]
+  double* bounds;
+};
+
 }  // namespace lbp

@@ -20,7 +20,7 @@ from lbp.graph.structure import Structure, refuse_hooks, structure_of
 from lbp.linear import Interval, Region
 from lbp.methods import Method, Problem, Solution, parse_method, solve
 from lbp.methods.coefficients import NodeCoefficients, linear_coefficients
-from lbp.methods.options import check_options, rows_of, strategy_of, windows_of
+from lbp.methods.options import budget_of, check_options, only_open, rows_of, strategy_of, windows_of
 from lbp.perturbations import BoundedTensor, PerturbationLpNorm, region_of
 
 __all__ = ["BoundedModule", "BoundedTensor"]
@@ -152,8 +152,12 @@ class BoundedModule(nn.Module):
         Args:
             new_opts: names and values; `activation_bound_option` ("adaptive" by default, "tight", "constant",
                 "same-slope", "zero-lb", "one-lb") chooses the bounding lines, `crown_batch_size` the rows of
-                coefficients handled at once, `sparse_intermediate_bounds` and the other options that scripts for
-                auto_LiRPA set are accepted where they cannot change a result.
+                coefficients handled at once, `memory_budget` the bytes that bounds may take. `conv_mode` "patches" (the
+                default) keeps rows of hidden layers as windows, "matrix" whole; the bounds are the same to rounding.
+                With `sparse_intermediate_bounds` (the default) CROWN substitutes back only hidden neurons that
+                intervals leave open, and keeps the tighter of the two bounds; False gives textbook CROWN, every
+                hidden neuron bounded by back-substitution and nothing else. Other options that scripts for auto_LiRPA
+                set are accepted where they cannot change a result.
 
         Raises:
             InvalidInputError: an unknown name (the valid ones are listed) or value.
@@ -188,6 +192,7 @@ class BoundedModule(nn.Module):
         update_mask: Any = None,
         ibp_nodes: Any = None,
         cache_bounds: bool = False,
+        memory_budget: int | str | None = None,
     ) -> Bounds | BoundsWithCoefficients:
         """Bound the output, or linear functions of it, over the region of the input.
 
@@ -212,6 +217,9 @@ class BoundedModule(nn.Module):
             interm_bounds: {name: (lower, upper)}, bounds of hidden layers to use as they are.
             reference_bounds: {name: (lower, upper)}, bounds of which the tighter of them and the computed ones is used.
             need_A_only: return (None, None, linear bounds).
+            memory_budget: bytes, or text like "4GiB", that the tensors made for the bounds may take (without
+                gradients); rows and images are split accordingly, which changes bounds by rounding at most. None: the
+                option of that name, or half of the memory that is free.
             cache_bounds: without effect; bounds of the hidden layers are always kept for the next call.
             aux: must be None, as must the following: not implemented, and refused by name.
             reuse_alpha: must be False.
@@ -250,6 +258,7 @@ class BoundedModule(nn.Module):
             guard()
         output = network.output if final_node_name is None else network[final_node_name]
         x, region, cached = self._input(x, network, reuse=scheme.is_backward, reuse_given=reuse_ibp)
+        budget, asked = budget_of(self.bound_opts, memory_budget, region.lower.device)
         problem = Problem(
             network,
             output,
@@ -261,6 +270,9 @@ class BoundedModule(nn.Module):
             reference=_named_bounds("reference_bounds", reference_bounds, network, region.lower),
             rows=rows_of(self.bound_opts),
             windows=windows_of(self.bound_opts),
+            only_open=only_open(self.bound_opts),
+            budget=budget,
+            budget_is_strict=asked,
             known=cached,
         )
         wanted = self._wanted_coefficients(network, output, scheme, needed_A_dict) if return_A else {}

@@ -20,6 +20,11 @@ struct Kernels {
   void (*relax_forward_gradient)(const RelaxForwardGradientArguments<T>&);
   void (*concretize)(const ConcretizeArguments<T>&);
   void (*concretize_gradient)(const ConcretizeGradientArguments<T>&);
+  void (*concretize_windows)(const ConcretizeWindowsArguments<T>&);
+  void (*relax_windows)(const RelaxWindowsArguments<T>&);
+  void (*relax_convolve_windows)(const RelaxConvolveWindowsArguments<T>&);
+  // How many numbers the packed weight of a convolution of that many outputs takes.
+  Index (*packed_weight_size)(const WindowConvolution<T>&, Index channels);
   void (*concretize_forward)(const ConcretizeForwardArguments<T>&);
   void (*concretize_forward_gradient)(const ConcretizeForwardGradientArguments<T>&);
   void (*concretize_forward_windows)(const ConcretizeForwardWindowsArguments<T>&);

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "torch/ops.h"
+#include "torch/windows.h"
 
 namespace lbp::binding {
 namespace {
@@ -95,6 +96,19 @@ Tensor concretize_gradient(Tensor bounds_gradient, Tensor A, Tensor x, OptionalT
     launch::concretize_gradient<T>(on, {int(sides), matrix.batch, matrix.rows, matrix.size, matrix.view, region.view,
                                         to_bounds.const_data_ptr<double>(), to_A.mutable_data_ptr<T>()});
     return to_A;
+  });
+}
+
+Tensor concretize_windows(Tensor A, Tensor rows, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p,
+                          int64_t sides) {
+  return with_type(A, "concretize_windows", [&](auto type, Device on) {
+    using T = decltype(type);
+    STD_TORCH_CHECK(x.dim() == 4, "x: expected a batch of images with channels last [batch, h, w, C]");
+    const WindowsTensor<T> windows(A, rows, x.size(1), x.size(2), x.size(3), x.size(0), sides);
+    const OwnedRegion<T> region(on, x, x_U, eps, p, x.size(0), trailing_size(x, 1));
+    Tensor bounds = empty_of(A, {A.size(0), rows.size(0)}, ScalarType::Double);
+    launch::concretize_windows<T>(on, {int(sides), windows.view, region.view, bounds.mutable_data_ptr<double>()});
+    return bounds;
   });
 }
 

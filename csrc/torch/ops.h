@@ -16,6 +16,8 @@
   RelaxationTensors {                                                                                          \
     l, u, {r, r_tensor, eta, eta_tensor}, strategy, lower_slope, lower_intercept, upper_slope, upper_intercept \
   }
+#define LBP_CONVOLUTION_PARAMETERS \
+  std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups
 // Gradients of l, u, r, lower_slope, lower_intercept, upper_slope, upper_intercept.
 #define LBP_RELAXATION_GRADIENT_TYPES Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
 
@@ -92,6 +94,17 @@ std::tuple<Tensor, Tensor> interval_linear_small_batch(Tensor center, Tensor rad
 Tensor concretize(Tensor A, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p, int64_t sides);
 Tensor concretize_gradient(Tensor bounds_gradient, Tensor A, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p,
                            int64_t sides);
+Tensor concretize_windows(Tensor A, Tensor rows, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p,
+                          int64_t sides);
+std::tuple<Tensor, Tensor> relax_windows(Tensor A, Tensor rows, LBP_RELAXATION_PARAMETERS, OptionalTensor bias,
+                                         int64_t sides);
+std::tuple<Tensor, Tensor> relax_backward_conv2d_windows(Tensor A, Tensor rows, LBP_RELAXATION_PARAMETERS,
+                                                         Tensor weight, OptionalTensor bias, Tensor corners,
+                                                         std::vector<int64_t> window, LBP_CONVOLUTION_PARAMETERS,
+                                                         int64_t sides);
+std::tuple<Tensor, Tensor> backward_conv2d_windows(Tensor A, Tensor rows, std::vector<int64_t> layer, Tensor weight,
+                                                   OptionalTensor bias, Tensor corners, std::vector<int64_t> window,
+                                                   LBP_CONVOLUTION_PARAMETERS);
 std::tuple<Tensor, Tensor> concretize_forward(Tensor center, OptionalTensor radius, Tensor center_bias,
                                               OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
                                               OptionalTensor eps, double p);

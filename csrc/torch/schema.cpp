@@ -55,6 +55,16 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   library.def("backward_conv2d(Tensor A, Tensor weight, Tensor? bias, int[] input_size, " CONVOLUTION
               ") -> (Tensor, Tensor)");
 
+  // The same on windowed coefficients A [K, sources, height, width, C]; `rows` is int64 [R, 4]: which row of A, image,
+  // and first row and column of the window. `corners` int64 [R, 2] says where the windows of the result lie.
+  library.def("relax_windows(Tensor A, Tensor rows, " RELAXATION ", Tensor? bias, int sides) -> (Tensor, Tensor)");
+  library.def("relax_backward_conv2d_windows(Tensor A, Tensor rows, " RELAXATION
+              ", Tensor weight, Tensor? bias, Tensor corners, int[] window, " CONVOLUTION
+              ", int sides) -> (Tensor, Tensor)");
+  library.def(
+      "backward_conv2d_windows(Tensor A, Tensor rows, int[] layer, Tensor weight, Tensor? bias, Tensor corners, int[] "
+      "window, " CONVOLUTION ") -> (Tensor, Tensor)");
+
   // Intervals through affine layers.
   library.def("interval_linear(Tensor l, Tensor u, Tensor weight, Tensor? bias) -> (Tensor, Tensor)");
   library.def("interval_conv2d(Tensor l, Tensor u, Tensor weight, Tensor? bias, " CONVOLUTION ") -> (Tensor, Tensor)");
@@ -83,6 +93,8 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   library.def(
       "concretize_gradient(Tensor bounds_gradient, Tensor A, Tensor x, Tensor? x_U, Tensor? eps, float p, int sides) "
       "-> Tensor");
+  library.def(
+      "concretize_windows(Tensor A, Tensor rows, Tensor x, Tensor? x_U, Tensor? eps, float p, int sides) -> Tensor");
   library.def("concretize_forward(" FORWARD ", Tensor x, Tensor? x_U, Tensor? eps, float p) -> (Tensor, Tensor)");
   library.def(
       "concretize_forward_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center, Tensor? radius, Tensor x, "
@@ -123,6 +135,10 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {
   library.impl("relax_forward_gradient", TORCH_BOX(&lbp::binding::relax_forward_gradient));
   library.impl("concretize", TORCH_BOX(&lbp::binding::concretize));
   library.impl("concretize_gradient", TORCH_BOX(&lbp::binding::concretize_gradient));
+  library.impl("concretize_windows", TORCH_BOX(&lbp::binding::concretize_windows));
+  library.impl("relax_windows", TORCH_BOX(&lbp::binding::relax_windows));
+  library.impl("relax_backward_conv2d_windows", TORCH_BOX(&lbp::binding::relax_backward_conv2d_windows));
+  library.impl("backward_conv2d_windows", TORCH_BOX(&lbp::binding::backward_conv2d_windows));
   library.impl("concretize_forward", TORCH_BOX(&lbp::binding::concretize_forward));
   library.impl("concretize_forward_gradient", TORCH_BOX(&lbp::binding::concretize_forward_gradient));
   library.impl("concretize_forward_windows", TORCH_BOX(&lbp::binding::concretize_forward_windows));

@@ -15,7 +15,18 @@ from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.elementwise import ScaleShiftNode
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
 from lbp.graph.values import Attribute, Expression, Literal, MethodCall, Value
-from lbp.linear import Coefficients, ForwardBounds, InputWindows, Interval, PendingRelaxation, to_dense
+from lbp.linear import (
+    Coefficients,
+    ForwardBounds,
+    InputWindows,
+    Interval,
+    PendingRelaxation,
+    PendingWindowRelaxation,
+    ReceptiveField,
+    WindowRows,
+    to_dense,
+    to_windows,
+)
 from lbp.nn import LeakyReLU, ParamRamp
 
 
@@ -28,6 +39,7 @@ class RampNode(BoundNode):
     """
 
     is_activation = True
+    takes_windows = True
     mixes = False
 
     def __init__(self, name: str, source: BoundNode, r: Value, eta: Value) -> None:
@@ -44,6 +56,9 @@ class RampNode(BoundNode):
         """Return the present `(r, eta)`."""
         return self.r.read(), self.eta.read()
 
+    def receptive_field(self) -> ReceptiveField | None:
+        return ReceptiveField.identity()
+
     def interval(self, *inputs: Interval) -> Interval:
         lower, upper = inputs[0]
         return ops.ramp_interval(lower, upper, *self.ramp_parameters())
@@ -56,9 +71,14 @@ class RampNode(BoundNode):
         lower, upper = relaxations.before(self)
         return b.with_matrices(ops.relax_forward(*b.matrices, lower, upper, **self._keywords(relaxations)))
 
-    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
-        dense, constants = to_dense(coefficients)
+    def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
         lower, upper = relaxations.before(self)
+        if isinstance(coefficients, WindowRows):
+            windows, added = to_windows(coefficients)
+            return (
+                PendingWindowRelaxation(windows, lower, upper, relaxations.sides, self._keywords(relaxations)),
+            ), added
+        dense, constants = to_dense(coefficients)
         pending = PendingRelaxation(dense, lower, upper, relaxations.sides, self._keywords(relaxations))
         return (pending,), constants
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.conv import channels_rows_columns, pair
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
+from lbp.graph.window_steps import through_average_pool
 from lbp.linear import (
     Coefficients,
     DenseCoefficients,
@@ -18,7 +19,9 @@ from lbp.linear import (
     InputWindows,
     Interval,
     ReceptiveField,
+    WindowRows,
     to_dense,
+    to_windows,
 )
 from lbp.ops import combine_windows
 from lbp.precision import full_precision
@@ -33,6 +36,8 @@ class AveragePoolNode(BoundNode):
         field: which inputs an output reads; None where that is not the same everywhere.
     """
 
+    takes_windows = True
+
     def __init__(
         self, name: str, source: BoundNode, rows: Tensor, columns: Tensor, field: ReceptiveField | None
     ) -> None:
@@ -40,6 +45,9 @@ class AveragePoolNode(BoundNode):
         self.rows = rows
         self.columns = columns
         self.field = field
+
+    def receptive_field(self) -> ReceptiveField | None:
+        return self.field
 
     def pooled(self, values: Tensor) -> Tensor:
         """Return the window means of values [..., h_in, w_in]."""
@@ -78,7 +86,11 @@ class AveragePoolNode(BoundNode):
             windows = combine_windows(windows, axis, matrix, scale, span.scale, span.offset, span.size)
         return windows
 
-    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+    def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
+        if isinstance(coefficients, WindowRows):
+            windows, added = to_windows(coefficients)
+            matrices = self._matrices(windows.A)
+            return (through_average_pool(windows, matrices, self.field, self.inputs[0].shape),), added
         dense, constants = to_dense(coefficients)
         rows, columns = self._matrices(dense.A)
         with full_precision():

@@ -8,10 +8,20 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from lbp.linear import Coefficients, ForwardBounds, InputWindows, Interval
+from lbp.linear import (
+    Coefficients,
+    ForwardBounds,
+    InputWindows,
+    Interval,
+    ReceptiveField,
+    WindowRows,
+)
 
-BackwardStep = tuple[tuple[Coefficients, ...], Tensor | None]
-"""Coefficients of every input of a node, and the constants [K, B, S] float64 that the node adds (None: none)."""
+BackwardStep = tuple[tuple[Coefficients | WindowRows, ...], Tensor | None]
+"""Coefficients of every input of a node, and the constants float64 that the node adds (None: none).
+
+Constants are [K, B, S], or [K, R] where the coefficients are windows of R rows.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,9 @@ class BoundNode(ABC):
     acts_per_neuron = False
     """Whether each output neuron depends linearly on one input neuron, and no two on the same."""
 
+    takes_windows = False
+    """Whether `backward_linear` takes rows as windows; otherwise they come as matrices of the whole layer."""
+
     mixes = True
     """Whether an output neuron can depend on several input neurons."""
 
@@ -67,6 +80,10 @@ class BoundNode(ABC):
             count *= dim
         return count
 
+    def receptive_field(self) -> ReceptiveField | None:
+        """Return which window of its inputs, all of one size, a neuron reads; None: anything."""
+        return None
+
     def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
         """Return the windows of forward bounds of this node, given those of its inputs.
 
@@ -83,7 +100,7 @@ class BoundNode(ABC):
         """Return linear bounds in terms of the network's input from those of the inputs."""
 
     @abstractmethod
-    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+    def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
         """Return coefficients of the inputs from coefficients of the output (back-substitution)."""
 
     def __repr__(self) -> str:
@@ -104,5 +121,5 @@ class InputNode(BoundNode):
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         raise AssertionError("forward bounds of the input are the identity")
 
-    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+    def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
         raise AssertionError("back-substitution ends at the input")

@@ -15,6 +15,7 @@ from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
 from lbp.graph.shape import ZeroPadNode
 from lbp.graph.values import Value
+from lbp.graph.window_steps import through_convolution
 from lbp.linear import (
     Coefficients,
     DenseCoefficients,
@@ -24,6 +25,7 @@ from lbp.linear import (
     Interval,
     PendingRelaxation,
     ReceptiveField,
+    WindowRows,
     to_dense,
 )
 from lbp.precision import full_precision
@@ -67,6 +69,8 @@ class Conv2dNode(BoundNode):
         self.bias = bias
         self.geometry = geometry
 
+    takes_windows = True
+
     def parameters(self) -> tuple[Tensor, Tensor | None]:
         """Return the present kernel and bias."""
         return self.weight.read(), self.bias.read()
@@ -77,6 +81,9 @@ class Conv2dNode(BoundNode):
         kernel = self.weight.read().shape[-2:]
         stride, padding, dilation = self.geometry.stride, self.geometry.padding, self.geometry.dilation
         return ReceptiveField.of_kernel(tuple(kernel), stride=stride, padding=padding, dilation=dilation)
+
+    def receptive_field(self) -> ReceptiveField:
+        return self.field
 
     def row_norms(self, diagonal: Tensor, p: float) -> Tensor:
         """Return the dual norms [C_out, H, W] of the rows of `W diag(diagonal)`, diagonal [C_in, h, w].
@@ -123,10 +130,19 @@ class Conv2dNode(BoundNode):
         )
         return ForwardBounds.from_windows(matrices, after)
 
-    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+    def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
         weight, bias = self.parameters()
         _, height, width = self.inputs[0].shape
         input_size = (height, width)
+        if isinstance(coefficients, WindowRows):
+            return through_convolution(
+                coefficients,
+                weight,
+                bias,
+                self.receptive_field(),
+                self.inputs[0].shape,
+                self.geometry.keywords(),
+            )
         if isinstance(coefficients, IdentityCoefficients):
             rows = convolution_rows(weight, self.inputs[0].shape, self.shape, self.geometry, coefficients)
             channels = _channels(coefficients, self.shape, weight.device)

@@ -13,7 +13,18 @@ from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.registry import REQUIRED, Call, for_functions
 from lbp.graph.shape import expand_to
 from lbp.graph.values import Expression, Literal, Value
-from lbp.linear import Coefficients, DenseCoefficients, ForwardBounds, InputWindows, Interval, add_constants, to_dense
+from lbp.graph.window_steps import through_lines
+from lbp.linear import (
+    Coefficients,
+    DenseCoefficients,
+    ForwardBounds,
+    InputWindows,
+    Interval,
+    ReceptiveField,
+    WindowRows,
+    add_constants,
+    to_dense,
+)
 
 
 class ScaleShiftNode(BoundNode):
@@ -25,6 +36,7 @@ class ScaleShiftNode(BoundNode):
     """
 
     acts_per_neuron = True
+    takes_windows = True
     mixes = False
 
     def __init__(self, name: str, source: BoundNode, scale: Value | None = None, shift: Value | None = None) -> None:
@@ -37,6 +49,9 @@ class ScaleShiftNode(BoundNode):
         scale = None if self.scale is None else per_example(self.scale.read(), self.shape)
         shift = None if self.shift is None else per_example(self.shift.read(), self.shape)
         return scale, shift
+
+    def receptive_field(self) -> ReceptiveField | None:
+        return ReceptiveField.identity()
 
     def interval(self, *inputs: Interval) -> Interval:
         lower, upper = inputs[0]
@@ -63,9 +78,11 @@ class ScaleShiftNode(BoundNode):
             )
         return b if shift is None else replace(b, center_bias=b.center_bias + shift)
 
-    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
-        dense, constants = to_dense(coefficients)
+    def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
         scale, shift = self.constants()
+        if isinstance(coefficients, WindowRows):
+            return through_lines(coefficients, scale, shift, relaxations.sides)
+        dense, constants = to_dense(coefficients)
         if shift is not None:
             constants = add_constants(constants, (dense.A * shift).flatten(3).sum(-1, dtype=torch.float64))
         return (dense if scale is None else DenseCoefficients(dense.A * scale),), constants

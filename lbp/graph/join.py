@@ -15,12 +15,15 @@ from lbp.graph.elementwise import scaled_and_shifted
 from lbp.graph.registry import REQUIRED, Call, for_functions
 from lbp.graph.shape import expand_to
 from lbp.graph.values import Expression, Literal, Value
+from lbp.graph.window_steps import through_concatenation, through_sum
 from lbp.linear import (
     Coefficients,
     DenseCoefficients,
     ForwardBounds,
     InputWindows,
     Interval,
+    ReceptiveField,
+    WindowRows,
     aligned,
     common_windows,
     to_dense,
@@ -34,9 +37,14 @@ class SumNode(BoundNode):
         weight: a number.
     """
 
+    takes_windows = True
+
     def __init__(self, name: str, first: BoundNode, second: BoundNode, weight: float) -> None:
         super().__init__(name, (first, second), first.shape)
         self.weight = weight
+
+    def receptive_field(self) -> ReceptiveField | None:
+        return ReceptiveField.identity()
 
     def interval(self, *inputs: Interval) -> Interval:
         (l1, u1), (l2, u2) = inputs
@@ -57,7 +65,9 @@ class SumNode(BoundNode):
             first.windows,
         )
 
-    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+    def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
+        if isinstance(coefficients, WindowRows):
+            return through_sum(coefficients, self.weight)
         dense, constants = to_dense(coefficients)
         return (dense, DenseCoefficients(self._weighted(dense.A))), constants
 
@@ -83,6 +93,10 @@ class ConcatNode(BoundNode):
     def __init__(self, name: str, sources: tuple[BoundNode, ...], shape: tuple[int, ...], dim: int) -> None:
         super().__init__(name, sources, shape)
         self.dim = dim
+        self.takes_windows = dim == 0
+
+    def receptive_field(self) -> ReceptiveField | None:
+        return ReceptiveField.identity() if self.dim == 0 else None
 
     def interval(self, *inputs: Interval) -> Interval:
         lower, upper = zip(*inputs, strict=True)
@@ -107,7 +121,9 @@ class ConcatNode(BoundNode):
         center = self._joined([b.center for b in bounds], 2)
         return ForwardBounds(center, radius, self._joined([b.center_bias for b in bounds], 1), radius_bias, windows)
 
-    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+    def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
+        if isinstance(coefficients, WindowRows):
+            return through_concatenation(coefficients, tuple(source.shape for source in self.inputs))
         dense, constants = to_dense(coefficients)
         parts = dense.A.split([source.shape[self.dim] for source in self.inputs], dim=3 + self.dim)
         return tuple(DenseCoefficients(part) for part in parts), constants

@@ -12,6 +12,7 @@ from lbp.graph.conv import Conv2dNode, Geometry
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
 from lbp.graph.shape import PermuteNode, ReshapeNode
 from lbp.graph.values import Expression, Value
+from lbp.graph.window_steps import through_linear
 from lbp.linear import (
     Coefficients,
     DenseCoefficients,
@@ -19,6 +20,7 @@ from lbp.linear import (
     IdentityCoefficients,
     Interval,
     PendingRelaxation,
+    WindowRows,
     to_dense,
 )
 from lbp.precision import full_precision
@@ -37,6 +39,8 @@ class LinearNode(BoundNode):
         super().__init__(name, (source,), shape)
         self.weight = weight
         self.bias = bias
+
+    takes_windows = True
 
     def parameters(self) -> tuple[Tensor, Tensor | None]:
         """Return the present weight and bias."""
@@ -68,8 +72,10 @@ class LinearNode(BoundNode):
         )
         return ForwardBounds(*matrices)
 
-    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+    def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
         weight, bias = self.parameters()
+        if isinstance(coefficients, WindowRows):
+            return through_linear(coefficients, weight, bias, self.inputs[0].shape)
         if isinstance(coefficients, IdentityCoefficients):
             rows = slice(coefficients.start, coefficients.stop)
             identity_constants = None if bias is None else bias[rows].double()[None, None]

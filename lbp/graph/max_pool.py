@@ -11,7 +11,20 @@ from torch.nn import functional
 from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.conv import Pair, pair
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
-from lbp.linear import Coefficients, DenseCoefficients, ForwardBounds, Interval, add_constants, to_dense
+from lbp.linear import (
+    Coefficients,
+    DenseCoefficients,
+    ForwardBounds,
+    Interval,
+    ReceptiveField,
+    WindowRows,
+    add_constants,
+    layer_of,
+    to_dense,
+    to_windows,
+    window_of,
+)
+from lbp.reference.windows import gather_windows
 from lbp.strategies import side_names
 
 
@@ -41,6 +54,7 @@ class MaxPool2dNode(BoundNode):
     """
 
     is_activation = True
+    takes_windows = True
 
     def __init__(
         self,
@@ -71,6 +85,9 @@ class MaxPool2dNode(BoundNode):
         self.padded = (height, width)
         self._windows = self._window_positions()
 
+    def receptive_field(self) -> ReceptiveField | None:
+        return ReceptiveField.of_kernel(self.kernel, stride=self.stride, padding=self.padding, dilation=self.dilation)
+
     @property
     def pre_activation(self) -> BoundNode:
         """The node whose value is pooled; after `compute_bounds` it has `.lower` and `.upper`."""
@@ -99,9 +116,11 @@ class MaxPool2dNode(BoundNode):
             (high_bias - low_bias) / 2,
         )
 
-    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
-        dense, constants = to_dense(coefficients)
+    def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
         lines = self._lines(relaxations)
+        if isinstance(coefficients, WindowRows):
+            return self._backward_windows(coefficients, lines, relaxations.sides)
+        dense, constants = to_dense(coefficients)
         A = dense.expanded(relaxations.sides, lines.chosen.shape[0]).flatten(4)
         chosen, *line = (value.unsqueeze(1) for value in lines)  # [B, 1, C, outputs]
         below, above = line[:2], line[2:]
@@ -117,6 +136,29 @@ class MaxPool2dNode(BoundNode):
         cropped = functional.pad(padded.unflatten(-1, self.padded), [-margin for margin in self.margins])
         added = torch.stack(intercepts).flatten(3).sum(-1, dtype=torch.float64)
         return (DenseCoefficients(cropped),), add_constants(constants, added)
+
+    def _backward_windows(self, rows: WindowRows, lines: PoolLines, sides: str) -> BackwardStep:
+        windows, constants = to_windows(rows)
+        field = windows.field_below(self.receptive_field())
+        source = layer_of(self.inputs[0].shape)
+        window, corners = window_of(field, source), windows.corners(field, source)
+        old, places = windows.A.shape[2:4], windows.rows()
+        chosen, *line = (
+            gather_windows(value.unflatten(-1, self.shape[1:]), places, (old[0], old[1])) for value in lines
+        )  # [R, height, width, C]
+        y = chosen // self.padded[1] - self.margins[2] - corners[:, 0].reshape(-1, 1, 1, 1)
+        x = chosen % self.padded[1] - self.margins[0] - corners[:, 1].reshape(-1, 1, 1, 1)
+        # A window whose line is NaN may have chosen a position over the padding.
+        to = y.clamp(0, window[0] - 1) * window[1] + x.clamp(0, window[1] - 1)
+        coefficients, added = [], []
+        for A, side in zip(windows.taken().expand(len(side_names(sides)), *[-1] * 4), side_names(sides), strict=True):
+            at_positive, at_negative = (line[:2], line[2:]) if side == "lower" else (line[2:], line[:2])
+            relaxed, intercepts = (A * torch.where(A >= 0, at_positive[i], at_negative[i]) for i in range(2))
+            pixels = relaxed.new_zeros(len(places), window[0] * window[1], source[0])
+            coefficients.append(pixels.scatter_add(1, to.flatten(1, 2), relaxed.flatten(1, 2)))
+            added.append(intercepts.flatten(1).sum(-1, dtype=torch.float64))
+        A = torch.stack(coefficients).unflatten(2, window)
+        return (windows.stepped(A, field, self.inputs[0].shape),), add_constants(constants, torch.stack(added))
 
     def _lines(self, relaxations: Relaxations) -> PoolLines:
         lower, upper = (

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
+from lbp.graph.window_steps import through_padding, through_reshape
 from lbp.linear import (
     Coefficients,
     DenseCoefficients,
@@ -15,6 +16,8 @@ from lbp.linear import (
     IdentityCoefficients,
     InputWindows,
     Interval,
+    ReceptiveField,
+    WindowRows,
     to_dense,
 )
 
@@ -50,7 +53,8 @@ class MoveNode(BoundNode):
             windows,
         )
 
-    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+    def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
+        assert not isinstance(coefficients, WindowRows)
         dense, constants = to_dense(coefficients)
         return (DenseCoefficients(self.move_back(dense.A)),), constants
 
@@ -58,8 +62,13 @@ class MoveNode(BoundNode):
 class ReshapeNode(MoveNode):
     """The same neurons in another shape; the batch stays first."""
 
+    takes_windows = True
+
     def __init__(self, name: str, source: BoundNode, shape: tuple[int, ...]) -> None:
         super().__init__(name, (source,), shape)
+
+    def receptive_field(self) -> ReceptiveField | None:
+        return ReceptiveField.identity() if self.shape == self.inputs[0].shape else None
 
     def move(self, values: Tensor, lead: int) -> Tensor:
         return values.reshape(*values.shape[:lead], *self.shape)
@@ -70,7 +79,9 @@ class ReshapeNode(MoveNode):
     def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
         return inputs[0]
 
-    def backward_linear(self, coefficients: Coefficients, relaxations: Relaxations) -> BackwardStep:
+    def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
+        if isinstance(coefficients, WindowRows):
+            return through_reshape(coefficients, self.inputs[0].shape)
         if isinstance(coefficients, IdentityCoefficients):
             start, stop = coefficients.start, coefficients.stop
             shape = self.inputs[0].shape
@@ -109,6 +120,11 @@ class ZeroPadNode(MoveNode):
         *channels, height, width = source.shape
         super().__init__(name, (source,), (*channels, height + top + bottom, width + left + right))
         self.padding = padding
+        self.takes_windows = len(self.shape) == 3
+
+    def receptive_field(self) -> ReceptiveField | None:
+        left, _, top, _ = self.padding
+        return ReceptiveField.of_kernel((1, 1), padding=(top, left)) if self.takes_windows else None
 
     def move(self, values: Tensor, lead: int) -> Tensor:
         return functional.pad(values, self.padding)
@@ -123,6 +139,12 @@ class ZeroPadNode(MoveNode):
             return None
         channels, rows, columns = self.shape
         return windows.padded(top, left, (channels, rows, columns))
+
+    def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
+        if isinstance(coefficients, WindowRows):
+            left, _, top, _ = self.padding
+            return through_padding(coefficients, self.receptive_field(), (top, left), self.inputs[0].shape)
+        return super().backward_linear(coefficients, relaxations)
 
 
 class ExpandNode(MoveNode):

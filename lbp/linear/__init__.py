@@ -14,6 +14,16 @@ from lbp.linear.input_windows import InputWindows, common_windows
 from lbp.linear.receptive_field import ReceptiveField, Span
 from lbp.linear.region import Ball, Interval, Region, tighter
 from lbp.linear.rounding import round_down, round_up
+from lbp.linear.windows import (
+    NeuronRows,
+    PendingWindowRelaxation,
+    WindowCoefficients,
+    WindowRows,
+    layer_of,
+    to_windows,
+    window_of,
+)
+from lbp.reference.windows import move_windows
 
 __all__ = [
     "Ball",
@@ -23,16 +33,24 @@ __all__ = [
     "IdentityCoefficients",
     "InputWindows",
     "Interval",
+    "NeuronRows",
     "PendingRelaxation",
+    "PendingWindowRelaxation",
     "ReceptiveField",
     "Region",
     "Span",
+    "WindowCoefficients",
+    "WindowRows",
     "add_constants",
     "aligned",
     "combine",
     "common_windows",
+    "layer_of",
+    "move_windows",
     "round_down",
     "round_up",
     "tighter",
     "to_dense",
+    "to_windows",
+    "window_of",
 ]

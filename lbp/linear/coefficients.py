@@ -6,12 +6,14 @@ multiplies nothing when it receives the identity, and fuses a pending relaxation
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lbp.linear.windows import WindowRows, to_windows
 from lbp.ops import relax_backward
 from lbp.strategies import side_names
 
@@ -110,13 +112,27 @@ def add_constants(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return first + second
 
 
-def combine(parts: list[Coefficients]) -> tuple[Coefficients, Tensor | None]:
+def combine(parts: Sequence[Coefficients | WindowRows]) -> tuple[Coefficients | WindowRows, Tensor | None]:
     """Add the coefficients that reach one node over several paths; a single one stays as it is."""
     if len(parts) == 1:
         return parts[0], None
+    if isinstance(parts[0], WindowRows):
+        return _combine_windows(parts)
     total, constants = to_dense(parts[0])
     for part in parts[1:]:
+        assert not isinstance(part, WindowRows)
         dense, more = to_dense(part)
         total = DenseCoefficients(total.A + dense.A)
         constants = add_constants(constants, more)
+    return total, constants
+
+
+def _combine_windows(parts: Sequence[Coefficients | WindowRows]) -> tuple[WindowRows, Tensor | None]:
+    total, constants = None, None
+    for part in parts:
+        assert isinstance(part, WindowRows)
+        windows, more = to_windows(part)
+        constants = add_constants(constants, more)
+        total = windows if total is None else total.added(windows)
+    assert total is not None
     return total, constants

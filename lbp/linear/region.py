@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lbp.linear.forward_bounds import ForwardBounds
+from lbp.linear.windows import WindowCoefficients
 from lbp.ops import (
     concretize_ball,
     concretize_box,
@@ -15,6 +16,8 @@ from lbp.ops import (
     concretize_forward_box,
     concretize_forward_windows_ball,
     concretize_forward_windows_box,
+    concretize_windows_ball,
+    concretize_windows_box,
 )
 from lbp.strategies import side_names
 
@@ -39,6 +42,13 @@ class Ball:
     center: Tensor
     eps: Tensor | float
     p: float
+
+    def part(self, first: int, last: int) -> Ball:
+        """Return the balls of some of the examples."""
+        eps = self.eps
+        if isinstance(eps, Tensor) and eps.numel() > 1:
+            eps = eps[first:last]
+        return Ball(self.center[first:last], eps, self.p)
 
     def eps_like(self, x: Tensor) -> Tensor:
         """Return the radius as a tensor that broadcasts against x [B, ...]."""
@@ -69,6 +79,11 @@ class Region:
         """Number of examples."""
         return self.lower.shape[0]
 
+    def part(self, first: int, last: int) -> Region:
+        """Return the region of some of the examples."""
+        ball = None if self.ball is None else self.ball.part(first, last)
+        return Region(self.lower[first:last], self.upper[first:last], ball, self.box_counts)
+
     def concretize(self, A: Tensor, sides: str) -> Tensor:
         """Return the extreme values of linear functions over the region.
 
@@ -86,6 +101,20 @@ class Region:
         if not self.box_counts:
             return over_ball
         over_box = concretize_box(A, self.lower, self.upper, sides=sides)
+        pairs = zip(over_ball, over_box, side_names(sides), strict=True)
+        return torch.stack([torch.maximum(a, b) if side == "lower" else torch.minimum(a, b) for a, b, side in pairs])
+
+    def concretize_windows(self, rows: WindowCoefficients, sides: str) -> Tensor:
+        """Return the extreme values [K, R] float64 of windowed rows over the region."""
+        A, where, layer = rows.expanded(sides), rows.rows(), rows.layer
+        lower, upper = (corner.reshape(-1, *layer) for corner in (self.lower, self.upper))
+        if self.ball is None:
+            return concretize_windows_box(A, where, lower, upper, sides=sides)
+        center = self.ball.center.reshape(-1, *layer)
+        over_ball = concretize_windows_ball(A, where, center, self.ball.eps, self.ball.p, sides=sides)
+        if not self.box_counts:
+            return over_ball
+        over_box = concretize_windows_box(A, where, lower, upper, sides=sides)
         pairs = zip(over_ball, over_box, side_names(sides), strict=True)
         return torch.stack([torch.maximum(a, b) if side == "lower" else torch.minimum(a, b) for a, b, side in pairs])
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lbp.graph import BoundNode, InputNode
+from lbp.graph import BoundNode, InputNode, Relaxations
+from lbp.graph.base import BackwardStep
 from lbp.linear import (
     Coefficients,
     DenseCoefficients,
     Interval,
+    WindowCoefficients,
+    WindowRows,
     add_constants,
     combine,
     round_down,
     round_up,
     to_dense,
+    to_windows,
 )
 from lbp.methods.problem import Problem
+from lbp.methods.rows import Neurons
 from lbp.strategies import side_names
+
+Watch = Callable[
+    [BoundNode, WindowCoefficients, Tensor | None],
+    tuple[WindowCoefficients, Tensor | None],
+]
+"""Takes the rows that arrive at a node and their constants so far, and returns those that go on."""
 
 
 @dataclass
@@ -28,16 +39,21 @@ class Substituted:
     """Linear bounds of the rows in terms of the nodes where back-substitution stopped.
 
     Attributes:
-        coefficients: per node where it stopped, [K, B, S, *shape].
-        constants: [K, B, S] float64, or None for zero; K and B may be 1.
+        coefficients: per node where it stopped, [K, B, S, *shape] or windows of R rows.
+        constants: [K, B, S] or [K, R] float64, or None for zero; K and B may be 1.
     """
 
-    coefficients: dict[BoundNode, DenseCoefficients]
+    coefficients: dict[BoundNode, DenseCoefficients | WindowCoefficients]
     constants: Tensor | None
 
 
 def back_substitute(
-    problem: Problem, start: BoundNode, coefficients: Coefficients, sides: str, stops: Collection[BoundNode] = ()
+    problem: Problem,
+    start: BoundNode,
+    coefficients: Coefficients | WindowRows,
+    sides: str,
+    stops: Collection[BoundNode] = (),
+    watch: Watch | None = None,
 ) -> Substituted:
     """Push coefficients of a node down to the input, or to other nodes.
 
@@ -47,9 +63,10 @@ def back_substitute(
         coefficients: rows to bound.
         sides: "lower", "upper" or "both".
         stops: nodes that are not passed; the input is always one.
+        watch: sees windowed rows where they are all that is under way, and may drop some of them.
     """
     relaxations = problem.relaxations(sides)
-    arriving: dict[BoundNode, list[Coefficients]] = {start: [coefficients]}
+    arriving: dict[BoundNode, list[Coefficients | WindowRows]] = {start: [coefficients]}
     result = Substituted({}, None)
     for node in reversed(problem.network.below(start)):
         parts = arriving.pop(node, None)
@@ -58,19 +75,37 @@ def back_substitute(
         total, joined = combine(parts)
         result.constants = add_constants(result.constants, joined)
         if isinstance(node, InputNode) or node in stops:
-            result.coefficients[node], added = to_dense(total)
+            result.coefficients[node], added = to_windows(total) if isinstance(total, WindowRows) else to_dense(total)
         else:
-            steps, added = node.backward_linear(total, relaxations)
+            if watch is not None and not arriving and isinstance(total, WindowCoefficients):
+                total, result.constants = watch(node, total, result.constants)
+            steps, added = _step(node, total, relaxations)
             for source, step in zip(node.inputs, steps, strict=True):
                 arriving.setdefault(source, []).append(step)
         result.constants = add_constants(result.constants, added)
     return result
 
 
+def _step(node: BoundNode, total: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
+    """Ask a node for its step; one that takes no windows gets each row as a matrix of an image of its own."""
+    if not isinstance(total, WindowRows) or node.takes_windows:
+        return node.backward_linear(total, relaxations)
+    windows, constants = to_windows(total)
+    steps, added = node.backward_linear(DenseCoefficients(windows.matrix()), relaxations)
+    rows = []
+    for source, step in zip(node.inputs, steps, strict=True):
+        assert isinstance(step, DenseCoefficients)
+        rows.append(windows.from_matrix(step.A, source.shape))
+    return tuple(rows), add_constants(constants, None if added is None else added[..., 0])
+
+
 def over_region(problem: Problem, result: Substituted, sides: str) -> Tensor:
-    """Return the bounds [K, B, S] float64 of back-substitution that ended at the input."""
+    """Return the bounds [K, B, S], of windowed rows [K, R], float64, of back-substitution that ended at the input."""
     shape = (len(side_names(sides)), problem.region.batch)
     dense = result.coefficients.get(problem.network.input)
+    if isinstance(dense, WindowCoefficients):
+        values = problem.region.concretize_windows(dense, sides)
+        return values if result.constants is None else values + result.constants
     if dense is None:
         assert result.constants is not None
         return result.constants.expand(*shape, -1)
@@ -87,6 +122,10 @@ def split_sides(bounds: Tensor, sides: str, dtype: torch.dtype) -> tuple[Tensor 
 
 def bounds_of_neurons(problem: Problem, node: BoundNode) -> Interval:
     """Return bounds [B, *shape] of every neuron of a node by back-substitution to the input, in chunks of rows."""
+    if problem.windows:
+        every = Neurons.every(problem, node)
+        empty = torch.zeros(2, problem.region.batch, *node.shape, dtype=torch.float64, device=every.images.device)
+        return both_sides(problem, node, every.put(empty, bounds_of_rows(problem, every)))
     chunks = [
         over_region(problem, back_substitute(problem, node, rows, "both"), "both") for rows in problem.row_chunks(node)
     ]
@@ -97,3 +136,12 @@ def both_sides(problem: Problem, node: BoundNode, values: Tensor) -> Interval:
     """Return bounds [B, *shape] of a node from lower and upper values [2, B, n] float64."""
     lower, upper = values.reshape(2, -1, *node.shape)
     return round_down(lower, problem.dtype), round_up(upper, problem.dtype)
+
+
+def bounds_of_rows(problem: Problem, neurons: Neurons) -> Tensor:
+    """Return lower and upper bounds [2, R] float64 of single neurons by back-substitution to the input, in chunks."""
+    values = [
+        over_region(problem, back_substitute(problem, part.node, part.start(problem.dtype), "both"), "both")
+        for part in neurons.chunks(problem.rows_at_once(neurons.node))
+    ]
+    return torch.cat(values, dim=1)

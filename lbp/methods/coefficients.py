@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lbp.errors import InvalidInputError
 from lbp.graph import BoundNode
-from lbp.linear import Coefficients
+from lbp.linear import Coefficients, DenseCoefficients
 from lbp.methods.back_substitution import back_substitute, split_sides
 from lbp.methods.problem import Problem
 from lbp.methods.solve import Solution
@@ -60,7 +60,9 @@ def _between(problem: Problem, node: BoundNode, source: BoundNode, sides: str) -
                 f"needed_A_dict: {node.name!r} is not a function of {source.name!r} alone; ask for a node that every "
                 "path from the input passes"
             )
-        A = found.coefficients[source].expanded(sides, problem.region.batch)
+        dense = found.coefficients[source]
+        assert isinstance(dense, DenseCoefficients)
+        A = dense.expanded(sides, problem.region.batch)
         zero = torch.zeros(1, 1, 1, dtype=torch.float64, device=A.device)
         matrices.append(A)
         constants.append((zero if found.constants is None else found.constants).expand(A.shape[:3]))

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from lbp.graph import BoundNode
-from lbp.linear import Coefficients, ForwardBounds
+from lbp.linear import (
+    Coefficients,
+    DenseCoefficients,
+    ForwardBounds,
+    Interval,
+    Region,
+    WindowCoefficients,
+    round_down,
+    round_up,
+    tighter,
+)
 from lbp.methods.back_substitution import (
     back_substitute,
     both_sides,
@@ -19,6 +29,7 @@ from lbp.methods.back_substitution import (
 from lbp.methods.forward import insert, propagate_forward
 from lbp.methods.intervals import propagate_intervals
 from lbp.methods.problem import Problem
+from lbp.methods.rows import Decision, Neurons, interval_of, open_neurons
 
 
 def crown_pre_activations(problem: Problem) -> None:
@@ -26,7 +37,74 @@ def crown_pre_activations(problem: Problem) -> None:
     propagate_intervals(problem, everywhere=False)
     for node in problem.pre_activations:
         if node not in problem.bounds:
-            problem.record(node, bounds_of_neurons(problem, node))
+            bounds = open_bounds(problem, node) if problem.only_open else bounds_of_neurons(problem, node)
+            problem.record(node, bounds)
+
+
+def open_bounds(problem: Problem, node: BoundNode) -> Interval:
+    """Return bounds [B, *shape] of a pre-activation with back-substitution only where it can change anything.
+
+    Intervals come first; only neurons that they leave open are substituted back, per image, and of every neuron the
+    tighter of all bounds found is kept. A row is dropped on its way down as soon as the bounds of a layer that it
+    passes decide its neuron. Without windows every neuron has its row, and the tighter bounds are kept.
+    """
+    bounds = interval_of(problem, node)
+    if not problem.windows:
+        return tighter(bounds, bounds_of_neurons(problem, node))
+    neurons = open_neurons(problem, node, bounds)
+    if neurons.count == 0:
+        return bounds
+    found = []
+    for part in neurons.chunks(problem.rows_at_once(node)):
+        race = _Race(problem, part, torch.stack([part.of(bound) for bound in bounds]).double())
+        result = back_substitute(problem, node, part.start(problem.dtype), "both", watch=race)
+        found.append(race.finished(over_region(problem, result, "both")))
+    lower, upper = torch.cat(found, dim=1)
+    tightened = (
+        neurons.put(bounds[0], round_down(lower, problem.dtype)),
+        neurons.put(bounds[1], round_up(upper, problem.dtype)),
+    )
+    return tighter(bounds, tightened)
+
+
+class _Race:
+    """Rows on their way down, each with the best bounds so far; those that are decided drop out.
+
+    Attributes:
+        best: lower and upper bounds [2, R] float64 of all rows that started.
+        left: int64, which of them are still under way.
+    """
+
+    def __init__(self, problem: Problem, neurons: Neurons, best: Tensor) -> None:
+        self.problem = problem
+        self.neurons = neurons
+        self.best = best
+        self.left = torch.arange(neurons.count, device=best.device)
+        self.decision = Decision.about(problem, neurons.node)
+
+    def __call__(
+        self, node: BoundNode, rows: WindowCoefficients, constants: Tensor | None
+    ) -> tuple[WindowCoefficients, Tensor | None]:
+        if node not in self.problem.bounds or self.decision.bends is None or rows.count == 0:
+            return rows, constants
+        values = Region(*self.problem.bounds[node]).concretize_windows(rows, "both")
+        self._improve(values if constants is None else values + constants)
+        lower, upper = self.best.detach()[:, self.left]
+        keep = self.decision.open(lower, upper, self.neurons.neurons[self.left]).nonzero().squeeze(1)
+        if len(keep) == rows.count:
+            return rows, constants
+        self.left = self.left[keep]
+        return rows.chosen(keep), None if constants is None else constants[:, keep]
+
+    def finished(self, values: Tensor) -> Tensor:
+        """Return the best bounds [2, R] of all rows, given those [2, R'] of the rows that reached the input."""
+        self._improve(values)
+        return self.best
+
+    def _improve(self, values: Tensor) -> None:
+        lower, upper = self.best[:, self.left]
+        better = torch.stack([torch.maximum(lower, values[0]), torch.minimum(upper, values[1])])
+        self.best = self.best.index_copy(1, self.left, better)
 
 
 def insertion_points(problem: Problem, node: BoundNode, depth: int) -> list[BoundNode]:
@@ -98,7 +176,9 @@ def substitute_to_input(
     matrices, constants, values = [], [], []
     for start in starts:
         result = insert(problem, back_substitute(problem, node, start, sides, stops), forward, sides)
-        A = result.coefficients[problem.network.input].A
+        dense = result.coefficients[problem.network.input]
+        assert isinstance(dense, DenseCoefficients)
+        A = dense.A
         zero = torch.zeros(1, 1, 1, dtype=torch.float64, device=A.device)
         matrices.append(A)
         constants.append((zero if result.constants is None else result.constants).expand(A.shape[:3]))

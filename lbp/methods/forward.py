@@ -89,6 +89,7 @@ def insert(problem: Problem, result: Substituted, forward: dict[BoundNode, Forwa
     total: Tensor | None = None
     constants = result.constants
     for node, dense in result.coefficients.items():
+        assert isinstance(dense, DenseCoefficients)
         A = dense.expanded(sides, problem.region.batch)
         if isinstance(node, InputNode):
             part = A.flatten(3)

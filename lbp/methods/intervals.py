@@ -7,7 +7,7 @@ from torch import Tensor
 from lbp.graph import BoundNode, InputNode, Relaxations
 from lbp.graph.conv import Conv2dNode
 from lbp.graph.linear import LinearNode
-from lbp.linear import Ball, ForwardBounds, Interval, add_constants, tighter
+from lbp.linear import Ball, DenseCoefficients, ForwardBounds, Interval, add_constants, tighter
 from lbp.methods.back_substitution import back_substitute, bounds_of_neurons
 from lbp.methods.problem import Problem
 from lbp.ops import concretize_box
@@ -42,6 +42,7 @@ def specification_by_intervals(problem: Problem, sides: str) -> Tensor:
     result = back_substitute(problem, problem.output, start, sides, stops)
     region, total = problem.region, result.constants
     for node, dense in result.coefficients.items():
+        assert isinstance(dense, DenseCoefficients)
         if isinstance(node, InputNode):
             values = region.concretize(dense.A, sides)
         else:

@@ -7,7 +7,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from lbp.errors import InvalidInputError, UnsupportedArgumentError
+from lbp.methods.memory import budget_in_bytes, free_memory
 
 STRATEGY_OPTIONS = {
     "adaptive": "adaptive",
@@ -36,6 +39,13 @@ def _is_row_count(value: Any) -> bool:
     return _is_number(value) and value >= 1
 
 
+def _is_budget(value: Any) -> bool:
+    try:
+        return value is None or budget_in_bytes(value) > 0
+    except InvalidInputError:
+        return False
+
+
 def _is_anything(value: Any) -> bool:
     return True
 
@@ -62,6 +72,7 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optimize_graph": (_is_anything, "anything"),
     "deterministic": (_is_bool, "True or False"),
     "verbosity": (_is_number, "a number"),
+    "memory_budget": (_is_budget, "a number of bytes above 0, text like '4GiB', or None"),
 }
 
 _ONLY_FALSE = (
@@ -162,6 +173,18 @@ def strategy_of(options: Mapping[str, Any]) -> str:
     return STRATEGY_OPTIONS[options.get("activation_bound_option", "adaptive")]
 
 
+def budget_of(options: Mapping[str, Any], given: int | str | None, device: torch.device) -> tuple[int, bool]:
+    """Return the bytes that bounds may take, and whether somebody asked for that number.
+
+    Without a `memory_budget` it is half of what the device has free.
+
+    Raises:
+        InvalidInputError: a budget that is no amount of memory.
+    """
+    asked = options.get("memory_budget") if given is None else given
+    return (free_memory(device) // 2, False) if asked is None else (budget_in_bytes(asked), True)
+
+
 def rows_of(options: Mapping[str, Any]) -> int | None:
     """Return the rows of coefficients to handle at once; None to choose by memory."""
     rows = options.get("crown_batch_size")
@@ -171,3 +194,8 @@ def rows_of(options: Mapping[str, Any]) -> int | None:
 def windows_of(options: Mapping[str, Any]) -> bool:
     """Return whether rows of convolutional layers are kept as windows (patches) rather than dense (matrix)."""
     return bool(options.get("conv_mode", "patches") == "patches")
+
+
+def only_open(options: Mapping[str, Any]) -> bool:
+    """Return whether CROWN bounds only hidden neurons that intervals leave open (`sparse_intermediate_bounds`)."""
+    return bool(options.get("sparse_intermediate_bounds", True))

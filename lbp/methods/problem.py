@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from lbp.graph import BoundNode, Network, Relaxations, pre_activations
 from lbp.linear import Coefficients, DenseCoefficients, IdentityCoefficients, Interval, Region, tighter
-
-DEFAULT_ROW_BYTES = 256 * 2**20
-"""Size that the coefficients of one chunk of rows may have when no number of rows is given."""
+from lbp.methods.memory import CHUNK_BYTES, row_bytes, rows_within, shared_bytes
 
 
 @dataclass
@@ -30,6 +28,10 @@ class Problem:
         reference: bounds of which the tighter of them and the computed ones is used.
         rows: rows of coefficients handled at once, None to choose by size.
         windows: keep the rows of image-shaped layers as windows where that is smaller.
+        only_open: whether hidden neurons are bounded only where intervals leave their activation open, and their rows
+            dropped once decided; otherwise every neuron gets the bounds of its own back-substitution, nothing else.
+        budget: bytes that bounds may take; None: no limit.
+        budget_is_strict: whether a budget that is too small for a single image is an error.
         known: pre-activation bounds of an earlier call over the same region, still valid.
         bounds: bounds found so far, per node.
     """
@@ -44,6 +46,9 @@ class Problem:
     reference: Mapping[BoundNode, Interval] = field(default_factory=dict)
     rows: int | None = None
     windows: bool = True
+    only_open: bool = False
+    budget: int | None = None
+    budget_is_strict: bool = False
     known: Mapping[BoundNode, Interval] = field(default_factory=dict)
     bounds: dict[BoundNode, Interval] = field(default_factory=dict)
 
@@ -55,6 +60,26 @@ class Problem:
                 self.bounds[node] = self.given[node]
             elif node in self.known:
                 self.record(node, self.known[node])
+
+    def part(self, first: int, last: int) -> Problem:
+        """Return the same question about some of the images."""
+        batch = self.region.batch
+
+        def cut(values: Tensor) -> Tensor:
+            return values[first:last] if values.shape[0] == batch else values
+
+        def cut_all(bounds: Mapping[BoundNode, Interval]) -> dict[BoundNode, Interval]:
+            return {node: (cut(lower), cut(upper)) for node, (lower, upper) in bounds.items()}
+
+        return replace(
+            self,
+            region=self.region.part(first, last),
+            specification=None if self.specification is None else cut(self.specification),
+            given=cut_all(self.given),
+            reference=cut_all(self.reference),
+            known=cut_all(self.known),
+            bounds={},
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -76,13 +101,23 @@ class Problem:
         """Return the rows of a node's identity that stand for its neurons start to stop."""
         return IdentityCoefficients(node.shape, start, stop, self.dtype, self.region.lower.device)
 
+    def rows_at_once(self, node: BoundNode) -> int:
+        """Return how many windowed rows of a node to take at a time."""
+        if self.rows is not None:
+            return self.rows
+        each = row_bytes(self.network, node, self.dtype.itemsize)
+        if self.budget is None:
+            return rows_within(CHUNK_BYTES, 0, each)
+        kept = 2 * self.region.batch * sum(below.size for below in self.nodes) * self.dtype.itemsize
+        return rows_within(self.budget, kept + shared_bytes(self.network, self.dtype.itemsize), each)
+
     def row_chunks(self, node: BoundNode) -> list[IdentityCoefficients]:
         """Return the identity of a node in chunks that keep the coefficients of one step within memory."""
         rows = self.rows
         if rows is None:
             widest = max(below.size for below in self.network.below(node))
             row_bytes = 2 * self.region.batch * widest * self.dtype.itemsize
-            rows = max(DEFAULT_ROW_BYTES // max(row_bytes, 1), 1)
+            rows = max(CHUNK_BYTES // max(row_bytes, 1), 1)
         return [self.identity(node, i, min(i + rows, node.size)) for i in range(0, node.size, rows)]
 
     def starts(self) -> Sequence[Coefficients]:

@@ -19,6 +19,7 @@ from lbp.methods.crown import (
 )
 from lbp.methods.forward import propagate_forward
 from lbp.methods.intervals import propagate_intervals, specification_by_intervals
+from lbp.methods.memory import images_at_once
 from lbp.methods.names import Method
 from lbp.methods.problem import Problem
 
@@ -44,13 +45,41 @@ class Solution:
 def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Solution:
     """Bound the problem's output; bounds of other nodes are left in `problem.bounds`.
 
-    IBP and LBP always give both sides; the others give `problem.sides`.
+    IBP and LBP always give both sides; the others give `problem.sides`. Images are taken as many at a time as the
+    problem's budget allows.
 
     Args:
         problem: the question.
         method: how to answer it.
         keep_linear: return the linear bounds of the output in terms of the input as well (not for IBP).
+
+    Raises:
+        InvalidInputError: a strict budget is too small for a single image.
     """
+    images = images_at_once(problem, method)
+    batch = problem.region.batch
+    if images >= batch:
+        return _solve(problem, method, keep_linear)
+    parts = [problem.part(first, min(first + images, batch)) for first in range(0, batch, images)]
+    solutions = [_solve(part, method, keep_linear) for part in parts]
+    for node in parts[0].bounds:
+        lower, upper = zip(*(part.bounds[node] for part in parts), strict=True)
+        problem.bounds[node] = (torch.cat(lower), torch.cat(upper))
+    return Solution(
+        _joined([solution.lower for solution in solutions], 0),
+        _joined([solution.upper for solution in solutions], 0),
+        solutions[0].sides,
+        _joined([solution.coefficients for solution in solutions], 1),
+        _joined([solution.constants for solution in solutions], 1),
+    )
+
+
+def _joined(parts: list[Tensor | None], dim: int) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present, dim) if present else None
+
+
+def _solve(problem: Problem, method: Method, keep_linear: bool) -> Solution:
     if method.output == "ibp":
         return _by_intervals(problem)
     if method.output == "lbp":

@@ -38,11 +38,19 @@ from lbp.ops.forward_windows import (
     windows_to_dense,
 )
 from lbp.ops.relax import relax_backward, relax_forward
+from lbp.ops.windows import (
+    backward_conv2d_windows,
+    concretize_windows_ball,
+    concretize_windows_box,
+    relax_backward_conv2d_windows,
+    relax_windows,
+)
 from lbp.reference.bounding_lines import BoundingLines
 
 __all__ = [
     "BoundingLines",
     "backward_conv2d",
+    "backward_conv2d_windows",
     "backward_linear",
     "bounding_lines",
     "combine_windows",
@@ -52,6 +60,8 @@ __all__ = [
     "concretize_forward_box",
     "concretize_forward_windows_ball",
     "concretize_forward_windows_box",
+    "concretize_windows_ball",
+    "concretize_windows_box",
     "forward_conv2d",
     "forward_conv2d_windows",
     "forward_linear",
@@ -65,7 +75,9 @@ __all__ = [
     "ramp_interval_with_status",
     "relax_backward",
     "relax_backward_conv2d",
+    "relax_backward_conv2d_windows",
     "relax_backward_linear",
     "relax_forward",
+    "relax_windows",
     "windows_to_dense",
 ]

@@ -29,10 +29,18 @@ from lbp.reference.forward_windows import (
 )
 from lbp.reference.ramp import neuron_status, ramp, ramp_interval, ramp_interval_with_status, status_counts
 from lbp.reference.relax import relax_backward, relax_forward
+from lbp.reference.windows import (
+    backward_conv2d_windows,
+    concretize_windows_ball,
+    concretize_windows_box,
+    relax_backward_conv2d_windows,
+    relax_windows,
+)
 
 __all__ = [
     "BoundingLines",
     "backward_conv2d",
+    "backward_conv2d_windows",
     "backward_linear",
     "bounding_lines",
     "concretize_ball",
@@ -41,6 +49,8 @@ __all__ = [
     "concretize_forward_box",
     "concretize_forward_windows_ball",
     "concretize_forward_windows_box",
+    "concretize_windows_ball",
+    "concretize_windows_box",
     "dense_to_windows",
     "forward_conv2d",
     "forward_conv2d_windows",
@@ -56,8 +66,10 @@ __all__ = [
     "ramp_interval_with_status",
     "relax_backward",
     "relax_backward_conv2d",
+    "relax_backward_conv2d_windows",
     "relax_backward_linear",
     "relax_forward",
+    "relax_windows",
     "status_counts",
     "windows_to_dense",
 ]

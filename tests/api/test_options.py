@@ -25,8 +25,11 @@ HARMLESS = {
 def test_harmless_options_of_scripts_change_nothing(key):
     model, shape = network("cnn")
     x = region(inputs(shape))
-    net = BoundedModule(model, inputs(shape), bound_opts={key: HARMLESS[key]})
-    torch.testing.assert_close(net.compute_bounds(x), bounded(model, shape).compute_bounds(x), rtol=0, atol=0)
+    options = {"sparse_intermediate_bounds": False, key: HARMLESS[key]}
+    net = BoundedModule(model, inputs(shape), bound_opts=options)
+    tolerance = 1e-12 if key == "conv_mode" else 0.0  # whole rows add up in another order
+    expected = bounded(model, shape).compute_bounds(x)
+    torch.testing.assert_close(net.compute_bounds(x), expected, rtol=tolerance, atol=tolerance)
 
 
 def test_every_strategy_can_be_set_and_all_differ():

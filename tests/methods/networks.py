@@ -169,7 +169,8 @@ def inputs(shape, batch=2, seed=1):
 
 def bounded(model, shape, strategy="adaptive"):
     example = torch.zeros(1, *shape, dtype=torch.float64)
-    return BoundedModule(model, example, bound_opts={"activation_bound_option": strategy})
+    options = {"activation_bound_option": strategy, "sparse_intermediate_bounds": False}  # the methods as published
+    return BoundedModule(model, example, bound_opts=options)
 
 
 def region(x, eps=0.05, norm=math.inf, **kwargs):

@@ -270,6 +270,32 @@ def every_op(dtype=torch.float64):
             {},
         ),
     }
+    windows = coefficients("both", 4, 2, 3, 3)
+    where = torch.tensor([[0, 0, 0, 0], [3, 1, 2, 2], [0, 1, 1, 0]])
+    corners, window = torch.tensor([[0, 0], [3, 1], [1, 0]]), (4, 4)
+    calls |= {
+        "relax_windows": (
+            ops.relax_windows,
+            (windows, where, l, u),
+            {"sides": "both", "bias": bias[:, None, None], **relax},
+        ),
+        "relax_backward_conv2d_windows": (
+            ops.relax_backward_conv2d_windows,
+            (windows, where, l, u, weight, bias, corners, window),
+            {"sides": "both", **geometry, **relax},
+        ),
+        "backward_conv2d_windows": (
+            ops.backward_conv2d_windows,
+            (windows, where, (4, 5), weight, bias, corners, window),
+            geometry,
+        ),
+        "concretize_windows_box": (ops.concretize_windows_box, (windows, where, l, u), {"sides": "both"}),
+        "concretize_windows_ball": (
+            ops.concretize_windows_ball,
+            (windows, where, l, torch.tensor([0.25, 0.5]).double(), 2.0),
+            {"sides": "both"},
+        ),
+    }
     return {name: (op, converted(args, dtype), converted(kwargs, dtype)) for name, (op, args, kwargs) in calls.items()}
 
 

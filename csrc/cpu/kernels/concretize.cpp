@@ -130,9 +130,38 @@ void concretize_gradient(const ConcretizeGradientArguments<T>& args) {
   });
 }
 
-#define LBP_INSTANTIATE(T)                                 \
-  template void concretize(const ConcretizeArguments<T>&); \
-  template void concretize_gradient(const ConcretizeGradientArguments<T>&);
+template <typename T>
+void concretize_windows(const ConcretizeWindowsArguments<T>& args) {
+  const RowWindows<T>& A = args.A;
+  const Region<T>& region = args.region;
+  const Index sides = side_count(args.sides), run = A.width * A.channels, size = A.height * run;
+  parallel_for(sides * A.rows, size, [&](Index first, Index last) {
+    for (Index item = first; item < last; ++item) {
+      const Index side = item / A.rows;
+      const WindowRow where = A.where[item % A.rows];
+      const bool lower = is_lower(args.sides, side);
+      const T* a = A.data + side * A.side_stride + where.source * A.source_stride;
+      const Index image = where.image * region.batch_stride;
+      double sum = 0;
+      // With channels last, a row of pixels is one run of numbers in the window and in the image.
+      for (Index y = 0; y < A.height; ++y) {
+        const Index at = image + ((where.top + y) * A.layer_width + where.left) * A.channels;
+        sum += region.x_U != nullptr ? box_row(run, a + y * run, region.x_L + at, region.x_U + at, lower)
+                                     : dot_row(run, a + y * run, region.x_L + at);
+      }
+      if (region.x_U == nullptr) {
+        const double spread = region.eps[where.image * region.eps_stride] * row_norm(size, a, region.q).norm;
+        sum += lower ? -spread : spread;
+      }
+      args.bounds[item] = sum;
+    }
+  });
+}
+
+#define LBP_INSTANTIATE(T)                                                  \
+  template void concretize(const ConcretizeArguments<T>&);                  \
+  template void concretize_gradient(const ConcretizeGradientArguments<T>&); \
+  template void concretize_windows(const ConcretizeWindowsArguments<T>&);
 
 LBP_INSTANTIATE(float)
 LBP_INSTANTIATE(double)

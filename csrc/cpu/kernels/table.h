@@ -32,6 +32,14 @@ void concretize(const ConcretizeArguments<T>& args);
 template <typename T>
 void concretize_gradient(const ConcretizeGradientArguments<T>& args);
 template <typename T>
+void concretize_windows(const ConcretizeWindowsArguments<T>& args);
+template <typename T>
+void relax_windows(const RelaxWindowsArguments<T>& args);
+template <typename T>
+void relax_convolve_windows(const RelaxConvolveWindowsArguments<T>& args);
+template <typename T>
+Index packed_weight_size(const WindowConvolution<T>& convolution, Index channels);
+template <typename T>
 void concretize_forward(const ConcretizeForwardArguments<T>& args);
 template <typename T>
 void concretize_forward_gradient(const ConcretizeForwardGradientArguments<T>& args);

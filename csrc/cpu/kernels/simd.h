@@ -1,0 +1,61 @@
+// Vectors of the widest registers of the instruction set, for products whose operands must stay in registers.
+//
+// A multiply-add is fused where the instruction set has it. Products with weights are rounded to nearest in any case;
+// bounding lines are never computed with these.
+#pragma once
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#include "arguments.h"
+
+namespace lbp::LBP_ISA {
+
+#if defined(__AVX512F__)
+constexpr Index kVectorBytes = 64, kVectorRegisters = 32;
+#elif defined(__AVX2__) && defined(__FMA__)
+constexpr Index kVectorBytes = 32, kVectorRegisters = 16;
+#else
+constexpr Index kVectorBytes = 16, kVectorRegisters = 16;
+#endif
+
+template <typename T>
+struct Vector {
+  typedef T Type __attribute__((vector_size(kVectorBytes)));
+  typedef T Unaligned __attribute__((vector_size(kVectorBytes), aligned(alignof(T))));
+  static constexpr Index kSize = kVectorBytes / Index(sizeof(T));
+};
+
+template <typename T>
+typename Vector<T>::Type load_vector(const T* from) {
+  return *reinterpret_cast<const typename Vector<T>::Unaligned*>(from);
+}
+
+template <typename T>
+void store_vector(T* to, typename Vector<T>::Type value) {
+  *reinterpret_cast<typename Vector<T>::Unaligned*>(to) = value;
+}
+
+// accumulator + a * b, a in every lane.
+inline Vector<float>::Type multiply_add(float a, Vector<float>::Type b, Vector<float>::Type accumulator) {
+#if defined(__AVX512F__)
+  return Vector<float>::Type(_mm512_fmadd_ps(_mm512_set1_ps(a), __m512(b), __m512(accumulator)));
+#elif defined(__AVX2__) && defined(__FMA__)
+  return Vector<float>::Type(_mm256_fmadd_ps(_mm256_set1_ps(a), __m256(b), __m256(accumulator)));
+#else
+  return accumulator + a * b;
+#endif
+}
+
+inline Vector<double>::Type multiply_add(double a, Vector<double>::Type b, Vector<double>::Type accumulator) {
+#if defined(__AVX512F__)
+  return Vector<double>::Type(_mm512_fmadd_pd(_mm512_set1_pd(a), __m512d(b), __m512d(accumulator)));
+#elif defined(__AVX2__) && defined(__FMA__)
+  return Vector<double>::Type(_mm256_fmadd_pd(_mm256_set1_pd(a), __m256d(b), __m256d(accumulator)));
+#else
+  return accumulator + a * b;
+#endif
+}
+
+}  // namespace lbp::LBP_ISA

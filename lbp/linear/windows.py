@@ -1,0 +1,224 @@
+"""Rows of back-substitution that hold only the window of a layer which they depend on.
+
+Rows of several images and neurons stand side by side, so that they can be chosen, split and dropped one by one. A
+window follows from the row's place in the layer where it started and from the receptive field of that layer in the
+present one; it is moved inside the layer where it stands over the edge, and is the whole layer once it is as large as
+that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lbp.linear.receptive_field import Pair, ReceptiveField
+from lbp.ops import relax_windows
+from lbp.reference.windows import move_windows
+from lbp.strategies import side_names
+
+Layer = tuple[int, int, int]
+
+
+def layer_of(shape: tuple[int, ...]) -> Layer:
+    """Return a layer's shape as channels, rows and columns; what is no image is one pixel with many channels."""
+    if len(shape) == 3:
+        return shape[0], shape[1], shape[2]
+    return torch.Size(shape).numel(), 1, 1
+
+
+def window_of(field: ReceptiveField | None, layer: Layer) -> Pair:
+    """Return rows and columns of the windows of a receptive field, None being the whole layer."""
+    if field is None:
+        return layer[1], layer[2]
+    return min(field.rows.size, layer[1]), min(field.columns.size, layer[2])
+
+
+@dataclass(frozen=True)
+class NeuronRows:
+    """Neurons of a layer, each for one image: the identity's rows, never stored as a matrix.
+
+    Attributes:
+        shape: the layer's shape without the batch dimension.
+        neurons: int64 [R], in the layer's flattened order.
+        images: int64 [R].
+        dtype: of the coefficients.
+    """
+
+    shape: tuple[int, ...]
+    neurons: Tensor
+    images: Tensor
+    dtype: torch.dtype
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Return the channel [R], and row and column [R, 2], of every neuron."""
+        _, height, width = layer_of(self.shape)
+        pixel = self.neurons % (height * width)
+        places = torch.stack([pixel // width, pixel % width], 1)
+        return self.neurons // (height * width), places
+
+    def windows(self) -> WindowCoefficients:
+        """Return the rows as windows of one pixel, all from one identity of the channels."""
+        channels = layer_of(self.shape)[0]
+        channel, places = self.places()
+        eye = torch.eye(channels, dtype=self.dtype, device=self.neurons.device)
+        A = eye.reshape(1, channels, 1, 1, channels)
+        return WindowCoefficients(A, channel, self.images, places, ReceptiveField.identity(), self.shape)
+
+
+@dataclass(frozen=True)
+class WindowCoefficients:
+    """Coefficients of a layer, one window per row.
+
+    Attributes:
+        A: [K, sources, height, width, C], channels last; K may be 1 where both sides share the rows.
+        sources: int64 [R], the source of each row; None: one per row, in order.
+        images: int64 [R].
+        places: int64 [R, 2], row and column of every row's neuron in the layer where it started.
+        field: receptive field of that layer in the present one; None: the whole layer.
+        shape: the present layer's shape without the batch dimension.
+    """
+
+    A: Tensor
+    sources: Tensor | None
+    images: Tensor
+    places: Tensor
+    field: ReceptiveField | None
+    shape: tuple[int, ...]
+
+    @property
+    def layer(self) -> Layer:
+        """Channels, rows and columns of the layer."""
+        return layer_of(self.shape)
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return self.images.shape[0]
+
+    @property
+    def covers(self) -> bool:
+        """Whether every window is the whole layer."""
+        return tuple(self.A.shape[2:4]) == self.layer[1:]
+
+    def corners(self, field: ReceptiveField | None, layer: Layer) -> Tensor:
+        """Return first row and column [R, 2] of the windows that the rows have in a layer, given the field there."""
+        window = window_of(field, layer)
+        if field is None:
+            return torch.zeros_like(self.places)
+        spans = (field.rows, field.columns)
+        starts = [self.places[:, i] * spans[i].scale + spans[i].offset for i in range(2)]
+        inside = [start.clamp(0, layer[1 + i] - window[i]) for i, start in enumerate(starts)]
+        return torch.stack(inside, 1)
+
+    def field_below(self, below: ReceptiveField | None) -> ReceptiveField | None:
+        """Return the field after a step down through a node whose own field is `below`."""
+        return None if self.field is None or below is None else self.field.then(below)
+
+    def rows(self) -> Tensor:
+        """Return the rows [R, 4] as the ops take them: source, image, first row and column of the window."""
+        sources = self.sources
+        if sources is None:
+            sources = torch.arange(self.count, device=self.images.device)
+        return torch.cat([sources[:, None], self.images[:, None], self.corners(self.field, self.layer)], 1)
+
+    def expanded(self, sides: str) -> Tensor:
+        """Return A for the given sides, without a copy."""
+        return self.A.expand(len(side_names(sides)), *self.A.shape[1:])
+
+    def taken(self) -> Tensor:
+        """Return A with one source per row, in order."""
+        return self.A if self.sources is None else self.A[:, self.sources]
+
+    def stepped(self, A: Tensor, field: ReceptiveField | None, shape: tuple[int, ...]) -> WindowCoefficients:
+        """Return the rows after a step down to another layer, one source per row."""
+        return WindowCoefficients(A, None, self.images, self.places, field, shape)
+
+    def chosen(self, keep: Tensor) -> WindowCoefficients:
+        """Return some of the rows, int64 [R']; A is not copied."""
+        sources = keep if self.sources is None else self.sources[keep]
+        return replace(self, sources=sources, images=self.images[keep], places=self.places[keep])
+
+    def widened(self, field: ReceptiveField | None) -> Tensor:
+        """Return the coefficients [K, R, height, width, C] over the windows of a field that holds the present one."""
+        window = window_of(field, self.layer)
+        A = self.taken()
+        if window == tuple(A.shape[2:4]):
+            return A
+        return move_windows(A, self.corners(self.field, self.layer), self.corners(field, self.layer), window)
+
+    def added(self, other: WindowCoefficients) -> WindowCoefficients:
+        """Return the sum of two coefficients of the same rows; a row's window holds those of both."""
+        field = None if self.field is None else self.field.union(other.field)
+        first, second = self.widened(field), other.widened(field)
+        return self.stepped(first + second, field, self.shape)
+
+    def matrix(self) -> Tensor:
+        """Return the rows over the whole layer, [K, R, 1, *shape]: as if every row had an image of its own."""
+        A = self.widened(None).movedim(-1, 2)
+        return A.reshape(A.shape[0], A.shape[1], 1, *self.shape)
+
+    def from_matrix(self, A: Tensor, shape: tuple[int, ...]) -> WindowCoefficients:
+        """Return rows [K, R, 1, *shape] of another layer as windows that are the whole layer."""
+        channels, height, width = layer_of(shape)
+        columns = A.reshape(A.shape[0], A.shape[1], channels, height, width).movedim(2, -1)
+        return self.stepped(columns.contiguous(), None, shape)
+
+
+@dataclass(frozen=True)
+class PendingWindowRelaxation:
+    """Windows of an activation's output that are not yet pushed through the activation; see `PendingRelaxation`.
+
+    Attributes:
+        coefficients: of the activation's output.
+        lower, upper: pre-activation bounds [B, *shape].
+        sides: "lower", "upper" or "both".
+        relaxation: keywords of the relaxation ops (r, eta, strategy, ...).
+    """
+
+    coefficients: WindowCoefficients
+    lower: Tensor
+    upper: Tensor
+    sides: str
+    relaxation: dict[str, Any]
+
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return A, rows and bounds [B, C, h, w] as the ops take them."""
+        layer = self.coefficients.layer
+        lower, upper = (bound.reshape(bound.shape[0], *layer) for bound in (self.lower, self.upper))
+        return self.coefficients.expanded(self.sides), self.coefficients.rows(), lower, upper
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the keywords of the relaxation, tensors in the layer's shape as channels, rows and columns."""
+        shape = self.coefficients.shape
+        if len(shape) == 3:
+            return self.relaxation
+        return {
+            name: value.expand(shape).reshape(self.coefficients.layer) if _is_per_neuron(name, value) else value
+            for name, value in self.relaxation.items()
+        }
+
+    def relaxed(self, bias: Tensor | None = None) -> tuple[WindowCoefficients, Tensor]:
+        """Return the coefficients of the pre-activation, and the constants [K, R] of the lines and a bias [*shape]."""
+        offset = None if bias is None else bias.reshape(self.coefficients.layer)
+        A, constants = relax_windows(*self.arguments(), sides=self.sides, bias=offset, **self.keywords())
+        relaxed = self.coefficients.stepped(A, self.coefficients.field, self.coefficients.shape)
+        return relaxed, constants
+
+
+def _is_per_neuron(name: str, value: Any) -> bool:
+    return name == "r" and isinstance(value, Tensor)
+
+
+WindowRows = NeuronRows | WindowCoefficients | PendingWindowRelaxation
+
+
+def to_windows(rows: WindowRows) -> tuple[WindowCoefficients, Tensor | None]:
+    """Return any representation of rows as windows, with the constants [K, R] that this adds (None: none)."""
+    if isinstance(rows, NeuronRows):
+        return rows.windows(), None
+    if isinstance(rows, PendingWindowRelaxation):
+        return rows.relaxed()
+    return rows, None

@@ -1,0 +1,168 @@
+"""How much memory bounds take, and how many rows and images fit into a budget.
+
+A budget covers the tensors that `compute_bounds` makes; parameters and inputs are the caller's. Sizes are counted from
+shapes before anything is computed, so that splits depend on nothing but the network, the method and the budget.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from lbp.errors import InvalidInputError
+from lbp.graph import BoundNode, Network
+from lbp.graph.conv import Conv2dNode
+from lbp.graph.linear import LinearNode
+from lbp.linear import ReceptiveField, layer_of, window_of
+from lbp.methods.names import Method
+
+if TYPE_CHECKING:
+    from lbp.methods.problem import Problem
+
+CHUNK_BYTES = 64 * 2**20
+"""Rows at once take no more than this even where the budget allows: more does not make them faster."""
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def budget_in_bytes(value: int | float | str) -> int:
+    """Return a budget given as a number of bytes or as text like "4GiB".
+
+    Raises:
+        InvalidInputError: something else, or nothing above 0.
+    """
+    number: float | None = None
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value.lower())
+        if match and match[2] in _UNITS:
+            number = float(match[1]) * _UNITS[match[2]]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value)
+    if number is None or not 1 <= number < float("inf"):
+        raise InvalidInputError(
+            f"memory_budget must be a number of bytes above 0 or text like '4GiB' or '512MiB', got {value!r}"
+        )
+    return int(number)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on a device, for the CPU those that the system could hand out."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    available = [8 * 2**30]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        match = re.search(r"MemAvailable:\s*(\d+) kB", meminfo.read_text())
+        available = [int(match[1]) * 1024] if match else available
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and (text := limit.read_text().strip()).isdigit():
+        available.append(max(int(text) - int(used.read_text()), 2**20))
+    return min(available)
+
+
+def row_bytes(network: Network, start: BoundNode, itemsize: int) -> int:
+    """Return the most bytes that one row of two sides holds at a time, on its way from a node to the input."""
+    arriving: dict[BoundNode, tuple[ReceptiveField | None, int]] = {start: (ReceptiveField.identity(), 0)}
+    peak = held = 0
+    for node in reversed(network.below(start)):
+        if node not in arriving:
+            continue
+        field, size = arriving.pop(node)
+        here = _window_bytes(field, node.shape, itemsize)
+        if not node.inputs:
+            peak = max(peak, held + here)
+            held -= size
+            continue
+        own = node.receptive_field()
+        below = None if field is None or own is None else field.then(own)
+        made = 0
+        for source in node.inputs:
+            out = _window_bytes(below, source.shape, itemsize)
+            earlier, kept = arriving.get(source, (below, 0))
+            union = below if earlier is None or below is None else below.union(earlier)
+            if kept:
+                # Two paths meet: both are held while their sum is made.
+                out = out + _window_bytes(union, source.shape, itemsize)
+            arriving[source] = (union if kept else below, kept + out)
+            made += out
+        relaxed = 0 if isinstance(node, Conv2dNode) and node is not start else here + made
+        peak = max(peak, held + made + relaxed)
+        held += made - size
+    return max(peak, itemsize) + 64
+
+
+def _window_bytes(field: ReceptiveField | None, shape: tuple[int, ...], itemsize: int) -> int:
+    layer = layer_of(shape)
+    height, width = window_of(field, layer)
+    return 2 * layer[0] * height * width * itemsize
+
+
+def shared_bytes(network: Network, itemsize: int) -> int:
+    """Return the bytes that back-substitution takes for all rows together: weights laid out anew, and lines."""
+    most = 0
+    for node in network.nodes:
+        lines = 8 * node.size * itemsize
+        weight = 0
+        if isinstance(node, Conv2dNode | LinearNode):
+            kernel = node.parameters()[0]
+            weight = 2 * kernel.numel() * itemsize
+            if isinstance(node, Conv2dNode):
+                # The kernel once for every way in which a window is moved inside the layer.
+                moved = [min(node.shape[1 + i], 1 + 2 * node.geometry.padding[i]) for i in range(2)]
+                columns = -(-kernel.shape[1] // 32) * 32 * kernel.shape[0] * kernel.shape[2] * kernel.shape[3]
+                weight = max(moved[0] * moved[1] * kernel.numel() * node.geometry.groups * 2, columns) * itemsize
+        most = max(most, lines + weight)
+    return most
+
+
+def image_bytes(network: Network, method: Method, output: BoundNode, rows: int | None, itemsize: int) -> int:
+    """Return the bytes that bounding one image takes, apart from the rows of hidden layers.
+
+    Args:
+        network: the graph.
+        method: the method.
+        output: the bounded node.
+        rows: rows of the specification; None: one for each output.
+        itemsize: bytes of a number.
+    """
+    nodes = network.below(output)
+    widest = max(node.size for node in nodes)
+    total = 2 * sum(node.size for node in nodes) + 6 * widest
+    if method.output != "ibp":
+        specification = output.size if rows is None else rows
+        total += 2 * specification * 3 * widest
+    if "lbp" in (method.hidden, method.output):
+        total += 6 * network.input.size * widest
+    return total * itemsize
+
+
+def rows_within(budget: int, taken: int, each: int) -> int:
+    """Return how many rows of `each` bytes fit beside what is taken, at least one and no more than are useful."""
+    return max(1, min(budget - taken, CHUNK_BYTES) // each)
+
+
+def images_at_once(problem: Problem, method: Method) -> int:
+    """Return how many images to bound at a time, at least one.
+
+    Raises:
+        InvalidInputError: the budget is strict and too small for a single image; the least that is needed is named.
+    """
+    if problem.budget is None:
+        return max(1, problem.region.batch)
+    network, itemsize = problem.network, problem.dtype.itemsize
+    rows = None if problem.specification is None else problem.specification.shape[1]
+    each = image_bytes(network, method, problem.output, rows, itemsize)
+    fixed = shared_bytes(network, itemsize)
+    if method.hidden in ("crown", "relaxed-crown"):
+        fixed += max((row_bytes(network, node, itemsize) for node in problem.pre_activations), default=0)
+    if problem.budget_is_strict and problem.budget < each + fixed:
+        raise InvalidInputError(
+            f"memory_budget={problem.budget} bytes is too small: this method takes at least {each + fixed} bytes "
+            f"({(each + fixed) / 2**20:.1f} MiB) for one input of shape {list(network.input.shape)}"
+        )
+    # Half of what is left stays for the rows of hidden layers.
+    return max(1, (problem.budget - fixed) // (2 * each))

@@ -1,0 +1,199 @@
+"""Windowed coefficients: native against the float64 reference, and the reference against dense coefficients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from ops.cases import DTYPES, RS, SIDES, STRATEGIES, assert_matches_reference, intervals, normal, relaxation, uniform
+
+from lbp import ops
+
+LAYER = (5, 7, 6)
+WINDOW = (3, 2)
+# stride, padding, dilation, groups, kernel
+CONVOLUTIONS = (
+    ((1, 1), (1, 1), (1, 1), 1, (3, 3), 4),
+    ((2, 1), (1, 2), (1, 1), 1, (3, 4), 20),
+    ((2, 3), (0, 1), (1, 1), 2, (2, 2), 6),
+    ((1, 2), (2, 2), (2, 1), 4, (3, 3), 4),
+    ((3, 2), (1, 1), (2, 2), 2, (1, 3), 34),
+)
+
+
+def windows(sides="both", rows=9, sources=4, layer=LAYER, window=WINDOW, batch=2, seed=70):
+    """Coefficients of random sources, and rows of random images and places; some rows share a source and place."""
+    K = 2 if sides == "both" else 1
+    A = normal(K, sources, *window, layer[0], seed=seed)
+    A = torch.where(uniform(*A.shape, seed=seed + 1) < 0.1, 0.0, A)
+    generator = torch.Generator().manual_seed(seed + 2)
+    ends = (sources, batch, layer[1] - window[0] + 1, layer[2] - window[1] + 1)
+    where = torch.stack([torch.randint(0, end, (rows,), generator=generator) for end in ends], 1)
+    if rows > 3:
+        where[1:4, 1:] = where[:1, 1:]
+    return A, where
+
+
+def dense(A, rows, layer=LAYER):
+    """The coefficients [K, R, 1, C, h, w] that windows stand for: every row an image of its own."""
+    full = torch.zeros(A.shape[0], len(rows), layer[1], layer[2], layer[0], dtype=A.dtype)
+    for i, (source, _, top, left) in enumerate(rows.tolist()):
+        full[:, i, top : top + A.shape[2], left : left + A.shape[3]] = A[:, source]
+    return full.movedim(-1, 2).unsqueeze(2)
+
+
+def convolution(index, layer=LAYER):
+    """Weight, bias, geometry, and windows of the input that hold all that the windows of `LAYER` reach."""
+    stride, padding, dilation, groups, kernel, inputs = CONVOLUTIONS[index]
+    channels = 4
+    weight, bias = normal(channels, inputs // groups, *kernel, seed=50), normal(channels, seed=51)
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+    size = tuple((layer[1 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + 1 for i in range(2))
+    return weight, bias, {**geometry, "groups": groups}, size
+
+
+def targets(rows, window, geometry, kernel, size):
+    corners = rows[:, 2:] * torch.tensor(geometry["stride"]) - torch.tensor(geometry["padding"])
+    reach = [
+        min(geometry["stride"][i] * (window[i] - 1) + geometry["dilation"][i] * (kernel[i] - 1) + 1, size[i])
+        for i in range(2)
+    ]
+    limit = torch.tensor([size[i] - reach[i] for i in range(2)])
+    return torch.minimum(corners.clamp(min=0), limit), tuple(reach)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("r", RS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_windows_through_an_activation(strategy, r, dtype):
+    A, rows = windows()
+    keywords = {"sides": "both", "bias": normal(LAYER[0], 1, 1, seed=40), **relaxation(strategy, r, shape=LAYER)}
+    assert_matches_reference(ops.relax_windows, A, rows, *intervals(2, *LAYER), **keywords, dtype=dtype)
+
+
+@pytest.mark.parametrize("sides", SIDES)
+@pytest.mark.parametrize(("rows", "window", "layer"), [(0, (1, 1), LAYER), (1, (7, 6), LAYER), (6, (1, 1), (40, 1, 1))])
+def test_windows_of_every_size(rows, window, layer, sides):
+    A, where = windows(sides, rows, layer=layer, window=window)
+    assert_matches_reference(
+        ops.relax_windows, A, where, *intervals(2, *layer), sides=sides, bias=normal(*layer, seed=4), r=0.75, eta=0.1
+    )
+
+
+@pytest.mark.parametrize("sides", SIDES)
+@pytest.mark.parametrize("strategy", ["adaptive", "constant", "slopes"])
+def test_windows_relax_as_the_dense_rows_that_they_stand_for(strategy, sides):
+    A, rows = windows(sides)
+    l, u = intervals(2, *LAYER)
+    bias = normal(*LAYER, seed=40)
+    keywords = {"sides": sides, "bias": bias, **relaxation(strategy, shape=LAYER)}
+    relaxed, constants = ops.relax_windows(A, rows, l, u, **keywords)
+    image = rows[:, 1]
+    for name in ("lower_slope", "upper_slope"):
+        if name in keywords:
+            keywords[name] = keywords[name][image]
+    expected, expected_constants = ops.relax_backward(dense(A, rows), l[image], u[image], **keywords)
+    ordered = torch.cat([torch.arange(len(rows))[:, None], rows[:, 1:]], 1)
+    assert torch.allclose(dense(relaxed, ordered), expected, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(constants, expected_constants[..., 0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sides", SIDES)
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("index", range(len(CONVOLUTIONS)))
+def test_windows_through_a_convolution(index, with_bias, sides, dtype):
+    layer = (4, *LAYER[1:])
+    weight, bias, geometry, size = convolution(index)
+    A, rows = windows(sides, layer=layer)
+    corners, window = targets(rows, WINDOW, geometry, weight.shape[2:], size)
+    bias = bias if with_bias else None
+    assert_matches_reference(
+        ops.backward_conv2d_windows, A, rows, LAYER[1:], weight, bias, corners, window, **geometry, dtype=dtype
+    )
+    l, u = intervals(2, *layer)
+    for strategy in ("adaptive", "lines"):
+        keywords = {"sides": sides, **geometry, **relaxation(strategy, shape=layer)}
+        assert_matches_reference(
+            ops.relax_backward_conv2d_windows, A, rows, l, u, weight, bias, corners, window, **keywords, dtype=dtype
+        )
+
+
+@pytest.mark.parametrize("index", range(len(CONVOLUTIONS)))
+def test_windows_convolve_as_the_dense_rows_that_they_stand_for(index):
+    layer = (4, *LAYER[1:])
+    weight, bias, geometry, size = convolution(index)
+    A, rows = windows(layer=layer)
+    corners, window = targets(rows, WINDOW, geometry, weight.shape[2:], size)
+    found, constants = ops.backward_conv2d_windows(A, rows, LAYER[1:], weight, bias, corners, window, **geometry)
+    expected, expected_constants = ops.backward_conv2d(dense(A, rows, layer), weight, bias, size, **geometry)
+    inputs = (weight.shape[1] * geometry["groups"], *size)
+    place = torch.stack([torch.arange(len(rows)), rows[:, 1], *corners.T], 1)
+    assert torch.allclose(dense(found, place, inputs), expected, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(constants, expected_constants[..., 0], rtol=1e-12, atol=1e-12)
+
+
+def test_a_weight_that_is_no_number_reaches_rows_of_zeros():
+    A, rows = torch.zeros(1, 1, 2, 2, 3), torch.zeros(1, 4, dtype=torch.int64)
+    weight = torch.full((3, 2, 1, 1), torch.nan)
+    corners = torch.zeros(1, 2, dtype=torch.int64)
+    found, _ = ops.backward_conv2d_windows(A, rows, (2, 2), weight, None, corners, (2, 2))
+    assert found.isnan().all()
+
+
+def test_a_coefficient_that_is_no_number_is_not_skipped():
+    A, rows = torch.zeros(1, 1, 1, 1, 3), torch.zeros(1, 4, dtype=torch.int64)
+    A[..., 1] = torch.nan
+    corners = torch.zeros(1, 2, dtype=torch.int64)
+    found, _ = ops.backward_conv2d_windows(A, rows, (1, 1), torch.ones(3, 2, 1, 1), None, corners, (1, 1))
+    assert found.isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sides", SIDES)
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, torch.inf])
+def test_windows_over_a_ball(p, sides, dtype):
+    A, rows = windows(sides)
+    A = torch.where(A == 0, 0.5, A)
+    x0, eps = normal(2, *LAYER, seed=80), torch.tensor([0.25, 0.5], dtype=torch.float64)
+    assert_matches_reference(ops.concretize_windows_ball, A, rows, x0, eps, p, sides=sides, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sides", SIDES)
+def test_windows_over_a_box(sides, dtype):
+    A, rows = windows(sides)
+    assert_matches_reference(ops.concretize_windows_box, A, rows, *intervals(2, *LAYER), sides=sides, dtype=dtype)
+    l, u = intervals(2, *LAYER)
+    image = rows[:, 1]
+    expected = ops.concretize_box(dense(A, rows), l[image], u[image], sides=sides)[..., 0]
+    assert torch.allclose(ops.concretize_windows_box(A, rows, l, u, sides=sides), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("row", [(4, 0, 0, 0), (0, 2, 0, 0), (0, 0, 5, 0), (0, 0, 0, 5), (-1, 0, 0, 0), (0, 0, -1, 0)])
+def test_a_row_that_stands_nowhere_is_refused(row):
+    A, _ = windows()
+    rows = torch.tensor([row])
+    with pytest.raises(RuntimeError, match="which does not fit"):
+        ops.relax_windows(A, rows, *intervals(2, *LAYER), sides="both")
+
+
+def test_layouts_of_windows_do_not_matter():
+    shared = normal(1, 4, *WINDOW, LAYER[0])
+    _, rows = windows()
+    l, u = intervals(2, *LAYER)
+    for A in (shared.expand(2, -1, -1, -1, -1), normal(LAYER[0], 2, 4, *WINDOW).movedim(0, -1)):
+        for strided, copied in zip(
+            ops.relax_windows(A, rows, l, u, sides="both"),
+            ops.relax_windows(A.contiguous(), rows, l, u, sides="both"),
+            strict=True,
+        ):
+            assert torch.equal(strided, copied)
+
+
+def test_the_kernel_of_a_convolution_serves_all_places():
+    """Rows that share the kernel as their source are the rows of the convolution's matrix."""
+    weight = normal(3, 2, 3, 3, seed=5)
+    place = torch.cartesian_prod(torch.arange(3), torch.arange(4), torch.arange(5))
+    rows = torch.stack([place[:, 0], torch.zeros(60, dtype=torch.int64), *place[:, 1:].T], 1)
+    x = normal(1, 2, 6, 7, seed=6)
+    values = ops.concretize_windows_box(weight.movedim(1, -1)[None], rows, x, x, sides="lower")
+    assert torch.allclose(values.reshape(3, 4, 5), F.conv2d(x, weight)[0], rtol=1e-12, atol=1e-12)
