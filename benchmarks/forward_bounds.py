@@ -26,7 +26,7 @@ from lbp.graph.conv import Conv2dNode
 from lbp.graph.linear import LinearNode
 from lbp.info import collect
 from lbp.linear import InputWindows
-from lbp.methods.forward import forward_bytes
+from lbp.methods.memory import forward_bytes
 from lbp.models import build
 from lbp.ops.forward_windows import axis_taps
 

@@ -8,9 +8,7 @@ from collections.abc import Collection
 from torch import Tensor
 
 from lbp.graph import BoundNode, InputNode
-from lbp.graph.conv import channels_rows_columns
-from lbp.graph.linear import LinearNode
-from lbp.linear import DenseCoefficients, ForwardBounds, InputWindows, add_constants
+from lbp.linear import DenseCoefficients, ForwardBounds, add_constants
 from lbp.methods.back_substitution import Substituted
 from lbp.methods.problem import Problem
 from lbp.ops import insert_forward, insert_forward_windows
@@ -44,43 +42,6 @@ def propagate_forward(
             if readers[source] == 0 and source not in keep:
                 del held[source]
     return {node: held[node] for node in keep}
-
-
-def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, itemsize: int) -> int:
-    """Return the most bytes that the matrices of forward bounds take at a time, counted from shapes.
-
-    Args:
-        nodes: the nodes that bounds are carried through, in topological order.
-        windows: whether rows are kept as windows where that is smaller.
-        batch: number of examples.
-        itemsize: bytes of a number.
-    """
-    readers = Counter(source for node in nodes for source in node.inputs)
-    found: dict[BoundNode, InputWindows | None] = {}
-    held: dict[BoundNode, int] = {}
-    peak = inputs = 0
-    for node in nodes:
-        if isinstance(node, InputNode):
-            inputs = node.size
-            image = windows and len(node.shape) == 3
-            found[node] = InputWindows.of_input(channels_rows_columns(node.shape)) if image else None
-        else:
-            found[node] = node.windows_above(*(found[source] for source in node.inputs))
-        own = found[node]
-        # center and radius; before the first activation there is but one matrix, for all examples.
-        held[node] = 2 * batch * (inputs if own is None else own.entries) * node.size * itemsize
-        # A change from windows to dense matrices makes a copy of what is read.
-        copies = [
-            2 * batch * inputs * source.size * itemsize
-            for source in set(node.inputs)
-            if own is None and found[source] is not None and not isinstance(node, LinearNode)
-        ]
-        peak = max(peak, sum(held.values()) + sum(copies))
-        for source in set(node.inputs):
-            readers[source] -= node.inputs.count(source)
-            if readers[source] == 0:
-                del held[source]
-    return peak
 
 
 def insert(problem: Problem, result: Substituted, forward: dict[BoundNode, ForwardBounds], sides: str) -> Substituted:

@@ -7,17 +7,20 @@ shapes before anything is computed, so that splits depend on nothing but the net
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from lbp.errors import InvalidInputError
-from lbp.graph import BoundNode, Network
-from lbp.graph.conv import Conv2dNode
+from lbp.graph import BoundNode, InputNode, Network, pre_activations
+from lbp.graph.conv import Conv2dNode, channels_rows_columns
 from lbp.graph.linear import LinearNode
-from lbp.linear import ReceptiveField, layer_of, window_of
+from lbp.linear import InputWindows, ReceptiveField, layer_of, window_of
 from lbp.methods.names import Method
+from lbp.ops.forward_windows import OPERAND_BYTES
 
 if TYPE_CHECKING:
     from lbp.methods.problem import Problem
@@ -119,7 +122,9 @@ def shared_bytes(network: Network, itemsize: int) -> int:
     return most
 
 
-def image_bytes(network: Network, method: Method, output: BoundNode, rows: int | None, itemsize: int) -> int:
+def image_bytes(
+    network: Network, method: Method, output: BoundNode, rows: int | None, itemsize: int, *, windows: bool
+) -> int:
     """Return the bytes that bounding one image takes, apart from the rows of hidden layers.
 
     Args:
@@ -128,6 +133,7 @@ def image_bytes(network: Network, method: Method, output: BoundNode, rows: int |
         output: the bounded node.
         rows: rows of the specification; None: one for each output.
         itemsize: bytes of a number.
+        windows: whether rows are kept as windows where that is smaller.
     """
     nodes = network.below(output)
     widest = max(node.size for node in nodes)
@@ -136,8 +142,56 @@ def image_bytes(network: Network, method: Method, output: BoundNode, rows: int |
         specification = output.size if rows is None else rows
         total += 2 * specification * 3 * widest
     if "lbp" in (method.hidden, method.output):
-        total += 6 * network.input.size * widest
+        return total * itemsize + forward_bytes(nodes, windows=windows, batch=1, itemsize=itemsize)
+    if method.hidden == "relaxed-crown":
+        # Dense linear bounds of every layer at which back-substitution may end, and those under way.
+        total += 2 * network.input.size * (sum(node.size for node in pre_activations(nodes)) + 2 * widest)
     return total * itemsize
+
+
+def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, itemsize: int) -> int:
+    """Return the most bytes that the matrices of forward bounds take at a time, counted from shapes.
+
+    Args:
+        nodes: the nodes that bounds are carried through, in topological order.
+        windows: whether rows are kept as windows where that is smaller.
+        batch: number of examples.
+        itemsize: bytes of a number.
+    """
+    readers = Counter(source for node in nodes for source in node.inputs)
+    found: dict[BoundNode, InputWindows | None] = {}
+    held: dict[BoundNode, int] = {}
+    peak = inputs = 0
+    for node in nodes:
+        if isinstance(node, InputNode):
+            inputs = node.size
+            image = windows and len(node.shape) == 3
+            found[node] = InputWindows.of_input(channels_rows_columns(node.shape)) if image else None
+        else:
+            found[node] = node.windows_above(*(found[source] for source in node.inputs))
+        own = found[node]
+        # center and radius; before the first activation there is but one matrix, for all examples.
+        held[node] = 2 * batch * (inputs if own is None else own.entries) * node.size * itemsize
+        # Besides, a change from windows to dense matrices copies what is read, and a convolution gathers operands.
+        copies = [
+            2 * batch * inputs * source.size * itemsize
+            for source in set(node.inputs)
+            if own is None and found[source] is not None and not isinstance(node, LinearNode)
+        ]
+        gathered = 0 if own is None or not isinstance(node, Conv2dNode) else _gathered_bytes(node, own, itemsize)
+        peak = max(peak, sum(held.values()) + sum(copies) + gathered)
+        for source in set(node.inputs):
+            readers[source] -= node.inputs.count(source)
+            if readers[source] == 0:
+                del held[source]
+    return peak
+
+
+def _gathered_bytes(node: Conv2dNode, windows: InputWindows, itemsize: int) -> int:
+    """Return the bytes that a convolution of windows gathers for one product, the product included."""
+    kernel = node.parameters()[0]
+    entry = (kernel[0].numel() + node.shape[0]) * node.shape[1] * node.shape[2] * itemsize
+    return min(max(OPERAND_BYTES, windows.field.size[1] * entry), windows.entries * entry)
 
 
 def rows_within(budget: int, taken: int, each: int) -> int:
@@ -155,7 +209,7 @@ def images_at_once(problem: Problem, method: Method) -> int:
         return max(1, problem.region.batch)
     network, itemsize = problem.network, problem.dtype.itemsize
     rows = None if problem.specification is None else problem.specification.shape[1]
-    each = image_bytes(network, method, problem.output, rows, itemsize)
+    each = image_bytes(network, method, problem.output, rows, itemsize, windows=problem.windows)
     fixed = shared_bytes(network, itemsize)
     if method.hidden in ("crown", "relaxed-crown"):
         fixed += max((row_bytes(network, node, itemsize) for node in problem.pre_activations), default=0)

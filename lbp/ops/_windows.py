@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lbp.ops._convolution import Convolution, Pair, convolved_size
 
-CHUNK_BYTES = 4 * 2**20
+OPERAND_BYTES = 4 * 2**20
 """Size of the operand that is gathered for one product: small enough to stay in a cache."""
 
 
@@ -124,7 +124,7 @@ def _convolve_run(
     channels, *places = target.shape[3:]
     flat_kernel = kernel.flatten(2)
     entry_bytes = kernel[:, 0].numel() * places[0] * places[1] * source.itemsize
-    entries = max(CHUNK_BYTES // max(entry_bytes, 1), 1)
+    entries = max(OPERAND_BYTES // max(entry_bytes, 1), 1)
     width = columns.stop - columns.start
     images = min(max(entries // width, 1), len(source))
     grouped = source.unflatten(3, (groups, depth))

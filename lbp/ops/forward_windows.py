@@ -20,6 +20,7 @@ from lbp.backend import current_backend
 from lbp.ops._arguments import common_batch, native, refuse_second_order, sum_to
 from lbp.ops._convolution import Pair, convolve
 from lbp.ops._windows import (
+    OPERAND_BYTES,
     accumulate_windows,
     accumulate_windows_gradient,
     axis_taps,
@@ -32,6 +33,18 @@ from lbp.ops.forward import ForwardMatrices
 from lbp.precision import full_precision
 from lbp.reference.forward_windows import Image
 from lbp.strategies import side_code, side_names
+
+__all__ = [
+    "OPERAND_BYTES",
+    "axis_taps",
+    "combine_windows",
+    "concretize_forward_windows_ball",
+    "concretize_forward_windows_box",
+    "forward_conv2d_windows",
+    "forward_linear_windows",
+    "insert_forward_windows",
+    "windows_to_dense",
+]
 
 
 def windows_to_dense(windows: Tensor, image: Image, scale: Pair, offset: Pair) -> Tensor:

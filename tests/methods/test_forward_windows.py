@@ -13,7 +13,8 @@ from lbp import BoundedModule, BoundedTensor, PerturbationLpNorm
 from lbp.graph import build_network
 from lbp.linear import ForwardBounds, Region
 from lbp.methods import Problem
-from lbp.methods.forward import forward_bytes, propagate_forward
+from lbp.methods.forward import propagate_forward
+from lbp.methods.memory import forward_bytes
 from lbp.nn import ParamRamp
 
 METHODS = ("LBP", "CROWN-LBP", "Relaxed-CROWN-1", "Relaxed-CROWN-2")

@@ -71,7 +71,7 @@ def test_convolution_in_every_dtype(dtype):
 
 
 def test_convolution_in_several_chunks(monkeypatch):
-    monkeypatch.setattr(_windows, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(_windows, "OPERAND_BYTES", 1000)
     matrices = window_matrices(2, (2, 3), (2, 4, 5))
     weight = normal(2, 2, 3, 3, seed=30)
     assert_matches_reference(ops.forward_conv2d_windows, *matrices, weight, None, scale=(1, 1), padding=(1, 1))
