@@ -181,14 +181,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for entry in rows:
         stated = entry["paper"][0]["errors"] if entry["paper"] else {}
-        cells = [f"{percent(ours(entry['ours'], name))} / {percent(stated.get(name))}" for name in columns]
+        cells = [f"{percent(share_of(entry['ours'], name))} / {percent(share_of(stated, name))}" for name in columns]
         lines.append(f"| {entry['loss']} | {entry['activation']} | {entry['eps']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def ours(errors: dict[str, float], column: str) -> float:
-    """Our error of a column: clean, by a method with tight lines, or under PGD."""
-    return errors[f"{column} tight" if column in METHODS else column]
+def share_of(errors: dict[str, float], column: str) -> float | None:
+    """The error of a column: clean, by a method with tight lines, or under PGD; None where it was not measured."""
+    return errors.get(f"{column} tight" if column in METHODS else column)
 
 
 def percent(share: float | None) -> str:
