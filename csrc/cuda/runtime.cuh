@@ -26,7 +26,7 @@
 
 #else
 
-#define LBP_DEVICE inline __attribute__((always_inline))
+#define LBP_DEVICE inline
 #define LBP_LAUNCH_BOUNDS(threads, blocks_per_multiprocessor)
 #if defined(LBP_EMULATE)
 #include "emulation/emulate.h"

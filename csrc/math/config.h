@@ -4,7 +4,7 @@
 
 #if defined(__CUDACC__)
 #define LBP_HOST_DEVICE __host__ __device__ __forceinline__
-#elif defined(__GNUC__)
+#elif defined(__GNUC__) && !defined(LBP_EMULATE)
 // Never emitted out of line: the same header is compiled for several instruction sets into one library, and a shared
 // copy of a function could be the one that the processor cannot run.
 #define LBP_HOST_DEVICE inline __attribute__((always_inline))

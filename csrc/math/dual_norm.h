@@ -53,6 +53,54 @@ LBP_HOST_DEVICE double norm_of(double sum, double largest, double q) {
   }
 }
 
+// Sum of terms and largest entry of a row that is read once: the terms are relative to the largest entry so far. Of the
+// maximum norm the sum is the number of ties, which its slope needs. Squares of float32 numbers need no scale in
+// float64: without kScaled their largest entry counts as 1.
+struct NormSum {
+  double sum, largest;
+};
+
+template <Norm kNorm, bool kScaled>
+LBP_HOST_DEVICE NormSum empty_norm_sum() {
+  return {0.0, kScaled ? 0.0 : 1.0};
+}
+
+// Two parts of a row together. The order of parts matters to rounding only.
+template <Norm kNorm, bool kScaled>
+LBP_HOST_DEVICE NormSum combined(const NormSum& a, const NormSum& b, double q) {
+  if constexpr (!kScaled) {
+    return {a.sum + b.sum, a.largest};
+  } else {
+    // NaN is larger than everything.
+    const double largest = a.largest >= b.largest ? a.largest : (a.largest == a.largest ? b.largest : a.largest);
+    if constexpr (kNorm == Norm::kInfinity) {
+      return {(a.largest == largest ? a.sum : 0.0) + (b.largest == largest ? b.sum : 0.0), largest};
+    } else {
+      const double scale = inverse_scale(largest);
+      const double of_a = norm_scale(a.largest) * scale, of_b = norm_scale(b.largest) * scale;
+      if constexpr (kNorm == Norm::kTwo) return {a.sum * (of_a * of_a) + b.sum * (of_b * of_b), largest};
+      return {a.sum * ::pow(of_a, q) + b.sum * ::pow(of_b, q), largest};
+    }
+  }
+}
+
+// The row with one more entry.
+template <Norm kNorm, bool kScaled>
+LBP_HOST_DEVICE NormSum with_entry(const NormSum& row, double a, double q) {
+  if constexpr (!kScaled) {
+    return {row.sum + norm_term<kNorm>(a, 1.0, q), row.largest};
+  } else {
+    const double magnitude = absolute(a);
+    if constexpr (kNorm == Norm::kInfinity) {
+      return combined<kNorm, kScaled>(row, {1.0, magnitude}, q);
+    } else {
+      // Only a new largest entry changes the scale.
+      if (magnitude <= row.largest) return {row.sum + norm_term<kNorm>(a, inverse_scale(row.largest), q), row.largest};
+      return combined<kNorm, kScaled>(row, {norm_term<kNorm>(a, inverse_scale(magnitude), q), magnitude}, q);
+    }
+  }
+}
+
 // The derivative of the norm by its entry a: sign(a) (|a|/largest)^(q-1) sum^(1/q - 1). A row of zeros has gradient 0;
 // ties of the largest entry share the gradient of the maximum norm, whose `sum` is the number of ties.
 template <Norm kNorm>

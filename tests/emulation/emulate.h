@@ -47,7 +47,7 @@ struct Site {
   int line;
 };
 
-constexpr std::size_t kStaticSharedLimit = 48 * 1024, kSharedLimit = 227 * 1024, kArgumentsLimit = 4096;
+constexpr std::size_t kDefaultSharedLimit = 48 * 1024, kSharedLimit = 227 * 1024, kArgumentsLimit = 4096;
 
 // 0 runs threads in their order; any other seed shuffles them, the same way every time.
 void set_seed(std::uint64_t seed);

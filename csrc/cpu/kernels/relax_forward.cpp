@@ -1,12 +1,11 @@
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/tile.h"
+#include "math/forward_scales.h"
 
 namespace lbp::LBP_ISA {
 namespace {
 
-// With lower = center - radius and upper = center + radius, the lines' slopes s (lower) and t (upper) give
-//   center' = (t + s)/2 center + (|t| - |s|)/2 radius,   radius' = (t - s)/2 center + (|t| + |s|)/2 radius;
-// the absolute values swap the roles of lower and upper where a slope is negative.
+// ForwardScales of a tile of neurons.
 template <typename T>
 struct ScaleTile {
   alignas(64) T center_to_center[kTile];
@@ -18,11 +17,11 @@ struct ScaleTile {
 template <typename T>
 void load_scales(const LineTile<T>& lines, Index size, ScaleTile<T>& scales) {
   for (Index j = 0; j < size; ++j) {
-    const T s = lines.lower_slope[j], t = lines.upper_slope[j];
-    scales.center_to_center[j] = (t + s) / 2;
-    scales.radius_to_center[j] = (absolute(t) - absolute(s)) / 2;
-    scales.center_to_radius[j] = (t - s) / 2;
-    scales.radius_to_radius[j] = (absolute(t) + absolute(s)) / 2;
+    const ForwardScales<T> scale = forward_scales(lines.lower_slope[j], lines.upper_slope[j]);
+    scales.center_to_center[j] = scale.center_to_center;
+    scales.radius_to_center[j] = scale.radius_to_center;
+    scales.center_to_radius[j] = scale.center_to_radius;
+    scales.radius_to_radius[j] = scale.radius_to_radius;
   }
 }
 
@@ -102,8 +101,8 @@ void relax_forward(const RelaxForwardArguments<T>& args) {
       T* radius_bias = args.radius_bias_out + out;
       scale_row(size, scales, args.center_bias + in, offset(args.radius_bias, in), center_bias, radius_bias);
       for (Index j = 0; j < size; ++j) {
-        center_bias[j] += (lines.upper_intercept[j] + lines.lower_intercept[j]) / 2;
-        radius_bias[j] += (lines.upper_intercept[j] - lines.lower_intercept[j]) / 2;
+        center_bias[j] += center_intercept(lines.lower_intercept[j], lines.upper_intercept[j]);
+        radius_bias[j] += radius_intercept(lines.lower_intercept[j], lines.upper_intercept[j]);
       }
     }
   });
@@ -134,14 +133,14 @@ void relax_forward_gradient(const RelaxForwardGradientArguments<T>& args) {
                          offset(args.center_bias_gradient, out), offset(args.radius_bias_gradient, out));
       LineTile<T> gradients;
       for (Index j = 0; j < size; ++j) {
-        const T lower_sign = lines.lower_slope[j] < T(0) ? T(-1) : T(1),
-                upper_sign = lines.upper_slope[j] < T(0) ? T(-1) : T(1);
-        const T cc = sums.center_to_center[j], rc = sums.radius_to_center[j];
-        const T cr = sums.center_to_radius[j], rr = sums.radius_to_radius[j];
-        gradients.lower_slope[j] = (cc - cr + lower_sign * (rr - rc)) / 2;
-        gradients.upper_slope[j] = (cc + cr + upper_sign * (rr + rc)) / 2;
-        gradients.lower_intercept[j] = (to_center[j] - to_radius[j]) / 2;
-        gradients.upper_intercept[j] = (to_center[j] + to_radius[j]) / 2;
+        const ForwardScales<T> to_scales = {sums.center_to_center[j], sums.radius_to_center[j],
+                                            sums.center_to_radius[j], sums.radius_to_radius[j]};
+        const BoundingLines<T> to_lines =
+            forward_scales_gradient(lines.lower_slope[j], lines.upper_slope[j], to_scales, to_center[j], to_radius[j]);
+        gradients.lower_slope[j] = to_lines.lower_slope;
+        gradients.lower_intercept[j] = to_lines.lower_intercept;
+        gradients.upper_slope[j] = to_lines.upper_slope;
+        gradients.upper_intercept[j] = to_lines.upper_intercept;
       }
       store_line_gradients(args.relaxation, image, args.neurons, begin, size, gradients, args.gradients);
     }

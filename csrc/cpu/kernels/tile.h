@@ -2,10 +2,9 @@
 // a coefficient matrix stream past.
 #pragma once
 
-#include <type_traits>
-
 #include "arguments.h"
 #include "cpu/parallel.h"
+#include "dispatch.h"
 
 #ifndef LBP_ISA
 #error "compile the kernels with LBP_ISA naming the instruction set"
@@ -59,29 +58,6 @@ struct LineTile {
   alignas(64) T upper_slope[kTile];
   alignas(64) T upper_intercept[kTile];
 };
-
-// Calls body with the strategy as a compile-time constant.
-template <typename Body>
-void with_strategy(Strategy strategy, const Body& body) {
-  switch (strategy) {
-    case Strategy::kConstant:
-      return body(std::integral_constant<Strategy, Strategy::kConstant>());
-    case Strategy::kTight:
-      return body(std::integral_constant<Strategy, Strategy::kTight>());
-    case Strategy::kAdaptive:
-      return body(std::integral_constant<Strategy, Strategy::kAdaptive>());
-    case Strategy::kSameSlope:
-      return body(std::integral_constant<Strategy, Strategy::kSameSlope>());
-    case Strategy::kZero:
-      return body(std::integral_constant<Strategy, Strategy::kZero>());
-    case Strategy::kOne:
-      return body(std::integral_constant<Strategy, Strategy::kOne>());
-    case Strategy::kSlopes:
-      return body(std::integral_constant<Strategy, Strategy::kSlopes>());
-    case Strategy::kLines:
-      return body(std::integral_constant<Strategy, Strategy::kLines>());
-  }
-}
 
 template <typename T>
 GivenLines<T> given_lines(const Relaxation<T>& relaxation, Index at) {

@@ -1,0 +1,106 @@
+#include "cuda/kernels/concretize.cuh"
+
+#include "cuda/region.h"
+
+namespace lbp::cuda {
+namespace {
+
+// Regions of at most as many tiles take one launch: a block has all tiles of its rows.
+constexpr Index kTilesOfOneBlock = 8;
+// The sums of the rows fit a block's shared memory for both sides.
+constexpr Index kLeastRows = 4, kMostRows = 64;
+static_assert(2 * kMostRows * kWarps * sizeof(RowSum) <= kDefaultSharedBytes);
+
+struct RowTiling {
+  Tiling tiling;
+  Index tiles_per_block;
+};
+
+template <typename T>
+RowTiling row_tiling(const ConcretizeArguments<T>& args) {
+  const Index tiles = larger_of(1, tile_count<T>(args.inputs));
+  const bool one_block = tiles <= kTilesOfOneBlock;
+  const Index groups = one_block ? 1 : tiles, least = one_block ? 1 : kLeastRows;
+  return {tiling(groups, args.rows, args.batch, least, kManyBlocks, kMostRows), one_block ? tiles : 1};
+}
+
+template <typename T>
+Index row_count(const ConcretizeArguments<T>& args) {
+  return side_count(args.sides) * args.batch * args.rows;
+}
+
+template <typename T>
+Index sums_bytes(const ConcretizeArguments<T>& args) {
+  const Index groups = row_tiling(args).tiling.tiles;
+  return groups > 1 ? groups * row_count(args) * Index(sizeof(RowSum)) : 0;
+}
+
+// Writes the bounds, or to `totals` the sums of the rows.
+template <typename T>
+Status concretize_rows(const ConcretizeArguments<T>& args, RowSum* workspace, RowSum* totals, Stream stream) {
+  if (row_count(args) == 0) return kSuccess;
+  const RowTiling chosen = row_tiling(args);
+  const Tiling& tiling = chosen.tiling;
+  const bool split = tiling.tiles > 1;
+  const ConcretizeLaunch<T> launch = {args, tiling, chosen.tiles_per_block, split ? workspace : totals};
+  const std::size_t shared_bytes =
+      std::size_t(tiling.rows_per_piece * side_count(args.sides)) * kWarps * sizeof(RowSum);
+  const Region<T>& region = args.region;
+  const bool aligned =
+      is_aligned(args.A) && all_aligned(region.x_L, region.x_U) && whole_packs<T>(args.inputs, region.batch_stride);
+  return with_region(region, aligned, [&](auto kind, auto aligned_rows) -> Status {
+    using Kind = decltype(kind);
+    LBP_RETURN_IF_FAILED(LBP_LAUNCH_BLOCKS((concretize_kernel<T, Kind, aligned_rows>), blocks_of(tiling) * args.batch,
+                                           shared_bytes, stream, launch));
+    if (!split) return kSuccess;
+    const ConcretizeFinishLaunch<T> finish = {args, workspace, tiling.tiles, totals};
+    return LBP_LAUNCH_BLOCKS((concretize_finish_kernel<T, Kind>), quotient_up(row_count(args), kThreads), 0, stream,
+                             finish);
+  });
+}
+
+template <typename T>
+ConcretizeArguments<T> rows_of(const ConcretizeGradientArguments<T>& args) {
+  return {args.sides, args.batch, args.rows, args.inputs, args.A, args.region, nullptr};
+}
+
+}  // namespace
+
+template <typename T>
+Index concretize_workspace_bytes(const ConcretizeArguments<T>& args) {
+  return sums_bytes(args);
+}
+
+template <typename T>
+Status concretize(const ConcretizeArguments<T>& args, void* workspace, Stream stream) {
+  return concretize_rows<T>(args, static_cast<RowSum*>(workspace), nullptr, stream);
+}
+
+template <typename T>
+Index concretize_gradient_workspace_bytes(const ConcretizeGradientArguments<T>& args) {
+  const ConcretizeArguments<T> rows = rows_of(args);
+  return needs_norm(args.region) ? row_count(rows) * Index(sizeof(RowSum)) + sums_bytes(rows) : 0;
+}
+
+template <typename T>
+Status concretize_gradient(const ConcretizeGradientArguments<T>& args, void* workspace, Stream stream) {
+  const ConcretizeArguments<T> rows = rows_of(args);
+  RowSum* const totals = needs_norm(args.region) ? static_cast<RowSum*>(workspace) : nullptr;
+  if (totals != nullptr) {
+    LBP_RETURN_IF_FAILED(concretize_rows<T>(rows, totals + row_count(rows), totals, stream));
+  }
+  const Tiling chosen = tiling(tile_count<T>(args.inputs), args.rows, args.batch, kLeastRows);
+  const ConcretizeGradientLaunch<T> launch = {args, chosen, totals};
+  const Region<T>& region = args.region;
+  const bool aligned = is_aligned(args.A) && all_aligned(region.x_L, region.x_U, args.A_gradient) &&
+                       whole_packs<T>(args.inputs, region.batch_stride);
+  return with_region(region, aligned, [&](auto kind, auto aligned_rows) -> Status {
+    return LBP_LAUNCH_BLOCKS((concretize_gradient_kernel<T, decltype(kind), aligned_rows>),
+                             blocks_of(chosen) * args.batch, 0, stream, launch);
+  });
+}
+
+LBP_INSTANTIATE_LAUNCHER(concretize, ConcretizeArguments);
+LBP_INSTANTIATE_LAUNCHER(concretize_gradient, ConcretizeGradientArguments);
+
+}  // namespace lbp::cuda

@@ -1,0 +1,67 @@
+// How launchers choose grids and kernels; host code.
+#pragma once
+
+#include "cuda/kernels/tile.cuh"
+#include "cuda/launch.h"
+#include "dispatch.h"
+
+namespace lbp::cuda {
+
+constexpr Status kInvalidConfiguration = 9;
+constexpr Index kMostBlocks = 0x7fffffff;
+
+// Blocks that fill the largest chips several times over. A constant, so that results do not depend on the device.
+constexpr Index kManyBlocks = 2048;
+
+inline Index quotient_up(Index a, Index b) { return (a + b - 1) / b; }
+inline Index smaller_of(Index a, Index b) { return a < b ? a : b; }
+inline Index larger_of(Index a, Index b) { return a > b ? a : b; }
+
+// Splits rows into pieces of at least `least_rows`, so that there are about `blocks` blocks in all images together;
+// a piece has at most `most_rows`.
+inline Tiling tiling(Index tiles, Index rows, Index images, Index least_rows, Index blocks = kManyBlocks,
+                     Index most_rows = 0x7fffffff) {
+  const Index wanted = quotient_up(blocks, larger_of(1, tiles * images));
+  const Index rows_per_piece = smaller_of(larger_of(least_rows, quotient_up(rows, wanted)), most_rows);
+  return {rows, rows_per_piece, tiles, larger_of(1, quotient_up(rows, rows_per_piece))};
+}
+
+// Of one image.
+inline Index blocks_of(const Tiling& tiling) { return tiling.tiles * tiling.pieces; }
+
+template <typename T>
+Index tile_count(Index neurons) {
+  return quotient_up(neurons, kTile<T>);
+}
+
+// Whether all pointers (null is left out) are aligned to 16 bytes.
+template <typename... Pointers>
+bool all_aligned(const Pointers*... pointers) {
+  return ((reinterpret_cast<unsigned long long>(pointers) % 16 == 0) && ...);
+}
+
+// Whether all numbers, sizes or strides of T, are whole packs.
+template <typename T, typename... Numbers>
+bool whole_packs(Numbers... numbers) {
+  return ((Index(numbers) % kOwn<T> == 0) && ...);
+}
+
+template <typename T>
+bool is_aligned(const Coefficients<T>& A) {
+  return all_aligned(A.data) && whole_packs<T>(A.side_stride, A.batch_stride, A.row_stride);
+}
+
+inline Index side_count(int sides) { return sides == 3 ? 2 : 1; }
+
+// LBP_LAUNCH of `blocks` blocks of kThreads threads; nothing for none.
+#define LBP_LAUNCH_BLOCKS(kernel, blocks, shared_bytes, stream, arguments)                                      \
+  ((blocks) == 0 ? ::lbp::cuda::kSuccess                                                                        \
+                 : ((blocks) > ::lbp::cuda::kMostBlocks                                                         \
+                        ? ::lbp::cuda::kInvalidConfiguration                                                    \
+                        : LBP_LAUNCH(kernel, dim3(unsigned(blocks)), dim3(::lbp::cuda::kThreads), shared_bytes, \
+                                     stream, arguments)))
+
+#define LBP_RETURN_IF_FAILED(call) \
+  if (const ::lbp::cuda::Status status_of_call = call; status_of_call != ::lbp::cuda::kSuccess) return status_of_call
+
+}  // namespace lbp::cuda

@@ -1,0 +1,238 @@
+// Extreme values of A x over a box or an l_p ball, center term and norm from one read of A; and the gradient.
+//
+// A thread keeps its coordinates of the region and walks down the rows of A.
+#pragma once
+
+#include "cuda/kernels/reduce.cuh"
+#include "cuda/kernels/slot.cuh"
+#include "math/box.h"
+#include "math/dual_norm.h"
+
+namespace lbp::cuda {
+
+// A box, or a ball by the kind of its dual norm.
+template <bool kIsBox, Norm kDualNorm>
+struct RegionKind {
+  static constexpr bool kBox = kIsBox;
+  static constexpr Norm kNorm = kDualNorm;
+  // Whether terms are relative to the largest entry.
+  template <typename T>
+  static constexpr bool kScaled = !kIsBox && kDualNorm != Norm::kOne && (sizeof(T) == 8 || kDualNorm != Norm::kTwo);
+};
+using Box = RegionKind<true, Norm::kOne>;
+template <Norm kNorm>
+using Ball = RegionKind<false, kNorm>;
+
+// What is added up over a row: the center term (of a box the extreme value itself), and the norm's.
+struct RowSum {
+  double dot;
+  NormSum norm;
+};
+
+// Exchanges no more than the kind of region needs.
+template <typename Kind, bool kScaled>
+struct PartOfRow {
+  RowSum row;
+};
+
+template <typename Kind, bool kScaled>
+LBP_DEVICE PartOfRow<Kind, kScaled> from_lane_xor(const PartOfRow<Kind, kScaled>& part, int step) {
+  PartOfRow<Kind, kScaled> other = part;
+  other.row.dot = from_lane_xor(part.row.dot, step);
+  if constexpr (!Kind::kBox) other.row.norm.sum = from_lane_xor(part.row.norm.sum, step);
+  if constexpr (kScaled) other.row.norm.largest = from_lane_xor(part.row.norm.largest, step);
+  return other;
+}
+
+template <typename Kind, bool kScaled>
+struct CombineRows {
+  double q;
+  LBP_DEVICE RowSum operator()(const RowSum& a, const RowSum& b) const {
+    RowSum result = {a.dot + b.dot, a.norm};
+    if constexpr (!Kind::kBox) result.norm = combined<Kind::kNorm, kScaled>(a.norm, b.norm, q);
+    return result;
+  }
+  LBP_DEVICE PartOfRow<Kind, kScaled> operator()(const PartOfRow<Kind, kScaled>& a,
+                                                 const PartOfRow<Kind, kScaled>& b) const {
+    return {(*this)(a.row, b.row)};
+  }
+};
+
+template <typename Kind, bool kScaled>
+LBP_DEVICE RowSum empty_row() {
+  return {0.0, empty_norm_sum<Kind::kNorm, kScaled>()};
+}
+
+template <typename T>
+struct ConcretizeLaunch {
+  ConcretizeArguments<T> op;
+  Tiling tiling;          // the rows of an image; its tiles are the groups below
+  Index tiles_per_block;  // tiles that one block works on one after the other
+  RowSum* sums;           // [K B S, tile groups]; null where the bounds are written at once
+};
+
+// The bound of a row from its sums.
+template <typename Kind, typename T>
+LBP_DEVICE double bound_of(const RowSum& sum, const Region<T>& region, Index image, bool lower) {
+  if constexpr (Kind::kBox) {
+    return sum.dot;
+  } else {
+    const double norm = norm_of<Kind::kNorm>(sum.norm.sum, sum.norm.largest, region.q);
+    const double spread = read(region.eps + image * region.eps_stride) * norm;
+    return sum.dot + (lower ? -spread : spread);
+  }
+}
+
+template <typename T, typename Kind, bool kAligned>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_kernel(const ConcretizeLaunch<T> args) {
+  constexpr bool kScaled = Kind::template kScaled<T>;
+  constexpr int kSlots = kAligned && !kScaled ? 8 : 4;
+  using Part = PartOfRow<Kind, kScaled>;
+  LBP_DYNAMIC_SHARED(RowSum, warp_sums);  // [slots, kWarps]
+  const ConcretizeArguments<T>& op = args.op;
+  const CombineRows<Kind, kScaled> combine = {op.region.q};
+  const Index image = args.tiling.image(), first_row = args.tiling.first_row();
+  const Index slots = slot_count(op.sides, args.tiling.last_row() - first_row);
+  const auto slot_of = [&](Index slot) { return Slot<T>(op.A, op.sides, op.batch, op.rows, image, first_row, slot); };
+  const Index first_tile = args.tiling.tile() * args.tiles_per_block;
+  const Index tiles = (op.inputs + kTile<T> - 1) / kTile<T>;
+  for (Index tile = first_tile; tile == first_tile || (tile < first_tile + args.tiles_per_block && tile < tiles);
+       ++tile) {
+    const Own<T, kAligned> own(tile, op.inputs);
+    const Pack<T> x_L = own.load(op.region.x_L + image * op.region.batch_stride);
+    double low[kOwn<T>], high[kOwn<T>];  // the center, of a ball
+    Pack<T> x_U = x_L;
+    if constexpr (Kind::kBox) x_U = own.load(op.region.x_U + image * op.region.batch_stride);
+#pragma unroll
+    for (int i = 0; i < kOwn<T>; ++i) {
+      low[i] = Kind::kBox ? extreme_point(x_L[i], x_U[i], true) : x_L[i];
+      high[i] = Kind::kBox ? extreme_point(x_L[i], x_U[i], false) : x_L[i];
+    }
+    for (Index begin = 0; begin < slots; begin += kSlots) {
+      Pack<T> A[kSlots];
+      Part parts[kSlots];
+#pragma unroll
+      for (int k = 0; k < kSlots; ++k) {
+        if (begin + k < slots) A[k] = own.load(slot_of(begin + k).A);
+      }
+#pragma unroll
+      for (int k = 0; k < kSlots; ++k) {
+        parts[k].row = empty_row<Kind, kScaled>();
+        if (begin + k < slots) {
+          RowSum& row = parts[k].row;
+          const bool lower = slot_of(begin + k).lower;
+#pragma unroll
+          for (int i = 0; i < kOwn<T>; ++i) {
+            const double a = A[k][i];
+            row.dot += a * ((a >= 0) == lower ? low[i] : high[i]);
+            // Coordinates beyond the end are no ties of a row of zeros.
+            if constexpr (!Kind::kBox) {
+              if (own.has(i)) row.norm = with_entry<Kind::kNorm, kScaled>(row.norm, a, op.region.q);
+            }
+          }
+        }
+      }
+      const Part part = reduce_group(parts, combine);
+      int k = 0;
+      if (holds_group_value<kSlots>(k) && begin + k < slots) {
+        RowSum& total = warp_sums[(begin + k) * kWarps + warp()];
+        total = tile == first_tile ? part.row : combine(total, part.row);
+      }
+    }
+  }
+  __syncthreads();
+  for (Index i = threadIdx.x; i < slots; i += kThreads) {
+    RowSum total = warp_sums[i * kWarps];
+    for (int k = 1; k < kWarps; ++k) total = combine(total, warp_sums[i * kWarps + k]);
+    const Slot<T> slot = slot_of(i);
+    if (args.sums != nullptr) {
+      args.sums[slot.out_row * args.tiling.tiles + args.tiling.tile()] = total;
+    } else {
+      op.bounds[slot.out_row] = bound_of<Kind>(total, op.region, image, slot.lower);
+    }
+  }
+}
+
+// From the sums of the tile groups to the bounds, or where `totals` is given to the sums of the rows: a thread for
+// every row.
+template <typename T>
+struct ConcretizeFinishLaunch {
+  ConcretizeArguments<T> op;
+  const RowSum* sums;  // [K B S, groups]
+  Index groups;
+  RowSum* totals;  // [K B S] or null
+};
+
+template <typename T, typename Kind>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_finish_kernel(const ConcretizeFinishLaunch<T> args) {
+  constexpr bool kScaled = Kind::template kScaled<T>;
+  const ConcretizeArguments<T>& op = args.op;
+  const CombineRows<Kind, kScaled> combine = {op.region.q};
+  const Index row = Index(blockIdx.x) * kThreads + threadIdx.x, rows = op.batch * op.rows;
+  if (row >= rows * (op.sides == 3 ? 2 : 1)) return;
+  RowSum total = empty_row<Kind, kScaled>();
+  for (Index group = 0; group < args.groups; ++group) {
+    const RowSum* const part = args.sums + row * args.groups + group;
+    total = combine(total, {read(&part->dot), {read(&part->norm.sum), read(&part->norm.largest)}});
+  }
+  if (args.totals != nullptr) {
+    args.totals[row] = total;
+  } else {
+    const Index side = quotient(row, rows), image = quotient(row - side * rows, op.rows);
+    op.bounds[row] = bound_of<Kind>(total, op.region, image, is_lower(op.sides, side));
+  }
+}
+
+template <typename T>
+struct ConcretizeGradientLaunch {
+  ConcretizeGradientArguments<T> op;
+  Tiling tiling;
+  const RowSum* sums;  // [K B S]; null where the gradient does not need the norm
+};
+
+template <typename T, typename Kind, bool kAligned>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_gradient_kernel(const ConcretizeGradientLaunch<T> args) {
+  constexpr int kSlots = kAligned ? 4 : 2;
+  const ConcretizeGradientArguments<T>& op = args.op;
+  const Index image = args.tiling.image(), first_row = args.tiling.first_row();
+  const Index slots = slot_count(op.sides, args.tiling.last_row() - first_row);
+  const Own<T, kAligned> own(args.tiling.tile(), op.inputs);
+  const Pack<T> x_L = own.load(op.region.x_L + image * op.region.batch_stride);
+  Pack<T> x_U = x_L;
+  if constexpr (Kind::kBox) x_U = own.load(op.region.x_U + image * op.region.batch_stride);
+  const double eps = Kind::kBox ? 0.0 : read(op.region.eps + image * op.region.eps_stride), q = op.region.q;
+  for (Index begin = 0; begin < slots; begin += kSlots) {
+    Pack<T> A[kSlots];
+#pragma unroll
+    for (int k = 0; k < kSlots; ++k) {
+      if (begin + k >= slots) break;
+      A[k] = own.load(Slot<T>(op.A, op.sides, op.batch, op.rows, image, first_row, begin + k).A);
+    }
+#pragma unroll
+    for (int k = 0; k < kSlots; ++k) {
+      if (begin + k >= slots) break;
+      const Slot<T> slot(op.A, op.sides, op.batch, op.rows, image, first_row, begin + k);
+      const double gradient = read(op.bounds_gradient + slot.out_row);
+      double norm = 0, sum = 0, largest = 0;
+      if constexpr (!Kind::kBox && Kind::kNorm != Norm::kOne) {
+        const RowSum* const row = args.sums + slot.out_row;
+        sum = read(&row->norm.sum);
+        largest = read(&row->norm.largest);
+        norm = norm_of<Kind::kNorm>(sum, largest, q);
+      }
+#pragma unroll
+      for (int i = 0; i < kOwn<T>; ++i) {
+        const T a = A[k][i];
+        if constexpr (Kind::kBox) {
+          A[k][i] = T(gradient * double(extreme_point(x_L[i], x_U[i], (a >= T(0)) == slot.lower)));
+        } else {
+          const double slope = norm_slope<Kind::kNorm>(double(a), norm, sum, largest, q);
+          A[k][i] = T(gradient * (double(x_L[i]) + (slot.lower ? -eps : eps) * slope));
+        }
+      }
+      own.store(op.A_gradient + slot.out_row * op.inputs, A[k]);
+    }
+  }
+}
+
+}  // namespace lbp::cuda

@@ -1,0 +1,221 @@
+// Forward linear bounds center -/+ radius over a box or an l_p ball, both bounds from one read; and the gradient.
+//
+// Inputs are rows: a thread adds up its neurons while it walks down them, and no two threads share a sum.
+#pragma once
+
+#include "cuda/kernels/concretize.cuh"
+
+namespace lbp::cuda {
+
+// The sums of one neuron: with the lower coefficients center - radius, and with the upper ones.
+struct NeuronSum {
+  RowSum lower, upper;
+};
+
+// Sums of the pieces of the inputs, as arrays [6, B, n] each.
+struct NeuronSums {
+  double* data;
+  Index count;  // B n
+
+  LBP_DEVICE void put(Index piece, Index neuron, const NeuronSum& sum) const {
+    double* const at = data + 6 * piece * count + neuron;
+    at[0] = sum.lower.dot;
+    at[count] = sum.upper.dot;
+    at[2 * count] = sum.lower.norm.sum;
+    at[3 * count] = sum.upper.norm.sum;
+    at[4 * count] = sum.lower.norm.largest;
+    at[5 * count] = sum.upper.norm.largest;
+  }
+  LBP_DEVICE NeuronSum get(Index piece, Index neuron) const {
+    const double* const at = data + 6 * piece * count + neuron;
+    return {{read(at), {read(at + 2 * count), read(at + 4 * count)}},
+            {read(at + count), {read(at + 3 * count), read(at + 5 * count)}}};
+  }
+};
+
+template <typename T>
+struct ConcretizeForwardLaunch {
+  ConcretizeForwardArguments<T> op;
+  Tiling tiling;
+  NeuronSums sums;  // data null: the bounds are written at once
+};
+
+template <typename T>
+LBP_DEVICE double lower_coefficient(T center, T radius, bool has_radius) {
+  return has_radius ? double(center) - double(radius) : double(center);
+}
+
+template <typename T>
+LBP_DEVICE double upper_coefficient(T center, T radius, bool has_radius) {
+  return has_radius ? double(center) + double(radius) : double(center);
+}
+
+// Adds the coefficient of one input to a neuron's row.
+template <typename Kind, bool kScaled>
+LBP_DEVICE void add_coefficient(RowSum& row, double a, double smallest, double largest, double q) {
+  row.dot += a * (a >= 0 ? smallest : largest);
+  if constexpr (!Kind::kBox) row.norm = with_entry<Kind::kNorm, kScaled>(row.norm, a, q);
+}
+
+// Writes l and u of one neuron.
+template <typename Kind, typename T>
+LBP_DEVICE void store_bounds(const ConcretizeForwardArguments<T>& op, Index image, Index neuron, const NeuronSum& sum) {
+  const Index bias = image * op.bias_batch_stride + neuron, out = image * op.neurons + neuron;
+  const T center = read(op.center_bias + bias);
+  const bool has_radius = op.radius_bias != nullptr;
+  const T radius = has_radius ? read(op.radius_bias + bias) : T(0);
+  op.l[out] = T(bound_of<Kind>(sum.lower, op.region, image, true) + lower_coefficient(center, radius, has_radius));
+  op.u[out] = T(bound_of<Kind>(sum.upper, op.region, image, false) + upper_coefficient(center, radius, has_radius));
+}
+
+template <typename T, typename Kind, bool kAligned>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_forward_kernel(const ConcretizeForwardLaunch<T> args) {
+  constexpr bool kScaled = Kind::template kScaled<T>;
+  constexpr int kRows = kAligned && !kScaled ? 4 : 1;
+  const ConcretizeForwardArguments<T>& op = args.op;
+  const Region<T>& region = op.region;
+  const Index image = args.tiling.image(), end = args.tiling.last_row();
+  const Own<T, kAligned> own(args.tiling.tile(), op.neurons);
+  const Index matrix = image * op.matrix_batch_stride, corner = image * region.batch_stride;
+  const bool has_radius = op.radius != nullptr;
+  NeuronSum sums[kOwn<T>];
+#pragma unroll
+  for (int i = 0; i < kOwn<T>; ++i) sums[i] = {empty_row<Kind, kScaled>(), empty_row<Kind, kScaled>()};
+  for (Index first = args.tiling.first_row(); first < end; first += kRows) {
+    Pack<T> center[kRows], radius[kRows];
+#pragma unroll
+    for (int k = 0; k < kRows; ++k) {
+      if (first + k >= end) break;
+      center[k] = own.load(op.center + matrix + (first + k) * op.neurons);
+      if (has_radius) radius[k] = own.load(op.radius + matrix + (first + k) * op.neurons);
+    }
+#pragma unroll
+    for (int k = 0; k < kRows; ++k) {
+      if (first + k >= end) break;
+      const T x_L = read(region.x_L + corner + first + k);
+      double low = x_L, high = x_L;
+      if constexpr (Kind::kBox) {
+        const T x_U = read(region.x_U + corner + first + k);
+        low = extreme_point(x_L, x_U, true);
+        high = extreme_point(x_L, x_U, false);
+      }
+#pragma unroll
+      for (int i = 0; i < kOwn<T>; ++i) {
+        const T c = center[k][i], r = has_radius ? radius[k][i] : T(0);
+        add_coefficient<Kind, kScaled>(sums[i].lower, lower_coefficient(c, r, has_radius), low, high, region.q);
+        add_coefficient<Kind, kScaled>(sums[i].upper, upper_coefficient(c, r, has_radius), high, low, region.q);
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kOwn<T>; ++i) {
+    if (!own.has(i)) continue;
+    if (args.sums.data != nullptr) {
+      args.sums.put(args.tiling.piece(), image * op.neurons + own.at(i), sums[i]);
+    } else {
+      store_bounds<Kind>(op, image, own.at(i), sums[i]);
+    }
+  }
+}
+
+// From the sums of the pieces to the bounds, or where `totals` is given to the sums of all inputs: a thread for every
+// neuron of every image.
+template <typename T>
+struct ConcretizeForwardFinishLaunch {
+  ConcretizeForwardArguments<T> op;
+  NeuronSums sums;
+  Index pieces;
+  NeuronSums totals;  // data null: write the bounds
+};
+
+template <typename T, typename Kind>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2)
+    concretize_forward_finish_kernel(const ConcretizeForwardFinishLaunch<T> args) {
+  constexpr bool kScaled = Kind::template kScaled<T>;
+  const ConcretizeForwardArguments<T>& op = args.op;
+  const CombineRows<Kind, kScaled> combine = {op.region.q};
+  const Index at = Index(blockIdx.x) * kThreads + threadIdx.x;
+  if (at >= op.batch * op.neurons) return;
+  NeuronSum total = {empty_row<Kind, kScaled>(), empty_row<Kind, kScaled>()};
+  for (Index piece = 0; piece < args.pieces; ++piece) {
+    const NeuronSum part = args.sums.get(piece, at);
+    total = {combine(total.lower, part.lower), combine(total.upper, part.upper)};
+  }
+  if (args.totals.data != nullptr) {
+    args.totals.put(0, at, total);
+  } else {
+    const Index image = quotient(at, op.neurons);
+    store_bounds<Kind>(op, image, at - image * op.neurons, total);
+  }
+}
+
+template <typename T>
+struct ConcretizeForwardGradientLaunch {
+  ConcretizeForwardGradientArguments<T> op;
+  Tiling tiling;
+  NeuronSums sums;  // of all inputs; data null where the gradient does not need the norms
+};
+
+template <typename T, typename Kind, bool kAligned>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2)
+    concretize_forward_gradient_kernel(const ConcretizeForwardGradientLaunch<T> args) {
+  constexpr bool kNorms = !Kind::kBox && Kind::kNorm != Norm::kOne;
+  const ConcretizeForwardGradientArguments<T>& op = args.op;
+  const Region<T>& region = op.region;
+  const Index image = args.tiling.image(), end = args.tiling.last_row();
+  const Own<T, kAligned> own(args.tiling.tile(), op.neurons);
+  const Index matrix = image * op.matrix_batch_stride, out = image * op.inputs * op.neurons;
+  const double eps = Kind::kBox ? 0.0 : read(region.eps + image * region.eps_stride), q = region.q;
+  const bool has_radius = op.radius != nullptr;
+  const Pack<T> to_l = own.load(op.l_gradient + image * op.neurons),
+                to_u = own.load(op.u_gradient + image * op.neurons);
+  RowSum lower[kOwn<T>], upper[kOwn<T>];
+  double lower_norm[kOwn<T>], upper_norm[kOwn<T>];
+#pragma unroll
+  for (int i = 0; i < kOwn<T>; ++i) {
+    lower[i] = upper[i] = {};
+    lower_norm[i] = upper_norm[i] = 0;
+    if constexpr (kNorms) {
+      if (own.has(i)) {
+        const NeuronSum sum = args.sums.get(0, image * op.neurons + own.at(i));
+        lower[i] = sum.lower;
+        upper[i] = sum.upper;
+        lower_norm[i] = norm_of<Kind::kNorm>(lower[i].norm.sum, lower[i].norm.largest, q);
+        upper_norm[i] = norm_of<Kind::kNorm>(upper[i].norm.sum, upper[i].norm.largest, q);
+      }
+    }
+  }
+  // Where the bound's coefficient a acts: the derivative of the bound by it.
+  const auto slope = [&](double a, double norm, const RowSum& row) {
+    return norm_slope<Kind::kNorm>(a, norm, row.norm.sum, row.norm.largest, q);
+  };
+#pragma unroll 2
+  for (Index input = args.tiling.first_row(); input < end; ++input) {
+    Pack<T> center = own.load(op.center + matrix + input * op.neurons), radius = {};
+    if (has_radius) radius = own.load(op.radius + matrix + input * op.neurons);
+    const T x_L = read(region.x_L + image * region.batch_stride + input);
+    double low = x_L, high = x_L;
+    if constexpr (Kind::kBox) {
+      const T x_U = read(region.x_U + image * region.batch_stride + input);
+      low = extreme_point(x_L, x_U, true);
+      high = extreme_point(x_L, x_U, false);
+    }
+#pragma unroll
+    for (int i = 0; i < kOwn<T>; ++i) {
+      const double a = lower_coefficient(center[i], radius[i], has_radius),
+                   b = upper_coefficient(center[i], radius[i], has_radius);
+      double a_point = a >= 0 ? low : high, b_point = b >= 0 ? high : low;
+      if constexpr (!Kind::kBox) {
+        a_point = low - eps * slope(a, lower_norm[i], lower[i]);
+        b_point = low + eps * slope(b, upper_norm[i], upper[i]);
+      }
+      const double to_a = to_l[i] * a_point, to_b = to_u[i] * b_point;
+      center[i] = T(to_b + to_a);
+      radius[i] = T(to_b - to_a);
+    }
+    own.store(op.center_gradient + out + input * op.neurons, center);
+    if (op.radius_gradient != nullptr) own.store(op.radius_gradient + out + input * op.neurons, radius);
+  }
+}
+
+}  // namespace lbp::cuda

@@ -1,0 +1,198 @@
+// A -> A' through an activation with the constants in the same pass, and the gradient, which computes the lines again.
+//
+// A thread keeps the lines of its neurons and walks down the rows of A.
+#pragma once
+
+#include "cuda/kernels/lines.cuh"
+#include "cuda/kernels/reduce.cuh"
+#include "cuda/kernels/slot.cuh"
+
+namespace lbp::cuda {
+
+// Packs of A that are read before the first of them is used.
+constexpr int kRelaxSlots = 8;
+
+template <typename T>
+struct RelaxBackwardLaunch {
+  RelaxBackwardArguments<T> op;
+  Tiling tiling;          // the rows of an image; its tiles are the groups below
+  Index tiles_per_block;  // tiles that one block works on one after the other
+  double* constants;      // [K B S, tile groups]: the result itself where there is one group
+};
+
+template <typename T, bool kAligned>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_backward_kernel(const RelaxBackwardLaunch<T> args) {
+  constexpr int kSlots = kAligned ? kRelaxSlots : kRelaxSlots / 2;
+  LBP_DYNAMIC_SHARED(double, warp_sums);  // [slots, kWarps]
+  LBP_SHARED(T, line_data, kLineTileSize<T>);
+  const RelaxBackwardArguments<T>& op = args.op;
+  const Index image = args.tiling.image(), first_row = args.tiling.first_row();
+  const Index slots = slot_count(op.sides, args.tiling.last_row() - first_row);
+  const auto slot_of = [&](Index slot) { return Slot<T>(op.A, op.sides, op.batch, op.rows, image, first_row, slot); };
+  const Index first_tile = args.tiling.tile() * args.tiles_per_block;
+  for (Index tile = first_tile;
+       tile == first_tile || (tile < first_tile + args.tiles_per_block && tile * kTile<T> < op.neurons); ++tile) {
+    const Own<T, kAligned> own(tile, op.neurons);
+    const OwnLines<T> lines = load_lines<kAligned, T>(op.relaxation, image, tile, op.neurons, {line_data});
+    double lower_intercept[kOwn<T>], upper_intercept[kOwn<T>], bias[kOwn<T>];
+#pragma unroll
+    for (int i = 0; i < kOwn<T>; ++i) {
+      lower_intercept[i] = lines.of[i].lower_intercept;
+      upper_intercept[i] = lines.of[i].upper_intercept;
+      bias[i] = 0;
+    }
+    if (op.bias.data != nullptr) {
+      const Pack<T> loaded = load_per_neuron(op.bias, own);
+#pragma unroll
+      for (int i = 0; i < kOwn<T>; ++i) bias[i] = loaded[i];
+    }
+    for (Index begin = 0; begin < slots; begin += kSlots) {
+      Pack<T> A[kSlots];
+      double sums[kSlots];
+#pragma unroll
+      for (int k = 0; k < kSlots; ++k) {
+        if (begin + k < slots) A[k] = own.load(slot_of(begin + k).A);
+      }
+#pragma unroll
+      for (int k = 0; k < kSlots; ++k) {
+        sums[k] = 0;
+        if (begin + k < slots) {
+          const Slot<T> slot = slot_of(begin + k);
+#pragma unroll
+          for (int i = 0; i < kOwn<T>; ++i) {
+            // Positive coefficients take the line of the own side; 0 counts as positive.
+            const T a = A[k][i];
+            const bool takes_lower = (a >= T(0)) == slot.lower;
+            const T relaxed = a * (takes_lower ? lines.of[i].lower_slope : lines.of[i].upper_slope);
+            sums[k] += double(a) * (takes_lower ? lower_intercept[i] : upper_intercept[i]);
+            if (op.bias.data != nullptr) sums[k] += double(relaxed) * bias[i];
+            A[k][i] = relaxed;
+          }
+          own.store(op.relaxed + slot.out_row * op.neurons, A[k]);
+        }
+      }
+      const double sum = reduce_group(sums, Sum());
+      int k = 0;
+      if (holds_group_value<kSlots>(k) && begin + k < slots) {
+        double& total = warp_sums[(begin + k) * kWarps + warp()];
+        total = tile == first_tile ? sum : total + sum;
+      }
+    }
+  }
+  __syncthreads();
+  for (Index i = threadIdx.x; i < slots; i += kThreads) {
+    double total = 0;
+    for (int k = 0; k < kWarps; ++k) total += warp_sums[i * kWarps + k];
+    args.constants[slot_of(i).out_row * args.tiling.tiles + args.tiling.tile()] = total;
+  }
+}
+
+template <typename T>
+struct RelaxBackwardGradientLaunch {
+  RelaxBackwardGradientArguments<T> op;
+  Tiling tiling;
+  T* sums;  // [pieces, 5, B, n]: gradients of the lines and of the bias; null where one piece has all rows
+};
+
+// The gradients of a thread's lines and biases, added up over rows.
+template <typename T>
+struct LineSums {
+  OwnLines<T> lines;
+  Pack<T> bias;
+};
+
+template <typename T, bool kAligned>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_backward_gradient_kernel(const RelaxBackwardGradientLaunch<T> args) {
+  constexpr int kSlots = kRelaxSlots / 4;
+  LBP_SHARED(T, line_data, kLineTileSize<T>);
+  const RelaxBackwardGradientArguments<T>& op = args.op;
+  const Index tile = args.tiling.tile();
+  const Own<T, kAligned> own(tile, op.neurons);
+  const Index image = args.tiling.image(), first_row = args.tiling.first_row();
+  const Index slots = slot_count(op.sides, args.tiling.last_row() - first_row);
+  const auto slot_of = [&](Index slot) { return Slot<T>(op.A, op.sides, op.batch, op.rows, image, first_row, slot); };
+  const OwnLines<T> lines = load_lines<kAligned, T>(op.relaxation, image, tile, op.neurons, {line_data});
+  Pack<T> bias = {};
+  if (op.bias.data != nullptr) bias = load_per_neuron(op.bias, own);
+  LineSums<T> sums = {};
+  for (Index begin = 0; begin < slots; begin += kSlots) {
+    Pack<T> A[kSlots], to_relaxed[kSlots];
+    T to_constant[kSlots];
+#pragma unroll
+    for (int k = 0; k < kSlots; ++k) {
+      if (begin + k >= slots) break;
+      const Slot<T> slot = slot_of(begin + k);
+      A[k] = own.load(slot.A);
+      to_relaxed[k] = own.load(op.relaxed_gradient + slot.out_row * op.neurons);
+      to_constant[k] = T(read(op.constants_gradient + slot.out_row));
+    }
+#pragma unroll
+    for (int k = 0; k < kSlots; ++k) {
+      if (begin + k >= slots) break;
+      const Slot<T> slot = slot_of(begin + k);
+      Pack<T> to_A;
+#pragma unroll
+      for (int i = 0; i < kOwn<T>; ++i) {
+        const BoundingLines<T>& line = lines.of[i];
+        BoundingLines<T>& sum = sums.lines.of[i];
+        const T a = A[k][i];
+        const bool takes_lower = (a >= T(0)) == slot.lower;
+        const T slope = takes_lower ? line.lower_slope : line.upper_slope;
+        const T intercept = takes_lower ? line.lower_intercept : line.upper_intercept;
+        // The bias sees the relaxed coefficient, so its gradient joins that of the coefficient.
+        T gradient = to_relaxed[k][i];
+        if (op.bias.data != nullptr) gradient += to_constant[k] * bias[i];
+        to_A[i] = gradient * slope + to_constant[k] * intercept;
+        const T to_slope = gradient * a, to_intercept = to_constant[k] * a;
+        sum.lower_slope += takes_lower ? to_slope : T(0);
+        sum.upper_slope += takes_lower ? T(0) : to_slope;
+        sum.lower_intercept += takes_lower ? to_intercept : T(0);
+        sum.upper_intercept += takes_lower ? T(0) : to_intercept;
+        sums.bias[i] += to_constant[k] * a * slope;
+      }
+      if (op.A_gradient != nullptr) own.store(op.A_gradient + slot.out_row * op.neurons, to_A);
+    }
+  }
+  if (args.sums == nullptr) {
+    store_line_gradients<kAligned, T>(op.relaxation, image, tile, op.neurons, sums.lines, op.gradients, {line_data});
+    if (op.bias_gradient != nullptr) own.store(op.bias_gradient + image * op.neurons, sums.bias);
+    return;
+  }
+  const Index count = op.batch * op.neurons;
+  T* out = args.sums + 5 * args.tiling.piece() * count + image * op.neurons;
+#pragma unroll
+  for (int i = 0; i < kOwn<T>; ++i) {
+    if (!own.has(i)) continue;
+    T* const at = out + own.at(i);
+    at[0] = sums.lines.of[i].lower_slope;
+    at[count] = sums.lines.of[i].lower_intercept;
+    at[2 * count] = sums.lines.of[i].upper_slope;
+    at[3 * count] = sums.lines.of[i].upper_intercept;
+    at[4 * count] = sums.bias[i];
+  }
+}
+
+// Adds up what the pieces left, and writes the gradients of what the lines are made of: a thread for every neuron of
+// every image.
+template <typename T>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2)
+    relax_backward_gradient_finish_kernel(const RelaxBackwardGradientLaunch<T> args) {
+  const RelaxBackwardGradientArguments<T>& op = args.op;
+  const Index count = op.batch * op.neurons, at = Index(blockIdx.x) * kThreads + threadIdx.x;
+  if (at >= count) return;
+  BoundingLines<T> to_lines = {};
+  T to_bias = T(0);
+  for (Index piece = 0; piece < args.tiling.pieces; ++piece) {
+    const T* const in = args.sums + 5 * piece * count + at;
+    to_lines.lower_slope += read(in);
+    to_lines.lower_intercept += read(in + count);
+    to_lines.upper_slope += read(in + 2 * count);
+    to_lines.upper_intercept += read(in + 3 * count);
+    to_bias += read(in + 4 * count);
+  }
+  const Index image = quotient(at, op.neurons), neuron = at - image * op.neurons;
+  store_line_gradient(op.relaxation, image, op.neurons, neuron, to_lines, op.gradients);
+  if (op.bias_gradient != nullptr) op.bias_gradient[at] = to_bias;
+}
+
+}  // namespace lbp::cuda

@@ -1,0 +1,30 @@
+// The rows of coefficients A [K, B, S, n] in the order in which a block takes them: both sides of a row one after the
+// other, so that what they share is read once. Slot s of a piece is side s % K of its row s / K.
+#pragma once
+
+#include "cuda/kernels/tile.cuh"
+
+namespace lbp::cuda {
+
+LBP_DEVICE bool is_lower(int sides, Index side) { return (sides & 1) != 0 && side == 0; }
+
+LBP_DEVICE Index slot_count(int sides, Index rows) { return sides == 3 ? 2 * rows : rows; }
+
+// A row of A and of its results.
+template <typename T>
+struct Slot {
+  const T* A;
+  Index out_row;  // of [K B S]
+  bool lower;
+
+  LBP_DEVICE Slot(const Coefficients<T>& coefficients, int sides, Index batch, Index rows, Index image, Index first_row,
+                  Index slot) {
+    const Index side = sides == 3 ? slot & 1 : 0, row = first_row + (sides == 3 ? slot >> 1 : slot);
+    A = coefficients.data + side * coefficients.side_stride + image * coefficients.batch_stride +
+        row * coefficients.row_stride;
+    out_row = (side * batch + image) * rows + row;
+    lower = is_lower(sides, side);
+  }
+};
+
+}  // namespace lbp::cuda

@@ -1,0 +1,90 @@
+#include "cuda/kernels/relax_backward.cuh"
+
+#include "cuda/grid.h"
+#include "cuda/sums.h"
+
+namespace lbp::cuda {
+namespace {
+
+// Layers of at most as many tiles take one launch: a block has all tiles of its rows, and so their constants.
+constexpr Index kTilesOfOneBlock = 8;
+// Rows for which computing the lines again pays, and whose sums fit a block's shared memory for both sides.
+constexpr Index kLeastRows = 4, kMostRows = 256;
+
+struct BackwardTiling {
+  Tiling tiling;
+  Index tiles_per_block;
+};
+
+template <typename T>
+BackwardTiling backward_tiling(const RelaxBackwardArguments<T>& args) {
+  const Index tiles = larger_of(1, tile_count<T>(args.neurons));
+  const bool one_block = tiles <= kTilesOfOneBlock;
+  const Index groups = one_block ? 1 : tiles, least = one_block ? 1 : kLeastRows;
+  return {tiling(groups, args.rows, args.batch, least, kManyBlocks, kMostRows), one_block ? tiles : 1};
+}
+
+template <typename T>
+Index row_count(const RelaxBackwardArguments<T>& args) {
+  return side_count(args.sides) * args.batch * args.rows;
+}
+
+// Gradients of lines are added up by blocks that have all rows of an image, unless those are too few to fill the chip.
+template <typename T>
+Tiling gradient_tiling(const RelaxBackwardGradientArguments<T>& args) {
+  constexpr Index kBlocks = 528, kRows = 32;
+  return tiling(tile_count<T>(args.neurons), args.rows, args.batch, kRows, kBlocks);
+}
+
+}  // namespace
+
+template <typename T>
+Index relax_backward_workspace_bytes(const RelaxBackwardArguments<T>& args) {
+  const Index groups = backward_tiling(args).tiling.tiles;
+  return groups > 1 ? groups * row_count(args) * Index(sizeof(double)) : 0;
+}
+
+template <typename T>
+Status relax_backward(const RelaxBackwardArguments<T>& args, void* workspace, Stream stream) {
+  if (row_count(args) == 0) return kSuccess;
+  const BackwardTiling chosen = backward_tiling(args);
+  const Tiling& tiling = chosen.tiling;
+  const bool split = tiling.tiles > 1;
+  const RelaxBackwardLaunch<T> launch = {args, tiling, chosen.tiles_per_block,
+                                         split ? static_cast<double*>(workspace) : args.constants};
+  const std::size_t shared_bytes =
+      std::size_t(tiling.rows_per_piece * side_count(args.sides)) * kWarps * sizeof(double);
+  const bool aligned_arrays = is_aligned(args.A) && all_aligned(args.relaxed) && whole_packs<T>(args.neurons);
+  LBP_RETURN_IF_FAILED(with_flag(aligned_arrays, [&](auto aligned) {
+    return LBP_LAUNCH_BLOCKS((relax_backward_kernel<T, aligned>), blocks_of(tiling) * args.batch, shared_bytes, stream,
+                             launch);
+  }));
+  return split ? sum_rows(launch.constants, args.constants, row_count(args), tiling.tiles, stream) : kSuccess;
+}
+
+template <typename T>
+Index relax_backward_gradient_workspace_bytes(const RelaxBackwardGradientArguments<T>& args) {
+  const Index pieces = gradient_tiling(args).pieces;
+  return pieces > 1 ? 5 * pieces * args.batch * args.neurons * Index(sizeof(T)) : 0;
+}
+
+template <typename T>
+Status relax_backward_gradient(const RelaxBackwardGradientArguments<T>& args, void* workspace, Stream stream) {
+  const Tiling tiling = gradient_tiling(args);
+  const bool split = tiling.pieces > 1;
+  const RelaxBackwardGradientLaunch<T> launch = {args, tiling, split ? static_cast<T*>(workspace) : nullptr};
+  const bool aligned_arrays = is_aligned(args.A) && whole_packs<T>(args.neurons) &&
+                              all_aligned(args.relaxed_gradient, args.A_gradient, args.bias_gradient);
+  LBP_RETURN_IF_FAILED(with_flag(aligned_arrays, [&](auto aligned) {
+    return LBP_LAUNCH_BLOCKS((relax_backward_gradient_kernel<T, aligned>), blocks_of(tiling) * args.batch, 0, stream,
+                             launch);
+  }));
+  if (!split) return kSuccess;
+  const Index blocks = quotient_up(args.batch * args.neurons, kThreads);
+  return LBP_LAUNCH_BLOCKS((relax_backward_gradient_finish_kernel<T>), blocks, 0, stream, launch);
+}
+
+LBP_INSTANTIATE_LAUNCHER(relax_backward, RelaxBackwardArguments);
+LBP_INSTANTIATE_LAUNCHER(relax_backward_gradient, RelaxBackwardGradientArguments);
+
+}  // namespace lbp::cuda
