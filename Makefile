@@ -25,6 +25,8 @@ endif
 export PATH := $(SCRIPTS):$(PATH)
 # Waiting threads sleep instead of spinning, which costs little and keeps a busy machine from crawling.
 export OMP_WAIT_POLICY ?= PASSIVE
+# Compiling CUDA kernels ahead of time takes minutes; without a GPU here they are only launched, on a stand-in.
+export LBP_CUDA ?= $(if $(wildcard /dev/nvidia0),AUTO,JIT)
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help

@@ -22,6 +22,9 @@ from lbp.bench.worker import Limits, RunFailedError, Work, Worker
 
 METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN")
 TRAINING_METHODS = ("IBP", "CROWN-IBP")
+PRODUCT_BOUND = ("IBP", "CROWN-IBP")
+"""Methods whose cost is that of the library's products, which are measured beside them."""
+
 TRAINING_NETWORKS = ("DM-Small", "DM-Medium", "DM-Large", "CNN-7+BN")
 ACTIVATIONS: tuple[Activation, ...] = ("ReLU", "ParamRamp")
 
@@ -179,13 +182,10 @@ def _run(case: _Case, workers: Sequence[Worker], options: MethodOptions) -> list
     seconds = _in_turn(able, options)
     for worker in able:
         name = worker.contender.name
-        taken, operations = worker.products()
-        measured: dict[str, Any] = {
-            "timing": Timing.of(seconds[name]),
-            "product_seconds": taken,
-            "operations": operations,
-        }
-        rows[name] = replace(rows[name], **measured)
+        rows[name] = replace(rows[name], timing=Timing.of(seconds[name]))
+        if worker.contender.package == "lbp" and case.work.method in PRODUCT_BOUND:
+            taken, operations = worker.products()
+            rows[name] = replace(rows[name], product_seconds=taken, operations=operations)
     return list(rows.values())
 
 

@@ -136,8 +136,8 @@ class Worker:
         return code
 
     def _ask(self, what: Work | str) -> Any:
-        # Setting up imports the package; a first run may compile.
-        patience = self._limits.seconds + (10 if what in ("time", "products") else 120)
+        slow_to_start = isinstance(what, Work) or (what == "first" and self.contender.compiled)  # imports, compiles
+        patience = self._limits.seconds + (120 if slow_to_start else 0)
         try:
             self._connection.send(what)
             if not self._connection.poll(patience):
