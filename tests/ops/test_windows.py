@@ -16,6 +16,7 @@ CONVOLUTIONS = (
     ((2, 3), (0, 1), (1, 1), 2, (2, 2), 6),
     ((1, 2), (2, 2), (2, 1), 4, (3, 3), 4),
     ((3, 2), (1, 1), (2, 2), 2, (1, 3), 34),
+    ((2, 1), (1, 0), (2, 1), 1, (3, 3), 3),
 )
 
 
@@ -129,6 +130,23 @@ def test_windows_convolve_as_the_dense_rows_that_they_stand_for(index):
     place = torch.stack([torch.arange(len(rows)), rows[:, 1], *corners.T], 1)
     assert torch.allclose(dense(found, place, inputs), expected, rtol=1e-12, atol=1e-12)
     assert torch.allclose(constants, expected_constants[..., 0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("index", [0, 1, 5])
+@pytest.mark.parametrize("count", [5, 12, 61])
+def test_many_rows_at_one_place(count, index):
+    """Rows are worked on together, as many as there are, and one by one they give the same."""
+    weight, bias, geometry, size = convolution(index)
+    A, rows = windows("both", count, count, layer=(4, *LAYER[1:]))
+    rows = torch.cat([torch.arange(count)[:, None], rows[:1, 1:].expand(count, -1)], 1)
+    A[:, 3:] = torch.where(uniform(2, count - 3, *WINDOW, 1, seed=6) < 0.5, 0.0, A[:, 3:])
+    corners, window = targets(rows, WINDOW, geometry, weight.shape[2:], size)
+    arguments = (LAYER[1:], weight, bias)
+    found = ops.backward_conv2d_windows(A, rows, *arguments, corners, window, **geometry)
+    for row in range(count):
+        alone = ops.backward_conv2d_windows(A, rows[row, None], *arguments, corners[row, None], window, **geometry)
+        assert torch.equal(found[0][:, row], alone[0][:, 0])
+        assert torch.equal(found[1][:, row], alone[1][:, 0])
 
 
 def test_a_weight_that_is_no_number_reaches_rows_of_zeros():
