@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cuda/launch.h"
+#include "emulation/emulate.h"
 
 namespace lbp::emulate {
 

@@ -119,7 +119,8 @@ template <typename T, bool kAligned>
 LBP_DEVICE Pack<T> load_per_neuron(const PerNeuron<T>& values, const Own<T, kAligned>& own) {
   Pack<T> pack;
   if (values.data == nullptr || values.count == 1) {
-    const T value = values.data == nullptr ? values.value : read(values.data);
+    // A layer without neurons may come without a value.
+    const T value = values.data == nullptr ? values.value : (own.has(0) ? read(values.data) : T(1));
 #pragma unroll
     for (int i = 0; i < kOwn<T>; ++i) pack[i] = value;
   } else if (values.inner == 1) {
