@@ -20,6 +20,7 @@ from lbp.graph.structure import Structure, refuse_hooks, structure_of
 from lbp.linear import Interval, Region
 from lbp.methods import Method, Problem, Solution, parse_method, solve
 from lbp.methods.coefficients import NodeCoefficients, linear_coefficients
+from lbp.methods.memory import images_within
 from lbp.methods.options import budget_of, check_options, only_open, rows_of, strategy_of, windows_of
 from lbp.perturbations import BoundedTensor, PerturbationLpNorm, region_of
 
@@ -282,6 +283,33 @@ class BoundedModule(nn.Module):
             return solution.lower, solution.upper
         coefficients = linear_coefficients(problem, solution, wanted)
         return (None, None, coefficients) if need_A_only else (solution.lower, solution.upper, coefficients)
+
+    def images_within(
+        self, method: str | None = "backward", *, rows: int | None = None, memory_budget: int | str | None = None
+    ) -> int:
+        """Return how many images `compute_bounds` takes at a time, larger batches being split; at least one.
+
+        Args:
+            method: as for `compute_bounds`.
+            rows: of the specification; None: one for each output.
+            memory_budget: as for `compute_bounds`.
+
+        Raises:
+            InvalidInputError: a budget that somebody asked for and that is too small for one image.
+            UnsupportedArgumentError: an unknown method.
+        """
+        network, like = self._network(), self._like()
+        budget, asked = budget_of(self.bound_opts, memory_budget, like.device)
+        return images_within(
+            budget,
+            network,
+            parse_method(method),
+            network.output,
+            rows,
+            like.dtype.itemsize,
+            windows=windows_of(self.bound_opts),
+            strict=asked,
+        )
 
     def nodes(self) -> list[BoundNode]:
         """Return all nodes in topological order."""

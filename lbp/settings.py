@@ -1,7 +1,5 @@
 """Base of the settings models, and their errors in one sentence."""
 
-import re
-
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 
@@ -35,19 +33,3 @@ def parse_number(text: str) -> float:
         return float(numerator) / float(denominator) if slash else float(numerator)
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"expected a number or a quotient such as 8/255, got {text!r}") from None
-
-
-def parse_bytes(text: str) -> int:
-    """Reads an amount of memory: a number of bytes, or one with a unit such as "4GiB" or "512MB".
-
-    Raises:
-        ValueError: anything else, or nothing above 0.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", text.strip().lower())
-    size = 0.0
-    if match:
-        unit = match[2] or ""
-        size = float(match[1]) * (1024 if unit.endswith("i") else 1000) ** " kmgt".index(unit[:1] or " ")
-    if size < 1:
-        raise ValueError(f"expected an amount of memory such as 4GiB or 512MB, got {text!r}")
-    return int(size)

@@ -131,7 +131,8 @@ def print_results(results: Sequence[tuple[str, VerificationResult]]) -> None:
 
 def print_verdicts(name: str, settings: CascadeSettings, summary: dict[str, Any]) -> None:
     """Prints the summary of a cascade: a row per method, the numbers of images by verdict below."""
-    title = f"{name}, {summary['examples']} images, eps {settings.eps:g}, {settings.strategy} lines, cascade"
+    radius = f"eps {settings.eps:g}" + ("" if settings.norm is None else f" (l_{settings.norm:g})")
+    title = f"{name}, {summary['examples']} images, {radius}, {settings.strategy} lines, cascade"
     table = Table(title=title, box=SIMPLE_HEAD)
     table.add_column("method", no_wrap=True)
     for heading in ("images", "verified", "verified error so far", "mean margin bound"):
@@ -149,9 +150,15 @@ def print_verdicts(name: str, settings: CascadeSettings, summary: dict[str, Any]
     console.print(table)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in summary["verdicts"].items())
     console.print(f"{counts}; {1e3 * summary['seconds_per_image']:.3g} ms per image", highlight=False, soft_wrap=True)
+    attacked = f", attacked error {100 * summary['attacked_error']:.2f}%" if settings.attack else ""
     console.print(
-        f"clean error {100 * summary['clean_error']:.2f}%, attacked error {100 * summary['attacked_error']:.2f}%, "
+        f"clean error {100 * summary['clean_error']:.2f}%{attacked}, "
         f"verified error {100 * summary['verified_error']:.2f}%",
         highlight=False,
         soft_wrap=True,
     )
+    if settings.attack is None:
+        reason = (
+            "" if settings.norm is None else f": the attacks search l_inf balls, this is an l_{settings.norm:g} ball"
+        )
+        console.print(f"no attack was run{reason}", highlight=False, soft_wrap=True)

@@ -44,7 +44,6 @@ from lbp.evaluation import (
 from lbp.experiments import PaperRow, matching_rows
 from lbp.results import run_images
 from lbp.verification import AttackSettings, method_names
-from lbp.verification.batches import DEFAULT_BUDGET
 
 _KINDS = ("verified", "open", "attacked", "misclassified")
 
@@ -64,7 +63,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of the attacks.")] = 0,
     limit: Limit = None,
     batch_size: BatchSize = None,
-    memory_budget: MemoryBudget = DEFAULT_BUDGET,
+    memory_budget: MemoryBudget = None,
     device: Device = None,
     results: ResultsPath = None,
     resume: Resume = False,

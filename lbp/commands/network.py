@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbp import checkpoint
+from lbp import __version__, checkpoint
 from lbp.data import DataError, Dataset, load
 from lbp.models import ModelSettings
 
@@ -40,10 +40,11 @@ class Subject:
         return next(self.network.model.parameters()).device
 
     def identity(self) -> dict[str, Any]:
-        """What results depend on, as JSON values: the content of the checkpoint and of the images, not their paths."""
+        """What results depend on, as JSON values: the release, the content of the checkpoint and of the images."""
         images = hashlib.sha256(self.data.images.contiguous().numpy().tobytes())
         images.update(self.data.labels.contiguous().numpy().tobytes())
         return {
+            "lbp": __version__,
             "checkpoint": hashlib.sha256(self.path.read_bytes()).hexdigest(),
             "data": {"name": self.data.name, "split": self.split, "images": len(self.data)},
             "data_content": images.hexdigest(),

@@ -10,8 +10,9 @@ import typer
 
 from lbp.checkpoint import write_atomically
 from lbp.data import DATASETS
-from lbp.errors import LbpError
-from lbp.settings import parse_bytes, parse_number
+from lbp.errors import InvalidInputError, LbpError
+from lbp.methods.memory import budget_in_bytes
+from lbp.settings import parse_number
 
 
 class OutputError(LbpError):
@@ -29,8 +30,8 @@ def number(value: str | float) -> float:
 def amount_of_memory(value: str | int) -> int:
     """Reads an amount of memory from the command line; typer also passes the default through."""
     try:
-        return parse_bytes(str(value))
-    except ValueError as error:
+        return budget_in_bytes(value)
+    except InvalidInputError as error:
         raise typer.BadParameter(str(error)) from error
 
 
@@ -47,13 +48,14 @@ Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the firs
 Split = Annotated[str, typer.Option("--split", help="train or test.")]
 Clip = Annotated[bool, typer.Option("--clip/--no-clip", help="Intersect the balls with the data range [0, 1].")]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", min=1, help="Images at a time; by default each method's own choice.")
+    int | None,
+    typer.Option("--batch-size", min=1, help="Images at a time; by default as many as the memory budget allows."),
 ]
 MemoryBudget = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--memory-budget", parser=amount_of_memory, metavar="BYTES",
-        help="For the coefficients of a batch, such as 4GiB; decides how many images go at a time.",
+        help="That bounds may take, such as 4GiB; by default half of the memory that is free.",
     ),
 ]  # fmt: skip
 CheckpointPath = Annotated[

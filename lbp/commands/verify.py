@@ -38,7 +38,6 @@ from lbp.verification import (
     run_cascade,
     summarize,
 )
-from lbp.verification.batches import DEFAULT_BUDGET
 
 
 def verify(
@@ -65,7 +64,7 @@ def verify(
     seed: Annotated[int, typer.Option(min=0, help="Of the attacks.")] = 0,
     limit: Limit = None,
     batch_size: BatchSize = None,
-    memory_budget: MemoryBudget = DEFAULT_BUDGET,
+    memory_budget: MemoryBudget = None,
     device: Device = None,
     results: ResultsPath = None,
     resume: Resume = False,

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from lbp.checkpoint import write_atomically
-from lbp.commands.options import number, prepare_file
+from lbp.commands.options import MemoryBudget, number, prepare_file
 from lbp.errors import InvalidInputError
 from lbp.onnx_import import load_onnx, read_onnx
 from lbp.verification import method_names
@@ -43,12 +43,14 @@ class Choices:
         split_method: for its parts.
         strategy: bounding lines.
         precision: "auto", "float32" or "float64".
+        memory_budget: bytes that bounds may take; None: half of the memory that is free.
     """
 
     methods: tuple[str, ...]
     split_method: str
     strategy: str
     precision: str
+    memory_budget: int | None
 
     def dtype(self, neurons: int) -> torch.dtype:
         """Return the dtype of the bounds of a network with so many neurons."""
@@ -67,6 +69,7 @@ def verify_vnnlib(
     split_method: Annotated[str, typer.Option(help="Method for the parts of a box of few inputs.")] = "CROWN",
     strategy: Annotated[str, typer.Option(help="Bounding lines: adaptive, tight, ...")] = "adaptive",
     precision: Annotated[str, typer.Option(help="Of the bounds: auto, float32 or float64.")] = "auto",
+    memory_budget: MemoryBudget = None,
     result: Annotated[Path | None, typer.Option(help="Write the result as VNN-COMP does to this file.")] = None,
     counterexample: Annotated[Path | None, typer.Option(help="Write a counterexample to this file.")] = None,
     instances: Annotated[
@@ -80,7 +83,7 @@ def verify_vnnlib(
     """
     if precision not in ("auto", "float32", "float64"):
         raise InvalidInputError(f"--precision must be auto, float32 or float64, got {precision!r}")
-    choices = Choices(tuple(method_names(methods.split(","))), split_method, strategy, precision)
+    choices = Choices(tuple(method_names(methods.split(","))), split_method, strategy, precision, memory_budget)
     if timeout is not None and not timeout > 0:
         raise InvalidInputError(f"--timeout must be positive, got {timeout:g}")
     for path in (result, counterexample, results):
@@ -159,6 +162,7 @@ def _decide(network: Path, specification: Path, choices: Choices, timeout: float
         strategy=choices.strategy,
         dtype=choices.dtype(module.neurons),
         deadline=deadline,
+        memory_budget=choices.memory_budget,
         evaluations=[lambda x: torch.from_numpy(file.evaluate(x.numpy()))],
     )
 

@@ -8,10 +8,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from lbp.bounded import BoundedModule
 from lbp.nn import evaluation_mode
 from lbp.settings import Settings
 from lbp.verification import AttackSettings, check_consistent, falsify, verify
-from lbp.verification.batches import DEFAULT_BUDGET, default_batch_size
+from lbp.verification.batches import images_at_once
+from lbp.verification.verify import bound_options
 
 METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP")
 STRATEGIES = ("tight", "adaptive")
@@ -70,7 +72,7 @@ def evaluate(
     *,
     indices: Sequence[int] | None = None,
     batch_size: int | None = None,
-    memory_budget: int = DEFAULT_BUDGET,
+    memory_budget: int | str | None = None,
     on_images: Callable[[list[EvaluatedImage]], None] | None = None,
 ) -> list[EvaluatedImage]:
     """Verifies images by all methods, attacks them, and holds the certificates against the attacks.
@@ -82,7 +84,8 @@ def evaluate(
         settings: methods, region and attacks.
         indices: of the images to evaluate; by default all.
         batch_size: images at a time; by default as many as each method can take within the memory budget.
-        memory_budget: bytes for the coefficients of a batch. Verdicts do not depend on it.
+        memory_budget: bytes, or text like "4GiB", that bounds may take; None: half of the memory that is free. Verdicts
+            do not depend on it.
         on_images: called with what was found, after every batch.
 
     Raises:
@@ -95,10 +98,11 @@ def evaluate(
         return []
     weights = next(model.parameters(), None)
     device = x.device if weights is None else weights.device
-    example = x[todo[:1]].to(device)
-    size = batch_size or min(_LARGEST_BATCH, default_batch_size(model, example, "IBP", memory_budget))
     images: list[EvaluatedImage] = []
     with evaluation_mode(model):
+        options = bound_options(settings.strategies[0], memory_budget)
+        net = BoundedModule(model, x[todo[:1]].to(device), bound_opts=options)
+        size = batch_size or min(_LARGEST_BATCH, images_at_once(net, "IBP"))
         for start in range(0, len(todo), size):
             part = todo[start : start + size]
             index = torch.tensor(part)
@@ -122,7 +126,7 @@ def _evaluate_batch(
     settings: EvaluationSettings,
     indices: list[int],
     batch_size: int | None,
-    memory_budget: int,
+    memory_budget: int | str | None,
 ) -> list[EvaluatedImage]:
     started = time.perf_counter()
     verified: dict[str, list[bool]] = {}

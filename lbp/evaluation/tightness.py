@@ -12,7 +12,7 @@ from lbp.errors import InvalidInputError
 from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
 from lbp.verification import method_names
-from lbp.verification.batches import default_batch_size
+from lbp.verification.batches import images_at_once
 from lbp.verification.verify import bound_options
 
 
@@ -67,7 +67,7 @@ def tightness(
     with evaluation_mode(model), torch.no_grad():
         for number, (name, strategy) in enumerate(wanted, start=1):
             net = BoundedModule(model, x[:1], bound_opts=bound_options(strategy))
-            size = default_batch_size(model, x[:1], name)
+            size = images_at_once(net, name)
             widths = [_mean_width(net, x, PerturbationLpNorm(eps=eps, clip=clip), name, size) for eps in radii]
             curves.append(WidthCurve(name, strategy, tuple(radii), tuple(widths)))
             if progress is not None:

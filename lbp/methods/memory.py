@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 64 * 2**20
 """Rows at once take no more than this even where the budget allows: more does not make them faster."""
 
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
 
 def budget_in_bytes(value: int | float | str) -> int:
     """Return a budget given as a number of bytes or as text like "4GiB".
@@ -39,9 +37,9 @@ def budget_in_bytes(value: int | float | str) -> int:
     """
     number: float | None = None
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value.lower())
-        if match and match[2] in _UNITS:
-            number = float(match[1]) * _UNITS[match[2]]
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", value.strip().lower())
+        if match:
+            number = float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " ")
     elif isinstance(value, int | float) and not isinstance(value, bool):
         number = float(value)
     if number is None or not 1 <= number < float("inf"):
@@ -207,16 +205,53 @@ def images_at_once(problem: Problem, method: Method) -> int:
     """
     if problem.budget is None:
         return max(1, problem.region.batch)
-    network, itemsize = problem.network, problem.dtype.itemsize
-    rows = None if problem.specification is None else problem.specification.shape[1]
-    each = image_bytes(network, method, problem.output, rows, itemsize, windows=problem.windows)
+    return images_within(
+        problem.budget,
+        problem.network,
+        method,
+        problem.output,
+        None if problem.specification is None else problem.specification.shape[1],
+        problem.dtype.itemsize,
+        windows=problem.windows,
+        strict=problem.budget_is_strict,
+    )
+
+
+def images_within(
+    budget: int,
+    network: Network,
+    method: Method,
+    output: BoundNode,
+    rows: int | None,
+    itemsize: int,
+    *,
+    windows: bool,
+    strict: bool,
+) -> int:
+    """Return how many images at a time stay within a budget, at least one.
+
+    Args:
+        budget: bytes.
+        network: the graph.
+        method: the method.
+        output: the bounded node.
+        rows: rows of the specification; None: one for each output.
+        itemsize: bytes of a number.
+        windows: whether rows are kept as windows where that is smaller.
+        strict: whether a budget that is too small for a single image is an error.
+
+    Raises:
+        InvalidInputError: such a budget; the least that is needed is named.
+    """
+    each = image_bytes(network, method, output, rows, itemsize, windows=windows)
     fixed = shared_bytes(network, itemsize)
     if method.hidden in ("crown", "relaxed-crown"):
-        fixed += max((row_bytes(network, node, itemsize) for node in problem.pre_activations), default=0)
-    if problem.budget_is_strict and problem.budget < each + fixed:
+        starts = pre_activations(network.below(output))
+        fixed += max((row_bytes(network, node, itemsize) for node in starts), default=0)
+    if strict and budget < each + fixed:
         raise InvalidInputError(
-            f"memory_budget={problem.budget} bytes is too small: this method takes at least {each + fixed} bytes "
+            f"memory_budget={budget} bytes is too small: {method} takes at least {each + fixed} bytes "
             f"({(each + fixed) / 2**20:.1f} MiB) for one input of shape {list(network.input.shape)}"
         )
     # Half of what is left stays for the rows of hidden layers.
-    return max(1, (problem.budget - fixed) // (2 * each))
+    return max(1, (budget - fixed) // (2 * each))

@@ -33,6 +33,12 @@ class Method:
         """Whether the output is bounded by back-substitution from the specification."""
         return self.output in ("crown", "relaxed-crown")
 
+    def __str__(self) -> str:
+        """Return the name as the paper writes it, such as "CROWN-IBP"."""
+        if self.hidden == "relaxed-crown":
+            return f"Relaxed-CROWN-{self.depth}"
+        return self.output.upper() if self.hidden == self.output else f"{self.output}-{self.hidden}".upper()
+
 
 _IBP = Method("ibp", "ibp")
 _CROWN = Method("crown", "crown")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -176,13 +177,17 @@ def strategy_of(options: Mapping[str, Any]) -> str:
 def budget_of(options: Mapping[str, Any], given: int | str | None, device: torch.device) -> tuple[int, bool]:
     """Return the bytes that bounds may take, and whether somebody asked for that number.
 
-    Without a `memory_budget` it is half of what the device has free.
+    Without a `memory_budget` it is half of what the device has free; of host memory every process that torchrun started
+    on this machine takes its share.
 
     Raises:
         InvalidInputError: a budget that is no amount of memory.
     """
     asked = options.get("memory_budget") if given is None else given
-    return (free_memory(device) // 2, False) if asked is None else (budget_in_bytes(asked), True)
+    if asked is not None:
+        return budget_in_bytes(asked), True
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
+    return free_memory(device) // (2 * sharing), False
 
 
 def rows_of(options: Mapping[str, Any]) -> int | None:

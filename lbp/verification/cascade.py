@@ -14,9 +14,9 @@ from lbp.errors import InvalidInputError
 from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
 from lbp.settings import Settings
-from lbp.verification.batches import DEFAULT_BUDGET, default_batch_size
+from lbp.verification.batches import images_at_once
 from lbp.verification.falsify import AttackSettings, falsify, predicted_classes
-from lbp.verification.margins import margin_bounds
+from lbp.verification.margins import certainly_above, margin_bounds
 from lbp.verification.verdicts import ImageVerdict
 from lbp.verification.verify import bound_options, checked_classes, method_names
 
@@ -58,14 +58,16 @@ def run_cascade(
     *,
     indices: Sequence[int] | None = None,
     batch_size: int | None = None,
-    memory_budget: int = DEFAULT_BUDGET,
+    memory_budget: int | str | None = None,
     on_verdicts: Callable[[list[ImageVerdict]], None] | None = None,
 ) -> list[ImageVerdict]:
     """Verifies images by one method after the other until their verdict is known.
 
     Every stage collects the images that the stages before it leave open until they fill a batch, so that costly methods
-    run on full batches and verdicts are known as early as possible. A margin bound that is NaN or infinite verifies
-    nothing.
+    run on full batches and verdicts are known as early as possible. A margin bound that is NaN, infinite or
+    above 0 by no more than rounding verifies
+    nothing. CROWN bounds only the hidden neurons that intervals leave open and keeps the tighter of both bounds
+    (`sparse_intermediate_bounds` of `BoundedModule`), so that it verifies at least what the textbook method does.
 
     Args:
         model: network to logits; run in evaluation mode and put back as it was.
@@ -74,7 +76,8 @@ def run_cascade(
         settings: methods, region and attack.
         indices: of the images to verify; by default all.
         batch_size: images at a time; by default as many as each method can take within the memory budget.
-        memory_budget: bytes for the coefficients of a batch. Verdicts do not depend on it.
+        memory_budget: bytes, or text like "4GiB", that bounds may take; None: half of the memory that is free. Verdicts
+            do not depend on it.
         on_verdicts: called with the verdicts that have become known, after every batch.
 
     Returns:
@@ -95,19 +98,20 @@ def run_cascade(
     if not todo:
         return []
     with evaluation_mode(model), torch.no_grad():
-        cascade = _Cascade(model, x, labels, settings)
-        names = cascade.stages()
-        example = x[todo[:1]].to(cascade.device)
-        sizes = {
-            name: batch_size or default_batch_size(model, example, _batch_like(name), memory_budget) for name in names
-        }
-        return cascade.run(todo, sizes, on_verdicts)
+        return _Cascade(model, x, labels, settings, memory_budget).run(todo, batch_size, on_verdicts)
 
 
 class _Cascade:
     """The stages, the images that wait before each, and what is known of them."""
 
-    def __init__(self, model: nn.Module, x: Tensor, labels: Tensor, settings: CascadeSettings) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        labels: Tensor,
+        settings: CascadeSettings,
+        memory_budget: int | str | None,
+    ) -> None:
         self._model = model
         self._x = x
         self._labels = labels
@@ -116,12 +120,13 @@ class _Cascade:
             eps=settings.eps, norm=math.inf if settings.norm is None else settings.norm, clip=settings.clip
         )
         weights = next(model.parameters(), None)
-        self.device = x.device if weights is None else weights.device
-        self._net = BoundedModule(model, x[:1].to(self.device), bound_opts=bound_options(settings.strategy))
+        self._device = x.device if weights is None else weights.device
+        options = bound_options(settings.strategy, memory_budget, textbook=False)
+        self._net = BoundedModule(model, x[:1].to(self._device), bound_opts=options)
         self._classes = 0
         self._waiting: dict[int, ImageVerdict] = {}
 
-    def stages(self) -> list[str]:
+    def _stages(self) -> list[str]:
         """Names of the stages in the order of their cost."""
         methods = method_names(self._settings.methods, sort=True)
         cheap = [name for name in methods if name in _CHEAP]
@@ -129,10 +134,14 @@ class _Cascade:
         return [_CLEAN, *cheap, *attack, *(name for name in methods if name not in cheap)]
 
     def run(
-        self, todo: Iterable[int], sizes: dict[str, int], on_verdicts: Callable[[list[ImageVerdict]], None] | None
+        self,
+        todo: Iterable[int],
+        batch_size: int | None,
+        on_verdicts: Callable[[list[ImageVerdict]], None] | None,
     ) -> list[ImageVerdict]:
         """Moves images from stage to stage; the last stage that has a full batch goes first."""
-        names = list(sizes)
+        names = self._stages()
+        sizes = {name: images_at_once(self._net, _batch_like(name), batch_size) for name in names}
         queues = {name: deque[int]() for name in names}
         queues[names[0]].extend(todo)
         finished: list[ImageVerdict] = []
@@ -154,7 +163,7 @@ class _Cascade:
     def _stage(self, name: str, batch: list[int]) -> None:
         started = time.perf_counter()
         index = torch.tensor(batch, device=self._x.device)
-        x, labels = self._x[index].to(self.device), self._labels[index.to(self._labels.device)].to(self.device)
+        x, labels = self._x[index].to(self._device), self._labels[index.to(self._labels.device)].to(self._device)
         if name == _CLEAN:
             self._predict(batch, x, labels)
         elif name == _ATTACK:
@@ -179,7 +188,7 @@ class _Cascade:
         bounds = margin_bounds(
             self._net, x, labels, num_classes=self._classes, perturbation=self._region, method=name
         ).cpu()
-        verified = (torch.isfinite(bounds) & (bounds > 0)).all(dim=1)
+        verified = certainly_above(bounds).all(dim=1)
         for image, bound, holds in zip(batch, bounds.amin(1).tolist(), verified.tolist(), strict=True):
             self._change(image, margins=self._waiting[image].margins | {name: bound if math.isfinite(bound) else None})
             if holds:
@@ -190,7 +199,9 @@ class _Cascade:
             self._model, x, labels, self._settings.eps,
             clip=self._settings.clip, settings=self._settings.attack, indices=batch,
         )  # fmt: skip
-        for image, attack in zip(batch, found.found_by, strict=True):
+        margins, classes = found.margins.tolist(), found.predictions.tolist()
+        for image, attack, margin, label in zip(batch, found.found_by, margins, classes, strict=True):
+            self._change(image, attack_margin=margin if math.isfinite(margin) else None, attack_class=label)
             if attack is not None:
                 self._change(image, verdict="falsified", by=attack)
 

@@ -83,8 +83,8 @@ def falsify(
         eps: radius.
         clip: valid range of the data.
         settings: of the attacks.
-        indices: of the examples in their data set, on which their random choices depend, so that an example meets the
-            same attack in every batch; by default 0, 1, ...
+        indices: of the examples in their data set. The seed of an example is `settings.seed + 1000003 * index`, so that
+            it meets the same attack in every batch, and what was found for it can be found again; by default 0, 1, ...
     """
     settings = settings or AttackSettings()
     seeds = [settings.seed + _SEED_STRIDE * index for index in (range(len(x)) if indices is None else indices)]

@@ -1,10 +1,32 @@
-"""Lower bounds of the margins, for verdicts and for losses."""
+"""Lower bounds of the margins, for verdicts and for losses, and when one decides a verdict."""
 
+import torch
 from torch import Tensor
 
 from lbp.bounded import BoundedModule, BoundedTensor
 from lbp.perturbations import PerturbationLpNorm
 from lbp.specification import margins
+
+SLACK = 256
+"""Room that a bound must leave, in units in the last place of the largest of 1, itself and what it is compared with.
+
+Products with the weights are rounded to nearest, so that a bound may be wrong by some units in the last place.
+"""
+
+
+def certainly_above(lower: Tensor, limit: Tensor | float = 0.0) -> Tensor:
+    """Whether lower bounds are above a limit by more than rounding; NaN and infinite bounds are not.
+
+    Args:
+        lower: bounds of any shape, float32 or float64.
+        limit: number or tensor that broadcasts to it.
+
+    Returns:
+        bool, the shape of `lower`.
+    """
+    limit = torch.as_tensor(limit, dtype=lower.dtype, device=lower.device)
+    scale = torch.maximum(lower.abs(), limit.abs()).clamp_min(1.0)
+    return torch.isfinite(lower) & (lower - limit > SLACK * torch.finfo(lower.dtype).eps * scale)
 
 
 def margin_bounds(

@@ -15,7 +15,8 @@ class MethodResult:
     Attributes:
         method: its name.
         margins: lower bounds [N, classes - 1] of the true logit minus every other; NaN where not computed.
-        verified: bool [N]; all margins are finite and positive, and the example is classified correctly.
+        verified: bool [N]; all margins are finite and above 0 by more than rounding, and the example is classified
+            correctly.
         computed: bool [N]; False where a cascade did not need the method.
         seconds: float64 [N]; time of the example's batch divided by its examples, 0 where not computed.
     """

@@ -26,6 +26,10 @@ class ImageVerdict(Settings):
             is known; "misclassified": without perturbation; "open": none of these.
         by: method or attack that decided.
         margins: smallest margin bound by method, as far as they ran; None where it is NaN or infinite.
+        attack_margin: smallest margin that the attacks saw, that of the counterexample of a falsified image; None where
+            nothing was attacked, or for NaN. The point itself is not kept: `falsify` finds it again from the settings
+            of the run and `indices=[index]`, whatever the batch was.
+        attack_class: class at that point; -1 if a logit is NaN.
         seconds: time spent on the image, its share of every batch.
     """
 
@@ -35,6 +39,8 @@ class ImageVerdict(Settings):
     verdict: Verdict = "open"
     by: str | None = None
     margins: dict[str, float | None] = Field(default_factory=dict)
+    attack_margin: float | None = None
+    attack_class: int | None = None
     seconds: float = 0.0
 
 

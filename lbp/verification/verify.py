@@ -14,23 +14,15 @@ from lbp.errors import InvalidInputError
 from lbp.methods.names import parse_method
 from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
-from lbp.verification.batches import DEFAULT_BUDGET, default_batch_size
+from lbp.verification.batches import images_at_once
 from lbp.verification.falsify import predicted_classes
-from lbp.verification.margins import margin_bounds
+from lbp.verification.margins import certainly_above, margin_bounds
 from lbp.verification.result import MethodResult, VerificationResult
 
 METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "Relaxed-CROWN-2", "CROWN")
 """The six methods of Lyu et al. 2021, cheapest first."""
 
 Progress = Callable[[str, int, int], None]
-
-_CANONICAL = {
-    ("ibp", "ibp"): "IBP",
-    ("ibp", "crown"): "CROWN-IBP",
-    ("lbp", "lbp"): "LBP",
-    ("lbp", "crown"): "CROWN-LBP",
-    ("crown", "crown"): "CROWN",
-}
 
 
 def verify(
@@ -45,14 +37,15 @@ def verify(
     strategy: str = "tight",
     cascade: bool = False,
     batch_size: int | None = None,
-    memory_budget: int = DEFAULT_BUDGET,
+    memory_budget: int | str | None = None,
     num_classes: int | None = None,
     progress: Progress | None = None,
 ) -> VerificationResult:
-    """Bounds the margins of labelled examples over l_p balls; an example is verified when all are positive.
+    """Bounds the margins of labelled examples over l_p balls; an example is verified when all are above 0.
 
     A verified example is classified correctly at every point of its region. With tight lines the methods are ordered:
-    IBP <= LBP, CROWN-IBP <= CROWN-LBP <= CROWN (Lyu et al. 2021, theorem 2). A margin bound that is NaN or infinite
+    IBP <= LBP, CROWN-IBP <= CROWN-LBP <= CROWN (Lyu et al. 2021, theorem 2); they are the textbook methods, CROWN with
+    back-substitution for every hidden neuron. A margin bound that is NaN, infinite or above 0 by no more than rounding
     verifies nothing, and neither does a misclassified example; one with a NaN among its logits counts as misclassified,
     with the prediction -1.
 
@@ -68,7 +61,8 @@ def verify(
         cascade: run the methods from the cheapest on, each only on correctly classified examples that are still open.
         batch_size: examples at a time; by default as many as each method can take within the memory budget. Does not
             change verdicts beyond rounding.
-        memory_budget: bytes for the coefficients of a batch.
+        memory_budget: bytes, or text like "4GiB", that bounds may take; None: half of the memory that is free. Does not
+            change verdicts beyond rounding.
         num_classes: number of logits; by default that of the model.
         progress: called with (method, examples done, examples in all) after every batch.
 
@@ -86,17 +80,16 @@ def verify(
     labels = labels.to(x.device)
     perturbation = PerturbationLpNorm(eps=eps, norm=norm, clip=clip)
     with evaluation_mode(model), torch.no_grad():
-        net = BoundedModule(model, x[:1], bound_opts=bound_options(strategy))
-        size = batch_size or default_batch_size(model, x[:1], "IBP", memory_budget)
-        logits = torch.cat([model(part) for part in x.split(size)])
+        net = BoundedModule(model, x[:1], bound_opts=bound_options(strategy, memory_budget))
+        sizes = {name: images_at_once(net, name, batch_size) for name in ("IBP", *names)}
+        logits = torch.cat([model(part) for part in x.split(sizes["IBP"])])
         classes = checked_classes(logits, labels, num_classes)
         predictions = predicted_classes(logits)
         left = predictions == labels if cascade else torch.ones_like(labels, dtype=torch.bool)
         results = {}
         for name in names:
-            size = batch_size or default_batch_size(model, x[:1], name, memory_budget)
             bound = partial(margin_bounds, net, num_classes=classes, perturbation=perturbation, method=name)
-            result = _run(name, bound, x, labels, left, classes, size, progress)
+            result = _run(name, bound, x, labels, left, classes, sizes[name], progress)
             result.verified.logical_and_((predictions == labels).cpu())
             results[name] = result
             if cascade:
@@ -130,7 +123,7 @@ def _run(
         place = index.cpu()
         result.seconds[place] = (time.perf_counter() - started) / len(index)
         result.margins[place] = lower
-        result.verified[place] = (torch.isfinite(lower) & (lower > 0)).all(dim=1)
+        result.verified[place] = certainly_above(lower).all(dim=1)
         if progress is not None:
             progress(name, start + len(index), len(todo))
     return result
@@ -154,18 +147,26 @@ def method_names(methods: str | Sequence[str], *, sort: bool = False) -> list[st
     return sorted(names, key=_cost) if sort else names
 
 
-def bound_options(strategy: str) -> dict[str, object]:
-    """Options of `BoundedModule` for the textbook methods with the given bounding lines."""
-    return {"activation_bound_option": strategy, "sparse_intermediate_bounds": False}
+def bound_options(strategy: str, memory_budget: int | str | None = None, *, textbook: bool = True) -> dict[str, object]:
+    """Options of `BoundedModule`.
+
+    Args:
+        strategy: bounding lines of the activations.
+        memory_budget: bytes, or text like "4GiB", that bounds may take; None: half of the memory that is free.
+        textbook: CROWN as published, every hidden neuron bounded by back-substitution and nothing else; False: only
+            neurons that intervals leave open, and the tighter of both bounds, which costs less and verifies more.
+    """
+    return {
+        "activation_bound_option": strategy,
+        "sparse_intermediate_bounds": not textbook,
+        "memory_budget": memory_budget,
+    }
 
 
 def _canonical(name: str) -> str:
     if not isinstance(name, str):
         raise InvalidInputError(f"methods must be names, got {name!r}; choose among {', '.join(METHODS)}")
-    method = parse_method(name.strip())
-    if method.hidden == "relaxed-crown":
-        return f"Relaxed-CROWN-{method.depth}"
-    return _CANONICAL[method.hidden, method.output]
+    return str(parse_method(name.strip()))
 
 
 def _cost(name: str) -> tuple[int, int]:

@@ -72,7 +72,17 @@ def test_a_budget_that_cannot_be_kept_names_the_least(model):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [(12, 12), ("12", 12), ("4GiB", 2**32), ("1.5 MiB", 1.5 * MIB), ("2GB", 2 * 10**9), ("7b", 7)]
+    ("text", "expected"),
+    [
+        (12, 12),
+        ("12", 12),
+        ("4GiB", 2**32),
+        ("1.5 MiB", 1.5 * MIB),
+        ("2GB", 2 * 10**9),
+        ("7b", 7),
+        ("3k", 3000),
+        ("2 Gi", 2**31),
+    ],
 )
 def test_amounts_of_memory(text, expected):
     assert budget_in_bytes(text) == expected

@@ -11,6 +11,7 @@ from lbp.verification import (
     AttackSettings,
     CascadeSettings,
     count_verdicts,
+    falsify,
     run_cascade,
     verify,
 )
@@ -92,6 +93,25 @@ def test_costly_methods_wait_for_full_batches(trained, digits, monkeypatch):
     crown = [size for name, size in sizes if name == "CROWN"]
     assert all(size == 4 for size in crown[:-1])
     assert next(position for position, (name, _) in enumerate(sizes) if name == "CROWN") < len(sizes) - len(crown)
+
+
+def test_a_counterexample_is_found_again_from_what_is_recorded(trained, digits):
+    verdict = next(found for found in cascade(trained, digits) if found.verdict == "falsified")
+    one = slice(verdict.index, verdict.index + 1)
+    again = falsify(
+        trained, digits.images[one].double(), digits.labels[one], EPS,
+        clip=(0, 1), settings=QUICK, indices=[verdict.index],
+    )  # fmt: skip
+    assert again.found_by == [verdict.by]
+    assert int(again.predictions) == verdict.attack_class != verdict.label
+    assert float(again.margins) == pytest.approx(verdict.attack_margin)
+    assert verdict.attack_margin < 0
+
+
+def test_images_that_were_not_attacked_have_no_attack_margin(trained, digits):
+    for verdict in cascade(trained, digits):
+        attacked = verdict.verdict in ("open", "falsified") or verdict.by in ("LBP", "CROWN-LBP", "CROWN")
+        assert (verdict.attack_margin is not None) == attacked
 
 
 def test_without_attack_nothing_is_falsified(trained, digits):

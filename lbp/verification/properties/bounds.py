@@ -33,15 +33,21 @@ class BoxBounds:
         input_shape: of one example; boxes are flattened in its order.
         dtype: of the bounds; the network's parameters have it.
         strategy: bounding lines of the activations.
+        memory_budget: bytes that bounds may take; None: half of the memory that is free.
     """
 
     def __init__(
-        self, network: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype, strategy: str = "adaptive"
+        self,
+        network: nn.Module,
+        input_shape: tuple[int, ...],
+        dtype: torch.dtype,
+        strategy: str = "adaptive",
+        memory_budget: int | str | None = None,
     ) -> None:
         self.input_shape = input_shape
         self.dtype = dtype
         example = torch.zeros(1, *input_shape, dtype=dtype)
-        self._net = BoundedModule(network, example, bound_opts=bound_options(strategy))
+        self._net = BoundedModule(network, example, bound_opts=bound_options(strategy, memory_budget, textbook=False))
 
     def lower(self, low: Tensor, high: Tensor, sets: UnsafeSets, method: str) -> Tensor:
         """Return lower bounds [B, S] of `matrix y` over boxes."""

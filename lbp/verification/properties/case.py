@@ -8,13 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lbp.verification.margins import certainly_above
 from lbp.vnnlib import Conjunction
-
-SLACK = 256
-"""Room that a bound must leave, in units in the last place of the largest of 1, itself and what it is compared with.
-
-Products with the weights are rounded to nearest, and splitting ends at boxes where the output touches its bound.
-"""
 
 
 @dataclass(frozen=True)
@@ -55,11 +50,9 @@ class UnsafeSets:
     def excluded(self, lower: Tensor) -> Tensor:
         """Return which sets [B, K] no output can reach, from lower bounds [B, S] of `matrix y`.
 
-        A set is excluded when one of its rows is above its bound everywhere by more than `SLACK`. NaN excludes none.
+        A set is excluded when one of its rows is above its bound everywhere by more than rounding. NaN excludes none.
         """
-        scale = torch.maximum(lower.abs(), self.bound.abs()).clamp_min(1.0)
-        above = (lower - self.bound > SLACK * torch.finfo(lower.dtype).eps * scale) & torch.isfinite(lower)
-        return (above.unsqueeze(1) & self.member).any(2)
+        return (certainly_above(lower, self.bound).unsqueeze(1) & self.member).any(2)
 
     def excess(self, y: Tensor) -> Tensor:
         """Return the largest `matrix y - bound` [B, K] of every set; y [B, outputs] is in a set where it is <= 0."""

@@ -67,6 +67,7 @@ def verify_property(
     dtype: torch.dtype = torch.float64,
     deadline: Deadline | None = None,
     evaluations: Sequence[Evaluation] | None = None,
+    memory_budget: int | str | None = None,
     seed: int = 0,
 ) -> PropertyResult:
     """Decide whether a property holds for a network.
@@ -86,10 +87,11 @@ def verify_property(
         deadline: when to give up; without one, boxes are split until they are decided.
         evaluations: other ways to compute the output, float64 [inputs] to [outputs], that must agree with the network
             about a counterexample; by default the network in float32. The first one's output is reported.
+        memory_budget: bytes, or text like "4GiB", that bounds may take; None: half of the memory that is free.
         seed: of the attack.
 
     Raises:
-        InvalidInputError: a network that does not fit the property, IBP as split_method.
+        InvalidInputError: a network that does not fit the property, IBP as split_method, a budget that is too small.
         UnsupportedLayerError: a layer without bounds.
         UnsupportedArgumentError: an unknown method.
     """
@@ -97,7 +99,7 @@ def verify_property(
     if parse_method(split_method).output == "ibp":
         raise InvalidInputError("split_method: IBP has no linear bounds to choose the cut by; use CROWN or LBP")
     deadline = deadline or Deadline()
-    session = _Session(network, problem, input_shape, deadline, strategy, dtype, evaluations, seed)
+    session = _Session(network, problem, input_shape, deadline, strategy, dtype, evaluations, memory_budget, seed)
     decided: list[str] = []
     verdict = Verdict.HOLDS
     try:
@@ -133,6 +135,7 @@ class _Session:
         strategy: str,
         dtype: torch.dtype,
         evaluations: Sequence[Evaluation] | None,
+        memory_budget: int | str | None,
         seed: int,
     ) -> None:
         self.network = copy.deepcopy(network).to(dtype).eval().requires_grad_(False)
@@ -145,7 +148,7 @@ class _Session:
         _check_fit(self.network, problem, input_shape, dtype)
         others = (_evaluation(network, input_shape, torch.float32),) if evaluations is None else tuple(evaluations)
         self.confirm = Confirmation(problem, (*others, _evaluation(network, input_shape, torch.float64)))
-        self.bounds = BoxBounds(self.network, input_shape, dtype, strategy)
+        self.bounds = BoxBounds(self.network, input_shape, dtype, strategy, memory_budget)
 
     def result(
         self, verdict: Verdict, decided_by: Sequence[str], counterexample: Counterexample | None = None
