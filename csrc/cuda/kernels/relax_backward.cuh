@@ -22,7 +22,8 @@ struct RelaxBackwardLaunch {
 
 template <typename T, bool kAligned>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_backward_kernel(const RelaxBackwardLaunch<T> args) {
-  constexpr int kSlots = kAligned ? kRelaxSlots : kRelaxSlots / 2;
+  // Half of them where registers would not do: float64 constants beside float64 lines, or an address for every number.
+  constexpr int kSlots = kAligned && sizeof(T) == 4 ? kRelaxSlots : kRelaxSlots / 2;
   LBP_DYNAMIC_SHARED(double, warp_sums);  // [slots, kWarps]
   LBP_SHARED(T, line_data, kLineTileSize<T>);
   const RelaxBackwardArguments<T>& op = args.op;
