@@ -42,8 +42,14 @@ def test_nan_throughout_an_argument_leaves_no_finite_bound(name, place, backend)
     with lbp.backend(backend):
         outputs = as_tuple(op(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True))))
     # l' depends on l alone, a matrix not on its constants: the bound that joins them is what must be lost.
-    floats = [out for out in outputs if is_float(out)]
-    assert any(out.isnan().all() for out in floats)
+    assert any(nothing_is_left(out, name) for out in outputs if is_float(out))
+
+
+def nothing_is_left(out, name):
+    """Whether no number, of windowed matrices no neuron's row, is free of NaN; windows hold 0 beside the image."""
+    if name == "forward_conv2d_windows" and out.dim() == 7:
+        return out.isnan().flatten(1, 3).any(1).all()
+    return out.isnan().all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
