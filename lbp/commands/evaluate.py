@@ -99,7 +99,7 @@ def evaluate(
 
         with progress_bars(visible=group.leads) as bars:
             records = run_images(
-                work, len(labels), settings=identity, path=results, resume=resume, group=group,
+                work, len(labels), settings=identity, kind=EvaluatedImage, path=results, resume=resume, group=group,
                 progress=ImageProgress(bars, "evaluate", _KINDS, _kind_of),
             )  # fmt: skip
         if not group.leads:

@@ -101,7 +101,7 @@ def verify(
 
         with progress_bars(visible=group.leads) as bars:
             records = run_images(
-                work, len(labels), settings=identity, path=results, resume=resume, group=group,
+                work, len(labels), settings=identity, kind=ImageVerdict, path=results, resume=resume, group=group,
                 progress=ImageProgress(bars, "verify", VERDICTS, lambda record: str(record["verdict"])),
             )  # fmt: skip
         if not group.leads:

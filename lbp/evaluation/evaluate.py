@@ -3,9 +3,10 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lbp.bounded import BoundedModule
@@ -13,7 +14,7 @@ from lbp.nn import evaluation_mode
 from lbp.settings import Settings
 from lbp.verification import AttackSettings, check_consistent, falsify, verify
 from lbp.verification.batches import images_at_once
-from lbp.verification.verify import bound_options
+from lbp.verification.verify import Strategy, bound_options
 
 METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP")
 STRATEGIES = ("tight", "adaptive")
@@ -36,7 +37,7 @@ class EvaluationSettings(Settings):
     eps: float = Field(ge=0.0)
     clip: tuple[float, float] | None = (0.0, 1.0)
     methods: tuple[str, ...] = Field(default=METHODS, min_length=1)
-    strategies: tuple[str, ...] = Field(default=STRATEGIES, min_length=1)
+    strategies: tuple[Strategy, ...] = Field(default=STRATEGIES, min_length=1)
     attack: AttackSettings = AttackSettings()
 
 
@@ -62,6 +63,18 @@ class EvaluatedImage(Settings):
     attacked_by: str | None = None
     attack_margin: float | None = None
     seconds: float = 0.0
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """Refuse certificates that the line itself contradicts."""
+        for name in (name for name, holds in self.verified.items() if holds):
+            bound = self.margins.get(name)
+            if self.label != self.prediction or self.attacked_by is not None or not (bound is not None and bound > 0):
+                raise ValueError(
+                    f"verified by {name} with the margin bound {bound}, label {self.label}, class {self.prediction}, "
+                    f"attacked by {self.attacked_by}"
+                )
+        return self
 
 
 def evaluate(

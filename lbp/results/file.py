@@ -13,8 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pydantic import ValidationError
+
 from lbp.checkpoint import write_atomically
 from lbp.errors import LbpError
+from lbp.settings import Settings, validation_message
 
 FORMAT = "lbp-results"
 FORMAT_VERSION = 1
@@ -131,11 +134,47 @@ def read_lines(path: Path | str, settings: Mapping[str, Any] | None = None) -> t
     return head["settings"], [_parse(path, number, line) for number, line in enumerate(lines[1:], start=2)]
 
 
+def read_records(
+    path: Path | str, kind: type[Settings] | None, settings: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], list[Record]]:
+    """As `read_lines`, with every record checked.
+
+    Args:
+        path: of the file.
+        kind: what a record must be; None: anything.
+        settings: that the file must have been made with; None: any.
+
+    Raises:
+        ResultsError: as `read_lines`, and a line that is no such record.
+    """
+    found, records = read_lines(path, settings)
+    if kind is None:
+        return found, records
+    for number, record in enumerate(records, start=2):
+        try:
+            kind.model_validate(record)
+        except ValidationError as error:
+            raise ResultsError(
+                f"{path}: line {number} is no result of this kind ({validation_message(error)})"
+            ) from error
+    return found, records
+
+
 def _check_settings(path: Path | str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    different = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    was, now = _flat(found), _flat(wanted)
+    different = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
     if different:
-        parts = "; ".join(f"{name} was {found.get(name)}, now {wanted.get(name)}" for name in different)
+        parts = "; ".join(f"{name} was {was.get(name)}, now {now.get(name)}" for name in different)
         raise ResultsError(f"{path} was made with other settings ({parts}); repeat them, or name another file")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their full names, such as "verify.attack.steps"."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = isinstance(value, Mapping) and value
+        flat |= _flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return flat
 
 
 def _complete_length(content: bytes) -> int:

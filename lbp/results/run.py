@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lbp.distributed import Workers
-from lbp.results.file import Record, ResultsError, ResultsFile, read_lines, write_results
+from lbp.results.file import Record, ResultsError, ResultsFile, read_records, write_results
+from lbp.settings import Settings
 
 Emit = Callable[[list[Record]], None]
 Work = Callable[[list[int], Emit], None]
@@ -17,6 +18,7 @@ def run_images(
     total: int,
     *,
     settings: Mapping[str, Any],
+    kind: type[Settings] | None = None,
     path: Path | None = None,
     resume: bool = False,
     group: Workers | None = None,
@@ -34,6 +36,7 @@ def run_images(
             images, which have their image's number under "index".
         total: number of images; the indices are 0, ..., total - 1.
         settings: everything that the results depend on, JSON values.
+        kind: what a record must be; those of a file are checked before anything is built on them. None: anything.
         path: results file; None: the records are only returned.
         resume: continue what `path` holds; else it must not exist.
         group: the processes.
@@ -50,8 +53,8 @@ def run_images(
     group = group or Workers()
     found: list[Record] = []
     if path is not None:
-        _same_everywhere(group, _refusal(path, settings, resume))
-        found = [record for name in _files(path) for record in read_lines(name, settings)[1]]
+        _same_everywhere(group, _refusal(path, settings, kind, resume))
+        found = [record for name in _files(path) for record in read_records(name, kind, settings)[1]]
     done = _by_index(record for part in group.gather(found) for record in part)
     todo = [index for index in range(total) if index not in done][group.rank :: group.size]
     if progress is not None:
@@ -79,14 +82,14 @@ def run_images(
     return ordered
 
 
-def _refusal(path: Path, settings: Mapping[str, Any], resume: bool) -> str | None:
+def _refusal(path: Path, settings: Mapping[str, Any], kind: type[Settings] | None, resume: bool) -> str | None:
     """What speaks against writing to the results file, if anything."""
     existing = _files(path)
     if existing and not resume:
         return f"{existing[0]} exists; continue it by --resume (resume=True), or name another file"
     try:
         for name in existing:
-            read_lines(name, settings)
+            read_records(name, kind, settings)
     except ResultsError as error:
         return str(error)
     return None
@@ -121,7 +124,7 @@ def _by_index(records: Iterable[Record]) -> dict[int, Record]:
     table: dict[int, Record] = {}
     for record in records:
         index = record.get("index")
-        if not isinstance(index, int):
+        if type(index) is not int:
             raise ResultsError(f"a result without the number of its image: {record}")
         if table.setdefault(index, record) != record:
             raise ResultsError(f"image {index} has two different results: {table[index]} and {record}")

@@ -1,9 +1,13 @@
 """How many images at a time."""
 
 from lbp.bounded import BoundedModule
+from lbp.methods import parse_method
 
 LARGEST_BATCH = 512
 """More images at a time do not make a method faster, and results come later."""
+
+_LARGEST_OF_ROWS = 16
+"""The same for methods that substitute back from every hidden neuron: one image has thousands of rows already."""
 
 
 def images_at_once(bounded: BoundedModule, method: str, chosen: int | None = None) -> int:
@@ -17,4 +21,5 @@ def images_at_once(bounded: BoundedModule, method: str, chosen: int | None = Non
     Raises:
         InvalidInputError: a budget that is too small for one image; the least that is needed is named.
     """
-    return chosen or min(LARGEST_BATCH, bounded.images_within(method))
+    most = _LARGEST_OF_ROWS if parse_method(method).hidden in ("crown", "relaxed-crown") else LARGEST_BATCH
+    return chosen or min(most, bounded.images_within(method))

@@ -4,6 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from lbp.bounded import BoundedModule
 from lbp.errors import InvalidInputError
+from lbp.graph import BoundNode
 from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
 from lbp.settings import Settings
@@ -18,7 +20,7 @@ from lbp.verification.batches import images_at_once
 from lbp.verification.falsify import AttackSettings, falsify, predicted_classes
 from lbp.verification.margins import certainly_above, margin_bounds
 from lbp.verification.verdicts import ImageVerdict
-from lbp.verification.verify import bound_options, checked_classes, method_names
+from lbp.verification.verify import Strategy, bound_options, checked_classes, method_names
 
 CASCADE = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN")
 """The methods of a cascade unless others are named, cheapest first."""
@@ -26,7 +28,7 @@ CASCADE = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN")
 _CHEAP = ("IBP", "CROWN-IBP")
 """Methods that cost less than an attack and therefore run before it."""
 
-_CLEAN, _ATTACK = "clean", "attack"
+_CLEAN, _ATTACK, _BOTH_LBP = "clean", "attack", "LBP and CROWN-LBP"
 
 
 class CascadeSettings(Settings):
@@ -46,7 +48,7 @@ class CascadeSettings(Settings):
     norm: float | None = Field(default=None, ge=1.0)
     clip: tuple[float, float] | None = (0.0, 1.0)
     methods: tuple[str, ...] = CASCADE
-    strategy: str = "tight"
+    strategy: Strategy = "tight"
     attack: AttackSettings | None = AttackSettings(steps=40, restarts=2, queries=200)
 
 
@@ -68,6 +70,7 @@ def run_cascade(
     above 0 by no more than rounding verifies
     nothing. CROWN bounds only the hidden neurons that intervals leave open and keeps the tighter of both bounds
     (`sparse_intermediate_bounds` of `BoundedModule`), so that it verifies at least what the textbook method does.
+    CROWN-LBP takes the bounds of the hidden layers over from LBP.
 
     Args:
         model: network to logits; run in evaluation mode and put back as it was.
@@ -131,7 +134,11 @@ class _Cascade:
         methods = method_names(self._settings.methods, sort=True)
         cheap = [name for name in methods if name in _CHEAP]
         attack = [] if self._settings.attack is None else [_ATTACK]
-        return [_CLEAN, *cheap, *attack, *(name for name in methods if name not in cheap)]
+        costly = [name for name in methods if name not in cheap]
+        if {"LBP", "CROWN-LBP"} <= set(costly):
+            costly[costly.index("LBP")] = _BOTH_LBP
+            costly.remove("CROWN-LBP")
+        return [_CLEAN, *cheap, *attack, *costly]
 
     def run(
         self,
@@ -168,6 +175,8 @@ class _Cascade:
             self._predict(batch, x, labels)
         elif name == _ATTACK:
             self._attack(batch, x, labels)
+        elif name == _BOTH_LBP:
+            self._bound_by_lbp(batch, x, labels)
         else:
             self._bound(name, batch, x, labels)
         share = (time.perf_counter() - started) / len(batch)
@@ -179,15 +188,29 @@ class _Cascade:
         self._classes = checked_classes(logits, labels)
         predictions = predicted_classes(logits)
         for image, label, prediction in zip(batch, labels.tolist(), predictions.tolist(), strict=True):
-            known = ImageVerdict(index=image, label=label, prediction=prediction)
-            self._waiting[image] = known
-            if label != prediction:
-                self._change(image, verdict="misclassified", by=_CLEAN)
+            wrong: dict[str, Any] = {} if label == prediction else {"verdict": "misclassified", "by": _CLEAN}
+            self._waiting[image] = ImageVerdict(index=image, label=label, prediction=prediction, **wrong)
 
-    def _bound(self, name: str, batch: list[int], x: Tensor, labels: Tensor) -> None:
+    def _bound_by_lbp(self, batch: list[int], x: Tensor, labels: Tensor) -> None:
+        """Bounds a batch by LBP, and what that leaves open by CROWN-LBP with the same bounds of the hidden layers."""
+        self._bound("LBP", batch, x, labels)
+        left = [place for place, image in enumerate(batch) if self._waiting[image].verdict == "open"]
+        if left:
+            hidden = {node.name: _chosen(node, left) for node in self._net.get_layers_requiring_bounds()}
+            self._bound("CROWN-LBP", [batch[place] for place in left], x[left], labels[left], hidden)
+
+    def _bound(
+        self,
+        name: str,
+        batch: list[int],
+        x: Tensor,
+        labels: Tensor,
+        hidden: dict[str, tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
         bounds = margin_bounds(
-            self._net, x, labels, num_classes=self._classes, perturbation=self._region, method=name
-        ).cpu()
+            self._net, x, labels, num_classes=self._classes, perturbation=self._region,
+            method=name if hidden is None else "backward", interm_bounds=hidden,
+        ).cpu()  # fmt: skip
         verified = certainly_above(bounds).all(dim=1)
         for image, bound, holds in zip(batch, bounds.amin(1).tolist(), verified.tolist(), strict=True):
             self._change(image, margins=self._waiting[image].margins | {name: bound if math.isfinite(bound) else None})
@@ -211,4 +234,11 @@ class _Cascade:
 
 def _batch_like(stage: str) -> str:
     """The method whose batches a stage takes over: a pass through the network costs what interval bounds cost."""
-    return "IBP" if stage in (_CLEAN, _ATTACK) else stage
+    return {_CLEAN: "IBP", _ATTACK: "IBP", _BOTH_LBP: "CROWN-LBP"}.get(stage, stage)
+
+
+def _chosen(node: BoundNode, places: list[int]) -> tuple[Tensor, Tensor]:
+    """The bounds of a node for some images of the batch that was bounded last."""
+    assert node.lower is not None
+    assert node.upper is not None
+    return node.lower[places], node.upper[places]

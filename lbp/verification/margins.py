@@ -1,5 +1,7 @@
 """Lower bounds of the margins, for verdicts and for losses, and when one decides a verdict."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,7 @@ def margin_bounds(
     num_classes: int,
     perturbation: PerturbationLpNorm,
     method: str,
+    interm_bounds: Mapping[str, Sequence[Tensor]] | None = None,
 ) -> Tensor:
     """Lower bounds of the true logit minus every other over the regions around inputs.
 
@@ -47,12 +50,15 @@ def margin_bounds(
         num_classes: number of logits.
         perturbation: the region around every input.
         method: as `compute_bounds` takes it.
+        interm_bounds: bounds of hidden layers to use as they are, as `compute_bounds` takes them.
 
     Returns:
         [B, num_classes - 1], differentiable.
     """
     region = BoundedTensor(x, perturbation)
     specification = margins(labels, num_classes, dtype=x.dtype)
-    lower = bounded.compute_bounds(x=(region,), C=specification, method=method, bound_upper=False)[0]
+    lower = bounded.compute_bounds(
+        x=(region,), C=specification, method=method, bound_upper=False, interm_bounds=interm_bounds
+    )[0]
     assert lower is not None
     return lower

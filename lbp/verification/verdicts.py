@@ -4,12 +4,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, model_validator
 
-from lbp.results import ResultsError, read_lines
-from lbp.settings import Settings, validation_message
+from lbp.results import read_records
+from lbp.settings import Settings
 
 Verdict = Literal["verified", "open", "falsified", "misclassified"]
 VERDICTS: tuple[Verdict, ...] = ("verified", "open", "falsified", "misclassified")
@@ -42,6 +42,16 @@ class ImageVerdict(Settings):
     attack_margin: float | None = None
     attack_class: int | None = None
     seconds: float = 0.0
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """Refuse a verdict that its own line contradicts."""
+        if (self.verdict == "misclassified") != (self.label != self.prediction):
+            raise ValueError(f"the verdict {self.verdict!r} contradicts label {self.label} and class {self.prediction}")
+        bound = self.margins.get(self.by or "")
+        if self.verdict == "verified" and not (bound is not None and bound > 0):
+            raise ValueError(f"verified by {self.by} with the margin bound {bound}")
+        return self
 
 
 def count_verdicts(verdicts: Iterable[ImageVerdict]) -> dict[str, int]:
@@ -95,10 +105,7 @@ def read_verdicts(path: Path | str) -> tuple[dict[str, Any], list[ImageVerdict]]
         the settings it was made with, and the verdicts in the order in which they became known.
 
     Raises:
-        ResultsError: as `lbp.results.read_lines`, and a line that is no verdict.
+        ResultsError: as `lbp.results.read_records`.
     """
-    settings, records = read_lines(path)
-    try:
-        return settings, [ImageVerdict.model_validate(record) for record in records]
-    except ValidationError as error:
-        raise ResultsError(f"{path}: not results of `lbp verify` ({validation_message(error)})") from error
+    settings, records = read_records(path, ImageVerdict)
+    return settings, [ImageVerdict.model_validate(record) for record in records]

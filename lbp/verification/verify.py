@@ -5,13 +5,16 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Real
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from lbp.bounded import BoundedModule
 from lbp.errors import InvalidInputError
 from lbp.methods.names import parse_method
+from lbp.methods.options import STRATEGY_OPTIONS
 from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
 from lbp.verification.batches import images_at_once
@@ -21,6 +24,16 @@ from lbp.verification.result import MethodResult, VerificationResult
 
 METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "Relaxed-CROWN-2", "CROWN")
 """The six methods of Lyu et al. 2021, cheapest first."""
+
+
+def _known_strategy(name: str) -> str:
+    if name not in STRATEGY_OPTIONS:
+        raise ValueError(f"bounding lines must be one of {', '.join(STRATEGY_OPTIONS)}, got {name!r}")
+    return name
+
+
+Strategy = Annotated[str, AfterValidator(_known_strategy)]
+"""Bounding lines by name, in settings."""
 
 Progress = Callable[[str, int, int], None]
 

@@ -7,9 +7,11 @@ import socket
 import time
 
 import pytest
+from pydantic import Field
 
 from lbp.distributed import Workers, workers
 from lbp.results import ResultsError, read_lines, run_images
+from lbp.settings import Settings
 
 SETTINGS = {"power": 2}
 
@@ -65,6 +67,20 @@ def test_results_are_never_overwritten(tmp_path):
     with pytest.raises(ResultsError, match="power was 2, now 3"):
         run_images(Squares(), 4, settings={"power": 3}, path=path, resume=True)
     assert path.read_bytes() == content
+
+
+class Square(Settings):
+    index: int
+    square: int = Field(ge=0)
+
+
+def test_a_damaged_record_is_refused_before_anything_is_built_on_it(tmp_path):
+    path, again = tmp_path / "results", Squares()
+    run_images(Squares(), 4, settings=SETTINGS, path=path, kind=Square)
+    path.write_bytes(path.read_bytes().replace(b'"square":4', b'"square":-' + b"4"))
+    with pytest.raises(ResultsError, match=r"line \d is no result of this kind \(square: .* got -4\)"):
+        run_images(again, 5, settings=SETTINGS, path=path, resume=True, kind=Square)
+    assert again.asked == []
 
 
 def test_progress_starts_with_what_was_found(tmp_path):

@@ -9,7 +9,8 @@ from lbp.verification import VERDICTS, ImageVerdict, count_verdicts, read_verdic
 
 
 def verdict(index, kind, by=None, **margins):
-    return ImageVerdict(index=index, label=1, prediction=1, verdict=kind, by=by, margins=margins, seconds=0.5)
+    prediction = 2 if kind == "misclassified" else 1
+    return ImageVerdict(index=index, label=1, prediction=prediction, verdict=kind, by=by, margins=margins, seconds=0.5)
 
 
 IMAGES = [
@@ -56,5 +57,25 @@ def test_verdicts_come_back_from_a_file_as_they_were(tmp_path):
 def test_results_of_another_kind_are_refused(tmp_path):
     with ResultsFile(tmp_path / "file", {}) as file:
         file.append([{"index": 1, "square": 1}])
-    with pytest.raises(ResultsError, match=r"not results of `lbp verify`.*square"):
+    with pytest.raises(ResultsError, match=r"line 2 is no result of this kind \(label: Field required.*square"):
+        read_verdicts(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ('"prediction":1', '"prediction":3'),
+        ('"IBP":2.0', '"IBP":-2.0'),
+        ('"IBP":2.0', '"IBP":null'),
+        ('"by":"IBP"', '"by":"CROWN"'),
+        ('"verified"', '"misclassified"'),
+    ],
+)
+def test_a_line_that_contradicts_itself_is_refused(tmp_path, was, now):
+    with ResultsFile(tmp_path / "file", {}) as file:
+        file.append([IMAGES[0].model_dump(mode="json")])
+    content = (tmp_path / "file").read_text()
+    assert was in content
+    (tmp_path / "file").write_text(content.replace(was, now))
+    with pytest.raises(ResultsError, match="line 2 is no result"):
         read_verdicts(tmp_path / "file")
