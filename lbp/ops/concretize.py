@@ -204,6 +204,19 @@ def _concretize_forward_backward(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor
     return to_center, to_radius, to_center_bias, to_radius_bias, *to_region, None
 
 
+def norm_and_slope(rows: Tensor, p: float, dim: int) -> tuple[Tensor, Tensor]:
+    """Return the dual norms of rows along a dimension, and their derivatives by the rows; 0 for a row of zeros."""
+    norm = dual_norm(rows, p, dim)
+    largest, magnitude = norm.unsqueeze(dim), rows.abs()
+    if math.isinf(p):
+        return norm, rows.sign()
+    if p == 1:
+        ties = magnitude == largest
+        return norm, rows.sign() * ties / ties.sum(dim, keepdim=True)
+    safe = torch.where(largest > 0, largest, 1.0)
+    return norm, rows.sign() * (magnitude / safe) ** (1 / (p - 1))
+
+
 def region_gradients(
     center: Tensor,
     radius: Tensor | None,

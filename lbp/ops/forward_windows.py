@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lbp import _native, reference
 from lbp.backend import current_backend
+from lbp.ops import _forward_windows_composite as composite
 from lbp.ops._arguments import common_batch, native, refuse_second_order, sum_to
 from lbp.ops._convolution import Pair, convolve
 from lbp.ops._windows import (
@@ -303,7 +304,7 @@ def concretize_forward_windows_box(
         RuntimeError: shapes, dtypes or devices that do not fit.
     """
     matrices = (center, radius, center_bias, radius_bias)
-    if not _has_kernel(center):
+    if current_backend() == "reference":
         return reference.concretize_forward_windows_box(*matrices, x_L, x_U, scale=scale, offset=offset)
     lower, upper = native("concretize_forward_windows")(*matrices, x_L, x_U, None, math.inf, scale, offset)
     return lower, upper
@@ -334,16 +335,11 @@ def concretize_forward_windows_ball(
     """
     p = checked_exponent(p)
     matrices = (center, radius, center_bias, radius_bias)
-    if not _has_kernel(center):
+    if current_backend() == "reference":
         return reference.concretize_forward_windows_ball(*matrices, x0, eps, p, scale=scale, offset=offset)
     region = (x0, None, radius_tensor(eps, center), p)
     lower, upper = native("concretize_forward_windows")(*matrices, *region, scale, offset)
     return lower, upper
-
-
-def _has_kernel(center: Tensor) -> bool:
-    """Whether bounds are evaluated by a kernel; other devices than the CPU take plain PyTorch."""
-    return current_backend() == "native" and center.device.type in ("cpu", "meta")
 
 
 def _convolve_windows(windows: Tensor, weight: Tensor, scale: list[int], *convolution: Any) -> Tensor:
@@ -438,6 +434,8 @@ def _register() -> None:
     for product in products:
         for device in ("CPU", "CUDA"):
             torch.library.impl(f"lbp::{product.__name__[1:]}", device, product)
+    for expression in (composite.concretize_forward_windows, composite.concretize_forward_windows_gradient):
+        torch.library.impl(f"lbp::{expression.__name__}", "CUDA", expression)
     torch.library.register_autograd("lbp::convolve_windows", _convolve_backward, setup_context=_save)
     torch.library.register_autograd("lbp::accumulate_windows", _accumulate_backward, setup_context=_save)
     torch.library.register_autograd(

@@ -32,9 +32,8 @@ from lbp.ops._arguments import (
     sum_to,
 )
 from lbp.ops._convolution import Pair, convolution_gradients, convolve
-from lbp.ops.concretize import checked_exponent, radius_tensor
+from lbp.ops.concretize import checked_exponent, norm_and_slope, radius_tensor
 from lbp.reference.bounding_lines import BoundingLines
-from lbp.reference.concretize import dual_norm
 from lbp.reference.windows import (
     gather_windows,
     in_order,
@@ -426,8 +425,8 @@ def _concretize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...
             to_row = weights * extreme
         else:
             radius = eps.expand(batch)[rows[:, 1]] * (-1.0 if lower else 1.0)
-            norm, slope = _norm_and_slope(a, ctx.p)
-            to_row = weights * (point + radius.reshape(-1, 1, 1, 1) * slope)
+            norm, slope = norm_and_slope(a.flatten(1), ctx.p, 1)
+            to_row = weights * (point + radius.reshape(-1, 1, 1, 1) * slope.reshape(a.shape))
             to_x = to_x + weights * a
             to_radius = to_radius + gradient[side] * norm * (-1.0 if lower else 1.0)
         to_A[side].index_add_(0, rows[:, 0], to_row.to(A.dtype))
@@ -435,20 +434,6 @@ def _concretize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...
         return to_A, None, at_inputs(to_x), at_inputs(to_x_U), None, None, None
     to_eps = torch.zeros(batch, dtype=torch.float64, device=A.device).index_add(0, rows[:, 1], to_radius)
     return to_A, None, at_inputs(to_x), None, sum_to(to_eps, eps.shape), None, None
-
-
-def _norm_and_slope(a: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    """Return the dual norms [R] of rows [R, ...] and their derivatives; 0 for a row of zeros."""
-    norm = dual_norm(a.flatten(1), p, -1)
-    shaped = norm.reshape(-1, 1, 1, 1)
-    magnitude = a.abs()
-    if math.isinf(p):
-        return norm, a.sign()
-    if p == 1:
-        largest = magnitude == shaped
-        return norm, a.sign() * largest / largest.sum((1, 2, 3), keepdim=True)
-    safe = torch.where(shaped > 0, shaped, 1.0)
-    return norm, a.sign() * (magnitude / safe) ** (1 / (p - 1))
 
 
 def _relax_windows_composite(A: Tensor, rows: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:

@@ -160,10 +160,10 @@ def concretize_forward_windows_box(
     offset: Pair,
 ) -> tuple[Tensor, Tensor]:
     """See `lbp.ops.concretize_forward_windows_box`."""
-    places = _places_of(center, x_L, scale, offset)
-    low = _under_windows(torch.minimum(x_L, x_U), places)
-    high = _under_windows(torch.maximum(x_L, x_U), places)
-    lower_rows, upper_rows = _lower_and_upper(center, radius, places < x_L.shape[1:].numel())
+    places = places_of(center, x_L, scale, offset)
+    low = under_windows(torch.minimum(x_L, x_U), places)
+    high = under_windows(torch.maximum(x_L, x_U), places)
+    lower_rows, upper_rows = lower_and_upper(center, radius, places < x_L.shape[1:].numel())
     lower = (lower_rows * torch.where(lower_rows >= 0, low, high)).sum((1, 2, 3))
     upper = (upper_rows * torch.where(upper_rows >= 0, high, low)).sum((1, 2, 3))
     return _with_biases(lower, upper, center_bias, radius_bias)
@@ -182,16 +182,16 @@ def concretize_forward_windows_ball(
     offset: Pair,
 ) -> tuple[Tensor, Tensor]:
     """See `lbp.ops.concretize_forward_windows_ball`."""
-    places = _places_of(center, x0, scale, offset)
-    point = _under_windows(x0, places)
+    places = places_of(center, x0, scale, offset)
+    point = under_windows(x0, places)
     spread = as_parameter(eps, center).double().reshape(-1, 1, 1, 1)
-    lower_rows, upper_rows = _lower_and_upper(center, radius, places < x0.shape[1:].numel())
+    lower_rows, upper_rows = lower_and_upper(center, radius, places < x0.shape[1:].numel())
     lower = (lower_rows * point).sum((1, 2, 3)) - spread * dual_norm(lower_rows.flatten(1, 3), p, 1)
     upper = (upper_rows * point).sum((1, 2, 3)) + spread * dual_norm(upper_rows.flatten(1, 3), p, 1)
     return _with_biases(lower, upper, center_bias, radius_bias)
 
 
-def _places_of(center: Tensor, x: Tensor, scale: Pair, offset: Pair) -> Tensor:
+def places_of(center: Tensor, x: Tensor, scale: Pair, offset: Pair) -> Tensor:
     """Return where the entries of the windows lie in the image x; see `window_places`."""
     window, layer, image = center.shape[2:4], center.shape[4:], x.shape[1:]
     return window_places(
@@ -199,13 +199,13 @@ def _places_of(center: Tensor, x: Tensor, scale: Pair, offset: Pair) -> Tensor:
     )
 
 
-def _under_windows(x: Tensor, places: Tensor) -> Tensor:
+def under_windows(x: Tensor, places: Tensor) -> Tensor:
     """Return the elements of the image under the entries of the windows, [B, C0, kh, kw, 1, H, W] float64."""
     padded = torch.nn.functional.pad(x.double().flatten(1), (0, 1))
     return padded[:, places]
 
 
-def _lower_and_upper(center: Tensor, radius: Tensor | None, inside: Tensor) -> tuple[Tensor, Tensor]:
+def lower_and_upper(center: Tensor, radius: Tensor | None, inside: Tensor) -> tuple[Tensor, Tensor]:
     """Return center -/+ radius in float64, with zeros where entries lie outside the image."""
     rows = center.double().where(inside, 0.0)
     spread = torch.zeros_like(rows) if radius is None else radius.double().where(inside, 0.0)

@@ -1,11 +1,10 @@
-"""The ops that have a kernel for CUDA devices."""
+"""The ops that serve CUDA devices."""
 
 import torch
 from ops.cases import OP_NAMES
 from ops.test_registration import REGISTERED
 
-# Bounds on windows are evaluated over the region by a kernel for the CPU only.
-NAMES = tuple(name for name in OP_NAMES if not name.startswith("concretize_forward_windows"))
+NAMES = tuple(OP_NAMES)
 REGISTERED_NAMES = tuple(
     name
     for name in REGISTERED
