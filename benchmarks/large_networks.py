@@ -1,22 +1,24 @@
 """Bounds of large networks: seconds, peak memory and multiply-adds, one image at a time.
 
-    python benchmarks/large_networks.py [CASE ...] [--device cuda] [--repeat N]
+    python benchmarks/large_networks.py [CASE ...] [--device cuda] [--threads N] [--repeat N] [--dense] [--json FILE]
     python benchmarks/large_networks.py --onnx PATH --images PATH [--eps E]
 
-Each case runs in a process of its own, so that peaks do not mix. CROWN is the textbook method: every hidden layer by
-back-substitution, every neuron, nothing skipped. Multiply-adds are those of back-substitution through affine layers for
-both sides, counted from the windows before any pixel is left out for being zero.
+Each case runs in a process of its own, so that peaks do not mix; they include the interpreter, PyTorch and the weights,
+which "before" shows alone. Beside the time on the clock stands that of the processors, which a busy machine changes
+less. CROWN is the textbook method: every hidden layer by back-substitution, every neuron, nothing skipped.
+Multiply-adds are those of both sides through affine layers, counted from the windows before any pixel is left out for
+being zero.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,14 +28,20 @@ import lbp
 from lbp.graph import BoundNode, Network
 from lbp.graph.conv import Conv2dNode
 from lbp.graph.linear import LinearNode
-from lbp.linear import ReceptiveField, layer_of, window_of
+from lbp.info import collect
+from lbp.linear import InputWindows, ReceptiveField, layer_of, window_of
+from lbp.ops.forward_windows import axis_taps
 
-EPS = 8 / 255
+EPS = {"CNN-7+BN": 1 / 255}
+OTHER_EPS = 8 / 255
 CASES = {
     "DM-Large CROWN": ("DM-Large", "relu", "CROWN"),
     "DM-Large CROWN ParamRamp": ("DM-Large", "ramp", "CROWN"),
     "DM-Large LBP": ("DM-Large", "relu", "LBP"),
+    "DM-Large LBP ParamRamp": ("DM-Large", "ramp", "LBP"),
     "DM-Large CROWN-LBP": ("DM-Large", "relu", "CROWN-LBP"),
+    "DM-Large CROWN-LBP ParamRamp": ("DM-Large", "ramp", "CROWN-LBP"),
+    "CNN-7+BN 56x56 LBP": ("CNN-7+BN", "relu", "LBP"),
     "CNN-7+BN 56x56 CROWN-LBP": ("CNN-7+BN", "relu", "CROWN-LBP"),
     "ResNet-2B CROWN": ("ResNet-2B", "relu", "CROWN"),
     "ResNet-4B CROWN": ("ResNet-4B", "relu", "CROWN"),
@@ -85,17 +93,57 @@ def make_network(name: str, activation: str) -> tuple[nn.Module, tuple[int, int,
     return model.eval(), shape
 
 
-def multiply_adds(network: Network, method: str) -> int:
-    """Multiply-adds of back-substitution for both sides of one image, from the sizes of the windows."""
+def multiply_adds(network: Network, method: str, *, windows: bool) -> int:
+    """Multiply-adds of one image, from the sizes of the windows or of dense rows."""
+    hidden = [node.inputs[0] for node in network.activations]
     total = 0
-    starts = [node.inputs[0] for node in network.activations] if method == "CROWN" else []
-    for start in (*starts, network.output):
-        total += start.size * _row_multiply_adds(network, start)
+    if method != "LBP":
+        starts = [*hidden, network.output] if method == "CROWN" else [network.output]
+        total += sum(start.size * _row_multiply_adds(network, start, windows=windows) for start in starts)
+    if method != "CROWN":
+        nodes = network.nodes if method == "LBP" else network.below(hidden[-1])
+        total += _forward_multiply_adds(nodes, windows=windows)
     return total
 
 
-def _row_multiply_adds(network: Network, start: BoundNode) -> int:
-    fields: dict[BoundNode, ReceptiveField | None] = {start: ReceptiveField.identity()}
+def _forward_multiply_adds(nodes: Sequence[BoundNode], *, windows: bool) -> int:
+    """Multiply-adds of the products of forward bounds: of the center alone up to the first activation."""
+    found: dict[BoundNode, InputWindows | None] = {}
+    products: dict[BoundNode, int] = {}
+    inputs = total = 0
+    for node in nodes:
+        if not node.inputs:
+            inputs = node.size
+            image = windows and len(node.shape) == 3
+            found[node], products[node] = InputWindows.of_input(layer_of(node.shape)) if image else None, 1
+            continue
+        found[node] = node.windows_above(*(found[source] for source in node.inputs))
+        products[node] = 2 if node.is_activation else max(products[source] for source in node.inputs)
+        before = found[node.inputs[0]]
+        entries = inputs if before is None else before.entries
+        if isinstance(node, Conv2dNode):
+            total += products[node] * entries * _convolution_multiply_adds(node)
+        elif isinstance(node, LinearNode):
+            total += products[node] * entries * node.parameters()[0].numel()
+    return total
+
+
+def _convolution_multiply_adds(node: Conv2dNode) -> int:
+    """Multiply-adds of the convolution of one image, those of the padding left out."""
+    weight, geometry = node.parameters()[0], node.geometry
+    total = weight.shape[0] * weight.shape[1]
+    for i in range(2):
+        taps = axis_taps(
+            *(node.inputs[0].shape[1 + i], node.shape[1 + i], weight.shape[2 + i], 1),
+            *(geometry.stride[i], geometry.padding[i], geometry.dilation[i]),
+        )
+        total *= sum(tap.outputs.stop - tap.outputs.start for tap in taps)
+    return total
+
+
+def _row_multiply_adds(network: Network, start: BoundNode, *, windows: bool) -> int:
+    """Multiply-adds of one row of both sides through the affine layers between a node and the input."""
+    fields: dict[BoundNode, ReceptiveField | None] = {start: ReceptiveField.identity() if windows else None}
     total = 0
     for node in reversed(network.below(start)):
         field = fields.pop(node)
@@ -111,30 +159,38 @@ def _row_multiply_adds(network: Network, start: BoundNode) -> int:
     return total
 
 
-def run(model: nn.Module, x: Tensor, method: str, eps: float, repeat: int) -> dict[str, float]:
-    """Bound the outputs on one image; seconds of the fastest call, peak of the process, multiply-adds."""
-    net = lbp.BoundedModule(model, x, bound_opts={"sparse_intermediate_bounds": False})
+def run(model: nn.Module, x: Tensor, method: str, eps: float, options: argparse.Namespace) -> dict[str, float]:
+    """Bound the outputs on one image; time of the fastest call, peak of the process, multiply-adds."""
+    mode = "matrix" if options.dense else "patches"
+    net = lbp.BoundedModule(model, x, bound_opts={"sparse_intermediate_bounds": False, "conv_mode": mode})
     region = lbp.BoundedTensor(x, lbp.PerturbationLpNorm(eps=eps, clip=(0, 1)))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = math.inf
-    for _ in range(repeat):
-        started = time.perf_counter()
+    before = peak_mib()
+    seconds, cpu_seconds = [], []
+    for _ in range(options.repeat):
+        started, cpu_started = time.perf_counter(), time.process_time()
         with torch.no_grad():
             lower, upper = net.compute_bounds(x=(region,), method=method)
         if x.is_cuda:
             torch.cuda.synchronize()
-        seconds = min(seconds, time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    count = multiply_adds(net._network(), method)
+        seconds.append(time.perf_counter() - started)
+        cpu_seconds.append(time.process_time() - cpu_started)
+    count = multiply_adds(net._network(), method, windows=not options.dense)
     return {
-        "seconds": seconds,
-        "peak_rss_mib": peak / 1024,
-        "rss_before_mib": before / 1024,
+        "eps": eps,
+        "seconds": min(seconds),
+        "cpu_seconds": min(cpu_seconds),
+        "peak_rss_mib": peak_mib(),
+        "rss_before_mib": before,
         "device_peak_mib": torch.cuda.max_memory_allocated() / 2**20 if x.is_cuda else 0.0,
-        "gmacs_back_substitution": count / 1e9,
-        "gflops": 2 * count / seconds / 1e9,
+        "gmacs": count / 1e9,
+        "gflops": 2 * count / min(seconds) / 1e9,
         "mean_width": float((upper - lower).mean()),
     }
+
+
+def peak_mib() -> float:
+    """Largest resident memory of the process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def images_of(path: Path, shape: tuple[int, ...]) -> Tensor:
@@ -148,44 +204,75 @@ def images_of(path: Path, shape: tuple[int, ...]) -> Tensor:
     return images.reshape(-1, *shape)
 
 
-def main() -> None:
-    """Run the cases, each in a process of its own, and print one line for each."""
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}; all by default")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--onnx", type=Path, help="an ONNX network to bound instead")
+    parser.add_argument("--dense", action="store_true", help="rows over whole layers: minutes, and many GiB")
+    parser.add_argument("--eps", type=float, help=f"{EPS['CNN-7+BN']:.4f} for CNN-7+BN and {OTHER_EPS:.4f} by default")
+    parser.add_argument("--onnx", type=Path, help="an ONNX network to bound by CROWN instead")
     parser.add_argument("--images", type=Path, help="its inputs: .npy or torch.save")
-    parser.add_argument("--eps", type=float, default=EPS)
+    parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--here", action="store_true", help="run one case in this process and print JSON")
-    args = parser.parse_args()
-    if args.onnx is not None:
-        model = lbp.load_onnx(args.onnx).eval()
-        shape = tuple(model.input_shape)
-        for x in images_of(args.images, shape):
-            print(json.dumps(run(model.to(args.device), x[None].to(args.device), "CROWN", args.eps, args.repeat)))
-        return
-    if args.here:
-        name, activation, method = CASES[args.cases[0]]
-        model, shape = make_network(name, activation)
-        x = torch.rand(1, *shape)
-        print(json.dumps(run(model.to(args.device), x.to(args.device), method, args.eps, args.repeat)))
-        return
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {args.device}, eps {args.eps:.4f}, one image")
-    print(f"{'case':28} {'seconds':>8} {'peak MiB':>9} {'before':>7} {'GMAC':>8} {'GFLOP/s':>8}")
-    for case in args.cases or CASES:
-        command = [sys.executable, __file__, case, "--here", "--device", args.device, "--repeat", str(args.repeat)]
-        found = subprocess.run([*command, "--eps", str(args.eps)], capture_output=True, text=True, check=False)
+    return parser.parse_args()
+
+
+def run_here(case: str, options: argparse.Namespace) -> dict[str, float]:
+    """Run one case in this process."""
+    name, activation, method = CASES[case]
+    model, shape = make_network(name, activation)
+    eps = EPS.get(name, OTHER_EPS) if options.eps is None else options.eps
+    return run(model.to(options.device), torch.rand(1, *shape).to(options.device), method, eps, options)
+
+
+def run_onnx(options: argparse.Namespace) -> None:
+    """Bound every image of a file through an ONNX network, and print one line of JSON for each."""
+    model = lbp.load_onnx(options.onnx).eval()
+    eps = OTHER_EPS if options.eps is None else options.eps
+    for x in images_of(options.images, tuple(model.input_shape)):
+        print(json.dumps(run(model.to(options.device), x[None].to(options.device), "CROWN", eps, options)))
+
+
+def run_cases(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Run the cases, each in a process of its own, and print one line for each."""
+    rows = "dense rows" if options.dense else "rows on windows"
+    print(f"{options.threads} threads, torch {torch.__version__}, {options.device}, {rows}, one image")
+    print(f"{'case':29} {'eps':>6} {'seconds':>8} {'CPU s':>7} {'MiB':>6} {'before':>6} {'GMAC':>7} {'GFLOP/s':>8}")
+    flags = [f"--{name}={value}" for name in ("device", "threads", "repeat", "eps") if (value := vars(options)[name])]
+    flags += ["--dense"] if options.dense else []
+    results = {}
+    for case in options.cases or CASES:
+        command = [sys.executable, __file__, case, "--here", *flags]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
         if found.returncode:
-            print(f"{case:28} failed: {found.stderr.strip().splitlines()[-1]}")
+            print(f"{case:29} failed: {found.stderr.strip().splitlines()[-1]}")
             continue
-        r = json.loads(found.stdout.splitlines()[-1])
+        r = results[case] = json.loads(found.stdout.splitlines()[-1])
         peak = r["device_peak_mib"] or r["peak_rss_mib"]
         print(
-            f"{case:28} {r['seconds']:8.2f} {peak:9.0f} {r['rss_before_mib']:7.0f} "
-            f"{r['gmacs_back_substitution']:8.1f} {r['gflops']:8.1f}",
+            f"{case:29} {r['eps']:6.4f} {r['seconds']:8.2f} {r['cpu_seconds']:7.2f} {peak:6.0f} "
+            f"{r['rss_before_mib']:6.0f} {r['gmacs']:7.1f} {r['gflops']:8.1f}",
             flush=True,
         )
+    return results
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    if options.onnx is not None:
+        run_onnx(options)
+    elif options.here:
+        print(json.dumps(run_here(options.cases[0], options)))
+    else:
+        results = run_cases(options)
+        if options.json:
+            record = {"environment": collect(), "options": vars(options), "results": results}
+            options.json.write_text(json.dumps(record, indent=2, default=str) + "\n")
 
 
 if __name__ == "__main__":

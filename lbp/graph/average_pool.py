@@ -33,7 +33,8 @@ class AveragePoolNode(BoundNode):
     Attributes:
         rows: R [h_out, h_in].
         columns: C [w_out, w_in].
-        field: which inputs an output reads; None where that is not the same everywhere.
+
+    Its receptive field is given; None where windows are not the same everywhere.
     """
 
     takes_windows = True
@@ -44,10 +45,10 @@ class AveragePoolNode(BoundNode):
         super().__init__(name, (source,), (source.shape[0], rows.shape[0], columns.shape[0]))
         self.rows = rows
         self.columns = columns
-        self.field = field
+        self._field = field
 
     def receptive_field(self) -> ReceptiveField | None:
-        return self.field
+        return self._field
 
     def pooled(self, values: Tensor) -> Tensor:
         """Return the window means of values [..., h_in, w_in]."""
@@ -61,9 +62,9 @@ class AveragePoolNode(BoundNode):
 
     def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
         (before,) = inputs
-        if before is None or self.field is None or before.layer != self.inputs[0].shape:
+        if before is None or self._field is None or before.layer != self.inputs[0].shape:
             return None
-        return before.through(self.field, channels_rows_columns(self.shape))
+        return before.through(self._field, channels_rows_columns(self.shape))
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         (b,) = inputs
@@ -79,9 +80,9 @@ class AveragePoolNode(BoundNode):
 
     def _pooled_windows(self, windows: Tensor, before: InputWindows) -> Tensor:
         """Return the window means of a matrix [B, C0, kh, kw, C, h, w], whose windows grow."""
-        assert self.field is not None
+        assert self._field is not None
         for axis, (matrix, span, scale) in enumerate(
-            zip(self._matrices(windows), (self.field.rows, self.field.columns), before.scale, strict=True)
+            zip(self._matrices(windows), (self._field.rows, self._field.columns), before.scale, strict=True)
         ):
             windows = combine_windows(windows, axis, matrix, scale, span.scale, span.offset, span.size)
         return windows
@@ -90,7 +91,7 @@ class AveragePoolNode(BoundNode):
         if isinstance(coefficients, WindowRows):
             windows, added = to_windows(coefficients)
             matrices = self._matrices(windows.A)
-            return (through_average_pool(windows, matrices, self.field, self.inputs[0].shape),), added
+            return (through_average_pool(windows, matrices, self._field, self.inputs[0].shape),), added
         dense, constants = to_dense(coefficients)
         rows, columns = self._matrices(dense.A)
         with full_precision():

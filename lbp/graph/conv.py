@@ -75,15 +75,10 @@ class Conv2dNode(BoundNode):
         """Return the present kernel and bias."""
         return self.weight.read(), self.bias.read()
 
-    @property
-    def field(self) -> ReceptiveField:
-        """The receptive field of an output neuron in the layer's input."""
+    def receptive_field(self) -> ReceptiveField:
         kernel = self.weight.read().shape[-2:]
         stride, padding, dilation = self.geometry.stride, self.geometry.padding, self.geometry.dilation
         return ReceptiveField.of_kernel(tuple(kernel), stride=stride, padding=padding, dilation=dilation)
-
-    def receptive_field(self) -> ReceptiveField:
-        return self.field
 
     def row_norms(self, diagonal: Tensor, p: float) -> Tensor:
         """Return the dual norms [C_out, H, W] of the rows of `W diag(diagonal)`, diagonal [C_in, h, w].
@@ -116,7 +111,7 @@ class Conv2dNode(BoundNode):
         (before,) = inputs
         if before is None or before.layer != self.inputs[0].shape:
             return None
-        return before.through(self.field, channels_rows_columns(self.shape))
+        return before.through(self.receptive_field(), channels_rows_columns(self.shape))
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         (b,) = inputs

@@ -26,11 +26,11 @@ def concretize_forward_windows(
 ) -> tuple[Tensor, Tensor]:
     """Return the bounds [B, C, H, W]: over the box of x and x_U, or without x_U over the ball of radius eps."""
     matrices = (center, radius, center_bias, radius_bias)
-    places = {"scale": (scale[0], scale[1]), "offset": (offset[0], offset[1])}
+    steps, start = (scale[0], scale[1]), (offset[0], offset[1])
     if x_U is not None:
-        return reference.concretize_forward_windows_box(*matrices, x, x_U, **places)
+        return reference.concretize_forward_windows_box(*matrices, x, x_U, scale=steps, offset=start)
     assert eps is not None
-    return reference.concretize_forward_windows_ball(*matrices, x, eps, p, **places)
+    return reference.concretize_forward_windows_ball(*matrices, x, eps, p, scale=steps, offset=start)
 
 
 def concretize_forward_windows_gradient(
