@@ -3,7 +3,7 @@
 from lbp.verification.attack import pgd
 from lbp.verification.cascade import CASCADE, CascadeSettings, run_cascade
 from lbp.verification.falsify import AttackSettings, ContradictionError, Falsification, check_consistent, falsify
-from lbp.verification.margins import margin_bounds
+from lbp.verification.margins import certainly_above, margin_bounds
 from lbp.verification.result import MethodResult, VerificationResult
 from lbp.verification.square import square_attack
 from lbp.verification.status import LayerStatus, neuron_status
@@ -22,6 +22,7 @@ __all__ = [
     "LayerStatus",
     "MethodResult",
     "VerificationResult",
+    "certainly_above",
     "check_consistent",
     "count_verdicts",
     "falsify",

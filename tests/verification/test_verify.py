@@ -9,7 +9,7 @@ from torch import nn
 
 from lbp.bounded import BoundedModule
 from lbp.errors import LbpError
-from lbp.verification import METHODS, method_names, pgd, verify
+from lbp.verification import METHODS, certainly_above, method_names, pgd, verify
 
 EPS = 0.03
 
@@ -237,3 +237,24 @@ def test_the_model_itself_is_asked_for(digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     with pytest.raises(LbpError, match="not a BoundedModule"):
         verify(BoundedModule(model, digits.images[:1]), digits.images, digits.labels, EPS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_bound_must_be_above_its_limit_by_more_than_rounding(dtype):
+    room = 256 * torch.finfo(dtype).eps
+    bounds = torch.tensor([math.nan, math.inf, -math.inf, -1.0, 0.0, room / 2, 2 * room, 1.0], dtype=dtype)
+    assert certainly_above(bounds).tolist() == [False] * 6 + [True] * 2
+    assert certainly_above(bounds.new_tensor([1000.0 + 100 * room, 1000.0 + 2000 * room]), 1000.0).tolist() == [
+        False,
+        True,
+    ]
+
+
+def test_a_margin_that_rounding_could_explain_verifies_nothing():
+    model = nn.Linear(1, 2)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.copy_(torch.tensor([1e-6, 0.0]))
+    result = verify(model, torch.zeros(1, 1), torch.tensor([0]), 0.1)
+    assert bool(result.correct)
+    assert not any(bool(method.verified) for method in result.methods.values())
