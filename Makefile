@@ -27,6 +27,8 @@ export PATH := $(SCRIPTS):$(PATH)
 export OMP_WAIT_POLICY ?= PASSIVE
 # Compiling CUDA kernels ahead of time takes minutes; without a GPU here they are only launched, on a stand-in.
 export LBP_CUDA ?= $(if $(wildcard /dev/nvidia0),AUTO,JIT)
+# A process of tests per core, each with one thread.
+IN_PARALLEL = $(shell $(PY) -c 'import xdist' 2>/dev/null && printf '%s' '-n auto')
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
@@ -42,7 +44,7 @@ demo: native ## train two small networks with certified bounds and verify them b
 test: test-python test-cpp test-emulated ## all tests
 
 test-python: native ## the tests of the package
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest $(IN_PARALLEL) $(PYTEST_ARGS)
 
 test-cpp: build-tests ## the C++ unit tests, under AddressSanitizer and UBSan
 	ctest --test-dir build/tests --output-on-failure
@@ -56,7 +58,7 @@ EMULATED_TESTS = $(addprefix tests/ops/test_,activation.py relax.py concretize.p
 
 test-emulated: native build-tests ## the CUDA kernels on the CPU, one fiber per thread, under the same sanitizers
 	LD_PRELOAD="$(SANITIZER_RUNTIME)" ASAN_OPTIONS=detect_leaks=0 LBP_EMULATED=build/tests/tests/emulation \
-		$(PY) -m pytest tests/emulation $(EMULATED_TESTS) $(PYTEST_ARGS)
+		$(PY) -m pytest tests/emulation $(EMULATED_TESTS) $(IN_PARALLEL) $(PYTEST_ARGS)
 
 build-tests: $(STAMPS)/dependencies
 	cmake -S . -B build/tests -G Ninja -DLBP_BUILD_NATIVE=OFF -DLBP_BUILD_TESTS=ON -DLBP_SANITIZE=$(SANITIZE) \
