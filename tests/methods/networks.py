@@ -167,8 +167,8 @@ def inputs(shape, batch=2, seed=1):
     return torch.rand(batch, *shape, generator=generator, dtype=torch.float64)
 
 
-def bounded(model, shape, strategy="adaptive"):
-    example = torch.zeros(1, *shape, dtype=torch.float64)
+def bounded(model, shape, strategy="adaptive", dtype=torch.float64):
+    example = torch.zeros(1, *shape, dtype=dtype)
     options = {"activation_bound_option": strategy, "sparse_intermediate_bounds": False}  # the methods as published
     return BoundedModule(model, example, bound_opts=options)
 

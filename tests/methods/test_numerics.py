@@ -12,8 +12,7 @@ from lbp.specification import margins
 
 def _float32(name, activation="leaky_param_ramp"):
     model, shape = network(name, activation)
-    model = model.float()
-    return BoundedModule(model, torch.zeros(1, *shape)), inputs(shape).float()
+    return bounded(model.float(), shape, dtype=torch.float32), inputs(shape).float()
 
 
 @pytest.fixture
