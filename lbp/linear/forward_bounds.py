@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -120,7 +121,7 @@ class ForwardBounds:
             None
             if matrix is None
             else windows_to_dense(windows.split(matrix), windows.image, windows.scale, windows.offset).reshape(
-                matrix.shape[0], -1, *matrix.shape[2:]
+                matrix.shape[0], math.prod(windows.image), *matrix.shape[2:]
             )
             for matrix in (self.center, self.radius)
         )

@@ -90,7 +90,7 @@ class InputWindows:
             before = span.offset - larger.offset
             margins += [before, larger.size - span.size - before]
         wider = functional.pad(self.split(matrix), margins)
-        return wider.reshape(matrix.shape[0], -1, *matrix.shape[2:])
+        return wider.reshape(matrix.shape[0], wider.shape[1:4].numel(), *matrix.shape[2:])
 
 
 def common_windows(windows: Sequence[InputWindows | None]) -> InputWindows | None:
