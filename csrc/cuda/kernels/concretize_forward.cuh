@@ -69,7 +69,7 @@ LBP_DEVICE void store_bounds(const ConcretizeForwardArguments<T>& op, Index imag
 }
 
 template <typename T, typename Kind, bool kAligned>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_forward_kernel(const ConcretizeForwardLaunch<T> args) {
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) concretize_forward_kernel(const ConcretizeForwardLaunch<T> args) {
   constexpr bool kScaled = Kind::template kScaled<T>;
   constexpr int kRows = kAligned && !kScaled ? 4 : 1;
   const ConcretizeForwardArguments<T>& op = args.op;
@@ -157,7 +157,7 @@ struct ConcretizeForwardGradientLaunch {
 };
 
 template <typename T, typename Kind, bool kAligned>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2)
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1)
     concretize_forward_gradient_kernel(const ConcretizeForwardGradientLaunch<T> args) {
   constexpr bool kNorms = !Kind::kBox && Kind::kNorm != Norm::kOne;
   const ConcretizeForwardGradientArguments<T>& op = args.op;

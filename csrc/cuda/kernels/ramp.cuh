@@ -46,7 +46,7 @@ struct RampGradientLaunch {
 };
 
 template <typename T, bool kAligned>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 3) ramp_gradient_kernel(const RampGradientLaunch<T> args) {
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) ramp_gradient_kernel(const RampGradientLaunch<T> args) {
   const Own<T, kAligned> own(args.tiling.tile(), args.op.neurons);
   const Pack<T> r = load_per_neuron(args.op.r, own);
   const T eta = load_eta(args.op.eta, args.op.eta_data);

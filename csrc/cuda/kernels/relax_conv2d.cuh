@@ -26,7 +26,7 @@ struct RelaxConstantsArguments {
 };
 
 template <typename T>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(kConstantThreads, 2) relax_constants_kernel(const RelaxConstantsArguments<T> in) {
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(kConstantThreads, 1) relax_constants_kernel(const RelaxConstantsArguments<T> in) {
   constexpr int kWarps = kConstantThreads / 32;
   LBP_SHARED(double, sums, kWarps* kConstantRows);
   const RelaxBackwardConv2dArguments<T>& args = in.args;

@@ -65,7 +65,7 @@ struct RelaxForwardLaunch {
 };
 
 template <typename T, bool kAligned>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_forward_kernel(const RelaxForwardLaunch<T> args) {
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) relax_forward_kernel(const RelaxForwardLaunch<T> args) {
   LBP_SHARED(T, line_data, kLineTileSize<T>);
   const RelaxForwardArguments<T>& op = args.op;
   const Index tile = args.tiling.tile(), image = args.tiling.image(), end = args.tiling.last_row();
@@ -130,7 +130,7 @@ LBP_DEVICE void scale_row_gradient(const OwnScales<T>& scales, const Pack<T>& ce
 }
 
 template <typename T, bool kAligned>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_forward_gradient_kernel(const RelaxForwardGradientLaunch<T> args) {
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) relax_forward_gradient_kernel(const RelaxForwardGradientLaunch<T> args) {
   constexpr int kRows = kForwardRows / 2;
   LBP_SHARED(T, line_data, kLineTileSize<T>);
   const RelaxForwardGradientArguments<T>& op = args.op;
