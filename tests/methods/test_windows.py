@@ -110,14 +110,14 @@ def assert_same(first, second):
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_windows_equal_whole_rows(data):
+    """Of the textbook's method; with open rows alone, rows on windows also keep the bounds of layers that they pass."""
     torch.manual_seed(data.draw(st.integers(0, 99)))
     channels, size = data.draw(st.integers(1, 3)), data.draw(st.tuples(*[st.integers(1, 9)] * 2))
     model = network(*data.draw(stacks(channels, size)))
     x = torch.rand(2, channels, *size, dtype=torch.float64)
-    sparse = data.draw(st.booleans())
     norm = data.draw(st.sampled_from([torch.inf, 2.0]))
-    windowed, _ = bounds(model, x, norm=norm, sparse_intermediate_bounds=sparse, crown_batch_size=37)
-    whole, _ = bounds(model, x, norm=norm, sparse_intermediate_bounds=sparse, conv_mode="matrix")
+    windowed, _ = bounds(model, x, norm=norm, sparse_intermediate_bounds=False, crown_batch_size=37)
+    whole, _ = bounds(model, x, norm=norm, sparse_intermediate_bounds=False, conv_mode="matrix")
     assert_same(windowed, whole)
 
 
