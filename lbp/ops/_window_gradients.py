@@ -1,0 +1,192 @@
+"""Gradients of the ops on windowed rows, by the library's products and convolutions; lines are computed again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lbp.ops._arguments import (
+    RELAXATION_LENGTH,
+    RelaxationArguments,
+    native,
+    needed_gradients,
+    relaxation_gradients,
+    save_relaxation,
+    saved_relaxation,
+    sum_to,
+)
+from lbp.ops._convolution import convolution_gradients, convolve
+from lbp.ops.concretize import norm_and_slope
+from lbp.reference.windows import gather_windows, move_windows, natural_windows, window_places
+
+
+def save_relax(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Keep what the gradient of `relax_windows` or of `relax_backward_conv2d_windows` needs."""
+    A, rows, *relaxation = inputs[: 2 + RELAXATION_LENGTH]
+    rest = inputs[2 + RELAXATION_LENGTH :]
+    ctx.sides = rest[-1]
+    if len(rest) == 2:
+        save_relaxation(ctx, RelaxationArguments(*relaxation), A, rows, rest[0])
+    else:
+        weight, bias, corners, ctx.window, *convolution, _ = rest
+        ctx.convolution = tuple(convolution)
+        save_relaxation(ctx, RelaxationArguments(*relaxation), A, rows, bias, weight, corners)
+
+
+def relax_windows_backward(ctx: Any, relaxed: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the inputs of `relax_windows`."""
+    arguments, (A, rows, bias) = saved_relaxation(ctx)
+    assert A is not None
+    assert rows is not None
+    gradients = _relaxation_backward(ctx, arguments, A, rows, bias, relaxed, constants)
+    return gradients[0], None, *gradients[1], gradients[2], None
+
+
+def _relaxation_backward(
+    ctx: Any,
+    arguments: RelaxationArguments,
+    A: Tensor,
+    rows: Tensor,
+    bias: Tensor | None,
+    to_relaxed: Tensor,
+    to_constants: Tensor,
+) -> tuple[Tensor | None, list[Tensor | None], Tensor | None]:
+    """Return the gradients of A, of the relaxation's arguments and of the bias; the lines are computed again."""
+    lines = native("bounding_lines")(*arguments)
+    batch, channels, height, width = lines[0].shape
+    window = (A.shape[2], A.shape[3])
+    places = window_places(rows, (height, width), window)
+
+    def at_neurons(values: Tensor) -> Tensor:
+        total = values.new_zeros(batch * height * width, channels)
+        total = total.index_add(0, places.flatten(), values.reshape(-1, channels))
+        return total.reshape(batch, height, width, channels).movedim(-1, 1)
+
+    seen = [gather_windows(line, rows, window) for line in lines]
+    offset = None
+    if bias is not None:
+        offset = gather_windows(bias.expand(lines[0].shape[1:]).expand_as(lines[0]), rows, window)
+    to_A = A.new_zeros(A.shape)
+    # Gradients of lower_slope, lower_intercept, upper_slope, upper_intercept, and of the bias, seen by the windows.
+    to_lines: list[Any] = [0.0] * 4
+    to_bias: Any = 0.0
+    for side in range(A.shape[0]):
+        lower = ctx.sides == 1 or (ctx.sides == 3 and side == 0)
+        below, above = (0, 2) if lower else (2, 0)
+        a = A[side, rows[:, 0]]
+        positive = a >= 0
+        slope = torch.where(positive, seen[below], seen[above])
+        intercept = torch.where(positive, seen[below + 1], seen[above + 1])
+        weights = to_constants[side].to(A.dtype).reshape(-1, 1, 1, 1)
+        to_value = to_relaxed[side] if offset is None else to_relaxed[side] + weights * offset
+        to_A[side].index_add_(0, rows[:, 0], to_value * slope + weights * intercept)
+        for shift, gradient in ((0, to_value * a), (1, weights * a)):
+            zero = torch.zeros_like(gradient)
+            to_lines[below + shift] = to_lines[below + shift] + torch.where(positive, gradient, zero)
+            to_lines[above + shift] = to_lines[above + shift] + torch.where(positive, zero, gradient)
+        to_bias = to_bias + weights * a * slope
+    needs = needed_gradients(ctx.needs_input_grad, 2)
+    planes = [at_neurons(gradient).contiguous() for gradient in to_lines]
+    # The lines' batch may be larger than that of l and u; their gradients are summed back.
+    to_relaxation = native("bounding_lines_gradient")(*planes, *arguments, needs)
+    fitted = None if bias is None else sum_to(at_neurons(to_bias).sum(0), bias.shape)
+    return to_A, relaxation_gradients(arguments, to_relaxation), fitted
+
+
+def relaxed_conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the inputs of `relax_backward_conv2d_windows`."""
+    arguments, (A, rows, bias, weight, corners) = saved_relaxation(ctx)
+    assert A is not None
+    assert rows is not None
+    assert weight is not None
+    assert corners is not None
+    relaxed, _ = native("relax_windows")(A, rows, *arguments, None, ctx.sides)
+    to_relaxed, to_weight = _adjoint(ctx, relaxed, rows, weight, corners, coefficients)
+    offset = None if bias is None else bias[:, None, None]
+    to_A, to_relaxation, to_bias = _relaxation_backward(ctx, arguments, A, rows, offset, to_relaxed, constants)
+    fitted = None if to_bias is None or bias is None else to_bias.reshape(bias.shape)
+    return to_A, None, *to_relaxation, to_weight, fitted, *[None] * 7
+
+
+def _adjoint(
+    ctx: Any, taken: Tensor, rows: Tensor, weight: Tensor, corners: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Return the gradients of windows [K, R, height, width, C] and of the weight, from that of the result."""
+    stride, padding, dilation, groups = ctx.convolution
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+    natural, size = natural_windows(rows, (taken.shape[2], taken.shape[3]), weight, **geometry)
+    images = move_windows(gradient, corners, natural, size).flatten(0, 1).movedim(-1, 1)
+    unpadded = (stride, (0, 0), dilation, groups)
+    to_taken = convolve(images, weight, unpadded).movedim(1, -1).reshape(taken.shape)
+    outputs = taken.flatten(0, 1).movedim(-1, 1).contiguous()
+    return to_taken, convolution_gradients(outputs, images, weight, unpadded, (False, True))[1]
+
+
+def save_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Keep what the gradient of `backward_conv2d_windows` needs."""
+    A, rows, _, weight, bias, corners, ctx.window, *convolution = inputs
+    ctx.convolution = tuple(convolution)
+    ctx.save_for_backward(A, rows, weight, bias, corners)
+
+
+def conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the inputs of `backward_conv2d_windows`."""
+    A, rows, weight, bias, corners = ctx.saved_tensors
+    taken = A[:, rows[:, 0]]
+    to_taken, to_weight = _adjoint(ctx, taken, rows, weight, corners, coefficients)
+    to_bias = None
+    if bias is not None:
+        weights = constants.to(A.dtype).reshape(*constants.shape, 1, 1, 1)
+        to_taken = to_taken + weights * bias
+        to_bias = (taken * weights).sum((0, 1, 2, 3))
+    to_A = torch.zeros_like(A, memory_format=torch.contiguous_format).index_add(1, rows[:, 0], to_taken)
+    return to_A, None, None, to_weight, to_bias, *[None] * 6
+
+
+def save_concretize(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Keep what the gradient of `concretize_windows` needs."""
+    A, rows, x, x_U, eps, ctx.p, ctx.sides = inputs
+    ctx.save_for_backward(A, rows, x, x_U, eps)
+
+
+def concretize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the inputs of `concretize_windows`."""
+    A, rows, x, x_U, eps = ctx.saved_tensors
+    window = (A.shape[2], A.shape[3])
+    batch, height, width, channels = x.shape
+    places = window_places(rows, (height, width), window)
+
+    def at_inputs(values: Tensor) -> Tensor:
+        total = values.new_zeros(batch * height * width, channels)
+        return total.index_add(0, places.flatten(), values.reshape(-1, channels)).reshape(x.shape).to(x.dtype)
+
+    to_A = A.new_zeros(A.shape)
+    to_x: Any = 0.0
+    to_x_U: Any = 0.0
+    to_radius: Any = 0.0
+    point = gather_windows(x.movedim(-1, 1), rows, window).double()
+    for side in range(A.shape[0]):
+        lower = ctx.sides == 1 or (ctx.sides == 3 and side == 0)
+        a = A[side, rows[:, 0]].double()
+        weights = gradient[side].reshape(-1, 1, 1, 1)
+        if x_U is not None:
+            other = gather_windows(x_U.movedim(-1, 1), rows, window).double()
+            at_low = (a >= 0) == lower
+            extreme = torch.where(at_low, torch.minimum(point, other), torch.maximum(point, other))
+            zero = torch.zeros_like(a)
+            to_x = to_x + torch.where(at_low, weights * a, zero)
+            to_x_U = to_x_U + torch.where(at_low, zero, weights * a)
+            to_row = weights * extreme
+        else:
+            radius = eps.expand(batch)[rows[:, 1]] * (-1.0 if lower else 1.0)
+            norm, slope = norm_and_slope(a.flatten(1), ctx.p, 1)
+            to_row = weights * (point + radius.reshape(-1, 1, 1, 1) * slope.reshape(a.shape))
+            to_x = to_x + weights * a
+            to_radius = to_radius + gradient[side] * norm * (-1.0 if lower else 1.0)
+        to_A[side].index_add_(0, rows[:, 0], to_row.to(A.dtype))
+    if x_U is not None:
+        return to_A, None, at_inputs(to_x), at_inputs(to_x_U), None, None, None
+    to_eps = torch.zeros(batch, dtype=torch.float64, device=A.device).index_add(0, rows[:, 1], to_radius)
+    return to_A, None, at_inputs(to_x), None, sum_to(to_eps, eps.shape), None, None
