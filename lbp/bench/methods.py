@@ -28,6 +28,9 @@ PRODUCT_BOUND = ("IBP", "CROWN-IBP")
 TRAINING_NETWORKS = ("DM-Small", "DM-Medium", "DM-Large", "CNN-7+BN")
 ACTIVATIONS: tuple[Activation, ...] = ("ReLU", "ParamRamp")
 
+_PATIENCE = 6
+"""A median needs three rounds, so that the first ones may take longer than the rest."""
+
 GROWTH_START = {"width": 8, "depth": 4, "image": 12, "batch": 1}
 GROWTH = {"width": (4, 8, 16, 32), "depth": (2, 4, 8, 16), "image": (8, 12, 16, 24), "batch": (1, 2, 4, 8)}
 """Sizes of the chains: one quantity grows, the others stay at their start."""
@@ -43,7 +46,7 @@ class MethodOptions:
     Attributes:
         limits: of every run.
         repeats: most rounds of a case.
-        seconds: of a case, after which no further round begins.
+        seconds: of a case, after which no further round begins; the second and third wait `_PATIENCE` times as long.
         networks, methods, batches, contenders: to take; empty for all.
         peer: folder of auto_LiRPA, None for the installed one.
     """
@@ -193,7 +196,8 @@ def _in_turn(workers: Sequence[Worker], options: MethodOptions) -> dict[str, lis
     seconds: dict[str, list[float]] = {worker.contender.name: [] for worker in workers}
     begin = time.perf_counter()
     for number in range(options.repeats):
-        if number > 0 and time.perf_counter() - begin > options.seconds:
+        patience = options.seconds * (_PATIENCE if number < 3 else 1)
+        if number > 0 and time.perf_counter() - begin > patience:
             break
         for worker in workers:
             seconds[worker.contender.name].append(worker.seconds())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, field
@@ -85,7 +86,12 @@ def new_record(device: torch.device, settings: dict[str, Any], rates: Rates) -> 
     return Record(
         _device_name(device),
         _commit(),
-        {"threads": torch.get_num_threads(), "device": str(device), **settings},
+        {
+            "threads": torch.get_num_threads(),
+            "waiting threads": os.environ.get("OMP_WAIT_POLICY", "default").lower(),
+            "device": str(device),
+            **settings,
+        },
         {name: value for name, value in collect().items() if name != "platform"},
         rates,
         (),
