@@ -21,7 +21,15 @@ from lbp.linear import Interval, Region
 from lbp.methods import Method, Problem, Solution, parse_method, solve
 from lbp.methods.coefficients import NodeCoefficients, linear_coefficients
 from lbp.methods.memory import images_within
-from lbp.methods.options import budget_of, check_options, only_open, rows_of, strategy_of, windows_of
+from lbp.methods.options import (
+    budget_of,
+    check_options,
+    only_open,
+    rounding_of,
+    rows_of,
+    strategy_of,
+    windows_of,
+)
 from lbp.perturbations import BoundedTensor, PerturbationLpNorm, region_of
 
 __all__ = ["BoundedModule", "BoundedTensor"]
@@ -194,6 +202,7 @@ class BoundedModule(nn.Module):
         ibp_nodes: Any = None,
         cache_bounds: bool = False,
         memory_budget: int | str | None = None,
+        rounding: str | None = None,
     ) -> Bounds | BoundsWithCoefficients:
         """Bound the output, or linear functions of it, over the region of the input.
 
@@ -221,6 +230,9 @@ class BoundedModule(nn.Module):
             memory_budget: bytes, or text like "4GiB", that the tensors made for the bounds may take (without
                 gradients); rows and images are split accordingly, which changes bounds by rounding at most. None: the
                 option of that name, or half of the memory that is free.
+            rounding: "outward": bounds that hold in exact arithmetic for the network with the stored parameters,
+                whatever the computation rounds; "nearest" (the default): bounds that may be wrong by a few units of
+                the last place. None: the option of that name.
             cache_bounds: without effect; bounds of the hidden layers are always kept for the next call.
             aux: must be None, as must the following: not implemented, and refused by name.
             reuse_alpha: must be False.
@@ -254,6 +266,7 @@ class BoundedModule(nn.Module):
         if not bound_lower and not bound_upper:
             raise InvalidInputError("compute_bounds: at least one of bound_lower and bound_upper must be True")
         scheme = parse_method(method, ibp=IBP, forward=forward)
+        level = rounding_of(self.bound_opts, rounding)
         network = self._network()
         for guard in network.guards:
             guard()
@@ -275,6 +288,7 @@ class BoundedModule(nn.Module):
             budget=budget,
             budget_is_strict=asked,
             known=cached,
+            rounding=level,
         )
         wanted = self._wanted_coefficients(network, output, scheme, needed_A_dict) if return_A else {}
         solution = solve(problem, scheme, keep_linear=output in wanted)

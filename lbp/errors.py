@@ -17,6 +17,10 @@ class UnsupportedArgumentError(LbpError, NotImplementedError):
     """An argument asks for something that is not implemented and would change the result."""
 
 
+class UnanalysedRoundingError(LbpError, NotImplementedError):
+    """Bounds that hold in floating point are asked for, where the rounding errors are not analysed."""
+
+
 class StaleBoundsError(LbpError, RuntimeError):
     """Cached intermediate bounds do not belong to the present parameters, mode or input."""
 

@@ -28,6 +28,7 @@ from lbp.linear import (
     to_windows,
 )
 from lbp.nn import LeakyReLU, ParamRamp
+from lbp.rounding import Roundings, unit_roundoff
 
 
 class RampNode(BoundNode):
@@ -36,16 +37,20 @@ class RampNode(BoundNode):
     Attributes:
         r: reads the present bending point: infinity, a number, or a tensor that broadcasts to the layer's shape.
         eta: reads the present outer slope, a number or a 0-dim tensor.
+        ends: read the two numbers of which r is the difference; None: r is no difference.
     """
 
     is_activation = True
     takes_windows = True
     mixes = False
 
-    def __init__(self, name: str, source: BoundNode, r: Value, eta: Value) -> None:
+    def __init__(
+        self, name: str, source: BoundNode, r: Value, eta: Value, ends: tuple[Value, Value] | None = None
+    ) -> None:
         super().__init__(name, (source,), source.shape)
         self.r = r
         self.eta = eta
+        self.ends = ends
 
     @property
     def pre_activation(self) -> BoundNode:
@@ -62,6 +67,14 @@ class RampNode(BoundNode):
     def interval(self, *inputs: Interval) -> Interval:
         lower, upper = inputs[0]
         return ops.ramp_interval(lower, upper, *self.ramp_parameters())
+
+    def roundings(self, dtype: torch.dtype) -> Roundings:
+        eta = self.ramp_parameters()[1]
+        # `r + eta (z - r)` rounds three times; the activation itself moves no more than r does.
+        error = 0.0
+        if self.ends is not None:
+            error = 4 * unit_roundoff(dtype) * sum(abs(float(end.read())) for end in self.ends)
+        return Roundings(value=0 if not isinstance(eta, Tensor) and eta in (0, 1) else 3, shift_error=error)
 
     def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
         return inputs[0]
@@ -154,7 +167,7 @@ def _clamp(call: Call, operand: Any, low: Value, high: Value) -> BoundNode:
     if isinstance(low, Literal | Attribute) and low.read() == 0:
         return RampNode(call.name, source, r, Literal(0.0))
     shifted = ScaleShiftNode(f"{call.name}/shifted", source, shift=Expression(_negative, (low,)))
-    ramp = RampNode(f"{call.name}/ramp", shifted, r, Literal(0.0))
+    ramp = RampNode(f"{call.name}/ramp", shifted, r, Literal(0.0), ends=(low, high))
     return ScaleShiftNode(call.name, ramp, shift=low)
 
 

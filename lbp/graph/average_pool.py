@@ -25,6 +25,7 @@ from lbp.linear import (
 )
 from lbp.ops import combine_windows
 from lbp.precision import full_precision
+from lbp.rounding import Roundings
 
 
 class AveragePoolNode(BoundNode):
@@ -59,6 +60,18 @@ class AveragePoolNode(BoundNode):
     def interval(self, *inputs: Interval) -> Interval:
         lower, upper = inputs[0]
         return self.pooled(lower), self.pooled(upper)
+
+    def roundings(self, dtype: torch.dtype) -> Roundings:
+        forward = backward = 1
+        for matrix in (self.rows, self.columns):
+            used = matrix != 0
+            forward *= int(used.sum(1).max())
+            backward *= int(used.sum(0).max())
+        # The entries of both matrices are rounded quotients; their product may be taken first.
+        return Roundings(forward + 1, backward + 1, weights=4, value=1)
+
+    def magnitude(self, *inputs: Tensor) -> Tensor:
+        return self.pooled(inputs[0])
 
     def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
         (before,) = inputs

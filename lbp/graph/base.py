@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from lbp.errors import UnanalysedRoundingError
 from lbp.linear import (
     Coefficients,
     ForwardBounds,
@@ -16,6 +18,7 @@ from lbp.linear import (
     ReceptiveField,
     WindowRows,
 )
+from lbp.rounding import EXACT, Roundings
 
 BackwardStep = tuple[tuple[Coefficients | WindowRows, ...], Tensor | None]
 """Coefficients of every input of a node, and the constants float64 that the node adds (None: none).
@@ -103,6 +106,28 @@ class BoundNode(ABC):
     def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
         """Return coefficients of the inputs from coefficients of the output (back-substitution)."""
 
+    def roundings(self, dtype: torch.dtype) -> Roundings:
+        """Return how often the node's present arithmetic rounds, for bounds that hold in floating point.
+
+        Args:
+            dtype: of the bounds.
+
+        Raises:
+            UnanalysedRoundingError: nobody has analysed this kind of node.
+        """
+        raise UnanalysedRoundingError(
+            f"rounding: the rounding errors of {self.name!r} ({type(self).__name__}) are not analysed; use "
+            "rounding='nearest', whose bounds may be wrong by rounding"
+        )
+
+    def magnitude(self, *inputs: Tensor) -> Tensor:
+        """Return `|W| m` [B, *shape], computed to nearest, for magnitudes m >= 0 of the inputs.
+
+        The node's value over all inputs of magnitude at most m lies within that of its value b at 0.
+        """
+        lower, upper = self.interval(*((-m, m) for m in inputs))
+        return (upper - lower) / 2
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, shape={list(self.shape)})"
 
@@ -117,6 +142,9 @@ class InputNode(BoundNode):
 
     def interval(self, *inputs: Interval) -> Interval:
         raise AssertionError("bounds of the input come from the region")
+
+    def roundings(self, dtype: torch.dtype) -> Roundings:
+        return EXACT
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         raise AssertionError("forward bounds of the input are the identity")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lbp.errors import MissingStatisticsError
+from lbp.errors import MissingStatisticsError, UnanalysedRoundingError
 from lbp.graph.base import BoundNode
 from lbp.graph.conv import Conv2dNode
 from lbp.graph.elementwise import ScaleShiftNode
@@ -19,6 +19,7 @@ from lbp.graph.linear import LinearNode
 from lbp.graph.registry import REQUIRED, BatchStatistics, Call, for_functions, for_modules
 from lbp.graph.values import Attribute, Expression, Literal, Value
 from lbp.nn import GlobalBatchNorm
+from lbp.rounding import Roundings, unit_roundoff
 
 
 def uses_batch_statistics(module: nn.Module) -> bool:
@@ -64,6 +65,35 @@ class Normalisation:
         shift = -mean * scale
         return scale, (shift if bias is None else shift + bias)
 
+    def rounded(self, roundings: Roundings, added: Tensor | None, dims: int, dtype: torch.dtype) -> Roundings:
+        """Return the roundings of a layer with this normalisation after it.
+
+        The network that bounds are about normalises by the stored statistics; scale and shift are rounded.
+
+        Args:
+            roundings: of the layer.
+            added: the layer's own bias [C]; None: none.
+            dims: dimensions of the layer after that of the channels.
+            dtype: of the bounds.
+
+        Raises:
+            UnanalysedRoundingError: batch statistics are in use, which are rounded themselves.
+        """
+        module = None if self.module is None else self.module.read()
+        if module is not None and uses_batch_statistics(module):
+            raise UnanalysedRoundingError(
+                f"rounding: batch normalisation {self.name!r} uses batch statistics (it is in training mode or keeps "
+                "no running ones), which are rounded themselves; call eval(), or use rounding='nearest'"
+            )
+        scale = self.scale_and_shift()[0].detach()
+        bias, mean = self.bias.read(), self._moments()[0].detach()
+        size = (mean * scale).abs()
+        size = size if bias is None else size + bias.detach().abs()
+        size = (size if added is None else size + (added.detach() * scale).abs()).reshape(-1, *[1] * dims)
+        # Scale: a sum, a root and a quotient (which some devices round by two units of the last place), a product.
+        error = 14 * unit_roundoff(dtype) * size
+        return replace(roundings, weights=10, value=1, shift=size, shift_error=error)
+
     def _moments(self) -> tuple[Tensor, Tensor]:
         module = None if self.module is None else self.module.read()
         if module is None or not uses_batch_statistics(module):
@@ -90,6 +120,9 @@ class BatchNormNode(ScaleShiftNode):
         spatial = (-1, *[1] * (len(self.shape) - 1))
         return scale.reshape(spatial), shift.reshape(spatial)
 
+    def roundings(self, dtype: torch.dtype) -> Roundings:
+        return self.normalisation.rounded(super().roundings(dtype), None, len(self.shape) - 1, dtype)
+
 
 class NormalisedLinearNode(LinearNode):
     """A fully connected layer with the batch normalisation after it."""
@@ -101,6 +134,9 @@ class NormalisedLinearNode(LinearNode):
     def parameters(self) -> tuple[Tensor, Tensor | None]:
         return _folded(*super().parameters(), self.normalisation)
 
+    def roundings(self, dtype: torch.dtype) -> Roundings:
+        return self.normalisation.rounded(super().roundings(dtype), self.bias.read(), 0, dtype)
+
 
 class NormalisedConv2dNode(Conv2dNode):
     """A convolution with the batch normalisation after it."""
@@ -111,6 +147,9 @@ class NormalisedConv2dNode(Conv2dNode):
 
     def parameters(self) -> tuple[Tensor, Tensor | None]:
         return _folded(*super().parameters(), self.normalisation)
+
+    def roundings(self, dtype: torch.dtype) -> Roundings:
+        return self.normalisation.rounded(super().roundings(dtype), self.bias.read(), 2, dtype)
 
 
 def _folded(weight: Tensor, bias: Tensor | None, normalisation: Normalisation) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ from lbp.linear import (
 )
 from lbp.precision import full_precision
 from lbp.reference.concretize import dual_exponent
+from lbp.rounding import Roundings
 
 Pair = tuple[int, int]
 
@@ -106,6 +107,20 @@ class Conv2dNode(BoundNode):
 
     def interval(self, *inputs: Interval) -> Interval:
         return ops.interval_conv2d(*inputs[0], *self.parameters(), **self.geometry.keywords())
+
+    def roundings(self, dtype: torch.dtype) -> Roundings:
+        weight, bias = self.parameters()
+        taps = weight.shape[2] * weight.shape[3]
+        return Roundings(
+            forward=weight.shape[1] * taps,
+            backward=weight.shape[0] // self.geometry.groups * taps,
+            value=1,  # that of center -/+ radius
+            shift=None if bias is None else bias.detach().abs()[:, None, None],
+        )
+
+    def magnitude(self, *inputs: Tensor) -> Tensor:
+        with full_precision():
+            return functional.conv2d(inputs[0], self.parameters()[0].detach().abs(), None, **self.geometry.keywords())
 
     def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
         (before,) = inputs

@@ -25,6 +25,7 @@ from lbp.linear import (
     add_constants,
     to_dense,
 )
+from lbp.rounding import Roundings, unit_roundoff
 
 
 class ScaleShiftNode(BoundNode):
@@ -60,6 +61,19 @@ class ScaleShiftNode(BoundNode):
             first, second = lower * scale, upper * scale
             lower, upper = torch.minimum(first, second), torch.maximum(first, second)
         return (lower, upper) if shift is None else (lower + shift, upper + shift)
+
+    def roundings(self, dtype: torch.dtype) -> Roundings:
+        # Numbers are rounded to the network's dtype; a scale may be a rounded reciprocal, a shift a rounded product.
+        scale, shift = self.constants()
+        terms = 0 if scale is None else 1
+        if shift is None:
+            return Roundings(terms, terms, weights=3)
+        size = torch.as_tensor(shift, dtype=dtype).detach().abs()
+        return Roundings(terms, terms, weights=3, value=1, shift=size, shift_error=3 * unit_roundoff(dtype) * size)
+
+    def magnitude(self, *inputs: Tensor) -> Tensor:
+        scale = self.constants()[0]
+        return inputs[0] if scale is None else inputs[0] * abs(scale)
 
     def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
         return inputs[0]

@@ -28,6 +28,7 @@ from lbp.linear import (
     common_windows,
     to_dense,
 )
+from lbp.rounding import EXACT, Roundings
 
 
 class SumNode(BoundNode):
@@ -50,6 +51,15 @@ class SumNode(BoundNode):
         (l1, u1), (l2, u2) = inputs
         low, high = (l2, u2) if self.weight >= 0 else (u2, l2)
         return l1 + self._weighted(low), u1 + self._weighted(high)
+
+    def roundings(self, dtype: torch.dtype) -> Roundings:
+        # The weight is a number, rounded to the network's dtype.
+        weighted = int(self.weight not in (1, -1))
+        return Roundings(forward=2, backward=weighted, weights=weighted, value=1)
+
+    def magnitude(self, *inputs: Tensor) -> Tensor:
+        first, second = inputs
+        return first + second * abs(self.weight)
 
     def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
         return common_windows(inputs)
@@ -101,6 +111,12 @@ class ConcatNode(BoundNode):
     def interval(self, *inputs: Interval) -> Interval:
         lower, upper = zip(*inputs, strict=True)
         return self._joined(list(lower), 1), self._joined(list(upper), 1)
+
+    def roundings(self, dtype: torch.dtype) -> Roundings:
+        return EXACT
+
+    def magnitude(self, *inputs: Tensor) -> Tensor:
+        return self._joined(list(inputs), 1)
 
     def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
         # Windows stay where channels of images are concatenated.

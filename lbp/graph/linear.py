@@ -25,6 +25,7 @@ from lbp.linear import (
 )
 from lbp.precision import full_precision
 from lbp.reference.concretize import dual_norm
+from lbp.rounding import Roundings
 
 
 class LinearNode(BoundNode):
@@ -57,6 +58,16 @@ class LinearNode(BoundNode):
 
     def interval(self, *inputs: Interval) -> Interval:
         return ops.interval_linear(*inputs[0], *self.parameters())
+
+    def roundings(self, dtype: torch.dtype) -> Roundings:
+        weight, bias = self.parameters()
+        outputs, inputs = weight.shape
+        # One more rounding: that of center -/+ radius.
+        return Roundings(inputs, outputs, value=1, shift=None if bias is None else bias.detach().abs())
+
+    def magnitude(self, *inputs: Tensor) -> Tensor:
+        with full_precision():
+            return functional.linear(inputs[0], self.parameters()[0].detach().abs())
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         (b,) = inputs

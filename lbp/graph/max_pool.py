@@ -25,6 +25,7 @@ from lbp.linear import (
     window_of,
 )
 from lbp.reference.windows import gather_windows
+from lbp.rounding import Roundings
 from lbp.strategies import side_names
 
 
@@ -99,6 +100,14 @@ class MaxPool2dNode(BoundNode):
             for values in inputs[0]
         )
         return lower, upper
+
+    def roundings(self, dtype: torch.dtype) -> Roundings:
+        # A pixel may be the chosen one of every window that reads it.
+        overlap = [-(-self.kernel[i] // self.stride[i]) if self.dilation[i] == 1 else self.kernel[i] for i in range(2)]
+        return Roundings(backward=overlap[0] * overlap[1])
+
+    def magnitude(self, *inputs: Tensor) -> Tensor:
+        return functional.max_pool2d(inputs[0], self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         b = inputs[0].dense()

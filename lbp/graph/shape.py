@@ -20,6 +20,7 @@ from lbp.linear import (
     WindowRows,
     to_dense,
 )
+from lbp.rounding import EXACT, Roundings
 
 
 class MoveNode(BoundNode):
@@ -39,6 +40,12 @@ class MoveNode(BoundNode):
     def interval(self, *inputs: Interval) -> Interval:
         lower, upper = inputs[0]
         return self.move(lower, 1), self.move(upper, 1)
+
+    def roundings(self, dtype: torch.dtype) -> Roundings:
+        return EXACT
+
+    def magnitude(self, *inputs: Tensor) -> Tensor:
+        return self.move(inputs[0], 1)
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         b = inputs[0]
@@ -157,6 +164,9 @@ class ExpandNode(MoveNode):
 
     def move(self, values: Tensor, lead: int) -> Tensor:
         return values.expand(*values.shape[:lead], *self.shape)
+
+    def roundings(self, dtype: torch.dtype) -> Roundings:
+        return Roundings(backward=self.size // self.inputs[0].size if self.size else 0)
 
     def move_back(self, A: Tensor) -> Tensor:
         repeated = [3 + i for i, dim in enumerate(self.inputs[0].shape) if dim == 1 and self.shape[i] != 1]

@@ -12,6 +12,7 @@ import torch
 
 from lbp.errors import InvalidInputError, UnsupportedArgumentError
 from lbp.methods.memory import budget_in_bytes, free_memory
+from lbp.rounding import LEVELS
 
 STRATEGY_OPTIONS = {
     "adaptive": "adaptive",
@@ -73,6 +74,7 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optimize_graph": (_is_anything, "anything"),
     "deterministic": (_is_bool, "True or False"),
     "verbosity": (_is_number, "a number"),
+    "rounding": (_one_of(*LEVELS), f"one of {', '.join(LEVELS)}"),
     "memory_budget": (_is_budget, "a number of bytes above 0, text like '4GiB', or None"),
 }
 
@@ -204,3 +206,18 @@ def windows_of(options: Mapping[str, Any]) -> bool:
 def only_open(options: Mapping[str, Any]) -> bool:
     """Return whether CROWN bounds only hidden neurons that intervals leave open (`sparse_intermediate_bounds`)."""
     return bool(options.get("sparse_intermediate_bounds", True))
+
+
+def rounding_of(options: Mapping[str, Any], given: str | None) -> str:
+    """Return what bounds account for, one of `lbp.rounding.LEVELS`; "nearest" unless somebody asked.
+
+    Raises:
+        InvalidInputError: another name.
+        UnsupportedArgumentError: a level that is not implemented.
+    """
+    level = options.get("rounding", "nearest") if given is None else given
+    if level not in LEVELS:
+        raise InvalidInputError(f"compute_bounds: rounding must be one of {', '.join(LEVELS)}, got {given!r}")
+    if level == "inference":
+        raise UnsupportedArgumentError("compute_bounds: rounding='inference' is not implemented; use 'outward'")
+    return str(level)

@@ -33,6 +33,7 @@ class Problem:
         budget: bytes that bounds may take; None: no limit.
         budget_is_strict: whether a budget that is too small for a single image is an error.
         known: pre-activation bounds of an earlier call over the same region, still valid.
+        rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
         bounds: bounds found so far, per node.
     """
 
@@ -50,6 +51,7 @@ class Problem:
     budget: int | None = None
     budget_is_strict: bool = False
     known: Mapping[BoundNode, Interval] = field(default_factory=dict)
+    rounding: str = "nearest"
     bounds: dict[BoundNode, Interval] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

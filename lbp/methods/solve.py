@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lbp.errors import UnanalysedRoundingError
 from lbp.graph import BoundNode
 from lbp.linear import ForwardBounds
 from lbp.methods.back_substitution import back_substitute, over_region, split_sides
@@ -55,7 +56,10 @@ def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Sol
 
     Raises:
         InvalidInputError: a strict budget is too small for a single image.
+        UnanalysedRoundingError: the rounding errors of the method, or of a layer, are not analysed.
     """
+    if problem.rounding != "nearest":
+        raise UnanalysedRoundingError(f"rounding={problem.rounding!r} is not analysed for {method}; use 'nearest'")
     images = images_at_once(problem, method)
     batch = problem.region.batch
     if images >= batch:
