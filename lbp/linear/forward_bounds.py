@@ -94,6 +94,17 @@ class ForwardBounds:
         """Return other matrices on the same windows."""
         return ForwardBounds(*matrices, self.windows)
 
+    def of_image(self, image: int) -> ForwardBounds:
+        """Return the bounds of one example, without a copy."""
+
+        def one(values: Tensor | None) -> Tensor | None:
+            return values if values is None or values.shape[0] == 1 else values[image : image + 1]
+
+        center, center_bias = one(self.center), one(self.center_bias)
+        assert center is not None
+        assert center_bias is not None
+        return ForwardBounds(center, one(self.radius), center_bias, one(self.radius_bias), self.windows)
+
     def on_windows(self, windows: InputWindows) -> Matrices:
         """Return the matrices [B, C0, kh, kw, C, H, W] and biases [B, C, H, W]; `windows` are those of the bounds."""
         biases = (

@@ -55,15 +55,19 @@ def insert(problem: Problem, result: Substituted, forward: dict[BoundNode, Forwa
         if isinstance(node, InputNode):
             part = A.flatten(3)
         else:
-            part, added = _inserted(A, forward[node], sides)
+            part, added = inserted(A, forward[node], sides)
             constants = add_constants(constants, added)
         total = part if total is None else total + part
     assert total is not None
     return Substituted({source: DenseCoefficients(total.reshape(*total.shape[:3], *source.shape))}, constants)
 
 
-def _inserted(A: Tensor, bounds: ForwardBounds, sides: str) -> tuple[Tensor, Tensor]:
-    """Return coefficients [K, B, S, n0] and constants [K, B, S] of A [K, B, S, *shape] after insertion."""
+def inserted(A: Tensor, bounds: ForwardBounds, sides: str) -> tuple[Tensor, Tensor]:
+    """Insert forward linear bounds into coefficients A [K, B, S, *shape] of their layer.
+
+    Returns:
+        coefficients of the input [K, B, S, n0], and the constants [K, B, S] float64 that this adds.
+    """
     windows = bounds.windows
     if windows is None:
         return insert_forward(A, *bounds.matrices, sides=sides)

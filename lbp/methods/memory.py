@@ -142,9 +142,32 @@ def image_bytes(
     if "lbp" in (method.hidden, method.output):
         return total * itemsize + forward_bytes(nodes, windows=windows, batch=1, itemsize=itemsize)
     if method.hidden == "relaxed-crown":
-        # Dense linear bounds of every layer at which back-substitution may end, and those under way.
-        total += 2 * network.input.size * (sum(node.size for node in pre_activations(nodes)) + 2 * widest)
+        # Linear bounds of every layer at which back-substitution may end, and copies of those under way.
+        found = input_windows(nodes, windows=windows)
+        numbers = [
+            2 * node.size * (network.input.size if own is None else own.entries)
+            for node in pre_activations(nodes)
+            for own in [found[node]]
+        ]
+        total += sum(numbers) + 3 * max(numbers, default=0)
     return total * itemsize
+
+
+def input_windows(nodes: Collection[BoundNode], *, windows: bool) -> dict[BoundNode, InputWindows | None]:
+    """Return on which windows forward bounds of the nodes are kept, None standing for dense matrices.
+
+    Args:
+        nodes: in topological order, with all that are below them.
+        windows: whether rows are kept as windows where that is smaller.
+    """
+    found: dict[BoundNode, InputWindows | None] = {}
+    for node in nodes:
+        if isinstance(node, InputNode):
+            image = windows and len(node.shape) == 3
+            found[node] = InputWindows.of_input(channels_rows_columns(node.shape)) if image else None
+        else:
+            found[node] = node.windows_above(*(found[source] for source in node.inputs))
+    return found
 
 
 def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, itemsize: int) -> int:
@@ -157,16 +180,12 @@ def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, it
         itemsize: bytes of a number.
     """
     readers = Counter(source for node in nodes for source in node.inputs)
-    found: dict[BoundNode, InputWindows | None] = {}
+    found = input_windows(nodes, windows=windows)
     held: dict[BoundNode, int] = {}
     peak = inputs = 0
     for node in nodes:
         if isinstance(node, InputNode):
             inputs = node.size
-            image = windows and len(node.shape) == 3
-            found[node] = InputWindows.of_input(channels_rows_columns(node.shape)) if image else None
-        else:
-            found[node] = node.windows_above(*(found[source] for source in node.inputs))
         own = found[node]
         # center and radius; before the first activation there is but one matrix, for all examples.
         held[node] = 2 * batch * (inputs if own is None else own.entries) * node.size * itemsize

@@ -12,17 +12,13 @@ from lbp.errors import UnanalysedRoundingError
 from lbp.graph import BoundNode
 from lbp.linear import ForwardBounds
 from lbp.methods.back_substitution import back_substitute, over_region, split_sides
-from lbp.methods.crown import (
-    crown_pre_activations,
-    insertion_points,
-    relaxed_crown_pre_activations,
-    substitute_to_input,
-)
+from lbp.methods.crown import crown_pre_activations
 from lbp.methods.forward import propagate_forward
 from lbp.methods.intervals import propagate_intervals, specification_by_intervals
 from lbp.methods.memory import images_at_once
 from lbp.methods.names import Method
 from lbp.methods.problem import Problem
+from lbp.methods.relaxed_crown import insertion_points, relaxed_crown_pre_activations, substitute_to_input
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from lbp.ops.forward_windows import (
     windows_to_dense,
 )
 from lbp.ops.relax import relax_backward, relax_forward
+from lbp.ops.window_insertion import insert_into_windows
 from lbp.ops.windows import (
     backward_conv2d_windows,
     concretize_windows_ball,
@@ -68,6 +69,7 @@ __all__ = [
     "forward_linear_windows",
     "insert_forward",
     "insert_forward_windows",
+    "insert_into_windows",
     "interval_conv2d",
     "interval_linear",
     "ramp",

@@ -15,9 +15,10 @@ from lbp.linear import ForwardBounds, Region
 from lbp.methods import Problem
 from lbp.methods.forward import propagate_forward
 from lbp.methods.memory import forward_bytes
+from lbp.methods.relaxed_crown import relaxed_crown_pre_activations
 from lbp.nn import ParamRamp
 
-METHODS = ("LBP", "CROWN-LBP", "Relaxed-CROWN-1", "Relaxed-CROWN-2")
+METHODS = ("LBP", "CROWN-LBP", "Relaxed-CROWN-1", "Relaxed-CROWN-2", "Relaxed-CROWN-3")
 
 
 def bounds(model, shape, method, mode, *, batch=2, norm=math.inf, strategy="adaptive", C=None):
@@ -207,7 +208,7 @@ def test_random_stacks(case):
     shape, layers = case
     parts = [part for c_in, c_out, kernel, options in layers for part in ((c_in, c_out, kernel, options), None)]
     model = seeded(lambda: nn.Sequential(*(nn.ReLU() if p is None else conv(*p[:3], **p[3]) for p in parts)))
-    assert_same(model, shape, methods=("LBP", "CROWN-LBP"))
+    assert_same(model, shape, methods=("LBP", "CROWN-LBP", "Relaxed-CROWN-2"))
 
 
 @pytest.mark.parametrize("method", ["LBP", "CROWN-LBP", "Relaxed-CROWN-2"])
@@ -234,6 +235,17 @@ def test_the_work_is_that_of_the_windows():
         found = layer.forward_linear(found, relaxations=None)
         sizes.append((found.windows.field.size, found.center.shape[1]))
     assert sizes == [((3, 3), 27), ((5, 5), 75), ((9, 9), 243)]
+
+
+def test_relaxed_crown_keeps_the_bounds_of_hidden_layers_on_windows():
+    convolutions = [conv(2, 3), conv(3, 4, stride=2), conv(4, 2), conv(2, 2, padding=1)]
+    model = nn.Sequential(*(part for layer in convolutions for part in (layer, nn.ReLU()))).double()
+    x = torch.rand(2, 2, 16, 17, dtype=torch.float64)
+    network = build_network(model, x, {})
+    problem = Problem(network, network.output, Region(x - 0.1, x + 0.1))
+    kept = relaxed_crown_pre_activations(problem, 2)
+    fields = [bounds.windows.field.size for bounds in kept.values()]
+    assert fields == [(3, 3), (5, 5), (9, 9)]
 
 
 @pytest.mark.parametrize("mode", ["patches", "matrix"])

@@ -5,8 +5,8 @@ import torch
 from methods.networks import ACTIVATIONS, CHAINS, NETWORKS, STRATEGIES, bounded, chain_mlp, inputs, network, region
 
 from lbp.graph import pre_activations
-from lbp.methods.crown import insertion_points
 from lbp.methods.problem import Problem
+from lbp.methods.relaxed_crown import insertion_points
 from lbp.perturbations import region_of
 from lbp.specification import margins
 

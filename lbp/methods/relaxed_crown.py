@@ -1,0 +1,104 @@
+"""Relaxed-CROWN: back-substitution over few activations, then linear bounds of the layers reached (Lyu et al. 2021).
+
+Section 4 of the paper; on windows see `lbp.methods.row_insertion`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lbp.graph import BoundNode
+from lbp.linear import Coefficients, DenseCoefficients, ForwardBounds
+from lbp.methods.back_substitution import back_substitute, both_sides, over_region
+from lbp.methods.forward import insert, propagate_forward
+from lbp.methods.intervals import propagate_intervals
+from lbp.methods.problem import Problem
+from lbp.methods.row_insertion import linear_bounds_of_rows
+
+
+def insertion_points(problem: Problem, node: BoundNode, depth: int) -> list[BoundNode]:
+    """Return the pre-activations at which Relaxed-CROWN of that depth ends back-substitution from a node.
+
+    Rank counts the activations on the longest path from the input; insertion happens at ranks up to rank(node) - depth.
+    """
+    rank = problem.network.rank
+    return [below for below in problem.pre_activations if rank[below] <= rank[node] - depth]
+
+
+def relaxed_crown_pre_activations(problem: Problem, depth: int) -> dict[BoundNode, ForwardBounds]:
+    """Record bounds of every pre-activation by back-substitution over `depth` activations.
+
+    Returns:
+        linear bounds of the pre-activations at which later back-substitution ends.
+    """
+    propagate_intervals(problem, everywhere=False)
+    rank = problem.network.rank
+    points = {
+        below for node in (*problem.pre_activations, problem.output) for below in insertion_points(problem, node, depth)
+    }
+    first = [node for node in problem.pre_activations if rank[node] == 0 and node in points]
+    forward = propagate_forward(problem, first, keep=first)
+    for node in problem.pre_activations:
+        keep = node in points and node not in forward
+        if keep or node not in problem.bounds:
+            bounds = _linear_bounds(problem, node, depth, forward, keep=keep)
+            if bounds is not None:
+                forward[node] = bounds
+    return forward
+
+
+def _linear_bounds(
+    problem: Problem, node: BoundNode, depth: int, forward: dict[BoundNode, ForwardBounds], *, keep: bool
+) -> ForwardBounds | None:
+    """Record the bounds of a pre-activation; return its linear bounds in terms of the input if they are to be kept."""
+    stops = insertion_points(problem, node, depth)
+    if problem.windows:
+        values, bounds = linear_bounds_of_rows(problem, node, stops, forward, keep=keep)
+    else:
+        found = substitute_to_input(problem, node, problem.row_chunks(node), "both", stops, forward)
+        values = found.values
+        bounds = ForwardBounds.from_sides(found.coefficients.flatten(3), found.constants, node.shape) if keep else None
+    if node not in problem.bounds:
+        problem.record(node, both_sides(problem, node, values))
+    return bounds
+
+
+@dataclass(frozen=True)
+class LinearBounds:
+    """Rows bounded by linear functions of the input, and their values over the region.
+
+    Attributes:
+        coefficients: [K, B, S, *input shape].
+        constants: [K, B, S] float64.
+        values: [K, B, S] float64.
+    """
+
+    coefficients: Tensor
+    constants: Tensor
+    values: Tensor
+
+
+def substitute_to_input(
+    problem: Problem,
+    node: BoundNode,
+    starts: Sequence[Coefficients],
+    sides: str,
+    stops: Collection[BoundNode],
+    forward: dict[BoundNode, ForwardBounds],
+) -> LinearBounds:
+    """Bound the rows of all starts by back-substitution, inserting forward linear bounds at the stops."""
+    matrices, constants, values = [], [], []
+    for start in starts:
+        result = insert(problem, back_substitute(problem, node, start, sides, stops), forward, sides)
+        dense = result.coefficients[problem.network.input]
+        assert isinstance(dense, DenseCoefficients)
+        A = dense.A
+        zero = torch.zeros(1, 1, 1, dtype=torch.float64, device=A.device)
+        matrices.append(A)
+        constants.append((zero if result.constants is None else result.constants).expand(A.shape[:3]))
+        values.append(over_region(problem, result, sides))
+    return LinearBounds(torch.cat(matrices, dim=2), torch.cat(constants, dim=2), torch.cat(values, dim=2))
