@@ -3,8 +3,13 @@
 #include <string>
 #include <type_traits>
 
+#include "cpu/large_pages.h"
+
 namespace lbp::binding {
 namespace {
+
+// Bytes from which on the first touch of an array's pages is worth a call to the system.
+constexpr size_t kLargeArray = size_t(4) << 20;
 
 template <typename T>
 constexpr ScalarType scalar_type() {
@@ -77,7 +82,10 @@ Tensor empty_of(const Tensor& like, std::vector<int64_t> sizes, ScalarType type)
 
 Tensor empty_on(Device on, std::vector<int64_t> sizes, ScalarType type) {
   try {
-    return torch::stable::empty(sizes, type, std::nullopt, on);
+    Tensor result = torch::stable::empty(sizes, type, std::nullopt, on);
+    const size_t bytes = size_t(result.numel()) * size_t(result.element_size());
+    if (on.is_cpu() && bytes >= kLargeArray) cpu::prefer_large_pages(result.mutable_data_ptr(), bytes);
+    return result;
   } catch (const std::exception&) {  // it names a function of the ABI, not what went wrong
     STD_TORCH_CHECK(false, "out of memory on ", device_name(on), ": cannot allocate a ",
                     torch::headeronly::toString(type), " tensor of shape ", text_of(sizes),

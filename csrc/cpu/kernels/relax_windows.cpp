@@ -5,7 +5,6 @@
 #include "cpu/kernels/simd.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/windows.h"
-#include "cpu/large_pages.h"
 
 namespace lbp::LBP_ISA {
 
@@ -334,8 +333,6 @@ void relax_convolve_windows(const RelaxConvolveWindowsArguments<T>& args) {
   const RowWindows<T>& A = args.relax.A;
   const Index sides = side_count(args.relax.sides);
   const Packing packing = Packing::of(conv, A.channels);
-  cpu::prefer_large_pages(args.coefficients,
-                          size_t(sides * A.rows * conv.height * conv.width * conv.inputs) * sizeof(T));
   pack_weight(conv, packing);
   // A coefficient of 0 is skipped, unless a weight is no number: 0 times that is no number either.
   const Index weights = A.channels * (conv.inputs / conv.groups) * conv.kernel[0] * conv.kernel[1];
