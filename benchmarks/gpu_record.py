@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / "build" / "gpu_record"
 RESULTS = ROOT / "benchmarks" / "results"
 JIT = ROOT / "build" / "jit"
-NEEDED = ("torch", "numpy", "pytest", "hypothesis", "typer", "rich", "pydantic", "safetensors", "setuptools")
+NEEDED = ("torch", "pytest", "hypothesis", "typer", "rich", "pydantic", "safetensors", "setuptools", "cmake", "ninja")
 # One call of every op, forward and backward: what compute-sanitizer watches.
 WATCHED = ("-q", "tests/gpu/test_every_op.py", "-k", "values_and_gradients")
 
@@ -172,8 +172,8 @@ def main() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         sys.exit(
-            f"{sys.executable} has no {', '.join(missing)}. Without a network, unpack their wheels into a folder and "
-            "name it in PYTHONPATH."
+            f"{sys.executable} has no {', '.join(missing)}. `make carried` fills build/carried with their wheels on a "
+            "machine with a network; bring that folder here, and gpu_record.sh installs them beside this Python."
         )
     record: dict[str, Any] = facts()
     device = "gpu-" + re.sub(r"[^a-z0-9]+", "-", record["device"].lower()).strip("-")

@@ -1,7 +1,14 @@
 #!/usr/bin/env bash
 # Builds for the GPU of this machine, tests, and measures, in under ten minutes and without a network; the record is
-# benchmarks/results/gpu-<device>.json. Needs torch with CUDA, nvcc, cmake, ninja, pytest and the package's own
-# dependencies in the Python that PYTHON names [python3]. Arguments are names of stages: benchmarks/gpu_record.py.
+# benchmarks/results/gpu-<device>.json. Needs torch with CUDA, nvcc, a C++ compiler, pip and pytest for the Python that
+# PYTHON names [python3]. All else comes as wheels in build/carried, which `make carried` fills on a machine with a
+# network; they are installed into build/gpu_record. Arguments are names of stages: benchmarks/gpu_record.py.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec "${PYTHON:-python3}" benchmarks/gpu_record.py "$@"
+python="${PYTHON:-python3}"
+packages="$PWD/build/gpu_record/packages"
+if compgen -G "build/carried/*.whl" > /dev/null; then
+  "$python" -m pip install --quiet --no-index --no-deps --upgrade --target "$packages" build/carried/*.whl
+  export PYTHONPATH="$packages${PYTHONPATH:+:$PYTHONPATH}" PATH="$packages/bin:$PATH"
+fi
+exec "$python" benchmarks/gpu_record.py "$@"

@@ -12,6 +12,10 @@ namespace lbp {
 
 using Index = long long;
 
+// How float32 products are added up on CUDA devices: by fused multiply-adds, or on tensor cores with operands split
+// into two parts (csrc/cuda/kernels/split_tf32.cuh). float64 knows the first only.
+enum class Arithmetic : int { kPlain = 0, kSplit = 1 };
+
 // A value per neuron that may repeat: neuron j has data[(j / inner) % count]. Scalars have count 1, channels inner = h
 // w. Without data every neuron has `value`.
 template <typename T>
@@ -323,9 +327,18 @@ struct RowWindows {
   Index rows, height, width, channels;
   Index layer_height, layer_width;
   const WindowRow* where;  // [rows]
+  Index sources, images;   // that rows may name
 };
 
-// A -> A' as for dense coefficients. `lines` is room for the lines of one image, [h, w, 5, C].
+// Whether a row names a source and an image, and its window lies in the layer. The host refuses others; rows in device
+// memory are not looked at before a launch, and those that stand nowhere get NaN.
+template <typename T>
+LBP_HOST_DEVICE bool stands(const RowWindows<T>& A, const WindowRow& row) {
+  return row.source >= 0 && row.source < A.sources && row.image >= 0 && row.image < A.images && row.top >= 0 &&
+         row.top <= A.layer_height - A.height && row.left >= 0 && row.left <= A.layer_width - A.width;
+}
+
+// A -> A' as for dense coefficients. `lines` is room for the lines of one image, [h, w, 5, C], on the host.
 template <typename T>
 struct RelaxWindowsArguments {
   int sides;
@@ -337,6 +350,19 @@ struct RelaxWindowsArguments {
   double* constants;  // [K, rows]
 };
 
+template <typename T>
+struct RelaxWindowsGradientArguments {
+  int sides;
+  RowWindows<T> A;
+  Relaxation<T> relaxation;
+  PerNeuron<T> bias;
+  const T* relaxed_gradient;         // [K, rows, height, width, C]
+  const double* constants_gradient;  // [K, rows]
+  T* A_gradient;                     // [K, sources, height, width, C] or null
+  RelaxationGradients<T> gradients;
+  T* bias_gradient;  // [B, n] or null
+};
+
 // The convolution below an activation: A' of its output to coefficients of its input [C_in, h_in, w_in].
 template <typename T>
 struct WindowConvolution {
@@ -345,14 +371,15 @@ struct WindowConvolution {
   Index kernel[2], stride[2], padding[2], dilation[2];
   Index height, width;   // of the windows of the input
   const Index* corners;  // [rows, 2]: their first row and column
-  T* packed;             // room for packed_weight_size() numbers
+  T* packed;             // room for packed_weight_size() numbers, on the host
 };
 
 template <typename T>
 struct RelaxConvolveWindowsArguments {
   RelaxWindowsArguments<T> relax;  // `relaxed` is not written
   WindowConvolution<T> convolution;
-  T* coefficients;  // [K, rows, height, width, C_in]
+  T* coefficients;                             // [K, rows, height, width, C_in]
+  Arithmetic arithmetic = Arithmetic::kPlain;  // of CUDA devices
 };
 
 // Extreme values over the region of windowed coefficients of the input, float64 [K, rows].

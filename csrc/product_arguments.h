@@ -6,10 +6,6 @@
 
 namespace lbp {
 
-// How float32 products are added up: by fused multiply-adds, or on tensor cores with operands split into two parts
-// (csrc/cuda/kernels/split_tf32.cuh). float64 knows the first only.
-enum class Arithmetic : int { kPlain = 0, kSplit = 1 };
-
 // W [outputs, inputs], bias [outputs] or null.
 template <typename T>
 struct LinearLayer {

@@ -1,6 +1,5 @@
 #include "cuda/kernels/affine_conv2d.cuh"
 
-#include "cuda/launch.h"
 #include "cuda/tile_plan.h"
 
 namespace lbp::cuda {

@@ -1,8 +1,5 @@
 #include "cuda/kernels/affine_linear.cuh"
 
-#include <cstdint>
-
-#include "cuda/launch.h"
 #include "cuda/tile_plan.h"
 
 namespace lbp::cuda {
@@ -37,15 +34,11 @@ LinearProduct<T, false> forward_product(const ForwardLinearArguments<T>& args) {
 
 template <typename T, int kExamples>
 Status launch_few(const IntervalLinearProductArguments<T>& args, Stream stream) {
-  constexpr Index kLength = 16 / sizeof(T);
-  const auto aligned = [](const void* data) { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0; };
-  const bool vectors =
-      args.layer.inputs % kLength == 0 && aligned(args.layer.weight) && aligned(args.l) && aligned(args.u);
-  const dim3 grid(unsigned(quotient_up(args.layer.outputs, kFewOutputs)));
-  if (vectors) {
-    return LBP_LAUNCH((interval_linear_kernel<T, kExamples, true>), grid, dim3(kFewThreads), 0, stream, args);
-  }
-  return LBP_LAUNCH((interval_linear_kernel<T, kExamples, false>), grid, dim3(kFewThreads), 0, stream, args);
+  const Index blocks = quotient_up(args.layer.outputs, kFewOutputs);
+  const bool vectors = whole_packs<T>(args.layer.inputs) && all_aligned(args.layer.weight, args.l, args.u);
+  return with_flag(vectors, [&](auto flag) {
+    return LBP_LAUNCH_BLOCKS((interval_linear_kernel<T, kExamples, flag>), blocks, 0, stream, args);
+  });
 }
 
 }  // namespace
@@ -58,8 +51,7 @@ Index interval_linear_workspace_bytes(const IntervalLinearProductArguments<T>& a
 
 template <typename T>
 Status interval_linear(const IntervalLinearProductArguments<T>& args, void* workspace, Stream stream) {
-  if (args.batch == 0 || args.layer.outputs == 0) return kSuccess;
-  if (args.layer.outputs > kMostBlocks) return kInvalidValue;
+  if (args.batch == 0) return kSuccess;
   if (args.batch == 1) return launch_few<T, 1>(args, stream);
   if (args.batch == 2) return launch_few<T, 2>(args, stream);
   if (args.batch == 3) return launch_few<T, 3>(args, stream);

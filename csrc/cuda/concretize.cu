@@ -5,23 +5,13 @@
 namespace lbp::cuda {
 namespace {
 
-// Regions of at most as many tiles take one launch: a block has all tiles of its rows.
-constexpr Index kTilesOfOneBlock = 8;
-// The sums of the rows fit a block's shared memory for both sides.
-constexpr Index kLeastRows = 4, kMostRows = 64;
+// The sums of so many rows fit a block's shared memory for both sides.
+constexpr Index kMostRows = 64;
 static_assert(2 * kMostRows * kWarps * sizeof(RowSum) <= kDefaultSharedBytes);
 
-struct RowTiling {
-  Tiling tiling;
-  Index tiles_per_block;
-};
-
 template <typename T>
-RowTiling row_tiling(const ConcretizeArguments<T>& args) {
-  const Index tiles = larger_of(1, tile_count<T>(args.inputs));
-  const bool one_block = tiles <= kTilesOfOneBlock;
-  const Index groups = one_block ? 1 : tiles, least = one_block ? 1 : kLeastRows;
-  return {tiling(groups, args.rows, args.batch, least, kManyBlocks, kMostRows), one_block ? tiles : 1};
+RowTiling tiling_of(const ConcretizeArguments<T>& args) {
+  return row_tiling<T>(args.inputs, args.rows, args.batch, kMostRows);
 }
 
 template <typename T>
@@ -31,7 +21,7 @@ Index row_count(const ConcretizeArguments<T>& args) {
 
 template <typename T>
 Index sums_bytes(const ConcretizeArguments<T>& args) {
-  const Index groups = row_tiling(args).tiling.tiles;
+  const Index groups = tiling_of(args).tiling.tiles;
   return groups > 1 ? groups * row_count(args) * Index(sizeof(RowSum)) : 0;
 }
 
@@ -39,7 +29,7 @@ Index sums_bytes(const ConcretizeArguments<T>& args) {
 template <typename T>
 Status concretize_rows(const ConcretizeArguments<T>& args, RowSum* workspace, RowSum* totals, Stream stream) {
   if (row_count(args) == 0) return kSuccess;
-  const RowTiling chosen = row_tiling(args);
+  const RowTiling chosen = tiling_of(args);
   const Tiling& tiling = chosen.tiling;
   const bool split = tiling.tiles > 1;
   const ConcretizeLaunch<T> launch = {args, tiling, chosen.tiles_per_block, split ? workspace : totals};
@@ -89,7 +79,7 @@ Status concretize_gradient(const ConcretizeGradientArguments<T>& args, void* wor
   if (totals != nullptr) {
     LBP_RETURN_IF_FAILED(concretize_rows<T>(rows, totals + row_count(rows), totals, stream));
   }
-  const Tiling chosen = tiling(tile_count<T>(args.inputs), args.rows, args.batch, kLeastRows);
+  const Tiling chosen = tiling(tile_count<T>(args.inputs), args.rows, args.batch, 4);
   const ConcretizeGradientLaunch<T> launch = {args, chosen, totals};
   const Region<T>& region = args.region;
   const bool aligned = is_aligned(args.A) && all_aligned(region.x_L, region.x_U, args.A_gradient) &&

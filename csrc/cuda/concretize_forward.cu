@@ -1,4 +1,5 @@
 #include "cuda/kernels/concretize_forward.cuh"
+#include "cuda/kernels/concretize_forward_windows.cuh"
 
 #include "cuda/region.h"
 
@@ -22,23 +23,105 @@ Index split_bytes(Index batch, Index inputs, Index neurons) {
   return pieces > 1 ? sums_bytes(batch, neurons, pieces) : 0;
 }
 
-// Writes the bounds, or to `totals` the sums of all inputs.
+// Writes the bounds, or to `totals` the sums of all inputs. With windows the inputs are their entries.
 template <typename T>
-Status concretize_neurons(const ConcretizeForwardArguments<T>& args, double* workspace, double* totals, Stream stream) {
+Status concretize_neurons(const ConcretizeForwardArguments<T>& args, const Windows* windows, double* workspace,
+                          double* totals, Stream stream) {
   const Tiling tiling = sum_tiling<T>(args.batch, args.inputs, args.neurons);
-  const Index count = args.batch * args.neurons;
+  const Index blocks = blocks_of(tiling) * args.batch, count = args.batch * args.neurons;
   const bool split = tiling.pieces > 1;
-  const ConcretizeForwardLaunch<T> launch = {args, tiling, {split ? workspace : totals, count}};
-  const bool aligned = all_aligned(args.center, args.radius) && whole_packs<T>(args.neurons, args.matrix_batch_stride);
-  return with_region(args.region, aligned, [&](auto kind, auto aligned_rows) -> Status {
-    using Kind = decltype(kind);
-    LBP_RETURN_IF_FAILED(LBP_LAUNCH_BLOCKS((concretize_forward_kernel<T, Kind, aligned_rows>),
-                                           blocks_of(tiling) * args.batch, 0, stream, launch));
-    if (!split) return kSuccess;
-    const ConcretizeForwardFinishLaunch<T> finish = {args, {workspace, count}, tiling.pieces, {totals, count}};
-    return LBP_LAUNCH_BLOCKS((concretize_forward_finish_kernel<T, Kind>), quotient_up(count, kThreads), 0, stream,
-                             finish);
+  const NeuronSums sums = {split ? workspace : totals, count};
+  if (windows != nullptr) {
+    const ConcretizeForwardWindowsLaunch<T> launch = {args, *windows, tiling, sums};
+    LBP_RETURN_IF_FAILED(with_region(args.region, [&](auto kind) -> Status {
+      return LBP_LAUNCH_BLOCKS((concretize_forward_windows_kernel<T, decltype(kind)>), blocks, 0, stream, launch);
+    }));
+  } else {
+    const ConcretizeForwardLaunch<T> launch = {args, tiling, sums};
+    const bool all = all_aligned(args.center, args.radius) && whole_packs<T>(args.neurons, args.matrix_batch_stride);
+    LBP_RETURN_IF_FAILED(with_region(args.region, all, [&](auto kind, auto aligned) -> Status {
+      return LBP_LAUNCH_BLOCKS((concretize_forward_kernel<T, decltype(kind), aligned>), blocks, 0, stream, launch);
+    }));
+  }
+  if (!split) return kSuccess;
+  const ConcretizeForwardFinishLaunch<T> finish = {args, {workspace, count}, tiling.pieces, {totals, count}};
+  return with_region(args.region, [&](auto kind) -> Status {
+    return LBP_LAUNCH_BLOCKS((concretize_forward_finish_kernel<T, decltype(kind)>), quotient_up(count, kThreads), 0,
+                             stream, finish);
   });
+}
+
+template <typename T>
+Index gradient_bytes(const ConcretizeForwardGradientArguments<T>& args) {
+  if (!needs_norm(args.region)) return 0;
+  return sums_bytes(args.batch, args.neurons, 1) + split_bytes<T>(args.batch, args.inputs, args.neurons);
+}
+
+template <typename T>
+Status neuron_gradients(const ConcretizeForwardGradientArguments<T>& args, const Windows* windows, void* workspace,
+                        Stream stream) {
+  const Index count = args.batch * args.neurons;
+  if (count == 0) return kSuccess;
+  double* const totals = needs_norm(args.region) ? static_cast<double*>(workspace) : nullptr;
+  if (totals != nullptr) {
+    const ConcretizeForwardArguments<T> sums = {
+        args.batch, args.inputs, args.neurons, args.center, args.radius, args.matrix_batch_stride, nullptr,
+        nullptr,    0,           args.region,  nullptr,     nullptr};
+    LBP_RETURN_IF_FAILED(concretize_neurons<T>(sums, windows, totals + 6 * count, totals, stream));
+  }
+  if (args.inputs == 0) return kSuccess;
+  const Tiling chosen = tiling(tile_count<T>(args.neurons), args.inputs, args.batch, 8);
+  const Index blocks = blocks_of(chosen) * args.batch;
+  if (windows != nullptr) {
+    const ConcretizeForwardWindowsGradientLaunch<T> launch = {args, *windows, chosen, {totals, count}};
+    return with_region(args.region, [&](auto kind) -> Status {
+      return LBP_LAUNCH_BLOCKS((concretize_forward_windows_gradient_kernel<T, decltype(kind)>), blocks, 0, stream,
+                               launch);
+    });
+  }
+  const ConcretizeForwardGradientLaunch<T> launch = {args, chosen, {totals, count}};
+  const bool all = all_aligned(args.center, args.radius, args.l_gradient, args.u_gradient, args.center_gradient,
+                               args.radius_gradient) &&
+                   whole_packs<T>(args.neurons, args.matrix_batch_stride);
+  return with_region(args.region, all, [&](auto kind, auto aligned) -> Status {
+    return LBP_LAUNCH_BLOCKS((concretize_forward_gradient_kernel<T, decltype(kind), aligned>), blocks, 0, stream,
+                             launch);
+  });
+}
+
+Index entries_of(const Windows& windows) { return windows.image_channels * windows.rows * windows.columns; }
+Index neurons_of(const Windows& windows) { return windows.channels * windows.height * windows.width; }
+
+// The windows' entries in the place of inputs.
+template <typename T>
+ConcretizeForwardArguments<T> by_entries(const ConcretizeForwardWindowsArguments<T>& args) {
+  return {args.batch,
+          entries_of(args.windows),
+          neurons_of(args.windows),
+          args.center,
+          args.radius,
+          args.matrix_batch_stride,
+          args.center_bias,
+          args.radius_bias,
+          args.bias_batch_stride,
+          args.region,
+          args.l,
+          args.u};
+}
+
+template <typename T>
+ConcretizeForwardGradientArguments<T> by_entries(const ConcretizeForwardWindowsGradientArguments<T>& args) {
+  return {args.batch,
+          entries_of(args.windows),
+          neurons_of(args.windows),
+          args.center,
+          args.radius,
+          args.matrix_batch_stride,
+          args.region,
+          args.l_gradient,
+          args.u_gradient,
+          args.center_gradient,
+          args.radius_gradient};
 }
 
 }  // namespace
@@ -50,39 +133,43 @@ Index concretize_forward_workspace_bytes(const ConcretizeForwardArguments<T>& ar
 
 template <typename T>
 Status concretize_forward(const ConcretizeForwardArguments<T>& args, void* workspace, Stream stream) {
-  return concretize_neurons<T>(args, static_cast<double*>(workspace), nullptr, stream);
+  return concretize_neurons<T>(args, nullptr, static_cast<double*>(workspace), nullptr, stream);
 }
 
 template <typename T>
 Index concretize_forward_gradient_workspace_bytes(const ConcretizeForwardGradientArguments<T>& args) {
-  if (!needs_norm(args.region)) return 0;
-  return sums_bytes(args.batch, args.neurons, 1) + split_bytes<T>(args.batch, args.inputs, args.neurons);
+  return gradient_bytes(args);
 }
 
 template <typename T>
 Status concretize_forward_gradient(const ConcretizeForwardGradientArguments<T>& args, void* workspace, Stream stream) {
-  const Index count = args.batch * args.neurons;
-  if (count == 0) return kSuccess;
-  double* const totals = needs_norm(args.region) ? static_cast<double*>(workspace) : nullptr;
-  if (totals != nullptr) {
-    const ConcretizeForwardArguments<T> sums = {
-        args.batch, args.inputs, args.neurons, args.center, args.radius, args.matrix_batch_stride, nullptr,
-        nullptr,    0,           args.region,  nullptr,     nullptr};
-    LBP_RETURN_IF_FAILED(concretize_neurons<T>(sums, totals + 6 * count, totals, stream));
-  }
-  if (args.inputs == 0) return kSuccess;
-  const Tiling chosen = tiling(tile_count<T>(args.neurons), args.inputs, args.batch, 8);
-  const ConcretizeForwardGradientLaunch<T> launch = {args, chosen, {totals, count}};
-  const bool aligned = all_aligned(args.center, args.radius, args.l_gradient, args.u_gradient, args.center_gradient,
-                                   args.radius_gradient) &&
-                       whole_packs<T>(args.neurons, args.matrix_batch_stride);
-  return with_region(args.region, aligned, [&](auto kind, auto aligned_rows) -> Status {
-    return LBP_LAUNCH_BLOCKS((concretize_forward_gradient_kernel<T, decltype(kind), aligned_rows>),
-                             blocks_of(chosen) * args.batch, 0, stream, launch);
-  });
+  return neuron_gradients(args, nullptr, workspace, stream);
+}
+
+template <typename T>
+Index concretize_forward_windows_workspace_bytes(const ConcretizeForwardWindowsArguments<T>& args) {
+  return concretize_forward_workspace_bytes(by_entries(args));
+}
+
+template <typename T>
+Status concretize_forward_windows(const ConcretizeForwardWindowsArguments<T>& args, void* workspace, Stream stream) {
+  return concretize_neurons<T>(by_entries(args), &args.windows, static_cast<double*>(workspace), nullptr, stream);
+}
+
+template <typename T>
+Index concretize_forward_windows_gradient_workspace_bytes(const ConcretizeForwardWindowsGradientArguments<T>& args) {
+  return gradient_bytes(by_entries(args));
+}
+
+template <typename T>
+Status concretize_forward_windows_gradient(const ConcretizeForwardWindowsGradientArguments<T>& args, void* workspace,
+                                           Stream stream) {
+  return neuron_gradients(by_entries(args), &args.windows, workspace, stream);
 }
 
 LBP_INSTANTIATE_LAUNCHER(concretize_forward, ConcretizeForwardArguments);
 LBP_INSTANTIATE_LAUNCHER(concretize_forward_gradient, ConcretizeForwardGradientArguments);
+LBP_INSTANTIATE_LAUNCHER(concretize_forward_windows, ConcretizeForwardWindowsArguments);
+LBP_INSTANTIATE_LAUNCHER(concretize_forward_windows_gradient, ConcretizeForwardWindowsGradientArguments);
 
 }  // namespace lbp::cuda

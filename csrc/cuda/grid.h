@@ -1,7 +1,7 @@
 // How launchers choose grids and kernels; host code.
 #pragma once
 
-#include "cuda/kernels/tile.cuh"
+#include "cuda/kernels/slot.cuh"
 #include "cuda/launch.h"
 #include "dispatch.h"
 
@@ -14,16 +14,29 @@ constexpr Index kMostBlocks = 0x7fffffff;
 constexpr Index kManyBlocks = 2048;
 
 inline Index quotient_up(Index a, Index b) { return (a + b - 1) / b; }
-inline Index smaller_of(Index a, Index b) { return a < b ? a : b; }
-inline Index larger_of(Index a, Index b) { return a > b ? a : b; }
 
 // Splits rows into pieces of at least `least_rows`, so that there are about `blocks` blocks in all images together;
 // a piece has at most `most_rows`.
 inline Tiling tiling(Index tiles, Index rows, Index images, Index least_rows, Index blocks = kManyBlocks,
                      Index most_rows = 0x7fffffff) {
-  const Index wanted = quotient_up(blocks, larger_of(1, tiles * images));
-  const Index rows_per_piece = smaller_of(larger_of(least_rows, quotient_up(rows, wanted)), most_rows);
-  return {rows, rows_per_piece, tiles, larger_of(1, quotient_up(rows, rows_per_piece))};
+  const Index wanted = quotient_up(blocks, larger<Index>(1, tiles * images));
+  const Index rows_per_piece = smaller<Index>(larger<Index>(least_rows, quotient_up(rows, wanted)), most_rows);
+  return {rows, rows_per_piece, tiles, larger<Index>(1, quotient_up(rows, rows_per_piece))};
+}
+
+// Tiles for sums over rows. Rows of at most kTilesOfOneBlock tiles take one launch, in which a block has all tiles of
+// its rows, and so their sums; of longer ones every block has one tile.
+struct RowTiling {
+  Tiling tiling;
+  Index tiles_per_block;
+};
+
+template <typename T>
+RowTiling row_tiling(Index size, Index rows, Index images, Index most_rows) {
+  constexpr Index kTilesOfOneBlock = 8, kLeastRows = 4;
+  const Index tiles = larger<Index>(1, quotient_up(size, kTile<T>));
+  if (tiles <= kTilesOfOneBlock) return {tiling(1, rows, images, 1, kManyBlocks, most_rows), tiles};
+  return {tiling(tiles, rows, images, kLeastRows, kManyBlocks, most_rows), 1};
 }
 
 // Of one image.
@@ -51,15 +64,17 @@ bool is_aligned(const Coefficients<T>& A) {
   return all_aligned(A.data) && whole_packs<T>(A.side_stride, A.batch_stride, A.row_stride);
 }
 
-inline Index side_count(int sides) { return sides == 3 ? 2 : 1; }
+// LBP_LAUNCH of a row of blocks; nothing for none.
+#define LBP_LAUNCH_ROW(kernel, blocks, threads, shared_bytes, stream, arguments) \
+  ((blocks) == 0                                                                 \
+       ? ::lbp::cuda::kSuccess                                                   \
+       : ((blocks) > ::lbp::cuda::kMostBlocks                                    \
+              ? ::lbp::cuda::kInvalidConfiguration                               \
+              : LBP_LAUNCH(kernel, dim3(unsigned(blocks)), dim3(unsigned(threads)), shared_bytes, stream, arguments)))
 
-// LBP_LAUNCH of `blocks` blocks of kThreads threads; nothing for none.
-#define LBP_LAUNCH_BLOCKS(kernel, blocks, shared_bytes, stream, arguments)                                      \
-  ((blocks) == 0 ? ::lbp::cuda::kSuccess                                                                        \
-                 : ((blocks) > ::lbp::cuda::kMostBlocks                                                         \
-                        ? ::lbp::cuda::kInvalidConfiguration                                                    \
-                        : LBP_LAUNCH(kernel, dim3(unsigned(blocks)), dim3(::lbp::cuda::kThreads), shared_bytes, \
-                                     stream, arguments)))
+// The same with kThreads threads in each.
+#define LBP_LAUNCH_BLOCKS(kernel, blocks, shared_bytes, stream, arguments) \
+  LBP_LAUNCH_ROW(kernel, blocks, ::lbp::cuda::kThreads, shared_bytes, stream, arguments)
 
 #define LBP_RETURN_IF_FAILED(call) \
   if (const ::lbp::cuda::Status status_of_call = call; status_of_call != ::lbp::cuda::kSuccess) return status_of_call

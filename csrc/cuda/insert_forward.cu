@@ -1,6 +1,5 @@
 #include "cuda/kernels/insert_forward.cuh"
 
-#include "cuda/launch.h"
 #include "cuda/tile_plan.h"
 
 namespace lbp::cuda {
@@ -10,7 +9,7 @@ template <typename T>
 InsertProduct<T> insert_product(const InsertForwardArguments<T>& args) {
   // Images that share the matrices are rows of one product.
   const bool shared = args.matrix_batch_stride == 0 && args.bias_batch_stride == 0;
-  const Index images = shared ? args.batch : 1, sides = args.sides == 3 ? 2 : 1;
+  const Index images = shared ? args.batch : 1, sides = side_count(args.sides);
   return {
       args.batch / larger(images, Index(1)), sides * images * args.rows, args.inputs, args.neurons, args, images, 0};
 }

@@ -24,6 +24,7 @@ extern const dim3 blockDim, gridDim;
 void __syncthreads();
 void __syncwarp(unsigned mask = 0xffffffffu);
 unsigned __ballot_sync(unsigned mask, int predicate);
+int __ffs(int bits);
 int __any_sync(unsigned mask, int predicate);
 int __all_sync(unsigned mask, int predicate);
 template <typename T>

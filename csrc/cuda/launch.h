@@ -43,6 +43,12 @@ LBP_DECLARE_LAUNCHER(concretize, ConcretizeArguments);
 LBP_DECLARE_LAUNCHER(concretize_gradient, ConcretizeGradientArguments);
 LBP_DECLARE_LAUNCHER(concretize_forward, ConcretizeForwardArguments);
 LBP_DECLARE_LAUNCHER(concretize_forward_gradient, ConcretizeForwardGradientArguments);
+LBP_DECLARE_LAUNCHER(relax_windows, RelaxWindowsArguments);
+LBP_DECLARE_LAUNCHER(relax_windows_gradient, RelaxWindowsGradientArguments);
+LBP_DECLARE_LAUNCHER(relax_convolve_windows, RelaxConvolveWindowsArguments);
+LBP_DECLARE_LAUNCHER(concretize_windows, ConcretizeWindowsArguments);
+LBP_DECLARE_LAUNCHER(concretize_forward_windows, ConcretizeForwardWindowsArguments);
+LBP_DECLARE_LAUNCHER(concretize_forward_windows_gradient, ConcretizeForwardWindowsGradientArguments);
 
 }  // namespace lbp::cuda
 

@@ -26,6 +26,18 @@ Index sums_bytes(Index batch, Index neurons, bool need_r) {
   return need_r && pieces > 1 ? pieces * neurons * Index(sizeof(T)) : 0;
 }
 
+// Runs start(launch, aligned), and adds up what several pieces leave of the gradients by r; `all`: whether the arrays
+// of images are aligned.
+template <typename Launch, template <typename> class Arguments, typename T, typename Start>
+Status launch_gradient(const Arguments<T>& args, bool all, void* workspace, Stream stream, const Start& start) {
+  Launch launch = {args, sum_tiling<T>(args.batch, args.neurons), args.r_gradient};
+  const bool split = args.r_gradient != nullptr && launch.tiling.pieces > 1;
+  if (split) launch.r_sums = static_cast<T*>(workspace);
+  const bool aligned_arrays = all && all_aligned(launch.r_sums) && whole_packs<T>(args.neurons);
+  LBP_RETURN_IF_FAILED(with_flag(aligned_arrays, [&](auto aligned) { return start(launch, aligned); }));
+  return split ? sum_columns(launch.r_sums, args.r_gradient, args.neurons, launch.tiling.pieces, stream) : kSuccess;
+}
+
 }  // namespace
 
 template <typename T>
@@ -49,14 +61,10 @@ Index ramp_gradient_workspace_bytes(const RampGradientArguments<T>& args) {
 
 template <typename T>
 Status ramp_gradient(const RampGradientArguments<T>& args, void* workspace, Stream stream) {
-  RampGradientLaunch<T> launch = {args, sum_tiling<T>(args.batch, args.neurons), args.r_gradient};
-  const bool split = args.r_gradient != nullptr && launch.tiling.pieces > 1;
-  if (split) launch.r_sums = static_cast<T*>(workspace);
-  const bool all = all_aligned(args.z, args.out_gradient, args.z_gradient, launch.r_sums);
-  LBP_RETURN_IF_FAILED(with_flag(all && whole_packs<T>(args.neurons), [&](auto aligned) {
+  const bool all = all_aligned(args.z, args.out_gradient, args.z_gradient);
+  return launch_gradient<RampGradientLaunch<T>>(args, all, workspace, stream, [&](const auto& launch, auto aligned) {
     return LBP_LAUNCH_BLOCKS((ramp_gradient_kernel<T, aligned>), blocks_of(launch.tiling), 0, stream, launch);
-  }));
-  return split ? sum_columns(launch.r_sums, args.r_gradient, args.neurons, launch.tiling.pieces, stream) : kSuccess;
+  });
 }
 
 namespace {
@@ -99,15 +107,13 @@ Index ramp_interval_gradient_workspace_bytes(const RampIntervalGradientArguments
 
 template <typename T>
 Status ramp_interval_gradient(const RampIntervalGradientArguments<T>& args, void* workspace, Stream stream) {
-  RampIntervalGradientLaunch<T> launch = {args, sum_tiling<T>(args.batch, args.neurons), args.r_gradient};
-  const bool split = args.r_gradient != nullptr && launch.tiling.pieces > 1;
-  if (split) launch.r_sums = static_cast<T*>(workspace);
-  const bool all = all_aligned(args.l, args.u, args.lower_gradient, args.upper_gradient, args.l_gradient,
-                               args.u_gradient, launch.r_sums);
-  LBP_RETURN_IF_FAILED(with_flag(all && whole_packs<T>(args.neurons), [&](auto aligned) {
-    return LBP_LAUNCH_BLOCKS((ramp_interval_gradient_kernel<T, aligned>), blocks_of(launch.tiling), 0, stream, launch);
-  }));
-  return split ? sum_columns(launch.r_sums, args.r_gradient, args.neurons, launch.tiling.pieces, stream) : kSuccess;
+  const bool all =
+      all_aligned(args.l, args.u, args.lower_gradient, args.upper_gradient, args.l_gradient, args.u_gradient);
+  return launch_gradient<RampIntervalGradientLaunch<T>>(
+      args, all, workspace, stream, [&](const auto& launch, auto aligned) {
+        return LBP_LAUNCH_BLOCKS((ramp_interval_gradient_kernel<T, aligned>), blocks_of(launch.tiling), 0, stream,
+                                 launch);
+      });
 }
 
 LBP_INSTANTIATE_LAUNCHER(ramp, RampArguments);

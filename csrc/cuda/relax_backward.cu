@@ -6,22 +6,12 @@
 namespace lbp::cuda {
 namespace {
 
-// Layers of at most as many tiles take one launch: a block has all tiles of its rows, and so their constants.
-constexpr Index kTilesOfOneBlock = 8;
-// Rows for which computing the lines again pays, and whose sums fit a block's shared memory for both sides.
-constexpr Index kLeastRows = 4, kMostRows = 256;
-
-struct BackwardTiling {
-  Tiling tiling;
-  Index tiles_per_block;
-};
+// The sums of so many rows fit a block's shared memory for both sides.
+constexpr Index kMostRows = 256;
 
 template <typename T>
-BackwardTiling backward_tiling(const RelaxBackwardArguments<T>& args) {
-  const Index tiles = larger_of(1, tile_count<T>(args.neurons));
-  const bool one_block = tiles <= kTilesOfOneBlock;
-  const Index groups = one_block ? 1 : tiles, least = one_block ? 1 : kLeastRows;
-  return {tiling(groups, args.rows, args.batch, least, kManyBlocks, kMostRows), one_block ? tiles : 1};
+RowTiling backward_tiling(const RelaxBackwardArguments<T>& args) {
+  return row_tiling<T>(args.neurons, args.rows, args.batch, kMostRows);
 }
 
 template <typename T>
@@ -47,7 +37,7 @@ Index relax_backward_workspace_bytes(const RelaxBackwardArguments<T>& args) {
 template <typename T>
 Status relax_backward(const RelaxBackwardArguments<T>& args, void* workspace, Stream stream) {
   if (row_count(args) == 0) return kSuccess;
-  const BackwardTiling chosen = backward_tiling(args);
+  const RowTiling chosen = backward_tiling(args);
   const Tiling& tiling = chosen.tiling;
   const bool split = tiling.tiles > 1;
   const RelaxBackwardLaunch<T> launch = {args, tiling, chosen.tiles_per_block,

@@ -1,6 +1,6 @@
 #include "cuda/kernels/relax_conv2d.cuh"
 
-#include "cuda/launch.h"
+#include "cuda/sums.h"
 #include "cuda/tile_plan.h"
 
 namespace lbp::cuda {
@@ -14,7 +14,7 @@ struct Plan {
 
   explicit Plan(const RelaxBackwardConv2dArguments<T>& args)
       : neurons(Index(args.layer.out_channels) * args.layer.output.height * args.layer.output.width),
-        rows((args.sides == 3 ? 2 : 1) * args.rows),
+        rows(slot_count(args.sides, args.rows)),
         row_groups(quotient_up(rows, kConstantRows)),
         chunks(larger(quotient_up(neurons, kConstantNeurons), Index(1))),
         count(rows * args.batch),
@@ -30,11 +30,10 @@ struct Plan {
 template <typename T>
 TransposedProduct<T> transposed_product(const RelaxBackwardConv2dArguments<T>& args, const T* slopes) {
   const ConvolutionLayer<T>& layer = args.layer;
-  const Index sides = args.sides == 3 ? 2 : 1;
   const Index pixels =
       quotient_up(layer.input.height, layer.stride.height) * quotient_up(layer.input.width, layer.stride.width);
   return {Index(layer.groups) * layer.stride.height * layer.stride.width,
-          sides * args.batch * args.rows * pixels,
+          slot_count(args.sides, args.batch * args.rows) * pixels,
           layer.channels / layer.groups,
           Index(layer.out_channels / layer.groups) * layer.kernel.height * layer.kernel.width,
           args,
@@ -44,15 +43,10 @@ TransposedProduct<T> transposed_product(const RelaxBackwardConv2dArguments<T>& a
 template <typename T>
 Status launch_constants(const RelaxBackwardConv2dArguments<T>& args, const Plan<T>& plan, T* slopes, double* parts,
                         Stream stream) {
-  const Index blocks = args.batch * plan.row_groups * plan.chunks;
-  const Index finishing = quotient_up(plan.count, kConstantThreads);
-  if (blocks > kMostBlocks || finishing > kMostBlocks) return kInvalidValue;
   const RelaxConstantsArguments<T> relax = {args, plan.neurons, plan.row_groups, plan.chunks, slopes, parts};
-  const Status status =
-      LBP_LAUNCH((relax_constants_kernel<T>), dim3(unsigned(blocks)), dim3(kConstantThreads), 0, stream, relax);
-  if (status != kSuccess) return status;
-  const SumConstantsArguments sum = {plan.count, plan.chunks, parts, args.constants};
-  return LBP_LAUNCH((sum_constants_kernel), dim3(unsigned(finishing)), dim3(kConstantThreads), 0, stream, sum);
+  LBP_RETURN_IF_FAILED(
+      LBP_LAUNCH_BLOCKS((relax_constants_kernel<T>), args.batch * plan.row_groups * plan.chunks, 0, stream, relax));
+  return sum_columns(parts, args.constants, plan.count, plan.chunks, stream);
 }
 
 }  // namespace
@@ -69,8 +63,7 @@ Status relax_backward_conv2d(const RelaxBackwardConv2dArguments<T>& args, void* 
   auto* bytes = static_cast<unsigned char*>(workspace);
   auto* parts = reinterpret_cast<double*>(bytes);
   T* slopes = plan.relaxed ? reinterpret_cast<T*>(bytes + quotient_up(plan.parts_bytes(), 16) * 16) : nullptr;
-  const Status status = launch_constants(args, plan, slopes, parts, stream);
-  if (status != kSuccess) return status;
+  LBP_RETURN_IF_FAILED(launch_constants(args, plan, slopes, parts, stream));
   return launch_tiles(transposed_product<T>(args, slopes), args.arithmetic, bytes + plan.bytes(args.batch), stream);
 }
 

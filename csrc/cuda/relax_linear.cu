@@ -1,6 +1,5 @@
 #include "cuda/kernels/relax_linear.cuh"
 
-#include "cuda/launch.h"
 #include "cuda/tile_plan.h"
 
 namespace lbp::cuda {
@@ -9,7 +8,7 @@ namespace {
 // As many images in a product as fill a tile.
 template <typename T>
 RelaxLinearProduct<T> relax_product(const RelaxBackwardLinearArguments<T>& args) {
-  const Index rows = (args.sides == 3 ? 2 : 1) * args.rows;
+  const Index rows = slot_count(args.sides, args.rows);
   const Index fitting = Tiles<T>::Tall::kRows / larger(rows, Index(1));
   const Index images = larger(smaller(smaller(fitting, Index(kMostImages)), args.batch), Index(1));
   return {quotient_up(args.batch, images), images * rows, args.layer.inputs, args.layer.outputs, args, images, 0};

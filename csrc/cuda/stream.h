@@ -7,6 +7,5 @@ using Stream = void*;  // a cudaStream_t (the same as a CUstream)
 using Status = int;    // a cudaError_t; 0 is success
 
 constexpr Status kSuccess = 0;
-constexpr Status kInvalidValue = 1;
 
 }  // namespace lbp::cuda

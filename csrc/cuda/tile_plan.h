@@ -3,8 +3,8 @@
 
 #include <type_traits>
 
+#include "cuda/grid.h"
 #include "cuda/kernels/tile_product.cuh"
-#include "cuda/runtime.cuh"
 #include "product_arguments.h"
 
 namespace lbp::cuda {
@@ -54,19 +54,17 @@ auto with_sums(const Product& product, Arithmetic arithmetic, const Body& body) 
   if constexpr (std::is_same_v<T, float>) {
     if (arithmetic == Arithmetic::kSplit) {
       using Large = std::conditional_t<kPairing == Pairing::kSingle, Tall, Tiles<float>::Square>;
-      if constexpr (Product::kLeftAlongDepth) {
+      if constexpr (Product::kFewRows) {
         if (flat) return body(Kind<SplitSums<Flat, kPairing>>());
       }
       return body(Kind<SplitSums<Large, kPairing>>());
     }
   }
-  if constexpr (Product::kLeftAlongDepth) {
+  if constexpr (Product::kFewRows) {
     if (flat) return body(Kind<PlainSums<T, Flat, kPairing>>());
   }
   return body(Kind<PlainSums<T, Tall, kPairing>>());
 }
-
-inline Index quotient_up(Index a, Index b) { return (a + b - 1) / b; }
 
 template <typename Shape, typename Product>
 TilePlan<typename Product::Scalar> plan_tiles(const Product& product, void* workspace) {
@@ -79,8 +77,7 @@ TilePlan<typename Product::Scalar> plan_tiles(const Product& product, void* work
                       nullptr};
   const Index blocks = product.batches * plan.row_tiles * plan.column_tiles;
   if (blocks > 0 && blocks < kEnoughBlocks) {
-    const Index wanted = quotient_up(kEnoughBlocks, blocks), most = product.depth / kLeastSplitDepth;
-    const Index splits = wanted < most ? wanted : most;
+    const Index splits = smaller(quotient_up(kEnoughBlocks, blocks), product.depth / kLeastSplitDepth);
     if (splits > 1) {
       plan.split_depth = quotient_up(quotient_up(product.depth, splits), Shape::kDepth) * Shape::kDepth;
       plan.splits = int(quotient_up(product.depth, plan.split_depth));
@@ -105,8 +102,6 @@ Index tiles_workspace_bytes(const Product& product, Arithmetic arithmetic) {
   });
 }
 
-constexpr Index kMostBlocks = 0x7fffffff;
-
 template <typename Product>
 Status launch_tiles(const Product& product, Arithmetic arithmetic, void* workspace, Stream stream) {
   return with_sums(product, arithmetic, [&](auto kind) -> Status {
@@ -114,15 +109,11 @@ Status launch_tiles(const Product& product, Arithmetic arithmetic, void* workspa
     using Shape = typename Sums::Tile;
     const TileArguments<Product> args = {product, plan_tiles<Shape>(product, workspace)};
     const Index blocks = product.batches * args.plan.splits * args.plan.row_tiles * args.plan.column_tiles;
-    if (blocks == 0) return kSuccess;
-    if (blocks > kMostBlocks) return kInvalidValue;
-    const Status status = LBP_LAUNCH((tile_product_kernel<Product, Sums>), dim3(unsigned(blocks)),
-                                     dim3(Shape::kThreads), 0, stream, args);
-    if (status != kSuccess || args.plan.splits == 1) return status;
-    const Index finishing = quotient_up(product.batches * product.rows * product.columns, kFinishThreads);
-    if (finishing > kMostBlocks) return kInvalidValue;
-    return LBP_LAUNCH((finish_product_kernel<Product>), dim3(unsigned(finishing)), dim3(kFinishThreads), 0, stream,
-                      args);
+    LBP_RETURN_IF_FAILED(
+        LBP_LAUNCH_ROW((tile_product_kernel<Product, Sums>), blocks, Shape::kThreads, 0, stream, args));
+    if (args.plan.splits == 1) return kSuccess;
+    const Index finishing = quotient_up(product.batches * product.rows * product.columns, kThreads);
+    return LBP_LAUNCH_BLOCKS((finish_product_kernel<Product>), finishing, 0, stream, args);
   });
 }
 

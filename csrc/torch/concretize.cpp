@@ -104,7 +104,7 @@ Tensor concretize_windows(Tensor A, Tensor rows, Tensor x, OptionalTensor x_U, O
   return with_type(A, "concretize_windows", [&](auto type, Device on) {
     using T = decltype(type);
     STD_TORCH_CHECK(x.dim() == 4, "x: expected a batch of images with channels last [batch, h, w, C]");
-    const WindowsTensor<T> windows(A, rows, x.size(1), x.size(2), x.size(3), x.size(0), sides);
+    const WindowsTensor<T> windows(on, A, rows, x.size(1), x.size(2), x.size(3), x.size(0), sides);
     const OwnedRegion<T> region(on, x, x_U, eps, p, x.size(0), trailing_size(x, 1));
     Tensor bounds = empty_of(A, {A.size(0), rows.size(0)}, ScalarType::Double);
     launch::concretize_windows<T>(on, {int(sides), windows.view, region.view, bounds.mutable_data_ptr<double>()});

@@ -1,5 +1,17 @@
 #include "torch/cuda.h"
 
+#include <cstdlib>
+
+namespace lbp::binding {
+
+Arithmetic arithmetic() {
+  static const char* wanted = std::getenv("LBP_CUDA_TENSOR_CORES");
+  static const bool split = wanted != nullptr && std::string(wanted) == "1";
+  return split ? Arithmetic::kSplit : Arithmetic::kPlain;
+}
+
+}  // namespace lbp::binding
+
 #ifdef LBP_HAVE_CUDA
 
 #include <torch/csrc/stable/accelerator.h>
@@ -42,8 +54,15 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CUDA, library) {
   library.impl("relax_forward_gradient", TORCH_BOX(&lbp::binding::relax_forward_gradient));
   library.impl("concretize", TORCH_BOX(&lbp::binding::concretize));
   library.impl("concretize_gradient", TORCH_BOX(&lbp::binding::concretize_gradient));
+  library.impl("concretize_windows", TORCH_BOX(&lbp::binding::concretize_windows));
+  library.impl("relax_windows", TORCH_BOX(&lbp::binding::relax_windows));
+  library.impl("relax_windows_gradient", TORCH_BOX(&lbp::binding::relax_windows_gradient));
+  library.impl("relax_backward_conv2d_windows", TORCH_BOX(&lbp::binding::relax_backward_conv2d_windows));
+  library.impl("backward_conv2d_windows", TORCH_BOX(&lbp::binding::backward_conv2d_windows));
   library.impl("concretize_forward", TORCH_BOX(&lbp::binding::concretize_forward));
   library.impl("concretize_forward_gradient", TORCH_BOX(&lbp::binding::concretize_forward_gradient));
+  library.impl("concretize_forward_windows", TORCH_BOX(&lbp::binding::concretize_forward_windows));
+  library.impl("concretize_forward_windows_gradient", TORCH_BOX(&lbp::binding::concretize_forward_windows_gradient));
 }
 
 #else

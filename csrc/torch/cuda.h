@@ -15,6 +15,10 @@ namespace lbp::binding {
 // stream runs next may use the memory again, which is in order after the launch.
 void on_cuda(Device on, const char* op, Index bytes, const std::function<int(void*, void*)>& body);
 
+// How CUDA devices add up float32 products: by fused multiply-adds; LBP_CUDA_TENSOR_CORES=1 in the environment takes
+// tensor cores with split operands, whose error has been tested on a model of them but not yet on a device.
+Arithmetic arithmetic();
+
 // What the library has for CUDA devices: "ahead of time for ...", "just in time" or "none".
 std::string cuda_build();
 

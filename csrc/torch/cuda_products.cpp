@@ -2,22 +2,11 @@
 // the same ops are passes of ours and the library's products, registered in lbp/ops.
 #ifdef LBP_HAVE_CUDA
 
-#include <cstdlib>
-#include <string>
-
 #include "cuda/launch.h"
 #include "torch/ops.h"
 
 namespace lbp::binding {
 namespace {
-
-// float32 sums are fused multiply-adds; LBP_CUDA_TENSOR_CORES=1 in the environment takes tensor cores with split
-// operands, whose error has been tested on a model of them but not yet on a device.
-Arithmetic arithmetic() {
-  static const char* wanted = std::getenv("LBP_CUDA_TENSOR_CORES");
-  static const bool split = wanted != nullptr && std::string(wanted) == "1";
-  return split ? Arithmetic::kSplit : Arithmetic::kPlain;
-}
 
 template <typename T>
 const T* data_of(const std::optional<Tensor>& tensor) {

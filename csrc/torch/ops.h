@@ -98,6 +98,12 @@ Tensor concretize_windows(Tensor A, Tensor rows, Tensor x, OptionalTensor x_U, O
                           int64_t sides);
 std::tuple<Tensor, Tensor> relax_windows(Tensor A, Tensor rows, LBP_RELAXATION_PARAMETERS, OptionalTensor bias,
                                          int64_t sides);
+// On CUDA devices; on the CPU the library's tensor expressions do this (lbp/ops/windows.py).
+std::tuple<Tensor, LBP_RELAXATION_GRADIENT_TYPES, Tensor> relax_windows_gradient(Tensor relaxed_gradient,
+                                                                                 Tensor constants_gradient, Tensor A,
+                                                                                 Tensor rows, LBP_RELAXATION_PARAMETERS,
+                                                                                 OptionalTensor bias, int64_t sides,
+                                                                                 int64_t needs);
 std::tuple<Tensor, Tensor> relax_backward_conv2d_windows(Tensor A, Tensor rows, LBP_RELAXATION_PARAMETERS,
                                                          Tensor weight, OptionalTensor bias, Tensor corners,
                                                          std::vector<int64_t> window, LBP_CONVOLUTION_PARAMETERS,

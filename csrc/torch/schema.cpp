@@ -58,6 +58,9 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   // The same on windowed coefficients A [K, sources, height, width, C]; `rows` is int64 [R, 4]: which row of A, image,
   // and first row and column of the window. `corners` int64 [R, 2] says where the windows of the result lie.
   library.def("relax_windows(Tensor A, Tensor rows, " RELAXATION ", Tensor? bias, int sides) -> (Tensor, Tensor)");
+  library.def(
+      "relax_windows_gradient(Tensor relaxed_gradient, Tensor constants_gradient, Tensor A, Tensor rows, " RELAXATION
+      ", Tensor? bias, int sides, int needs) -> (Tensor, " SEVEN_GRADIENTS ", Tensor)");
   library.def("relax_backward_conv2d_windows(Tensor A, Tensor rows, " RELAXATION
               ", Tensor weight, Tensor? bias, Tensor corners, int[] window, " CONVOLUTION
               ", int sides) -> (Tensor, Tensor)");

@@ -233,5 +233,6 @@ CoefficientsTensor<T> coefficients(const Tensor& A, int64_t sides) {
 LBP_INSTANTIATE(float)
 LBP_INSTANTIATE(double)
 #undef LBP_INSTANTIATE
+template Tensor checked<int64_t>(Device, const Tensor&, const char*, Index);
 
 }  // namespace lbp::binding

@@ -1,4 +1,4 @@
-// relax_windows, relax_backward_conv2d_windows and backward_conv2d_windows: from tensors to the CPU kernels.
+// relax_windows, relax_backward_conv2d_windows and backward_conv2d_windows: from tensors to the kernels.
 #include "torch/windows.h"
 
 #include "torch/ops.h"
@@ -25,7 +25,7 @@ struct OwnedConvolution {
                       "stride and dilation: expected at least 1; padding and window: at least 0");
     }
     weight = checked<T>(on, kernel, "weight", kernel.numel());
-    corners = checked_integers(where, "corners", 2);
+    corners = checked_integers(on, where, "corners", 2);
     STD_TORCH_CHECK(corners.size(0) == rows, "corners: expected one for each of ", rows, " rows");
     view = {};
     view.weight = weight.numel() == 0 ? nullptr : weight.const_data_ptr<T>();
@@ -40,24 +40,31 @@ struct OwnedConvolution {
     view.height = window[0];
     view.width = window[1];
     view.corners = corners.numel() == 0 ? nullptr : reinterpret_cast<const Index*>(corners.const_data_ptr<int64_t>());
-    packed = empty<T>(kernel, {int64_t(launch::cpu_kernels<T>().packed_weight_size(view, outputs))});
+    packed = empty<T>(kernel, {on.is_cpu() ? launch::cpu_kernels<T>().packed_weight_size(view, outputs) : 0});
     view.packed = packed.numel() == 0 ? nullptr : packed.mutable_data_ptr<T>();
   }
 };
+
+// Of one image, as the CPU kernels want it; launches on CUDA devices have a workspace.
+template <typename T>
+Tensor room_for_lines(Device on, const Tensor& A, const RowWindows<T>& view) {
+  return empty<T>(A, {on.is_cpu() ? view.layer_height * view.layer_width * 5 * view.channels : 0});
+}
 
 template <typename T>
 std::tuple<Tensor, Tensor> convolved(Device on, const WindowsTensor<T>& windows, const OwnedConvolution<T>& convolution,
                                      const Relaxation<T>& relaxation, const PerNeuron<T>& bias, const Tensor& A,
                                      int64_t sides) {
   const RowWindows<T>& view = windows.view;
-  Tensor lines = empty<T>(A, {view.layer_height * view.layer_width * 5 * view.channels});
+  Tensor lines = room_for_lines<T>(on, A, view);
   Tensor coefficients =
       empty<T>(A, {A.size(0), view.rows, convolution.view.height, convolution.view.width, convolution.view.inputs});
   Tensor constants = empty_of(A, {A.size(0), view.rows}, ScalarType::Double);
   launch::relax_convolve_windows<T>(on, {{int(sides), view, relaxation, bias, lines.mutable_data_ptr<T>(), nullptr,
                                           constants.mutable_data_ptr<double>()},
                                          convolution.view,
-                                         coefficients.mutable_data_ptr<T>()});
+                                         coefficients.mutable_data_ptr<T>(),
+                                         arithmetic()});
   return std::make_tuple(coefficients, constants);
 }
 
@@ -73,11 +80,11 @@ std::tuple<Tensor, Tensor> relax_windows(Tensor A, Tensor rows, LBP_RELAXATION_P
   return with_type(A, "relax_windows", [&](auto type, Device on) {
     using T = decltype(type);
     const Index batch = checked_batch(l), neurons = trailing_size(l, 1);
-    const WindowsTensor<T> windows(A, rows, l.size(2), l.size(3), l.size(1), batch, sides);
+    const WindowsTensor<T> windows(on, A, rows, l.size(2), l.size(3), l.size(1), batch, sides);
     const OwnedRelaxation<T> owned = relaxation<T>(on, LBP_RELAXATION_TENSORS, batch, neurons);
     const PerNeuronTensor<T> offset = per_neuron<T>(on, 0, bias, "bias", neurons);
     const RowWindows<T>& view = windows.view;
-    Tensor lines = empty<T>(A, {neurons * 5});
+    Tensor lines = room_for_lines<T>(on, A, view);
     Tensor relaxed = empty<T>(A, {A.size(0), view.rows, view.height, view.width, view.channels});
     Tensor constants = empty_of(A, {A.size(0), view.rows}, ScalarType::Double);
     launch::relax_windows<T>(
@@ -87,6 +94,41 @@ std::tuple<Tensor, Tensor> relax_windows(Tensor A, Tensor rows, LBP_RELAXATION_P
   });
 }
 
+#ifdef LBP_HAVE_CUDA
+std::tuple<Tensor, LBP_RELAXATION_GRADIENT_TYPES, Tensor> relax_windows_gradient(Tensor relaxed_gradient,
+                                                                                 Tensor constants_gradient, Tensor A,
+                                                                                 Tensor rows, LBP_RELAXATION_PARAMETERS,
+                                                                                 OptionalTensor bias, int64_t sides,
+                                                                                 int64_t needs) {
+  return with_type(A, "relax_windows_gradient", [&](auto type, Device on) {
+    using T = decltype(type);
+    const Index batch = checked_batch(l), neurons = trailing_size(l, 1);
+    const WindowsTensor<T> windows(on, A, rows, l.size(2), l.size(3), l.size(1), batch, sides);
+    const OwnedRelaxation<T> owned = relaxation<T>(on, LBP_RELAXATION_TENSORS, batch, neurons);
+    const PerNeuronTensor<T> offset = per_neuron<T>(on, 0, bias, "bias", neurons);
+    const Index count = A.size(0) * windows.view.rows;
+    const Tensor to_relaxed = checked<T>(on, relaxed_gradient, "relaxed_gradient", count * trailing_size(A, 2));
+    const Tensor to_constants = checked<double>(on, constants_gradient, "constants_gradient", count);
+    const bool need_A = needs & kNeedMatrix, need_bias = needs & kNeedBias;
+    Tensor to_A = empty<T>(A, need_A ? sizes_of(A) : std::vector<int64_t>{0});
+    Tensor to_bias = empty<T>(A, need_bias ? sizes_of(l) : std::vector<int64_t>{0});
+    RelaxationGradientTensors<T> gradients(l, batch, needs);
+    const RelaxWindowsGradientArguments<T> args = {int(sides),
+                                                   windows.view,
+                                                   owned.view,
+                                                   bias.has_value() ? offset.view() : PerNeuron<T>{nullptr, 1, 1},
+                                                   to_relaxed.const_data_ptr<T>(),
+                                                   to_constants.const_data_ptr<double>(),
+                                                   need_A ? to_A.mutable_data_ptr<T>() : nullptr,
+                                                   gradients.view(),
+                                                   need_bias ? to_bias.mutable_data_ptr<T>() : nullptr};
+    on_cuda(on, "relax_windows_gradient", cuda::relax_windows_gradient_workspace_bytes(args),
+            [&](void* workspace, void* stream) { return cuda::relax_windows_gradient(args, workspace, stream); });
+    return std::tuple_cat(std::make_tuple(to_A), gradients.tuple(), std::make_tuple(to_bias));
+  });
+}
+#endif
+
 std::tuple<Tensor, Tensor> relax_backward_conv2d_windows(Tensor A, Tensor rows, LBP_RELAXATION_PARAMETERS,
                                                          Tensor weight, OptionalTensor bias, Tensor corners,
                                                          std::vector<int64_t> window, LBP_CONVOLUTION_PARAMETERS,
@@ -94,7 +136,7 @@ std::tuple<Tensor, Tensor> relax_backward_conv2d_windows(Tensor A, Tensor rows, 
   return with_type(A, "relax_backward_conv2d_windows", [&](auto type, Device on) {
     using T = decltype(type);
     const Index batch = checked_batch(l), neurons = trailing_size(l, 1);
-    const WindowsTensor<T> windows(A, rows, l.size(2), l.size(3), l.size(1), batch, sides);
+    const WindowsTensor<T> windows(on, A, rows, l.size(2), l.size(3), l.size(1), batch, sides);
     const OwnedRelaxation<T> owned = relaxation<T>(on, LBP_RELAXATION_TENSORS, batch, neurons);
     const PerNeuronTensor<T> offset = per_neuron<T>(on, 0, bias, "bias", neurons);
     const OwnedConvolution<T> convolution(on, weight, corners, window, stride, padding, dilation, groups, l.size(1),
@@ -113,7 +155,7 @@ std::tuple<Tensor, Tensor> backward_conv2d_windows(Tensor A, Tensor rows, std::v
     STD_TORCH_CHECK(A.dim() == 5, "A: expected [K, rows, height, width, C]");
     // Every side is treated alike without an activation, and no image is looked at.
     const int64_t sides = A.size(0) == 2 ? 3 : 1;
-    const WindowsTensor<T> windows(A, rows, layer[0], layer[1], A.size(4), Index(1) << 40, sides);
+    const WindowsTensor<T> windows(on, A, rows, layer[0], layer[1], A.size(4), Index(1) << 40, sides);
     const PerNeuronTensor<T> offset = per_neuron<T>(on, 0, bias, "bias", layer[0] * layer[1] * A.size(4));
     const OwnedConvolution<T> convolution(on, weight, corners, window, stride, padding, dilation, groups, A.size(4),
                                           rows.size(0));

@@ -6,11 +6,10 @@
 namespace lbp::binding {
 
 // Integers [R, columns], contiguous.
-inline Tensor checked_integers(const Tensor& tensor, const char* name, int64_t columns) {
-  STD_TORCH_CHECK(
-      tensor.is_cpu() && tensor.scalar_type() == ScalarType::Long && tensor.dim() == 2 && tensor.size(1) == columns,
-      name, ": expected an int64 tensor [rows, ", columns, "] on the CPU");
-  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+inline Tensor checked_integers(Device on, const Tensor& tensor, const char* name, int64_t columns) {
+  STD_TORCH_CHECK(tensor.dim() == 2 && tensor.size(1) == columns, name, ": expected an int64 tensor [rows, ", columns,
+                  "]");
+  return checked<int64_t>(on, tensor, name, tensor.numel());
 }
 
 template <typename T>
@@ -19,14 +18,14 @@ struct WindowsTensor {
   RowWindows<T> view;
 
   // A [K, sources, height, width, C] of a layer [C, layer_height, layer_width], and rows int64 [R, 4]. Rows and sides
-  // of A may have any stride; a window that leaves the layer, or a row that names no source or image, is refused.
-  WindowsTensor(const Tensor& A, const Tensor& where, Index layer_height, Index layer_width, Index channels,
+  // of A may have any stride. A window that leaves the layer, or a row that names no source or image, is refused on the
+  // CPU; on another device, which would have to stop for that, the kernels give it NaN.
+  WindowsTensor(Device on, const Tensor& A, const Tensor& where, Index layer_height, Index layer_width, Index channels,
                 Index batch, int64_t sides) {
-    STD_TORCH_CHECK(A.is_cpu(), "A: expected a tensor on the CPU like the other arguments");
     STD_TORCH_CHECK(sides >= 1 && sides <= 3, "sides: expected 1 (lower), 2 (upper) or 3 (both), got ", sides);
     STD_TORCH_CHECK(A.dim() == 5 && A.size(0) == (sides == 3 ? 2 : 1) && A.size(4) == channels, "A: expected [",
                     sides == 3 ? 2 : 1, ", rows, height, width, ", channels, "] for these sides");
-    rows = checked_integers(where, "rows", 4);
+    rows = checked_integers(on, where, "rows", 4);
     const Index height = A.size(2), width = A.size(3);
     const bool contiguous = (channels == 1 || A.stride(4) == 1) && (width == 1 || A.stride(3) == channels) &&
                             (height == 1 || A.stride(2) == width * channels);
@@ -41,15 +40,15 @@ struct WindowsTensor {
             channels,
             layer_height,
             layer_width,
-            rows.numel() == 0 ? nullptr : reinterpret_cast<const WindowRow*>(rows.const_data_ptr<int64_t>())};
-    for (Index i = 0; i < view.rows; ++i) {
+            rows.numel() == 0 ? nullptr : reinterpret_cast<const WindowRow*>(rows.const_data_ptr<int64_t>()),
+            A.size(1),
+            batch};
+    for (Index i = 0; on.is_cpu() && i < view.rows; ++i) {
       const WindowRow row = view.where[i];
-      STD_TORCH_CHECK(row.source >= 0 && row.source < A.size(1) && row.image >= 0 && row.image < batch &&
-                          row.top >= 0 && row.top + height <= layer_height && row.left >= 0 &&
-                          row.left + width <= layer_width,
-                      "rows: row ", i, " is (source ", row.source, ", image ", row.image, ", window at ", row.top, ", ",
-                      row.left, "), which does not fit ", A.size(1), " sources, ", batch, " images and a window of ",
-                      height, " x ", width, " in a layer of ", layer_height, " x ", layer_width);
+      STD_TORCH_CHECK(stands(view, row), "rows: row ", i, " is (source ", row.source, ", image ", row.image,
+                      ", window at ", row.top, ", ", row.left, "), which does not fit ", A.size(1), " sources, ", batch,
+                      " images and a window of ", height, " x ", width, " in a layer of ", layer_height, " x ",
+                      layer_width);
     }
   }
 };

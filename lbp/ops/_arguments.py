@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lbp import _native
+from lbp.precision import full_precision
 from lbp.strategies import strategy_code
 
 # Bits of `needs` in the gradient ops: which gradients are wanted.
@@ -215,6 +216,16 @@ def sum_to(gradient: Tensor, shape: Sequence[int]) -> Tensor:
     return gradient if tuple(gradient.shape) == tuple(shape) else gradient.sum_to_size(tuple(shape))
 
 
+def added_at(total: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """Return `total` with values [R, ...] added to its rows that `index` [R] names, always in the same order.
+
+    On CUDA devices `index_add` adds in the order in which threads arrive; `index_put` sorts first.
+    """
+    if values.is_cuda:
+        return total.index_put((index,), values, accumulate=True)
+    return total.index_add(0, index, values)
+
+
 def save_relaxation(ctx: Any, arguments: RelaxationArguments, *more: Tensor | None) -> None:
     """Keep a relaxation's arguments, and more tensors, for the backward pass."""
     ctx.numbers = {name: value for name, value in arguments._asdict().items() if not isinstance(value, Tensor)}
@@ -255,6 +266,11 @@ def register_composite(name: str, function: Callable[..., Any], *, devices: Sequ
     for device in devices:
         if device == "CPU" or _native.cuda_build != "none":
             torch.library.impl(f"lbp::{name}", device, function)
+
+
+def register_gradient(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
+    """Register the gradient of an op. Its products run in full precision, like those of the op itself."""
+    torch.library.register_autograd(f"lbp::{name}", full_precision()(backward), setup_context=setup_context)
 
 
 def contiguous(results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from lbp.ops._arguments import (
+    NEED_BIAS,
+    NEED_MATRIX,
     RELAXATION_LENGTH,
     RelaxationArguments,
+    added_at,
     native,
     needed_gradients,
     relaxation_gradients,
@@ -36,12 +39,12 @@ def save_relax(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def relax_windows_backward(ctx: Any, relaxed: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the gradients of the inputs of `relax_windows`."""
+    """Return the gradients of all arguments of `relax_windows`."""
     arguments, (A, rows, bias) = saved_relaxation(ctx)
     assert A is not None
     assert rows is not None
-    gradients = _relaxation_backward(ctx, arguments, A, rows, bias, relaxed, constants)
-    return gradients[0], None, *gradients[1], gradients[2], None
+    to_A, to_relaxation, to_bias = _relaxation_backward(ctx, arguments, A, rows, bias, relaxed, constants)
+    return to_A, None, *to_relaxation, to_bias, None
 
 
 def _relaxation_backward(
@@ -52,47 +55,64 @@ def _relaxation_backward(
     bias: Tensor | None,
     to_relaxed: Tensor,
     to_constants: Tensor,
-) -> tuple[Tensor | None, list[Tensor | None], Tensor | None]:
+) -> tuple[Tensor, list[Tensor | None], Tensor | None]:
     """Return the gradients of A, of the relaxation's arguments and of the bias; the lines are computed again."""
+    needs = needed_gradients(ctx.needs_input_grad, 2) | NEED_MATRIX | (0 if bias is None else NEED_BIAS)
+    to_A, *to_relaxation, to_bias = native("relax_windows_gradient")(
+        to_relaxed, to_constants, A, rows, *arguments, bias, ctx.sides, needs
+    )
+    fitted = None if bias is None else sum_to(to_bias, (1, *bias.shape))[0]
+    return to_A, relaxation_gradients(arguments, to_relaxation), fitted
+
+
+def relax_windows_gradient(
+    to_relaxed: Tensor, to_constants: Tensor, A: Tensor, rows: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    """Return the gradients of A, of the relaxation's arguments, and of the bias for every image, on the CPU.
+
+    CUDA devices have kernels for it.
+    """
+    arguments, (bias, sides, needs) = rest[:RELAXATION_LENGTH], rest[RELAXATION_LENGTH:]
     lines = native("bounding_lines")(*arguments)
     batch, channels, height, width = lines[0].shape
     window = (A.shape[2], A.shape[3])
-    places = window_places(rows, (height, width), window)
+    places = window_places(rows, (height, width), window).flatten()
 
     def at_neurons(values: Tensor) -> Tensor:
         total = values.new_zeros(batch * height * width, channels)
-        total = total.index_add(0, places.flatten(), values.reshape(-1, channels))
-        return total.reshape(batch, height, width, channels).movedim(-1, 1)
+        total = total.index_add(0, places, values.reshape(-1, channels))
+        return total.reshape(batch, height, width, channels).movedim(-1, 1).contiguous()
 
     seen = [gather_windows(line, rows, window) for line in lines]
-    offset = None
+    offset: Any = 0.0
     if bias is not None:
         offset = gather_windows(bias.expand(lines[0].shape[1:]).expand_as(lines[0]), rows, window)
     to_A = A.new_zeros(A.shape)
     # Gradients of lower_slope, lower_intercept, upper_slope, upper_intercept, and of the bias, seen by the windows.
-    to_lines: list[Any] = [0.0] * 4
-    to_bias: Any = 0.0
+    to_lines = [torch.zeros_like(seen[0]) for _ in range(4)]
+    to_bias = torch.zeros_like(seen[0])
     for side in range(A.shape[0]):
-        lower = ctx.sides == 1 or (ctx.sides == 3 and side == 0)
+        lower = sides == 1 or (sides == 3 and side == 0)
         below, above = (0, 2) if lower else (2, 0)
         a = A[side, rows[:, 0]]
         positive = a >= 0
         slope = torch.where(positive, seen[below], seen[above])
         intercept = torch.where(positive, seen[below + 1], seen[above + 1])
         weights = to_constants[side].to(A.dtype).reshape(-1, 1, 1, 1)
-        to_value = to_relaxed[side] if offset is None else to_relaxed[side] + weights * offset
+        to_value = to_relaxed[side] + weights * offset
         to_A[side].index_add_(0, rows[:, 0], to_value * slope + weights * intercept)
         for shift, gradient in ((0, to_value * a), (1, weights * a)):
             zero = torch.zeros_like(gradient)
-            to_lines[below + shift] = to_lines[below + shift] + torch.where(positive, gradient, zero)
-            to_lines[above + shift] = to_lines[above + shift] + torch.where(positive, zero, gradient)
-        to_bias = to_bias + weights * a * slope
-    needs = needed_gradients(ctx.needs_input_grad, 2)
-    planes = [at_neurons(gradient).contiguous() for gradient in to_lines]
-    # The lines' batch may be larger than that of l and u; their gradients are summed back.
-    to_relaxation = native("bounding_lines_gradient")(*planes, *arguments, needs)
-    fitted = None if bias is None else sum_to(at_neurons(to_bias).sum(0), bias.shape)
-    return to_A, relaxation_gradients(arguments, to_relaxation), fitted
+            to_lines[below + shift] += torch.where(positive, gradient, zero)
+            to_lines[above + shift] += torch.where(positive, zero, gradient)
+        to_bias += weights * a * slope
+    to_relaxation = native("bounding_lines_gradient")(*map(at_neurons, to_lines), *arguments, needs)
+    nothing = A.new_empty(0)
+    return (
+        to_A if needs & NEED_MATRIX else nothing,
+        *to_relaxation,
+        at_neurons(to_bias) if needs & NEED_BIAS else nothing,
+    )
 
 
 def relaxed_conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
@@ -141,7 +161,8 @@ def conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[
         weights = constants.to(A.dtype).reshape(*constants.shape, 1, 1, 1)
         to_taken = to_taken + weights * bias
         to_bias = (taken * weights).sum((0, 1, 2, 3))
-    to_A = torch.zeros_like(A, memory_format=torch.contiguous_format).index_add(1, rows[:, 0], to_taken)
+    by_source = A.new_zeros(A.shape[1], A.shape[0], *A.shape[2:])
+    to_A = added_at(by_source, rows[:, 0], to_taken.transpose(0, 1)).transpose(0, 1).contiguous()
     return to_A, None, None, to_weight, to_bias, *[None] * 6
 
 
@@ -160,7 +181,7 @@ def concretize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]
 
     def at_inputs(values: Tensor) -> Tensor:
         total = values.new_zeros(batch * height * width, channels)
-        return total.index_add(0, places.flatten(), values.reshape(-1, channels)).reshape(x.shape).to(x.dtype)
+        return added_at(total, places.flatten(), values.reshape(-1, channels)).reshape(x.shape).to(x.dtype)
 
     to_A = A.new_zeros(A.shape)
     to_x: Any = 0.0
@@ -185,8 +206,8 @@ def concretize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]
             to_row = weights * (point + radius.reshape(-1, 1, 1, 1) * slope.reshape(a.shape))
             to_x = to_x + weights * a
             to_radius = to_radius + gradient[side] * norm * (-1.0 if lower else 1.0)
-        to_A[side].index_add_(0, rows[:, 0], to_row.to(A.dtype))
+        to_A[side] = added_at(to_A[side], rows[:, 0], to_row.to(A.dtype))
     if x_U is not None:
         return to_A, None, at_inputs(to_x), at_inputs(to_x_U), None, None, None
-    to_eps = torch.zeros(batch, dtype=torch.float64, device=A.device).index_add(0, rows[:, 1], to_radius)
+    to_eps = added_at(torch.zeros(batch, dtype=torch.float64, device=A.device), rows[:, 1], to_radius)
     return to_A, None, at_inputs(to_x), None, sum_to(to_eps, eps.shape), None, None

@@ -20,6 +20,7 @@ from lbp.ops._arguments import (
     needed_gradients,
     ramp_parameters,
     refuse_second_order,
+    register_gradient,
     relaxation_arguments,
     relaxation_gradients,
     save_relaxation,
@@ -207,9 +208,9 @@ def _register() -> None:
 
     for fake in (ramp, ramp_gradient, ramp_interval, ramp_interval_gradient, bounding_lines, bounding_lines_gradient):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
-    torch.library.register_autograd("lbp::ramp", _ramp_backward, setup_context=_save_ramp)
-    torch.library.register_autograd("lbp::ramp_interval", _ramp_interval_backward, setup_context=_save_ramp)
-    torch.library.register_autograd("lbp::bounding_lines", _lines_backward, setup_context=_save_lines)
+    register_gradient("ramp", _ramp_backward, _save_ramp)
+    register_gradient("ramp_interval", _ramp_interval_backward, _save_ramp)
+    register_gradient("bounding_lines", _lines_backward, _save_lines)
     for name in ("ramp_gradient", "ramp_interval_gradient", "bounding_lines_gradient"):
         refuse_second_order(name)
 

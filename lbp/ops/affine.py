@@ -27,6 +27,7 @@ from lbp.ops._arguments import (
     native,
     needed_gradients,
     register_composite,
+    register_gradient,
     relaxation_arguments,
     relaxation_gradients,
     save_relaxation,
@@ -405,11 +406,11 @@ def _relaxed_affine_backward(ctx: Any, coefficients: Tensor, constants: Tensor) 
     return to_A if need_A else None, *relaxation_gradients(arguments, to_relaxation), to_weight, fitted_bias, *rest
 
 
+@full_precision()
 def _relax_backward_linear_composite(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     relaxation, (weight, bias, sides) = rest[:RELAXATION_LENGTH], rest[RELAXATION_LENGTH:]
     relaxed, constants = native("relax_backward")(A, *relaxation, bias, sides)
-    with full_precision():
-        return (relaxed @ weight).contiguous(), constants
+    return (relaxed @ weight).contiguous(), constants
 
 
 def _relax_backward_conv2d_composite(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -500,13 +501,12 @@ def _register() -> None:
     register_composite("backward_conv2d", _backward_conv2d_composite, devices=("CPU",))
     register_composite("relax_backward_linear", _relax_backward_linear_composite, devices=("CPU",))
     register_composite("relax_backward_conv2d", _relax_backward_conv2d_composite, devices=("CPU",))
-    register_autograd = torch.library.register_autograd
-    register_autograd("lbp::interval_linear", _interval_linear_backward, setup_context=_save_interval)
-    register_autograd("lbp::interval_conv2d", _interval_conv2d_backward, setup_context=_save_interval)
-    register_autograd("lbp::backward_linear", _backward_linear_backward, setup_context=_save_affine)
-    register_autograd("lbp::backward_conv2d", _backward_conv2d_backward, setup_context=_save_affine)
-    register_autograd("lbp::relax_backward_linear", _relaxed_affine_backward, setup_context=_save_relaxed_affine)
-    register_autograd("lbp::relax_backward_conv2d", _relaxed_affine_backward, setup_context=_save_relaxed_affine)
+    register_gradient("interval_linear", _interval_linear_backward, _save_interval)
+    register_gradient("interval_conv2d", _interval_conv2d_backward, _save_interval)
+    register_gradient("backward_linear", _backward_linear_backward, _save_affine)
+    register_gradient("backward_conv2d", _backward_conv2d_backward, _save_affine)
+    register_gradient("relax_backward_linear", _relaxed_affine_backward, _save_relaxed_affine)
+    register_gradient("relax_backward_conv2d", _relaxed_affine_backward, _save_relaxed_affine)
 
 
 if _native.missing is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lbp import _native, reference
 from lbp.backend import current_backend
-from lbp.ops._arguments import common_batch, native, refuse_second_order, sum_to
+from lbp.ops._arguments import common_batch, native, refuse_second_order, register_gradient, sum_to
 from lbp.reference.concretize import dual_norm
 from lbp.strategies import side_code
 
@@ -261,8 +261,8 @@ def _register() -> None:
 
     for fake in (concretize, concretize_gradient, concretize_forward, concretize_forward_gradient):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
-    torch.library.register_autograd("lbp::concretize", _concretize_backward, setup_context=_save)
-    torch.library.register_autograd("lbp::concretize_forward", _concretize_forward_backward, setup_context=_save)
+    register_gradient("concretize", _concretize_backward, _save)
+    register_gradient("concretize_forward", _concretize_forward_backward, _save)
     for name in ("concretize_gradient", "concretize_forward_gradient"):
         refuse_second_order(name)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lbp import _native, reference
 from lbp.backend import current_backend
-from lbp.ops._arguments import contiguous, native, register_composite, sum_to
+from lbp.ops._arguments import contiguous, native, register_composite, register_gradient, sum_to
 from lbp.ops._convolution import Pair, convolution_gradients, convolved_size
 from lbp.strategies import side_code
 
@@ -245,9 +245,9 @@ def _register() -> None:
     register_composite("forward_linear", _forward_linear_composite, devices=("CPU",))
     register_composite("forward_conv2d", _forward_conv2d_composite, devices=("CPU",))
     register_composite("insert_forward", _insert_forward_composite, devices=("CPU",))
-    torch.library.register_autograd("lbp::forward_linear", _forward_backward, setup_context=_save_forward)
-    torch.library.register_autograd("lbp::forward_conv2d", _forward_backward, setup_context=_save_forward)
-    torch.library.register_autograd("lbp::insert_forward", _insert_backward, setup_context=_save_insert)
+    register_gradient("forward_linear", _forward_backward, _save_forward)
+    register_gradient("forward_conv2d", _forward_backward, _save_forward)
+    register_gradient("insert_forward", _insert_backward, _save_insert)
 
     def fake_outputs(matrices: tuple[Tensor | None, ...], layer: tuple[int, ...], dims: int) -> Any:
         center = matrices[0]

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from lbp import _native, reference
 from lbp.backend import current_backend
-from lbp.ops import _forward_windows_composite as composite
-from lbp.ops._arguments import common_batch, native, refuse_second_order, sum_to
-from lbp.ops._convolution import Pair, convolve
+from lbp.ops._arguments import common_batch, native, refuse_second_order, register_gradient, sum_to
+from lbp.ops._convolution import Pair
 from lbp.ops._windows import (
     OPERAND_BYTES,
     accumulate_windows,
@@ -30,7 +29,7 @@ from lbp.ops._windows import (
     convolved_shape,
 )
 from lbp.ops.concretize import checked_exponent, radius_tensor, region_gradients
-from lbp.ops.forward import ForwardMatrices
+from lbp.ops.forward import ForwardMatrices, forward_conv2d, forward_linear
 from lbp.precision import full_precision
 from lbp.reference.forward_windows import Image
 from lbp.strategies import side_code, side_names
@@ -146,16 +145,13 @@ def forward_conv2d_windows(
             groups=groups,
         )
     convolution = (stride, padding, dilation, groups)
-    magnitude = weight.abs()
     op = native("convolve_windows")
-    with full_precision():
-        new_bias = convolve(center_bias, weight, convolution)
-        return (
-            op(center, weight, scale, *convolution),
-            None if radius is None else op(radius, magnitude, scale, *convolution),
-            new_bias if bias is None else new_bias + bias[:, None, None],
-            None if radius_bias is None else convolve(radius_bias, magnitude, convolution),
-        )
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    return (
+        op(center, weight, scale, *convolution),
+        None if radius is None else op(radius, weight.abs(), scale, *convolution),
+        *forward_conv2d(_no_rows(center_bias), None, center_bias, radius_bias, weight, bias, **geometry)[2:],
+    )
 
 
 def forward_linear_windows(
@@ -198,16 +194,18 @@ def forward_linear_windows(
     layer = center.shape[4:]
     if weight.shape[1] != layer.numel():
         raise RuntimeError(f"weight: expected [n_out, {layer.numel()}], got {list(weight.shape)}")
-    magnitude = weight.abs()
     op = native("accumulate_windows")
-    with full_precision():
-        new_bias = center_bias.flatten(1) @ weight.mT
-        return (
-            op(weight.reshape(1, -1, *layer), center, image, scale, offset),
-            None if radius is None else op(magnitude.reshape(1, -1, *layer), radius, image, scale, offset),
-            new_bias if bias is None else new_bias + bias,
-            None if radius_bias is None else radius_bias.flatten(1) @ magnitude.mT,
-        )
+    flat = (center_bias.flatten(1), None if radius_bias is None else radius_bias.flatten(1))
+    return (
+        op(weight.reshape(1, -1, *layer), center, image, scale, offset),
+        None if radius is None else op(weight.abs().reshape(1, -1, *layer), radius, image, scale, offset),
+        *forward_linear(_no_rows(flat[0]), None, *flat, weight, bias)[2:],
+    )
+
+
+def _no_rows(center_bias: Tensor) -> Tensor:
+    """Return a dense matrix [B, 0, ...] for the ops on forward bounds, of which the biases alone are wanted."""
+    return center_bias.new_empty(center_bias.shape[0], 0, *center_bias.shape[1:])
 
 
 def insert_forward_windows(
@@ -266,9 +264,8 @@ def _accumulated(A: Tensor, windows: Tensor, image: Image, scale: Pair, offset: 
     """Return the product [K, B, S, n0] of A [K, B, S, C, H, W] with a window matrix."""
     sides, batch, count = A.shape[:3]
     op = native("accumulate_windows")
-    with full_precision():
-        rows = A.transpose(0, 1).flatten(1, 2)  # [B, K S, C, H, W]
-        product = op(rows, windows, image, scale, offset)
+    rows = A.transpose(0, 1).flatten(1, 2)  # [B, K S, C, H, W]
+    product = op(rows, windows, image, scale, offset)
     by_side: Tensor = product.mT.unflatten(1, (sides, count)).transpose(0, 1)
     return by_side.reshape(sides, batch, count, product.shape[1])
 
@@ -342,14 +339,17 @@ def concretize_forward_windows_ball(
     return lower, upper
 
 
+@full_precision()
 def _convolve_windows(windows: Tensor, weight: Tensor, scale: list[int], *convolution: Any) -> Tensor:
     return convolve_windows(windows, weight, scale, convolution)
 
 
+@full_precision()
 def _accumulate_windows(rows: Tensor, windows: Tensor, *places: Any) -> Tensor:
     return accumulate_windows(rows, windows, *places)
 
 
+@full_precision()
 def _convolve_windows_gradient(
     gradient: Tensor, windows: Tensor, weight: Tensor, scale: list[int], *rest: Any
 ) -> tuple[Tensor, Tensor]:
@@ -360,6 +360,7 @@ def _convolve_windows_gradient(
     )
 
 
+@full_precision()
 def _accumulate_windows_gradient(gradient: Tensor, rows: Tensor, windows: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     image, scale, offset, need_rows, need_windows = rest
     return accumulate_windows_gradient(gradient, rows, windows, image, scale, offset, (need_rows, need_windows))
@@ -434,13 +435,9 @@ def _register() -> None:
     for product in products:
         for device in ("CPU", "CUDA"):
             torch.library.impl(f"lbp::{product.__name__[1:]}", device, product)
-    for expression in (composite.concretize_forward_windows, composite.concretize_forward_windows_gradient):
-        torch.library.impl(f"lbp::{expression.__name__}", "CUDA", expression)
-    torch.library.register_autograd("lbp::convolve_windows", _convolve_backward, setup_context=_save)
-    torch.library.register_autograd("lbp::accumulate_windows", _accumulate_backward, setup_context=_save)
-    torch.library.register_autograd(
-        "lbp::concretize_forward_windows", _concretize_backward, setup_context=_save_concretize
-    )
+    register_gradient("convolve_windows", _convolve_backward, _save)
+    register_gradient("accumulate_windows", _accumulate_backward, _save)
+    register_gradient("concretize_forward_windows", _concretize_backward, _save_concretize)
     for name in ("convolve_windows", "accumulate_windows", "concretize_forward_windows"):
         refuse_second_order(f"{name}_gradient")
 

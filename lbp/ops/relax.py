@@ -24,6 +24,7 @@ from lbp.ops._arguments import (
     needed_gradients,
     per_neuron,
     refuse_second_order,
+    register_gradient,
     relaxation_arguments,
     relaxation_gradients,
     save_relaxation,
@@ -213,8 +214,8 @@ def _register() -> None:
 
     for fake in (relax_backward, relax_backward_gradient, relax_forward, relax_forward_gradient):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
-    torch.library.register_autograd("lbp::relax_backward", _relax_backward_backward, setup_context=_save_backward)
-    torch.library.register_autograd("lbp::relax_forward", _relax_forward_backward, setup_context=_save_forward)
+    register_gradient("relax_backward", _relax_backward_backward, _save_backward)
+    register_gradient("relax_forward", _relax_forward_backward, _save_forward)
     for name in ("relax_backward_gradient", "relax_forward_gradient"):
         refuse_second_order(name)
 

@@ -16,13 +16,19 @@ from torch import Tensor
 
 from lbp import _native, reference
 from lbp.backend import current_backend
+from lbp.ops import _window_gradients
 from lbp.ops._arguments import (
+    NEED_BIAS,
+    NEED_MATRIX,
     RELAXATION_LENGTH,
     check_given,
     check_numbers,
+    fake_relaxation_gradients,
     named_lines,
     native,
     per_neuron,
+    refuse_second_order,
+    register_gradient,
     relaxation_arguments,
 )
 from lbp.ops._convolution import Pair
@@ -36,8 +42,6 @@ from lbp.ops._window_gradients import (
     save_relax,
 )
 from lbp.ops.concretize import checked_exponent, radius_tensor
-from lbp.reference.bounding_lines import BoundingLines
-from lbp.reference.windows import in_order, relax_windows_by_lines
 from lbp.strategies import side_code
 
 
@@ -269,47 +273,16 @@ def concretize_windows_ball(
     return result
 
 
-def _relax_windows_composite(A: Tensor, rows: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    """What devices without a kernel of their own do: the library's tensor expressions around the device's lines."""
-    relaxation, (bias, sides) = rest[:RELAXATION_LENGTH], rest[RELAXATION_LENGTH:]
-    names = {1: "lower", 2: "upper", 3: "both"}
-    lines = BoundingLines(*native("bounding_lines")(*relaxation))
-    return relax_windows_by_lines(A, rows, lines, sides=names[sides], bias=bias)
-
-
-def _conv2d_composite(
-    A: Tensor, rows: Tensor, layer: Any, weight: Tensor, bias: Any, corners: Tensor, *rest: Any
-) -> Any:
-    window, stride, padding, dilation, groups = rest
-    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
-    coefficients, constants = reference.backward_conv2d_windows(
-        A, rows, layer, weight, bias, corners, window, groups=groups, **geometry
-    )
-    return coefficients.contiguous(), constants
-
-
-def _relaxed_conv2d_composite(A: Tensor, rows: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    relaxation = rest[:RELAXATION_LENGTH]
-    weight, bias, corners, window, *convolution, sides = rest[RELAXATION_LENGTH:]
-    offset = None if bias is None else bias[:, None, None]
-    relaxed, constants = _relax_windows_composite(A, rows, *relaxation, offset, sides)
-    layer = relaxation[0].shape[2:]
-    result = _conv2d_composite(relaxed, in_order(rows), layer, weight, None, corners, window, *convolution)
-    return result[0], constants
-
-
-def _concretize_composite(A: Tensor, rows: Tensor, x: Tensor, x_U: Any, eps: Any, p: float, sides: int) -> Tensor:
-    name = {1: "lower", 2: "upper", 3: "both"}[sides]
-    low = x.movedim(-1, 1)
-    if x_U is not None:
-        return reference.concretize_windows_box(A, rows, low, x_U.movedim(-1, 1), sides=name)
-    return reference.concretize_windows_ball(A, rows, low, eps, p, sides=name)
-
-
 def _register() -> None:
     def relax_windows(A: Tensor, rows: Tensor, *rest: Any) -> Any:
         sizes = (A.shape[0], rows.shape[0])
         return A.new_empty((*sizes, *A.shape[2:])), A.new_empty(sizes, dtype=torch.float64)
+
+    def relax_windows_gradient(relaxed: Tensor, constants: Tensor, A: Tensor, rows: Tensor, *rest: Any) -> Any:
+        l, needs = rest[0], rest[-1]
+        to_A = A.new_empty(A.shape if needs & NEED_MATRIX else (0,))
+        to_bias = A.new_empty(l.shape if needs & NEED_BIAS else (0,))
+        return to_A, *fake_relaxation_gradients(A, l.shape[0], tuple(l.shape[1:]), needs), to_bias
 
     def convolved(A: Tensor, rows: Tensor, weight: Tensor, window: Any, groups: int) -> Any:
         sizes = (A.shape[0], rows.shape[0])
@@ -327,17 +300,20 @@ def _register() -> None:
     def concretize_windows(A: Tensor, rows: Tensor, *rest: Any) -> Any:
         return A.new_empty((A.shape[0], rows.shape[0]), dtype=torch.float64)
 
-    for fake in (relax_windows, relax_backward_conv2d_windows, backward_conv2d_windows, concretize_windows):
+    for fake in (
+        relax_windows,
+        relax_windows_gradient,
+        relax_backward_conv2d_windows,
+        backward_conv2d_windows,
+        concretize_windows,
+    ):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
-    autograd = torch.library.register_autograd
-    autograd("lbp::relax_windows", relax_windows_backward, setup_context=save_relax)
-    autograd("lbp::relax_backward_conv2d_windows", relaxed_conv2d_backward, setup_context=save_relax)
-    autograd("lbp::backward_conv2d_windows", conv2d_backward, setup_context=save_conv2d)
-    autograd("lbp::concretize_windows", concretize_backward, setup_context=save_concretize)
-    torch.library.impl("lbp::relax_windows", "CUDA", _relax_windows_composite)
-    torch.library.impl("lbp::relax_backward_conv2d_windows", "CUDA", _relaxed_conv2d_composite)
-    torch.library.impl("lbp::backward_conv2d_windows", "CUDA", _conv2d_composite)
-    torch.library.impl("lbp::concretize_windows", "CUDA", _concretize_composite)
+    torch.library.impl("lbp::relax_windows_gradient", "CPU", _window_gradients.relax_windows_gradient)
+    refuse_second_order("relax_windows_gradient")
+    register_gradient("relax_windows", relax_windows_backward, save_relax)
+    register_gradient("relax_backward_conv2d_windows", relaxed_conv2d_backward, save_relax)
+    register_gradient("backward_conv2d_windows", conv2d_backward, save_conv2d)
+    register_gradient("concretize_windows", concretize_backward, save_concretize)
 
 
 if _native.missing is None:

@@ -62,13 +62,6 @@ def relax_windows(
 ) -> tuple[Tensor, Tensor]:
     """See `lbp.ops.relax_windows`."""
     lines = bounding_lines(l, u, **relaxation)  # type: ignore[arg-type]
-    return relax_windows_by_lines(A, rows, lines, sides=sides, bias=bias)
-
-
-def relax_windows_by_lines(
-    A: Tensor, rows: Tensor, lines: BoundingLines, *, sides: str, bias: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Push windows through lines of a layer, each [B, C, h, w]."""
     window = (A.shape[2], A.shape[3])
     lines = BoundingLines(*torch.broadcast_tensors(*lines))
     seen = [gather_windows(line, rows, window) for line in lines]

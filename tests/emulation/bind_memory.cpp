@@ -1,5 +1,7 @@
-// The launch functions of the memory-bound kernels. Each takes one dictionary: the fields of its arguments by name,
-// arrays for pointers, and "float32" for the type.
+// The launch functions of the memory-bound kernels and of the windows. Each takes one dictionary: the fields of its
+// arguments by name, arrays for pointers, dictionaries for structs, and "float32" for the type.
+#include <pybind11/stl.h>
+
 #include "emulation/bind.h"
 
 namespace lbp::emulate {
@@ -9,240 +11,258 @@ class Fields {
  public:
   explicit Fields(py::dict fields) : fields_(std::move(fields)) {}
 
-  template <typename T>
-  T* array(const char* name) const {
-    return fields_.contains(name) ? pointer<T>(fields_[name]) : nullptr;
+  template <typename V>
+  V get(const char* name) const {
+    return fields_[name].cast<V>();
   }
-  template <typename T = Index>
-  T number(const char* name) const {
-    return fields_[name].cast<T>();
+
+  // Reads a field into a member of the same name; a pointer whose array is missing becomes null.
+  template <typename V>
+  const Fields& operator()(const char* name, V& member) const {
+    if constexpr (std::is_pointer_v<V>) {
+      member = fields_.contains(name) ? pointer<std::remove_pointer_t<V>>(fields_[name]) : nullptr;
+    } else if constexpr (std::is_enum_v<V>) {
+      member = static_cast<V>(get<int>(name));
+    } else if constexpr (std::is_arithmetic_v<V>) {
+      member = get<V>(name);
+    } else if constexpr (std::is_array_v<V>) {
+      const auto values = get<std::vector<Index>>(name);
+      std::copy(values.begin(), values.end(), std::begin(member));
+    } else {
+      read(Fields(get<py::dict>(name)), member);
+    }
+    return *this;
   }
-  Fields group(const char* name) const { return Fields(fields_[name].cast<py::dict>()); }
 
  private:
   py::dict fields_;
 };
 
 template <typename T>
-PerNeuron<T> per_neuron(const Fields& fields) {
-  return {fields.array<const T>("data"), fields.number("count"), fields.number("inner"), fields.number<T>("value")};
+void read(const Fields& f, PerNeuron<T>& a) {
+  f("data", a.data)("count", a.count)("inner", a.inner)("value", a.value);
+}
+
+// The members of a line, or of its gradient.
+template <typename Lines>
+void read_lines(const Fields& f, Lines& a) {
+  f("lower_slope", a.lower_slope)("lower_intercept", a.lower_intercept);
+  f("upper_slope", a.upper_slope)("upper_intercept", a.upper_intercept);
 }
 
 template <typename T>
-Relaxation<T> relaxation(const Fields& fields) {
-  return {fields.array<const T>("l"),
-          fields.array<const T>("u"),
-          fields.number("batch_stride"),
-          per_neuron<T>(fields.group("r")),
-          fields.number<T>("eta"),
-          static_cast<Strategy>(fields.number<int>("strategy")),
-          fields.array<const T>("lower_slope"),
-          fields.array<const T>("lower_intercept"),
-          fields.array<const T>("upper_slope"),
-          fields.array<const T>("upper_intercept"),
-          fields.number("given_batch_stride"),
-          fields.array<const T>("eta_data")};
+void read(const Fields& f, Relaxation<T>& a) {
+  f("l", a.l)("u", a.u)("batch_stride", a.batch_stride)("r", a.r)("eta", a.eta)("strategy", a.strategy);
+  f("given_batch_stride", a.given_batch_stride)("eta_data", a.eta_data);
+  read_lines(f, a);
 }
 
 template <typename T>
-RelaxationGradients<T> relaxation_gradients(const Fields& fields) {
-  return {fields.array<T>("l_gradient"),
-          fields.array<T>("u_gradient"),
-          fields.array<T>("r_gradient"),
-          fields.array<T>("lower_slope_gradient"),
-          fields.array<T>("lower_intercept_gradient"),
-          fields.array<T>("upper_slope_gradient"),
-          fields.array<T>("upper_intercept_gradient")};
+void read(const Fields& f, RelaxationGradients<T>& a) {
+  f("l", a.l)("u", a.u)("r", a.r);
+  read_lines(f, a);
 }
 
 template <typename T>
-Coefficients<T> coefficients(const Fields& fields) {
-  return {fields.array<const T>("A"), fields.number("side_stride"), fields.number("A_batch_stride"),
-          fields.number("row_stride")};
+void read(const Fields& f, Coefficients<T>& a) {
+  f("data", a.data)("side_stride", a.side_stride)("batch_stride", a.batch_stride)("row_stride", a.row_stride);
 }
 
 template <typename T>
-Region<T> region(const Fields& fields) {
-  return {fields.array<const T>("x_L"),      fields.array<const T>("x_U"), fields.number("region_batch_stride"),
-          fields.array<const double>("eps"), fields.number("eps_stride"),  fields.number<double>("q")};
+void read(const Fields& f, Region<T>& a) {
+  f("x_L", a.x_L)("x_U", a.x_U)("batch_stride", a.batch_stride)("eps", a.eps)("eps_stride", a.eps_stride)("q", a.q);
 }
 
 template <typename T>
-void read(const Fields& f, RampArguments<T>& args) {
-  args = {f.number("batch"),  f.number("neurons"), f.array<const T>("z"),       per_neuron<T>(f.group("r")),
-          f.number<T>("eta"), f.array<T>("out"),   f.array<const T>("eta_data")};
+void read(const Fields& f, RowWindows<T>& a) {
+  const Index* where = nullptr;
+  f("data", a.data)("side_stride", a.side_stride)("source_stride", a.source_stride);
+  f("rows", a.rows)("height", a.height)("width", a.width)("channels", a.channels);
+  f("layer_height", a.layer_height)("layer_width", a.layer_width)("where", where);
+  f("sources", a.sources)("images", a.images);
+  a.where = reinterpret_cast<const WindowRow*>(where);
 }
 
 template <typename T>
-void read(const Fields& f, RampGradientArguments<T>& args) {
-  args = {f.number("batch"),           f.number("neurons"),      f.array<const T>("z"),
-          per_neuron<T>(f.group("r")), f.number<T>("eta"),       f.array<const T>("out_gradient"),
-          f.array<T>("z_gradient"),    f.array<T>("r_gradient"), f.array<const T>("eta_data")};
+void read(const Fields& f, WindowConvolution<T>& a) {
+  f("weight", a.weight)("inputs", a.inputs)("groups", a.groups)("kernel", a.kernel)("stride", a.stride);
+  f("padding", a.padding)("dilation", a.dilation)("height", a.height)("width", a.width)("corners", a.corners);
+}
+
+void read(const Fields& f, Windows& a) {
+  f("image_channels", a.image_channels)("image_rows", a.image_rows)("image_columns", a.image_columns);
+  f("rows", a.rows)("columns", a.columns)("channels", a.channels)("height", a.height)("width", a.width);
+  f("row_scale", a.row_scale)("column_scale", a.column_scale);
+  f("row_offset", a.row_offset)("column_offset", a.column_offset);
+}
+
+// What all ops on ParamRamp itself take.
+template <typename Arguments>
+void read_ramp(const Fields& f, Arguments& a) {
+  f("batch", a.batch)("neurons", a.neurons)("r", a.r)("eta", a.eta)("eta_data", a.eta_data);
 }
 
 template <typename T>
-void read(const Fields& f, RampIntervalArguments<T>& args) {
-  args = {f.number("batch"),           f.number("neurons"),         f.array<const T>("l"), f.array<const T>("u"),
-          per_neuron<T>(f.group("r")), f.number<T>("eta"),          f.array<T>("lower"),   f.array<T>("upper"),
-          f.array<Index>("counts"),    f.array<const T>("eta_data")};
+void read(const Fields& f, RampArguments<T>& a) {
+  read_ramp(f, a);
+  f("z", a.z)("out", a.out);
 }
 
 template <typename T>
-void read(const Fields& f, RampIntervalGradientArguments<T>& args) {
-  args = {f.number("batch"),
-          f.number("neurons"),
-          f.array<const T>("l"),
-          f.array<const T>("u"),
-          per_neuron<T>(f.group("r")),
-          f.number<T>("eta"),
-          f.array<const T>("lower_gradient"),
-          f.array<const T>("upper_gradient"),
-          f.array<T>("l_gradient"),
-          f.array<T>("u_gradient"),
-          f.array<T>("r_gradient"),
-          f.array<const T>("eta_data")};
+void read(const Fields& f, RampGradientArguments<T>& a) {
+  read_ramp(f, a);
+  f("z", a.z)("out_gradient", a.out_gradient)("z_gradient", a.z_gradient)("r_gradient", a.r_gradient);
 }
 
 template <typename T>
-void read(const Fields& f, BoundingLinesArguments<T>& args) {
-  args = {f.number("batch"),
-          f.number("neurons"),
-          relaxation<T>(f.group("relaxation")),
-          f.array<T>("lower_slope"),
-          f.array<T>("lower_intercept"),
-          f.array<T>("upper_slope"),
-          f.array<T>("upper_intercept")};
+void read(const Fields& f, RampIntervalArguments<T>& a) {
+  read_ramp(f, a);
+  f("l", a.l)("u", a.u)("lower", a.lower)("upper", a.upper)("counts", a.counts);
 }
 
 template <typename T>
-void read(const Fields& f, BoundingLinesGradientArguments<T>& args) {
-  args = {f.number("batch"),
-          f.number("neurons"),
-          relaxation<T>(f.group("relaxation")),
-          f.array<const T>("to_lower_slope"),
-          f.array<const T>("to_lower_intercept"),
-          f.array<const T>("to_upper_slope"),
-          f.array<const T>("to_upper_intercept"),
-          relaxation_gradients<T>(f)};
+void read(const Fields& f, RampIntervalGradientArguments<T>& a) {
+  read_ramp(f, a);
+  f("l", a.l)("u", a.u)("lower_gradient", a.lower_gradient)("upper_gradient", a.upper_gradient);
+  f("l_gradient", a.l_gradient)("u_gradient", a.u_gradient)("r_gradient", a.r_gradient);
 }
 
 template <typename T>
-void read(const Fields& f, RelaxBackwardArguments<T>& args) {
-  args = {f.number<int>("sides"),
-          f.number("batch"),
-          f.number("rows"),
-          f.number("neurons"),
-          coefficients<T>(f),
-          relaxation<T>(f.group("relaxation")),
-          per_neuron<T>(f.group("bias")),
-          f.array<T>("relaxed"),
-          f.array<double>("constants")};
+void read(const Fields& f, BoundingLinesArguments<T>& a) {
+  f("batch", a.batch)("neurons", a.neurons)("relaxation", a.relaxation);
+  read_lines(f, a);
 }
 
 template <typename T>
-void read(const Fields& f, RelaxBackwardGradientArguments<T>& args) {
-  args = {f.number<int>("sides"),
-          f.number("batch"),
-          f.number("rows"),
-          f.number("neurons"),
-          coefficients<T>(f),
-          relaxation<T>(f.group("relaxation")),
-          per_neuron<T>(f.group("bias")),
-          f.array<const T>("relaxed_gradient"),
-          f.array<const double>("constants_gradient"),
-          f.array<T>("A_gradient"),
-          relaxation_gradients<T>(f),
-          f.array<T>("bias_gradient")};
+void read(const Fields& f, BoundingLinesGradientArguments<T>& a) {
+  f("batch", a.batch)("neurons", a.neurons)("relaxation", a.relaxation)("gradients", a.gradients);
+  f("lower_slope_gradient", a.lower_slope_gradient)("lower_intercept_gradient", a.lower_intercept_gradient);
+  f("upper_slope_gradient", a.upper_slope_gradient)("upper_intercept_gradient", a.upper_intercept_gradient);
+}
+
+// What all ops on coefficients A [K, B, S, n] take.
+template <typename Arguments>
+void read_rows(const Fields& f, Arguments& a) {
+  f("sides", a.sides)("batch", a.batch)("rows", a.rows)("A", a.A);
 }
 
 template <typename T>
-void read(const Fields& f, RelaxForwardArguments<T>& args) {
-  args = {f.number("batch"),
-          f.number("inputs"),
-          f.number("neurons"),
-          f.array<const T>("center"),
-          f.array<const T>("radius"),
-          f.number("matrix_batch_stride"),
-          f.array<const T>("center_bias"),
-          f.array<const T>("radius_bias"),
-          f.number("bias_batch_stride"),
-          relaxation<T>(f.group("relaxation")),
-          f.array<T>("center_out"),
-          f.array<T>("radius_out"),
-          f.array<T>("center_bias_out"),
-          f.array<T>("radius_bias_out")};
+void read(const Fields& f, RelaxBackwardArguments<T>& a) {
+  read_rows(f, a);
+  f("neurons", a.neurons)("relaxation", a.relaxation)("bias", a.bias)("relaxed", a.relaxed)("constants", a.constants);
 }
 
 template <typename T>
-void read(const Fields& f, RelaxForwardGradientArguments<T>& args) {
-  args = {f.number("batch"),
-          f.number("inputs"),
-          f.number("neurons"),
-          f.array<const T>("center"),
-          f.array<const T>("radius"),
-          f.number("matrix_batch_stride"),
-          f.array<const T>("center_bias"),
-          f.array<const T>("radius_bias"),
-          f.number("bias_batch_stride"),
-          relaxation<T>(f.group("relaxation")),
-          f.array<const T>("center_out_gradient"),
-          f.array<const T>("radius_out_gradient"),
-          f.array<const T>("center_bias_out_gradient"),
-          f.array<const T>("radius_bias_out_gradient"),
-          f.array<T>("center_gradient"),
-          f.array<T>("radius_gradient"),
-          f.array<T>("center_bias_gradient"),
-          f.array<T>("radius_bias_gradient"),
-          relaxation_gradients<T>(f)};
+void read(const Fields& f, RelaxBackwardGradientArguments<T>& a) {
+  read_rows(f, a);
+  f("neurons", a.neurons)("relaxation", a.relaxation)("bias", a.bias)("gradients", a.gradients);
+  f("relaxed_gradient", a.relaxed_gradient)("constants_gradient", a.constants_gradient);
+  f("A_gradient", a.A_gradient)("bias_gradient", a.bias_gradient);
 }
 
 template <typename T>
-void read(const Fields& f, ConcretizeArguments<T>& args) {
-  args = {f.number<int>("sides"), f.number("batch"), f.number("rows"),         f.number("inputs"),
-          coefficients<T>(f),     region<T>(f),      f.array<double>("bounds")};
+void read(const Fields& f, ConcretizeArguments<T>& a) {
+  read_rows(f, a);
+  f("inputs", a.inputs)("region", a.region)("bounds", a.bounds);
 }
 
 template <typename T>
-void read(const Fields& f, ConcretizeGradientArguments<T>& args) {
-  args = {f.number<int>("sides"),
-          f.number("batch"),
-          f.number("rows"),
-          f.number("inputs"),
-          coefficients<T>(f),
-          region<T>(f),
-          f.array<const double>("bounds_gradient"),
-          f.array<T>("A_gradient")};
+void read(const Fields& f, ConcretizeGradientArguments<T>& a) {
+  read_rows(f, a);
+  f("inputs", a.inputs)("region", a.region)("bounds_gradient", a.bounds_gradient)("A_gradient", a.A_gradient);
+}
+
+// What all ops on forward linear bounds take: the matrices, and all but gradients the biases.
+template <typename Arguments>
+void read_matrices(const Fields& f, Arguments& a) {
+  f("batch", a.batch)("center", a.center)("radius", a.radius)("matrix_batch_stride", a.matrix_batch_stride);
+}
+
+template <typename Arguments>
+void read_biases(const Fields& f, Arguments& a) {
+  f("center_bias", a.center_bias)("radius_bias", a.radius_bias)("bias_batch_stride", a.bias_batch_stride);
 }
 
 template <typename T>
-void read(const Fields& f, ConcretizeForwardArguments<T>& args) {
-  args = {f.number("batch"),
-          f.number("inputs"),
-          f.number("neurons"),
-          f.array<const T>("center"),
-          f.array<const T>("radius"),
-          f.number("matrix_batch_stride"),
-          f.array<const T>("center_bias"),
-          f.array<const T>("radius_bias"),
-          f.number("bias_batch_stride"),
-          region<T>(f),
-          f.array<T>("l"),
-          f.array<T>("u")};
+void read(const Fields& f, RelaxForwardArguments<T>& a) {
+  read_matrices(f, a);
+  read_biases(f, a);
+  f("inputs", a.inputs)("neurons", a.neurons)("relaxation", a.relaxation);
+  f("center_out", a.center_out)("radius_out", a.radius_out);
+  f("center_bias_out", a.center_bias_out)("radius_bias_out", a.radius_bias_out);
 }
 
 template <typename T>
-void read(const Fields& f, ConcretizeForwardGradientArguments<T>& args) {
-  args = {f.number("batch"),
-          f.number("inputs"),
-          f.number("neurons"),
-          f.array<const T>("center"),
-          f.array<const T>("radius"),
-          f.number("matrix_batch_stride"),
-          region<T>(f),
-          f.array<const T>("l_gradient"),
-          f.array<const T>("u_gradient"),
-          f.array<T>("center_gradient"),
-          f.array<T>("radius_gradient")};
+void read(const Fields& f, RelaxForwardGradientArguments<T>& a) {
+  read_matrices(f, a);
+  read_biases(f, a);
+  f("inputs", a.inputs)("neurons", a.neurons)("relaxation", a.relaxation)("gradients", a.gradients);
+  f("center_out_gradient", a.center_out_gradient)("radius_out_gradient", a.radius_out_gradient);
+  f("center_bias_out_gradient", a.center_bias_out_gradient)("radius_bias_out_gradient", a.radius_bias_out_gradient);
+  f("center_gradient", a.center_gradient)("radius_gradient", a.radius_gradient);
+  f("center_bias_gradient", a.center_bias_gradient)("radius_bias_gradient", a.radius_bias_gradient);
+}
+
+template <typename Arguments>
+void read_bounds(const Fields& f, Arguments& a) {
+  read_matrices(f, a);
+  read_biases(f, a);
+  f("region", a.region)("l", a.l)("u", a.u);
+}
+
+template <typename Arguments>
+void read_bounds_gradient(const Fields& f, Arguments& a) {
+  read_matrices(f, a);
+  f("region", a.region)("l_gradient", a.l_gradient)("u_gradient", a.u_gradient);
+  f("center_gradient", a.center_gradient)("radius_gradient", a.radius_gradient);
+}
+
+template <typename T>
+void read(const Fields& f, ConcretizeForwardArguments<T>& a) {
+  read_bounds(f, a);
+  f("inputs", a.inputs)("neurons", a.neurons);
+}
+
+template <typename T>
+void read(const Fields& f, ConcretizeForwardGradientArguments<T>& a) {
+  read_bounds_gradient(f, a);
+  f("inputs", a.inputs)("neurons", a.neurons);
+}
+
+template <typename T>
+void read(const Fields& f, ConcretizeForwardWindowsArguments<T>& a) {
+  read_bounds(f, a);
+  f("windows", a.windows);
+}
+
+template <typename T>
+void read(const Fields& f, ConcretizeForwardWindowsGradientArguments<T>& a) {
+  read_bounds_gradient(f, a);
+  f("windows", a.windows);
+}
+
+template <typename T>
+void read(const Fields& f, RelaxWindowsArguments<T>& a) {
+  f("sides", a.sides)("A", a.A)("bias", a.bias)("relaxed", a.relaxed)("constants", a.constants);
+  f("relaxation", a.relaxation);
+}
+
+template <typename T>
+void read(const Fields& f, RelaxWindowsGradientArguments<T>& a) {
+  f("sides", a.sides)("A", a.A)("bias", a.bias)("relaxation", a.relaxation)("gradients", a.gradients);
+  f("relaxed_gradient", a.relaxed_gradient)("constants_gradient", a.constants_gradient);
+  f("A_gradient", a.A_gradient)("bias_gradient", a.bias_gradient);
+}
+
+template <typename T>
+void read(const Fields& f, RelaxConvolveWindowsArguments<T>& a) {
+  read(f, a.relax);
+  f("convolution", a.convolution)("coefficients", a.coefficients)("arithmetic", a.arithmetic);
+}
+
+template <typename T>
+void read(const Fields& f, ConcretizeWindowsArguments<T>& a) {
+  f("sides", a.sides)("A", a.A)("region", a.region)("bounds", a.bounds);
 }
 
 template <template <typename> class Arguments, typename T>
@@ -260,7 +280,7 @@ void launch(const Fields& fields, Index (*workspace_bytes)(const Arguments<T>&),
 #define LBP_BIND(op)                                                                    \
   module.def(#op, [](const pybind11::dict& dict) {                                      \
     const Fields fields(dict);                                                          \
-    if (fields.number<bool>("float32")) {                                               \
+    if (fields.get<bool>("float32")) {                                                  \
       launch(fields, &lbp::cuda::op##_workspace_bytes<float>, &lbp::cuda::op<float>);   \
     } else {                                                                            \
       launch(fields, &lbp::cuda::op##_workspace_bytes<double>, &lbp::cuda::op<double>); \
@@ -283,4 +303,10 @@ LBP_EMULATED_BINDINGS(module) {
   LBP_BIND(concretize_gradient);
   LBP_BIND(concretize_forward);
   LBP_BIND(concretize_forward_gradient);
+  LBP_BIND(concretize_forward_windows);
+  LBP_BIND(concretize_forward_windows_gradient);
+  LBP_BIND(relax_windows);
+  LBP_BIND(relax_windows_gradient);
+  LBP_BIND(relax_convolve_windows);
+  LBP_BIND(concretize_windows);
 }

@@ -105,6 +105,8 @@ inline unsigned __ballot_sync(unsigned mask, int predicate, LBP_SITE_PARAMETERS)
   return unsigned(lbp::emulate::exchange(lbp::emulate::Exchange::kBallot, mask, predicate != 0, 0, {file, line}));
 }
 
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+
 inline int __any_sync(unsigned mask, int predicate, LBP_SITE_PARAMETERS) {
   return __ballot_sync(mask, predicate, file, line) != 0;
 }

@@ -74,8 +74,7 @@ def relaxation_gradients(l, batch, needs):
         shape = (batch, *l.shape[1:]) if needs & need else EMPTY
         # Gradients of given lines stay 0 where the strategy does not read them.
         outputs.append(torch.zeros(shape, dtype=l.dtype) if name.startswith(("lower", "upper")) else output(l, *shape))
-    fields = {f"{name}_gradient": nonempty(out) for name, out in zip(names, outputs, strict=True)}
-    return outputs, fields
+    return outputs, {"gradients": {name: nonempty(out) for name, out in zip(names, outputs, strict=True)}}
 
 
 def nonempty(tensor):
@@ -87,10 +86,10 @@ def batch_of(tensor):
 
 
 class Shim:
-    """The ops by name, on a module of emulated launch functions."""
+    """The ops by name, on a module of emulated launch functions; `split`: products on tensor cores."""
 
-    def __init__(self, module):
-        self.module = module
+    def __init__(self, module, split=False):
+        self.module, self._split = module, split
 
     def names(self):
         return [name for name in vars(type(self)) if not name.startswith("_") and name != "names"]
@@ -168,14 +167,14 @@ class Shim:
     def bounding_lines_gradient(self, *arguments):
         *to_lines, l = arguments[:5]
         outputs, fields = relaxation_gradients(l, batch_of(l), arguments[-1])
-        names = ("to_lower_slope", "to_lower_intercept", "to_upper_slope", "to_upper_intercept")
+        names = ("lower_slope", "lower_intercept", "upper_slope", "upper_intercept")
         self.module.bounding_lines_gradient(
             {
                 "float32": l.dtype == torch.float32,
                 "batch": batch_of(l),
                 "neurons": size(l, 1),
                 "relaxation": relaxation(size(l, 1), *arguments[4:-1]),
-                **{name: array(gradient) for name, gradient in zip(names, to_lines, strict=True)},
+                **{f"{name}_gradient": array(to) for name, to in zip(names, to_lines, strict=True)},
                 **fields,
             }
         )
@@ -294,16 +293,141 @@ class Shim:
         )
         return to_center, to_radius
 
+    def concretize_forward_windows(self, center, radius, center_bias, radius_bias, x, x_U, eps, p, *places):
+        batch, fields = forward_matrices(center, radius, center_bias, radius_bias, x.shape[0])
+        l, u = (output(center, batch, *center.shape[4:]) for _ in range(2))
+        self.module.concretize_forward_windows(
+            {
+                **fields,
+                **region(x, x_U, eps, p),
+                "windows": input_windows(center, x, *places),
+                "bias_batch_stride": stride(center_bias, size(center, 4)),
+                "l": l.numpy(),
+                "u": u.numpy(),
+            }
+        )
+        return l, u
+
+    def concretize_forward_windows_gradient(self, to_l, to_u, center, radius, x, x_U, eps, p, *places):
+        batch = to_l.shape[0]
+        _, fields = forward_matrices(center, radius, to_l, None, batch)
+        # Entries beside the image are not written.
+        to_center = torch.zeros(batch, *center.shape[1:], dtype=center.dtype)
+        to_radius = torch.zeros(EMPTY if radius is None else to_center.shape, dtype=center.dtype)
+        self.module.concretize_forward_windows_gradient(
+            {
+                **fields,
+                **region(x, x_U, eps, p),
+                "batch": batch,
+                "windows": input_windows(center, x, *places),
+                "l_gradient": array(to_l),
+                "u_gradient": array(to_u),
+                "center_gradient": to_center.numpy(),
+                "radius_gradient": nonempty(to_radius),
+            }
+        )
+        return to_center, to_radius
+
+    def relax_windows(self, A, rows, *arguments):
+        *relax, bias, sides = arguments
+        batch, *layer = relax[0].shape
+        A, fields = row_windows(A, rows, layer[1:], batch, sides)
+        relaxed = output(A, A.shape[0], len(rows), *A.shape[2:])
+        constants = output(A, A.shape[0], len(rows), dtype=torch.float64)
+        neurons = math.prod(layer)
+        self.module.relax_windows(
+            {
+                **fields,
+                "relaxation": relaxation(neurons, *relax),
+                "bias": per_neuron(0.0, bias, neurons, A),
+                "relaxed": relaxed.numpy(),
+                "constants": constants.numpy(),
+            }
+        )
+        return relaxed, constants
+
+    def relax_windows_gradient(self, to_relaxed, to_constants, A, rows, *arguments):
+        *relax, bias, sides, needs = arguments
+        batch, *layer = relax[0].shape
+        A, fields = row_windows(A, rows, layer[1:], batch, sides)
+        outputs, gradient_fields = relaxation_gradients(relax[0], batch, needs)
+        to_A = output(A, *(A.shape if needs & NEED_MATRIX else EMPTY))
+        to_bias = output(A, *((batch, *layer) if needs & NEED_BIAS else EMPTY))
+        neurons = math.prod(layer)
+        self.module.relax_windows_gradient(
+            {
+                **fields,
+                **gradient_fields,
+                "relaxation": relaxation(neurons, *relax),
+                "bias": per_neuron(0.0, bias, neurons, A),
+                "relaxed_gradient": array(to_relaxed),
+                "constants_gradient": array(to_constants),
+                "A_gradient": nonempty(to_A),
+                "bias_gradient": nonempty(to_bias),
+            }
+        )
+        return to_A, *outputs, to_bias
+
+    def relax_backward_conv2d_windows(self, A, rows, *arguments):
+        *relax, weight, bias, corners, window, stride, padding, dilation, groups, sides = arguments
+        convolution = (weight, bias, corners, window, stride, padding, dilation, groups)
+        return self._convolve(A, rows, relax, relax[0].shape[2:], convolution, sides)
+
+    def backward_conv2d_windows(self, A, rows, layer, *convolution):
+        return self._convolve(A, rows, None, layer, convolution, 3 if A.shape[0] == 2 else 1)
+
+    def _convolve(self, A, rows, relax, layer, convolution, sides):
+        weight, bias, corners, window, stride, padding, dilation, groups = convolution
+        # Without an activation the images do not matter.
+        images = 2**40 if relax is None else relax[0].shape[0]
+        A, fields = row_windows(A, rows, layer, images, sides)
+        inputs, neurons = weight.shape[1] * groups, layer[0] * layer[1] * A.shape[4]
+        coefficients = output(A, A.shape[0], len(rows), *window, inputs)
+        constants = output(A, A.shape[0], len(rows), dtype=torch.float64)
+        absent = {"l": None, "u": None, "batch_stride": 0, "strategy": 0, "given_batch_stride": 0}
+        absent |= ramp_fields(A, neurons, math.inf, None, 0.0, None)
+        self.module.relax_convolve_windows(
+            {
+                **fields,
+                "relaxation": absent if relax is None else relaxation(neurons, *relax),
+                "bias": per_neuron(0.0, bias, neurons, A),
+                "constants": constants.numpy(),
+                "coefficients": coefficients.numpy(),
+                "arithmetic": int(self._split),
+                "convolution": {
+                    "weight": array(weight),
+                    "inputs": inputs,
+                    "groups": groups,
+                    "kernel": list(weight.shape[2:]),
+                    "stride": list(stride),
+                    "padding": list(padding),
+                    "dilation": list(dilation),
+                    "height": window[0],
+                    "width": window[1],
+                    "corners": array(corners),
+                },
+            }
+        )
+        return coefficients, constants
+
+    def concretize_windows(self, A, rows, x, x_U, eps, p, sides):
+        A, fields = row_windows(A, rows, x.shape[1:3], x.shape[0], sides)
+        bounds = output(A, A.shape[0], len(rows), dtype=torch.float64)
+        self.module.concretize_windows({**fields, **region(x, x_U, eps, p), "bounds": bounds.numpy()})
+        return bounds
+
 
 def region(x, x_U, eps, p):
-    """The fields of a region; the dual exponent of p has 0 for infinity."""
+    """The region's field; the dual exponent of p has 0 for infinity."""
     return {
-        "x_L": array(x),
-        "x_U": array(x_U),
-        "region_batch_stride": stride(x, size(x, 1)),
-        "eps": array(eps),
-        "eps_stride": 0 if eps is None or eps.numel() == 1 else 1,
-        "q": 0.0 if p == 1 else (1.0 if math.isinf(p) else p / (p - 1)),
+        "region": {
+            "x_L": array(x),
+            "x_U": array(x_U),
+            "batch_stride": stride(x, size(x, 1)),
+            "eps": array(eps),
+            "eps_stride": 0 if eps is None or eps.numel() == 1 else 1,
+            "q": 0.0 if p == 1 else (1.0 if math.isinf(p) else p / (p - 1)),
+        }
     }
 
 
@@ -314,9 +438,9 @@ def coefficients(A, sides):
         contiguous = contiguous and (length == 1 or step == expected)
         expected *= length
     A = A.detach() if contiguous else A.detach().contiguous()
-    strides = dict(zip(("side_stride", "A_batch_stride", "row_stride"), A.stride()[:3], strict=True))
+    strides = dict(zip(("side_stride", "batch_stride", "row_stride"), A.stride()[:3], strict=True))
     sizes = {"batch": A.shape[1], "rows": A.shape[2]}
-    return A, {"float32": A.dtype == torch.float32, "A": A.numpy(), "sides": sides, **strides, **sizes}
+    return A, {"float32": A.dtype == torch.float32, "A": {"data": A.numpy(), **strides}, "sides": sides, **sizes}
 
 
 def forward_matrices(center, radius, center_bias, radius_bias, other_batch):
@@ -334,4 +458,36 @@ def forward_matrices(center, radius, center_bias, radius_bias, other_batch):
         "center_bias": array(center_bias),
         "radius_bias": array(radius_bias),
         "bias_batch_stride": stride(center_bias, neurons),
+    }
+
+
+def row_windows(A, rows, layer, images, sides):
+    """A with contiguous windows, and the fields that describe it and its rows."""
+    A = A.detach()
+    if not A[:1, :1].is_contiguous():
+        A = A.contiguous()
+    windows = {
+        "data": A.numpy(),
+        "side_stride": A.stride(0),
+        "source_stride": A.stride(1),
+        "rows": len(rows),
+        "height": A.shape[2],
+        "width": A.shape[3],
+        "channels": A.shape[4],
+        "layer_height": layer[0],
+        "layer_width": layer[1],
+        "where": array(rows),
+        "sources": A.shape[1],
+        "images": images,
+    }
+    return A, {"float32": A.dtype == torch.float32, "A": windows, "sides": sides}
+
+
+def input_windows(center, x, scale, offset):
+    """The windows of an image x that a matrix [B, C0, kh, kw, C, H, W] holds."""
+    names = ("rows", "columns", "channels", "height", "width")
+    return {
+        **dict(zip(names, center.shape[2:], strict=True)),
+        **dict(zip(("image_channels", "image_rows", "image_columns"), x.shape[1:], strict=True)),
+        **dict(zip(("row_scale", "column_scale", "row_offset", "column_offset"), (*scale, *offset), strict=True)),
     }

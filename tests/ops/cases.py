@@ -127,6 +127,8 @@ def converted(value: Any, dtype: torch.dtype, leaves: list[Tensor] | None = None
         if leaves is not None:
             leaves.append(copy.requires_grad_())
         return copy
+    if isinstance(value, Tensor):
+        return value.to(device)
     if isinstance(value, tuple | list):
         return tuple(converted(item, dtype, leaves, device) for item in value)
     if isinstance(value, dict):

@@ -19,7 +19,6 @@ from ops.cases import (
 )
 
 from lbp import ops
-from lbp.ops import _forward_windows_composite as composite
 from lbp.ops import _windows
 from lbp.reference import dense_to_windows
 
@@ -126,27 +125,6 @@ def test_bounds_over_a_ball(image, window, layer, scale, offset, exact, p):
     assert_matches_reference(
         ops.concretize_forward_windows_ball, *matrices, normal(2, 2, *image, seed=1), eps, p, **places
     )
-
-
-@pytest.mark.parametrize("p", [None, *NORMS])
-@pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize(("matrix_batch", "region_batch"), [(2, 2), (1, 2), (2, 1)])
-@pytest.mark.parametrize(("image", "window", "layer", "scale", "offset"), PLACES)
-def test_expressions_for_devices_without_a_kernel(
-    image, window, layer, scale, offset, matrix_batch, region_batch, exact, p
-):
-    matrices = window_matrices(matrix_batch, window, layer, exact=exact)
-    eps = torch.tensor([0.25, 0.5]).double()[:region_batch]
-    box = intervals(region_batch, 2, *image)
-    region = (*box, None, math.inf) if p is None else (normal(region_batch, 2, *image, seed=1), None, eps, p)
-    to_l, to_u = normal(2, *layer, seed=2), normal(2, *layer, seed=3)
-    for name, arguments in (
-        ("concretize_forward_windows", matrices),
-        ("concretize_forward_windows_gradient", (to_l, to_u, *matrices[:2])),
-    ):
-        results = [getattr(ops, name)(*arguments, *region, scale, offset) for ops in (torch.ops.lbp, composite)]
-        for kernel, expression in zip(*results, strict=True):
-            assert_close(expression, kernel, 1e-12, name)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from ops.cases import normal
+from ops.cases import OP_NAMES, as_tuple, converted, every_op, is_float, normal
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import lbp
 from lbp import ops
@@ -157,3 +158,34 @@ def test_bounds_do_not_depend_on_reduced_precision(backend):
     for with_switches, without in zip(actual, expected, strict=True):
         assert with_switches.dtype == torch.float32
         assert torch.equal(with_switches, without)
+
+
+class Products(TorchDispatchMode):
+    """Notes what the switches say at every product and convolution of the library."""
+
+    NAMES = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "aten" and function._opname in self.NAMES:
+            self.seen.append(state())
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in OP_NAMES if "linear" in name or "conv2d" in name or "insert" in name]
+)
+def test_gradients_are_products_in_full_precision(name):
+    op, args, kwargs = every_op(torch.float32)[name]
+    leaves = []
+    args, kwargs = converted(args, torch.float32, leaves), converted(kwargs, torch.float32, leaves)
+    total = sum(out.double().sum() for out in as_tuple(op(*args, **kwargs)) if is_float(out))
+    torch.set_float32_matmul_precision("medium")
+    with Products() as products:
+        torch.autograd.grad(total, leaves, allow_unused=True)
+    assert all(switches == ["ieee"] * 4 for switches in products.seen)
+    # The products of forward bounds on windows are inside ops of their own.
+    assert products.seen or name.startswith(("forward", "insert"))

@@ -16,7 +16,7 @@ template <typename T, bool kInterval>
 struct ConvolutionProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kLeftPair;
-  static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = true, kConstants = false;
+  static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = true, kConstants = false, kFewRows = false;
   // The entries of the kernel: where each reads, relative to the pixel's first
   // one.
   struct Stage {
@@ -55,7 +55,7 @@ struct ConvolutionProduct {
   LBP_DEVICE LeftState left(Index row) const {
     if (row >= rows) return {nullptr, nullptr, 0, 0};
     const int pixels = layer.output.height * layer.output.width;
-    const Index image = divide(row, pixels);
+    const Index image = quotient(row, pixels);
     const int pixel = int(row - image * pixels), y = pixel / layer.output.width, x = pixel % layer.output.width;
     const bool matrix = image < images;
     const Index size = Index(layer.input.height) * layer.input.width;
@@ -72,7 +72,7 @@ struct ConvolutionProduct {
   LBP_DEVICE void prepare(Stage& stage, Index begin, int count, Index, int thread, int) const {
     if (thread >= count) return;
     const int entries = layer.kernel.height * layer.kernel.width;
-    const Index k = begin + thread, channel = divide(k, entries);
+    const Index k = begin + thread, channel = quotient(k, entries);
     const int entry = int(k - channel * entries);
     const int y = entry / layer.kernel.width * layer.dilation.height;
     const int x = entry % layer.kernel.width * layer.dilation.width;
@@ -103,7 +103,7 @@ struct ConvolutionProduct {
 
   LBP_DEVICE void store(Index row, Index column, T center, T radius) const {
     const int pixels = layer.output.height * layer.output.width;
-    const Index image = divide(row, pixels), channel = group * columns + column;
+    const Index image = quotient(row, pixels), channel = group * columns + column;
     const bool matrix = image < images;
     const Index at = ((matrix ? image : image - images) * layer.out_channels + channel) * pixels + row - image * pixels;
     const T offset = layer.bias == nullptr ? T(0) : layer.bias[channel];

@@ -2,6 +2,7 @@
 // read of W: intervals, and the forward linear bounds of LBP.
 #pragma once
 
+#include "cuda/kernels/reduce.cuh"
 #include "cuda/kernels/tile_product.cuh"
 #include "product_arguments.h"
 
@@ -13,7 +14,7 @@ template <typename T, bool kInterval>
 struct LinearProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kLeftPair;
-  static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = true, kConstants = false;
+  static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = true, kConstants = false, kFewRows = true;
   struct Stage {};
   using LeftLoad = Pair<T>;
   struct LeftState {
@@ -85,13 +86,12 @@ struct LinearProduct {
 // For so few examples reading W is the cost of an interval: the products of a
 // vector of W are added up as it arrives.
 constexpr int kFewExamples = 4;
-constexpr int kFewThreads = 256,
-              kFewOutputs = 4;  // a block adds up kFewOutputs rows of W
+constexpr int kFewOutputs = 4;  // a block adds up kFewOutputs rows of W
 
 template <typename T, int kExamples, bool kVectors>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(kFewThreads, 1) interval_linear_kernel(const IntervalLinearProductArguments<T> args) {
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) interval_linear_kernel(const IntervalLinearProductArguments<T> args) {
   constexpr int kLength = kVectors ? 16 / int(sizeof(T)) : 1;
-  constexpr int kSums = 2 * kFewOutputs * kExamples, kWarps = kFewThreads / 32;
+  constexpr int kSums = 2 * kFewOutputs * kExamples;
   struct alignas(kLength * sizeof(T)) Vector {
     T lanes[kLength];
   };
@@ -100,7 +100,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(kFewThreads, 1) interval_linear_kernel(const I
   const int thread = int(threadIdx.x);
   T sums[kFewOutputs][kExamples][2] = {};
 
-  for (Index k = Index(thread) * kLength; k < inputs; k += kFewThreads * kLength) {
+  for (Index k = Index(thread) * kLength; k < inputs; k += kThreads * kLength) {
     Vector weight[kFewOutputs];
 #pragma unroll
     for (int i = 0; i < kFewOutputs; ++i) {
@@ -130,8 +130,8 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(kFewThreads, 1) interval_linear_kernel(const I
   for (int i = 0; i < kSums; ++i) {
     T sum = sums[i / (2 * kExamples)][i / 2 % kExamples][i % 2];
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-    if (thread % 32 == 0) parts[thread / 32 * kSums + i] = sum;
+    for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
+    if (lane() == 0) parts[warp() * kSums + i] = sum;
   }
   __syncthreads();
   const Index output = first + thread / kExamples;

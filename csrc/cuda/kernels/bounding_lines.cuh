@@ -10,7 +10,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 3) bounding_lines_kernel(const BoundingLi
   const Index at = Index(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= op.batch * op.neurons) return;
   const Index image = quotient(at, op.neurons), neuron = at - image * op.neurons;
-  const BoundingLines<T> lines = lines_of(op.relaxation.strategy, load_neuron(op.relaxation, image, neuron));
+  const BoundingLines<T> lines = neuron_lines(op.relaxation, image, neuron);
   op.lower_slope[at] = lines.lower_slope;
   op.lower_intercept[at] = lines.lower_intercept;
   op.upper_slope[at] = lines.upper_slope;

@@ -50,11 +50,34 @@ LBP_DEVICE double upper_coefficient(T center, T radius, bool has_radius) {
   return has_radius ? double(center) + double(radius) : double(center);
 }
 
+// The ends of one input's interval; of a ball both are its center.
+struct InputEnds {
+  double low, high;
+};
+
+template <typename Kind, typename T>
+LBP_DEVICE InputEnds input_ends(const Region<T>& region, Index at) {
+  const T x_L = read(region.x_L + at);
+  if constexpr (Kind::kBox) {
+    const T x_U = read(region.x_U + at);
+    return {extreme_point(x_L, x_U, true), extreme_point(x_L, x_U, false)};
+  } else {
+    return {x_L, x_L};
+  }
+}
+
 // Adds the coefficient of one input to a neuron's row.
 template <typename Kind, bool kScaled>
 LBP_DEVICE void add_coefficient(RowSum& row, double a, double smallest, double largest, double q) {
   row.dot += a * (a >= 0 ? smallest : largest);
   if constexpr (!Kind::kBox) row.norm = with_entry<Kind::kNorm, kScaled>(row.norm, a, q);
+}
+
+// Adds the coefficients of one input to both rows of a neuron.
+template <typename Kind, bool kScaled, typename T>
+LBP_DEVICE void add_coefficients(NeuronSum& sum, T center, T radius, bool has_radius, const InputEnds& x, double q) {
+  add_coefficient<Kind, kScaled>(sum.lower, lower_coefficient(center, radius, has_radius), x.low, x.high, q);
+  add_coefficient<Kind, kScaled>(sum.upper, upper_coefficient(center, radius, has_radius), x.high, x.low, q);
 }
 
 // Writes l and u of one neuron.
@@ -66,6 +89,21 @@ LBP_DEVICE void store_bounds(const ConcretizeForwardArguments<T>& op, Index imag
   const T radius = has_radius ? read(op.radius_bias + bias) : T(0);
   op.l[out] = T(bound_of<Kind>(sum.lower, op.region, image, true) + lower_coefficient(center, radius, has_radius));
   op.u[out] = T(bound_of<Kind>(sum.upper, op.region, image, false) + upper_coefficient(center, radius, has_radius));
+}
+
+// Writes the bounds of a thread's neurons, or to `out` the sums of a piece.
+template <typename Kind, typename T, bool kAligned>
+LBP_DEVICE void store_sums(const ConcretizeForwardArguments<T>& op, const NeuronSums& out, Index piece, Index image,
+                           const Own<T, kAligned>& own, const NeuronSum (&sums)[kOwn<T>]) {
+#pragma unroll
+  for (int i = 0; i < kOwn<T>; ++i) {
+    if (!own.has(i)) continue;
+    if (out.data != nullptr) {
+      out.put(piece, image * op.neurons + own.at(i), sums[i]);
+    } else {
+      store_bounds<Kind>(op, image, own.at(i), sums[i]);
+    }
+  }
 }
 
 template <typename T, typename Kind, bool kAligned>
@@ -92,30 +130,15 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) concretize_forward_kernel(const Concre
 #pragma unroll
     for (int k = 0; k < kRows; ++k) {
       if (first + k >= end) break;
-      const T x_L = read(region.x_L + corner + first + k);
-      double low = x_L, high = x_L;
-      if constexpr (Kind::kBox) {
-        const T x_U = read(region.x_U + corner + first + k);
-        low = extreme_point(x_L, x_U, true);
-        high = extreme_point(x_L, x_U, false);
-      }
+      const InputEnds x = input_ends<Kind>(region, corner + first + k);
 #pragma unroll
       for (int i = 0; i < kOwn<T>; ++i) {
-        const T c = center[k][i], r = has_radius ? radius[k][i] : T(0);
-        add_coefficient<Kind, kScaled>(sums[i].lower, lower_coefficient(c, r, has_radius), low, high, region.q);
-        add_coefficient<Kind, kScaled>(sums[i].upper, upper_coefficient(c, r, has_radius), high, low, region.q);
+        add_coefficients<Kind, kScaled>(sums[i], center[k][i], has_radius ? radius[k][i] : T(0), has_radius, x,
+                                        region.q);
       }
     }
   }
-#pragma unroll
-  for (int i = 0; i < kOwn<T>; ++i) {
-    if (!own.has(i)) continue;
-    if (args.sums.data != nullptr) {
-      args.sums.put(args.tiling.piece(), image * op.neurons + own.at(i), sums[i]);
-    } else {
-      store_bounds<Kind>(op, image, own.at(i), sums[i]);
-    }
-  }
+  store_sums<Kind>(op, args.sums, args.tiling.piece(), image, own, sums);
 }
 
 // From the sums of the pieces to the bounds, or where `totals` is given to the sums of all inputs: a thread for every
@@ -156,62 +179,68 @@ struct ConcretizeForwardGradientLaunch {
   NeuronSums sums;  // of all inputs; data null where the gradient does not need the norms
 };
 
+// What the gradient of one neuron's bounds by its coefficients needs of all of them.
+template <typename Kind>
+struct NeuronNorms {
+  static constexpr bool kNeeded = !Kind::kBox && Kind::kNorm != Norm::kOne;
+  RowSum lower = {}, upper = {};
+  double lower_norm = 0, upper_norm = 0;
+
+  LBP_DEVICE void load(const NeuronSums& sums, Index neuron, double q) {
+    if constexpr (kNeeded) {
+      const NeuronSum sum = sums.get(0, neuron);
+      lower = sum.lower;
+      upper = sum.upper;
+      lower_norm = norm_of<Kind::kNorm>(lower.norm.sum, lower.norm.largest, q);
+      upper_norm = norm_of<Kind::kNorm>(upper.norm.sum, upper.norm.largest, q);
+    }
+  }
+};
+
+// Replaces center and radius of one input by their gradients, from those of the neuron's bounds.
+template <typename Kind, typename T>
+LBP_DEVICE void replace_by_gradients(T& center, T& radius, bool has_radius, T to_l, T to_u, const InputEnds& x,
+                                     const NeuronNorms<Kind>& norms, double eps, double q) {
+  const double a = lower_coefficient(center, radius, has_radius), b = upper_coefficient(center, radius, has_radius);
+  // Where the bound's coefficient acts: the derivative of the bound by it.
+  double a_point = a >= 0 ? x.low : x.high, b_point = b >= 0 ? x.high : x.low;
+  if constexpr (!Kind::kBox) {
+    const auto slope = [q](double value, double norm, const RowSum& row) {
+      return norm_slope<Kind::kNorm>(value, norm, row.norm.sum, row.norm.largest, q);
+    };
+    a_point = x.low - eps * slope(a, norms.lower_norm, norms.lower);
+    b_point = x.low + eps * slope(b, norms.upper_norm, norms.upper);
+  }
+  const double to_a = to_l * a_point, to_b = to_u * b_point;
+  center = T(to_b + to_a);
+  radius = T(to_b - to_a);
+}
+
 template <typename T, typename Kind, bool kAligned>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1)
     concretize_forward_gradient_kernel(const ConcretizeForwardGradientLaunch<T> args) {
-  constexpr bool kNorms = !Kind::kBox && Kind::kNorm != Norm::kOne;
   const ConcretizeForwardGradientArguments<T>& op = args.op;
   const Region<T>& region = op.region;
   const Index image = args.tiling.image(), end = args.tiling.last_row();
   const Own<T, kAligned> own(args.tiling.tile(), op.neurons);
   const Index matrix = image * op.matrix_batch_stride, out = image * op.inputs * op.neurons;
-  const double eps = Kind::kBox ? 0.0 : read(region.eps + image * region.eps_stride), q = region.q;
+  const double eps = Kind::kBox ? 0.0 : read(region.eps + image * region.eps_stride);
   const bool has_radius = op.radius != nullptr;
   const Pack<T> to_l = own.load(op.l_gradient + image * op.neurons),
                 to_u = own.load(op.u_gradient + image * op.neurons);
-  RowSum lower[kOwn<T>], upper[kOwn<T>];
-  double lower_norm[kOwn<T>], upper_norm[kOwn<T>];
+  NeuronNorms<Kind> norms[kOwn<T>];
 #pragma unroll
   for (int i = 0; i < kOwn<T>; ++i) {
-    lower[i] = upper[i] = {};
-    lower_norm[i] = upper_norm[i] = 0;
-    if constexpr (kNorms) {
-      if (own.has(i)) {
-        const NeuronSum sum = args.sums.get(0, image * op.neurons + own.at(i));
-        lower[i] = sum.lower;
-        upper[i] = sum.upper;
-        lower_norm[i] = norm_of<Kind::kNorm>(lower[i].norm.sum, lower[i].norm.largest, q);
-        upper_norm[i] = norm_of<Kind::kNorm>(upper[i].norm.sum, upper[i].norm.largest, q);
-      }
-    }
+    if (own.has(i)) norms[i].load(args.sums, image * op.neurons + own.at(i), region.q);
   }
-  // Where the bound's coefficient a acts: the derivative of the bound by it.
-  const auto slope = [&](double a, double norm, const RowSum& row) {
-    return norm_slope<Kind::kNorm>(a, norm, row.norm.sum, row.norm.largest, q);
-  };
 #pragma unroll 2
   for (Index input = args.tiling.first_row(); input < end; ++input) {
     Pack<T> center = own.load(op.center + matrix + input * op.neurons), radius = {};
     if (has_radius) radius = own.load(op.radius + matrix + input * op.neurons);
-    const T x_L = read(region.x_L + image * region.batch_stride + input);
-    double low = x_L, high = x_L;
-    if constexpr (Kind::kBox) {
-      const T x_U = read(region.x_U + image * region.batch_stride + input);
-      low = extreme_point(x_L, x_U, true);
-      high = extreme_point(x_L, x_U, false);
-    }
+    const InputEnds x = input_ends<Kind>(region, image * region.batch_stride + input);
 #pragma unroll
     for (int i = 0; i < kOwn<T>; ++i) {
-      const double a = lower_coefficient(center[i], radius[i], has_radius),
-                   b = upper_coefficient(center[i], radius[i], has_radius);
-      double a_point = a >= 0 ? low : high, b_point = b >= 0 ? high : low;
-      if constexpr (!Kind::kBox) {
-        a_point = low - eps * slope(a, lower_norm[i], lower[i]);
-        b_point = low + eps * slope(b, upper_norm[i], upper[i]);
-      }
-      const double to_a = to_l[i] * a_point, to_b = to_u[i] * b_point;
-      center[i] = T(to_b + to_a);
-      radius[i] = T(to_b - to_a);
+      replace_by_gradients(center[i], radius[i], has_radius, to_l[i], to_u[i], x, norms[i], eps, region.q);
     }
     own.store(op.center_gradient + out + input * op.neurons, center);
     if (op.radius_gradient != nullptr) own.store(op.radius_gradient + out + input * op.neurons, radius);

@@ -2,6 +2,7 @@
 // radius, with the constants that the biases contribute, from one read of A.
 #pragma once
 
+#include "cuda/kernels/slot.cuh"
 #include "cuda/kernels/tile_product.cuh"
 #include "product_arguments.h"
 
@@ -14,7 +15,7 @@ template <typename T>
 struct InsertProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kRightPair;
-  static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = true, kConstants = true;
+  static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = true, kConstants = true, kFewRows = true;
   struct Stage {
     T center_bias[16], radius_bias[16];
   };
@@ -45,16 +46,15 @@ struct InsertProduct {
   };
   LBP_DEVICE Place place(Index row) const {
     const Index of_side = images * args.rows, side = row >= of_side ? 1 : 0, rest = row - side * of_side;
-    const Index image = divide(rest, args.rows);
+    const Index image = quotient(rest, args.rows);
     return {side, first_image + image, rest - image * args.rows};
   }
-  LBP_DEVICE bool is_lower(Index side) const { return args.sides == 1 || (args.sides == 3 && side == 0); }
 
   LBP_DEVICE LeftState left(Index row) const {
     if (row >= rows) return {nullptr, false};
     const Place at = place(row);
     return {args.A.data + at.side * args.A.side_stride + at.image * args.A.batch_stride + at.row * args.A.row_stride,
-            is_lower(at.side)};
+            is_lower(args.sides, at.side)};
   }
   LBP_DEVICE RightState right(Index column) const {
     if (column >= columns) return {nullptr, nullptr};
@@ -88,7 +88,7 @@ struct InsertProduct {
   LBP_DEVICE void store(Index row, Index column, T first, T second) const {
     const Place at = place(row);
     args.coefficients[((at.side * args.batch + at.image) * args.rows + at.row) * columns + column] =
-        is_lower(at.side) ? first - second : first + second;
+        is_lower(args.sides, at.side) ? first - second : first + second;
   }
   LBP_DEVICE void store_constant(Index row, double constant) const {
     const Place at = place(row);

@@ -79,6 +79,12 @@ LBP_DEVICE BoundingLines<T> lines_of(Strategy strategy, const Neuron<T>& x) {
   LBP_SWITCH_STRATEGY(strategy, lbp::bounding_lines<kStrategy>(x.l, x.u, x.r, x.eta, x.given))
 }
 
+// The lines of one neuron.
+template <typename T>
+LBP_DEVICE BoundingLines<T> neuron_lines(const Relaxation<T>& relaxation, Index image, Index neuron) {
+  return lines_of(relaxation.strategy, load_neuron(relaxation, image, neuron));
+}
+
 template <typename T>
 LBP_DEVICE LineGradients<T> line_gradients_of(Strategy strategy, const Neuron<T>& x, const BoundingLines<T>& to_lines) {
   LBP_SWITCH_STRATEGY(strategy, lbp::bounding_lines_gradient<kStrategy>(x.l, x.u, x.r, x.eta, x.given, to_lines))

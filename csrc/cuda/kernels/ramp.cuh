@@ -10,6 +10,27 @@ namespace lbp::cuda {
 // Rows that are read before the first of them is used.
 constexpr int kRampRows = 4;
 
+// A thread's neurons with their bending points.
+template <typename T, bool kAligned>
+struct RampNeurons {
+  Own<T, kAligned> own;
+  Pack<T> r;
+  T eta;
+
+  template <typename Arguments>
+  LBP_DEVICE RampNeurons(const Arguments& op, const Tiling& tiling)
+      : own(tiling.tile(), op.neurons), r(load_per_neuron(op.r, own)), eta(load_eta(op.eta, op.eta_data)) {}
+
+  // Replaces the gradients of a row's images by those of its numbers z, and adds to the gradients by r.
+  LBP_DEVICE void replace_by_gradient(const Pack<T>& z, Pack<T>& gradient, Pack<T>& r_sum) const {
+#pragma unroll
+    for (int i = 0; i < kOwn<T>; ++i) {
+      r_sum[i] += gradient[i] * ramp_slope_in_r(z[i], r[i], eta);
+      gradient[i] *= ramp_slope(z[i], r[i], eta);
+    }
+  }
+};
+
 template <typename T>
 struct RampLaunch {
   RampArguments<T> op;
@@ -18,24 +39,16 @@ struct RampLaunch {
 
 template <typename T, bool kAligned>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 3) ramp_kernel(const RampLaunch<T> args) {
-  const Own<T, kAligned> own(args.tiling.tile(), args.op.neurons);
-  const Pack<T> r = load_per_neuron(args.op.r, own);
-  const T eta = load_eta(args.op.eta, args.op.eta_data);
-  const Index end = args.tiling.last_row();
-  for (Index first = args.tiling.first_row(); first < end; first += kRampRows) {
-    Pack<T> z[kRampRows];
+  const RampNeurons<T, kAligned> x(args.op, args.tiling);
+  Pack<T> z[kRampRows];
+  for_rows<kRampRows>(
+      args.tiling.first_row(), args.tiling.last_row(),
+      [&](int k, Index row) { z[k] = x.own.load(args.op.z + row * x.own.neurons); },
+      [&](int k, Index row) {
 #pragma unroll
-    for (int k = 0; k < kRampRows; ++k) {
-      if (first + k < end) z[k] = own.load(args.op.z + (first + k) * own.neurons);
-    }
-#pragma unroll
-    for (int k = 0; k < kRampRows; ++k) {
-      if (first + k >= end) break;
-#pragma unroll
-      for (int i = 0; i < kOwn<T>; ++i) z[k][i] = lbp::ramp(z[k][i], r[i], eta);
-      own.store(args.op.out + (first + k) * own.neurons, z[k]);
-    }
-  }
+        for (int i = 0; i < kOwn<T>; ++i) z[k][i] = lbp::ramp(z[k][i], x.r[i], x.eta);
+        x.own.store(args.op.out + row * x.own.neurons, z[k]);
+      });
 }
 
 template <typename T>
@@ -47,31 +60,19 @@ struct RampGradientLaunch {
 
 template <typename T, bool kAligned>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) ramp_gradient_kernel(const RampGradientLaunch<T> args) {
-  const Own<T, kAligned> own(args.tiling.tile(), args.op.neurons);
-  const Pack<T> r = load_per_neuron(args.op.r, own);
-  const T eta = load_eta(args.op.eta, args.op.eta_data);
-  const Index end = args.tiling.last_row();
-  Pack<T> r_sum = {};
-  for (Index first = args.tiling.first_row(); first < end; first += kRampRows) {
-    Pack<T> z[kRampRows], gradient[kRampRows];
-#pragma unroll
-    for (int k = 0; k < kRampRows; ++k) {
-      if (first + k >= end) break;
-      z[k] = own.load(args.op.z + (first + k) * own.neurons);
-      gradient[k] = own.load(args.op.out_gradient + (first + k) * own.neurons);
-    }
-#pragma unroll
-    for (int k = 0; k < kRampRows; ++k) {
-      if (first + k >= end) break;
-#pragma unroll
-      for (int i = 0; i < kOwn<T>; ++i) {
-        r_sum[i] += gradient[k][i] * ramp_slope_in_r(z[k][i], r[i], eta);
-        gradient[k][i] *= ramp_slope(z[k][i], r[i], eta);
-      }
-      if (args.op.z_gradient != nullptr) own.store(args.op.z_gradient + (first + k) * own.neurons, gradient[k]);
-    }
-  }
-  if (args.r_sums != nullptr) own.store(args.r_sums + args.tiling.piece() * own.neurons, r_sum);
+  const RampNeurons<T, kAligned> x(args.op, args.tiling);
+  Pack<T> z[kRampRows], gradient[kRampRows], r_sum = {};
+  for_rows<kRampRows>(
+      args.tiling.first_row(), args.tiling.last_row(),
+      [&](int k, Index row) {
+        z[k] = x.own.load(args.op.z + row * x.own.neurons);
+        gradient[k] = x.own.load(args.op.out_gradient + row * x.own.neurons);
+      },
+      [&](int k, Index row) {
+        x.replace_by_gradient(z[k], gradient[k], r_sum);
+        x.own.store_if(args.op.z_gradient, row * x.own.neurons, gradient[k]);
+      });
+  x.own.store_if(args.r_sums, args.tiling.piece() * x.own.neurons, r_sum);
 }
 
 template <typename T>
@@ -104,32 +105,25 @@ LBP_DEVICE void store_counts(unsigned long long own_counts, Index* counts) {
 template <typename T, bool kAligned, bool kCount>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 3) ramp_interval_kernel(const RampIntervalLaunch<T> args) {
   constexpr int kRows = kRampRows / 2;
-  const Own<T, kAligned> own(args.tiling.tile(), args.op.neurons);
-  const Pack<T> r = load_per_neuron(args.op.r, own);
-  const T eta = load_eta(args.op.eta, args.op.eta_data);
-  const Index end = args.tiling.last_row();
+  const RampNeurons<T, kAligned> x(args.op, args.tiling);
   unsigned long long counts = 0;
-  for (Index first = args.tiling.first_row(); first < end; first += kRows) {
-    Pack<T> l[kRows], u[kRows];
+  Pack<T> l[kRows], u[kRows];
+  for_rows<kRows>(
+      args.tiling.first_row(), args.tiling.last_row(),
+      [&](int k, Index row) {
+        l[k] = x.own.load(args.op.l + row * x.own.neurons);
+        u[k] = x.own.load(args.op.u + row * x.own.neurons);
+      },
+      [&](int k, Index row) {
 #pragma unroll
-    for (int k = 0; k < kRows; ++k) {
-      if (first + k >= end) break;
-      l[k] = own.load(args.op.l + (first + k) * own.neurons);
-      u[k] = own.load(args.op.u + (first + k) * own.neurons);
-    }
-#pragma unroll
-    for (int k = 0; k < kRows; ++k) {
-      if (first + k >= end) break;
-#pragma unroll
-      for (int i = 0; i < kOwn<T>; ++i) {
-        if (kCount && own.has(i)) counts += 1ull << (8 * neuron_status(l[k][i], u[k][i], r[i]));
-        l[k][i] = lbp::ramp(l[k][i], r[i], eta);
-        u[k][i] = lbp::ramp(u[k][i], r[i], eta);
-      }
-      own.store(args.op.lower + (first + k) * own.neurons, l[k]);
-      own.store(args.op.upper + (first + k) * own.neurons, u[k]);
-    }
-  }
+        for (int i = 0; i < kOwn<T>; ++i) {
+          if (kCount && x.own.has(i)) counts += 1ull << (8 * neuron_status(l[k][i], u[k][i], x.r[i]));
+          l[k][i] = lbp::ramp(l[k][i], x.r[i], x.eta);
+          u[k][i] = lbp::ramp(u[k][i], x.r[i], x.eta);
+        }
+        x.own.store(args.op.lower + row * x.own.neurons, l[k]);
+        x.own.store(args.op.upper + row * x.own.neurons, u[k]);
+      });
   if constexpr (kCount) store_counts(counts, args.counts);
 }
 
@@ -142,25 +136,19 @@ struct RampIntervalGradientLaunch {
 
 template <typename T, bool kAligned>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 3) ramp_interval_gradient_kernel(const RampIntervalGradientLaunch<T> args) {
-  const Own<T, kAligned> own(args.tiling.tile(), args.op.neurons);
-  const Pack<T> r = load_per_neuron(args.op.r, own);
-  const T eta = load_eta(args.op.eta, args.op.eta_data);
+  const RampNeurons<T, kAligned> x(args.op, args.tiling);
   const Index end = args.tiling.last_row();
   Pack<T> r_sum = {};
   for (Index row = args.tiling.first_row(); row < end; ++row) {
-    const Index at = row * own.neurons;
-    const Pack<T> l = own.load(args.op.l + at), u = own.load(args.op.u + at);
-    Pack<T> lower = own.load(args.op.lower_gradient + at), upper = own.load(args.op.upper_gradient + at);
-#pragma unroll
-    for (int i = 0; i < kOwn<T>; ++i) {
-      r_sum[i] += lower[i] * ramp_slope_in_r(l[i], r[i], eta) + upper[i] * ramp_slope_in_r(u[i], r[i], eta);
-      lower[i] *= ramp_slope(l[i], r[i], eta);
-      upper[i] *= ramp_slope(u[i], r[i], eta);
-    }
-    own.store(args.op.l_gradient + at, lower);
-    own.store(args.op.u_gradient + at, upper);
+    const Index at = row * x.own.neurons;
+    const Pack<T> l = x.own.load(args.op.l + at), u = x.own.load(args.op.u + at);
+    Pack<T> lower = x.own.load(args.op.lower_gradient + at), upper = x.own.load(args.op.upper_gradient + at);
+    x.replace_by_gradient(l, lower, r_sum);
+    x.replace_by_gradient(u, upper, r_sum);
+    x.own.store(args.op.l_gradient + at, lower);
+    x.own.store(args.op.u_gradient + at, upper);
   }
-  if (args.r_sums != nullptr) own.store(args.r_sums + args.tiling.piece() * own.neurons, r_sum);
+  x.own.store_if(args.r_sums, args.tiling.piece() * x.own.neurons, r_sum);
 }
 
 }  // namespace lbp::cuda

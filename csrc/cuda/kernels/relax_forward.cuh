@@ -13,16 +13,6 @@ namespace lbp::cuda {
 constexpr int kForwardRows = 4;
 
 template <typename T>
-LBP_DEVICE const T* offset(const T* data, Index by) {
-  return data == nullptr ? nullptr : data + by;
-}
-
-template <typename T>
-LBP_DEVICE T* offset(T* data, Index by) {
-  return data == nullptr ? nullptr : data + by;
-}
-
-template <typename T>
 struct OwnScales {
   ForwardScales<T> of[kOwn<T>];
 
@@ -157,8 +147,8 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) relax_forward_gradient_kernel(const Re
       if (first + k >= end) break;
       const Index row = out + (first + k) * op.neurons;
       scale_row_gradient(scales, center[k], radius[k], to_center[k], to_radius[k], sums);
-      own.store_if(offset(op.center_gradient, row), to_center[k]);
-      own.store_if(offset(op.radius_gradient, row), to_radius[k]);
+      own.store_if(op.center_gradient, row, to_center[k]);
+      own.store_if(op.radius_gradient, row, to_radius[k]);
     }
   }
   const Index bias_in = image * op.bias_batch_stride, bias_out = image * op.neurons;
@@ -169,8 +159,8 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) relax_forward_gradient_kernel(const Re
     Pack<T> to_center = own.load(op.center_bias_out_gradient + bias_out),
             to_radius = own.load(op.radius_bias_out_gradient + bias_out);
     scale_row_gradient(scales, center, radius, to_center, to_radius, sums);
-    own.store_if(offset(op.center_bias_gradient, bias_out), to_center);
-    own.store_if(offset(op.radius_bias_gradient, bias_out), to_radius);
+    own.store_if(op.center_bias_gradient, bias_out, to_center);
+    own.store_if(op.radius_bias_gradient, bias_out, to_radius);
   }
   if (args.sums == nullptr) {
     const Pack<T> to_center = own.load(op.center_bias_out_gradient + bias_out),

@@ -3,7 +3,8 @@
 // added up in the same pass.
 #pragma once
 
-#include "cuda/kernels/relaxation.cuh"
+#include "cuda/kernels/lines.cuh"
+#include "cuda/kernels/slot.cuh"
 #include "cuda/kernels/tile_product.cuh"
 #include "product_arguments.h"
 
@@ -18,7 +19,7 @@ template <typename T>
 struct RelaxLinearProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kSingle;
-  static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = false, kConstants = true;
+  static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = false, kConstants = true, kFewRows = true;
   struct Stage {
     BoundingLines<T> lines[kMostImages][16];
     T bias[16];
@@ -40,16 +41,16 @@ struct RelaxLinearProduct {
     RelaxLinearProduct product = *this;
     product.first_image = batch * images;
     product.images = smaller(images, args.batch - product.first_image);
-    product.rows = product.images * sides() * args.rows;
+    product.rows = product.images * slot_count(args.sides, args.rows);
     return product;
   }
 
-  LBP_DEVICE Index sides() const { return args.sides == 3 ? 2 : 1; }
   struct Place {
     Index image, side, row;
   };
   LBP_DEVICE Place place(Index row) const {
-    const Index of_image = sides() * args.rows, image = divide(row, of_image), rest = row - image * of_image;
+    const Index of_image = slot_count(args.sides, args.rows), image = quotient(row, of_image),
+                rest = row - image * of_image;
     const Index side = rest >= args.rows ? 1 : 0;
     return {image, side, rest - side * args.rows};
   }
@@ -59,7 +60,7 @@ struct RelaxLinearProduct {
     const Place at = place(row);
     return {args.A.data + at.side * args.A.side_stride + (first_image + at.image) * args.A.batch_stride +
                 at.row * args.A.row_stride,
-            int(at.image), args.sides == 1 || (args.sides == 3 && at.side == 0)};
+            int(at.image), is_lower(args.sides, at.side)};
   }
   LBP_DEVICE RightState right(Index column) const { return column < columns ? args.layer.weight + column : nullptr; }
 

@@ -6,9 +6,11 @@
 
 namespace lbp::cuda {
 
-LBP_DEVICE bool is_lower(int sides, Index side) { return (sides & 1) != 0 && side == 0; }
+LBP_HOST_DEVICE Index side_count(int sides) { return sides == 3 ? 2 : 1; }
 
-LBP_DEVICE Index slot_count(int sides, Index rows) { return sides == 3 ? 2 * rows : rows; }
+LBP_HOST_DEVICE bool is_lower(int sides, Index side) { return (sides & 1) != 0 && side == 0; }
+
+LBP_HOST_DEVICE Index slot_count(int sides, Index rows) { return side_count(sides) * rows; }
 
 // A row of A and of its results.
 template <typename T>

@@ -73,15 +73,16 @@ LBP_DEVICE bool is_aligned(const T* address) {
   return reinterpret_cast<unsigned long long>(address) % 16 == 0;
 }
 
-// The neurons of a thread within its block's tile: neighbours where all rows are aligned to 16 bytes, else a block's
-// width apart, so that a warp reads neighbours in either case.
-template <typename T, bool kAligned>
+// The neurons of a thread within the tile that kTogether threads, a block or a warp, work on: neighbours where all rows
+// are aligned to 16 bytes, else kTogether apart, so that a warp reads neighbours in either case.
+template <typename T, bool kAligned, int kTogether = kThreads>
 struct Own {
   Index first, neurons;
 
   LBP_DEVICE Own(Index tile, Index neuron_count)
-      : first(tile * kTile<T> + Index(threadIdx.x) * (kAligned ? kOwn<T> : 1)), neurons(neuron_count) {}
-  LBP_DEVICE Index at(int i) const { return first + (kAligned ? i : i * kThreads); }
+      : first(tile * kTogether * kOwn<T> + Index(threadIdx.x % kTogether) * (kAligned ? kOwn<T> : 1)),
+        neurons(neuron_count) {}
+  LBP_DEVICE Index at(int i) const { return first + (kAligned ? i : i * kTogether); }
   // Aligned rows hold whole packs.
   LBP_DEVICE bool has(int i) const { return (kAligned ? first : at(i)) < neurons; }
 
@@ -107,8 +108,9 @@ struct Own {
     }
   }
 
-  LBP_DEVICE void store_if(T* row, const Pack<T>& pack) const {
-    if (row != nullptr) store(row, pack);
+  // Into a matrix that may be absent.
+  LBP_DEVICE void store_if(T* matrix, Index row, const Pack<T>& pack) const {
+    if (matrix != nullptr) store(matrix + row, pack);
   }
 };
 
@@ -146,6 +148,22 @@ LBP_DEVICE Pack<T> load_per_neuron(const PerNeuron<T>& values, const Own<T, kAli
 template <typename T>
 LBP_DEVICE T load_eta(T eta, const T* data) {
   return data == nullptr ? eta : read(data);
+}
+
+// Calls load(k, row) for kRows rows before use(k, row) for the first of them, which keeps their reads in flight
+// together.
+template <int kRows, typename Load, typename Use>
+LBP_DEVICE void for_rows(Index begin, Index end, const Load& load, const Use& use) {
+  for (Index first = begin; first < end; first += kRows) {
+#pragma unroll
+    for (int k = 0; k < kRows; ++k) {
+      if (first + k < end) load(k, first + k);
+    }
+#pragma unroll
+    for (int k = 0; k < kRows; ++k) {
+      if (first + k < end) use(k, first + k);
+    }
+  }
 }
 
 // How blocks share the work: tiles of neurons, for each of them pieces of the rows, for each of them images. Tiles

@@ -1,40 +1,31 @@
-// Matrix products whose operands are computed while they are loaded: the kernel
-// behind every affine step. What is multiplied, and where the sums go, is a
-// Product (affine_linear.cuh and its neighbours), a struct with
+// Matrix products whose operands are computed while they are loaded: the kernel behind every affine step. What is
+// multiplied, and where the sums go, is a Product (affine_linear.cuh and its neighbours), a struct with
 //
-//   Scalar, kPairing                       float or double; which sums
-//   (Pairing) kLeftAlongDepth, kRightAlongDepth      whether consecutive depths
-//   of an operand lie side by side in memory kConstants whether rows have a
-//   constant, a float64 sum over the depth Stage what a block computes once for
-//   a tile's depths, in shared memory batches independent products of up to
-//   `rows` x `columns`, `depth` deep View view(Index batch) const           one
-//   of them:
-//     rows, columns, depth                 its own size
-//     LeftState left(Index row) const      where a row of the left operand is;
-//     of columns likewise RightState right(Index column) const void
-//     prepare(Stage&, Index begin, int depth, Index row_begin, int thread, int
-//     threads) const LeftLoad load_left(LeftState, Stage, int k, Index depth)
-//     const            reads memory Pair<T> left_values(LeftLoad, LeftState,
-//     Stage, int k, double& constant)  computes what is multiplied Pair<T>
-//     load_right(RightState, Stage, int k, Index depth) const void store(Index
-//     row, Index column, T first, T second) const void store_constant(Index
-//     row, double constant) const
+//   Scalar, kPairing                    float or double; which sums (Pairing)
+//   kLeftAlongDepth, kRightAlongDepth   whether consecutive depths of an operand lie side by side in memory
+//   kConstants                          whether rows have a constant, a float64 sum over the depth
+//   kFewRows                            whether there may be so few rows that flat tiles pay
+//   Stage                               what a block computes once for a tile's depths, in shared memory
+//   batches                             independent products of up to `rows` x `columns`, `depth` deep
+//   View view(Index batch) const        one of them:
 //
-// States of rows and columns outside the product, and depths outside it, load
-// zeros.
+//     rows, columns, depth              its own size
+//     LeftState left(Index row) const   where a row of the left operand is; of columns likewise
+//     RightState right(Index column) const
+//     void prepare(Stage&, Index begin, int depth, Index row_begin, int thread, int threads) const
+//     LeftLoad load_left(LeftState, Stage, int k, Index depth) const                     reads memory
+//     Pair<T> left_values(LeftLoad, LeftState, Stage, int k, double& constant) const     what is multiplied
+//     Pair<T> load_right(RightState, Stage, int k, Index depth) const
+//     void store(Index row, Index column, T first, T second) const
+//     void store_constant(Index row, double constant) const
+//
+// States of rows and columns outside the product, and depths outside it, load zeros.
 #pragma once
 
-#include "arguments.h"
 #include "cuda/kernels/product_tile.cuh"
+#include "cuda/kernels/tile.cuh"
 
 namespace lbp::cuda {
-
-// a / b of numbers >= 0, in 32 bits where both fit: a division of 64 bits takes
-// a hundred instructions.
-LBP_DEVICE Index divide(Index a, Index b) {
-  if ((a | b) >> 32 == 0) return Index(unsigned(a) / unsigned(b));
-  return a / b;
-}
 
 // How a launch cuts a product into blocks. With more than one split, every
 // block adds up a part of the depth only and writes to `sums` [splits, batches,
@@ -193,18 +184,16 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, 1) tile_product_kernel(c
   }
 }
 
-constexpr int kFinishThreads = 256;
-
 // One sum of a product for each thread, from the parts of its splits.
 template <typename Product>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(kFinishThreads, 1) finish_product_kernel(const TileArguments<Product> args) {
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) finish_product_kernel(const TileArguments<Product> args) {
   using T = typename Product::Scalar;
   constexpr int kProducts = Product::kPairing == Pairing::kSingle ? 1 : 2;
   const Product& product = args.product;
-  const Index size = product.rows * product.columns, at = Index(blockIdx.x) * kFinishThreads + threadIdx.x;
+  const Index size = product.rows * product.columns, at = Index(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= product.batches * size) return;
-  const Index batch = divide(at, size), rest = at - batch * size;
-  const Index row = divide(rest, product.columns), column = rest - row * product.columns;
+  const Index batch = quotient(at, size), rest = at - batch * size;
+  const Index row = quotient(rest, product.columns), column = rest - row * product.columns;
   const auto view = product.view(batch);
   if (row >= view.rows || column >= view.columns) return;
   T sums[kProducts] = {};

@@ -1,0 +1,140 @@
+// Forward linear bounds on windows of the input, over a box or an l_p ball; and the gradient. As for dense rows, but
+// every neuron reads the part of the image under its own window: what lies beside the image is neither read nor
+// written.
+#pragma once
+
+#include "cuda/kernels/concretize_forward.cuh"
+
+namespace lbp::cuda {
+
+// The entries of all windows, (c0, i, j), one after the other.
+struct WindowEntry {
+  int channel, row, column;
+
+  LBP_DEVICE WindowEntry(const Windows& windows, Index number) {
+    const Index rows = quotient(number, windows.columns);
+    channel = int(quotient(rows, windows.rows));
+    row = int(rows - channel * windows.rows);
+    column = int(number - rows * windows.columns);
+  }
+  LBP_DEVICE void advance(const Windows& windows) {
+    if (++column < windows.columns) return;
+    column = 0;
+    if (++row < windows.rows) return;
+    row = 0;
+    ++channel;
+  }
+};
+
+// Where the windows of a thread's neurons begin.
+template <typename T>
+struct OwnWindows {
+  int row[kOwn<T>], column[kOwn<T>];
+
+  LBP_DEVICE OwnWindows(const Windows& windows, const Own<T, false>& own) {
+#pragma unroll
+    for (int i = 0; i < kOwn<T>; ++i) {
+      const Index line = quotient(own.has(i) ? own.at(i) : 0, windows.width);
+      const Index x = (own.has(i) ? own.at(i) : 0) - line * windows.width;
+      const Index y = line - quotient(line, windows.height) * windows.height;
+      row[i] = int(windows.row_scale * y + windows.row_offset);
+      column[i] = int(windows.column_scale * x + windows.column_offset);
+    }
+  }
+
+  // The number of the image that an entry of neuron i belongs to; negative beside the image.
+  LBP_DEVICE Index at(const Windows& windows, const WindowEntry& entry, int i) const {
+    const int y = row[i] + entry.row, x = column[i] + entry.column;
+    if (y < 0 || y >= windows.image_rows || x < 0 || x >= windows.image_columns) return -1;
+    return (entry.channel * windows.image_rows + y) * windows.image_columns + x;
+  }
+};
+
+template <typename T>
+struct ConcretizeForwardWindowsLaunch {
+  ConcretizeForwardArguments<T> op;  // its inputs are the entries of a window
+  Windows windows;
+  Tiling tiling;
+  NeuronSums sums;  // data null: the bounds are written at once
+};
+
+template <typename T, typename Kind>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1)
+    concretize_forward_windows_kernel(const ConcretizeForwardWindowsLaunch<T> args) {
+  constexpr bool kScaled = Kind::template kScaled<T>;
+  const ConcretizeForwardArguments<T>& op = args.op;
+  const Index image = args.tiling.image(), end = args.tiling.last_row();
+  const Own<T, false> own(args.tiling.tile(), op.neurons);
+  const OwnWindows<T> where(args.windows, own);
+  const Index matrix = image * op.matrix_batch_stride, corner = image * op.region.batch_stride;
+  const bool has_radius = op.radius != nullptr;
+  NeuronSum sums[kOwn<T>];
+#pragma unroll
+  for (int i = 0; i < kOwn<T>; ++i) sums[i] = {empty_row<Kind, kScaled>(), empty_row<Kind, kScaled>()};
+  WindowEntry entry(args.windows, args.tiling.first_row());
+  for (Index number = args.tiling.first_row(); number < end; ++number, entry.advance(args.windows)) {
+    const Index row = matrix + number * op.neurons;
+    Index at[kOwn<T>];
+    Pack<T> center, radius;
+    InputEnds x[kOwn<T>];
+#pragma unroll
+    for (int i = 0; i < kOwn<T>; ++i) {
+      at[i] = own.has(i) ? where.at(args.windows, entry, i) : -1;
+      if (at[i] < 0) continue;
+      center[i] = read(op.center + row + own.at(i));
+      radius[i] = has_radius ? read(op.radius + row + own.at(i)) : T(0);
+      x[i] = input_ends<Kind>(op.region, corner + at[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < kOwn<T>; ++i) {
+      if (at[i] < 0) continue;
+      add_coefficients<Kind, kScaled>(sums[i], center[i], radius[i], has_radius, x[i], op.region.q);
+    }
+  }
+  store_sums<Kind>(op, args.sums, args.tiling.piece(), image, own, sums);
+}
+
+template <typename T>
+struct ConcretizeForwardWindowsGradientLaunch {
+  ConcretizeForwardGradientArguments<T> op;  // as above
+  Windows windows;
+  Tiling tiling;
+  NeuronSums sums;  // of all entries; data null where the gradient does not need the norms
+};
+
+template <typename T, typename Kind>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1)
+    concretize_forward_windows_gradient_kernel(const ConcretizeForwardWindowsGradientLaunch<T> args) {
+  const ConcretizeForwardGradientArguments<T>& op = args.op;
+  const Region<T>& region = op.region;
+  const Index image = args.tiling.image(), end = args.tiling.last_row();
+  const Own<T, false> own(args.tiling.tile(), op.neurons);
+  const OwnWindows<T> where(args.windows, own);
+  const Index matrix = image * op.matrix_batch_stride, out = image * op.inputs * op.neurons;
+  const double eps = Kind::kBox ? 0.0 : read(region.eps + image * region.eps_stride);
+  const bool has_radius = op.radius != nullptr;
+  const Pack<T> to_l = own.load(op.l_gradient + image * op.neurons),
+                to_u = own.load(op.u_gradient + image * op.neurons);
+  NeuronNorms<Kind> norms[kOwn<T>];
+#pragma unroll
+  for (int i = 0; i < kOwn<T>; ++i) {
+    if (own.has(i)) norms[i].load(args.sums, image * op.neurons + own.at(i), region.q);
+  }
+  WindowEntry entry(args.windows, args.tiling.first_row());
+  for (Index number = args.tiling.first_row(); number < end; ++number, entry.advance(args.windows)) {
+    const Index row = number * op.neurons;
+#pragma unroll
+    for (int i = 0; i < kOwn<T>; ++i) {
+      const Index at = own.has(i) ? where.at(args.windows, entry, i) : -1;
+      if (at < 0) continue;
+      T center = read(op.center + matrix + row + own.at(i));
+      T radius = has_radius ? read(op.radius + matrix + row + own.at(i)) : T(0);
+      const InputEnds x = input_ends<Kind>(region, image * region.batch_stride + at);
+      replace_by_gradients(center, radius, has_radius, to_l[i], to_u[i], x, norms[i], eps, region.q);
+      op.center_gradient[out + row + own.at(i)] = center;
+      if (op.radius_gradient != nullptr) op.radius_gradient[out + row + own.at(i)] = radius;
+    }
+  }
+}
+
+}  // namespace lbp::cuda

@@ -1,0 +1,70 @@
+// Extreme values over a box or an l_p ball of windowed coefficients of the input.
+#pragma once
+
+#include "cuda/kernels/concretize.cuh"
+#include "cuda/kernels/windows.cuh"
+
+namespace lbp::cuda {
+
+template <typename T>
+struct ConcretizeWindowsLaunch {
+  ConcretizeWindowsArguments<T> op;
+  int warps_per_row;
+};
+
+// Images have one or three channels, so that numbers are read one by one.
+template <typename T, typename Kind>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_windows_kernel(const ConcretizeWindowsLaunch<T> args) {
+  constexpr bool kScaled = Kind::template kScaled<T>;
+  using Part = PartOfRow<Kind, kScaled>;
+  LBP_SHARED(Part, warp_sums, 2 * kWarps);
+  const ConcretizeWindowsArguments<T>& op = args.op;
+  const RowWindows<T>& A = op.A;
+  const Region<T>& region = op.region;
+  const CombineRows<Kind, kScaled> combine = {region.q};
+  const Index sides = side_count(op.sides);
+  const RowOfWarp own(args.warps_per_row);
+  WindowRow where = {};
+  bool stands_somewhere = false;
+  if (own.row < A.rows) {
+    where = read_row(A.where + own.row);
+    stands_somewhere = stands(A, where);
+  }
+  Part sums[2];
+  sums[0].row = sums[1].row = empty_row<Kind, kScaled>();
+  if (stands_somewhere) {
+    const Index begin = where.image * region.batch_stride + first_in_layer(A, where);
+    for_steps(A, own, [&](Index step) {
+      const WindowStep<T, false> numbers(A, step);
+      Pack<T> a[2];
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        if (side < sides) a[side] = numbers.own.load(numbers_of(A, side, where));
+      }
+      const Pack<T> x_L = numbers.under(region.x_L + begin, T(0));
+      const Pack<T> x_U = numbers.under(Kind::kBox ? region.x_U + begin : nullptr, T(0));
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        if (side >= sides) break;
+        const bool lower = is_lower(op.sides, side);
+        RowSum& row = sums[side].row;
+#pragma unroll
+        for (int i = 0; i < kOwn<T>; ++i) {
+          const double value = a[side][i];
+          row.dot += value * double(Kind::kBox ? extreme_point(x_L[i], x_U[i], (value >= 0) == lower) : x_L[i]);
+          // Numbers beyond the end are no ties of a row of zeros.
+          if constexpr (!Kind::kBox) {
+            if (numbers.own.has(i)) row.norm = with_entry<Kind::kNorm, kScaled>(row.norm, value, region.q);
+          }
+        }
+      }
+    });
+  }
+  reduce_rows(sums, own, combine, warp_sums, [&](Index side, const Part& sum) {
+    if (own.row >= A.rows || side >= sides) return;
+    op.bounds[side * A.rows + own.row] =
+        stands_somewhere ? bound_of<Kind>(sum.row, region, where.image, is_lower(op.sides, side)) : quiet_nan<double>();
+  });
+}
+
+}  // namespace lbp::cuda

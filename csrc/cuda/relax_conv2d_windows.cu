@@ -1,0 +1,62 @@
+#include "cuda/kernels/relax_conv2d_windows.cuh"
+
+#include "cuda/relax_windows.h"
+#include "cuda/tile_plan.h"
+
+namespace lbp::cuda {
+namespace {
+
+// The workspace holds the packed weights, the lines, and what the product takes, each in whole packs.
+template <typename T>
+Index packed_bytes(const WindowConvolution<T>& convolution, Index channels) {
+  const Index weights = channels * (convolution.inputs / convolution.groups) * convolution.kernel[0] *
+                        convolution.kernel[1] * Index(sizeof(T));
+  return quotient_up(weights, 16) * 16;
+}
+
+template <typename T>
+WindowsProduct<T> windows_product(const RelaxConvolveWindowsArguments<T>& args, const LayerLines<T>& lines,
+                                  const T* packed) {
+  const WindowConvolution<T>& c = args.convolution;
+  const RowWindows<T>& A = args.relax.A;
+  const Index tall = quotient_up(c.height, c.stride[0]), wide = quotient_up(c.width, c.stride[1]);
+  return {c.groups * c.stride[0] * c.stride[1],
+          slot_count(args.relax.sides, A.rows) * tall * wide,
+          c.inputs / c.groups,
+          A.channels / c.groups * c.kernel[0] * c.kernel[1],
+          A,
+          args.relax.sides,
+          lines,
+          c,
+          packed,
+          tall,
+          wide,
+          args.coefficients};
+}
+
+}  // namespace
+
+template <typename T>
+Index relax_convolve_windows_workspace_bytes(const RelaxConvolveWindowsArguments<T>& args) {
+  return packed_bytes(args.convolution, args.relax.A.channels) + layer_lines_bytes(args.relax) +
+         tiles_workspace_bytes(windows_product<T>(args, layer_lines(args.relax, nullptr), nullptr), args.arithmetic);
+}
+
+template <typename T>
+Status relax_convolve_windows(const RelaxConvolveWindowsArguments<T>& args, void* workspace, Stream stream) {
+  const WindowConvolution<T>& c = args.convolution;
+  const Index channels = args.relax.A.channels, outputs = channels / c.groups, inputs = c.inputs / c.groups;
+  auto* const bytes = static_cast<unsigned char*>(workspace);
+  T* const packed = reinterpret_cast<T*>(bytes);
+  const LayerLines<T> lines = layer_lines(args.relax, bytes + packed_bytes(c, channels));
+  LBP_RETURN_IF_FAILED(relax_windows_through(args.relax, lines, stream));
+  const PackWeightArguments<T> pack = {c, outputs, inputs, packed};
+  const Index weights = channels * inputs * c.kernel[0] * c.kernel[1];
+  LBP_RETURN_IF_FAILED(LBP_LAUNCH_BLOCKS((pack_weight_kernel<T>), quotient_up(weights, kThreads), 0, stream, pack));
+  return launch_tiles(windows_product<T>(args, lines, packed), args.arithmetic,
+                      bytes + packed_bytes(c, channels) + layer_lines_bytes(args.relax), stream);
+}
+
+LBP_INSTANTIATE_LAUNCHER(relax_convolve_windows, RelaxConvolveWindowsArguments);
+
+}  // namespace lbp::cuda

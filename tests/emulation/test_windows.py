@@ -1,0 +1,67 @@
+"""The emulated CUDA kernels on windows, beyond what the tests of the ops show."""
+
+import pytest
+import torch
+from emulation.shim import Shim
+from ops.cases import TOLERANCE, assert_close, converted, intervals, normal, relaxation
+from ops.test_windows import LAYER, WINDOW, convolution, targets, windows
+
+from lbp import ops, reference
+from lbp.ops._arguments import relaxation_arguments
+
+
+@pytest.mark.parametrize("index", [0, 1, 3])
+def test_products_on_tensor_cores_have_the_error_of_float32(emulated, index):
+    layer = (4, *LAYER[1:])
+    weight, bias, geometry, size = convolution(index)
+    A, rows = windows(layer=layer)
+    corners, window = targets(rows, WINDOW, geometry, weight.shape[2:], size)
+    l, u = intervals(2, *layer)
+    expected = reference.relax_backward_conv2d_windows(
+        A, rows, l, u, weight, bias, corners, window, sides="both", r=0.75, eta=0.1, strategy="adaptive", **geometry
+    )
+    relax = relaxation_arguments(*converted((l, u), torch.float32), 0.75, 0.1, "adaptive", None, None, None, None)
+    found = Shim(emulated, split=True).relax_backward_conv2d_windows(
+        A.float(), rows, *relax, weight.float(), bias.float(), corners, window, *geometry.values(), 3
+    )
+    assert_close(found, expected, TOLERANCE[torch.float32], "output")
+
+
+# A source or an image that is not there, a window that leaves the layer on any side.
+@pytest.mark.parametrize("row", [(4, 0, 0, 0), (-1, 0, 0, 0), (0, 2, 0, 0), (0, 0, 5, 0), (0, 0, 0, -1)])
+def test_a_row_that_stands_nowhere_gives_nan_and_leaves_the_others_alone(emulated, row):
+    A, rows = windows(rows=3)
+    spoiled = rows.clone()
+    spoiled[1] = torch.tensor(row)
+    l, u = intervals(2, *LAYER)
+    weight, corners = normal(LAYER[0], 2, 3, 3), torch.zeros(3, 2, dtype=torch.int64)
+    for results in zip(
+        *[
+            (
+                *ops.relax_windows(A, where, l, u, sides="both", **relaxation(shape=LAYER)),
+                *ops.relax_backward_conv2d_windows(A, where, l, u, weight, None, corners, (5, 4), sides="both"),
+                ops.concretize_windows_box(A, where, l, u, sides="both"),
+                ops.concretize_windows_ball(A, where, l, 0.5, 2.0, sides="both"),
+            )
+            for where in (spoiled, rows)
+        ],
+        strict=True,
+    ):
+        found, expected = results
+        assert found[:, 1].isnan().all()
+        assert torch.equal(found[:, [0, 2]], expected[:, [0, 2]])
+
+
+def test_long_rows_are_the_work_of_several_warps(emulated):
+    layer = (4, 17, 16)
+    A, rows = windows(rows=3, layer=layer, window=layer[1:])
+    l, u = intervals(2, *layer)
+    keywords = {"sides": "both", "bias": normal(4, 1, 1), **relaxation(shape=layer)}
+    for found, expected in (
+        (ops.relax_windows(A, rows, l, u, **keywords), reference.relax_windows(A, rows, l, u, **keywords)),
+        (
+            [ops.concretize_windows_ball(A, rows, l, 0.5, p, sides="both") for p in (1.0, 2.0)],
+            [reference.concretize_windows_ball(A, rows, l, 0.5, p, sides="both") for p in (1.0, 2.0)],
+        ),
+    ):
+        assert_close(found, expected, TOLERANCE[torch.float64], "output")
