@@ -146,7 +146,7 @@ def forward_conv2d_windows(
         )
     convolution = (stride, padding, dilation, groups)
     op = native("convolve_windows")
-    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    geometry: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     return (
         op(center, weight, scale, *convolution),
         None if radius is None else op(radius, weight.abs(), scale, *convolution),

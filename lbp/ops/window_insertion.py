@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lbp.ops._convolution import Pair
-from lbp.precision import full_precision
+from lbp.ops._product import product
 from lbp.strategies import side_code, side_names
 
 
@@ -75,6 +75,4 @@ def _of_a_pixel(rows: Tensor, places: Tensor, pixel: Pair, matrix: Tensor, bias:
     """Return the products [P, K G, C0 kh kw] and [P, K G] float64 of rows [P, K G, C] at one pixel of their windows."""
     images = places[:, 0] if matrix.shape[0] > 1 else torch.zeros_like(places[:, 0])
     at = (images, places[:, 1] + pixel[0], places[:, 2] + pixel[1])
-    with full_precision():
-        product = rows @ matrix[at].flatten(2)
-    return product, (rows * bias[at][:, None]).sum(-1, dtype=torch.float64)
+    return product(rows, matrix[at].flatten(2)), (rows * bias[at][:, None]).sum(-1, dtype=torch.float64)
