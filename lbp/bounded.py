@@ -31,6 +31,7 @@ from lbp.methods.options import (
     windows_of,
 )
 from lbp.perturbations import BoundedTensor, PerturbationLpNorm, region_of
+from lbp.rounding import LEVELS
 
 __all__ = ["BoundedModule", "BoundedTensor"]
 
@@ -63,6 +64,7 @@ class _Cache:
         network: the graph, which belongs to one mode (training or evaluation).
         bounds: pre-activation bounds by node.
         stamp: versions of everything that the bounds depend on.
+        level: what region and bounds account for, one of `lbp.rounding.LEVELS`.
     """
 
     x: Tensor
@@ -70,6 +72,7 @@ class _Cache:
     network: Network
     bounds: dict[BoundNode, Interval]
     stamp: tuple[Any, ...]
+    level: str
 
 
 class BoundedModule(nn.Module):
@@ -271,7 +274,7 @@ class BoundedModule(nn.Module):
         for guard in network.guards:
             guard()
         output = network.output if final_node_name is None else network[final_node_name]
-        x, region, cached = self._input(x, network, reuse=scheme.is_backward, reuse_given=reuse_ibp)
+        x, region, cached = self._input(x, network, level, reuse=scheme.is_backward, reuse_given=reuse_ibp)
         budget, asked = budget_of(self.bound_opts, memory_budget, region.lower.device)
         problem = Problem(
             network,
@@ -434,7 +437,7 @@ class BoundedModule(nn.Module):
         return (structure_of(self._model), *map(_version, (*vars(perturbation).values(), x, *tensors, *moments)))
 
     def _input(
-        self, x: Tensor | tuple[Tensor, ...] | None, network: Network, *, reuse: bool, reuse_given: bool
+        self, x: Tensor | tuple[Tensor, ...] | None, network: Network, level: str, *, reuse: bool, reuse_given: bool
     ) -> tuple[Tensor, Region, dict[BoundNode, Interval]]:
         """Return the input, its region and the cached bounds of hidden layers to use."""
         cache = self._cache
@@ -443,20 +446,26 @@ class BoundedModule(nn.Module):
                 raise InvalidInputError("compute_bounds: x=None and reuse_ibp=True need an earlier call with an input")
             if x is not None and single_tensor(x, "x") is not cache.x:
                 raise StaleBoundsError("compute_bounds: reuse_ibp=True, but x is not the input of the latest call")
+            region = cache.region if cache.level == level else region_of(cache.x, outward=level != "nearest")
             if not reuse:
-                return cache.x, cache.region, {}
+                return cache.x, region, {}
             if cache.stamp != self._stamp(cache.x):
                 raise StaleBoundsError(
                     "compute_bounds: the cached bounds of the hidden layers are stale: parameters, buffers, the input "
                     "or the training mode have changed since they were computed; pass x again"
                 )
-            return cache.x, cache.region, dict(cache.bounds)
+            if LEVELS.index(cache.level) < LEVELS.index(level):
+                raise StaleBoundsError(
+                    f"compute_bounds: rounding={level!r}, but the cached bounds of the hidden layers were computed "
+                    f"with {cache.level!r}; pass x again, or compute them with rounding={level!r}"
+                )
+            return cache.x, region, dict(cache.bounds)
         x = single_tensor(x, "x")
         check_same_kind("the input x", x, self._like(), "the model")
         if tuple(x.shape[1:]) != network.input.shape:
             expected = ", ".join(map(str, network.input.shape))
             raise InvalidInputError(f"the input x must have shape [B, {expected}], got {list(x.shape)}")
-        return x, region_of(x), {}
+        return x, region_of(x, outward=level != "nearest"), {}
 
     def _wanted_coefficients(
         self, network: Network, output: BoundNode, scheme: Method, needed: Mapping[str, Sequence[str]] | None
@@ -488,7 +497,7 @@ class BoundedModule(nn.Module):
         hidden = {node: problem.bounds[node] for node in problem.pre_activations if node in problem.bounds}
         if reused and self._cache is not None:
             hidden = self._cache.bounds | hidden
-        self._cache = _Cache(x, problem.region, problem.network, hidden, self._stamp(x))
+        self._cache = _Cache(x, problem.region, problem.network, hidden, self._stamp(x), problem.rounding)
 
 
 def _version(value: Any) -> Any:

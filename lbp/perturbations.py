@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lbp.checks import Check, check_same_kind, not_finite, raise_if_any
 from lbp.errors import InvalidInputError, UnsupportedArgumentError
-from lbp.linear import Ball, Region
+from lbp.linear import Ball, Region, round_down, round_up
+from lbp.rounding import lowered, raised
 
 __all__ = ["BoundedParameter", "BoundedTensor", "PerturbationL0Norm", "PerturbationLpNorm"]
 
@@ -80,11 +81,13 @@ class PerturbationLpNorm:
         if self.clip is not None and (not isinstance(self.clip, tuple | list) or len(self.clip) != 2):
             raise InvalidInputError(f"clip must be a pair (lowest, highest), got {self.clip!r}")
 
-    def region(self, x: Tensor) -> Region:
+    def region(self, x: Tensor, *, outward: bool = False) -> Region:
         """Return the region around x.
 
         Args:
             x: [B, *shape], float32 or float64.
+            outward: return a region that certainly holds every point of the exact one, and over which bounds may be
+                added up to nearest; otherwise its ends are rounded to nearest.
 
         Raises:
             InvalidInputError: NaN or infinity in x, eps, x_L, x_U or clip; x_L above x_U by more than rounding; a wrong
@@ -93,21 +96,22 @@ class PerturbationLpNorm:
         self._check()
         check_input(x)
         checks: list[Check] = [not_finite("the input x", x)]
-        eps = self._eps_for(x, checks)
+        eps = self._eps_for(x, torch.float64 if outward else x.dtype, checks)
         radius = eps if isinstance(eps, float) else eps.reshape(-1, *[1] * (x.dim() - 1))
-        lower = x - radius if self.x_L is None else _box_side("x_L", self.x_L, x, checks)
-        upper = x + radius if self.x_U is None else _box_side("x_U", self.x_U, x, checks)
+        low_end, high_end = _outward_ends(x, radius) if outward else (x - radius, x + radius)
+        lower = low_end if self.x_L is None else _box_side("x_L", self.x_L, x, checks)
+        upper = high_end if self.x_U is None else _box_side("x_U", self.x_U, x, checks)
         if self.clip is not None:
             low, high = (_clip_side(i, value, x, checks) for i, value in enumerate(self.clip))
             checks.append(((low > high).any(), lambda: f"clip: the lowest value is above the highest, got {self.clip}"))
             lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
         lower, upper = self._ordered(x, lower, upper, checks)
         raise_if_any(checks)
-        if math.isinf(self.norm):
-            return Region(lower, upper)
-        return Region(lower, upper, Ball(x, eps, self.norm), box_counts=self.clip is not None)
+        ball = None if math.isinf(self.norm) else Ball(x, eps, self.norm)
+        region = Region(lower, upper, ball, box_counts=ball is None or self.clip is not None)
+        return region.outward() if outward else region
 
-    def _eps_for(self, x: Tensor, checks: list[Check]) -> Tensor | float:
+    def _eps_for(self, x: Tensor, dtype: torch.dtype, checks: list[Check]) -> Tensor | float:
         if not isinstance(self.eps, Tensor):
             return float(self.eps)
         eps = self.eps
@@ -117,7 +121,7 @@ class PerturbationLpNorm:
             raise InvalidInputError(
                 f"eps must be a number or have one value per example: shape [{x.shape[0]}], got {list(eps.shape)}"
             )
-        eps = eps.to(device=x.device, dtype=x.dtype)
+        eps = eps.to(device=x.device, dtype=dtype)
         eps = eps.reshape(()) if eps.numel() == 1 else eps.reshape(-1)
         bad = ~((eps >= 0) & torch.isfinite(eps)).all()
         checks.append((bad, lambda: f"eps must be finite and not negative, got {self.eps}"))
@@ -170,6 +174,13 @@ def check_input(x: Tensor) -> None:
         raise InvalidInputError(f"the input x has dtype {x.dtype}; float32 and float64 are supported")
     if x.dim() < 2:
         raise InvalidInputError(f"the input x needs a batch dimension and at least one more, got shape {list(x.shape)}")
+
+
+def _outward_ends(x: Tensor, radius: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Return x - radius and x + radius in the dtype of x, outside of the exact ends."""
+    center = x.double()
+    lower, upper = lowered(center - radius), raised(center + radius)
+    return round_down(lower, x.dtype), round_up(upper, x.dtype)
 
 
 def _box_side(name: str, values: Tensor, x: Tensor, checks: list[Check]) -> Tensor:
@@ -260,9 +271,12 @@ class BoundedTensor(Tensor):
         return f"BoundedTensor({torch.Tensor.as_subclass(self, Tensor)!r}, ptb={self.ptb!r})"
 
 
-def region_of(x: Tensor) -> Region:
-    """Return the region of an input; a tensor without a perturbation is a region of one point per example."""
+def region_of(x: Tensor, *, outward: bool = False) -> Region:
+    """Return the region of an input; a tensor without a perturbation is a region of one point per example.
+
+    See `PerturbationLpNorm.region` for `outward`.
+    """
     ptb = getattr(x, "ptb", None) or PerturbationLpNorm(0.0)
     plain = x.as_subclass(Tensor) if isinstance(x, BoundedTensor) else x
-    region: Region = ptb.region(plain)
+    region: Region = ptb.region(plain, outward=outward)
     return region

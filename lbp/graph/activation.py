@@ -86,14 +86,12 @@ class RampNode(BoundNode):
 
     def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
         lower, upper = relaxations.before(self)
+        keywords = self._keywords(relaxations) if relaxations.lines is None else relaxations.lines(self)
         if isinstance(coefficients, WindowRows):
             windows, added = to_windows(coefficients)
-            return (
-                PendingWindowRelaxation(windows, lower, upper, relaxations.sides, self._keywords(relaxations)),
-            ), added
+            return (PendingWindowRelaxation(windows, lower, upper, relaxations.sides, keywords),), added
         dense, constants = to_dense(coefficients)
-        pending = PendingRelaxation(dense, lower, upper, relaxations.sides, self._keywords(relaxations))
-        return (pending,), constants
+        return (PendingRelaxation(dense, lower, upper, relaxations.sides, keywords),), constants
 
     def _keywords(self, relaxations: Relaxations) -> dict[str, Any]:
         r, eta = self.ramp_parameters()

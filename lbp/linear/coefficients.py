@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lbp.linear.windows import WindowRows, to_windows
+from lbp.linear.windows import WindowCoefficients, WindowRows, to_windows
 from lbp.ops import relax_backward
 from lbp.strategies import side_names
 
@@ -112,27 +112,49 @@ def add_constants(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return first + second
 
 
-def combine(parts: Sequence[Coefficients | WindowRows]) -> tuple[Coefficients | WindowRows, Tensor | None]:
+class Combined(NamedTuple):
+    """Coefficients that reach one node over several paths, added up.
+
+    Attributes:
+        total: their sum.
+        constants: what bringing them into one form added, [K, B, S] or [K, R] each.
+        sums: the sum after every addition.
+    """
+
+    total: Coefficients | WindowRows
+    constants: list[Tensor | None]
+    sums: list[DenseCoefficients | WindowCoefficients]
+
+
+def combine(parts: Sequence[Coefficients | WindowRows]) -> Combined:
     """Add the coefficients that reach one node over several paths; a single one stays as it is."""
     if len(parts) == 1:
-        return parts[0], None
+        return Combined(parts[0], [], [])
     if isinstance(parts[0], WindowRows):
         return _combine_windows(parts)
-    total, constants = to_dense(parts[0])
+    total, first = to_dense(parts[0])
+    constants, sums = [first], []
     for part in parts[1:]:
         assert not isinstance(part, WindowRows)
         dense, more = to_dense(part)
         total = DenseCoefficients(total.A + dense.A)
-        constants = add_constants(constants, more)
-    return total, constants
+        constants.append(more)
+        sums.append(total)
+    return Combined(total, constants, sums)
 
 
-def _combine_windows(parts: Sequence[Coefficients | WindowRows]) -> tuple[WindowRows, Tensor | None]:
-    total, constants = None, None
+def _combine_windows(parts: Sequence[Coefficients | WindowRows]) -> Combined:
+    total: WindowCoefficients | None = None
+    constants: list[Tensor | None] = []
+    sums: list[DenseCoefficients | WindowCoefficients] = []
     for part in parts:
         assert isinstance(part, WindowRows)
         windows, more = to_windows(part)
-        constants = add_constants(constants, more)
-        total = windows if total is None else total.added(windows)
+        constants.append(more)
+        if total is None:
+            total = windows
+        else:
+            total = total.added(windows)
+            sums.append(total)
     assert total is not None
-    return total, constants
+    return Combined(total, constants, sums)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,8 @@ from lbp.ops import (
     concretize_windows_ball,
     concretize_windows_box,
 )
+from lbp.reference.concretize import dual_exponent
+from lbp.rounding import SLACK, gamma, lowered, raised
 from lbp.strategies import side_names
 
 Interval = tuple[Tensor, Tensor]
@@ -49,6 +52,16 @@ class Ball:
         if isinstance(eps, Tensor) and eps.numel() > 1:
             eps = eps[first:last]
         return Ball(self.center[first:last], eps, self.p)
+
+    def outward(self) -> Ball:
+        """Return the ball with so much larger a radius, float64 [B], that sums over it may round; see `Region`."""
+        q = dual_exponent(self.p)
+        terms = self.center[:1].numel() + 64 + (0 if math.isinf(q) else 2 * math.ceil(q))
+        relative = SLACK * gamma(terms, torch.float64)
+        eps = torch.as_tensor(self.eps, dtype=torch.float64, device=self.center.device).reshape(-1)
+        largest = self.center.detach().double().abs().flatten(1).amax(1)
+        size = largest * self.center[:1].numel() ** (1 / self.p)  # at least the norm
+        return Ball(self.center, eps * (1 + relative) + size * relative, self.p)
 
     def eps_like(self, x: Tensor) -> Tensor:
         """Return the radius as a tensor that broadcasts against x [B, ...]."""
@@ -83,6 +96,18 @@ class Region:
         """Return the region of some of the examples."""
         ball = None if self.ball is None else self.ball.part(first, last)
         return Region(self.lower[first:last], self.upper[first:last], ball, self.box_counts)
+
+    def outward(self) -> Region:
+        """Return a region around this one, so much larger that sums over it may round to nearest.
+
+        The value of `A x` at an end or over a ball is added up in float64; its error is at most `gamma |A| |x|`, which
+        a box larger by `gamma |x|` on every side, or a ball whose radius is larger by `gamma ||x||_p`, covers.
+        """
+        terms = self.lower[:1].numel() + 2
+        relative = SLACK * gamma(terms, torch.float64)
+        lower = lowered(self.lower, self.lower.detach().abs() * relative)
+        upper = raised(self.upper, self.upper.detach().abs() * relative)
+        return Region(lower, upper, None if self.ball is None else self.ball.outward(), self.box_counts)
 
     def concretize(self, A: Tensor, sides: str) -> Tensor:
         """Return the extreme values of linear functions over the region.

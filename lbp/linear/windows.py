@@ -195,10 +195,15 @@ class PendingWindowRelaxation:
         shape = self.coefficients.shape
         if len(shape) == 3:
             return self.relaxation
-        return {
-            name: value.expand(shape).reshape(self.coefficients.layer) if _is_per_neuron(name, value) else value
-            for name, value in self.relaxation.items()
-        }
+        return {name: self._on_layer(name, value) for name, value in self.relaxation.items()}
+
+    def _on_layer(self, name: str, value: Any) -> Any:
+        layer, shape = self.coefficients.layer, self.coefficients.shape
+        if not isinstance(value, Tensor):
+            return value
+        if name == "r":
+            return value.expand(shape).reshape(layer)
+        return value.reshape(-1, *layer) if name.endswith(("_slope", "_intercept")) else value
 
     def relaxed(self, bias: Tensor | None = None) -> tuple[WindowCoefficients, Tensor]:
         """Return the coefficients of the pre-activation, and the constants [K, R] of the lines and a bias [*shape]."""
@@ -206,10 +211,6 @@ class PendingWindowRelaxation:
         A, constants = relax_windows(*self.arguments(), sides=self.sides, bias=offset, **self.keywords())
         relaxed = self.coefficients.stepped(A, self.coefficients.field, self.coefficients.shape)
         return relaxed, constants
-
-
-def _is_per_neuron(name: str, value: Any) -> bool:
-    return name == "r" and isinstance(value, Tensor)
 
 
 WindowRows = NeuronRows | WindowCoefficients | PendingWindowRelaxation

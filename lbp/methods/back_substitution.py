@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,25 +65,37 @@ def back_substitute(
         stops: nodes that are not passed; the input is always one.
         watch: sees windowed rows where they are all that is under way, and may drop some of them.
     """
-    relaxations = problem.relaxations(sides)
+    relaxations, outward = problem.relaxations(sides), problem.outward
     arriving: dict[BoundNode, list[Coefficients | WindowRows]] = {start: [coefficients]}
     result = Substituted({}, None)
     for node in reversed(problem.network.below(start)):
         parts = arriving.pop(node, None)
         if parts is None:
             continue
-        total, joined = combine(parts)
-        result.constants = add_constants(result.constants, joined)
+        total = _joined(problem, node, parts, sides, result)
         if isinstance(node, InputNode) or node in stops:
             result.coefficients[node], added = to_windows(total) if isinstance(total, WindowRows) else to_dense(total)
         else:
             if watch is not None and not arriving and isinstance(total, WindowCoefficients):
                 total, result.constants = watch(node, total, result.constants)
+            if outward is not None:
+                result.constants = problem.add(sides, result.constants, outward.loss(node, total, sides))
             steps, added = _step(node, total, relaxations)
             for source, step in zip(node.inputs, steps, strict=True):
                 arriving.setdefault(source, []).append(step)
-        result.constants = add_constants(result.constants, added)
+        result.constants = problem.add(sides, result.constants, added)
     return result
+
+
+def _joined(
+    problem: Problem, node: BoundNode, parts: Sequence[Coefficients | WindowRows], sides: str, result: Substituted
+) -> Coefficients | WindowRows:
+    """Add the coefficients that reach a node, and to the constants what this adds."""
+    total, constants, sums = combine(parts)
+    added = problem.add(sides, *constants)
+    lost = [] if problem.outward is None else [problem.outward.loss_of_sum(node, part, sides) for part in sums]
+    result.constants = problem.add(sides, result.constants, added, *lost)
+    return total
 
 
 def _step(node: BoundNode, total: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
@@ -104,13 +116,17 @@ def over_region(problem: Problem, result: Substituted, sides: str) -> Tensor:
     shape = (len(side_names(sides)), problem.region.batch)
     dense = result.coefficients.get(problem.network.input)
     if isinstance(dense, WindowCoefficients):
-        values = problem.region.concretize_windows(dense, sides)
-        return values if result.constants is None else values + result.constants
+        return _sum(problem, sides, problem.region.concretize_windows(dense, sides), result.constants)
     if dense is None:
         assert result.constants is not None
         return result.constants.expand(*shape, -1)
-    values = problem.region.concretize(dense.A, sides)
-    return values if result.constants is None else values + result.constants
+    return _sum(problem, sides, problem.region.concretize(dense.A, sides), result.constants)
+
+
+def _sum(problem: Problem, sides: str, values: Tensor, constants: Tensor | None) -> Tensor:
+    total = problem.add(sides, values, constants)
+    assert total is not None
+    return total
 
 
 def split_sides(bounds: Tensor, sides: str, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:

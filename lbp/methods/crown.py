@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lbp.graph import BoundNode
-from lbp.linear import Interval, Region, WindowCoefficients, round_down, round_up, tighter
+from lbp.linear import Interval, WindowCoefficients, round_down, round_up, tighter
 from lbp.methods.back_substitution import back_substitute, bounds_of_neurons, over_region
 from lbp.methods.intervals import propagate_intervals
 from lbp.methods.problem import Problem
@@ -68,8 +68,9 @@ class _Race:
     ) -> tuple[WindowCoefficients, Tensor | None]:
         if node not in self.problem.bounds or self.decision.bends is None or rows.count == 0:
             return rows, constants
-        values = Region(*self.problem.bounds[node]).concretize_windows(rows, "both")
-        self._improve(values if constants is None else values + constants)
+        values = self.problem.add("both", self.problem.region_at(node).concretize_windows(rows, "both"), constants)
+        assert values is not None
+        self._improve(values)
         lower, upper = self.best.detach()[:, self.left]
         keep = self.decision.open(lower, upper, self.neurons.neurons[self.left]).nonzero().squeeze(1)
         if len(keep) == rows.count:

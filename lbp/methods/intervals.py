@@ -7,10 +7,9 @@ from torch import Tensor
 from lbp.graph import BoundNode, InputNode, Relaxations
 from lbp.graph.conv import Conv2dNode
 from lbp.graph.linear import LinearNode
-from lbp.linear import Ball, DenseCoefficients, ForwardBounds, Interval, add_constants, tighter
+from lbp.linear import Ball, DenseCoefficients, ForwardBounds, Interval, tighter
 from lbp.methods.back_substitution import back_substitute, bounds_of_neurons
 from lbp.methods.problem import Problem
-from lbp.ops import concretize_box
 
 
 def propagate_intervals(problem: Problem, *, everywhere: bool = True) -> None:
@@ -40,14 +39,12 @@ def specification_by_intervals(problem: Problem, sides: str) -> Tensor:
     stops = [node for node in problem.nodes if node.is_activation]
     (start,) = problem.starts()
     result = back_substitute(problem, problem.output, start, sides, stops)
-    region, total = problem.region, result.constants
+    total = result.constants
     for node, dense in result.coefficients.items():
         assert isinstance(dense, DenseCoefficients)
-        if isinstance(node, InputNode):
-            values = region.concretize(dense.A, sides)
-        else:
-            values = concretize_box(dense.expanded(sides, region.batch), *problem.bounds[node], sides=sides)
-        total = add_constants(total, values)
+        region = problem.region if isinstance(node, InputNode) else problem.region_at(node)
+        A = dense.expanded(sides, problem.region.batch)
+        total = problem.add(sides, total, region.concretize(A, sides))
     assert total is not None
     return total
 
@@ -59,15 +56,15 @@ def _interval(problem: Problem, node: BoundNode) -> Interval:
         over_ball = _over_ball(problem, node, ball)
         if not problem.region.box_counts:
             return over_ball
-    over_box = node.interval(*(problem.bounds[source] for source in node.inputs))
+    over_box = problem.interval(node, [problem.bounds[source] for source in node.inputs])
     return over_box if over_ball is None else tighter(over_ball, over_box)
 
 
 def _over_ball(problem: Problem, node: BoundNode, ball: Ball) -> Interval:
     """Return exact bounds of the first affine layer over a ball, by the dual norm of its rows."""
-    below = _elementwise_map(node.inputs[0], ball)
+    below = None if problem.outward is not None else _elementwise_map(node.inputs[0], ball)
     if below is None or not isinstance(node, LinearNode | Conv2dNode):
-        return bounds_of_neurons(problem, node)
+        return bounds_of_neurons(problem, node)  # in outward mode rounding is accounted for there
     center = node.value(below.center_bias)
     radius = ball.eps_like(center) * node.row_norms(below.center[0, 0], ball.p)
     return center - radius, center + radius

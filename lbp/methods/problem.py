@@ -9,8 +9,17 @@ import torch
 from torch import Tensor
 
 from lbp.graph import BoundNode, Network, Relaxations, pre_activations
-from lbp.linear import Coefficients, DenseCoefficients, IdentityCoefficients, Interval, Region, tighter
+from lbp.linear import (
+    Coefficients,
+    DenseCoefficients,
+    IdentityCoefficients,
+    Interval,
+    Region,
+    add_constants,
+    tighter,
+)
 from lbp.methods.memory import CHUNK_BYTES, row_bytes, rows_within, shared_bytes
+from lbp.methods.outward import Outward, add_outward, outward_interval
 
 
 @dataclass
@@ -57,6 +66,7 @@ class Problem:
     def __post_init__(self) -> None:
         self.nodes = self.network.below(self.output)
         self.pre_activations = pre_activations(self.nodes)
+        self.outward = None if self.rounding == "nearest" else Outward(self)
         for node in self.nodes:
             if node in self.given:
                 self.bounds[node] = self.given[node]
@@ -97,7 +107,24 @@ class Problem:
 
     def relaxations(self, sides: str = "both") -> Relaxations:
         """Return how activations are enclosed, by the bounds known so far."""
-        return Relaxations(self.strategy, sides, self.bounds)
+        return Relaxations(self.strategy, sides, self.bounds, None if self.outward is None else self.outward.lines)
+
+    def interval(self, node: BoundNode, inputs: Sequence[Interval]) -> Interval:
+        """Return bounds of a node by interval arithmetic from those of its inputs."""
+        return node.interval(*inputs) if self.outward is None else outward_interval(node, inputs, self.dtype)
+
+    def region_at(self, node: BoundNode) -> Region:
+        """Return the known bounds of a node as a region over which linear functions are evaluated."""
+        return Region(*self.bounds[node]) if self.outward is None else self.outward.region(node)
+
+    def add(self, sides: str, *constants: Tensor | None) -> Tensor | None:
+        """Return the sum of constants [K, B, S] or [K, R] float64, of which any may be absent; None for zero."""
+        if self.outward is not None:
+            return add_outward(sides, *constants)
+        total = None
+        for part in constants:
+            total = add_constants(total, part)
+        return total
 
     def identity(self, node: BoundNode, start: int, stop: int) -> IdentityCoefficients:
         """Return the rows of a node's identity that stand for its neurons start to stop."""

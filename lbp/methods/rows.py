@@ -125,6 +125,6 @@ def interval_of(problem: Problem, node: BoundNode) -> Interval:
         elif not below.inputs:
             found[below] = (problem.region.lower, problem.region.upper)
         else:
-            found[below] = below.interval(*(found[source] for source in below.inputs))
+            found[below] = problem.interval(below, [found[source] for source in below.inputs])
     bounds = found[node]
     return tighter(bounds, problem.bounds[node]) if node in problem.bounds else bounds

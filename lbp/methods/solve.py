@@ -54,7 +54,7 @@ def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Sol
         InvalidInputError: a strict budget is too small for a single image.
         UnanalysedRoundingError: the rounding errors of the method, or of a layer, are not analysed.
     """
-    if problem.rounding != "nearest":
+    if problem.rounding != "nearest" and ("lbp" in (method.hidden, method.output) or method.depth):
         raise UnanalysedRoundingError(f"rounding={problem.rounding!r} is not analysed for {method}; use 'nearest'")
     images = images_at_once(problem, method)
     batch = problem.region.batch

@@ -1,0 +1,275 @@
+"""Bounds that hold in floating point: what the steps of the methods may lose by rounding.
+
+Everything here is of a few numbers per neuron. Back-substitution computes A' for `A W` with
+`|A' - A W| <= gamma |A| |W|`, so that over inputs of magnitude at most m it loses at most `|A| e`, where
+`e = gamma |W| m`. Below an activation A is `A s` for the slope s of a line, and the constants are `A t` for its
+intercept t; so the loss is paid by moving the intercepts outward by `|s| e`, once for all rows. Only coefficients that
+do not come from an activation pay row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lbp.graph import BoundNode
+from lbp.graph.activation import RampNode
+from lbp.linear import (
+    Coefficients,
+    DenseCoefficients,
+    IdentityCoefficients,
+    Interval,
+    NeuronRows,
+    PendingRelaxation,
+    PendingWindowRelaxation,
+    Region,
+    WindowCoefficients,
+    WindowRows,
+    to_dense,
+    to_windows,
+)
+from lbp.ops import bounding_lines
+from lbp.rounding import SLACK, absolute_floor, gamma, lowered, raised, unit_roundoff
+from lbp.strategies import side_names
+
+if TYPE_CHECKING:
+    from lbp.methods.problem import Problem
+
+
+def outward_interval(node: BoundNode, inputs: Sequence[Interval], dtype: torch.dtype) -> Interval:
+    """Return bounds of a node by interval arithmetic that hold in exact arithmetic.
+
+    The inputs' intervals are widened so far that `|W| radius` covers the errors of the sums; what the shift and the
+    value itself round is added to the result.
+    """
+    roundings = node.roundings(dtype)
+    unit, floor = unit_roundoff(dtype), absolute_floor(dtype)
+    largest: Tensor | float = 0.0
+    if roundings.forward:
+        error = gamma(roundings.forward + roundings.weights + 4, dtype)
+        relative = SLACK * error / (1 - error) + 4 * unit if error < 1 else torch.inf
+        sizes = [magnitude_of(interval) for interval in inputs]
+        inputs = [
+            (torch.sub(lower, size, alpha=relative), torch.add(upper, size, alpha=relative))
+            for (lower, upper), size in zip(inputs, sizes, strict=True)
+        ]
+        largest = sum(size.amax() if size.numel() else 0.0 for size in sizes)
+    lower, upper = node.interval(*inputs)
+    if not (roundings.forward or roundings.value):
+        if isinstance(roundings.shift_error, Tensor) or roundings.shift_error:
+            return lowered(lower, SLACK * roundings.shift_error), raised(upper, SLACK * roundings.shift_error)
+        return lower, upper
+    with torch.no_grad():
+        by = magnitude_of((lower, upper)) * ((roundings.value + 5) * unit)
+        if roundings.shift is not None:
+            by = by + roundings.shift * (SLACK * gamma(roundings.forward + 4, dtype))
+        by = by + (SLACK * roundings.shift_error + floor * (1 + largest))
+    return lower - by, upper + by
+
+
+def magnitude_of(interval: Interval) -> Tensor:
+    """Return the largest magnitude of the numbers of an interval, at least so large that no product underflows."""
+    lower, upper = (bound.detach() for bound in interval)
+    return torch.maximum(upper, -lower).clamp_min(absolute_floor(lower.dtype) ** 0.5)
+
+
+@dataclass(frozen=True)
+class StepError:
+    """What a step of back-substitution through a node may lose.
+
+    Attributes:
+        per_coefficient: [B, *shape]: the loss of coefficients A of the node's value is at most `|A| per_coefficient`.
+        absolute: [B] float64, the loss by underflow, whatever A is.
+        copies_rows: whether single neurons lose nothing, as their coefficients are rows of the stored weight.
+    """
+
+    per_coefficient: Tensor
+    absolute: Tensor
+    copies_rows: bool
+
+
+class Outward:
+    """The rounding errors of a problem's steps; everything is found once, when it is first needed."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._intervals: dict[BoundNode, Interval] = {}
+        self._magnitudes: dict[BoundNode, Tensor] = {}
+        self._steps: dict[BoundNode, StepError | None] = {}
+        self._lines: dict[BoundNode, dict[str, Any]] = {}
+        self._regions: dict[BoundNode, Region] = {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the bounds."""
+        return self._problem.dtype
+
+    def interval(self, node: BoundNode) -> Interval:
+        """Return bounds of a node: those known, or intervals from the closest known ones below it."""
+        if node in self._problem.bounds:
+            return self._problem.bounds[node]
+        if node not in self._intervals:
+            if node.inputs:
+                found = outward_interval(node, [self.interval(source) for source in node.inputs], self.dtype)
+            else:
+                found = (self._problem.region.lower, self._problem.region.upper)
+            self._intervals[node] = found
+        return self._intervals[node]
+
+    def magnitude(self, node: BoundNode) -> Tensor:
+        """Return a bound [B, *shape] of the magnitude of a node's value over the region."""
+        if node not in self._magnitudes:
+            with torch.no_grad():
+                self._magnitudes[node] = magnitude_of(self.interval(node))
+        return self._magnitudes[node]
+
+    def region(self, node: BoundNode) -> Region:
+        """Return the bounds of a node as a region over which linear functions are evaluated."""
+        if node not in self._regions:
+            self._regions[node] = Region(*self._problem.bounds[node]).outward()
+        return self._regions[node]
+
+    def step(self, node: BoundNode) -> StepError | None:
+        """Return what the step through a node that is no ramp may lose; None: nothing."""
+        if node not in self._steps:
+            with torch.no_grad():
+                self._steps[node] = self._step(node)
+        return self._steps[node]
+
+    def _step(self, node: BoundNode) -> StepError | None:
+        roundings = node.roundings(self.dtype)
+        if not roundings.backward and roundings.shift is None:
+            return None
+        floor = absolute_floor(self.dtype)
+        inputs = [self.magnitude(source) for source in node.inputs]
+        value = node.magnitude(*inputs)
+        relative = gamma(roundings.backward + roundings.weights + 2, self.dtype) if roundings.backward else 0.0
+        if node.is_activation:
+            relative += self._constants_relative(node)
+        # The magnitude is itself a rounded sum of rounded weights.
+        relative *= SLACK * (1 + gamma(roundings.forward + roundings.weights + 4, self.dtype))
+        error = value * relative
+        if roundings.shift is not None:
+            error = error + roundings.shift * (SLACK * self._constants_relative(node))
+        error = error + (SLACK * roundings.shift_error + floor)
+        absolute = floor * (1 + 2 * sum((_total(size) for size in inputs), _total(value)))
+        exact = not roundings.weights and not isinstance(roundings.shift_error, Tensor) and not node.is_activation
+        return StepError(error, absolute, exact)
+
+    def _constants_relative(self, node: BoundNode) -> float:
+        """Return the relative error of constants: rounded products, and float64 sums over a layer and its bias."""
+        return 4 * unit_roundoff(self.dtype) + gamma(2 * node.size + 4, torch.float64)
+
+    def lines(self, activation: BoundNode) -> dict[str, Any]:
+        """Return the bounding lines of a ramp as keywords of the relaxation ops.
+
+        Their intercepts pay for the relaxation itself and for the step through the node below.
+        """
+        if activation not in self._lines:
+            assert isinstance(activation, RampNode)
+            self._lines[activation] = self._widened_lines(activation)
+        return self._lines[activation]
+
+    def _widened_lines(self, activation: RampNode) -> dict[str, Any]:
+        below = activation.inputs[0]
+        lower, upper = self._problem.bounds[below]
+        r, eta = activation.ramp_parameters()
+        lines = bounding_lines(lower, upper, r, eta, self._problem.strategy)
+        with torch.no_grad():
+            per_slope = magnitude_of((lower, upper)) * (SLACK * 2 * unit_roundoff(self.dtype))
+            step = self.step(below)
+            if step is not None:
+                per_slope = per_slope + step.per_coefficient * SLACK
+            error = SLACK * activation.roundings(self.dtype).shift_error
+            relative = SLACK * self._constants_relative(activation)
+            margins = [
+                slope.detach().abs() * per_slope + (intercept.detach().abs() * relative + error)
+                for slope, intercept in (lines[:2], lines[2:])
+            ]
+        return {
+            "strategy": "lines",
+            "lower_slope": lines.lower_slope,
+            "lower_intercept": lowered(lines.lower_intercept, margins[0]),
+            "upper_slope": lines.upper_slope,
+            "upper_intercept": raised(lines.upper_intercept, margins[1]),
+        }
+
+    def loss(self, node: BoundNode, coefficients: Coefficients | WindowRows, sides: str) -> Tensor | None:
+        """Return what the step through a node adds to the constants [K, B, S] or [K, R]; None: nothing.
+
+        Args:
+            node: the node.
+            coefficients: of its value, as they reach it.
+            sides: "lower", "upper" or "both".
+        """
+        if node.is_activation and isinstance(node, RampNode):
+            absolute = absolute_floor(self.dtype) * (1 + _total(self.magnitude(node.inputs[0])))
+            return _signed(_per_row(absolute, coefficients), sides)
+        step = self.step(node)
+        if step is None:
+            return None
+        lost = _signed(_per_row(step.absolute, coefficients), sides)
+        if isinstance(coefficients, PendingRelaxation | PendingWindowRelaxation):
+            return lost  # the lines have paid
+        if isinstance(coefficients, IdentityCoefficients | NeuronRows) and step.copies_rows:
+            return lost
+        return lost + self._spread(step.per_coefficient, coefficients, sides)
+
+    def loss_of_sum(self, node: BoundNode, total: DenseCoefficients | WindowCoefficients, sides: str) -> Tensor:
+        """Return what the constants owe for the rounding of a sum of coefficients of a node."""
+        with torch.no_grad():
+            error = self.magnitude(node) * (2 * SLACK * unit_roundoff(self.dtype))
+            absolute = absolute_floor(self.dtype) * (1 + _total(error))
+        return self._spread(error, total, sides) + _signed(_per_row(absolute, total), sides)
+
+    def _spread(self, error: Tensor, coefficients: Coefficients | WindowRows, sides: str) -> Tensor:
+        """Return `-/+ |A| error`, [K, B, S] or [K, R] float64, for errors [B, *shape]."""
+        with torch.no_grad():
+            if isinstance(coefficients, IdentityCoefficients):
+                return _signed(error.flatten(1)[:, coefficients.start : coefficients.stop].double(), sides)
+            if isinstance(coefficients, NeuronRows):
+                return _signed(error.flatten(1)[coefficients.images, coefficients.neurons].double(), sides)
+            region = Region(-error, error)
+            if isinstance(coefficients, WindowRows):
+                return region.concretize_windows(to_windows(coefficients)[0], sides)
+            return region.concretize(to_dense(coefficients)[0].A, sides)
+
+
+def add_outward(sides: str, *parts: Tensor | None) -> Tensor | None:
+    """Return the sum of constants [K, B, S] or [K, R] float64, rounded to the safe side; None for zero.
+
+    A lower bound of +infinity, or an upper one of -infinity, is no bound and becomes NaN.
+    """
+    total: Tensor | None = None
+    for part in parts:
+        if total is None or part is None:
+            total = part if total is None else total
+            continue
+        total = total + part
+        with torch.no_grad():
+            step = total.abs() * (4 * unit_roundoff(total.dtype)) + absolute_floor(total.dtype)
+        total = total + _signed(step, sides, has_sides=True)
+    return total
+
+
+def _signed(values: Tensor, sides: str, *, has_sides: bool = False) -> Tensor:
+    """Return values, with a first dimension for the sides, as what they change: below 0 for lower bounds."""
+    signs = values.new_tensor([-1.0 if side == "lower" else 1.0 for side in side_names(sides)])
+    dims = values.dim() - (1 if has_sides else 0)
+    return signs.reshape(-1, *[1] * dims) * values
+
+
+def _per_row(values: Tensor, coefficients: Coefficients | WindowRows) -> Tensor:
+    """Return values [B] of images as values [B, 1] or [R] of rows."""
+    if isinstance(coefficients, PendingWindowRelaxation):
+        coefficients = coefficients.coefficients
+    return values[coefficients.images] if isinstance(coefficients, WindowRows) else values.unsqueeze(1)
+
+
+def _total(values: Tensor) -> Tensor:
+    """Return the sums [B] float64 of values [B, *shape]."""
+    return values.flatten(1).sum(1, dtype=torch.float64)
