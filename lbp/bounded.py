@@ -168,8 +168,9 @@ class BoundedModule(nn.Module):
                 default) keeps rows of hidden layers as windows, "matrix" whole; the bounds are the same to rounding.
                 With `sparse_intermediate_bounds` (the default) CROWN substitutes back only hidden neurons that
                 intervals leave open, and keeps the tighter of the two bounds; False gives textbook CROWN, every
-                hidden neuron bounded by back-substitution and nothing else. Other options that scripts for auto_LiRPA
-                set are accepted where they cannot change a result.
+                hidden neuron bounded by back-substitution and nothing else. `rounding` is what `compute_bounds` takes
+                where its argument of that name is None. Other options that scripts for auto_LiRPA set are accepted
+                where they cannot change a result.
 
         Raises:
             InvalidInputError: an unknown name (the valid ones are listed) or value.
@@ -325,6 +326,7 @@ class BoundedModule(nn.Module):
             rows,
             like.dtype.itemsize,
             windows=windows_of(self.bound_opts),
+            outward=rounding_of(self.bound_opts, None) != "nearest",
             strict=asked,
         )
 

@@ -121,7 +121,14 @@ def shared_bytes(network: Network, itemsize: int) -> int:
 
 
 def image_bytes(
-    network: Network, method: Method, output: BoundNode, rows: int | None, itemsize: int, *, windows: bool
+    network: Network,
+    method: Method,
+    output: BoundNode,
+    rows: int | None,
+    itemsize: int,
+    *,
+    windows: bool,
+    outward: bool = False,
 ) -> int:
     """Return the bytes that bounding one image takes, apart from the rows of hidden layers.
 
@@ -132,10 +139,11 @@ def image_bytes(
         rows: rows of the specification; None: one for each output.
         itemsize: bytes of a number.
         windows: whether rows are kept as windows where that is smaller.
+        outward: whether rounding is accounted for, by intervals, errors and lines of every layer.
     """
     nodes = network.below(output)
     widest = max(node.size for node in nodes)
-    total = 2 * sum(node.size for node in nodes) + 6 * widest
+    total = (10 if outward else 2) * sum(node.size for node in nodes) + 6 * widest
     if method.output != "ibp":
         specification = output.size if rows is None else rows
         total += 2 * specification * 3 * widest
@@ -232,6 +240,7 @@ def images_at_once(problem: Problem, method: Method) -> int:
         None if problem.specification is None else problem.specification.shape[1],
         problem.dtype.itemsize,
         windows=problem.windows,
+        outward=problem.outward is not None,
         strict=problem.budget_is_strict,
     )
 
@@ -245,6 +254,7 @@ def images_within(
     itemsize: int,
     *,
     windows: bool,
+    outward: bool = False,
     strict: bool,
 ) -> int:
     """Return how many images at a time stay within a budget, at least one.
@@ -257,12 +267,13 @@ def images_within(
         rows: rows of the specification; None: one for each output.
         itemsize: bytes of a number.
         windows: whether rows are kept as windows where that is smaller.
+        outward: whether rounding is accounted for.
         strict: whether a budget that is too small for a single image is an error.
 
     Raises:
         InvalidInputError: such a budget; the least that is needed is named.
     """
-    each = image_bytes(network, method, output, rows, itemsize, windows=windows)
+    each = image_bytes(network, method, output, rows, itemsize, windows=windows, outward=outward)
     fixed = shared_bytes(network, itemsize)
     if method.hidden in ("crown", "relaxed-crown"):
         starts = pre_activations(network.below(output))
