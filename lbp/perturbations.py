@@ -102,7 +102,7 @@ class PerturbationLpNorm:
         lower = low_end if self.x_L is None else _box_side("x_L", self.x_L, x, checks)
         upper = high_end if self.x_U is None else _box_side("x_U", self.x_U, x, checks)
         if self.clip is not None:
-            low, high = (_clip_side(i, value, x, checks) for i, value in enumerate(self.clip))
+            low, high = (_clip_side(i, value, x, checks, outward=outward) for i, value in enumerate(self.clip))
             checks.append(((low > high).any(), lambda: f"clip: the lowest value is above the highest, got {self.clip}"))
             lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
         lower, upper = self._ordered(x, lower, upper, checks)
@@ -190,12 +190,16 @@ def _box_side(name: str, values: Tensor, x: Tensor, checks: list[Check]) -> Tens
     return _broadcast(name, values, x)
 
 
-def _clip_side(index: int, value: float | Tensor, x: Tensor, checks: list[Check]) -> Tensor:
+def _clip_side(index: int, value: float | Tensor, x: Tensor, checks: list[Check], *, outward: bool) -> Tensor:
     """Return one end of the data range in the shape of x; infinite ends are allowed."""
     name = f"clip[{index}]"
     if isinstance(value, Tensor) and value.dim() > 0 and value.device != x.device:
         raise InvalidInputError(f"{name} is on {value.device}, the input on {x.device}; they must agree")
-    limit = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    if outward:
+        limit = torch.as_tensor(value, dtype=torch.float64, device=x.device)
+        limit = round_down(limit, x.dtype) if index == 0 else round_up(limit, x.dtype)
+    else:
+        limit = torch.as_tensor(value, dtype=x.dtype, device=x.device)
     checks.append((torch.isnan(limit).any(), lambda: f"{name} has NaN values"))
     return _broadcast(name, limit, x)
 
