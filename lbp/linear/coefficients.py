@@ -122,8 +122,8 @@ class Combined(NamedTuple):
     """
 
     total: Coefficients | WindowRows
-    constants: list[Tensor | None]
-    sums: list[DenseCoefficients | WindowCoefficients]
+    constants: Sequence[Tensor | None]
+    sums: Sequence[DenseCoefficients | WindowCoefficients]
 
 
 def combine(parts: Sequence[Coefficients | WindowRows]) -> Combined:
@@ -133,7 +133,8 @@ def combine(parts: Sequence[Coefficients | WindowRows]) -> Combined:
     if isinstance(parts[0], WindowRows):
         return _combine_windows(parts)
     total, first = to_dense(parts[0])
-    constants, sums = [first], []
+    constants: list[Tensor | None] = [first]
+    sums: list[DenseCoefficients | WindowCoefficients] = []
     for part in parts[1:]:
         assert not isinstance(part, WindowRows)
         dense, more = to_dense(part)

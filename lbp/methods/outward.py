@@ -155,10 +155,12 @@ class Outward:
         error = value * relative
         if roundings.shift is not None:
             error = error + roundings.shift * (SLACK * self._constants_relative(node))
-        error = error + (SLACK * roundings.shift_error + floor)
-        absolute = floor * (1 + 2 * sum((_total(size) for size in inputs), _total(value)))
+        total = sum((_total(size) for size in inputs), _total(value))
+        # Weights below the normal range may count as zero.
+        lost = (floor * (1 + total)).to(self.dtype).reshape(-1, *[1] * len(node.shape))
+        error = error + (SLACK * roundings.shift_error + lost)
         exact = not roundings.weights and not isinstance(roundings.shift_error, Tensor) and not node.is_activation
-        return StepError(error, absolute, exact)
+        return StepError(error, floor * (1 + 2 * total), exact)
 
     def _constants_relative(self, node: BoundNode) -> float:
         """Return the relative error of constants: rounded products, and float64 sums over a layer and its bias."""
