@@ -236,7 +236,8 @@ class BoundedModule(nn.Module):
                 option of that name, or half of the memory that is free.
             rounding: "outward": bounds that hold in exact arithmetic for the network with the stored parameters,
                 whatever the computation rounds; "nearest" (the default): bounds that may be wrong by a few units of
-                the last place. None: the option of that name.
+                the last place; "inference": outward, and so far that every evaluation of the network in its own
+                floating-point format lies within them (docs/rounding.md). None: the option of that name.
             cache_bounds: without effect; bounds of the hidden layers are always kept for the next call.
             aux: must be None, as must the following: not implemented, and refused by name.
             reuse_alpha: must be False.

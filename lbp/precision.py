@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from lbp.errors import UnanalysedRoundingError
 
 # The switches by which PyTorch lets a float32 product or convolution run in TF32 or bfloat16.
 _SWITCHES = (
@@ -28,15 +31,16 @@ def full_precision() -> Iterator[None]:
     afterwards. A bound computed with ten bits of mantissa is not a bound. Blocks may be nested: the outermost one
     does the work.
 
-    cuDNN is off as a whole. It may choose Winograd's or Fourier's algorithm for a float32 convolution, whose errors are
-    relative to the largest entry of a tile instead of the terms of the sum, and has no switch against it. PyTorch's own
-    convolutions on a GPU are matrix products.
+    cuDNN and NNPACK are off as a whole. They may choose Winograd's or Fourier's algorithm for a float32 convolution,
+    whose errors are relative to the largest entry of a tile instead of the terms of the sum, and have no switch against
+    it. PyTorch's own convolutions are matrix products, and it asks oneDNN for direct ones.
     """
     if getattr(_state, "active", False):
         yield
         return
     previous = [switch.fp32_precision for switch in _SWITCHES]
     cudnn = torch.backends.cudnn.enabled
+    (nnpack,) = torch.backends.nnpack.set_flags(False)
     _state.active = True
     torch.backends.cudnn.enabled = False
     for switch in _SWITCHES:
@@ -47,5 +51,34 @@ def full_precision() -> Iterator[None]:
     finally:
         _state.active = False
         torch.backends.cudnn.enabled = cudnn
+        torch.backends.nnpack.set_flags(nnpack)
         for switch, precision in zip(_SWITCHES, previous, strict=True):
             switch.fp32_precision = precision
+
+
+# Variables of the environment that let products be less than IEEE arithmetic behind every switch of PyTorch: the device
+# whose libraries read them, the values that leave products as they are, and what the others do.
+_VARIABLES = (
+    ("ONEDNN_DEFAULT_FPMATH_MODE", "cpu", ("", "strict"), "lets oneDNN round operands to fewer bits"),
+    ("DNNL_DEFAULT_FPMATH_MODE", "cpu", ("", "strict"), "lets oneDNN round operands to fewer bits"),
+    ("CUBLAS_EMULATE_SINGLE_PRECISION", "cuda", ("", "0"), "lets cuBLAS put products together from bfloat16 ones"),
+    ("LBP_CUDA_TENSOR_CORES", "cuda", ("", "0"), "runs products on tensor cores, whose sums nobody has specified"),
+)
+
+# Libraries read them once, early: what they said then counts as well.
+_AT_IMPORT = {name: os.environ.get(name, "") for name, *_ in _VARIABLES}
+
+
+def check_products(device: torch.device) -> None:
+    """Check that nothing in the environment keeps products and sums from being those of IEEE arithmetic.
+
+    Raises:
+        UnanalysedRoundingError: a variable does.
+    """
+    for name, kind, harmless, effect in _VARIABLES:
+        for found in (_AT_IMPORT[name], os.environ.get(name, "")):
+            if kind == device.type and found.lower() not in harmless:
+                raise UnanalysedRoundingError(
+                    f"rounding: the environment has {name}={found}, which {effect}; start without it, or use "
+                    "rounding='nearest', whose bounds may be wrong by rounding"
+                )

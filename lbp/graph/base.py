@@ -124,6 +124,19 @@ class BoundNode(ABC):
             "rounding='nearest', whose bounds may be wrong by rounding"
         )
 
+    def short_interval(self, *inputs: Interval) -> Interval:
+        """Return what `interval` does, with long sums added up in blocks, so that they round less."""
+        return self.interval(*inputs)
+
+    def forward_terms(self, *inputs: ForwardBounds) -> int:
+        """Return how often an entry of `short_forward_linear` rounds, given the forward bounds of the inputs."""
+        roundings = self.roundings(inputs[0].center.dtype)
+        return roundings.forward + roundings.value
+
+    def short_forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
+        """Return what `forward_linear` does, with long sums added up in blocks, so that they round less."""
+        return self.forward_linear(*inputs, relaxations=relaxations)
+
     def magnitude(self, *inputs: Tensor) -> Tensor:
         """Return `|W| m` [B, *shape], computed to nearest, for magnitudes m >= 0 of the inputs.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,9 +25,10 @@ from lbp.linear import (
     WindowRows,
     to_dense,
 )
+from lbp.ops.forward_windows import accumulated_terms
 from lbp.precision import full_precision
 from lbp.reference.concretize import dual_norm
-from lbp.rounding import Roundings
+from lbp.rounding import BLOCK, Roundings, blocked_terms, sum_in_blocks
 
 
 class LinearNode(BoundNode):
@@ -63,11 +66,21 @@ class LinearNode(BoundNode):
         weight, bias = self.parameters()
         outputs, inputs = weight.shape
         # One more rounding: that of center -/+ radius.
-        return Roundings(inputs, outputs, value=1, shift=None if bias is None else bias.detach().abs())
+        shift = None if bias is None else bias.detach().abs()
+        return Roundings(blocked_terms(inputs), outputs, value=1, shift=shift, any_order=inputs)
 
     def magnitude(self, *inputs: Tensor) -> Tensor:
-        with full_precision():
-            return functional.linear(inputs[0], self.parameters()[0].detach().abs())
+        return _product_in_blocks(inputs[0], self.parameters()[0].detach().abs())
+
+    def short_interval(self, *inputs: Interval) -> Interval:
+        weight, bias = self.parameters()
+        if weight.shape[1] <= BLOCK:
+            return self.interval(*inputs)
+        ((lower, upper),) = inputs
+        center = _product_in_blocks((upper + lower) / 2, weight)
+        center = center if bias is None else center + bias
+        radius = _product_in_blocks((upper - lower) / 2, weight.abs())
+        return center - radius, center + radius
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         (b,) = inputs
@@ -82,6 +95,31 @@ class LinearNode(BoundNode):
             offset=windows.offset,
         )
         return ForwardBounds(*matrices)
+
+    def forward_terms(self, *inputs: ForwardBounds) -> int:
+        terms = blocked_terms(self.inputs[0].size) + 1
+        windows = inputs[0].windows
+        return terms if windows is None else max(terms, accumulated_terms(windows.layer))
+
+    def short_forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
+        (b,) = inputs
+        weight, bias = self.parameters()
+        if weight.shape[1] <= BLOCK:
+            return self.forward_linear(b, relaxations=relaxations)
+        center_bias = _product_in_blocks(b.center_bias.flatten(1), weight)
+        center_bias = center_bias if bias is None else center_bias + bias
+        radius_bias = None
+        if b.radius_bias is not None:
+            radius_bias = _product_in_blocks(b.radius_bias.flatten(1), weight.abs())
+        if b.windows is not None:
+            # The op adds up the entries of windows in short sums of its own.
+            rows = self.forward_linear(
+                replace(b, center_bias=torch.zeros_like(b.center_bias[:1]), radius_bias=None), relaxations=relaxations
+            )
+            return ForwardBounds(rows.center, rows.radius, center_bias, radius_bias)
+        center = _product_in_blocks(b.center, weight)
+        radius = None if b.radius is None else _product_in_blocks(b.radius, weight.abs())
+        return ForwardBounds(center, radius, center_bias, radius_bias)
 
     def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
         weight, bias = self.parameters()
@@ -104,6 +142,12 @@ class LinearNode(BoundNode):
         else:
             A, constants = ops.backward_linear(to_dense(coefficients)[0].A, weight, bias)
         return (DenseCoefficients(A),), constants
+
+
+def _product_in_blocks(values: Tensor, weight: Tensor) -> Tensor:
+    """Return values [..., n_in] times the weight [n_out, n_in], their sums added up in blocks."""
+    with full_precision():
+        return sum_in_blocks(weight.shape[1], lambda block: functional.linear(values[..., block], weight[:, block]))
 
 
 def make_linear(call: Call, source: BoundNode, weight: Value, bias: Value) -> BoundNode:

@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 from torch import Tensor
 
-from lbp.graph import BoundNode, InputNode
-from lbp.linear import DenseCoefficients, ForwardBounds, add_constants
+from lbp.graph import BoundNode, InputNode, Relaxations
+from lbp.linear import DenseCoefficients, ForwardBounds, Interval
 from lbp.methods.back_substitution import Substituted
 from lbp.methods.problem import Problem
 from lbp.ops import insert_forward, insert_forward_windows
@@ -28,15 +28,11 @@ def propagate_forward(
     """
     needed = _needed(problem, targets)
     readers = Counter(source for node in needed for source in node.inputs)
-    relaxations = problem.relaxations()
     held: dict[BoundNode, ForwardBounds] = {}
     for node in needed:
-        if isinstance(node, InputNode):
-            held[node] = ForwardBounds.identity(problem.region.lower, windows=problem.windows)
-        else:
-            held[node] = node.forward_linear(*(held[source] for source in node.inputs), relaxations=relaxations)
+        held[node] = _step(problem, node, [held[source] for source in node.inputs])
         if node in problem.pre_activations and node not in problem.bounds:
-            problem.record(node, problem.region.concretize_forward(held[node]))
+            problem.record(node, bounds_over_region(problem, held[node]))
         for source in set(node.inputs):
             readers[source] -= node.inputs.count(source)
             if readers[source] == 0 and source not in keep:
@@ -44,9 +40,29 @@ def propagate_forward(
     return {node: held[node] for node in keep}
 
 
+def _step(problem: Problem, node: BoundNode, sources: list[ForwardBounds]) -> ForwardBounds:
+    """Return the forward bounds of a node from those of its inputs."""
+    forward = problem.outward_forward
+    if isinstance(node, InputNode):
+        if forward is not None:
+            forward.start(node)
+        return ForwardBounds.identity(problem.region.lower, windows=problem.windows)
+    relaxations = Relaxations(problem.strategy, "both", problem.bounds)
+    if forward is not None:
+        return forward.step(node, sources, relaxations)
+    return node.forward_linear(*sources, relaxations=relaxations)
+
+
+def bounds_over_region(problem: Problem, bounds: ForwardBounds) -> Interval:
+    """Return lower and upper bounds [B, *shape] of a layer from its forward linear bounds."""
+    if problem.outward_forward is not None:
+        return problem.outward_forward.bounds(bounds)
+    return problem.region.concretize_forward(bounds)
+
+
 def insert(problem: Problem, result: Substituted, forward: dict[BoundNode, ForwardBounds], sides: str) -> Substituted:
     """Replace coefficients of pre-activations by coefficients of the input, through their forward linear bounds."""
-    source = problem.network.input
+    source, outward = problem.network.input, problem.outward_forward
     total: Tensor | None = None
     constants = result.constants
     for node, dense in result.coefficients.items():
@@ -55,11 +71,20 @@ def insert(problem: Problem, result: Substituted, forward: dict[BoundNode, Forwa
         if isinstance(node, InputNode):
             part = A.flatten(3)
         else:
-            part, added = inserted(A, forward[node], sides)
-            constants = add_constants(constants, added)
+            part, added = inserted(A, insertable(problem, node, forward[node]), sides)
+            constants = problem.add(sides, constants, added)
+        is_sum = total is not None
         total = part if total is None else total + part
+        if outward is not None:
+            rows = DenseCoefficients(total.reshape(*total.shape[:3], *source.shape))
+            constants = problem.add(sides, constants, outward.loss_of_insertion(node, rows, sides, is_sum=is_sum))
     assert total is not None
     return Substituted({source: DenseCoefficients(total.reshape(*total.shape[:3], *source.shape))}, constants)
+
+
+def insertable(problem: Problem, node: BoundNode, bounds: ForwardBounds) -> ForwardBounds:
+    """Return forward linear bounds of a node as they are inserted into coefficients of it."""
+    return bounds if problem.outward_forward is None else problem.outward_forward.insertable(node, bounds)
 
 
 def inserted(A: Tensor, bounds: ForwardBounds, sides: str) -> tuple[Tensor, Tensor]:

@@ -213,11 +213,8 @@ def rounding_of(options: Mapping[str, Any], given: str | None) -> str:
 
     Raises:
         InvalidInputError: another name.
-        UnsupportedArgumentError: a level that is not implemented.
     """
     level = options.get("rounding", "nearest") if given is None else given
     if level not in LEVELS:
         raise InvalidInputError(f"compute_bounds: rounding must be one of {', '.join(LEVELS)}, got {given!r}")
-    if level == "inference":
-        raise UnsupportedArgumentError("compute_bounds: rounding='inference' is not implemented; use 'outward'")
     return str(level)

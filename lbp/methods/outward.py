@@ -58,7 +58,7 @@ def outward_interval(node: BoundNode, inputs: Sequence[Interval], dtype: torch.d
             for (lower, upper), size in zip(inputs, sizes, strict=True)
         ]
         largest = sum(size.amax() if size.numel() else 0.0 for size in sizes)
-    lower, upper = node.interval(*inputs)
+    lower, upper = node.short_interval(*inputs)
     if not (roundings.forward or roundings.value):
         if isinstance(roundings.shift_error, Tensor) or roundings.shift_error:
             return lowered(lower, SLACK * roundings.shift_error), raised(upper, SLACK * roundings.shift_error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from lbp.linear import (
 )
 from lbp.methods.memory import CHUNK_BYTES, row_bytes, rows_within, shared_bytes
 from lbp.methods.outward import Outward, add_outward, outward_interval
+from lbp.methods.outward_forward import OutwardForward
 
 
 @dataclass
@@ -92,6 +94,11 @@ class Problem:
             known=cut_all(self.known),
             bounds={},
         )
+
+    @cached_property
+    def outward_forward(self) -> OutwardForward | None:
+        """The rounding errors of forward bounds; None where bounds are rounded to nearest."""
+        return None if self.rounding == "nearest" else OutwardForward(self.region)
 
     @property
     def dtype(self) -> torch.dtype:

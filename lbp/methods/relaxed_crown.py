@@ -64,6 +64,8 @@ def _linear_bounds(
         bounds = ForwardBounds.from_sides(found.coefficients.flatten(3), found.constants, node.shape) if keep else None
     if node not in problem.bounds:
         problem.record(node, both_sides(problem, node, values))
+    if bounds is not None and problem.outward_forward is not None:
+        return problem.outward_forward.taken_over(node, bounds)
     return bounds
 
 

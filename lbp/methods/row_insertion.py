@@ -13,14 +13,13 @@ from lbp.linear import (
     ForwardBounds,
     InputWindows,
     WindowCoefficients,
-    add_constants,
     layer_of,
     move_windows,
     window_of,
 )
 from lbp.linear.forward_bounds import Matrices
 from lbp.methods.back_substitution import Substituted, back_substitute
-from lbp.methods.forward import inserted
+from lbp.methods.forward import insertable, inserted
 from lbp.methods.memory import input_windows
 from lbp.methods.problem import Problem
 from lbp.methods.rows import Neurons
@@ -50,14 +49,15 @@ def linear_bounds_of_rows(
     """
     every = Neurons.every(problem, node)
     windows = input_windows(problem.network.below(node), windows=True)[node] if keep else None
-    insertions = {stop: Insertion.of(forward[stop]) for stop in stops}
+    insertions = {stop: Insertion.of(insertable(problem, stop, forward[stop])) for stop in stops}
     group = node.shape[0] if len(node.shape) == 3 else 1
     values, matrices, constants = [], [], []
     for part in every.chunks(max(problem.rows_at_once(node) // group, 1) * group):
         result = back_substitute(problem, node, part.start(problem.dtype), "both", stops)
         rows, added = _in_terms_of_input(problem, result, insertions, group)
-        value = problem.region.concretize_windows(rows, "both")
-        values.append(value if added is None else value + added)
+        value = problem.add("both", problem.region.concretize_windows(rows, "both"), added)
+        assert value is not None
+        values.append(value)
         if keep:
             matrices.append(_over_input(rows, part, windows))
             constants.append(torch.zeros_like(value) if added is None else added.expand_as(value))
@@ -76,8 +76,12 @@ def _in_terms_of_input(
         part = rows
         if not isinstance(node, InputNode):
             part, added = insertions[node].into(rows, problem.network.input.shape, group)
-            constants = add_constants(constants, added)
+            constants = problem.add("both", constants, added)
+        is_sum = total is not None
         total = part if total is None else total.added(part)
+        if problem.outward_forward is not None:
+            lost = problem.outward_forward.loss_of_insertion(node, total, "both", is_sum=is_sum)
+            constants = problem.add("both", constants, lost)
     assert total is not None
     return total, constants
 

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lbp.errors import UnanalysedRoundingError
 from lbp.graph import BoundNode
 from lbp.linear import ForwardBounds
 from lbp.methods.back_substitution import back_substitute, over_region, split_sides
 from lbp.methods.crown import crown_pre_activations
-from lbp.methods.forward import propagate_forward
+from lbp.methods.forward import bounds_over_region, propagate_forward
+from lbp.methods.inference import for_inference
 from lbp.methods.intervals import propagate_intervals, specification_by_intervals
 from lbp.methods.memory import images_at_once
 from lbp.methods.names import Method
 from lbp.methods.problem import Problem
 from lbp.methods.relaxed_crown import insertion_points, relaxed_crown_pre_activations, substitute_to_input
+from lbp.precision import check_products
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Sol
 
     Raises:
         InvalidInputError: a strict budget is too small for a single image.
-        UnanalysedRoundingError: the rounding errors of the method, or of a layer, are not analysed.
+        UnanalysedRoundingError: the rounding errors of a layer, or of products in this environment, are not analysed.
     """
-    if problem.rounding != "nearest" and ("lbp" in (method.hidden, method.output) or method.depth):
-        raise UnanalysedRoundingError(f"rounding={problem.rounding!r} is not analysed for {method}; use 'nearest'")
+    if problem.rounding != "nearest":
+        check_products(problem.region.lower.device)
     images = images_at_once(problem, method)
     batch = problem.region.batch
     if images >= batch:
@@ -80,6 +81,11 @@ def _joined(parts: list[Tensor | None], dim: int) -> Tensor | None:
 
 
 def _solve(problem: Problem, method: Method, keep_linear: bool) -> Solution:
+    solution = _in_real_arithmetic(problem, method, keep_linear)
+    return for_inference(problem, solution) if problem.rounding == "inference" else solution
+
+
+def _in_real_arithmetic(problem: Problem, method: Method, keep_linear: bool) -> Solution:
     if method.output == "ibp":
         return _by_intervals(problem)
     if method.output == "lbp":
@@ -112,9 +118,11 @@ def _by_forward_bounds(problem: Problem, keep_linear: bool) -> Solution:
         forward = propagate_forward(problem, problem.pre_activations, keep=_last(problem, stops))
         return _by_substitution(problem, "both", keep_linear, stops, forward)
     bounds = propagate_forward(problem, [*problem.pre_activations, output], keep=[output])[output]
-    lower, upper = problem.record(output, problem.region.concretize_forward(bounds))
+    lower, upper = problem.record(output, bounds_over_region(problem, bounds))
     if not keep_linear:
         return Solution(lower, upper)
+    if problem.outward_forward is not None:
+        bounds = problem.outward_forward.separable(output, bounds)
     matrices, constants = bounds.to_sides(problem.region.batch)
     return Solution(lower, upper, "both", matrices.unflatten(-1, problem.network.input.shape), constants)
 

@@ -36,6 +36,7 @@ from lbp.strategies import side_code, side_names
 
 __all__ = [
     "OPERAND_BYTES",
+    "accumulated_terms",
     "axis_taps",
     "combine_windows",
     "concretize_forward_windows_ball",
@@ -206,6 +207,16 @@ def forward_linear_windows(
 def _no_rows(center_bias: Tensor) -> Tensor:
     """Return a dense matrix [B, 0, ...] for the ops on forward bounds, of which the biases alone are wanted."""
     return center_bias.new_empty(center_bias.shape[0], 0, *center_bias.shape[1:])
+
+
+def accumulated_terms(layer: Image) -> int:
+    """Return how often an entry of a product with windows over a layer rounds, at most.
+
+    The channels of one position are one sum, and the sums of positions are added up one after the other. The reference
+    multiplies dense matrices.
+    """
+    channels, rows, columns = layer
+    return channels * rows * columns if current_backend() == "reference" else channels + rows * columns
 
 
 def insert_forward_windows(

@@ -20,6 +20,8 @@ class Roundings:
         shift: |b|, broadcastable to [*shape]; None: no b.
         shift_error: absolute error of the stored b, or of the function that an activation computes; broadcastable to
             [*shape].
+        any_order: terms of the sums in the node's value where they are taken in any order and not in blocks; None: as
+            many as `forward`.
     """
 
     forward: int = 0
@@ -28,6 +30,7 @@ class Roundings:
     value: int = 0
     shift: Tensor | None = None
     shift_error: Tensor | float = 0.0
+    any_order: int | None = None
 
 
 EXACT = Roundings()

@@ -1,0 +1,90 @@
+"""How far a network run in floating point may be from the network in real arithmetic (docs/rounding.md, section 10).
+
+A running error bound: from layer to layer, per neuron, over the whole region and for every order of the sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lbp.graph import BoundNode
+from lbp.graph.activation import RampNode
+from lbp.rounding import SLACK, absolute_floor, gamma, raised
+from lbp.strategies import side_names
+
+if TYPE_CHECKING:
+    from lbp.methods.problem import Problem
+    from lbp.methods.solve import Solution
+
+ELEMENTWISE = 8
+"""Roundings of a formula that takes a product apart differently than the node does (normalising by mean and scale)."""
+
+
+def for_inference(problem: Problem, solution: Solution) -> Solution:
+    """Return bounds of the output in every floating-point evaluation, given those of the network in real arithmetic."""
+    with torch.no_grad():
+        error = output_error(problem)
+        lost = _of_specification(problem, error) if problem.specification is not None else error.double()
+        lost = raised(lost)
+    lower, upper = solution.lower, solution.upper
+    constants = solution.constants
+    if constants is not None:
+        signs = constants.new_tensor([-1.0 if side == "lower" else 1.0 for side in side_names(solution.sides)])
+        constants = problem.add(solution.sides, constants, signs.reshape(-1, 1, 1) * lost.flatten(1))
+    return replace(
+        solution,
+        lower=None if lower is None else lower - _room(lost, lower),
+        upper=None if upper is None else upper + _room(lost, upper),
+        constants=constants,
+    )
+
+
+def output_error(problem: Problem) -> Tensor:
+    """Return a bound [B, *shape] of the error of the output in the network's floating-point format."""
+    errors: dict[BoundNode, Tensor] = {}
+    for node in problem.nodes:
+        if node.inputs:
+            errors[node] = _error(problem, node, [errors[source] for source in node.inputs])
+        else:
+            errors[node] = torch.zeros_like(problem.region.lower)
+    return errors[problem.output]
+
+
+def _error(problem: Problem, node: BoundNode, before: list[Tensor]) -> Tensor:
+    """Return the error of a node's value from those of its inputs."""
+    assert problem.outward is not None
+    dtype, floor = problem.dtype, absolute_floor(problem.dtype)
+    roundings = node.roundings(dtype)
+    sizes = [problem.outward.magnitude(source) + error for source, error in zip(node.inputs, before, strict=True)]
+    if isinstance(node, RampNode):
+        # No slope is above 1; `r + eta (z - r)` is taken where |r| <= |z|, so its parts add up to 3 |z| at most.
+        return raised(before[0], sizes[0] * (SLACK * gamma(3 * roundings.value, dtype)) + SLACK * roundings.shift_error)
+    terms = roundings.forward if roundings.any_order is None else roundings.any_order
+    if not (terms or roundings.value or roundings.shift is not None):
+        return node.magnitude(*before)
+    relative = SLACK * gamma(terms + roundings.weights + roundings.value + ELEMENTWISE, dtype)
+    error = node.magnitude(*(error + size * relative for error, size in zip(before, sizes, strict=True)))
+    if roundings.shift is not None:
+        error = error + roundings.shift * relative
+    largest = sum(size.amax() if size.numel() else 0.0 for size in sizes)
+    # The magnitude is itself a rounded sum, of rounded weights.
+    by = error * (SLACK * gamma(roundings.forward + roundings.weights + 4, dtype))
+    return raised(error, by + SLACK * roundings.shift_error + floor * (1 + largest))
+
+
+def _of_specification(problem: Problem, error: Tensor) -> Tensor:
+    """Return what the rows [B, S] of the specification make of the errors of the output, float64."""
+    assert problem.specification is not None
+    rows = problem.specification.detach().double().abs()
+    total = torch.einsum("bsn,bn->bs", rows.expand(error.shape[0], -1, -1), error.double().flatten(1))
+    return total * (1 + 2 * gamma(error[:1].numel() + 2, torch.float64))
+
+
+def _room(lost: Tensor, bound: Tensor) -> Tensor:
+    """Return the errors in the dtype of a bound, so that their sum or difference with it is on the safe side."""
+    room = raised(lost.to(bound.dtype).reshape(bound.shape))
+    return raised(room, bound.detach().abs() * (4 * torch.finfo(bound.dtype).eps))

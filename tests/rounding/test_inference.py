@@ -1,0 +1,76 @@
+"""`rounding="inference"`: every float32 evaluation of the network lies within the bounds, in any order of its sums."""
+
+import pytest
+import torch
+from rounding.cases import KINDS, METHODS, NETWORKS, bounds, box, case, fill, generator, points
+from torch import nn
+
+
+def any_order(values, dim, source):
+    """A float32 sum along a dimension in a random order, one addition after the other."""
+    order = torch.randperm(values.shape[dim], generator=source)
+    total = torch.zeros_like(values.select(dim, 0))
+    for index in order:
+        total = total + values.select(dim, int(index))
+    return total
+
+
+class AnyOrder(nn.Module):
+    """A Linear layer whose sums are taken in a random order, its bias being one of the terms."""
+
+    def __init__(self, layer, source):
+        super().__init__()
+        self.layer, self.source = layer, source
+
+    def forward(self, x):
+        terms = torch.cat([x[:, None] * self.layer.weight, self.layer.bias.expand(len(x), -1)[..., None]], -1)
+        return any_order(terms, -1, self.source)
+
+
+@pytest.mark.parametrize("kind", KINDS[:4])
+def test_sums_in_any_order_lie_within_the_bounds(kind):
+    source = generator(1)
+    model = fill(nn.Sequential(nn.Linear(12, 30), nn.ReLU(), nn.Linear(30, 8)), kind)
+    shuffled = nn.Sequential(AnyOrder(model[0], source), nn.ReLU(), AnyOrder(model[2], source))
+    lower, upper = box(8, 12, width=0.0)
+    for method in METHODS:
+        found_lower, found_upper = bounds(model, lower, upper, method=method, rounding="inference")
+        with torch.no_grad():
+            for _ in range(2):
+                value = shuffled(lower)
+                assert ((found_lower <= value) & (value <= found_upper)).all()
+
+
+def test_bounds_of_real_arithmetic_do_not_hold_for_every_evaluation():
+    source = generator(2)
+    model = fill(nn.Sequential(nn.Linear(12, 30), nn.ReLU(), nn.Linear(30, 8)), "gaussian")
+    shuffled = nn.Sequential(AnyOrder(model[0], source), nn.ReLU(), AnyOrder(model[2], source))
+    lower, upper = box(8, 12, width=0.0)
+    exact = bounds(model.double(), lower.double(), upper.double(), method="CROWN", rounding="outward")
+    model.float()
+    with torch.no_grad():
+        value = shuffled(lower).double()
+    assert ((value < exact[0]) | (value > exact[1])).any()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_as_pytorch_runs_them_lie_within_the_bounds(name):
+    small = case(name, width=1e-5)
+    places = points(small.model, small.lower, small.upper, random=8)
+    for method in ("IBP", "CROWN", "LBP"):
+        lower, upper = small.bounds(method=method, rounding="inference")
+        outward_lower, outward_upper = small.bounds(method=method, rounding="outward")
+        assert ((lower < outward_lower) & (outward_upper < upper)).all()
+        with torch.no_grad():
+            for place in places:
+                value = small.model(place).flatten(1)
+                assert ((lower <= value) & (value <= upper)).all()
+
+
+def test_margins_lose_the_errors_of_both_logits():
+    model, (lower, upper) = fill(nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 3)), "gaussian"), box(2, 6)
+    C = torch.tensor([[[1.0, -1.0, 0.0], [1.0, 0.0, -1.0]]]).expand(2, -1, -1)
+    outward, _ = bounds(model, lower, upper, C=C, method="CROWN", rounding="outward")
+    inference, _ = bounds(model, lower, upper, C=C, method="CROWN", rounding="inference")
+    assert (inference < outward).all()
+    assert torch.allclose(inference, outward, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,148 @@
+"""An outward bound in float32 never lies inside the true range of the network in real arithmetic.
+
+Where every activation keeps to one piece the methods are exact, so that their bounds lie at the ends of the true range
+and an error of one unit in the last place shows: there rounding to nearest does fail.
+"""
+
+import pytest
+import torch
+from rounding.cases import KINDS, METHODS, NETWORKS, bounds, box, case, fill, numbers
+from rounding.exact import Exact, interval_range, linear_range
+from torch import nn
+
+import lbp
+
+LINEAR_METHODS = ("IBP", "CROWN", "LBP", "Relaxed-CROWN-1")
+BATCH, INPUTS, WIDTH, OUTPUTS = 4, 6, 10, 48
+
+
+def violations(found, low, high):
+    """How many finite bounds [B, S] lie inside the range from low to high, and how many were compared."""
+    lower, upper = (side.flatten(1) for side in found)
+    finite_lower, finite_upper = torch.isfinite(lower), torch.isfinite(upper)
+    inside_lower = ~(Exact.of(lower.where(finite_lower, 0)) <= low) & finite_lower.numpy()
+    inside_upper = ~(high <= Exact.of(upper.where(finite_upper, 0))) & finite_upper.numpy()
+    return int(inside_lower.sum() + inside_upper.sum()), int(finite_lower.sum() + finite_upper.sum())
+
+
+def never_inside(found, values):
+    """Whether no exact value [B, S] lies outside of the bounds."""
+    return all(violations(found, reached, reached)[0] == 0 for reached in values)
+
+
+def affine_chain(kind, seed=0):
+    """Two affine layers without an activation between them."""
+    return fill(nn.Sequential(nn.Linear(INPUTS, WIDTH), nn.Linear(WIDTH, OUTPUTS)), kind, seed)
+
+
+def range_of_chain(model, lower, upper, method):
+    """What the method gives for two affine layers in exact arithmetic."""
+    first, second = model
+    low, high = Exact.of(lower), Exact.of(upper)
+    if method == "IBP":
+        return interval_range([first, second], low, high)
+    weight = Exact.of(second.weight)
+    constant = weight @ Exact.of(first.bias) + Exact.of(second.bias)
+    return linear_range(weight @ Exact.of(first.weight), constant, low, high)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("method", LINEAR_METHODS)
+def test_bounds_of_affine_chains_lie_outside_of_the_exact_range(method, backend):
+    with lbp.backend(backend):
+        for seed, kind in enumerate(KINDS):
+            model, (lower, upper) = affine_chain(kind, seed), box(BATCH, INPUTS, seed=seed)
+            exact = range_of_chain(model, lower, upper, method)
+            wrong, compared = violations(bounds(model, lower, upper, method=method, rounding="outward"), *exact)
+            assert wrong == 0, f"{wrong} of {compared} {kind} bounds"
+            assert compared == 2 * BATCH * OUTPUTS
+
+
+@pytest.mark.parametrize("method", LINEAR_METHODS)
+def test_rounding_to_nearest_does_put_bounds_inside_of_the_exact_range(method):
+    wrong = 0
+    for seed, kind in enumerate(("gaussian", "cancelling", "ratios")):
+        model, (lower, upper) = affine_chain(kind, seed), box(BATCH, INPUTS, seed=seed)
+        exact = range_of_chain(model, lower, upper, method)
+        wrong += violations(bounds(model, lower, upper, method=method, rounding="nearest"), *exact)[0]
+    assert wrong > 0
+
+
+@pytest.mark.parametrize("method", LINEAR_METHODS)
+def test_specifications_are_bounded_outward(method):
+    model, (lower, upper) = affine_chain("cancelling"), box(BATCH, INPUTS)
+    C = numbers("gaussian", BATCH, 5, OUTPUTS, seed=9)
+    found = bounds(model, lower, upper, C=C, method=method, rounding="outward")
+    first, second = model
+    for image in range(BATCH):
+        rows = Exact.of(C[image]) @ Exact.of(second.weight)
+        constant = rows @ Exact.of(first.bias) + Exact.of(C[image]) @ Exact.of(second.bias)
+        matrix = rows @ Exact.of(first.weight)
+        low, high = linear_range(
+            matrix, constant, Exact.of(lower[image : image + 1]), Exact.of(upper[image : image + 1])
+        )
+        assert violations([side[image : image + 1] for side in found], low, high)[0] == 0
+
+
+@pytest.mark.parametrize("method", LINEAR_METHODS)
+def test_sums_of_a_hundred_thousand_terms(method):
+    terms = 100_000
+    model = fill(nn.Sequential(nn.Linear(2, terms), nn.Linear(terms, 1)), "gaussian")
+    lower, upper = box(2, 2)
+    found = bounds(model, lower, upper, method=method, rounding="outward")
+    exact = range_of_chain(model, lower, upper, method)
+    assert violations(found, *exact)[0] == 0
+
+
+@pytest.mark.parametrize("method", LINEAR_METHODS)
+def test_numbers_that_are_flushed_to_zero_are_accounted_for(method):
+    try:
+        if not torch.set_flush_denormal(True):
+            pytest.skip("this processor cannot flush numbers below the normal range to zero")
+        model, (lower, upper) = affine_chain("subnormal"), box(BATCH, INPUTS)
+        found = bounds(model, lower, upper, method=method, rounding="outward")
+    finally:
+        torch.set_flush_denormal(False)
+    assert violations(found, *range_of_chain(model, lower, upper, method))[0] == 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_no_point_of_a_small_region_leaves_the_bounds(method, name):
+    # So small that hardly any activation bends: bounds are then as tight as float32 allows.
+    for kind in ("gaussian", "cancelling"):
+        small = case(name, kind, width=1e-5)
+        assert never_inside(small.bounds(method=method, rounding="outward"), small.reached)
+
+
+@pytest.mark.parametrize("method", ["IBP", "CROWN", "LBP"])
+def test_rounding_to_nearest_does_lose_points_of_a_small_region(method):
+    cases = (case(name, kind, width=0.0) for kind in ("gaussian", "cancelling") for name in NETWORKS)
+    assert not all(never_inside(small.bounds(method=method, rounding="nearest"), small.reached) for small in cases)
+
+
+@pytest.mark.parametrize("strategy", ["adaptive", "tight", "constant", "same-slope", "zero-lb", "one-lb"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_strategy_is_outward(method, strategy):
+    for name, width in (("dense", 1e-4), ("dense", 0.3), ("ramp conv", 0.1)):
+        found = case(name, seed=3, width=width)
+        bound = found.bounds(method=method, rounding="outward", options={"activation_bound_option": strategy})
+        assert never_inside(bound, found.reached)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_dense_matrices_and_textbook_rows_are_outward(method):
+    for name in ("conv", "pooled"):
+        small = case(name, width=1e-5)
+        options = {"conv_mode": "matrix", "sparse_intermediate_bounds": False}
+        assert never_inside(small.bounds(method=method, rounding="outward", options=options), small.reached)
+
+
+def test_an_overflow_gives_no_finite_bound():
+    model, (lower, upper) = affine_chain("large"), box(BATCH, INPUTS)
+    with torch.no_grad():
+        model[0].weight *= 2.0**40
+    for method in LINEAR_METHODS:
+        found = bounds(model, lower, upper, method=method, rounding="outward")
+        exact = range_of_chain(model, lower, upper, method)
+        assert violations(found, *exact)[0] == 0

@@ -1,0 +1,59 @@
+"""What bounds assume of products: sums of products of the operands themselves, whatever the libraries could do."""
+
+import re
+
+import pytest
+import torch
+from rounding.cases import bounds, box, fill
+from torch import nn
+from torch.nn import functional
+
+from lbp.errors import UnanalysedRoundingError
+from lbp.precision import check_products, full_precision
+
+
+def test_the_library_convolves_directly(capfd):
+    # Shapes for which oneDNN has Winograd's algorithm.
+    x, weight = torch.randn(16, 32, 12, 12), torch.randn(32, 32, 3, 3)
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("PyTorch without oneDNN convolves by matrix products")
+    with full_precision(), torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        functional.conv2d(x, weight, padding=1)
+        functional.conv_transpose2d(x, weight, padding=1)
+    algorithms = re.findall(r"alg:(convolution\w*|deconvolution\w*)", capfd.readouterr().out)
+    assert algorithms
+    assert {name.split("_")[-1] for name in algorithms} == {"direct"}
+
+
+def test_nnpack_which_may_choose_winograds_algorithm_is_off():
+    (before,) = torch.backends.nnpack.set_flags(True)
+    try:
+        with full_precision():
+            assert not torch._C._get_nnpack_enabled()
+        assert torch._C._get_nnpack_enabled()
+    finally:
+        torch.backends.nnpack.set_flags(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        ("ONEDNN_DEFAULT_FPMATH_MODE", "cpu"),
+        ("DNNL_DEFAULT_FPMATH_MODE", "cpu"),
+        ("CUBLAS_EMULATE_SINGLE_PRECISION", "cuda"),
+        ("LBP_CUDA_TENSOR_CORES", "cuda"),
+    ],
+)
+def test_an_environment_that_changes_products_is_refused(name, device, monkeypatch):
+    check_products(torch.device(device))
+    monkeypatch.setenv(name, "bf16" if device == "cpu" else "1")
+    with pytest.raises(UnanalysedRoundingError, match=name):
+        check_products(torch.device(device))
+
+
+def test_only_bounds_that_account_for_rounding_need_such_products(monkeypatch):
+    model, (lower, upper) = fill(nn.Sequential(nn.Linear(3, 2)), "gaussian"), box(1, 3)
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "any")
+    bounds(model, lower, upper, method="IBP", rounding="nearest")
+    with pytest.raises(UnanalysedRoundingError, match="ONEDNN_DEFAULT_FPMATH_MODE=any"):
+        bounds(model, lower, upper, method="IBP", rounding="outward")
