@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, distributed, nn
 
+from lbp.data import Dataset
 from lbp.distributed import Workers, workers
 from lbp.errors import InvalidInputError
 from lbp.nn import GlobalBatchNorm
@@ -34,6 +35,10 @@ class World(Workers):
                 "size or the number of examples so that the last batch is larger"
             )
         return batch.tensor_split(self.size)[self.rank]
+
+    def share_of(self, data: Dataset) -> Dataset:
+        """This process's share of a data set, in order, on its device; may be empty."""
+        return data.chosen(torch.arange(len(data)).tensor_split(self.size)[self.rank]).to(self.device)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum of a tensor over all processes, differentiable; the same tensor where there is one process."""

@@ -9,6 +9,7 @@ from lbp.bounded import BoundedModule
 from lbp.data import Dataset
 from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
+from lbp.training.distributed import World
 from lbp.training.settings import TrainingSettings
 from lbp.verification import certainly_above, margin_bounds
 
@@ -32,28 +33,31 @@ class Choice:
 
 @torch.no_grad()
 def held_out_errors(
-    bounded: BoundedModule, model: nn.Module, data: Dataset, settings: TrainingSettings
+    bounded: BoundedModule, model: nn.Module, share: Dataset, settings: TrainingSettings, world: World
 ) -> tuple[float, float]:
     """Clean error, and IBP-verified error at the final radius, as shares; the model runs in evaluation mode.
 
     Args:
         bounded: of the model.
         model: network to logits.
-        data: held-out examples on the model's device, in the network's input size.
+        share: this process's held-out examples on the model's device, in the network's input size; may be empty.
         settings: of the training.
+        world: the processes, whose counts are summed.
     """
     region = PerturbationLpNorm(eps=settings.eps, clip=settings.clip)
-    wrong = torch.zeros((), dtype=torch.int64, device=data.labels.device)
-    verified = wrong.clone()
+    wrong = torch.zeros((), dtype=torch.int64, device=share.labels.device)
+    unverified = wrong.clone()
     with evaluation_mode(model):
-        for images, labels in zip(data.images.split(_BATCH), data.labels.split(_BATCH), strict=True):
+        for images, labels in zip(share.images.split(_BATCH), share.labels.split(_BATCH), strict=True):
             right = model(images).argmax(1) == labels
             lower = margin_bounds(
-                bounded, images, labels, num_classes=data.num_classes, perturbation=region, method="IBP"
+                bounded, images, labels, num_classes=share.num_classes, perturbation=region, method="IBP"
             )
             wrong += (~right).sum()
-            verified += (right & certainly_above(lower).all(1)).sum()
-    return int(wrong) / len(data), 1.0 - int(verified) / len(data)
+            unverified += (~(right & certainly_above(lower).all(1))).sum()
+    counts = torch.stack([wrong, unverified, torch.full_like(wrong, len(share))])
+    wrong_count, unverified_count, examples = world.sum(counts).tolist()
+    return wrong_count / examples, unverified_count / examples
 
 
 def score_of(settings: TrainingSettings, errors: tuple[float, float]) -> float:

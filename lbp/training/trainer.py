@@ -84,7 +84,7 @@ class Trainer:
         _check(model, data, settings, self._world)
         height, width = input_size or data.images.shape[2:]
         self._clean = data.cropped(height, width)
-        self._held_out = held_out.cropped(height, width).to(self._world.device) if held_out is not None else None
+        self._held_out = None if held_out is None else self._world.share_of(held_out.cropped(height, width))
         self._batches = Batches(
             data, (height, width), settings.augmentation, settings.batch_size, settings.seed, self._world.device
         )
@@ -136,7 +136,7 @@ class Trainer:
         """Measure the network on the held-out set, and keep it if it is the best so far."""
         if self._held_out is None or epoch < full_radius_from(self._settings):
             return None
-        errors = held_out_errors(self.step.objective.bounded, self.model, self._held_out, self._settings)
+        errors = held_out_errors(self.step.objective.bounded, self.model, self._held_out, self._settings, self._world)
         score, choice = score_of(self._settings, errors), self.progress.choice
         if choice is None or score < choice.score:
             self.progress.choice = Choice(epoch, score, snapshot(self.model))
@@ -159,14 +159,13 @@ class Trainer:
         per_epoch = self._batches.steps_per_epoch
         controls = controls_at(self._settings, step, per_epoch)
         what = f"the loss is {loss}" if not torch.isfinite(torch.tensor(loss)) else "the gradient is not finite"
-        where = ""
-        if self._world.size == 1:
-            images, labels = self._batches.batch(plan, step % per_epoch)
-            values = (controls.eps, controls.kappa, controls.beta, controls.regularization)
-            weights = torch.tensor(values, device=images.device)
-            where = f": {locate(self.step.objective, images, labels, weights, Parts.of(controls))}"
+        # Every process runs the whole batch again, so that all of them find the same.
+        images, labels = self._batches.batch(plan, step % per_epoch)
+        values = (controls.eps, controls.kappa, controls.beta, controls.regularization)
+        weights = torch.tensor(values, device=images.device)
+        where = locate(self.step.objective, images, labels, weights, Parts.of(controls))
         return (
-            f"{what} in epoch {step // per_epoch}, step {step}{where} (eps {controls.eps:g}, learning rate "
+            f"{what} in epoch {step // per_epoch}, step {step}: {where} (eps {controls.eps:g}, learning rate "
             f"{controls.lr:g}); try a smaller learning rate, gradient_clip or a longer ramp of eps"
         )
 

@@ -1,5 +1,6 @@
 """Several processes train like one."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from training.two_processes import one_step
+from training.two_processes import an_epoch_that_diverges, held_out, one_step
 
 import lbp
 from lbp import checkpoint
@@ -67,6 +68,28 @@ def test_a_step_with_batch_normalisation_noise_and_regularisers_is_that_of_one_p
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5 * float(value.abs().max()))
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return [json.loads((folder / f"found-{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_held_out_examples_are_divided_and_counted_together(found):
+    (*of_seven, seen), (*of_one, _) = held_out(World(), 7), held_out(World(), 1)
+    assert of_seven[0] == 3 / 7
+    assert of_seven[1] < 1
+    assert seen == 7
+    assert [part["held out"] for part in found] == [
+        [[*of_seven, 4], [*of_one, 1]],
+        [[*of_seven, 3], [*of_one, 0]],
+    ]
+
+
+def test_all_processes_name_the_layer_that_diverges(found):
+    message = an_epoch_that_diverges(World())
+    assert "epoch 0, step 1: in the clean pass the output of layer 0 is not finite" in message
+    assert [part["diverged"] for part in found] == [message, message]
 
 
 def test_parts_of_a_batch_cover_it_in_order():
