@@ -1,8 +1,8 @@
 """Writes every settings file of this folder: `python configs/generate.py`.
 
-`paper/` has one file per row of tables 2 to 7 of Lyu et al. 2021, from the one list of these rows in the repository
-(`lbp.experiments.paper_rows`) and the settings that the paper states per data set. `short/` has the schedules of Shi et
-al. 2021, `quick/` trainings that two CPU cores finish in minutes.
+`paper/` has one file per row of tables 2 to 7 of Lyu et al. 2021, from the one list of these rows in the repository and
+the settings that the paper states per data set (`lbp.experiments`). `short/` has the schedules of Shi et al. 2021,
+`quick/` trainings that two CPU cores finish in minutes.
 """
 
 import sys
@@ -10,32 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lbp.experiments import PaperRow, paper_rows
+from lbp.experiments import PaperRow, paper_rows, training_of
 from lbp.training import RunSettings
 
 Table = dict[str, Any]
-
-# Lyu et al. 2021, section 5 and appendix; kappa of MNIST is the first of the three pairs that the paper tries.
-PAPER: dict[str, Table] = {
-    "mnist": {
-        "batch_size": 256, "epochs": 200, "lr": 5e-4, "lr_milestones": [130, 190], "lr_factor": 0.1,
-        "warm_up_epochs": 10, "ramp_epochs": 50, "kappa_start": 1.0, "kappa_end": 0.5,
-    },
-    "cifar10": {
-        "batch_size": 1024, "epochs": 3200, "lr": 5e-4, "lr_milestones": [2600, 3040], "lr_factor": 0.1,
-        "warm_up_epochs": 320, "ramp_epochs": 1600, "kappa_start": 0.0, "kappa_end": 0.0,
-        "augmentation": {"flip": True, "padding": 4},
-    },
-    "tiny-imagenet": {
-        "batch_size": 110, "epochs": 1000, "lr": 5e-4, "lr_milestones": [600, 700], "lr_factor": 0.1,
-        "warm_up_epochs": 100, "ramp_epochs": 400, "kappa_start": 0.0, "kappa_end": 0.0, "fusion": True,
-        "augmentation": {"flip": True},
-    },
-}  # fmt: skip
-ETA_SCHEDULE: dict[str, Table] = {
-    "mnist": {"eta_keep_epochs": 70, "eta_fall_epochs": 70},
-    "cifar10": {"eta_keep_epochs": 1000, "eta_fall_epochs": 1200},
-}
 
 # Shi et al. 2021; the radii are those that they train with.
 SHORT: dict[str, Table] = {
@@ -81,16 +59,7 @@ SLOPE = 0.01
 
 def paper_config(row: PaperRow) -> Table:
     """Settings of the training behind a row of the paper."""
-    training = {"loss": row.loss, "eps": row.train_eps, **PAPER[row.data]}
-    if row.loss == "crown-ibp":
-        training["beta_end"] = 1.0 if row.train_eps == "2.2/255" else 0.0
-    if row.eta_start > 0:
-        training |= {"eta_start": row.eta_start, "eta_end": row.eta_end}
-    if row.eta_start != row.eta_end:
-        training |= ETA_SCHEDULE[row.data]
-    if (row.activation, row.loss, row.train_eps) == ("ramp", "ibp", "2.2/255"):
-        training["r_noise"] = 0.01
-    return config(row.data, row.architecture, activation(row.activation, row.eta_start), training)
+    return config(row.data, row.architecture, activation(row.activation, row.eta_start), training_of(row))
 
 
 def config(data: str, architecture: str, chosen: Table, training: Table) -> Table:

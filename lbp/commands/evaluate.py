@@ -35,6 +35,8 @@ from lbp.evaluation import (
     STRATEGIES,
     EvaluatedImage,
     EvaluationSettings,
+    departures,
+    departures_text,
     markdown_table,
     summary_of,
 )
@@ -108,14 +110,16 @@ def evaluate(
         network = subject.network
         rows = matching_rows(subject.data.name, network.settings, network.training, eps, clip) if limit is None else []
         table = markdown_table(summary["errors"], settings.methods, settings.strategies, rows)
+        found = [(row, departures(row, network.training["training"])) for row in rows]
         text = f"{network.settings.architecture}, {subject.data.name} ({len(records)} images), eps {eps:g}\n\n{table}"
+        text += "".join(f"\n{departures_text(row, differing)}\n" for row, differing in found)
         Console().print(text, highlight=False, soft_wrap=True, markup=False, end="")
         if markdown is not None:
             write_atomically(markdown, text.encode())
         if json is not None:
             description = subject.describe() | {
                 "settings": identity["evaluate"],
-                "paper": [_stated(row) for row in rows],
+                "paper": [_stated(row, differing) for row, differing in found],
             }
             write_json(json, description | {"summary": summary, "images": records})
 
@@ -128,5 +132,10 @@ def _kind_of(record: dict[str, Any]) -> str:
     return "verified" if any(record["verified"].values()) else "open"
 
 
-def _stated(row: PaperRow) -> dict[str, Any]:
-    return {"table": row.table, "activation": row.activation_label, "errors": row.errors}
+def _stated(row: PaperRow, differing: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+    return {
+        "table": row.table,
+        "activation": row.activation_label,
+        "errors": row.errors,
+        "departures": {name: {"here": here, "paper": paper} for name, (here, paper) in differing.items()},
+    }

@@ -20,6 +20,8 @@ def matching_rows(
         eps: radius of the evaluation.
         clip: whether the balls are intersected with the range of the data, as the paper's are.
 
+    The schedule is not compared: `lbp.evaluation.departures` says where it differs.
+
     Returns:
         the rows of all tables that have one; of tables that repeat a row, the last.
     """

@@ -21,7 +21,8 @@ def network(tmp_path_factory):
     path = tmp_path_factory.mktemp("network") / "net.safetensors"
     settings = ModelSettings(architecture="DM-Small", input_shape=(1, 8, 8), num_classes=10)
     torch.manual_seed(0)
-    checkpoint.save(path, build(settings), settings, {"data": {"name": "digits"}})
+    training = {"data": {"name": "digits"}, "training": {"epochs": 7}}
+    checkpoint.save(path, build(settings), settings, training)
     return path
 
 
@@ -77,5 +78,8 @@ def test_the_papers_row_stands_beside_ours_on_the_whole_test_set_alone(network, 
     assert result.exit_code == 0, result.output
     assert f"paper, table {row.table}, tight" in result.stdout
     assert asked[0][0] == "digits"
-    assert json.loads((tmp_path / "out.json").read_text())["paper"][0]["errors"] == row.errors
+    assert f"paper, table {row.table}: trained otherwise, here epochs 7 (paper: 3200)" in result.stdout
+    (stated,) = json.loads((tmp_path / "out.json").read_text())["paper"]
+    assert stated["errors"] == row.errors
+    assert stated["departures"] == {"epochs": {"here": 7, "paper": 3200}}
     assert "paper" not in invoke(network).stdout
