@@ -1,28 +1,32 @@
-"""Trains the quick MNIST settings with ReLU and ParamRamp, three seeds each, and tabulates their errors.
+r"""Trains the quick MNIST settings with ReLU and ParamRamp, three seeds each, and tabulates their errors.
 
     python benchmarks/quick_table.py --data-root DATA
 
 What is done is kept in `--state`, so that the command continues where it was stopped;
-the table goes to `benchmarks/results/quick-mnist.md`, the record to `.json` beside it.
+the table goes to `benchmarks/results/quick-mnist.md`, the record to `.json` beside it. A small run shows that it works:
+
+    python benchmarks/quick_table.py --data-root DATA --state build/tiny --output build/tiny-table --limit 5 \
+        --seeds 0,1 --set data.limit=300 --set training.epochs=2 --set training.warm_up_epochs=1 \
+        --set training.ramp_epochs=1
 """
 
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train_gpu import ROOT, Clock
+from train_gpu import ROOT, Clock, changed
 
 from lbp.checkpoint import write_atomically
 
-SEEDS = (0, 1, 2)
 RADII = ("0.1", "0.2", "0.3")
 NAMES = {"relu": "ReLU", "ramp": "ParamRamp"}
 COLUMNS = ("clean", "IBP", "CROWN-IBP", "CROWN-LBP", "PGD")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Does what is not done yet, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", required=True, help="folder with the four MNIST files")
@@ -31,24 +35,27 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "quick-mnist")
     parser.add_argument("--limit", type=int, default=1000, help="test images")
-    options = parser.parse_args()
+    parser.add_argument("--seeds", default="0,1,2", help="of the trainings, separated by commas")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as for lbp train")
+    options = parser.parse_args(arguments)
+    seeds = [int(seed) for seed in options.seeds.split(",")]
     options.state.mkdir(parents=True, exist_ok=True)
     clock = Clock(float("inf"))
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for name in NAMES:
-        for seed in SEEDS:
+        for seed in seeds:
             checkpoint = options.state / f"{name}-{seed}.safetensors"
             if not checkpoint.exists():
                 config = ROOT / "configs" / "quick" / f"mnist-ibp-{name}.toml"
-                seeded = ("--set", f"training.seed={seed}")
                 data = ("--data-root", options.data_root, "--device", "cpu")
-                clock.run("train", config, *data, "--resume", "--output", checkpoint, *seeded)
+                changes = changed([*options.set, f"training.seed={seed}"])
+                clock.run("train", config, *data, "--resume", "--output", checkpoint, *changes)
             for eps in RADII:
                 found.setdefault((name, eps), []).append(errors(checkpoint, eps, options, clock))
     rows = [
         {"activation": NAMES[name], "eps": eps, "errors": entries} for (name, eps), entries in sorted(found.items())
     ]
-    record = {"images": options.limit, "seeds": SEEDS, "rows": rows}
+    record = {"images": options.limit, "seeds": seeds, "changes": options.set, "rows": rows}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.output.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
     write_atomically(options.output.with_suffix(".md"), table(rows).encode())
@@ -81,13 +88,14 @@ def errors(checkpoint: Path, eps: str, options: argparse.Namespace, clock: Clock
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Means over the seeds and standard deviations, in percent."""
+    """Means over the seeds and, of several, standard deviations, in percent."""
     lines = [f"| eps | activation | {' | '.join(COLUMNS)} |", f"| --- | --- |{' ---: |' * len(COLUMNS)}"]
     for row in sorted(rows, key=lambda row: (row["eps"], row["activation"] != "ReLU")):
         cells = []
         for column in COLUMNS:
             values = [100 * entry[column] for entry in row["errors"]]
-            cells.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}")
+            deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{deviation}")
         lines.append(f"| {row['eps']} | {row['activation']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

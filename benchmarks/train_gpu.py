@@ -21,6 +21,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ class Clock:
         """Runs `lbp` with arguments; it is killed when the time is up, which loses no finished epoch or image."""
         command = [sys.executable, "-m", "lbp", *map(str, arguments)]
         print("$", " ".join(command[1:]), flush=True)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        searched = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": searched}
         left = self._end - time.monotonic()
         try:
             subprocess.run(command, env=environment, check=True, timeout=max(left, 0.001))
@@ -77,9 +79,9 @@ class Clock:
             raise TimeIsUpError from None
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Does as much as fits in the time, and writes what there is."""
-    options = parse()
+    options = parse(arguments)
     options.state.mkdir(parents=True, exist_ok=True)
     jobs = [
         Job(
@@ -101,7 +103,7 @@ def main() -> None:
     write(jobs, options, finished)
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", required=True, help="folder with the four MNIST files")
@@ -114,17 +116,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as for lbp train")
     parser.add_argument("--limit", type=int, help="evaluate only the first so many images")
     parser.add_argument("--pgd-steps", type=int, default=200)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.output = options.output or ROOT / "benchmarks" / "results" / f"train-gpu-{options.schedule}"
     return options
+
+
+def changed(settings: Sequence[str]) -> list[str]:
+    """Arguments of `lbp train` that change settings."""
+    return [part for setting in settings for part in ("--set", setting)]
 
 
 def work(job: Job, options: argparse.Namespace, clock: Clock) -> None:
     """Trains and evaluates one network, as far as that is not done."""
     common = ("--data-root", options.data_root, "--device", options.device)
     if not job.checkpoint.exists():
-        changes = [part for change in options.set for part in ("--set", change)]
-        clock.run("train", job.config, *common, "--resume", "--output", job.checkpoint, *changes)
+        clock.run("train", job.config, *common, "--resume", "--output", job.checkpoint, *changed(options.set))
     for eps in RADII:
         record = job.evaluation(eps)
         if record.exists():
