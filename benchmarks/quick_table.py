@@ -65,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def errors(checkpoint: Path, eps: str, options: argparse.Namespace, clock: Clock) -> dict[str, float]:
     """Errors of one network at one radius, as shares."""
     common = ("--data-root", options.data_root, "--eps", eps, "--limit", options.limit)
-    evaluated, verified = (checkpoint.with_name(f"{checkpoint.stem}-{eps}.{kind}.json") for kind in ("e", "v"))
+    evaluated, verified = (
+        checkpoint.with_name(f"{checkpoint.stem}-{eps}-{options.limit}.{kind}.json") for kind in ("e", "v")
+    )
     if not evaluated.exists():
         clock.run(
             "evaluate", checkpoint, *common, "--methods", "IBP,CROWN-IBP", "--strategies", "tight", "--pgd-steps", 20,

@@ -171,6 +171,7 @@ def row(job: Job, eps: str) -> dict[str, Any]:
         "activation": TITLES[job.name],
         "eps": eps,
         "images": found["summary"]["examples"],
+        "trained": {name: training[name] for name in ("data", "training")},
         "training_seconds": sum(epoch["seconds"] for epoch in training["history"]),
         "selection": training["selection"],
         "ours": found["summary"]["errors"],

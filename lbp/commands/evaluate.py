@@ -25,6 +25,8 @@ from lbp.commands.options import (
     Resume,
     Split,
     chosen_device,
+    data_range,
+    names,
     prepare_file,
     prepare_outputs,
     write_json,
@@ -78,9 +80,9 @@ def evaluate(
     """
     settings = EvaluationSettings(
         eps=eps,
-        clip=(0.0, 1.0) if clip else None,
-        methods=tuple(method_names(methods.split(","))),
-        strategies=tuple(name.strip() for name in strategies.split(",")),
+        clip=data_range(clip),
+        methods=tuple(method_names(names(methods))),
+        strategies=tuple(names(strategies)),
         attack=AttackSettings(steps=pgd_steps, restarts=pgd_restarts, queries=queries, seed=seed),
     )
     prepare_outputs(json, results, resume)

@@ -82,6 +82,16 @@ def chosen_device(name: str | None) -> torch.device:
     return device
 
 
+def data_range(clip: bool) -> tuple[float, float] | None:
+    """The range that `--clip` intersects the balls with; None for `--no-clip`."""
+    return (0.0, 1.0) if clip else None
+
+
+def names(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in text.split(",")]
+
+
 def prepare_file(path: Path) -> None:
     """Makes the folder of a file that is going to be written, so that a bad path shows before the work.
 

@@ -1,5 +1,7 @@
 """`lbp plot`: pictures of any checkpoint."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +21,8 @@ from lbp.commands.options import (
     Radius,
     Split,
     chosen_device,
+    data_range,
+    names,
     number,
     prepare_file,
 )
@@ -58,16 +62,14 @@ def plot_tightness_command(
     output: Output = None,
 ) -> None:
     """Width of the bounds against the radius, every method, every kind of lines (figure 3)."""
-    names, kinds = method_names(methods.split(",")), _names(strategies)
+    taken, kinds = method_names(names(methods)), names(strategies)
     values = _numbers("--radii", radii)
     target = _target(output, path, "tightness")
     subject = load_subject(path, data, split, data_root, limit, chosen_device(device))
-    with progress_bars() as bars:
-        task = bars.add_task("tightness", total=None, details="")
+    with _progress("tightness") as progress:
         curves = tightness(
             subject.network.model, subject.images.to(subject.device), values,
-            clip=(0.0, 1.0) if clip else None, methods=names, strategies=kinds,
-            progress=lambda done, total: bars.update(task, completed=done, total=total),
+            clip=data_range(clip), methods=taken, strategies=kinds, progress=progress,
         )  # fmt: skip
     _write(target, plot_tightness(curves, f"{_title(subject)}, {len(subject.data)} images"))
 
@@ -95,7 +97,7 @@ def plot_neuron_status_command(
             subject.network.model,
             subject.images.to(subject.device),
             eps,
-            clip=(0.0, 1.0) if clip else None,
+            clip=data_range(clip),
             method=name,
         )
         networks.append((f"{path.stem}: {_title(subject)}", status))
@@ -118,16 +120,14 @@ def plot_slope_sweep_command(
     output: Output = None,
 ) -> None:
     """Margin bounds of a network as its ReLUs become LeakyReLUs (appendix)."""
-    names, kinds = method_names(methods.split(",")), _names(strategies)
+    taken, kinds = method_names(names(methods)), names(strategies)
     values = _numbers("--slopes", slopes)
     target = _target(output, path, "slope-sweep")
     subject = load_subject(path, data, split, data_root, limit, chosen_device(device))
-    with progress_bars() as bars:
-        task = bars.add_task("slope sweep", total=None, details="")
+    with _progress("slope sweep") as progress:
         curves = slope_sweep(
             subject.network.model, subject.images.to(subject.device), subject.data.labels, eps, values,
-            clip=(0.0, 1.0) if clip else None, methods=names, strategies=kinds,
-            progress=lambda done, total: bars.update(task, completed=done, total=total),
+            clip=data_range(clip), methods=taken, strategies=kinds, progress=progress,
         )  # fmt: skip
     _write(target, plot_slope_sweep(curves, f"{_title(subject)}, {len(subject.data)} images, eps {eps:g}"))
 
@@ -149,18 +149,22 @@ def _history(path: Path) -> list[dict[str, float]]:
     return history
 
 
+@contextmanager
+def _progress(description: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar; what the block gets takes the number of verifications done and in all."""
+    with progress_bars() as bars:
+        task = bars.add_task(description, total=None, details="")
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
 def _title(subject: Subject) -> str:
     settings = subject.network.settings
     return f"{settings.architecture}, {settings.activation.name}, {subject.data.name}"
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
-
-
 def _numbers(option: str, text: str) -> list[float]:
     try:
-        return [number(part.strip()) for part in text.split(",")]
+        return [number(part) for part in names(text)]
     except typer.BadParameter as error:
         raise InvalidInputError(f"{option}: {error.message}") from error
 

@@ -23,6 +23,8 @@ from lbp.commands.options import (
     Resume,
     Split,
     chosen_device,
+    data_range,
+    names,
     prepare_outputs,
     write_json,
 )
@@ -77,8 +79,8 @@ def verify(
     settings = CascadeSettings(
         eps=eps,
         norm=None if math.isinf(norm) else norm,
-        clip=(0.0, 1.0) if clip else None,
-        methods=tuple(method_names(methods.split(","), sort=True)),
+        clip=data_range(clip),
+        methods=tuple(method_names(names(methods), sort=True)),
         strategy=strategy,
         # Attacks search l_inf balls.
         attack=AttackSettings(steps=attack_steps, restarts=attack_restarts, queries=attack_queries, seed=seed)
