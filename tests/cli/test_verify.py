@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -42,6 +43,20 @@ def invoke(network, *more):
     return runner.invoke(cli.app, command(network, *more), env={"COLUMNS": "200"})
 
 
+@pytest.fixture(scope="module")
+def whole(network, tmp_path_factory):
+    """The results file of a run of the command as it is."""
+    path = tmp_path_factory.mktemp("whole") / "results.jsonl"
+    assert invoke(network, "--results", path).exit_code == 0
+    return path
+
+
+@pytest.fixture
+def finished(whole, tmp_path):
+    """A copy of it, which may be gone on with."""
+    return shutil.copy(whole, tmp_path / "results.jsonl")
+
+
 def verdicts(path):
     return {verdict.index: (verdict.verdict, verdict.by) for verdict in read_verdicts(path)[1]}
 
@@ -70,9 +85,8 @@ def test_it_says_that_other_norms_are_not_attacked(network):
     assert "attacked error" not in result.stdout
 
 
-def test_an_interrupted_run_is_continued(network, tmp_path):
-    whole, path = tmp_path / "whole.jsonl", tmp_path / "results.jsonl"
-    assert invoke(network, "--results", whole).exit_code == 0
+def test_an_interrupted_run_is_continued(network, whole, tmp_path):
+    path = tmp_path / "results.jsonl"
     lines = whole.read_bytes().splitlines(keepends=True)
     assert len(lines) == 13
     assert len(set(verdicts(whole).values())) >= 2, "the test says little otherwise"
@@ -90,28 +104,24 @@ def test_an_interrupted_run_is_continued(network, tmp_path):
     ("more", "named"),
     [(["--eps", "2/255"], "eps"), (["--limit", "11"], "data"), (["--strategy", "adaptive"], "verify")],
 )
-def test_other_settings_do_not_continue_a_run(network, tmp_path, more, named):
-    path = tmp_path / "results.jsonl"
-    assert invoke(network, "--results", path).exit_code == 0
-    refused = invoke(network, "--results", path, "--resume", *more)
+def test_other_settings_do_not_continue_a_run(network, finished, more, named):
+    refused = invoke(network, "--results", finished, "--resume", *more)
     assert refused.exit_code != 0
     assert "made with other settings" in str(refused.exception)
     assert named in str(refused.exception)
 
 
-def test_another_network_does_not_continue_a_run(network, tmp_path):
-    path, other = tmp_path / "results.jsonl", tmp_path / "other.safetensors"
+def test_another_network_does_not_continue_a_run(network, finished, tmp_path):
+    other = tmp_path / "other.safetensors"
     loaded = checkpoint.load(network)
     with torch.no_grad():
         loaded.model.output.bias[0] += 1e-6
     checkpoint.save(other, loaded.model, loaded.settings, loaded.training)
-    assert invoke(network, "--results", path).exit_code == 0
-    assert "checkpoint was" in str(invoke(other, "--results", path, "--resume").exception)
+    assert "checkpoint was" in str(invoke(other, "--results", finished, "--resume").exception)
 
 
-def test_two_processes_reach_the_verdicts_of_one(network, tmp_path):
-    alone, together = tmp_path / "alone.jsonl", tmp_path / "together.jsonl"
-    assert invoke(network, "--results", alone).exit_code == 0
+def test_two_processes_reach_the_verdicts_of_one(network, whole, tmp_path):
+    together = tmp_path / "together.jsonl"
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "lbp"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     finished = subprocess.run(
@@ -120,14 +130,13 @@ def test_two_processes_reach_the_verdicts_of_one(network, tmp_path):
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("verified error so far") == 1, "one process prints"
-    assert verdicts(together) == verdicts(alone)
+    assert verdicts(together) == verdicts(whole)
     assert [path.name for path in tmp_path.glob("together*")] == ["together.jsonl"]
 
 
 @pytest.mark.parametrize("budget", ["2 MiB", "2 GB"])
-def test_verdicts_do_not_depend_on_the_memory_budget(network, tmp_path, budget):
-    whole, path = tmp_path / "whole.jsonl", tmp_path / "results.jsonl"
-    assert invoke(network, "--results", whole).exit_code == 0
+def test_verdicts_do_not_depend_on_the_memory_budget(network, whole, tmp_path, budget):
+    path = tmp_path / "results.jsonl"
     more = ("--results", path, "--memory-budget", budget)
     result = runner.invoke(cli.app, [part for part in command(network, *more) if part not in ("--batch-size", "3")])
     assert result.exit_code == 0, result.output

@@ -62,7 +62,9 @@ def test_verdicts_agree_with_a_fine_grid(seed, share):
     values = grid_values(network(seed), -1, 1)
     spread = values[:, 0].max() - values[:, 0].min()
     limit = (values[:, 0].min() + share * spread).item()
-    found = verify_property(network(seed), stated(-1, 1, f"(<= Y_0 {limit})"), (2,), deadline=Deadline(20))
+    # With no room on either side neither proof nor counterexample need turn up: there only a false verdict would tell.
+    patience = Deadline(20 if abs(share) > 0.01 else 0.2)
+    found = verify_property(network(seed), stated(-1, 1, f"(<= Y_0 {limit})"), (2,), deadline=patience)
     if share < -0.01:
         assert found.verdict is not Verdict.UNKNOWN
     if share > 0.01:
