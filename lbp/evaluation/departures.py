@@ -31,13 +31,13 @@ def departures(row: PaperRow, training: Mapping[str, Any]) -> dict[str, tuple[An
     """
     # The paper chooses among the epochs on the test set.
     paper = TrainingSettings.model_validate({**training_of(row), "selection": "test"}).model_dump(mode="json")
-    names = _COMPARED
+    names = list(_COMPARED)
     if row.loss == "crown-ibp":
         names += _WITH_CROWN
     if row.eta_start != row.eta_end:
         names += _WITH_FALLING_SLOPE
     if tuple(training.get(name) for name in _KAPPA) in KAPPAS.get(row.data, ()):
-        names = tuple(name for name in names if name not in _KAPPA)
+        names = [name for name in names if name not in _KAPPA]
     return {name: (training[name], paper[name]) for name in names if name in training and training[name] != paper[name]}
 
 
