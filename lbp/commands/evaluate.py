@@ -1,6 +1,5 @@
 """`lbp evaluate`."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +7,7 @@ import typer
 from rich.console import Console
 
 from lbp.checkpoint import write_atomically
-from lbp.commands.console import ImageProgress, progress_bars
+from lbp.commands.images import image_results, report
 from lbp.commands.network import load_subject
 from lbp.commands.options import (
     BatchSize,
@@ -46,7 +45,6 @@ from lbp.evaluation import (
     evaluate as evaluate_images,
 )
 from lbp.experiments import PaperRow, matching_rows
-from lbp.results import run_images
 from lbp.verification import AttackSettings, method_names
 
 _KINDS = ("verified", "open", "attacked", "misclassified")
@@ -91,39 +89,30 @@ def evaluate(
     place = chosen_device(device)
     with workers(place) as group:
         subject = load_subject(path, data, split, data_root, limit, place)
-        images, labels = subject.images, subject.data.labels
-        identity = subject.identity() | {"evaluate": settings.model_dump(mode="json")}
-
-        def work(todo: list[int], emit: Callable[[list[dict[str, Any]]], None]) -> None:
-            evaluate_images(
-                subject.network.model, images, labels, settings, indices=todo, batch_size=batch_size,
-                memory_budget=memory_budget,
-                on_images=lambda found: emit([image.model_dump(mode="json") for image in found]),
-            )  # fmt: skip
-
-        with progress_bars(visible=group.leads) as bars:
-            records = run_images(
-                work, len(labels), settings=identity, kind=EvaluatedImage, path=results, resume=resume, group=group,
-                progress=ImageProgress(bars, "evaluate", _KINDS, _kind_of),
-            )  # fmt: skip
+        x, labels = subject.images, subject.data.labels
+        images = image_results(
+            "evaluate", subject, settings, EvaluatedImage,
+            lambda todo, emit: evaluate_images(
+                subject.network.model, x, labels, settings, indices=todo, batch_size=batch_size,
+                memory_budget=memory_budget, on_images=emit,
+            ),
+            counted=_KINDS, counted_as=_kind_of, path=results, resume=resume, group=group,
+        )  # fmt: skip
         if not group.leads:
             return
-        summary = summary_of([EvaluatedImage.model_validate(record) for record in records])
+        summary = summary_of(images)
         network = subject.network
         rows = matching_rows(subject.data.name, network.settings, network.training, eps, clip) if limit is None else []
         table = markdown_table(summary["errors"], settings.methods, settings.strategies, rows)
         found = [(row, departures(row, network.training["training"])) for row in rows]
-        text = f"{network.settings.architecture}, {subject.data.name} ({len(records)} images), eps {eps:g}\n\n{table}"
+        text = f"{network.settings.architecture}, {subject.data.name} ({len(images)} images), eps {eps:g}\n\n{table}"
         text += "".join(f"\n{departures_text(row, differing)}\n" for row, differing in found)
         Console().print(text, highlight=False, soft_wrap=True, markup=False, end="")
         if markdown is not None:
             write_atomically(markdown, text.encode())
         if json is not None:
-            description = subject.describe() | {
-                "settings": identity["evaluate"],
-                "paper": [_stated(row, differing) for row, differing in found],
-            }
-            write_json(json, description | {"summary": summary, "images": records})
+            stated = [_stated(row, differing) for row, differing in found]
+            write_json(json, report(subject, settings, summary, images, paper=stated))
 
 
 def _kind_of(record: dict[str, Any]) -> str:

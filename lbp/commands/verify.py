@@ -1,12 +1,12 @@
 """`lbp verify`."""
 
 import math
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from lbp.commands.console import ImageProgress, print_verdicts, progress_bars
+from lbp.commands.console import print_verdicts
+from lbp.commands.images import image_results, report
 from lbp.commands.network import load_subject
 from lbp.commands.options import (
     BatchSize,
@@ -29,7 +29,6 @@ from lbp.commands.options import (
     write_json,
 )
 from lbp.distributed import workers
-from lbp.results import run_images
 from lbp.verification import (
     CASCADE,
     VERDICTS,
@@ -91,25 +90,19 @@ def verify(
     place = chosen_device(device)
     with workers(place) as group:
         subject = load_subject(path, data, split, data_root, limit, place)
-        images, labels = subject.images, subject.data.labels
-        identity = subject.identity() | {"verify": settings.model_dump(mode="json")}
-
-        def work(todo: list[int], emit: Callable[[list[dict[str, Any]]], None]) -> None:
-            run_cascade(
-                subject.network.model, images, labels, settings, indices=todo, batch_size=batch_size,
-                memory_budget=memory_budget,
-                on_verdicts=lambda verdicts: emit([verdict.model_dump(mode="json") for verdict in verdicts]),
-            )  # fmt: skip
-
-        with progress_bars(visible=group.leads) as bars:
-            records = run_images(
-                work, len(labels), settings=identity, kind=ImageVerdict, path=results, resume=resume, group=group,
-                progress=ImageProgress(bars, "verify", VERDICTS, lambda record: str(record["verdict"])),
-            )  # fmt: skip
+        x, labels = subject.images, subject.data.labels
+        verdicts = image_results(
+            "verify", subject, settings, ImageVerdict,
+            lambda todo, emit: run_cascade(
+                subject.network.model, x, labels, settings, indices=todo, batch_size=batch_size,
+                memory_budget=memory_budget, on_verdicts=emit,
+            ),
+            counted=VERDICTS, counted_as=lambda record: str(record["verdict"]), path=results, resume=resume,
+            group=group,
+        )  # fmt: skip
         if not group.leads:
             return
-        summary = summarize([ImageVerdict.model_validate(record) for record in records])
+        summary = summarize(verdicts)
         print_verdicts(subject.network.settings.architecture, settings, summary)
         if json is not None:
-            description = subject.describe() | {"settings": identity["verify"]}
-            write_json(json, description | {"summary": summary, "images": records})
+            write_json(json, report(subject, settings, summary, verdicts))

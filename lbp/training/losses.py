@@ -21,6 +21,18 @@ def margin_loss(margins: Tensor) -> Tensor:
     return worst.logsumexp(dim=1).mean()
 
 
+def mixed_loss(logits: Tensor, labels: Tensor, bound_loss: Tensor, kappa: float | Tensor) -> Tensor:
+    """`kappa CE(z(x0), y) + (1 - kappa) bound_loss`, 0-dim.
+
+    Args:
+        logits: [B, classes] of the clean pass.
+        labels: int64 [B].
+        bound_loss: 0-dim.
+        kappa: weight of the clean loss, in [0, 1].
+    """
+    return kappa * F.cross_entropy(logits, labels) + (1 - kappa) * bound_loss
+
+
 def certified_loss(logits: Tensor, labels: Tensor, margins: Tensor, kappa: float | Tensor) -> Tensor:
     """`kappa CE(z(x0), y) + (1 - kappa) CE(-w, y)`.
 
@@ -33,7 +45,7 @@ def certified_loss(logits: Tensor, labels: Tensor, margins: Tensor, kappa: float
     Returns:
         0-dim loss.
     """
-    return kappa * F.cross_entropy(logits, labels) + (1 - kappa) * margin_loss(margins)
+    return mixed_loss(logits, labels, margin_loss(margins), kappa)
 
 
 def exponential_chords(upper: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from lbp.perturbations import PerturbationLpNorm
 from lbp.specification import margins
 from lbp.training.distributed import World
 from lbp.training.fusion import fused_loss
-from lbp.training.losses import margin_loss
+from lbp.training.losses import margin_loss, mixed_loss
 from lbp.training.regularizers import warm_up_regularization
 from lbp.training.schedules import Controls
 from lbp.training.settings import TrainingSettings
@@ -99,7 +99,7 @@ class Objective(nn.Module):
         region = BoundedTensor(images, PerturbationLpNorm(eps=eps, clip=self._settings.clip))
         loss, verified = self._bound_loss(region, labels, beta if parts.crown else None)
         if parts.clean:
-            loss = kappa * F.cross_entropy(logits, labels) + (1 - kappa) * loss
+            loss = mixed_loss(logits, labels, loss, kappa)
         total = loss
         if parts.regularized:
             inputs = self.bounded[self.bounded.input_name[0]]

@@ -17,6 +17,7 @@ from lbp.training.distributed import World
 from lbp.training.objective import Objective, Parts
 from lbp.training.schedules import Controls
 from lbp.training.settings import TrainingSettings
+from lbp.training.warm_up import param_ramps
 
 
 class TrainingStep:
@@ -145,7 +146,7 @@ class _RampNoise:
 
     def __init__(self, model: nn.Module, settings: TrainingSettings) -> None:
         self._share, self._seed = settings.r_noise, settings.seed
-        self._ramps = [module for module in model.modules() if isinstance(module, ParamRamp)] if self._share else []
+        self._ramps = [ramp for _, ramp in param_ramps(model)] if self._share else []
         self._drawn = [torch.zeros_like(module.r) for module in self._ramps]
         device = self._drawn[0].device if self._drawn else torch.device("cpu")
         self._generator = torch.Generator(device)
