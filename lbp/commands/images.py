@@ -41,7 +41,7 @@ def image_results(
         group: this process among its fellows.
 
     Returns:
-        the results of all images in their order, in the process that leads; nothing of use in others.
+        the results of all images in their order, in every process.
 
     Raises:
         ResultsError: as `run_images`.
