@@ -54,7 +54,7 @@ def test_train_writes_a_checkpoint_that_verify_reads(tmp_path):
 
 
 def test_demo_leaves_checkpoints_results_and_a_picture(tmp_path):
-    result = invoke("demo", "--output", tmp_path, "--epochs", 2, "--limit", 4)
+    result = invoke("demo", "--output", tmp_path, "--epochs", 4, "--limit", 4)
     assert result.exit_code == 0, result.output
     for text in ("ReLU", "ParamRamp", "Relaxed-CROWN-2"):
         assert text in result.stdout
@@ -63,7 +63,7 @@ def test_demo_leaves_checkpoints_results_and_a_picture(tmp_path):
     assert (tmp_path / "overview.png").read_bytes().startswith(b"\x89PNG")
     summaries = json.loads((tmp_path / "results.json").read_text())
     assert all(len(summaries[name]["summary"]["methods"]) == 6 for name in ("ReLU", "ParamRamp"))
-    assert checkpoint.load(tmp_path / "paramramp.safetensors").training["training"]["epochs"] == 2
+    assert checkpoint.load(tmp_path / "paramramp.safetensors").training["training"]["epochs"] == 4
 
 
 @pytest.mark.parametrize(
