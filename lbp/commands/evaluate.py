@@ -22,6 +22,7 @@ from lbp.commands.options import (
     Radius,
     ResultsPath,
     Resume,
+    RoundingLevel,
     Split,
     chosen_device,
     data_range,
@@ -58,6 +59,7 @@ def evaluate(
     split: Split = "test",
     methods: Annotated[str, typer.Option(help="Methods, separated by commas; CROWN on request.")] = ",".join(METHODS),
     strategies: Annotated[str, typer.Option(help="Bounding lines, separated by commas.")] = ",".join(STRATEGIES),
+    rounding: RoundingLevel = "outward",
     clip: Clip = True,
     pgd_steps: Annotated[int, typer.Option(min=1, help="Gradient steps of a restart.")] = 200,
     pgd_restarts: Annotated[int, typer.Option(min=0, help="Random starts, for each of two losses.")] = 10,
@@ -81,6 +83,7 @@ def evaluate(
         clip=data_range(clip),
         methods=tuple(method_names(names(methods))),
         strategies=tuple(names(strategies)),
+        rounding=rounding,
         attack=AttackSettings(steps=pgd_steps, restarts=pgd_restarts, queries=queries, seed=seed),
     )
     prepare_outputs(json, results, resume)

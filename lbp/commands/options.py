@@ -58,6 +58,13 @@ MemoryBudget = Annotated[
         help="That bounds may take, such as 4GiB; by default half of the memory that is free.",
     ),
 ]  # fmt: skip
+RoundingLevel = Annotated[
+    str,
+    typer.Option(
+        "--rounding",
+        help="What bounds account for: outward (their own rounding), inference (that of the network too), nearest.",
+    ),
+]
 CheckpointPath = Annotated[
     Path, typer.Argument(metavar="CHECKPOINT", help="Network written by `lbp train` or `lbp demo`.")
 ]

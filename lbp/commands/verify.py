@@ -21,6 +21,7 @@ from lbp.commands.options import (
     Radius,
     ResultsPath,
     Resume,
+    RoundingLevel,
     Split,
     chosen_device,
     data_range,
@@ -51,6 +52,7 @@ def verify(
         CASCADE
     ),
     strategy: Annotated[str, typer.Option(help="Bounding lines: tight, adaptive, constant, ...")] = "tight",
+    rounding: RoundingLevel = "outward",
     norm: Annotated[float, typer.Option(help="p of the l_p ball: 1, 2, ..., inf.")] = math.inf,
     clip: Clip = True,
     attack: Annotated[
@@ -81,6 +83,7 @@ def verify(
         clip=data_range(clip),
         methods=tuple(method_names(names(methods), sort=True)),
         strategy=strategy,
+        rounding=rounding,
         # Attacks search l_inf balls.
         attack=AttackSettings(steps=attack_steps, restarts=attack_restarts, queries=attack_queries, seed=seed)
         if attack and math.isinf(norm)

@@ -11,9 +11,10 @@ import typer
 from rich.console import Console
 
 from lbp.checkpoint import write_atomically
-from lbp.commands.options import MemoryBudget, number, prepare_file
+from lbp.commands.options import MemoryBudget, RoundingLevel, number, prepare_file
 from lbp.errors import InvalidInputError
 from lbp.onnx_import import load_onnx, read_onnx
+from lbp.rounding import LEVELS
 from lbp.verification import method_names
 from lbp.verification.properties import CASCADE, Deadline, OutOfTimeError, PropertyResult, Verdict, verify_property
 from lbp.vnnlib import counterexample_text, read_vnnlib
@@ -44,6 +45,7 @@ class Choices:
         strategy: bounding lines.
         precision: "auto", "float32" or "float64".
         memory_budget: bytes that bounds may take; None: half of the memory that is free.
+        rounding: what the bounds account for.
     """
 
     methods: tuple[str, ...]
@@ -51,6 +53,7 @@ class Choices:
     strategy: str
     precision: str
     memory_budget: int | None
+    rounding: str
 
     def dtype(self, neurons: int) -> torch.dtype:
         """Return the dtype of the bounds of a network with so many neurons."""
@@ -70,6 +73,7 @@ def verify_vnnlib(
     strategy: Annotated[str, typer.Option(help="Bounding lines: adaptive, tight, ...")] = "adaptive",
     precision: Annotated[str, typer.Option(help="Of the bounds: auto, float32 or float64.")] = "auto",
     memory_budget: MemoryBudget = None,
+    rounding: RoundingLevel = "outward",
     result: Annotated[Path | None, typer.Option(help="Write the result as VNN-COMP does to this file.")] = None,
     counterexample: Annotated[Path | None, typer.Option(help="Write a counterexample to this file.")] = None,
     instances: Annotated[
@@ -83,7 +87,10 @@ def verify_vnnlib(
     """
     if precision not in ("auto", "float32", "float64"):
         raise InvalidInputError(f"--precision must be auto, float32 or float64, got {precision!r}")
-    choices = Choices(tuple(method_names(methods.split(","))), split_method, strategy, precision, memory_budget)
+    if rounding not in LEVELS:
+        raise InvalidInputError(f"--rounding must be one of {', '.join(LEVELS)}, got {rounding!r}")
+    names = tuple(method_names(methods.split(",")))
+    choices = Choices(names, split_method, strategy, precision, memory_budget, rounding)
     if timeout is not None and not timeout > 0:
         raise InvalidInputError(f"--timeout must be positive, got {timeout:g}")
     for path in (result, counterexample, results):
@@ -163,6 +170,7 @@ def _decide(network: Path, specification: Path, choices: Choices, timeout: float
         dtype=choices.dtype(module.neurons),
         deadline=deadline,
         memory_budget=choices.memory_budget,
+        rounding=choices.rounding,
         evaluations=[lambda x: torch.from_numpy(file.evaluate(x.numpy()))],
     )
 

@@ -14,7 +14,7 @@ from lbp.nn import evaluation_mode
 from lbp.settings import Settings
 from lbp.verification import AttackSettings, check_consistent, falsify, verify
 from lbp.verification.batches import images_at_once
-from lbp.verification.verify import Strategy, bound_options
+from lbp.verification.verify import Rounding, Strategy, bound_options
 
 METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP")
 STRATEGIES = ("tight", "adaptive")
@@ -31,6 +31,7 @@ class EvaluationSettings(Settings):
         clip: valid range of the data, with which every ball is intersected.
         methods: names as `verify` takes them.
         strategies: bounding lines; every method runs with each.
+        rounding: what the bounds account for, as `verify` takes it.
         attack: the attacks on the images that are classified correctly.
     """
 
@@ -38,6 +39,7 @@ class EvaluationSettings(Settings):
     clip: tuple[float, float] | None = (0.0, 1.0)
     methods: tuple[str, ...] = Field(default=METHODS, min_length=1)
     strategies: tuple[Strategy, ...] = Field(default=STRATEGIES, min_length=1)
+    rounding: Rounding = "outward"
     attack: AttackSettings = AttackSettings()
 
 
@@ -104,7 +106,7 @@ def evaluate(
     Raises:
         ContradictionError: an image is both verified and misclassified at a point of its region; the error names it,
             and images of the batches before have been handed over.
-        InvalidInputError, UnsupportedArgumentError, UnsupportedLayerError: as `verify`.
+        InvalidInputError, UnsupportedArgumentError, UnsupportedLayerError, UnanalysedRoundingError: as `verify`.
     """
     todo = list(range(len(x))) if indices is None else list(indices)
     if not todo:
@@ -113,7 +115,7 @@ def evaluate(
     device = x.device if weights is None else weights.device
     images: list[EvaluatedImage] = []
     with evaluation_mode(model):
-        options = bound_options(settings.strategies[0], memory_budget)
+        options = bound_options(settings.strategies[0], memory_budget, rounding=settings.rounding)
         net = BoundedModule(model, x[todo[:1]].to(device), bound_opts=options)
         size = batch_size or min(_LARGEST_BATCH, images_at_once(net, "IBP"))
         for start in range(0, len(todo), size):
@@ -148,7 +150,7 @@ def _evaluate_batch(
     for strategy in settings.strategies:
         result = verify(
             model, x, labels, settings.eps, clip=settings.clip, methods=settings.methods, strategy=strategy,
-            batch_size=batch_size, memory_budget=memory_budget,
+            rounding=settings.rounding, batch_size=batch_size, memory_budget=memory_budget,
         )  # fmt: skip
         for method, found in result.methods.items():
             verified[verified_figure(method, strategy)] = found.verified.tolist()

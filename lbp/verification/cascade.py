@@ -20,7 +20,7 @@ from lbp.verification.batches import images_at_once
 from lbp.verification.falsify import AttackSettings, falsify, predicted_classes
 from lbp.verification.margins import certainly_above, margin_bounds
 from lbp.verification.verdicts import ImageVerdict
-from lbp.verification.verify import Strategy, bound_options, checked_classes, method_names
+from lbp.verification.verify import Rounding, Strategy, bound_options, checked_classes, method_names
 
 CASCADE = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN")
 """The methods of a cascade unless others are named, cheapest first."""
@@ -40,6 +40,7 @@ class CascadeSettings(Settings):
         clip: valid range of the data, with which every ball is intersected.
         methods: names as `verify` takes them; run from the cheapest on.
         strategy: bounding lines of the activations.
+        rounding: what the bounds account for, as `verify` takes it.
         attack: what is tried to falsify images, once the methods that are cheaper have left them open; None: nothing.
             Only for the l_inf norm.
     """
@@ -49,6 +50,7 @@ class CascadeSettings(Settings):
     clip: tuple[float, float] | None = (0.0, 1.0)
     methods: tuple[str, ...] = CASCADE
     strategy: Strategy = "tight"
+    rounding: Rounding = "outward"
     attack: AttackSettings | None = AttackSettings(steps=40, restarts=2, queries=200)
 
 
@@ -66,11 +68,10 @@ def run_cascade(
     """Verifies images by one method after the other until their verdict is known.
 
     Every stage collects the images that the stages before it leave open until they fill a batch, so that costly methods
-    run on full batches and verdicts are known as early as possible. A margin bound that is NaN, infinite or
-    above 0 by no more than rounding verifies
-    nothing. CROWN bounds only the hidden neurons that intervals leave open and keeps the tighter of both bounds
-    (`sparse_intermediate_bounds` of `BoundedModule`), so that it verifies at least what the textbook method does.
-    CROWN-LBP takes the bounds of the hidden layers over from LBP.
+    run on full batches and verdicts are known as early as possible. A margin bound that is NaN, infinite or (with
+    `rounding="nearest"`) above 0 by no more than rounding verifies nothing. CROWN bounds only the hidden neurons that
+    intervals leave open and keeps the tighter of both bounds (`sparse_intermediate_bounds` of `BoundedModule`), so that
+    it verifies at least what the textbook method does. CROWN-LBP takes the bounds of the hidden layers over from LBP.
 
     Args:
         model: network to logits; run in evaluation mode and put back as it was.
@@ -90,6 +91,7 @@ def run_cascade(
         InvalidInputError: shapes or labels that do not fit; an attack for another norm than infinity.
         UnsupportedArgumentError: unknown method.
         UnsupportedLayerError: the model has a layer without bounds.
+        UnanalysedRoundingError: a layer, or an environment, whose rounding errors are not known.
     """
     if settings.attack is not None and settings.norm not in (None, math.inf):
         raise InvalidInputError(f"the attacks search l_inf balls, the norm is {settings.norm:g}; verify without attack")
@@ -124,7 +126,7 @@ class _Cascade:
         )
         weights = next(model.parameters(), None)
         self._device = x.device if weights is None else weights.device
-        options = bound_options(settings.strategy, memory_budget, textbook=False)
+        options = bound_options(settings.strategy, memory_budget, textbook=False, rounding=settings.rounding)
         self._net = BoundedModule(model, x[:1].to(self._device), bound_opts=options)
         self._classes = 0
         self._waiting: dict[int, ImageVerdict] = {}
@@ -211,7 +213,7 @@ class _Cascade:
             self._net, x, labels, num_classes=self._classes, perturbation=self._region,
             method=name if hidden is None else "backward", interm_bounds=hidden,
         ).cpu()  # fmt: skip
-        verified = certainly_above(bounds).all(dim=1)
+        verified = certainly_above(bounds, rounding=self._settings.rounding).all(dim=1)
         for image, bound, holds in zip(batch, bounds.amin(1).tolist(), verified.tolist(), strict=True):
             self._change(image, margins=self._waiting[image].margins | {name: bound if math.isfinite(bound) else None})
             if holds:

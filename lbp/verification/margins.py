@@ -12,21 +12,24 @@ from lbp.specification import margins
 SLACK = 256
 """Room that a bound must leave, in units in the last place of the largest of 1, itself and what it is compared with.
 
-Products with the weights are rounded to nearest, so that a bound may be wrong by some units in the last place.
+Only where bounds are rounded to nearest, so that they may be wrong by some units in the last place.
 """
 
 
-def certainly_above(lower: Tensor, limit: Tensor | float = 0.0) -> Tensor:
+def certainly_above(lower: Tensor, limit: Tensor | float = 0.0, *, rounding: str = "nearest") -> Tensor:
     """Whether lower bounds are above a limit by more than rounding; NaN and infinite bounds are not.
 
     Args:
         lower: bounds of any shape, float32 or float64.
-        limit: number or tensor that broadcasts to it.
+        limit: number, or tensor that broadcasts to them, without rounding a number of their dtype.
+        rounding: what the bounds account for, one of `lbp.rounding.LEVELS`; only "nearest" ones need room.
 
     Returns:
         bool, the shape of `lower`.
     """
     limit = torch.as_tensor(limit, dtype=lower.dtype, device=lower.device)
+    if rounding != "nearest":
+        return torch.isfinite(lower) & (lower > limit)
     scale = torch.maximum(lower.abs(), limit.abs()).clamp_min(1.0)
     return torch.isfinite(lower) & (lower - limit > SLACK * torch.finfo(lower.dtype).eps * scale)
 

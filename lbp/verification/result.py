@@ -15,8 +15,8 @@ class MethodResult:
     Attributes:
         method: its name.
         margins: lower bounds [N, classes - 1] of the true logit minus every other; NaN where not computed.
-        verified: bool [N]; all margins are finite and above 0 by more than rounding, and the example is classified
-            correctly.
+        verified: bool [N]; all margins are finite and above 0, by more than rounding where they do not account for it,
+            and the example is classified correctly.
         computed: bool [N]; False where a cascade did not need the method.
         seconds: float64 [N]; time of the example's batch divided by its examples, 0 where not computed.
     """
@@ -46,6 +46,7 @@ class VerificationResult:
     Attributes:
         eps, norm: the region.
         strategy: bounding lines.
+        rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
         cascade: later methods saw only what the earlier ones left open.
         labels: int64 [N].
         predictions: int64 [N]; -1 where a logit is NaN, so that no label is met.
@@ -55,6 +56,7 @@ class VerificationResult:
     eps: float
     norm: float
     strategy: str
+    rounding: str
     cascade: bool
     labels: Tensor
     predictions: Tensor
@@ -106,6 +108,7 @@ class VerificationResult:
             "eps": self.eps,
             "norm": "inf" if math.isinf(self.norm) else self.norm,
             "strategy": self.strategy,
+            "rounding": self.rounding,
             "cascade": self.cascade,
             "clean_error": self.clean_error,
             "verified_error": self.verified_error,

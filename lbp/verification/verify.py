@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Real
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import AfterValidator
@@ -35,6 +35,9 @@ def _known_strategy(name: str) -> str:
 Strategy = Annotated[str, AfterValidator(_known_strategy)]
 """Bounding lines by name, in settings."""
 
+Rounding = Literal["nearest", "outward", "inference"]
+"""What bounds account for, one of `lbp.rounding.LEVELS`, in settings."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -48,6 +51,7 @@ def verify(
     clip: tuple[float, float] | None = None,
     methods: str | Sequence[str] = METHODS,
     strategy: str = "tight",
+    rounding: str = "outward",
     cascade: bool = False,
     batch_size: int | None = None,
     memory_budget: int | str | None = None,
@@ -56,11 +60,12 @@ def verify(
 ) -> VerificationResult:
     """Bounds the margins of labelled examples over l_p balls; an example is verified when all are above 0.
 
-    A verified example is classified correctly at every point of its region. With tight lines the methods are ordered:
-    IBP <= LBP, CROWN-IBP <= CROWN-LBP <= CROWN (Lyu et al. 2021, theorem 2); they are the textbook methods, CROWN with
-    back-substitution for every hidden neuron. A margin bound that is NaN, infinite or above 0 by no more than rounding
-    verifies nothing, and neither does a misclassified example; one with a NaN among its logits counts as misclassified,
-    with the prediction -1.
+    A verified example is classified correctly at every point of its region: by the network in exact arithmetic, with
+    `rounding="inference"` also by the network as it is evaluated in its dtype. With tight lines the methods are
+    ordered, to rounding: IBP <= LBP, CROWN-IBP <= CROWN-LBP <= CROWN (Lyu et al. 2021, theorem 2); they are the textbook
+    methods, CROWN with back-substitution for every hidden neuron. A margin bound that is NaN, infinite or (with
+    `rounding="nearest"`) above 0 by no more than rounding verifies nothing, and neither does a misclassified example;
+    one with a NaN among its logits counts as misclassified, with the prediction -1.
 
     Args:
         model: network from inputs to logits [B, classes]; run in evaluation mode and put back as it was.
@@ -71,6 +76,8 @@ def verify(
         clip: valid range of the data, with which every ball is intersected.
         methods: one or several of `METHODS`, "Relaxed-CROWN-v" for other v; case does not matter.
         strategy: bounding lines of the activations: "tight", "adaptive", "constant", "same-slope", ...
+        rounding: what the bounds account for: "outward" ones hold whatever their computation rounds, "inference" covers
+            the network's own rounding as well, "nearest" ones may be wrong by a few units of the last place.
         cascade: run the methods from the cheapest on, each only on correctly classified examples that are still open.
         batch_size: examples at a time; by default as many as each method can take within the memory budget. Does not
             change verdicts beyond rounding.
@@ -86,6 +93,7 @@ def verify(
         InvalidInputError: shapes or labels that do not fit, an eps that is not one number, negative or NaN eps.
         UnsupportedArgumentError: unknown method.
         UnsupportedLayerError: the model has a layer without bounds.
+        UnanalysedRoundingError: a layer, or an environment, whose rounding errors are not known.
     """
     eps = _single_radius(eps)
     names = method_names(methods, sort=cascade)
@@ -93,7 +101,8 @@ def verify(
     labels = labels.to(x.device)
     perturbation = PerturbationLpNorm(eps=eps, norm=norm, clip=clip)
     with evaluation_mode(model), torch.no_grad():
-        net = BoundedModule(model, x[:1], bound_opts=bound_options(strategy, memory_budget))
+        options = bound_options(strategy, memory_budget, rounding=rounding)
+        net = BoundedModule(model, x[:1], bound_opts=options)
         sizes = {name: images_at_once(net, name, batch_size) for name in ("IBP", *names)}
         logits = torch.cat([model(part) for part in x.split(sizes["IBP"])])
         classes = checked_classes(logits, labels, num_classes)
@@ -102,12 +111,12 @@ def verify(
         results = {}
         for name in names:
             bound = partial(margin_bounds, net, num_classes=classes, perturbation=perturbation, method=name)
-            result = _run(name, bound, x, labels, left, classes, sizes[name], progress)
+            result = _run(name, bound, x, labels, left, classes, sizes[name], rounding, progress)
             result.verified.logical_and_((predictions == labels).cpu())
             results[name] = result
             if cascade:
                 left = left & ~result.verified.to(left.device)
-    return VerificationResult(eps, norm, strategy, cascade, labels.cpu(), predictions.cpu(), results)
+    return VerificationResult(eps, norm, strategy, rounding, cascade, labels.cpu(), predictions.cpu(), results)
 
 
 def _run(
@@ -118,6 +127,7 @@ def _run(
     chosen: Tensor,
     classes: int,
     batch_size: int,
+    rounding: str,
     progress: Progress | None,
 ) -> MethodResult:
     """Bounds the chosen examples batch by batch."""
@@ -136,7 +146,7 @@ def _run(
         place = index.cpu()
         result.seconds[place] = (time.perf_counter() - started) / len(index)
         result.margins[place] = lower
-        result.verified[place] = certainly_above(lower).all(dim=1)
+        result.verified[place] = certainly_above(lower, rounding=rounding).all(dim=1)
         if progress is not None:
             progress(name, start + len(index), len(todo))
     return result
@@ -160,7 +170,9 @@ def method_names(methods: str | Sequence[str], *, sort: bool = False) -> list[st
     return sorted(names, key=_cost) if sort else names
 
 
-def bound_options(strategy: str, memory_budget: int | str | None = None, *, textbook: bool = True) -> dict[str, object]:
+def bound_options(
+    strategy: str, memory_budget: int | str | None = None, *, textbook: bool = True, rounding: str = "nearest"
+) -> dict[str, object]:
     """Options of `BoundedModule`.
 
     Args:
@@ -168,8 +180,10 @@ def bound_options(strategy: str, memory_budget: int | str | None = None, *, text
         memory_budget: bytes, or text like "4GiB", that bounds may take; None: half of the memory that is free.
         textbook: CROWN as published, every hidden neuron bounded by back-substitution and nothing else; False: only
             neurons that intervals leave open, and the tighter of both bounds, which costs less and verifies more.
+        rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
     """
     return {
+        "rounding": rounding,
         "activation_bound_option": strategy,
         "sparse_intermediate_bounds": not textbook,
         "memory_budget": memory_budget,

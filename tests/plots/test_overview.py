@@ -24,7 +24,7 @@ def result(margins):
         for name in ("IBP", "CROWN")
     }
     labels = torch.zeros(len(margins), dtype=torch.int64)
-    return VerificationResult(0.1, math.inf, "tight", False, labels, labels, methods)
+    return VerificationResult(0.1, math.inf, "tight", "outward", False, labels, labels, methods)
 
 
 @pytest.mark.parametrize("networks", [1, 2])

@@ -34,6 +34,7 @@ class BoxBounds:
         dtype: of the bounds; the network's parameters have it.
         strategy: bounding lines of the activations.
         memory_budget: bytes that bounds may take; None: half of the memory that is free.
+        rounding: what the bounds account for, as `lbp.verify` takes it.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class BoxBounds:
         dtype: torch.dtype,
         strategy: str = "adaptive",
         memory_budget: int | str | None = None,
+        rounding: str = "outward",
     ) -> None:
         self.input_shape = input_shape
         self.dtype = dtype
         example = torch.zeros(1, *input_shape, dtype=dtype)
-        self._net = BoundedModule(network, example, bound_opts=bound_options(strategy, memory_budget, textbook=False))
+        options = bound_options(strategy, memory_budget, textbook=False, rounding=rounding)
+        self._net = BoundedModule(network, example, bound_opts=options)
 
     def lower(self, low: Tensor, high: Tensor, sets: UnsafeSets, method: str) -> Tensor:
         """Return lower bounds [B, S] of `matrix y` over boxes."""

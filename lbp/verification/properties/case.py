@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lbp.errors import InvalidInputError
+from lbp.linear import round_up
 from lbp.verification.margins import certainly_above
 from lbp.vnnlib import Conjunction
 
@@ -20,15 +22,23 @@ class UnsafeSets:
         matrix: [S, outputs], every row once.
         bound: [S].
         member: bool [K, S], the rows of every set.
+        rounding: what lower bounds of the rows account for, one of `lbp.rounding.LEVELS`.
     """
 
     matrix: Tensor
     bound: Tensor
     member: Tensor
+    rounding: str = "nearest"
 
     @staticmethod
-    def of(conjunctions: Sequence[Conjunction], outputs: int, dtype: torch.dtype) -> UnsafeSets:
-        """Return conjunctions with their rows joined, in a dtype."""
+    def of(
+        conjunctions: Sequence[Conjunction], outputs: int, dtype: torch.dtype, rounding: str = "nearest"
+    ) -> UnsafeSets:
+        """Return conjunctions with their rows joined, in a dtype.
+
+        Raises:
+            InvalidInputError: bounds are to account for rounding, but the dtype does not hold the coefficients exactly.
+        """
         places: dict[tuple[float, ...], int] = {}
         rows_of = [
             [places.setdefault((*row, bound), len(places)) for row, bound in _rows(part)] for part in conjunctions
@@ -37,7 +47,15 @@ class UnsafeSets:
         member = torch.zeros(len(conjunctions), len(places), dtype=torch.bool)
         for k, rows in enumerate(rows_of):
             member[k, rows] = True
-        return UnsafeSets(table[:, :-1].to(dtype), table[:, -1].to(dtype), member)
+        matrix, bound = table[:, :-1].to(dtype), table[:, -1]
+        if rounding == "nearest":
+            return UnsafeSets(matrix, bound.to(dtype), member)
+        if bool((matrix.double() != table[:, :-1]).any()):
+            raise InvalidInputError(
+                f"rounding={rounding!r}: {dtype} does not hold the coefficients of the property exactly; compute the "
+                "bounds in float64, or use rounding='nearest'"
+            )
+        return UnsafeSets(matrix, round_up(bound, dtype), member, rounding)
 
     def __len__(self) -> int:
         return len(self.member)
@@ -45,14 +63,15 @@ class UnsafeSets:
     def only(self, chosen: Tensor) -> UnsafeSets:
         """Return the sets that a mask [K] chooses, without rows that none of them has."""
         rows = self.member[chosen].any(0)
-        return UnsafeSets(self.matrix[rows], self.bound[rows], self.member[chosen][:, rows])
+        return UnsafeSets(self.matrix[rows], self.bound[rows], self.member[chosen][:, rows], self.rounding)
 
     def excluded(self, lower: Tensor) -> Tensor:
         """Return which sets [B, K] no output can reach, from lower bounds [B, S] of `matrix y`.
 
-        A set is excluded when one of its rows is above its bound everywhere by more than rounding. NaN excludes none.
+        A set is excluded when one of its rows is above its bound everywhere, by more than rounding where the lower
+        bounds do not account for it. NaN excludes none.
         """
-        return (certainly_above(lower, self.bound).unsqueeze(1) & self.member).any(2)
+        return (certainly_above(lower, self.bound, rounding=self.rounding).unsqueeze(1) & self.member).any(2)
 
     def excess(self, y: Tensor) -> Tensor:
         """Return the largest `matrix y - bound` [B, K] of every set; y [B, outputs] is in a set where it is <= 0."""

@@ -68,12 +68,13 @@ def verify_property(
     deadline: Deadline | None = None,
     evaluations: Sequence[Evaluation] | None = None,
     memory_budget: int | str | None = None,
+    rounding: str = "outward",
     seed: int = 0,
 ) -> PropertyResult:
     """Decide whether a property holds for a network.
 
     The property holds when, for every case, every part of the box and every unsafe set, one row of the set is above its
-    bound; the bounds are rounded as everywhere in the package. It is violated by a point only if all evaluations of the
+    bound. It is violated by a point only if all evaluations of the
     network agree, among them the one in float64. NaN decides nothing.
 
     Args:
@@ -88,10 +89,13 @@ def verify_property(
         evaluations: other ways to compute the output, float64 [inputs] to [outputs], that must agree with the network
             about a counterexample; by default the network in float32. The first one's output is reported.
         memory_budget: bytes, or text like "4GiB", that bounds may take; None: half of the memory that is free.
+        rounding: what the bounds account for, as `lbp.verify` takes it.
         seed: of the attack.
 
     Raises:
-        InvalidInputError: a network that does not fit the property, IBP as split_method, a budget that is too small.
+        InvalidInputError: a network that does not fit the property, IBP as split_method, a budget that is too small, or
+            coefficients of the property that the dtype of the bounds does not hold exactly.
+        UnanalysedRoundingError: a layer, or an environment, whose rounding errors are not known.
         UnsupportedLayerError: a layer without bounds.
         UnsupportedArgumentError: an unknown method.
     """
@@ -99,7 +103,9 @@ def verify_property(
     if parse_method(split_method).output == "ibp":
         raise InvalidInputError("split_method: IBP has no linear bounds to choose the cut by; use CROWN or LBP")
     deadline = deadline or Deadline()
-    session = _Session(network, problem, input_shape, deadline, strategy, dtype, evaluations, memory_budget, seed)
+    session = _Session(
+        network, problem, input_shape, deadline, strategy, dtype, evaluations, memory_budget, rounding, seed
+    )
     decided: list[str] = []
     verdict = Verdict.HOLDS
     try:
@@ -136,6 +142,7 @@ class _Session:
         dtype: torch.dtype,
         evaluations: Sequence[Evaluation] | None,
         memory_budget: int | str | None,
+        rounding: str,
         seed: int,
     ) -> None:
         self.network = copy.deepcopy(network).to(dtype).eval().requires_grad_(False)
@@ -143,12 +150,13 @@ class _Session:
         self.input_shape = input_shape
         self.deadline = deadline
         self.dtype = dtype
+        self.rounding = rounding
         self.seed = seed
         self.boxes = 0
         _check_fit(self.network, problem, input_shape, dtype)
         others = (_evaluation(network, input_shape, torch.float32),) if evaluations is None else tuple(evaluations)
         self.confirm = Confirmation(problem, (*others, _evaluation(network, input_shape, torch.float64)))
-        self.bounds = BoxBounds(self.network, input_shape, dtype, strategy, memory_budget)
+        self.bounds = BoxBounds(self.network, input_shape, dtype, strategy, memory_budget, rounding)
 
     def result(
         self, verdict: Verdict, decided_by: Sequence[str], counterexample: Counterexample | None = None
@@ -160,7 +168,7 @@ class _Session:
         if any(len(part.bound) == 0 for part in case.unsafe):
             found = self.confirm((case.box.lower + case.box.upper) / 2, case.box)
             return _Outcome(False, () if found is None else ("attack",), found)
-        sets = UnsafeSets.of(case.unsafe, self.problem.outputs, self.dtype)
+        sets = UnsafeSets.of(case.unsafe, self.problem.outputs, self.dtype, self.rounding)
         few = self.problem.inputs <= FEW_INPUTS
         found = self._attack(case, sets, steps=20, restarts=100 if few else 2)
         if found is not None:
