@@ -62,10 +62,10 @@ def verify(
 
     A verified example is classified correctly at every point of its region: by the network in exact arithmetic, with
     `rounding="inference"` also by the network as it is evaluated in its dtype. With tight lines the methods are
-    ordered, to rounding: IBP <= LBP, CROWN-IBP <= CROWN-LBP <= CROWN (Lyu et al. 2021, theorem 2); they are the textbook
-    methods, CROWN with back-substitution for every hidden neuron. A margin bound that is NaN, infinite or (with
-    `rounding="nearest"`) above 0 by no more than rounding verifies nothing, and neither does a misclassified example;
-    one with a NaN among its logits counts as misclassified, with the prediction -1.
+    ordered, to rounding: IBP <= LBP, CROWN-IBP <= CROWN-LBP <= CROWN (Lyu et al. 2021, theorem 2); they are the
+    textbook methods, CROWN with back-substitution for every hidden neuron. A margin bound that is NaN, infinite or
+    (with `rounding="nearest"`) above 0 by no more than rounding verifies nothing, and neither does a misclassified
+    example; one with a NaN among its logits counts as misclassified, with the prediction -1.
 
     Args:
         model: network from inputs to logits [B, classes]; run in evaluation mode and put back as it was.
