@@ -145,6 +145,10 @@ class BoundNode(ABC):
         lower, upper = self.interval(*((-m, m) for m in inputs))
         return (upper - lower) / 2
 
+    def magnitude_at_most(self, *inputs: Tensor) -> Tensor:
+        """Return a bound of `magnitude`, broadcastable to it, for what reading weights and inputs once costs."""
+        return self.magnitude(*inputs)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, shape={list(self.shape)})"
 

@@ -122,6 +122,12 @@ class Conv2dNode(BoundNode):
         with full_precision():
             return functional.conv2d(inputs[0], self.parameters()[0].detach().abs(), None, **self.geometry.keywords())
 
+    def magnitude_at_most(self, *inputs: Tensor) -> Tensor:
+        largest = inputs[0].amax((-2, -1)).unflatten(1, (self.geometry.groups, -1))
+        sums = self.parameters()[0].detach().abs().sum((-2, -1)).unflatten(0, (self.geometry.groups, -1))
+        with full_precision():
+            return torch.einsum("bgi,goi->bgo", largest, sums).flatten(1)[:, :, None, None]
+
     def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
         (before,) = inputs
         if before is None or before.layer != self.inputs[0].shape:

@@ -70,7 +70,9 @@ class LinearNode(BoundNode):
         return Roundings(blocked_terms(inputs), outputs, value=1, shift=shift, any_order=inputs)
 
     def magnitude(self, *inputs: Tensor) -> Tensor:
-        return _product_in_blocks(inputs[0], self.parameters()[0].detach().abs())
+        (size,) = inputs
+        # The radius of an interval around 0: for few examples W is read once and not copied.
+        return ops.interval_linear(-size, size, self.parameters()[0].detach(), None)[1]
 
     def short_interval(self, *inputs: Interval) -> Interval:
         weight, bias = self.parameters()

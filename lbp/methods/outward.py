@@ -33,7 +33,7 @@ from lbp.linear import (
     to_windows,
 )
 from lbp.ops import bounding_lines
-from lbp.rounding import SLACK, absolute_floor, gamma, lowered, raised, unit_roundoff
+from lbp.rounding import SLACK, Roundings, absolute_floor, gamma, unit_roundoff
 from lbp.strategies import side_names
 
 if TYPE_CHECKING:
@@ -43,38 +43,48 @@ if TYPE_CHECKING:
 def outward_interval(node: BoundNode, inputs: Sequence[Interval], dtype: torch.dtype) -> Interval:
     """Return bounds of a node by interval arithmetic that hold in exact arithmetic.
 
-    The inputs' intervals are widened so far that `|W| radius` covers the errors of the sums; what the shift and the
-    value itself round is added to the result.
+    Of a sum `W a` the inputs' intervals are widened so far that `|W| radius` covers all errors; what the shift rounds
+    is added to the result.
     """
     roundings = node.roundings(dtype)
-    unit, floor = unit_roundoff(dtype), absolute_floor(dtype)
-    largest: Tensor | float = 0.0
     if roundings.forward:
-        error = gamma(roundings.forward + roundings.weights + 4, dtype)
-        relative = SLACK * error / (1 - error) + 4 * unit if error < 1 else torch.inf
-        sizes = [magnitude_of(interval) for interval in inputs]
-        inputs = [
-            (torch.sub(lower, size, alpha=relative), torch.add(upper, size, alpha=relative))
-            for (lower, upper), size in zip(inputs, sizes, strict=True)
-        ]
-        largest = sum(size.amax() if size.numel() else 0.0 for size in sizes)
-    lower, upper = node.short_interval(*inputs)
-    if not (roundings.forward or roundings.value):
-        if isinstance(roundings.shift_error, Tensor) or roundings.shift_error:
-            return lowered(lower, SLACK * roundings.shift_error), raised(upper, SLACK * roundings.shift_error)
+        return _outward_sum(node, inputs, roundings, dtype)
+    lower, upper = node.interval(*inputs)
+    if not roundings.value and not isinstance(roundings.shift_error, Tensor) and not roundings.shift_error:
         return lower, upper
     with torch.no_grad():
-        by = magnitude_of((lower, upper)) * ((roundings.value + 5) * unit)
+        by = magnitude_of((lower, upper)).mul_((roundings.value + 5) * unit_roundoff(dtype))
         if roundings.shift is not None:
-            by = by + roundings.shift * (SLACK * gamma(roundings.forward + 4, dtype))
-        by = by + (SLACK * roundings.shift_error + floor * (1 + largest))
+            by = by + roundings.shift * (SLACK * gamma(4, dtype))
+        by = by + SLACK * roundings.shift_error
+    return lower - by, upper + by
+
+
+def _outward_sum(node: BoundNode, inputs: Sequence[Interval], roundings: Roundings, dtype: torch.dtype) -> Interval:
+    unit, floor = unit_roundoff(dtype), absolute_floor(dtype)
+    # Besides the terms of the sum: center and radius, those of the shift, and the last subtraction.
+    error = gamma(roundings.forward + roundings.weights + roundings.value + 6, dtype)
+    relative = SLACK * error / (1 - error) + 4 * unit if error < 0.5 else torch.inf
+    largest: Tensor | float = 0.0
+    widened = []
+    for lower, upper in inputs:
+        with torch.no_grad():
+            size = magnitude_of((lower, upper))
+            largest = largest + (size.amax() if size.numel() else 0.0)
+        widened.append((torch.sub(lower, size, alpha=relative), torch.add(upper, size, alpha=relative)))
+    lower, upper = node.short_interval(*widened)
+    with torch.no_grad():
+        by = floor * (1 + largest) + SLACK * roundings.shift_error
+        if roundings.shift is not None:
+            by = by + roundings.shift * (SLACK * error)
     return lower - by, upper + by
 
 
 def magnitude_of(interval: Interval) -> Tensor:
     """Return the largest magnitude of the numbers of an interval, at least so large that no product underflows."""
     lower, upper = (bound.detach() for bound in interval)
-    return torch.maximum(upper, -lower).clamp_min(absolute_floor(lower.dtype) ** 0.5)
+    size = torch.neg(lower)
+    return torch.maximum(size, upper, out=size).clamp_min_(absolute_floor(lower.dtype) ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,8 @@ class StepError:
     """What a step of back-substitution through a node may lose.
 
     Attributes:
-        per_coefficient: [B, *shape]: the loss of coefficients A of the node's value is at most `|A| per_coefficient`.
+        per_coefficient: broadcastable to [B, *shape]: coefficients A of the node's value lose at most
+            `|A| per_coefficient`.
         absolute: [B] float64, the loss by underflow, whatever A is.
         copies_rows: whether single neurons lose nothing, as their coefficients are rows of the stored weight.
     """
@@ -93,9 +104,15 @@ class StepError:
 
 
 class Outward:
-    """The rounding errors of a problem's steps; everything is found once, when it is first needed."""
+    """The rounding errors of a problem's steps; everything is found once, when it is first needed.
+
+    Attributes:
+        few_rows: whether so few rows are substituted back that finding the magnitudes of layers exactly would cost more
+            than it gains.
+    """
 
     def __init__(self, problem: Problem) -> None:
+        self.few_rows = False
         self._problem = problem
         self._intervals: dict[BoundNode, Interval] = {}
         self._magnitudes: dict[BoundNode, Tensor] = {}
@@ -146,21 +163,22 @@ class Outward:
             return None
         floor = absolute_floor(self.dtype)
         inputs = [self.magnitude(source) for source in node.inputs]
-        value = node.magnitude(*inputs)
+        value = (node.magnitude_at_most if self.few_rows else node.magnitude)(*inputs)
         relative = gamma(roundings.backward + roundings.weights + 2, self.dtype) if roundings.backward else 0.0
         if node.is_activation:
             relative += self._constants_relative(node)
         # The magnitude is itself a rounded sum of rounded weights.
-        relative *= SLACK * (1 + gamma(roundings.forward + roundings.weights + 4, self.dtype))
-        error = value * relative
-        if roundings.shift is not None:
-            error = error + roundings.shift * (SLACK * self._constants_relative(node))
-        total = sum((_total(size) for size in inputs), _total(value))
+        terms = roundings.forward if roundings.any_order is None else roundings.any_order
+        relative *= SLACK * SLACK * (1 + gamma(terms + roundings.weights + 4, self.dtype))
+        # A magnitude that neurons share counts once for each.
+        total = sum((_total(size) for size in inputs), _total(value) * (node.size / max(value[:1].numel(), 1)))
         # Weights below the normal range may count as zero.
-        lost = (floor * (1 + total)).to(self.dtype).reshape(-1, *[1] * len(node.shape))
-        error = error + (SLACK * roundings.shift_error + lost)
-        exact = not roundings.weights and not isinstance(roundings.shift_error, Tensor) and not node.is_activation
-        return StepError(error, floor * (1 + 2 * total), exact)
+        rest: Tensor = (floor * (1 + total)).to(self.dtype).reshape(-1, *[1] * len(node.shape))
+        rest = rest + SLACK * SLACK * roundings.shift_error
+        if roundings.shift is not None:
+            rest = rest + roundings.shift * (SLACK * SLACK * self._constants_relative(node))
+        copies_rows = not roundings.weights and not isinstance(roundings.shift_error, Tensor) and not node.is_activation
+        return StepError(torch.add(rest, value, alpha=relative), floor * (1 + 2 * total), copies_rows)
 
     def _constants_relative(self, node: BoundNode) -> float:
         """Return the relative error of constants: rounded products, and float64 sums over a layer and its bias."""
@@ -182,22 +200,23 @@ class Outward:
         r, eta = activation.ramp_parameters()
         lines = bounding_lines(lower, upper, r, eta, self._problem.strategy)
         with torch.no_grad():
-            per_slope = magnitude_of((lower, upper)) * (SLACK * 2 * unit_roundoff(self.dtype))
+            size = magnitude_of((lower, upper))
             step = self.step(below)
+            per_slope = size * (2 * SLACK * unit_roundoff(self.dtype))
             if step is not None:
-                per_slope = per_slope + step.per_coefficient * SLACK
-            error = SLACK * activation.roundings(self.dtype).shift_error
-            relative = SLACK * self._constants_relative(activation)
-            margins = [
-                slope.detach().abs() * per_slope + (intercept.detach().abs() * relative + error)
-                for slope, intercept in (lines[:2], lines[2:])
-            ]
+                per_slope.add_(step.per_coefficient)
+            # No intercept is larger than the bounds (and than their image, which is no larger).
+            rest = size.mul_(2 * SLACK * (self._constants_relative(activation) + 4 * unit_roundoff(self.dtype)))
+            rest += SLACK * activation.roundings(self.dtype).shift_error
+        # Slopes are not negative.
+        below_zero = torch.addcmul(lines.lower_intercept, lines.lower_slope.detach(), per_slope, value=-1)
+        above_zero = torch.addcmul(lines.upper_intercept, lines.upper_slope.detach(), per_slope)
         return {
             "strategy": "lines",
             "lower_slope": lines.lower_slope,
-            "lower_intercept": lowered(lines.lower_intercept, margins[0]),
+            "lower_intercept": below_zero.sub_(rest),
             "upper_slope": lines.upper_slope,
-            "upper_intercept": raised(lines.upper_intercept, margins[1]),
+            "upper_intercept": above_zero.add_(rest),
         }
 
     def loss(self, node: BoundNode, coefficients: Coefficients | WindowRows, sides: str) -> Tensor | None:
@@ -219,7 +238,8 @@ class Outward:
             return lost  # the lines have paid
         if isinstance(coefficients, IdentityCoefficients | NeuronRows) and step.copies_rows:
             return lost
-        return lost + self._spread(step.per_coefficient, coefficients, sides)
+        error = step.per_coefficient.expand(-1, *node.shape)
+        return lost + self._spread(error, coefficients, sides)
 
     def loss_of_sum(self, node: BoundNode, total: DenseCoefficients | WindowCoefficients, sides: str) -> Tensor:
         """Return what the constants owe for the rounding of a sum of coefficients of a node."""
@@ -235,6 +255,7 @@ class Outward:
                 return _signed(error.flatten(1)[:, coefficients.start : coefficients.stop].double(), sides)
             if isinstance(coefficients, NeuronRows):
                 return _signed(error.flatten(1)[coefficients.images, coefficients.neurons].double(), sides)
+            error = error.contiguous()
             region = Region(-error, error)
             if isinstance(coefficients, WindowRows):
                 return region.concretize_windows(to_windows(coefficients)[0], sides)

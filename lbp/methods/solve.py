@@ -95,6 +95,8 @@ def _in_real_arithmetic(problem: Problem, method: Method, keep_linear: bool) -> 
         stops = insertion_points(problem, problem.output, method.depth)
         return _by_substitution(problem, problem.sides, keep_linear, stops, forward)
     if method.hidden == "ibp":
+        if problem.outward is not None:
+            problem.outward.few_rows = True
         propagate_intervals(problem)
     elif method.hidden == "lbp":
         propagate_forward(problem, problem.pre_activations)
