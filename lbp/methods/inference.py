@@ -72,7 +72,7 @@ def _error(problem: Problem, node: BoundNode, before: list[Tensor]) -> Tensor:
         error = error + roundings.shift * relative
     largest = sum(size.amax() if size.numel() else 0.0 for size in sizes)
     # The magnitude is itself a rounded sum, of rounded weights.
-    by = error * (SLACK * gamma(roundings.forward + roundings.weights + 4, dtype))
+    by = error * (SLACK * gamma(terms + roundings.weights + 4, dtype))
     return raised(error, by + SLACK * roundings.shift_error + floor * (1 + largest))
 
 
