@@ -248,13 +248,16 @@ def test_a_bound_must_be_above_its_limit_by_more_than_rounding(dtype):
         False,
         True,
     ]
+    assert certainly_above(bounds, rounding="outward").tolist() == [False] * 5 + [True] * 3
 
 
-def test_a_margin_that_rounding_could_explain_verifies_nothing():
+@pytest.mark.parametrize("rounding", ["nearest", "outward"])
+def test_a_margin_that_rounding_could_explain_verifies_only_where_bounds_account_for_it(rounding):
     model = nn.Linear(1, 2)
     with torch.no_grad():
         model.weight.zero_()
         model.bias.copy_(torch.tensor([1e-6, 0.0]))
-    result = verify(model, torch.zeros(1, 1), torch.tensor([0]), 0.1)
+    result = verify(model, torch.zeros(1, 1), torch.tensor([0]), 0.1, rounding=rounding)
     assert bool(result.correct)
-    assert not any(bool(method.verified) for method in result.methods.values())
+    assert all(bool(method.verified) == (rounding == "outward") for method in result.methods.values())
+    assert result.summary()["rounding"] == rounding
