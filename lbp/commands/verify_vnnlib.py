@@ -89,8 +89,8 @@ def verify_vnnlib(
         raise InvalidInputError(f"--precision must be auto, float32 or float64, got {precision!r}")
     if rounding not in LEVELS:
         raise InvalidInputError(f"--rounding must be one of {', '.join(LEVELS)}, got {rounding!r}")
-    names = tuple(method_names(methods.split(",")))
-    choices = Choices(names, split_method, strategy, precision, memory_budget, rounding)
+    chosen = tuple(method_names(methods.split(",")))
+    choices = Choices(chosen, split_method, strategy, precision, memory_budget, rounding)
     if timeout is not None and not timeout > 0:
         raise InvalidInputError(f"--timeout must be positive, got {timeout:g}")
     for path in (result, counterexample, results):

@@ -134,7 +134,7 @@ def test_two_processes_reach_the_verdicts_of_one(network, whole, tmp_path):
     assert [path.name for path in tmp_path.glob("together*")] == ["together.jsonl"]
 
 
-@pytest.mark.parametrize("budget", ["2 MiB", "2 GB"])
+@pytest.mark.parametrize("budget", ["3 MiB", "2 GB"])
 def test_verdicts_do_not_depend_on_the_memory_budget(network, whole, tmp_path, budget):
     path = tmp_path / "results.jsonl"
     more = ("--results", path, "--memory-budget", budget)
