@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Real
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import AfterValidator
@@ -17,6 +17,7 @@ from lbp.methods.names import parse_method
 from lbp.methods.options import STRATEGY_OPTIONS
 from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
+from lbp.rounding import LEVELS
 from lbp.verification.batches import images_at_once
 from lbp.verification.falsify import predicted_classes
 from lbp.verification.margins import certainly_above, margin_bounds
@@ -35,7 +36,14 @@ def _known_strategy(name: str) -> str:
 Strategy = Annotated[str, AfterValidator(_known_strategy)]
 """Bounding lines by name, in settings."""
 
-Rounding = Literal["nearest", "outward", "inference"]
+
+def _known_level(name: str) -> str:
+    if name not in LEVELS:
+        raise ValueError(f"rounding must be one of {', '.join(LEVELS)}, got {name!r}")
+    return name
+
+
+Rounding = Annotated[str, AfterValidator(_known_level)]
 """What bounds account for, one of `lbp.rounding.LEVELS`, in settings."""
 
 Progress = Callable[[str, int, int], None]
