@@ -11,15 +11,17 @@ namespace lbp::LBP_ISA {
 template <typename T>
 void relax_windows(const RelaxWindowsArguments<T>& args) {
   const RowWindows<T>& A = args.A;
-  const Index sides = side_count(args.sides), pixels = A.height * A.width, size = pixels * A.channels;
+  const Index sides = side_count(args.sides), size = A.height * A.width * A.channels;
   for_each_image(A.where, A.rows, [&](Index first_row, Index last_row) {
-    load_image_lines(args, A.where[first_row].image);
-    parallel_for(sides * (last_row - first_row), 2 * size, [&](Index first, Index last) {
-      std::vector<char> occupied(static_cast<size_t>(pixels));
-      for (Index item = first; item < last; ++item) {
-        const Index side = item % sides, row = first_row + item / sides, out = side * A.rows + row;
-        args.constants[out] =
-            relax_window(args, side, row, args.relaxed + out * size, reinterpret_cast<bool*>(occupied.data()));
+    load_image_lines(args, first_row, last_row);
+    parallel_for(last_row - first_row, 2 * sides * size, [&](Index first, Index last) {
+      std::vector<char> occupied(size_t(A.height * A.width));
+      for (Index row = first_row + first; row < first_row + last; ++row) {
+        Lane<T> lanes[2] = {};
+        for (Index side = 0; side < sides; ++side) {
+          lanes[side] = lane_of(args, row, side, args.relaxed + (side * A.rows + row) * size, occupied.data());
+        }
+        relax_lanes(args, A.where[row], lanes, sides);
       }
     });
   });
@@ -35,6 +37,9 @@ constexpr Index kVectors = 2;
 // all of them, as far as their relaxed windows stay in the second.
 constexpr Index kMostGroups = 8;
 constexpr Index kBlockBytes = Index(128) << 10;
+
+// Of the weights of neighbouring entries of the kernel that are multiplied in one go: half of the first cache.
+constexpr Index kWeightBytes = Index(16) << 10;
 
 template <typename T>
 constexpr Index kColumns = kVectors * Vector<T>::kSize;
@@ -90,25 +95,36 @@ void pack_weight(const WindowConvolution<T>& conv, const Packing& packing) {
   });
 }
 
-// sums [kLanes, kColumns] += lanes [kCount, outputs] weight [outputs, kColumns].
+// What one entry of the kernel multiplies: the outputs of a pixel of every lane, and their weights [outputs, kColumns].
+template <typename T>
+struct Factors {
+  const T* lanes;
+  const T* weight;
+};
+
+// sums [kLanes, kColumns] += lanes [kCount, outputs] weight [outputs, kColumns], for several factors in turn.
 template <typename T, int kCount>
-void accumulate(const T* lanes, Index lane_stride, Index outputs, const T* weight, T* sums) {
+void accumulate(const Factors<T>* factors, Index number, Index lane_stride, Index outputs, T* sums) {
   using V = typename Vector<T>::Type;
   constexpr Index kSize = Vector<T>::kSize;
   V total[kCount][kVectors];
-  const T* a[kCount];
 #pragma GCC unroll 12
   for (int i = 0; i < kCount; ++i) {
-    a[i] = lanes + i * lane_stride;
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) total[i][v] = load_vector(sums + i * kColumns<T> + v * kSize);
   }
-  for (Index o = 0; o < outputs; ++o, weight += kColumns<T>) {
-    const V w0 = load_vector(weight), w1 = load_vector(weight + kSize);
+  for (Index n = 0; n < number; ++n) {
+    const T* weight = factors[n].weight;
+    const T* a[kCount];
 #pragma GCC unroll 12
-    for (int i = 0; i < kCount; ++i) {
-      total[i][0] = multiply_add(a[i][o], w0, total[i][0]);
-      total[i][1] = multiply_add(a[i][o], w1, total[i][1]);
+    for (int i = 0; i < kCount; ++i) a[i] = factors[n].lanes + i * lane_stride;
+    for (Index o = 0; o < outputs; ++o, weight += kColumns<T>) {
+      const V w0 = load_vector(weight), w1 = load_vector(weight + kSize);
+#pragma GCC unroll 12
+      for (int i = 0; i < kCount; ++i) {
+        total[i][0] = multiply_add(a[i][o], w0, total[i][0]);
+        total[i][1] = multiply_add(a[i][o], w1, total[i][1]);
+      }
     }
   }
 #pragma GCC unroll 12
@@ -119,23 +135,22 @@ void accumulate(const T* lanes, Index lane_stride, Index outputs, const T* weigh
 }
 
 template <typename T, int kCount = int(kLanes)>
-void accumulate_lanes(Index count, const T* lanes, Index lane_stride, Index outputs, const T* weight, T* sums) {
+void accumulate_lanes(Index count, const Factors<T>* factors, Index number, Index lane_stride, Index outputs, T* sums) {
   if constexpr (kCount > 1) {
-    if (count < kCount) return accumulate_lanes<T, kCount - 1>(count, lanes, lane_stride, outputs, weight, sums);
+    if (count < kCount) {
+      return accumulate_lanes<T, kCount - 1>(count, factors, number, lane_stride, outputs, sums);
+    }
   }
-  accumulate<T, kCount>(lanes, lane_stride, outputs, weight, sums);
+  accumulate<T, kCount>(factors, number, lane_stride, outputs, sums);
 }
 
-// Along one axis: an entry of the kernel brings the pixels [first, last) of a window to `at`, `at + stride`, ... in the
-// window of the result, whose size is `limit`; it would bring pixel 0 to `shift`.
-struct Reach {
-  Index first, last, at;
-};
-
-Reach reach(Index shift, Index stride, Index size, Index limit) {
-  const Index first = shift >= 0 ? 0 : quotient_up(-shift, stride);
-  const Index last = minimum(size, shift >= limit ? 0 : quotient_up(limit - shift, stride));
-  return {first, maximum(first, last), shift + first * stride};
+// Copies kColumns numbers.
+template <typename T>
+void copy_columns(const T* from, T* to) {
+#pragma GCC unroll 2
+  for (Index v = 0; v < kVectors; ++v) {
+    store_vector(to + v * Vector<T>::kSize, load_vector(from + v * Vector<T>::kSize));
+  }
 }
 
 bool same_place(const WindowRow& a, const WindowRow& b) { return a.top == b.top && a.left == b.left; }
@@ -198,50 +213,61 @@ class BlockConvolution {
     if (packing_.scatter) {
       scatter();
     } else {
+      columns_.clear();
+      for (Index x = 0; x < conv_.width; ++x) {
+        for (Index j = 0; j < conv_.kernel[1]; ++j) columns_.push_back(reached(x, j, 1));
+      }
       gather();
     }
   }
 
  private:
   void relax(const Block& block) {
-    const Index sides = side_count(args_.relax.sides), out_size = conv_.height * conv_.width * conv_.inputs;
-    lanes_ = (block.last - block.first) * sides;
-    groups_ = quotient_up(lanes_, kLanes);
-    relaxed_.resize(size_t(lanes_ * lane_stride_));
+    const Index sides = side_count(args_.relax.sides);
+    count_ = (block.last - block.first) * sides;
+    groups_ = quotient_up(count_, kLanes);
+    relaxed_.resize(size_t(count_ * lane_stride_));
     occupied_.assign(size_t(groups_ * pixels_), skip_zeros_ ? 0 : 1);
-    out_.resize(size_t(lanes_));
-    for (Index lane = 0; lane < lanes_; ++lane) {
-      const Index side = lane % sides, row = block.first + lane / sides, at = side * A_.rows + row;
-      char* occupied = occupied_.data() + lane / kLanes * pixels_;
-      args_.relax.constants[at] = relax_window(args_.relax, side, row, relaxed_.data() + lane * lane_stride_,
-                                               reinterpret_cast<bool*>(occupied));
-      out_[size_t(lane)] = args_.coefficients + at * out_size;
+    lanes_.clear();
+    for (Index i = 0; i < count_; ++i) {
+      lanes_.push_back(lane_of(args_.relax, block.first + i / sides, i % sides, relaxed_.data() + i * lane_stride_,
+                               occupied_.data() + i / kLanes * pixels_));
     }
+    relax_lanes(args_.relax, A_.where[block.first], lanes_.data(), count_);
   }
 
-  // Adds one tap's products for the outputs of one pixel of A from `channel` on to the sums of a group of lanes.
-  void multiply(Index group, Index pixel, Index channel, const T* weight, T* sums) const {
-    const Index first = group * kLanes;
-    accumulate_lanes<T>(minimum(kLanes, lanes_ - first),
-                        relaxed_.data() + first * lane_stride_ + pixel * A_.channels + channel, lane_stride_,
-                        packing_.outputs, weight, sums);
+  // The coefficients of a lane's result.
+  T* out(Index lane) const {
+    return args_.coefficients + lanes_[size_t(lane)].out * conv_.height * conv_.width * conv_.inputs;
   }
 
-  // Row by row of the result: each entry of the kernel serves all pixels and lanes that it reaches while it is in the
-  // first cache.
+  // The outputs of one pixel of a group of lanes, from `channel` on.
+  const T* outputs_at(Index group, Index pixel, Index channel) const {
+    return relaxed_.data() + group * kLanes * lane_stride_ + pixel * A_.channels + channel;
+  }
+
+  void multiply(Index group, const Factors<T>* factors, Index number, T* sums) const {
+    accumulate_lanes<T>(minimum(kLanes, count_ - group * kLanes), factors, number, lane_stride_, packing_.outputs,
+                        sums);
+  }
+
+  // Row by row of the result: the entries of a row of the kernel, as many as fit in the first cache, serve all pixels
+  // and lanes that they reach while they are there.
   void gather() {
     const Index tap_size = packing_.template tap_size<T>();
+    const Index together = maximum(1, minimum(conv_.kernel[1], kWeightBytes / (tap_size * Index(sizeof(T)))));
+    factors_.resize(size_t(conv_.kernel[1]));
     for (Index item = 0; item < conv_.groups * packing_.blocks; ++item) {
       const Index channels = item / packing_.blocks, column = item % packing_.blocks * kColumns<T>;
       const T* weight = conv_.packed + item * packing_.taps * tap_size;
       for (Index y = 0; y < conv_.height; ++y) {
         sums_.assign(size_t(groups_ * conv_.width * kSums<T>), T(0));
         for (Index i = 0; i < conv_.kernel[0]; ++i) {
-          const Index scaled = y - origin_[0] - i * conv_.dilation[0], row = scaled / conv_.stride[0];
-          if (scaled < 0 || scaled % conv_.stride[0] != 0 || row >= A_.height) continue;
-          for (Index j = 0; j < conv_.kernel[1]; ++j) {
-            const Reach across = reach(origin_[1] + j * conv_.dilation[1], conv_.stride[1], A_.width, conv_.width);
-            add_row(row, across, channels * packing_.outputs, weight + (i * conv_.kernel[1] + j) * tap_size);
+          const Index row = reached(y, i, 0);
+          if (row < 0) continue;
+          for (Index j = 0; j < conv_.kernel[1]; j += together) {
+            add_row(row, j, minimum(j + together, conv_.kernel[1]), channels * packing_.outputs,
+                    weight + i * conv_.kernel[1] * tap_size);
           }
         }
         write_row(y, channels * packing_.inputs + column, minimum(kColumns<T>, packing_.inputs - column));
@@ -249,26 +275,38 @@ class BlockConvolution {
     }
   }
 
-  void add_row(Index row, const Reach& across, Index channel, const T* weight) {
-    for (Index group = 0; group < groups_; ++group) {
-      const char* occupied = occupied_.data() + group * pixels_;
-      T* sums = sums_.data() + (group * conv_.width + across.at) * kSums<T>;
-      for (Index x = across.first; x < across.last; ++x, sums += conv_.stride[1] * kSums<T>) {
-        const Index pixel = row * A_.width + x;
-        if (occupied[pixel] != 0) multiply(group, pixel, channel, weight, sums);
+  // The row or column of A that entry `tap` of the kernel brings to a position of the result; -1: none.
+  Index reached(Index position, Index tap, int axis) const {
+    const Index scaled = position - origin_[axis] - tap * conv_.dilation[axis];
+    const Index at = scaled / conv_.stride[axis];
+    return scaled < 0 || scaled % conv_.stride[axis] != 0 || at >= (axis == 0 ? A_.height : A_.width) ? -1 : at;
+  }
+
+  // Adds the products of entries [first, last) of a row of the kernel with a row of A.
+  void add_row(Index row, Index first, Index last, Index channel, const T* weight) {
+    const Index tap_size = packing_.template tap_size<T>();
+    for (Index x = 0; x < conv_.width; ++x) {
+      for (Index group = 0; group < groups_; ++group) {
+        Index number = 0;
+        for (Index j = first; j < last; ++j) {
+          const Index column = columns_[size_t(x * conv_.kernel[1] + j)], pixel = row * A_.width + column;
+          if (column < 0 || occupied_[size_t(group * pixels_ + pixel)] == 0) continue;
+          factors_[size_t(number++)] = {outputs_at(group, pixel, channel), weight + j * tap_size};
+        }
+        if (number > 0) multiply(group, factors_.data(), number, sums_.data() + (group * conv_.width + x) * kSums<T>);
       }
     }
   }
 
   void write_row(Index y, Index channel, Index count) const {
-    for (Index lane = 0; lane < lanes_; ++lane) {
+    for (Index lane = 0; lane < count_; ++lane) {
       const T* from = sums_.data() + lane / kLanes * conv_.width * kSums<T> + lane % kLanes * kColumns<T>;
-      T* to = out_[size_t(lane)] + y * conv_.width * conv_.inputs + channel;
+      T* to = out(lane) + y * conv_.width * conv_.inputs + channel;
       for (Index x = 0; x < conv_.width; ++x, from += kSums<T>, to += conv_.inputs) {
         if (count == kColumns<T>) {
-          std::copy(from, from + kColumns<T>, to);
+          copy_columns(from, to);
         } else {
-          std::copy(from, from + count, to);
+          for (Index c = 0; c < count; ++c) to[c] = from[c];
         }
       }
     }
@@ -277,7 +315,9 @@ class BlockConvolution {
   // Pixel by pixel of A: its products with the whole kernel, added row by row as far as they lie in the window.
   void scatter() {
     const Index inputs = packing_.inputs, row_size = conv_.kernel[1] * inputs;
-    for (T* out : out_) std::fill(out, out + conv_.height * conv_.width * inputs, T(0));
+    for (Index lane = 0; lane < count_; ++lane) {
+      std::fill(out(lane), out(lane) + conv_.height * conv_.width * inputs, T(0));
+    }
     products_.resize(size_t(kLanes * packing_.blocks * kColumns<T>));
     for (Index item = 0; item < groups_ * pixels_; ++item) {
       if (occupied_[size_t(item)] == 0) continue;
@@ -289,10 +329,10 @@ class BlockConvolution {
       for (Index i = 0; i < conv_.kernel[0]; ++i) {
         const Index y = top + i * conv_.dilation[0];
         if (y < 0 || y >= conv_.height || first >= last) continue;
-        for (Index lane = group * kLanes; lane < minimum(lanes_, (group + 1) * kLanes); ++lane) {
+        for (Index lane = group * kLanes; lane < minimum(count_, (group + 1) * kLanes); ++lane) {
           const T* __restrict from =
               products_.data() + lane % kLanes * packing_.blocks * kColumns<T> + i * row_size + first * inputs;
-          T* __restrict to = out_[size_t(lane)] + (y * conv_.width + left + first) * inputs;
+          T* __restrict to = out(lane) + (y * conv_.width + left + first) * inputs;
           for (Index c = 0; c < (last - first) * inputs; ++c) to[c] += from[c];
         }
       }
@@ -304,10 +344,10 @@ class BlockConvolution {
     alignas(64) T sums[kSums<T>];
     for (Index block = 0; block < packing_.blocks; ++block) {
       std::fill(sums, sums + kSums<T>, T(0));
-      multiply(group, pixel, 0, conv_.packed + block * packing_.template tap_size<T>(), sums);
+      const Factors<T> factors = {outputs_at(group, pixel, 0), conv_.packed + block * packing_.template tap_size<T>()};
+      multiply(group, &factors, 1, sums);
       for (Index lane = 0; lane < kLanes; ++lane) {
-        std::copy(sums + lane * kColumns<T>, sums + (lane + 1) * kColumns<T>,
-                  products_.data() + (lane * packing_.blocks + block) * kColumns<T>);
+        copy_columns(sums + lane * kColumns<T>, products_.data() + (lane * packing_.blocks + block) * kColumns<T>);
       }
     }
   }
@@ -318,11 +358,13 @@ class BlockConvolution {
   const Packing& packing_;
   const bool skip_zeros_;
   const Index pixels_, lane_stride_;
-  Index lanes_ = 0, groups_ = 0;
+  Index count_ = 0, groups_ = 0;
   Index origin_[2] = {0, 0};  // where the first entry of the kernel brings the first row and column of a window
+  std::vector<Lane<T>> lanes_;
   std::vector<T> relaxed_, sums_, products_;
   std::vector<char> occupied_;
-  std::vector<T*> out_;
+  std::vector<Index> columns_;  // [width, kernel width]: see reached()
+  std::vector<Factors<T>> factors_;
 };
 
 }  // namespace
@@ -339,7 +381,7 @@ void relax_convolve_windows(const RelaxConvolveWindowsArguments<T>& args) {
   const bool skip_zeros = std::all_of(conv.weight, conv.weight + weights, [](T w) { return w - w == T(0); });
   const Index most = rows_of_a_block(A, sides);
   for_each_image(A.where, A.rows, [&](Index first_row, Index last_row) {
-    load_image_lines(args.relax, A.where[first_row].image);
+    load_image_lines(args.relax, first_row, last_row);
     const std::vector<Block> blocks = blocks_of(args, first_row, last_row, most);
     parallel_for(Index(blocks.size()), A.height * A.width * A.channels * conv.inputs, [&](Index first, Index last) {
       BlockConvolution<T> convolution(args, packing, skip_zeros);

@@ -20,16 +20,35 @@ void for_each_image(const WindowRow* where, Index rows, const Body& body) {
   }
 }
 
-// Writes the lines of one image; without an activation they are the identity.
+// Rows [first, last) of the layer that the windows of some rows of A meet.
+struct Band {
+  Index first, last;
+};
+
 template <typename T>
-void load_image_lines(const RelaxWindowsArguments<T>& args, Index image) {
-  const Index channels = args.A.channels, pixels = args.A.layer_height * args.A.layer_width;
-  const Index neurons = channels * pixels;
-  parallel_for(quotient_up(neurons, kTile), 16 * kTile, [&](Index first, Index last) {
+Band band_of(const RowWindows<T>& A, Index first_row, Index last_row) {
+  Band band = {A.layer_height, 0};
+  for (Index row = first_row; row < last_row; ++row) {
+    band.first = minimum(band.first, A.where[row].top);
+    band.last = maximum(band.last, A.where[row].top + A.height);
+  }
+  return band;
+}
+
+// Writes the lines of one image as far as the given rows of A meet them; without an activation they are the identity.
+template <typename T>
+void load_image_lines(const RelaxWindowsArguments<T>& args, Index first_row, Index last_row) {
+  const Index image = args.A.where[first_row].image;
+  const Index channels = args.A.channels, width = args.A.layer_width, pixels = args.A.layer_height * width;
+  const Band band = band_of(args.A, first_row, last_row);
+  const Index first_pixel = band.first * width, band_pixels = (band.last - band.first) * width;
+  const Index tiles = quotient_up(band_pixels, kTile);
+  parallel_for(channels * tiles, 16 * minimum(band_pixels, kTile), [&](Index first, Index last) {
     LineTile<T> tile;
     alignas(64) T bias[kTile];
     for (Index item = first; item < last; ++item) {
-      const Index begin = item * kTile, size = minimum(kTile, neurons - begin);
+      const Index channel = item / tiles, done = item % tiles * kTile, size = minimum(kTile, band_pixels - done);
+      const Index pixel = first_pixel + done, begin = channel * pixels + pixel;
       if (args.relaxation.l != nullptr) {
         load_lines(args.relaxation, image, begin, size, tile);
       } else {
@@ -43,9 +62,8 @@ void load_image_lines(const RelaxWindowsArguments<T>& args, Index image) {
       } else {
         for (Index j = 0; j < size; ++j) bias[j] = T(0);
       }
-      for (Index j = 0; j < size; ++j) {
-        const Index channel = (begin + j) / pixels, pixel = (begin + j) % pixels;
-        T* to = args.lines + pixel * kLinePlanes * channels + channel;
+      T* to = args.lines + pixel * kLinePlanes * channels + channel;
+      for (Index j = 0; j < size; ++j, to += kLinePlanes * channels) {
         to[0] = tile.lower_slope[j];
         to[channels] = tile.lower_intercept[j];
         to[2 * channels] = tile.upper_slope[j];
@@ -59,7 +77,7 @@ void load_image_lines(const RelaxWindowsArguments<T>& args, Index image) {
 // One pixel of a window; returns its share of the constants and notes whether any coefficient is not 0.
 template <typename T>
 double relax_pixel(Index channels, const T* __restrict A, const T* __restrict lines, bool lower, T* __restrict relaxed,
-                   bool& occupied) {
+                   char& occupied) {
   const T* __restrict positive_slope = lines + (lower ? 0 : 2) * channels;
   const T* __restrict positive_intercept = lines + (lower ? 1 : 3) * channels;
   const T* __restrict negative_slope = lines + (lower ? 2 : 0) * channels;
@@ -77,28 +95,45 @@ double relax_pixel(Index channels, const T* __restrict A, const T* __restrict li
     any |= value != T(0) ? 1 : 0;
     constant += double(a) * double(intercept) + double(value) * double(bias[c]);
   }
-  if (any != 0) occupied = true;
+  if (any != 0) occupied = 1;
   return constant;
 }
 
-// The window of one row and side through the lines of its image; returns the constants. `occupied` [height * width] is
-// set where a coefficient is not 0.
+// One side of a row on its way through the lines.
 template <typename T>
-double relax_window(const RelaxWindowsArguments<T>& args, Index side, Index row, T* relaxed, bool* occupied) {
+struct Lane {
+  const T* from;   // its window of A
+  T* relaxed;      // where the result goes
+  char* occupied;  // [height * width], set where a coefficient is not 0; rows may share it
+  bool lower;
+  Index out;  // its place among the constants
+  double constant;
+};
+
+template <typename T>
+Lane<T> lane_of(const RelaxWindowsArguments<T>& args, Index row, Index side, T* relaxed, char* occupied) {
   const RowWindows<T>& A = args.A;
-  const WindowRow where = A.where[row];
-  const T* from = A.data + side * A.side_stride + where.source * A.source_stride;
-  const bool lower = is_lower(args.sides, side);
-  double constant = 0;
+  const T* from = A.data + side * A.side_stride + A.where[row].source * A.source_stride;
+  return {from, relaxed, occupied, is_lower(args.sides, side), side * A.rows + row, 0};
+}
+
+// Pushes lanes whose windows lie at one place through the lines of their image, and writes their constants. The lines
+// of a pixel are read once for all lanes.
+template <typename T>
+void relax_lanes(const RelaxWindowsArguments<T>& args, const WindowRow& where, Lane<T>* lanes, Index count) {
+  const RowWindows<T>& A = args.A;
   for (Index y = 0; y < A.height; ++y) {
     const T* lines = args.lines + ((where.top + y) * A.layer_width + where.left) * kLinePlanes * A.channels;
-    for (Index x = 0; x < A.width; ++x) {
-      const Index pixel = y * A.width + x;
-      constant += relax_pixel(A.channels, from + pixel * A.channels, lines + x * kLinePlanes * A.channels, lower,
-                              relaxed + pixel * A.channels, occupied[pixel]);
+    for (Index x = 0; x < A.width; ++x, lines += kLinePlanes * A.channels) {
+      const Index pixel = y * A.width + x, at = pixel * A.channels;
+      for (Index i = 0; i < count; ++i) {
+        Lane<T>& lane = lanes[i];
+        lane.constant +=
+            relax_pixel(A.channels, lane.from + at, lines, lane.lower, lane.relaxed + at, lane.occupied[pixel]);
+      }
     }
   }
-  return constant;
+  for (Index i = 0; i < count; ++i) args.constants[lanes[i].out] = lanes[i].constant;
 }
 
 }  // namespace lbp::LBP_ISA
