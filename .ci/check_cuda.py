@@ -53,24 +53,29 @@ def find_nvcc() -> Path:
     return Path(found) if found else packed
 
 
-def compile_source(nvcc: Path, source: Path, architecture: int, folder: Path) -> str:
-    """Compile a .cu file to machine code, and return what ptxas says."""
-    target = folder / f"{source.stem}.{architecture}.cubin"
-    command = [nvcc, "-cubin", f"-arch=sm_{architecture}", *FLAGS, source, "-o", target]
+def compile_source(nvcc: Path, source: Path, folder: Path) -> str:
+    """Compile a .cu file to machine code for all architectures, as cmake/Cuda.cmake does; return what ptxas says."""
+    oldest = ARCHITECTURES[0]
+    codes = [f"--generate-code=arch=compute_{oldest},code=sm_{architecture}" for architecture in ARCHITECTURES]
+    command = [nvcc, "-fatbin", *codes, *FLAGS, source, "-o", folder / f"{source.stem}.fatbin"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        sys.exit(f"{source.name} does not compile for sm_{architecture}:\n{result.stderr}")
+        sys.exit(f"{source.name} does not compile:\n{result.stderr}")
     return result.stderr
 
 
-def usages(report: str) -> Iterator[tuple[str, Usage]]:
-    """Yield the kernels, by mangled names, of what ptxas says."""
+def usages(report: str) -> Iterator[tuple[str, int, Usage]]:
+    """Yield the kernels, by mangled names, and their architectures, of what ptxas says."""
     for part in report.split("Compiling entry function ")[1:]:
-        name = part.split("'")[1]
+        _, name, _, architecture, *_ = part.split("'")
         spills = sum(int(size) for size in re.findall(r"(\d+) bytes spill", part))
         registers = re.search(r"Used (\d+) registers", part)
         shared = re.search(r"(\d+) bytes smem", part)
-        yield name, Usage(int(registers[1]) if registers else 0, int(shared[1]) if shared else 0, spills)
+        yield (
+            name,
+            int(architecture.removeprefix("sm_")),
+            Usage(int(registers[1]) if registers else 0, int(shared[1]) if shared else 0, spills),
+        )
 
 
 def demangled(names: list[str]) -> list[str]:
@@ -86,12 +91,12 @@ def check_nvcc() -> None:
     """Compile all .cu files, print the table and fail on spills."""
     nvcc, started = find_nvcc(), time.monotonic()
     sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    jobs = [(source, architecture) for source in sources for architecture in ARCHITECTURES]
+    # The largest last would leave the other workers idle.
+    sources.sort(key=lambda source: -source.stat().st_size)
     table: dict[str, dict[int, Usage]] = defaultdict(dict)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(WORKERS) as pool:
-        reports = pool.map(lambda job: compile_source(nvcc, *job, Path(folder)), jobs)
-        for (_, architecture), report in zip(jobs, reports, strict=True):
-            for name, usage in usages(report):
+        for report in pool.map(lambda source: compile_source(nvcc, source, Path(folder)), sources):
+            for name, architecture, usage in usages(report):
                 table[name][architecture] = usage
     print("registers per thread / static shared bytes per block, and spilled bytes (*) where there are any\n")
     print("| kernel |" + "".join(f" sm_{architecture} |" for architecture in ARCHITECTURES))

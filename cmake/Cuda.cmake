@@ -10,10 +10,9 @@
 set(LBP_CUDA AUTO CACHE STRING
   "CUDA kernels: AUTO compiles them ahead of time beside a CUDA build of torch where nvcc is found, else just in time; ON insists on ahead of time, beside any torch; JIT on just in time; OFF leaves them out")
 set_property(CACHE LBP_CUDA PROPERTY STRINGS AUTO ON JIT OFF)
-# Machine code for A100, H100 and H200, B200, and consumer Blackwell; the last entry adds its PTX, which the driver
-# compiles for devices that come later.
-set(LBP_CUDA_ARCHITECTURES "80-real;90-real;100-real;120" CACHE STRING
-  "What nvcc compiles for, as CMAKE_CUDA_ARCHITECTURES; `native`: the GPU of this machine")
+# Machine code for A100, H100 and H200, B200, and consumer Blackwell.
+set(LBP_CUDA_ARCHITECTURES "80;90;100;120" CACHE STRING
+  "Compute capabilities that nvcc makes machine code for, the oldest first; `native`: the GPU of this machine's")
 
 string(TOUPPER "${LBP_CUDA}" lbp_cuda_wanted)
 if(NOT lbp_cuda_wanted MATCHES "^(AUTO|ON|JIT|OFF)$")
@@ -24,7 +23,7 @@ set(lbp_cuda_mode just-in-time)
 if(lbp_cuda_wanted STREQUAL "OFF")
   set(lbp_cuda_mode none)
 elseif(lbp_cuda_wanted STREQUAL "ON" OR (lbp_cuda_wanted STREQUAL "AUTO" AND lbp_torch_cuda))
-  set(CMAKE_CUDA_ARCHITECTURES "${LBP_CUDA_ARCHITECTURES}")
+  set(CMAKE_CUDA_ARCHITECTURES OFF)  # the options stand below
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # the process may have no CUDA runtime, or torch's own of another version
   if(NOT CMAKE_CUDA_COMPILER)
     unset(CMAKE_CUDA_COMPILER CACHE)  # nvcc may have been installed since the last configuration
@@ -51,6 +50,21 @@ set(lbp_cuda_options
   --expt-relaxed-constexpr
   -Werror=cross-execution-space-call
   "SHELL:-Xcompiler=-ffp-contract=off,-Wall,-Wextra")
+
+# The kernels ask for nothing that is newer than the oldest architecture, so the slow part, C++ to PTX, is done once for
+# all. The PTX goes into the library as well, for devices that come later. .ci/check_cuda.py compiles in the same way.
+if(LBP_CUDA_ARCHITECTURES STREQUAL "native")
+  set(lbp_cuda_architectures "this machine")
+  list(APPEND lbp_cuda_options -arch=native)
+else()
+  list(TRANSFORM LBP_CUDA_ARCHITECTURES PREPEND "sm_" OUTPUT_VARIABLE lbp_cuda_architectures)
+  list(GET LBP_CUDA_ARCHITECTURES 0 lbp_oldest)
+  foreach(code IN LISTS lbp_cuda_architectures ITEMS "compute_${lbp_oldest}")
+    list(APPEND lbp_cuda_options "--generate-code=arch=compute_${lbp_oldest},code=${code}")
+  endforeach()
+  list(JOIN lbp_cuda_architectures ", " lbp_cuda_architectures)
+  string(APPEND lbp_cuda_architectures " and later")
+endif()
 target_compile_options(lbp_settings INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:${lbp_cuda_options}>")
 
 # lbp_add_cuda_launchers(<target with csrc/torch> <sources>...)
@@ -66,19 +80,6 @@ function(lbp_add_cuda_launchers target)
     target_sources(${target} PRIVATE csrc/cuda/compiled_kernel.cpp)
     target_compile_definitions(${target} PRIVATE LBP_CUDA_JIT=1)
   else()
-    set(architectures "")
-    foreach(architecture IN LISTS CMAKE_CUDA_ARCHITECTURES)
-      if(architecture MATCHES "^([0-9]+[a-z]?)-real$")
-        list(APPEND architectures "sm_${CMAKE_MATCH_1}")
-      elseif(architecture MATCHES "^([0-9]+[a-z]?)-virtual$")
-        list(APPEND architectures "compute_${CMAKE_MATCH_1} and later")
-      elseif(architecture MATCHES "^[0-9]")
-        list(APPEND architectures "sm_${architecture} and later")
-      else()
-        list(APPEND architectures "${architecture}")
-      endif()
-    endforeach()
-    list(JOIN architectures ", " architectures)
-    target_compile_definitions(${target} PRIVATE "LBP_CUDA_ARCHITECTURES=\"${architectures}\"")
+    target_compile_definitions(${target} PRIVATE "LBP_CUDA_ARCHITECTURES=\"${lbp_cuda_architectures}\"")
   endif()
 endfunction()
