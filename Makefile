@@ -72,13 +72,14 @@ cuda-check: native $(STAMPS)/cuda ## compile all CUDA kernels for all architectu
 	$(PY) .ci/check_cuda.py nvcc
 	$(PY) .ci/check_cuda.py nvrtc
 
-# Beyond torch, nvcc, CuPy and pytest, for the Python of the machine with the GPU.
-CARRIED = hypothesis typer rich pydantic safetensors setuptools cmake ninja
+# Beyond torch, nvcc, CuPy (which comes with NumPy) and pytest, for the Python of the machine with the GPU.
+CARRIED = hypothesis matplotlib pillow typer rich pydantic safetensors setuptools cmake ninja
 CARRIED_PYTHON ?= 3.12
 
 carried: $(STAMPS)/dependencies ## download into build/carried what benchmarks/gpu_record.sh needs on a machine without a network
 	$(PY) -m pip download --quiet --dest build/carried --only-binary=:all: --python-version $(CARRIED_PYTHON) \
 		$(foreach tag,2014 _2_17 _2_28,--platform manylinux$(tag)_x86_64) --constraint constraints.txt $(CARRIED)
+	rm -f build/carried/numpy-*
 
 lint: $(STAMPS)/dependencies ## style and types: ruff, mypy, clang-format
 	ruff check .

@@ -27,7 +27,10 @@ ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / "build" / "gpu_record"
 RESULTS = ROOT / "benchmarks" / "results"
 JIT = ROOT / "build" / "jit"
-NEEDED = ("torch", "pytest", "hypothesis", "typer", "rich", "pydantic", "safetensors", "setuptools", "cmake", "ninja")
+NEEDED = (
+    *("torch", "numpy", "pytest", "hypothesis", "matplotlib", "PIL", "typer", "rich", "pydantic", "safetensors"),
+    *("setuptools", "cmake", "ninja"),
+)
 # One call of every op, forward and backward: what compute-sanitizer watches.
 WATCHED = ("-q", "tests/gpu/test_every_op.py", "-k", "values_and_gradients")
 

@@ -51,21 +51,32 @@ set(lbp_cuda_options
   -Werror=cross-execution-space-call
   "SHELL:-Xcompiler=-ffp-contract=off,-Wall,-Wextra")
 
-# The kernels ask for nothing that is newer than the oldest architecture, so the slow part, C++ to PTX, is done once for
-# all. The PTX goes into the library as well, for devices that come later. .ci/check_cuda.py compiles in the same way.
-if(LBP_CUDA_ARCHITECTURES STREQUAL "native")
-  set(lbp_cuda_architectures "this machine")
-  list(APPEND lbp_cuda_options -arch=native)
-else()
-  list(TRANSFORM LBP_CUDA_ARCHITECTURES PREPEND "sm_" OUTPUT_VARIABLE lbp_cuda_architectures)
-  list(GET LBP_CUDA_ARCHITECTURES 0 lbp_oldest)
-  foreach(code IN LISTS lbp_cuda_architectures ITEMS "compute_${lbp_oldest}")
+if(lbp_cuda_mode STREQUAL "ahead-of-time")
+  set(lbp_capabilities "${LBP_CUDA_ARCHITECTURES}")
+  if(LBP_CUDA_ARCHITECTURES STREQUAL "native")
+    execute_process(
+      COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
+      OUTPUT_VARIABLE lbp_capabilities OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE lbp_no_gpu)
+    if(lbp_no_gpu)
+      message(FATAL_ERROR "LBP_CUDA_ARCHITECTURES=native: nvidia-smi names no GPU of this machine. Name compute "
+                          "capabilities instead, as in LBP_CUDA_ARCHITECTURES=90.")
+    endif()
+    string(REPLACE "." "" lbp_capabilities "${lbp_capabilities}")
+    string(REPLACE "\n" ";" lbp_capabilities "${lbp_capabilities}")
+    list(REMOVE_DUPLICATES lbp_capabilities)
+    list(SORT lbp_capabilities COMPARE NATURAL)
+  endif()
+  # The kernels ask for nothing that is newer than the oldest architecture, so the slow part, C++ to PTX, is done once
+  # for all. The PTX goes into the library as well, for devices that come later. .ci/check_cuda.py compiles likewise.
+  list(GET lbp_capabilities 0 lbp_oldest)
+  list(TRANSFORM lbp_capabilities PREPEND "sm_" OUTPUT_VARIABLE lbp_machines)
+  foreach(code IN LISTS lbp_machines ITEMS "compute_${lbp_oldest}")
     list(APPEND lbp_cuda_options "--generate-code=arch=compute_${lbp_oldest},code=${code}")
   endforeach()
-  list(JOIN lbp_cuda_architectures ", " lbp_cuda_architectures)
+  list(JOIN lbp_machines ", " lbp_cuda_architectures)
   string(APPEND lbp_cuda_architectures " and later")
+  target_compile_options(lbp_settings INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:${lbp_cuda_options}>")
 endif()
-target_compile_options(lbp_settings INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:${lbp_cuda_options}>")
 
 # lbp_add_cuda_launchers(<target with csrc/torch> <sources>...)
 function(lbp_add_cuda_launchers target)

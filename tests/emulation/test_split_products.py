@@ -9,7 +9,7 @@ from emulation.products import Products
 from ops.cases import generator
 
 UNIT = 2.0**-24  # the rounding error of float32, relative
-DEPTHS = (3, 16, 100, 400)
+DEPTHS = (3, 16, 100, 250)
 
 
 def parts(module, x):
