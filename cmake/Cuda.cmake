@@ -12,7 +12,7 @@ set(LBP_CUDA AUTO CACHE STRING
 set_property(CACHE LBP_CUDA PROPERTY STRINGS AUTO ON JIT OFF)
 # Machine code for A100, H100 and H200, B200, and consumer Blackwell.
 set(LBP_CUDA_ARCHITECTURES "80;90;100;120" CACHE STRING
-  "Compute capabilities that nvcc makes machine code for, the oldest first; `native`: the GPU of this machine's")
+  "Compute capabilities that nvcc makes machine code for, as 80;90; `native`: those of this machine's GPUs")
 
 string(TOUPPER "${LBP_CUDA}" lbp_cuda_wanted)
 if(NOT lbp_cuda_wanted MATCHES "^(AUTO|ON|JIT|OFF)$")
@@ -64,8 +64,8 @@ if(lbp_cuda_mode STREQUAL "ahead-of-time")
     string(REPLACE "." "" lbp_capabilities "${lbp_capabilities}")
     string(REPLACE "\n" ";" lbp_capabilities "${lbp_capabilities}")
     list(REMOVE_DUPLICATES lbp_capabilities)
-    list(SORT lbp_capabilities COMPARE NATURAL)
   endif()
+  list(SORT lbp_capabilities COMPARE NATURAL)
   # The kernels ask for nothing that is newer than the oldest architecture, so the slow part, C++ to PTX, is done once
   # for all. The PTX goes into the library as well, for devices that come later. .ci/check_cuda.py compiles likewise.
   list(GET lbp_capabilities 0 lbp_oldest)
