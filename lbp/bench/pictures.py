@@ -6,11 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from lbp.bench.record import Record, Row
 from lbp.bench.tables import Case, cases
+from lbp.plots.style import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,14 +32,13 @@ def draw_pictures(record: Record, folder: Path) -> list[Path]:
 
 
 def _draw(record: Record, path: Path, draw: Callable[[Axes, Record], None]) -> Path:
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(9, 6)
     axes = figure.add_subplot()
     draw(axes, record)
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axes.grid(alpha=0.3)
     figure.suptitle(f"{record.device}, {record.settings['threads']} threads")
-    canvas.print_png(path)
+    figure.savefig(path, format="png")
     return path
 
 

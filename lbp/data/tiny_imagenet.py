@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from lbp.data.dataset import DataError
 
@@ -66,6 +65,8 @@ def _validation(folder: Path, label_of: dict[str, int]) -> Iterator[Entry]:
 
 
 def _pixels(path: Path) -> npt.NDArray[np.uint8]:
+    from PIL import Image  # only this data set needs it
+
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))

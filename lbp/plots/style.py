@@ -1,11 +1,12 @@
 """What all pictures share: colours, names of lines, PNG files without a display."""
 
 import io
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from lbp.strategies import STATUSES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; pale for linear, strong for unstable.
 STATUS_COLOURS = dict(zip(STATUSES, ("#bbbbbb", "#e69f00", "#56b4e9", "#cc79a7", "#777777", "#d55e00"), strict=True))
@@ -32,14 +33,18 @@ def line_style(strategy: str) -> str:
     return _LINE_STYLES.get(strategy, _OTHER_STYLE)
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> "Figure":
     """An empty figure of so many inches."""
+    # Here and not above: what draws nothing shall neither wait for matplotlib nor need it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: "Figure") -> bytes:
     """The picture as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

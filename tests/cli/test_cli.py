@@ -1,6 +1,7 @@
 """The command line: what it prints, what it writes, and how it refuses."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -32,6 +33,12 @@ def run_main(monkeypatch, capsys, *arguments):
     with pytest.raises(SystemExit) as caught:
         cli.main()
     return caught.value.code, capsys.readouterr().err
+
+
+def test_what_draws_nothing_needs_no_library_for_pictures():
+    hidden = "import sys; sys.modules.update(matplotlib=None, PIL=None); import lbp.cli"
+    finished = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_info_lists_versions():
