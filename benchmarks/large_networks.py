@@ -29,7 +29,8 @@ from lbp.graph import BoundNode, Network
 from lbp.graph.conv import Conv2dNode
 from lbp.graph.linear import LinearNode
 from lbp.info import collect
-from lbp.linear import InputWindows, ReceptiveField, layer_of, window_of
+from lbp.linear import InputWindows, layer_of
+from lbp.methods.work import row_steps
 from lbp.ops.forward_windows import axis_taps
 
 EPS = {"CNN-7+BN": 1 / 255}
@@ -99,7 +100,8 @@ def multiply_adds(network: Network, method: str, *, windows: bool) -> int:
     total = 0
     if method != "LBP":
         starts = [*hidden, network.output] if method == "CROWN" else [network.output]
-        total += sum(start.size * _row_multiply_adds(network, start, windows=windows) for start in starts)
+        for start in starts:
+            total += start.size * sum(step.multiply_adds for step in row_steps(network, start, windows=windows))
     if method != "CROWN":
         nodes = network.nodes if method == "LBP" else network.below(hidden[-1])
         total += _forward_multiply_adds(nodes, windows=windows)
@@ -138,24 +140,6 @@ def _convolution_multiply_adds(node: Conv2dNode) -> int:
             *(geometry.stride[i], geometry.padding[i], geometry.dilation[i]),
         )
         total *= sum(tap.outputs.stop - tap.outputs.start for tap in taps)
-    return total
-
-
-def _row_multiply_adds(network: Network, start: BoundNode, *, windows: bool) -> int:
-    """Multiply-adds of one row of both sides through the affine layers between a node and the input."""
-    fields: dict[BoundNode, ReceptiveField | None] = {start: ReceptiveField.identity() if windows else None}
-    total = 0
-    for node in reversed(network.below(start)):
-        field = fields.pop(node)
-        own = node.receptive_field()
-        below = None if field is None or own is None else field.then(own)
-        if node is not start and isinstance(node, Conv2dNode | LinearNode):
-            height, width = window_of(field, layer_of(node.shape))
-            weight = node.parameters()[0]
-            total += 2 * height * width * weight.numel()
-        for source in node.inputs:
-            known = fields.get(source, below)
-            fields[source] = None if known is None or below is None else known.union(below)
     return total
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from lbp.methods.back_substitution import back_substitute, bounds_of_neurons, ov
 from lbp.methods.intervals import propagate_intervals
 from lbp.methods.problem import Problem
 from lbp.methods.rows import Decision, Neurons, interval_of, open_neurons
+from lbp.methods.work import worth_evaluating
 
 
 def crown_pre_activations(problem: Problem) -> None:
@@ -26,8 +29,9 @@ def open_bounds(problem: Problem, node: BoundNode) -> Interval:
     """Return bounds [B, *shape] of a pre-activation with back-substitution only where it can change anything.
 
     Intervals come first; only neurons that they leave open are substituted back, per image, and of every neuron the
-    tighter of all bounds found is kept. A row is dropped on its way down as soon as the bounds of a layer that it
-    passes decide its neuron. Without windows every neuron has its row, and the tighter bounds are kept.
+    tighter of all bounds found is kept. A row is dropped on its way down where the bounds of an activation that it
+    passes decide its neuron, at the layers that `worth_evaluating` names. Without windows every neuron has its row,
+    and the tighter bounds are kept.
     """
     bounds = interval_of(problem, node)
     if not problem.windows:
@@ -35,9 +39,9 @@ def open_bounds(problem: Problem, node: BoundNode) -> Interval:
     neurons = open_neurons(problem, node, bounds)
     if neurons.count == 0:
         return bounds
-    found = []
+    found, layers = [], worth_evaluating(problem.network, node)
     for part in neurons.chunks(problem.rows_at_once(node)):
-        race = _Race(problem, part, torch.stack([part.of(bound) for bound in bounds]).double())
+        race = _Race(problem, part, layers, torch.stack([part.of(bound) for bound in bounds]).double())
         result = back_substitute(problem, node, part.start(problem.dtype), "both", watch=race)
         found.append(race.finished(over_region(problem, result, "both")))
     lower, upper = torch.cat(found, dim=1)
@@ -52,13 +56,15 @@ class _Race:
     """Rows on their way down, each with the best bounds so far; those that are decided drop out.
 
     Attributes:
+        layers: where the rows are evaluated.
         best: lower and upper bounds [2, R] float64 of all rows that started.
         left: int64, which of them are still under way.
     """
 
-    def __init__(self, problem: Problem, neurons: Neurons, best: Tensor) -> None:
+    def __init__(self, problem: Problem, neurons: Neurons, layers: Collection[BoundNode], best: Tensor) -> None:
         self.problem = problem
         self.neurons = neurons
+        self.layers = layers
         self.best = best
         self.left = torch.arange(neurons.count, device=best.device)
         self.decision = Decision.about(problem, neurons.node)
@@ -66,7 +72,7 @@ class _Race:
     def __call__(
         self, node: BoundNode, rows: WindowCoefficients, constants: Tensor | None
     ) -> tuple[WindowCoefficients, Tensor | None]:
-        if node not in self.problem.bounds or self.decision.bends is None or rows.count == 0:
+        if node not in self.layers or self.decision.bends is None or rows.count == 0:
             return rows, constants
         values = self.problem.add("both", self.problem.region_at(node).concretize_windows(rows, "both"), constants)
         assert values is not None

@@ -147,7 +147,7 @@ class Outward:
     def region(self, node: BoundNode) -> Region:
         """Return the bounds of a node as a region over which linear functions are evaluated."""
         if node not in self._regions:
-            self._regions[node] = Region(*self._problem.bounds[node]).outward()
+            self._regions[node] = Region(*self.interval(node)).outward()
         return self._regions[node]
 
     def step(self, node: BoundNode) -> StepError | None:

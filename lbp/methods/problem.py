@@ -121,8 +121,14 @@ class Problem:
         return node.interval(*inputs) if self.outward is None else outward_interval(node, inputs, self.dtype)
 
     def region_at(self, node: BoundNode) -> Region:
-        """Return the known bounds of a node as a region over which linear functions are evaluated."""
-        return Region(*self.bounds[node]) if self.outward is None else self.outward.region(node)
+        """Return bounds of a node as a region over which linear functions are evaluated.
+
+        They are the known ones, or intervals from those of its inputs.
+        """
+        if self.outward is not None:
+            return self.outward.region(node)
+        known = self.bounds.get(node)
+        return Region(*(known or node.interval(*(self.bounds[source] for source in node.inputs))))
 
     def add(self, sides: str, *constants: Tensor | None) -> Tensor | None:
         """Return the sum of constants [K, B, S] or [K, R] float64, of which any may be absent; None for zero."""

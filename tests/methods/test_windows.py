@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lbp
+from lbp.graph import build_network
+from lbp.linear import WindowCoefficients
+from lbp.methods.work import worth_evaluating
 
 
 @st.composite
@@ -169,6 +172,31 @@ def test_open_rows_alone_bound_no_looser_than_all_rows(model):
         # What either way decides is decided alike.
         assert not ((status[0] * status[1]) < 0).any()
     assert decided > 0
+
+
+def test_rows_that_a_layer_on_their_way_decides_are_dropped_there(model, monkeypatch):
+    x = torch.rand(2, 2, 8, 7, dtype=torch.float64)
+    whole, _ = bounds(model, x, eps=0.03)
+    dropped = []
+    chosen = WindowCoefficients.chosen
+    monkeypatch.setattr(
+        WindowCoefficients, "chosen", lambda rows, keep: dropped.append(rows.count - len(keep)) or chosen(rows, keep)
+    )
+    monkeypatch.setattr("lbp.methods.work.WORTH_EVALUATING", 0)
+    (lower, upper), _ = bounds(model, x, eps=0.03)
+    assert sum(dropped) > 0
+    assert (lower >= whole[0] - 1e-9).all()
+    assert (upper <= whole[1] + 1e-9).all()
+    for point in x + 0.03 * (2 * torch.rand(50, *x.shape, dtype=torch.float64) - 1):
+        assert ((lower <= model(point)) & (model(point) <= upper)).all()
+
+
+def test_rows_are_evaluated_where_much_work_lies_ahead():
+    """Not where intervals say the same, and not close to the input."""
+    sizes = [(3, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 128, 1)]
+    layers = [part for c, out, stride in sizes for part in (nn.Conv2d(c, out, 3, stride, 1), nn.ReLU())]
+    network = build_network(nn.Sequential(*layers), torch.rand(1, 3, 32, 32), {})
+    assert [node.name for node in worth_evaluating(network, network["8"])] == ["5"]
 
 
 def test_gradients_flow_through_windows(model):

@@ -1,0 +1,73 @@
+"""What back-substitution of one row costs, counted from shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lbp.graph import BoundNode, Network
+from lbp.graph.conv import Conv2dNode
+from lbp.graph.linear import LinearNode
+from lbp.linear import ReceptiveField, layer_of, window_of
+
+WORTH_EVALUATING = 1000
+"""Multiply-adds per coefficient that must lie ahead for an evaluation of the rows on their way to pay.
+
+An evaluation reads every coefficient once, which takes about as long as 30 multiply-adds of a convolution's step: it
+costs at most 3% of what it may save, and layers close to the input, with large windows and little below, are left out.
+"""
+
+
+@dataclass(frozen=True)
+class RowStep:
+    """The step of one row, both sides, through a node.
+
+    Attributes:
+        node: the node.
+        coefficients: numbers that arrive there.
+        multiply_adds: of the step; affine layers have some, but not the one where rows start, as its weights.
+    """
+
+    node: BoundNode
+    coefficients: int
+    multiply_adds: int
+
+
+def row_steps(network: Network, start: BoundNode, *, windows: bool = True) -> list[RowStep]:
+    """Return the steps of one row of a node down to the input, in their order.
+
+    Args:
+        network: the graph.
+        start: the node.
+        windows: whether the row is kept as a window where that is smaller.
+    """
+    fields: dict[BoundNode, ReceptiveField | None] = {start: ReceptiveField.identity() if windows else None}
+    steps = []
+    for node in reversed(network.below(start)):
+        field, own = fields.pop(node), node.receptive_field()
+        channels, *_ = layer = layer_of(node.shape)
+        height, width = window_of(field, layer)
+        multiply_adds = 0
+        if node is not start and isinstance(node, Conv2dNode | LinearNode):
+            multiply_adds = 2 * height * width * node.parameters()[0].numel()
+        steps.append(RowStep(node, 2 * height * width * channels, multiply_adds))
+        below = None if field is None or own is None else field.then(own)
+        for source in node.inputs:
+            known = fields.get(source, below)
+            fields[source] = None if known is None or below is None else known.union(below)
+    return steps
+
+
+def worth_evaluating(network: Network, start: BoundNode) -> set[BoundNode]:
+    """Return the activations at which rows of a node, on their way down, are evaluated to see whether they are decided.
+
+    The activations that the rows meet first are left out: there intervals say the same. Of the others it takes those
+    where `WORTH_EVALUATING` multiply-adds or more lie ahead per coefficient.
+    """
+    found, ahead = set(), 0
+    for step in reversed(row_steps(network, start)):
+        ahead += step.multiply_adds
+        node = step.node
+        met_first = network.rank[node] >= network.rank[start]
+        if node.is_activation and not met_first and ahead >= WORTH_EVALUATING * step.coefficients:
+            found.add(node)
+    return found
