@@ -25,6 +25,12 @@ from lbp.ops.forward_windows import OPERAND_BYTES
 if TYPE_CHECKING:
     from lbp.methods.problem import Problem
 
+COPIES_OF_ROWS = 2
+"""Insertion of forward bounds takes its rows in another order, beside those that arrive."""
+
+COPIES_OF_MATRICES = 3
+"""Forward matrices that come of rows are collected, and arranged by neuron, beside those that are inserted."""
+
 CHUNK_BYTES = 64 * 2**20
 """Rows at once take no more than this even where the budget allows: more does not make them faster."""
 
@@ -152,12 +158,8 @@ def image_bytes(
     if method.hidden == "relaxed-crown":
         # Linear bounds of every layer at which back-substitution may end, and copies of those under way.
         found = input_windows(nodes, windows=windows)
-        numbers = [
-            2 * node.size * (network.input.size if own is None else own.entries)
-            for node in pre_activations(nodes)
-            for own in [found[node]]
-        ]
-        total += sum(numbers) + 3 * max(numbers, default=0)
+        numbers = [matrix_numbers(network, node, found[node]) for node in pre_activations(nodes)]
+        total += sum(numbers) + COPIES_OF_MATRICES * max(numbers, default=0)
     return total * itemsize
 
 
@@ -176,6 +178,16 @@ def input_windows(nodes: Collection[BoundNode], *, windows: bool) -> dict[BoundN
         else:
             found[node] = node.windows_above(*(found[source] for source in node.inputs))
     return found
+
+
+def matrix_numbers(network: Network, node: BoundNode, windows: InputWindows | None) -> int:
+    """Return how many numbers the forward matrices of a node hold for one image; windows None: dense ones."""
+    return 2 * node.size * (network.input.size if windows is None else windows.entries)
+
+
+def position_rows(node: BoundNode) -> int:
+    """Return how many rows belong to one position of a layer: those of its channels."""
+    return node.shape[0] if len(node.shape) == 3 else 1
 
 
 def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, itemsize: int) -> int:
@@ -277,7 +289,10 @@ def images_within(
     fixed = shared_bytes(network, itemsize)
     if method.hidden in ("crown", "relaxed-crown"):
         starts = pre_activations(network.below(output))
-        fixed += max((row_bytes(network, node, itemsize) for node in starts), default=0)
+        inserts = method.hidden == "relaxed-crown"
+        together = [COPIES_OF_ROWS * position_rows(node) if inserts else 1 for node in starts]
+        rows_bytes = [row_bytes(network, node, itemsize) for node in starts]
+        fixed += max((count * each for count, each in zip(together, rows_bytes, strict=True)), default=0)
     if strict and budget < each + fixed:
         raise InvalidInputError(
             f"memory_budget={budget} bytes is too small: {method} takes at least {each + fixed} bytes "

@@ -143,14 +143,20 @@ class Problem:
         """Return the rows of a node's identity that stand for its neurons start to stop."""
         return IdentityCoefficients(node.shape, start, stop, self.dtype, self.region.lower.device)
 
-    def rows_at_once(self, node: BoundNode) -> int:
-        """Return how many windowed rows of a node to take at a time."""
+    def rows_at_once(self, node: BoundNode, *, copies: int = 1, held: int = 0) -> int:
+        """Return how many windowed rows of a node to take at a time.
+
+        Args:
+            node: where they start.
+            copies: how often each is held.
+            held: bytes of the budget that something else takes meanwhile.
+        """
         if self.rows is not None:
             return self.rows
-        each = row_bytes(self.network, node, self.dtype.itemsize)
+        each = copies * row_bytes(self.network, node, self.dtype.itemsize)
         if self.budget is None:
             return rows_within(CHUNK_BYTES, 0, each)
-        kept = 2 * self.region.batch * sum(below.size for below in self.nodes) * self.dtype.itemsize
+        kept = held + 2 * self.region.batch * sum(below.size for below in self.nodes) * self.dtype.itemsize
         return rows_within(self.budget, kept + shared_bytes(self.network, self.dtype.itemsize), each)
 
     def row_chunks(self, node: BoundNode) -> list[IdentityCoefficients]:

@@ -20,7 +20,13 @@ from lbp.linear import (
 from lbp.linear.forward_bounds import Matrices
 from lbp.methods.back_substitution import Substituted, back_substitute
 from lbp.methods.forward import insertable, inserted
-from lbp.methods.memory import input_windows
+from lbp.methods.memory import (
+    COPIES_OF_MATRICES,
+    COPIES_OF_ROWS,
+    input_windows,
+    matrix_numbers,
+    position_rows,
+)
 from lbp.methods.problem import Problem
 from lbp.methods.rows import Neurons
 from lbp.ops import insert_into_windows
@@ -48,18 +54,23 @@ def linear_bounds_of_rows(
         windows where those of the node's layer are smaller than the input.
     """
     every = Neurons.every(problem, node)
-    windows = input_windows(problem.network.below(node), windows=True)[node] if keep else None
+    on_windows = input_windows(problem.network.below(node), windows=True)
+    windows = on_windows[node] if keep else None
     insertions = {stop: Insertion.of(insertable(problem, stop, forward[stop])) for stop in stops}
-    group = node.shape[0] if len(node.shape) == 3 else 1
+    group = position_rows(node)
+    numbers = [matrix_numbers(problem.network, below, on_windows[below]) for below in (node, *stops)]
+    held = problem.region.batch * problem.dtype.itemsize * (sum(numbers) + COPIES_OF_MATRICES * max(numbers))
+    rows_at_once = problem.rows_at_once(node, copies=COPIES_OF_ROWS, held=held)
     values, matrices, constants = [], [], []
-    for part in every.chunks(max(problem.rows_at_once(node) // group, 1) * group):
+    for part in every.chunks(max(rows_at_once // group, 1) * group):
         result = back_substitute(problem, node, part.start(problem.dtype), "both", stops)
         rows, added = _in_terms_of_input(problem, result, insertions, group)
         value = problem.add("both", problem.region.concretize_windows(rows, "both"), added)
         assert value is not None
         values.append(value)
         if keep:
-            matrices.append(_over_input(rows, part, windows))
+            lower, upper = _over_input(rows, part, windows)
+            matrices.append(((upper + lower) / 2, (upper - lower) / 2))
             constants.append(torch.zeros_like(value) if added is None else added.expand_as(value))
     batch = problem.region.batch
     found = every.put(values[0].new_zeros(2, batch, *node.shape), torch.cat(values, 1)).flatten(2)
@@ -164,19 +175,29 @@ def _over_input(rows: WindowCoefficients, neurons: Neurons, windows: InputWindow
 
 
 def _forward_bounds(
-    neurons: Neurons, batch: int, matrices: list[Tensor], constants: list[Tensor], windows: InputWindows | None
+    neurons: Neurons,
+    batch: int,
+    matrices: list[tuple[Tensor, Tensor]],
+    constants: list[Tensor],
+    windows: InputWindows | None,
 ) -> ForwardBounds:
-    """Return the linear bounds of all neurons of a layer for all images from the sides of their rows."""
-    lower, upper = (torch.cat([part[side] for part in matrices]) for side in range(2))
-    low, high = torch.cat(constants, 1)
-    dtype = lower.dtype
+    """Return the linear bounds of all neurons of a layer for all images.
+
+    Args:
+        neurons: all of them.
+        batch: number of images.
+        matrices: center and radius [R, n0] of some rows after the other.
+        constants: [2, R] float64 of the same rows, lower and upper.
+        windows: of the input under the layer; None: the rows are whole.
+    """
 
     def arranged(entries: Tensor) -> Tensor:
         empty = entries.new_zeros(()).expand(*entries.shape[:-1], batch, *neurons.node.shape)
         return neurons.put(empty, entries)
 
-    center, radius = (
-        arranged(rows.mT).movedim(1, 0).contiguous() for rows in ((upper + lower) / 2, (upper - lower) / 2)
-    )
-    center_bias, radius_bias = (arranged(values).to(dtype) for values in ((high + low) / 2, (high - low) / 2))
-    return ForwardBounds(center, radius, center_bias, radius_bias, windows)
+    # One after the other: what is under way takes memory beside what is kept.
+    center, radius = (arranged(torch.cat([part[i] for part in matrices]).mT).movedim(1, 0) for i in range(2))
+    low, high = torch.cat(constants, 1)
+    biases = (arranged(values).to(center.dtype) for values in ((high + low) / 2, (high - low) / 2))
+    center_bias, radius_bias = biases
+    return ForwardBounds(center.contiguous(), radius.contiguous(), center_bias, radius_bias, windows)

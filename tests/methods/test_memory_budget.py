@@ -54,21 +54,25 @@ def test_the_peak_of_crown_stays_within_the_budget(model, batch, budget):
         assert torch.allclose(within, whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
 
 
+@pytest.mark.parametrize("method", ["IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "Relaxed-CROWN-2", "CROWN"])
+def test_the_least_budget_that_is_named_suffices(model, method):
+    """For two images as well, which then go one by one."""
+    with pytest.raises(InvalidInputError, match=r"is too small: .* at least \d+ bytes") as error:
+        bounded(model, 1, 1000, method)()
+    least = int(str(error.value).split("at least ")[1].split(" ")[0])
+    with torch.no_grad():
+        peak, _ = peak_of(bounded(model, 2, least, method))
+    assert peak <= 1.1 * least
+    with pytest.raises(InvalidInputError, match="too small"):
+        bounded(model, 1, least - 1, method)()
+
+
 @pytest.mark.parametrize("method", ["IBP", "CROWN-IBP", "CROWN"])
 def test_verdicts_do_not_depend_on_the_budget(model, method):
     C = lbp.margins(torch.tensor([1, 2, 3, 4]), 10)
     with torch.no_grad():
         found = [bounded(model, 4, budget, method, C)()[0] > 0 for budget in ("4MiB", None)]
     assert torch.equal(*found)
-
-
-def test_a_budget_that_cannot_be_kept_names_the_least(model):
-    with pytest.raises(InvalidInputError, match=r"memory_budget=1000 bytes is too small: .* at least \d+") as error:
-        bounded(model, 1, 1000)()
-    least = int(str(error.value).split("at least ")[1].split(" ")[0])
-    bounded(model, 1, least)()
-    with pytest.raises(InvalidInputError, match="too small"):
-        bounded(model, 1, least - 1)()
 
 
 @pytest.mark.parametrize(
