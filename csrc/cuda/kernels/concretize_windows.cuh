@@ -34,7 +34,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_windows_kernel(const Concre
   sums[0].row = sums[1].row = empty_row<Kind, kScaled>();
   if (stands_somewhere) {
     const Index begin = where.image * region.batch_stride + first_in_layer(A, where);
-    for_steps(A, own, [&](Index step) {
+    for_steps<1>(A, own, [&](Index step) {
       const WindowStep<T, false> numbers(A, step);
       Pack<T> a[2];
 #pragma unroll

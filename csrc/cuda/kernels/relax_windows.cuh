@@ -113,10 +113,10 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_windows_kernel(const RelaxWindow
   if (own.row < A.rows) {
     const WindowRow where = read_row(A.where + own.row);
     if (stands(A, where)) {
-      for_steps(A, own, [&](Index step) { relax_step<T, kAligned>(args, where, own.row, step, constants); });
+      for_steps<2>(A, own, [&](Index step) { relax_step<T, kAligned>(args, where, own.row, step, constants); });
     } else {
       constants[0] = constants[1] = quiet_nan<double>();
-      for_steps(A, own, [&](Index step) {
+      for_steps<1>(A, own, [&](Index step) {
         const Own<T, kAligned, kLanes> numbers(step, window_size(A));
         Pack<T> nothing;
         for (int i = 0; i < kOwn<T>; ++i) nothing[i] = quiet_nan<T>();

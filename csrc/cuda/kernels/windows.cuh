@@ -74,11 +74,11 @@ LBP_HOST_DEVICE Index step_count(const RowWindows<T>& A) {
   return (window_size(A) + kLanes * kOwn<T> - 1) / (kLanes * kOwn<T>);
 }
 
-// The steps of a warp through its share of a window.
-template <typename T, typename Body>
+// The steps of a warp through its share of a window, kTogether at a time.
+template <int kTogether, typename T, typename Body>
 LBP_DEVICE void for_steps(const RowWindows<T>& A, const RowOfWarp& own, const Body& body) {
   const Index steps = step_count(A);
-#pragma unroll 2
+#pragma unroll kTogether
   for (Index step = own.part; step < steps; step += own.parts) body(step);
 }
 
