@@ -77,7 +77,9 @@ def _outward_sum(node: BoundNode, inputs: Sequence[Interval], roundings: Roundin
         by = floor * (1 + largest) + SLACK * roundings.shift_error
         if roundings.shift is not None:
             by = by + roundings.shift * (SLACK * error)
-    return lower - by, upper + by
+    # Where a sum has overflowed, an infinite lower bound is none: partial sums of a finite value may do that.
+    lower, upper = lower - by, upper + by
+    return lower.masked_fill(lower == torch.inf, torch.nan), upper.masked_fill(upper == -torch.inf, torch.nan)
 
 
 def magnitude_of(interval: Interval) -> Tensor:

@@ -26,8 +26,11 @@ from lbp.ops.forward_windows import accumulated_terms
 from lbp.rounding import SLACK, Roundings, absolute_floor, gamma, lowered, raised, unit_roundoff
 from lbp.strategies import side_names
 
-ACTIVATION_ROUNDINGS = 10
-"""Roundings of an entry scaled by an activation's lines, twice over: only half of a slope may reach the radius."""
+RAMP_ROUNDINGS = 6
+"""Of rows scaled by a ramp's lines (3), and of constants with their intercepts, which count half (4 and 2)."""
+
+POOL_ROUNDINGS = 10
+"""Of rows and constants of which max pooling follows the sides and takes the middle."""
 
 
 class OutwardForward:
@@ -55,21 +58,23 @@ class OutwardForward:
         roundings = node.roundings(dtype)
         if _only_moves(node, roundings):
             self._carry(node)
-            if self._identities.issuperset(node.inputs):
+            # Neurons that hold the same value make sums of the products with their columns.
+            if node.acts_per_neuron and self._identities.issuperset(node.inputs):
                 self._identities.add(node)
             return node.forward_linear(*sources, relaxations=relaxations)
         terms = self._terms(node, sources, roundings)
         relative = self._relative(node, terms, roundings)
+        if isinstance(node, RampNode):
+            result = self._through_ramp(node, sources[0], relaxations, relative)
+            return self._settled(node, sources, result, terms, roundings)
         widened = [self._widened(source, bounds, relative) for source, bounds in zip(node.inputs, sources, strict=True)]
         result = node.short_forward_linear(*widened, relaxations=relaxations)
-        if isinstance(node, RampNode):
-            self._scale(node, relaxations)
-        elif isinstance(node, ScaleShiftNode):
+        if isinstance(node, ScaleShiftNode):
             self._carry(node)
         elif _is_plain_sum(node):
             # The entries of a sum round relative to themselves.
             result = self._widened(node, result, SLACK * 2 * unit_roundoff(dtype))
-        return self._settled(node, result, terms, roundings)
+        return self._settled(node, sources, result, terms, roundings)
 
     def bounds(self, bounds: ForwardBounds) -> Interval:
         """Return lower and upper bounds [B, *shape] of a layer over the region."""
@@ -127,7 +132,7 @@ class OutwardForward:
         if _is_plain_sum(node):
             return 0
         if node.is_activation:
-            return ACTIVATION_ROUNDINGS
+            return RAMP_ROUNDINGS if isinstance(node, RampNode) else POOL_ROUNDINGS
         # Products with rows of the identity, and their sums with zeros, are exact.
         multiplies = isinstance(node, LinearNode | Conv2dNode) and not roundings.weights
         return 0 if multiplies and node.inputs[0] in self._identities else node.forward_terms(*sources) + 2
@@ -139,8 +144,7 @@ class OutwardForward:
         error = gamma(terms, dtype) + gamma(weights, dtype)
         if not error < 0.25:
             return torch.inf
-        # Half of the larger slope of an activation may be all that reaches the radius.
-        return SLACK * error / (1 - 2 * error) * (2 if node.is_activation else 1)
+        return SLACK * error / (1 - 2 * error)
 
     def _widened(self, node: BoundNode, bounds: ForwardBounds, relative: float) -> ForwardBounds:
         """Return bounds of a node with the radius of its constants moved outward by its magnitudes times a factor."""
@@ -153,7 +157,32 @@ class OutwardForward:
             by = by + _per_image(self._underflow * 4, radius_bias)
         return replace(bounds, radius_bias=raised(radius_bias, _shared_like(by, radius_bias)))
 
-    def _settled(self, node: BoundNode, result: ForwardBounds, terms: int, roundings: Roundings) -> ForwardBounds:
+    def _through_ramp(
+        self, node: RampNode, bounds: ForwardBounds, relaxations: Relaxations, relative: float
+    ) -> ForwardBounds:
+        """Return the bounds behind a ramp, their radius moved outward by what its lines make of the magnitudes.
+
+        Afterwards, not before: the lines pass a radius on to the center as well, so that of what is added to it a side
+        gets no more than its own slope, while its entries round relative to the larger slope.
+        """
+        result = node.short_forward_linear(bounds, relaxations=relaxations)
+        with torch.no_grad():
+            slope = self._larger_slope(node, relaxations)
+            constants = bounds.center_bias.abs() + bounds.radius_bias_or_zero.abs()
+            size = self.magnitude(node.inputs[0], bounds)
+            # |(t + s)/2| + |(t - s)/2| is the larger of two slopes.
+            self._magnitudes[node] = size * slope * (1 + 32 * unit_roundoff(slope.dtype))
+            by = (size + 2 * constants) * slope * relative
+        return replace(result, radius_bias=raised(result.radius_bias_or_zero, by))
+
+    def _settled(
+        self,
+        node: BoundNode,
+        sources: Sequence[ForwardBounds],
+        result: ForwardBounds,
+        terms: int,
+        roundings: Roundings,
+    ) -> ForwardBounds:
         """Return the bounds after a step, paying for the constants that the node adds and for underflow."""
         dtype = result.center.dtype
         count = node.inputs[0].size if terms else 1
@@ -164,9 +193,12 @@ class OutwardForward:
             if roundings.shift is not None:
                 by = by + roundings.shift * (SLACK * gamma(terms + 2, dtype))
             lost = self._underflow * (8 * (count + terms))
-            for source in node.inputs:
+            # What weights below the normal range lose of what they multiply.
+            for source, before in zip(node.inputs, sources, strict=True):
+                factors = before.center_bias.abs() + before.radius_bias_or_zero.abs()
                 if source in self._magnitudes:
-                    lost = lost + self._magnitudes[source].flatten(1).sum(1) * (8 * torch.finfo(dtype).tiny)
+                    factors = factors + self._magnitudes[source]
+                lost = lost + factors.flatten(1).sum(1) * (8 * torch.finfo(dtype).tiny)
             by = by + _per_image(lost, radius_bias)
         return replace(result, radius_bias=raised(radius_bias, _shared_like(by, radius_bias)))
 
@@ -197,14 +229,11 @@ class OutwardForward:
         if len(known) == len(node.inputs):
             self._magnitudes[node] = node.magnitude(*known) * (1 + 8 * unit_roundoff(known[0].dtype))
 
-    def _scale(self, node: RampNode, relaxations: Relaxations) -> None:
-        """Note the magnitudes behind a ramp: scaled by the larger of its slopes, as |(t + s)/2| + |(t - s)/2| says."""
+    def _larger_slope(self, node: RampNode, relaxations: Relaxations) -> Tensor:
+        """Return the larger of the slopes of every neuron's lines [B, *shape]."""
         lower, upper = (bound.detach() for bound in relaxations.before(node))
-        with torch.no_grad():
-            lines = bounding_lines(lower, upper, *node.ramp_parameters(), strategy=relaxations.strategy)
-            slope = torch.maximum(lines.lower_slope.abs(), lines.upper_slope.abs())
-            unit = unit_roundoff(slope.dtype)
-            self._magnitudes[node] = self._magnitudes[node.inputs[0]] * slope * (1 + 32 * unit)
+        lines = bounding_lines(lower, upper, *node.ramp_parameters(), strategy=relaxations.strategy)
+        return torch.maximum(lines.lower_slope.abs(), lines.upper_slope.abs())
 
 
 def _only_moves(node: BoundNode, roundings: Roundings) -> bool:
