@@ -13,7 +13,9 @@ from methods.networks import NETWORKS, inputs, network, samples
 
 from lbp import BoundedModule, BoundedTensor, PerturbationLpNorm
 
-METHODS = ("IBP", "CROWN-IBP", "CROWN")
+METHODS = {"IBP": "IBP", "CROWN-IBP": "IBP", "CROWN": "CROWN", "LBP": "LBP"}
+"""Methods, and what each bounds hidden layers by."""
+
 CASES = (
     (math.inf, "tight", "patches", "param_ramp"),
     (2.0, "adaptive", "matrix", "leaky_param_ramp"),
@@ -54,7 +56,7 @@ def inside(method, name, norm, strategy, mode, activation, rounding):
         exact = double.compute_bounds(
             x=around(x.double(), norm),
             C=C,
-            method=method if node is None or method == "CROWN" else "IBP",
+            method=method if node is None else METHODS[method],
             final_node_name=None if node is None else node.name,
             interm_bounds=below,
         )
