@@ -133,6 +133,17 @@ class ScaleShift(nn.Module):
         return x * self.scale + self.shift
 
 
+class Difference(nn.Module):
+    """The output of one module minus that of another."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) - self.second(x)
+
+
 class Beside(nn.Module):
     """The outputs of two modules, one after the other along the first dimension of an example."""
 
@@ -197,6 +208,11 @@ def _(module: Residual, x: Exact) -> Exact:
 @value.register
 def _(module: ScaleShift, x: Exact) -> Exact:
     return x * Exact.of(module.scale) + Exact.of(module.shift)
+
+
+@value.register
+def _(module: Difference, x: Exact) -> Exact:
+    return value(module.first, x) - value(module.second, x)
 
 
 @value.register

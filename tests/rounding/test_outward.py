@@ -6,8 +6,8 @@ and an error of one unit in the last place shows: there rounding to nearest does
 
 import pytest
 import torch
-from rounding.cases import KINDS, METHODS, NETWORKS, bounds, box, case, fill, numbers
-from rounding.exact import Exact, interval_range, linear_range
+from rounding.cases import KINDS, METHODS, NETWORKS, bounds, box, case, fill, numbers, points
+from rounding.exact import Difference, Exact, interval_range, linear_range, value
 from torch import nn
 
 import lbp
@@ -84,14 +84,39 @@ def test_specifications_are_bounded_outward(method):
         assert violations([side[image : image + 1] for side in found], low, high)[0] == 0
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "absorbing"])
 @pytest.mark.parametrize("method", LINEAR_METHODS)
-def test_sums_of_a_hundred_thousand_terms(method):
+def test_sums_of_a_hundred_thousand_terms(method, kind):
     terms = 100_000
     model = fill(nn.Sequential(nn.Linear(2, terms), nn.Linear(terms, 1)), "gaussian")
+    if kind == "absorbing":
+        # Terms that are lost one by one in a sum that has reached 1, and add up to many units in its last place.
+        with torch.no_grad():
+            model[0].weight.fill_(1)
+            model[1].weight.copy_(torch.where(torch.arange(terms) % 512 < 64, 1.0, 2.0**-22.5))
     lower, upper = box(2, 2)
     found = bounds(model, lower, upper, method=method, rounding="outward")
     exact = range_of_chain(model, lower, upper, method)
     assert violations(found, *exact)[0] == 0
+
+
+@pytest.mark.parametrize("method", ["IBP", "CROWN", "LBP"])
+def test_a_single_layer_is_rounded_outward_where_its_sums_become_float32(method):
+    model, (lower, upper) = fill(nn.Sequential(nn.Linear(INPUTS, OUTPUTS, bias=False)), "gaussian"), box(BATCH, INPUTS)
+    exact = linear_range(Exact.of(model[0].weight), Exact.zeros(1), Exact.of(lower), Exact.of(upper))
+    assert violations(bounds(model, lower, upper, method=method, rounding="outward"), *exact)[0] == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_large_constants_that_cancel_between_branches_leave_their_rounding_errors(method):
+    branches = [nn.Linear(INPUTS, OUTPUTS) for _ in range(2)]
+    model = fill(nn.Sequential(nn.Linear(INPUTS, INPUTS), Difference(*branches)), "gaussian")
+    with torch.no_grad():
+        for branch in branches:
+            branch.bias += 2.0**12
+    lower, upper = box(BATCH, INPUTS, width=1e-3)
+    values = [value(model, Exact.of(point)) for point in points(model, lower, upper, random=2)]
+    assert never_inside(bounds(model, lower, upper, method=method, rounding="outward"), values)
 
 
 @pytest.mark.parametrize("method", LINEAR_METHODS)
