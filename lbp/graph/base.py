@@ -19,7 +19,7 @@ from lbp.linear import (
     ReceptiveField,
     WindowRows,
 )
-from lbp.rounding import EXACT, Roundings
+from lbp.rounding import EXACT, Roundings, magnitude_of
 
 BackwardStep = tuple[tuple[Coefficients | WindowRows, ...], Tensor | None]
 """Coefficients of every input of a node, and the constants float64 that the node adds (None: none).
@@ -145,9 +145,13 @@ class BoundNode(ABC):
         lower, upper = self.interval(*((-m, m) for m in inputs))
         return (upper - lower) / 2
 
-    def magnitude_at_most(self, *inputs: Tensor) -> Tensor:
-        """Return a bound of `magnitude`, broadcastable to it, for what reading weights and inputs once costs."""
-        return self.magnitude(*inputs)
+    def magnitude_at_most(self, *inputs: Interval) -> Tensor:
+        """Return a bound of `magnitude`, broadcastable to it, for what reading weights and inputs once costs.
+
+        Args:
+            inputs: bounds of the inputs.
+        """
+        return self.magnitude(*map(magnitude_of, inputs))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, shape={list(self.shape)})"

@@ -30,7 +30,7 @@ from lbp.linear import (
 )
 from lbp.precision import full_precision
 from lbp.reference.concretize import dual_exponent
-from lbp.rounding import Roundings
+from lbp.rounding import Roundings, magnitude_of
 
 Pair = tuple[int, int]
 
@@ -122,8 +122,10 @@ class Conv2dNode(BoundNode):
         with full_precision():
             return functional.conv2d(inputs[0], self.parameters()[0].detach().abs(), None, **self.geometry.keywords())
 
-    def magnitude_at_most(self, *inputs: Tensor) -> Tensor:
-        largest = inputs[0].amax((-2, -1)).unflatten(1, (self.geometry.groups, -1))
+    def magnitude_at_most(self, *inputs: Interval) -> Tensor:
+        # The largest magnitude of every channel, at every place.
+        lower, upper = (bound.detach() for bound in inputs[0])
+        largest = magnitude_of((lower.amin((-2, -1)), upper.amax((-2, -1)))).unflatten(1, (self.geometry.groups, -1))
         sums = self.parameters()[0].detach().abs().sum((-2, -1)).unflatten(0, (self.geometry.groups, -1))
         with full_precision():
             return torch.einsum("bgi,goi->bgo", largest, sums).flatten(1)[:, :, None, None]

@@ -28,7 +28,10 @@ from lbp.linear import (
 from lbp.ops.forward_windows import accumulated_terms
 from lbp.precision import full_precision
 from lbp.reference.concretize import dual_norm
-from lbp.rounding import BLOCK, Roundings, blocked_terms, sum_in_blocks
+from lbp.rounding import BLOCK, Roundings, blocked_terms, magnitude_of, sum_in_blocks
+
+RUN = 256
+"""Inputs of a Linear layer that are taken for one where a bound of their magnitudes will do."""
 
 
 class LinearNode(BoundNode):
@@ -73,6 +76,18 @@ class LinearNode(BoundNode):
         (size,) = inputs
         # The radius of an interval around 0: for few examples W is read once and not copied.
         return ops.interval_linear(-size, size, self.parameters()[0].detach(), None)[1]
+
+    def magnitude_at_most(self, *inputs: Interval) -> Tensor:
+        # The largest magnitude of every run of inputs, times what the weights of the run add up to.
+        size, weight = magnitude_of(inputs[0]), self.parameters()[0].detach()
+        whole = size.shape[1] // RUN * RUN
+        total = size.new_zeros(())
+        for part, run in ((slice(0, whole), RUN), (slice(whole, None), size.shape[1] - whole)):
+            if run and size[:, part].shape[1]:
+                sums = torch.linalg.vector_norm(weight[:, part].unflatten(1, (-1, run)), 1, dim=-1)
+                with full_precision():
+                    total = total + functional.linear(size[:, part].unflatten(1, (-1, run)).amax(-1), sums)
+        return total.expand(size.shape[0], weight.shape[0])
 
     def short_interval(self, *inputs: Interval) -> Interval:
         weight, bias = self.parameters()

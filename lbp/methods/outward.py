@@ -33,7 +33,7 @@ from lbp.linear import (
     to_windows,
 )
 from lbp.ops import bounding_lines
-from lbp.rounding import SLACK, Roundings, absolute_floor, gamma, unit_roundoff
+from lbp.rounding import SLACK, Roundings, absolute_floor, gamma, magnitude_of, unit_roundoff
 from lbp.strategies import side_names
 
 if TYPE_CHECKING:
@@ -82,13 +82,6 @@ def _outward_sum(node: BoundNode, inputs: Sequence[Interval], roundings: Roundin
     return lower.masked_fill(lower == torch.inf, torch.nan), upper.masked_fill(upper == -torch.inf, torch.nan)
 
 
-def magnitude_of(interval: Interval) -> Tensor:
-    """Return the largest magnitude of the numbers of an interval, at least so large that no product underflows."""
-    lower, upper = (bound.detach() for bound in interval)
-    size = torch.neg(lower)
-    return torch.maximum(size, upper, out=size).clamp_min_(absolute_floor(lower.dtype) ** 0.5)
-
-
 @dataclass(frozen=True)
 class StepError:
     """What a step of back-substitution through a node may lose.
@@ -96,11 +89,13 @@ class StepError:
     Attributes:
         per_coefficient: broadcastable to [B, *shape]: coefficients A of the node's value lose at most
             `|A| per_coefficient`.
+        size: broadcastable to [B, *shape], a bound of the magnitude of the node's value.
         absolute: [B] float64, the loss by underflow, whatever A is.
         copies_rows: whether single neurons lose nothing, as their coefficients are rows of the stored weight.
     """
 
     per_coefficient: Tensor
+    size: Tensor
     absolute: Tensor
     copies_rows: bool
 
@@ -109,8 +104,8 @@ class Outward:
     """The rounding errors of a problem's steps; everything is found once, when it is first needed.
 
     Attributes:
-        few_rows: whether so few rows are substituted back that finding the magnitudes of layers exactly would cost more
-            than it gains.
+        few_rows: whether so few rows are substituted back that widening the lines, and products for the magnitudes of
+            layers, would cost more than letting every row pay, for magnitudes that are only bounded.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -120,6 +115,7 @@ class Outward:
         self._magnitudes: dict[BoundNode, Tensor] = {}
         self._steps: dict[BoundNode, StepError | None] = {}
         self._lines: dict[BoundNode, dict[str, Any]] = {}
+        self._underflows: dict[BoundNode, Tensor] = {}
         self._regions: dict[BoundNode, Region] = {}
 
     @property
@@ -164,23 +160,31 @@ class Outward:
         if not roundings.backward and roundings.shift is None:
             return None
         floor = absolute_floor(self.dtype)
-        inputs = [self.magnitude(source) for source in node.inputs]
-        value = (node.magnitude_at_most if self.few_rows else node.magnitude)(*inputs)
+        if self.few_rows:
+            value = node.magnitude_at_most(*(self.interval(source) for source in node.inputs))
+        else:
+            value = node.magnitude(*(self.magnitude(source) for source in node.inputs))
         relative = gamma(roundings.backward + roundings.weights + 2, self.dtype) if roundings.backward else 0.0
         if node.is_activation:
             relative += self._constants_relative(node)
         # The magnitude is itself a rounded sum of rounded weights.
         terms = roundings.forward if roundings.any_order is None else roundings.any_order
-        relative *= SLACK * SLACK * (1 + gamma(terms + roundings.weights + 4, self.dtype))
-        # A magnitude that neurons share counts once for each.
-        total = sum((_total(size) for size in inputs), _total(value) * (node.size / max(value[:1].numel(), 1)))
+        above = 1 + gamma(terms + roundings.weights + 4, self.dtype)
+        relative *= SLACK * SLACK * above
+        # A magnitude that neurons share counts once for each; no input adds more than it to no neuron at all.
+        total = _total(value) * (node.size / max(value[:1].numel(), 1))
+        for source in node.inputs:
+            total = total + largest_of(self.interval(source)) * source.size
         # Weights below the normal range may count as zero.
         rest: Tensor = (floor * (1 + total)).to(self.dtype).reshape(-1, *[1] * len(node.shape))
         rest = rest + SLACK * SLACK * roundings.shift_error
+        size = value * (SLACK * above)
         if roundings.shift is not None:
             rest = rest + roundings.shift * (SLACK * SLACK * self._constants_relative(node))
+            size = size + roundings.shift * SLACK
         copies_rows = not roundings.weights and not isinstance(roundings.shift_error, Tensor) and not node.is_activation
-        return StepError(torch.add(rest, value, alpha=relative), floor * (1 + 2 * total), copies_rows)
+        error = torch.add(rest, value, alpha=relative)
+        return StepError(error, size + rest, floor * (1 + 2 * total), copies_rows)
 
     def _constants_relative(self, node: BoundNode) -> float:
         """Return the relative error of constants: rounded products, and float64 sums over a layer and its bias."""
@@ -221,6 +225,34 @@ class Outward:
             "upper_intercept": above_zero.add_(rest),
         }
 
+    def _relaxation_error(self, activation: RampNode) -> Tensor:
+        """Return a bound [B, *shape] of what coefficients A of a ramp lose, as `|A|` times it, on their way below it.
+
+        What the lines of `lines` pay, for slopes of 1 instead of the lines' own.
+        """
+        below = activation.inputs[0]
+        lower, upper = self._problem.bounds[below]
+        with torch.no_grad():
+            step = self.step(below)
+            # Intercepts are no larger than the bounds, which follow from those before unless somebody gave them.
+            given = below in self._problem.given or below in self._problem.known
+            size = magnitude_of((lower, upper)) if step is None or given else step.size
+            relative = 2 * SLACK * (self._constants_relative(activation) + 5 * unit_roundoff(self.dtype))
+            error = size * relative + SLACK * activation.roundings(self.dtype).shift_error
+            if step is not None:
+                error = error + step.per_coefficient
+            if activation.ramp_parameters()[1] == 0:
+                # Where the ramp is 0, so are its lines; NaN stays.
+                error = torch.where(upper <= 0, 0.0, error)
+        return error.expand_as(lower)
+
+    def _underflow(self, activation: RampNode) -> Tensor:
+        """Return what any row may lose by underflow [B] float64 on its way through a ramp."""
+        if activation not in self._underflows:
+            largest = largest_of(self._problem.bounds[activation.inputs[0]])
+            self._underflows[activation] = absolute_floor(self.dtype) * (1 + largest * activation.size)
+        return self._underflows[activation]
+
     def loss(self, node: BoundNode, coefficients: Coefficients | WindowRows, sides: str) -> Tensor | None:
         """Return what the step through a node adds to the constants [K, B, S] or [K, R]; None: nothing.
 
@@ -230,14 +262,15 @@ class Outward:
             sides: "lower", "upper" or "both".
         """
         if node.is_activation and isinstance(node, RampNode):
-            absolute = absolute_floor(self.dtype) * (1 + _total(self.magnitude(node.inputs[0])))
-            return _signed(_per_row(absolute, coefficients), sides)
+            absolute = self._underflow(node)
+            lost = _signed(_per_row(absolute, coefficients), sides)
+            return lost + self._spread(self._relaxation_error(node), coefficients, sides) if self.few_rows else lost
         step = self.step(node)
         if step is None:
             return None
         lost = _signed(_per_row(step.absolute, coefficients), sides)
         if isinstance(coefficients, PendingRelaxation | PendingWindowRelaxation):
-            return lost  # the lines have paid
+            return lost  # the activation has paid
         if isinstance(coefficients, IdentityCoefficients | NeuronRows) and step.copies_rows:
             return lost
         error = step.per_coefficient.expand(-1, *node.shape)
@@ -293,6 +326,14 @@ def _per_row(values: Tensor, coefficients: Coefficients | WindowRows) -> Tensor:
     if isinstance(coefficients, PendingWindowRelaxation):
         coefficients = coefficients.coefficients
     return values[coefficients.images] if isinstance(coefficients, WindowRows) else values.unsqueeze(1)
+
+
+def largest_of(interval: Interval) -> Tensor:
+    """Return the largest magnitudes [B] float64 of the numbers of an interval [B, *shape]."""
+    lower, upper = (bound.detach().flatten(1) for bound in interval)
+    if lower.shape[1] == 0:
+        return lower.new_zeros(len(lower), dtype=torch.float64)
+    return torch.maximum(upper.amax(1), -lower.amin(1)).double()
 
 
 def _total(values: Tensor) -> Tensor:

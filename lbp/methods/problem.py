@@ -114,7 +114,9 @@ class Problem:
 
     def relaxations(self, sides: str = "both") -> Relaxations:
         """Return how activations are enclosed, by the bounds known so far."""
-        return Relaxations(self.strategy, sides, self.bounds, None if self.outward is None else self.outward.lines)
+        pay_by_lines = self.outward is not None and not self.outward.few_rows
+        lines = self.outward.lines if self.outward is not None and pay_by_lines else None
+        return Relaxations(self.strategy, sides, self.bounds, lines)
 
     def interval(self, node: BoundNode, inputs: Sequence[Interval]) -> Interval:
         """Return bounds of a node by interval arithmetic from those of its inputs."""

@@ -8,6 +8,7 @@ from lbp.rounding.units import (
     absolute_floor,
     gamma,
     lowered,
+    magnitude_of,
     raised,
     unit_roundoff,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "blocks",
     "gamma",
     "lowered",
+    "magnitude_of",
     "raised",
     "sum_in_blocks",
     "unit_roundoff",

@@ -58,6 +58,13 @@ def raised(x: Tensor, by: Tensor | float = 0.0) -> Tensor:
     return x + _step(x, by)
 
 
+def magnitude_of(interval: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the largest magnitude of the numbers of an interval, at least so large that no product underflows."""
+    lower, upper = (bound.detach() for bound in interval)
+    size = torch.neg(lower)
+    return torch.maximum(size, upper, out=size).clamp_min_(absolute_floor(lower.dtype) ** 0.5)
+
+
 def _step(x: Tensor, by: Tensor | float) -> Tensor:
     """Return by, and so much that the roundings of this sum and of the one with x are covered."""
     with torch.no_grad():
