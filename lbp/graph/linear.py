@@ -84,7 +84,9 @@ class LinearNode(BoundNode):
         total = size.new_zeros(())
         for part, run in ((slice(0, whole), RUN), (slice(whole, None), size.shape[1] - whole)):
             if run and size[:, part].shape[1]:
-                sums = torch.linalg.vector_norm(weight[:, part].unflatten(1, (-1, run)), 1, dim=-1)
+                # Few rows at a time stay in the cache.
+                rows = weight[:, part].split(max(2**20 // weight.shape[1], 1))
+                sums = torch.cat([row.unflatten(1, (-1, run)).abs().sum(-1) for row in rows])
                 with full_precision():
                     total = total + functional.linear(size[:, part].unflatten(1, (-1, run)).amax(-1), sums)
         return total.expand(size.shape[0], weight.shape[0])
@@ -96,7 +98,7 @@ class LinearNode(BoundNode):
         ((lower, upper),) = inputs
         center = _product_in_blocks((upper + lower) / 2, weight)
         center = center if bias is None else center + bias
-        radius = _product_in_blocks((upper - lower) / 2, weight.abs())
+        radius = _product_in_blocks((upper - lower) / 2, weight, magnitude=True)
         return center - radius, center + radius
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
@@ -127,7 +129,7 @@ class LinearNode(BoundNode):
         center_bias = center_bias if bias is None else center_bias + bias
         radius_bias = None
         if b.radius_bias is not None:
-            radius_bias = _product_in_blocks(b.radius_bias.flatten(1), weight.abs())
+            radius_bias = _product_in_blocks(b.radius_bias.flatten(1), weight, magnitude=True)
         if b.windows is not None:
             # The op adds up the entries of windows in short sums of its own.
             rows = self.forward_linear(
@@ -135,7 +137,7 @@ class LinearNode(BoundNode):
             )
             return ForwardBounds(rows.center, rows.radius, center_bias, radius_bias)
         center = _product_in_blocks(b.center, weight)
-        radius = None if b.radius is None else _product_in_blocks(b.radius, weight.abs())
+        radius = None if b.radius is None else _product_in_blocks(b.radius, weight, magnitude=True)
         return ForwardBounds(center, radius, center_bias, radius_bias)
 
     def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
@@ -161,10 +163,15 @@ class LinearNode(BoundNode):
         return (DenseCoefficients(A),), constants
 
 
-def _product_in_blocks(values: Tensor, weight: Tensor) -> Tensor:
-    """Return values [..., n_in] times the weight [n_out, n_in], their sums added up in blocks."""
+def _product_in_blocks(values: Tensor, weight: Tensor, *, magnitude: bool = False) -> Tensor:
+    """Return values [..., n_in] times the weight [n_out, n_in], or its magnitude, their sums added up in blocks."""
+
+    def part(block: slice) -> Tensor:
+        of_block = weight[:, block]
+        return functional.linear(values[..., block], of_block.abs() if magnitude else of_block)
+
     with full_precision():
-        return sum_in_blocks(weight.shape[1], lambda block: functional.linear(values[..., block], weight[:, block]))
+        return sum_in_blocks(weight.shape[1], part)
 
 
 def make_linear(call: Call, source: BoundNode, weight: Value, bias: Value) -> BoundNode:
