@@ -174,6 +174,17 @@ def test_time_that_has_passed_is_a_timeout_and_leaves_no_alarm():
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
+def test_an_alarm_in_the_middle_of_a_context_leaves_gradients_on():
+    def work():
+        with Deadline(0.05).interrupting():
+            torch.set_grad_enabled(False)  # what an exit from no_grad that does not come to its end leaves behind
+            time.sleep(5)
+
+    with pytest.raises(OutOfTimeError):
+        work()
+    assert torch.is_grad_enabled()
+
+
 def test_a_deadline_ends_work_in_progress():
     def work():
         with Deadline(0.05).interrupting():

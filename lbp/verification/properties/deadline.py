@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import torch
+
 from lbp.errors import LbpError
 
 
@@ -51,6 +53,9 @@ class Deadline:
     def interrupting(self) -> Iterator[None]:
         """Raise `OutOfTimeError` inside the block when the time passes, between two operations on tensors.
 
+        An alarm may ring while `torch.no_grad` is being entered or left, so the block's end puts the gradient mode
+        back itself.
+
         Python delivers alarms to the main thread alone; in another one, and where an alarm is set already, only
         `check` ends the work.
         """
@@ -59,6 +64,7 @@ class Deadline:
             yield
             return
         self.check()
+        gradients = torch.is_grad_enabled()
         previous = signal.signal(signal.SIGALRM, self._ring)
         signal.setitimer(signal.ITIMER_REAL, max(self.remaining, 1e-6))
         try:
@@ -66,6 +72,7 @@ class Deadline:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
+            torch.set_grad_enabled(gradients)
 
     def _ring(self, number: int, frame: FrameType | None) -> None:
         raise OutOfTimeError(f"no result within {self._end - self._start:g} seconds")
