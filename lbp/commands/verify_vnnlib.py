@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -55,8 +56,13 @@ class Choices:
     memory_budget: int | None
     rounding: str
 
-    def dtype(self, neurons: int) -> torch.dtype:
-        """Return the dtype of the bounds of a network with so many neurons."""
+    def dtype(self, neurons: int, own: torch.dtype) -> torch.dtype:
+        """Return the dtype of the bounds of a network with so many neurons, in whose file `own` is the dtype.
+
+        Evaluations of the network that "inference" is to cover are those in the dtype of the file.
+        """
+        if self.precision == "auto" and self.rounding == "inference":
+            return own
         if self.precision == "auto":
             return torch.float64 if neurons <= DOUBLE_UP_TO else torch.float32
         return torch.float64 if self.precision == "float64" else torch.float32
@@ -167,7 +173,7 @@ def _decide(network: Path, specification: Path, choices: Choices, timeout: float
         methods=choices.methods,
         split_method=choices.split_method,
         strategy=choices.strategy,
-        dtype=choices.dtype(module.neurons),
+        dtype=choices.dtype(module.neurons, torch.float64 if file.dtype is np.float64 else torch.float32),
         deadline=deadline,
         memory_budget=choices.memory_budget,
         rounding=choices.rounding,

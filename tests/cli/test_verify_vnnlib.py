@@ -98,6 +98,20 @@ def test_a_batch_writes_a_line_per_instance_and_goes_on_after_errors(folder):
     assert all(float(row[3]) >= 0 for row in rows)
 
 
+def test_inference_is_that_in_the_precision_of_the_file(folder):
+    # 2^24 + 1/2 - 2^24: in float32 the half is lost.
+    save(folder, model([node("MatMul", ["x", "w"])], [1, 3], {"w": np.array([[1.0], [1.0], [-1.0]])}))
+    ends = (2**24, 0.5, 2**24)
+    box = "".join(
+        f"(declare-const X_{i} Real)(assert (>= X_{i} {x}))(assert (<= X_{i} {x}))" for i, x in enumerate(ends)
+    )
+    (folder / "half.vnnlib").write_text(box + "(declare-const Y_0 Real)(assert (<= Y_0 0.25))")
+    arguments = ("verify-vnnlib", folder / "net.onnx", folder / "half.vnnlib", "--rounding")
+    assert invoke(*arguments, "outward").exit_code == 0
+    assert invoke(*arguments, "inference").exit_code == 11
+    assert invoke(*arguments, "inference", "--precision", "float64").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

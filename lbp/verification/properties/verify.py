@@ -89,7 +89,7 @@ def verify_property(
         evaluations: other ways to compute the output, float64 [inputs] to [outputs], that must agree with the network
             about a counterexample; by default the network in float32. The first one's output is reported.
         memory_budget: bytes, or text like "4GiB", that bounds may take; None: half of the memory that is free.
-        rounding: what the bounds account for, as `lbp.verify` takes it.
+        rounding: what the bounds account for, as `lbp.verify` takes it; "inference" covers evaluations in `dtype`.
         seed: of the attack.
 
     Raises:
