@@ -56,7 +56,7 @@ def _linear_bounds(
 ) -> ForwardBounds | None:
     """Record the bounds of a pre-activation; return its linear bounds in terms of the input if they are to be kept."""
     stops = insertion_points(problem, node, depth)
-    if problem.windows:
+    if problem.windows and problem.region.batch > 0:
         values, bounds = linear_bounds_of_rows(problem, node, stops, forward, keep=keep)
     else:
         found = substitute_to_input(problem, node, problem.row_chunks(node), "both", stops, forward)
