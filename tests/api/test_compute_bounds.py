@@ -147,14 +147,11 @@ def test_an_empty_batch_gives_empty_bounds_by_every_method_and_norm(name, method
     model, shape = network(name, "leaky_param_ramp")
     net, empty = bounded(model, shape), inputs(shape, batch=0)
     C = margins(torch.zeros(0, dtype=torch.int64), 3, dtype=torch.float64)
-    for eps in (0.1, torch.zeros(0, dtype=torch.float64)):
-        for clip in (None, (0, 1)):
-            x = region(empty, eps, norm, clip=clip)
-            assert [side.shape for side in net.compute_bounds(x, method=method)] == [(0, 3), (0, 3)]
-            assert [side.shape for side in net.compute_bounds(x, C=C, method=method)] == [(0, 2), (0, 2)]
-            assert [side.shape for side in net.compute_bounds(x, C=C[:0].new_ones(1, 4, 3), method=method)] == [
-                (0, 4)
-            ] * 2
+    for eps, clip in ((0.1, None), (torch.zeros(0, dtype=torch.float64), (0, 1))):
+        x = region(empty, eps, norm, clip=clip)
+        assert [side.shape for side in net.compute_bounds(x, method=method)] == [(0, 3), (0, 3)]
+        assert [side.shape for side in net.compute_bounds(x, C=C, method=method)] == [(0, 2), (0, 2)]
+        assert [side.shape for side in net.compute_bounds(x, C=C[:0].new_ones(1, 4, 3), method=method)] == [(0, 4)] * 2
 
 
 @pytest.mark.parametrize("method", METHODS)
