@@ -126,7 +126,7 @@ def compile_kernel(kernel: str, architecture: int) -> MachineCode:
     return MachineCode(symbols[kernel], image)
 
 
-def compile_kernels(kernels: Sequence[str], architecture: int) -> tuple[dict[str, str], bytes]:
+def compile_kernels(kernels: Sequence[str], architecture: int, *options: str) -> tuple[dict[str, str], bytes]:
     """Compile kernels as one program.
 
     A device that is newer than NVRTC gets PTX of the newest architecture that NVRTC has, which the driver compiles.
@@ -134,6 +134,7 @@ def compile_kernels(kernels: Sequence[str], architecture: int) -> tuple[dict[str
     Args:
         kernels: C++ names, as `Jit.kernels` returns them.
         architecture: compute capability of the device, 90 for 9.0.
+        options: more options for NVRTC.
 
     Returns:
         The symbol of each kernel, and the image that the driver loads.
@@ -155,7 +156,7 @@ def compile_kernels(kernels: Sequence[str], architecture: int) -> tuple[dict[str
     try:
         for kernel in kernels:
             nvrtc.addNameExpression(program, kernel)
-        nvrtc.compileProgram(program, (f"--gpu-architecture={target}", f"-I{sources()}", *OPTIONS))
+        nvrtc.compileProgram(program, (f"--gpu-architecture={target}", f"-I{sources()}", *OPTIONS, *options))
         image = nvrtc.getCUBIN(program) if target.startswith("sm") else nvrtc.getPTX(program).encode()
         return {kernel: nvrtc.getLoweredName(program, kernel) for kernel in kernels}, image
     except nvrtc.NVRTCError as error:
