@@ -289,22 +289,37 @@ def _save_interval(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _interval_linear_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:
     l, u, weight = ctx.saved_tensors
-    need_interval, need_weight = ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[2]
     to_center, to_radius = (upper + lower).flatten(0, -2), (upper - lower).flatten(0, -2)
-    center, radius = ((u + l) / 2).flatten(0, -2), ((u - l) / 2).flatten(0, -2)
-    to_l, to_u, to_weight = None, None, torch.empty_like(weight) if need_weight else None
-    through_radius = torch.zeros_like(radius)
-    for rows in _row_blocks(weight):
-        if need_interval:
-            through_radius = through_radius + to_radius[:, rows] @ weight[rows].abs()
-        if to_weight is not None:
-            of_radius = weight[rows].sign() * (to_radius[:, rows].mT @ radius)
-            to_weight[rows] = to_center[:, rows].mT @ center + of_radius
-    if need_interval:
-        through_center = to_center @ weight
-        to_l = ((through_center - through_radius) / 2).reshape(l.shape)
-        to_u = ((through_center + through_radius) / 2).reshape(u.shape)
+    to_l, to_u, to_weight = None, None, None
+    if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+        center, radius = to_center @ weight, _times_magnitude(to_radius, weight)
+        to_l, to_u = ((center - radius) / 2).reshape(l.shape), ((center + radius) / 2).reshape(u.shape)
+    if ctx.needs_input_grad[2]:
+        center, radius = ((u + l) / 2).flatten(0, -2), ((u - l) / 2).flatten(0, -2)
+        to_weight = _interval_weight_gradient(to_center, to_radius, center, radius, weight)
     return to_l, to_u, to_weight, to_center.sum(0) if ctx.has_bias else None
+
+
+def _times_magnitude(rows: Tensor, weight: Tensor) -> Tensor:
+    """Return `rows |weight|`, rows [N, n_out]."""
+    first, *rest = _row_blocks(weight)
+    product = rows[:, first] @ weight[first].abs()
+    for block in rest:
+        product = torch.addmm(product, rows[:, block], weight[block].abs())
+    return product
+
+
+def _interval_weight_gradient(
+    to_center: Tensor, to_radius: Tensor, center: Tensor, radius: Tensor, weight: Tensor
+) -> Tensor:
+    """Return `to_center^T center + sign(weight) * (to_radius^T radius)`."""
+    if torch.is_grad_enabled():
+        return to_center.mT @ center + weight.sign() * (to_radius.mT @ radius)
+    result = torch.empty_like(weight)
+    for block in _row_blocks(weight):
+        signed = torch.mm(to_radius[:, block].mT, radius).mul_(weight[block].sign())
+        torch.addmm(signed, to_center[:, block].mT, center, out=result[block])
+    return result
 
 
 def _row_blocks(weight: Tensor) -> list[slice]:
