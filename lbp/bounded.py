@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lbp.cached_bounds import CachedBounds, stamp_of
 from lbp.checks import check_same_kind, checked_bounds, checked_specification, single_tensor
 from lbp.errors import InvalidInputError, StaleBoundsError, UnsupportedArgumentError
 from lbp.graph import BoundNode, Network, build_network, pre_activations
@@ -18,8 +18,8 @@ from lbp.graph.batch_norm import recorded_statistics
 from lbp.graph.registry import BatchStatistics
 from lbp.graph.structure import Structure, refuse_hooks, structure_of
 from lbp.linear import Interval, Region
-from lbp.methods import Method, Problem, Solution, parse_method, solve
-from lbp.methods.coefficients import NodeCoefficients, linear_coefficients
+from lbp.methods import Problem, Solution, parse_method, solve
+from lbp.methods.coefficients import NodeCoefficients, linear_coefficients, wanted_coefficients
 from lbp.methods.memory import images_within
 from lbp.methods.options import (
     budget_of,
@@ -30,8 +30,7 @@ from lbp.methods.options import (
     strategy_of,
     windows_of,
 )
-from lbp.perturbations import BoundedTensor, PerturbationLpNorm, region_of
-from lbp.rounding import LEVELS
+from lbp.perturbations import BoundedTensor, region_of
 
 __all__ = ["BoundedModule", "BoundedTensor"]
 
@@ -52,27 +51,6 @@ _MUST_BE_UNSET = (
 
 _KEPT_NETWORKS = 8
 """How many states of a model (training and evaluation, say) keep their trace."""
-
-
-@dataclass(frozen=True)
-class _Cache:
-    """The latest input, and the bounds of hidden layers found for it.
-
-    Attributes:
-        x: the input.
-        region: its region.
-        network: the graph, which belongs to one mode (training or evaluation).
-        bounds: pre-activation bounds by node.
-        stamp: versions of everything that the bounds depend on.
-        level: what region and bounds account for, one of `lbp.rounding.LEVELS`.
-    """
-
-    x: Tensor
-    region: Region
-    network: Network
-    bounds: dict[BoundNode, Interval]
-    stamp: tuple[Any, ...]
-    level: str
 
 
 class BoundedModule(nn.Module):
@@ -133,7 +111,7 @@ class BoundedModule(nn.Module):
     _example: Tensor
     _statistics: BatchStatistics
     _networks: dict[Structure, Network]
-    _cache: _Cache | None
+    _cache: CachedBounds | None
     bound_opts: dict[str, Any]
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -295,7 +273,7 @@ class BoundedModule(nn.Module):
             known=cached,
             rounding=level,
         )
-        wanted = self._wanted_coefficients(network, output, scheme, needed_A_dict) if return_A else {}
+        wanted = wanted_coefficients(network, output, scheme, needed_A_dict) if return_A else {}
         solution = solve(problem, scheme, keep_linear=output in wanted)
         self._keep(x, problem, solution, reused=bool(cached))
         if not return_A:
@@ -432,13 +410,6 @@ class BoundedModule(nn.Module):
         tensors = chain(self._model.parameters(), self._model.buffers())
         return next((t for t in tensors if t.is_floating_point()), self._example)
 
-    def _stamp(self, x: Tensor) -> tuple[Any, ...]:
-        """Return the versions of everything that bounds for x depend on."""
-        tensors = chain(self._model.parameters(), self._model.buffers())
-        moments = chain.from_iterable(chain.from_iterable(self._statistics.values()))
-        perturbation = getattr(x, "ptb", None) or PerturbationLpNorm()
-        return (structure_of(self._model), *map(_version, (*vars(perturbation).values(), x, *tensors, *moments)))
-
     def _input(
         self, x: Tensor | tuple[Tensor, ...] | None, network: Network, level: str, *, reuse: bool, reuse_given: bool
     ) -> tuple[Tensor, Region, dict[BoundNode, Interval]]:
@@ -449,44 +420,14 @@ class BoundedModule(nn.Module):
                 raise InvalidInputError("compute_bounds: x=None and reuse_ibp=True need an earlier call with an input")
             if x is not None and single_tensor(x, "x") is not cache.x:
                 raise StaleBoundsError("compute_bounds: reuse_ibp=True, but x is not the input of the latest call")
-            region = cache.region if cache.level == level else region_of(cache.x, outward=level != "nearest")
-            if not reuse:
-                return cache.x, region, {}
-            if cache.stamp != self._stamp(cache.x):
-                raise StaleBoundsError(
-                    "compute_bounds: the cached bounds of the hidden layers are stale: parameters, buffers, the input "
-                    "or the training mode have changed since they were computed; pass x again"
-                )
-            if LEVELS.index(cache.level) < LEVELS.index(level):
-                raise StaleBoundsError(
-                    f"compute_bounds: rounding={level!r}, but the cached bounds of the hidden layers were computed "
-                    f"with {cache.level!r}; pass x again, or compute them with rounding={level!r}"
-                )
-            return cache.x, region, dict(cache.bounds)
+            hidden = cache.hidden(stamp_of(self._model, self._statistics, cache.x), level) if reuse else {}
+            return cache.x, cache.region_for(level), hidden
         x = single_tensor(x, "x")
         check_same_kind("the input x", x, self._like(), "the model")
         if tuple(x.shape[1:]) != network.input.shape:
             expected = ", ".join(map(str, network.input.shape))
             raise InvalidInputError(f"the input x must have shape [B, {expected}], got {list(x.shape)}")
         return x, region_of(x, outward=level != "nearest"), {}
-
-    def _wanted_coefficients(
-        self, network: Network, output: BoundNode, scheme: Method, needed: Mapping[str, Sequence[str]] | None
-    ) -> dict[BoundNode, list[BoundNode]]:
-        """Return the nodes whose linear bounds are wanted, and in terms of which nodes."""
-        if scheme.output == "ibp":
-            raise InvalidInputError("return_A: IBP has no linear bounds; use another method")
-        if needed is None:
-            return {output: [network.input]}
-        wanted = {network[name]: [network[below] for below in sources] for name, sources in needed.items()}
-        reachable = set(network.below(output))
-        for node, sources in wanted.items():
-            if node not in reachable or not set(sources) <= set(network.below(node)):
-                raise InvalidInputError(
-                    f"needed_A_dict: {node.name!r} must be {output.name!r} or below it, and the nodes asked for below "
-                    f"{node.name!r}; got {[source.name for source in sources]}"
-                )
-        return {node: sources or [network.input] for node, sources in wanted.items()}
 
     def _keep(self, x: Tensor, problem: Problem, solution: Solution, *, reused: bool) -> None:
         """Leave the bounds on the nodes, and those of hidden layers for the next call."""
@@ -500,16 +441,8 @@ class BoundedModule(nn.Module):
         hidden = {node: problem.bounds[node] for node in problem.pre_activations if node in problem.bounds}
         if reused and self._cache is not None:
             hidden = self._cache.bounds | hidden
-        self._cache = _Cache(x, problem.region, problem.network, hidden, self._stamp(x), problem.rounding)
-
-
-def _version(value: Any) -> Any:
-    """Return what changes with a value: a tensor's identity and version, any other value itself."""
-    if isinstance(value, tuple | list):
-        return tuple(map(_version, value))
-    if isinstance(value, Tensor):
-        return id(value), -1 if value.is_inference() else value._version
-    return value
+        stamp = stamp_of(self._model, self._statistics, x)
+        self._cache = CachedBounds(x, problem.region, hidden, stamp, problem.rounding)
 
 
 def _named_bounds(

@@ -8,15 +8,46 @@ import torch
 from torch import Tensor
 
 from lbp.errors import InvalidInputError
-from lbp.graph import BoundNode
+from lbp.graph import BoundNode, Network
 from lbp.linear import Coefficients, DenseCoefficients
 from lbp.methods.back_substitution import back_substitute, split_sides
+from lbp.methods.names import Method
 from lbp.methods.problem import Problem
 from lbp.methods.solve import Solution
 from lbp.strategies import side_names
 
 NodeCoefficients = dict[str, Tensor | None]
 """lA, uA [B, S, *shape of the lower node] and lbias, ubias [B, S]; None for a side that was not computed."""
+
+
+def wanted_coefficients(
+    network: Network, output: BoundNode, scheme: Method, needed: Mapping[str, Sequence[str]] | None
+) -> dict[BoundNode, list[BoundNode]]:
+    """Return the nodes whose linear bounds are wanted, and in terms of which nodes.
+
+    Args:
+        network: the graph.
+        output: the node that is bounded.
+        scheme: the method that bounds it.
+        needed: names of nodes, and per name those of nodes below; None: the output in terms of the input.
+
+    Raises:
+        InvalidInputError: the method has no linear bounds, or a node lies elsewhere.
+        UnknownNodeError: a name that no node has.
+    """
+    if scheme.output == "ibp":
+        raise InvalidInputError("return_A: IBP has no linear bounds; use another method")
+    if needed is None:
+        return {output: [network.input]}
+    wanted = {network[name]: [network[below] for below in sources] for name, sources in needed.items()}
+    reachable = set(network.below(output))
+    for node, sources in wanted.items():
+        if node not in reachable or not set(sources) <= set(network.below(node)):
+            raise InvalidInputError(
+                f"needed_A_dict: {node.name!r} must be {output.name!r} or below it, and the nodes asked for below "
+                f"{node.name!r}; got {[source.name for source in sources]}"
+            )
+    return {node: sources or [network.input] for node, sources in wanted.items()}
 
 
 def linear_coefficients(

@@ -1,10 +1,9 @@
 """Every bound kernel as a differentiable function on tensors.
 
 Shapes: K sides (lower, upper), B batch, S specification rows, `*shape` a layer's neurons, n0 the flattened input.
-    Coefficients of
-back-substitution are `A [K, B, S, *shape]` with constants `[K, B, S]` in float64: lower and upper travel together, so
-that one product serves both. Forward linear bounds are `center -/+ radius [B, n0, *shape]` with their biases `[B,
-*shape]`.
+Coefficients of back-substitution are `A [K, B, S, *shape]` with constants `[K, B, S]` in float64: lower and upper
+travel together, so that one product serves both. Forward linear bounds are `center -/+ radius [B, n0, *shape]` with
+their biases `[B, *shape]`.
 
 All tensors of a call have one dtype, float32 or float64, and one device. The ops check shapes, dtypes and devices,
 never read values, and so never stop a device; NaN in gives NaN out, which means *not verified*. They are
@@ -16,8 +15,6 @@ from lbp.ops.activation import bounding_lines, ramp, ramp_interval, ramp_interva
 from lbp.ops.affine import (
     backward_conv2d,
     backward_linear,
-    interval_conv2d,
-    interval_linear,
     relax_backward_conv2d,
     relax_backward_linear,
 )
@@ -27,16 +24,16 @@ from lbp.ops.concretize import (
     concretize_forward_ball,
     concretize_forward_box,
 )
+from lbp.ops.concretize_forward_windows import concretize_forward_windows_ball, concretize_forward_windows_box
 from lbp.ops.forward import forward_conv2d, forward_linear, insert_forward
 from lbp.ops.forward_windows import (
     combine_windows,
-    concretize_forward_windows_ball,
-    concretize_forward_windows_box,
     forward_conv2d_windows,
     forward_linear_windows,
     insert_forward_windows,
     windows_to_dense,
 )
+from lbp.ops.interval import interval_conv2d, interval_linear
 from lbp.ops.relax import relax_backward, relax_forward
 from lbp.ops.window_insertion import insert_into_windows
 from lbp.ops.windows import (

@@ -1,23 +1,16 @@
-"""From what callers write to what the schema takes.
-
-Parameters of activations, given lines, and their gradients back.
-"""
+"""From what callers write to what the schema takes, and how ops are registered."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lbp import _native
 from lbp.precision import full_precision
-from lbp.strategies import strategy_code
-
-# Bits of `needs` in the gradient ops: which gradients are wanted.
-NEED_BOUNDS, NEED_R, NEED_GIVEN, NEED_MATRIX, NEED_BIAS = 1, 2, 4, 8, 16
 
 RampParameters = tuple[float, Tensor | None, float, Tensor | None]
 
@@ -83,134 +76,6 @@ def per_neuron(values: Tensor, name: str, shape: Sequence[int]) -> Tensor:
         raise ValueError(f"{name} of shape {own} does not broadcast to the layer's shape {shape}") from None
 
 
-class RelaxationArguments(NamedTuple):
-    """The arguments l ... upper_intercept of the schema, in its order."""
-
-    l: Tensor
-    u: Tensor
-    r: float
-    r_tensor: Tensor | None
-    eta: float
-    eta_tensor: Tensor | None
-    strategy: int
-    lower_slope: Tensor | None
-    lower_intercept: Tensor | None
-    upper_slope: Tensor | None
-    upper_intercept: Tensor | None
-
-
-RELAXATION_LENGTH = len(RelaxationArguments._fields)
-
-
-def relaxation_arguments(
-    l: Tensor,
-    u: Tensor,
-    r: Tensor | float,
-    eta: Tensor | float,
-    strategy: str,
-    lower_slope: Tensor | None,
-    upper_slope: Tensor | None,
-    lower_intercept: Tensor | None,
-    upper_intercept: Tensor | None,
-) -> RelaxationArguments:
-    """Bring the arguments of a relaxation into the order and shapes of the schema.
-
-    Raises:
-        ValueError: an unknown strategy, lines or slopes with a strategy that does not read them (or missing where it
-            does), r or eta out of range, or shapes that do not fit.
-    """
-    check_given(strategy, lower_slope, upper_slope, lower_intercept, upper_intercept)
-    if l.shape != u.shape:
-        l, u = torch.broadcast_tensors(l, u)
-    given = [lower_slope, lower_intercept, upper_slope, upper_intercept]
-    present = [line for line in given if line is not None]
-    if present:
-        # Given lines may have a batch of their own (of size 1, or the one of the coefficients).
-        batch = common_batch(*[line for line in present if line.dim() == l.dim()])
-        given = [None if line is None else line.expand(batch, *l.shape[1:]) for line in given]
-    return RelaxationArguments(l, u, *ramp_parameters(r, eta, l.shape[1:]), strategy_code(strategy), *given)
-
-
-def check_given(
-    strategy: str,
-    lower_slope: Tensor | None,
-    upper_slope: Tensor | None,
-    lower_intercept: Tensor | None,
-    upper_intercept: Tensor | None,
-) -> None:
-    """Check that the given lines belong to the strategy.
-
-    Raises:
-        ValueError: an unknown strategy, or given lines that it does not read, or lacks.
-    """
-    strategy_code(strategy)
-    slopes = lower_slope is not None or upper_slope is not None
-    intercepts = lower_intercept is not None or upper_intercept is not None
-    if strategy == "lines":
-        if any(line is None for line in (lower_slope, upper_slope, lower_intercept, upper_intercept)):
-            raise ValueError(
-                "strategy 'lines' takes all four of lower_slope, lower_intercept, upper_slope, upper_intercept"
-            )
-    elif intercepts or (slopes and strategy != "slopes"):
-        raise ValueError(
-            f"strategy {strategy!r} does not read given lines: use 'slopes' with lower_slope and upper_slope, "
-            "or 'lines' with all four of slopes and intercepts"
-        )
-    elif strategy == "slopes" and not slopes:
-        raise ValueError("strategy 'slopes' takes lower_slope, upper_slope or both")
-
-
-def named_lines(
-    lower_slope: Tensor | None,
-    upper_slope: Tensor | None,
-    lower_intercept: Tensor | None,
-    upper_intercept: Tensor | None,
-) -> dict[str, Any]:
-    """Return the given lines as keywords, for the functions of `lbp.reference`."""
-    return {
-        "lower_slope": lower_slope,
-        "upper_slope": upper_slope,
-        "lower_intercept": lower_intercept,
-        "upper_intercept": upper_intercept,
-    }
-
-
-def needed_gradients(needs_input_grad: Sequence[bool], start: int) -> int:
-    """Return the `needs` bits of a relaxation whose arguments start at position `start` of an op's inputs."""
-    fields = RelaxationArguments._fields
-    wanted = {name: needs_input_grad[start + i] for i, name in enumerate(fields)}
-    bounds = NEED_BOUNDS if wanted["l"] or wanted["u"] else 0
-    bending = NEED_R if wanted["r_tensor"] else 0
-    given = NEED_GIVEN if any(wanted[name] for name in fields[-4:]) else 0
-    return bounds | bending | given
-
-
-def relaxation_gradients(arguments: RelaxationArguments, gradients: Sequence[Tensor]) -> list[Tensor | None]:
-    """Return the gradients of all arguments of a relaxation from the seven tensors [B, *shape] of a gradient op."""
-    l, u, r, lower_slope, lower_intercept, upper_slope, upper_intercept = gradients
-
-    def fitted(gradient: Tensor, to: Tensor | None) -> Tensor | None:
-        return None if to is None or _absent(gradient, to) else sum_to(gradient, to.shape)
-
-    return [
-        fitted(l, arguments.l),
-        fitted(u, arguments.u),
-        None,
-        fitted(r, arguments.r_tensor),
-        None,
-        None,
-        None,
-        fitted(lower_slope, arguments.lower_slope),
-        fitted(lower_intercept, arguments.lower_intercept),
-        fitted(upper_slope, arguments.upper_slope),
-        fitted(upper_intercept, arguments.upper_intercept),
-    ]
-
-
-def _absent(gradient: Tensor, of: Tensor) -> bool:
-    return gradient.dim() == 1 and gradient.shape[0] == 0 and of.numel() > 0
-
-
 def sum_to(gradient: Tensor, shape: Sequence[int]) -> Tensor:
     """Sum a gradient [B, ...] to the shape that was broadcast to it."""
     return gradient if tuple(gradient.shape) == tuple(shape) else gradient.sum_to_size(tuple(shape))
@@ -224,29 +89,6 @@ def added_at(total: Tensor, index: Tensor, values: Tensor) -> Tensor:
     if values.is_cuda:
         return total.index_put((index,), values, accumulate=True)
     return total.index_add(0, index, values)
-
-
-def save_relaxation(ctx: Any, arguments: RelaxationArguments, *more: Tensor | None) -> None:
-    """Keep a relaxation's arguments, and more tensors, for the backward pass."""
-    ctx.numbers = {name: value for name, value in arguments._asdict().items() if not isinstance(value, Tensor)}
-    ctx.tensor_names = [name for name, value in arguments._asdict().items() if isinstance(value, Tensor)]
-    ctx.save_for_backward(*(getattr(arguments, name) for name in ctx.tensor_names), *more)
-
-
-def saved_relaxation(ctx: Any) -> tuple[RelaxationArguments, tuple[Tensor | None, ...]]:
-    """Return what `save_relaxation` kept."""
-    count = len(ctx.tensor_names)
-    tensors = dict(zip(ctx.tensor_names, ctx.saved_tensors[:count], strict=True))
-    return RelaxationArguments(**ctx.numbers, **tensors), ctx.saved_tensors[count:]
-
-
-def fake_relaxation_gradients(like: Tensor, batch: int, shape: tuple[int, ...], needs: int) -> list[Tensor]:
-    """Return the seven outputs of a gradient op as fake tensors.
-
-    Bits 1, 2, 4 of `needs` ask for bounds, r and given lines.
-    """
-    bits = (1, 1, 2, 4, 4, 4, 4)
-    return [like.new_empty((batch, *shape)) if needs & bit else like.new_empty((0,)) for bit in bits]
 
 
 def common_batch(*tensors: Tensor) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,11 @@ from torch import Tensor
 Pair = tuple[int, int]
 Convolution = tuple[Sequence[int], Sequence[int], Sequence[int], int]
 """stride, padding, dilation and groups, in the order of the schema."""
+
+
+def keywords_of(convolution: Sequence[Any]) -> dict[str, Any]:
+    """Return a convolution as keywords, for the functions of `lbp.reference`."""
+    return dict(zip(("stride", "padding", "dilation", "groups"), convolution, strict=True))
 
 
 def convolution_gradients(

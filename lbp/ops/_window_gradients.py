@@ -7,20 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbp.ops._arguments import (
+from lbp.ops._arguments import added_at, native, sum_to
+from lbp.ops._convolution import convolution_gradients, convolve
+from lbp.ops._relaxation import (
     NEED_BIAS,
     NEED_MATRIX,
     RELAXATION_LENGTH,
     RelaxationArguments,
-    added_at,
-    native,
     needed_gradients,
     relaxation_gradients,
     save_relaxation,
     saved_relaxation,
-    sum_to,
 )
-from lbp.ops._convolution import convolution_gradients, convolve
 from lbp.ops.concretize import norm_and_slope
 from lbp.reference.windows import gather_windows, move_windows, natural_windows, window_places
 

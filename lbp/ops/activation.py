@@ -11,21 +11,22 @@ from torch import Tensor
 from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.ops._arguments import (
-    RELAXATION_LENGTH,
-    RelaxationArguments,
-    check_given,
     check_numbers,
-    fake_relaxation_gradients,
     native,
-    needed_gradients,
     ramp_parameters,
     refuse_second_order,
     register_gradient,
-    relaxation_arguments,
+    sum_to,
+)
+from lbp.ops._relaxation import (
+    RELAXATION_LENGTH,
+    Lines,
+    RelaxationArguments,
+    fake_relaxation_gradients,
+    needed_gradients,
     relaxation_gradients,
     save_relaxation,
     saved_relaxation,
-    sum_to,
 )
 from lbp.reference.bounding_lines import BoundingLines
 
@@ -132,12 +133,10 @@ def bounding_lines(
         ValueError: an unknown strategy, given lines that do not belong to it, or see `ramp`.
         RuntimeError: see `ramp`.
     """
-    check_numbers(r, eta)
-    given = (lower_slope, upper_slope, lower_intercept, upper_intercept)
-    check_given(strategy, *given)
+    lines = Lines(r, eta, strategy, lower_slope, upper_slope, lower_intercept, upper_intercept).checked()
     if current_backend() == "reference":
-        return reference.bounding_lines(l, u, r, eta, strategy, *given)
-    return BoundingLines(*native("bounding_lines")(*relaxation_arguments(l, u, r, eta, strategy, *given)))
+        return reference.bounding_lines(l, u, *lines)
+    return BoundingLines(*native("bounding_lines")(*lines.arguments(l, u)))
 
 
 def _save_ramp(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -9,7 +9,6 @@ multiplied. The layer's dimensions stand last, as in the dense matrices [B, n0, 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.ops._arguments import common_batch, native, refuse_second_order, register_gradient, sum_to
-from lbp.ops._convolution import Pair
+from lbp.ops._convolution import Pair, keywords_of
 from lbp.ops._windows import (
     OPERAND_BYTES,
     accumulate_windows,
@@ -28,7 +27,6 @@ from lbp.ops._windows import (
     convolve_windows_gradient,
     convolved_shape,
 )
-from lbp.ops.concretize import checked_exponent, radius_tensor, region_gradients
 from lbp.ops.forward import ForwardMatrices, forward_conv2d, forward_linear
 from lbp.precision import full_precision
 from lbp.reference.forward_windows import Image
@@ -39,8 +37,6 @@ __all__ = [
     "accumulated_terms",
     "axis_taps",
     "combine_windows",
-    "concretize_forward_windows_ball",
-    "concretize_forward_windows_box",
     "forward_conv2d_windows",
     "forward_linear_windows",
     "insert_forward_windows",
@@ -134,20 +130,11 @@ def forward_conv2d_windows(
         RuntimeError: shapes, dtypes or devices that do not fit.
     """
     matrices = (center, radius, center_bias, radius_bias)
-    if current_backend() == "reference":
-        return reference.forward_conv2d_windows(
-            *matrices,
-            weight,
-            bias,
-            scale=scale,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-        )
     convolution = (stride, padding, dilation, groups)
+    geometry = keywords_of(convolution)
+    if current_backend() == "reference":
+        return reference.forward_conv2d_windows(*matrices, weight, bias, scale=scale, **geometry)
     op = native("convolve_windows")
-    geometry: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     return (
         op(center, weight, scale, *convolution),
         None if radius is None else op(radius, weight.abs(), scale, *convolution),
@@ -281,75 +268,6 @@ def _accumulated(A: Tensor, windows: Tensor, image: Image, scale: Pair, offset: 
     return by_side.reshape(sides, batch, count, product.shape[1])
 
 
-def concretize_forward_windows_box(
-    center: Tensor,
-    radius: Tensor | None,
-    center_bias: Tensor,
-    radius_bias: Tensor | None,
-    x_L: Tensor,
-    x_U: Tensor,
-    *,
-    scale: Pair,
-    offset: Pair,
-) -> tuple[Tensor, Tensor]:
-    """Bounds of a layer from its forward linear bounds on windows over a box; see `concretize_forward_box`.
-
-    Args:
-        center: [B or 1, C0, kh, kw, C, H, W].
-        radius: like center, or None.
-        center_bias: [B or 1, C, H, W].
-        radius_bias: like center_bias, or None.
-        x_L: lower corner [B or 1, C0, rows, columns].
-        x_U: upper corner, like x_L.
-        scale: see the module, as offset.
-        offset: first row and column of the window of the neuron at (0, 0).
-
-    Returns:
-        Lower and upper bounds [B, C, H, W] in the dtype of center, added up in float64. Differentiable with respect to
-        all tensors.
-
-    Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit.
-    """
-    matrices = (center, radius, center_bias, radius_bias)
-    if current_backend() == "reference":
-        return reference.concretize_forward_windows_box(*matrices, x_L, x_U, scale=scale, offset=offset)
-    lower, upper = native("concretize_forward_windows")(*matrices, x_L, x_U, None, math.inf, scale, offset)
-    return lower, upper
-
-
-def concretize_forward_windows_ball(
-    center: Tensor,
-    radius: Tensor | None,
-    center_bias: Tensor,
-    radius_bias: Tensor | None,
-    x0: Tensor,
-    eps: Tensor | float,
-    p: float,
-    *,
-    scale: Pair,
-    offset: Pair,
-) -> tuple[Tensor, Tensor]:
-    """Bounds of a layer from its forward linear bounds on windows over the l_p ball.
-
-    See `concretize_forward_windows_box` for the matrices and `concretize_ball` for the region.
-
-    Returns:
-        Lower and upper bounds [B, C, H, W] in the dtype of center.
-
-    Raises:
-        ValueError: p below 1.
-        RuntimeError: shapes, dtypes or devices that do not fit.
-    """
-    p = checked_exponent(p)
-    matrices = (center, radius, center_bias, radius_bias)
-    if current_backend() == "reference":
-        return reference.concretize_forward_windows_ball(*matrices, x0, eps, p, scale=scale, offset=offset)
-    region = (x0, None, radius_tensor(eps, center), p)
-    lower, upper = native("concretize_forward_windows")(*matrices, *region, scale, offset)
-    return lower, upper
-
-
 @full_precision()
 def _convolve_windows(windows: Tensor, weight: Tensor, scale: list[int], *convolution: Any) -> Tensor:
     return convolve_windows(windows, weight, scale, convolution)
@@ -399,42 +317,6 @@ def _accumulate_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...
     return to_rows, to_windows, *[None] * len(ctx.places)
 
 
-def _save_concretize(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs[:7])
-    ctx.numbers = inputs[7:]
-
-
-def _concretize_backward(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor | None, ...]:
-    center, radius, center_bias, radius_bias, x, x_U, eps = ctx.saved_tensors
-    p, scale, offset = ctx.numbers
-    to_center, to_radius = None, None
-    if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-        to_center, to_radius = native("concretize_forward_windows_gradient")(
-            l, u, center, radius, x, x_U, eps, p, scale, offset
-        )
-        to_center = sum_to(to_center, center.shape)
-        to_radius = None if radius is None else sum_to(to_radius, center.shape)
-    to_center_bias = sum_to(l + u, center_bias.shape)
-    to_radius_bias = None if radius_bias is None else sum_to(u - l, radius_bias.shape)
-    to_region: tuple[Tensor | None, ...] = (None, None, None)
-    if any(ctx.needs_input_grad[4:7]):
-        to_region = _region_gradients(ctx, l, u)
-    return to_center, to_radius, to_center_bias, to_radius_bias, *to_region, None, None, None
-
-
-def _region_gradients(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the gradients by x, x_U and eps, by way of the dense matrices; a step for the input is rarely wanted."""
-    center, radius, _, _, x, x_U, eps = ctx.saved_tensors
-    p, scale, offset = ctx.numbers
-    image = (x.shape[1], x.shape[2], x.shape[3])
-    dense, spread = (
-        None if matrix is None else windows_to_dense(matrix.detach(), image, scale, offset).flatten(2)
-        for matrix in (center, radius)
-    )
-    assert dense is not None
-    return region_gradients(dense, spread, x, x_U, eps, p, l, u)
-
-
 def _register() -> None:
     # Library products throughout, so the same on every device.
     products = (
@@ -448,8 +330,7 @@ def _register() -> None:
             torch.library.impl(f"lbp::{product.__name__[1:]}", device, product)
     register_gradient("convolve_windows", _convolve_backward, _save)
     register_gradient("accumulate_windows", _accumulate_backward, _save)
-    register_gradient("concretize_forward_windows", _concretize_backward, _save_concretize)
-    for name in ("convolve_windows", "accumulate_windows", "concretize_forward_windows"):
+    for name in ("convolve_windows", "accumulate_windows"):
         refuse_second_order(f"{name}_gradient")
 
     def convolve_windows(windows: Tensor, weight: Tensor, scale: list[int], *convolution: Any) -> Tensor:
@@ -473,25 +354,11 @@ def _register() -> None:
             windows.new_empty((batch, *windows.shape[1:]) if need_windows else (0,)),
         )
 
-    def concretize_forward_windows(
-        center: Tensor, radius: Any, center_bias: Tensor, radius_bias: Any, x: Tensor, *rest: Any
-    ) -> Any:
-        shape = (common_batch(center, center_bias, x), *center.shape[4:])
-        return center.new_empty(shape), center.new_empty(shape)
-
-    def concretize_forward_windows_gradient(
-        l: Tensor, u: Tensor, center: Tensor, radius: Tensor | None, *rest: Any
-    ) -> Any:
-        shape = (l.shape[0], *center.shape[1:])
-        return center.new_empty(shape), center.new_empty((0,) if radius is None else shape)
-
     for fake in (
         convolve_windows,
         convolve_windows_gradient,
         accumulate_windows,
         accumulate_windows_gradient,
-        concretize_forward_windows,
-        concretize_forward_windows_gradient,
     ):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
 

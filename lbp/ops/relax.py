@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from lbp import _native, reference
 from lbp.backend import current_backend
-from lbp.ops._arguments import (
+from lbp.ops._arguments import common_batch, native, per_neuron, refuse_second_order, register_gradient, sum_to
+from lbp.ops._relaxation import (
     NEED_BIAS,
     NEED_MATRIX,
     RELAXATION_LENGTH,
+    LineOptions,
+    Lines,
     RelaxationArguments,
-    check_given,
-    check_numbers,
-    common_batch,
     fake_relaxation_gradients,
-    named_lines,
-    native,
     needed_gradients,
-    per_neuron,
-    refuse_second_order,
-    register_gradient,
-    relaxation_arguments,
     relaxation_gradients,
     save_relaxation,
     saved_relaxation,
-    sum_to,
 )
 from lbp.strategies import side_code
 
@@ -43,13 +35,7 @@ def relax_backward(
     *,
     sides: str,
     bias: Tensor | None = None,
-    r: Tensor | float = math.inf,
-    eta: Tensor | float = 0.0,
-    strategy: str = "adaptive",
-    lower_slope: Tensor | None = None,
-    upper_slope: Tensor | None = None,
-    lower_intercept: Tensor | None = None,
-    upper_intercept: Tensor | None = None,
+    **lines: Unpack[LineOptions],
 ) -> tuple[Tensor, Tensor]:
     """Push coefficients of back-substitution through an activation (Lyu et al. 2021, section 2; Zhang et al. 2018).
 
@@ -64,13 +50,7 @@ def relax_backward(
         u: upper bounds, like l.
         sides: ``"lower"``, ``"upper"`` or ``"both"``.
         bias: bias of the affine layer below, broadcastable to [*shape]: the sum of `A' bias` joins the constants.
-        r: see `lbp.ops.ramp`.
-        eta: see `lbp.ops.ramp`.
-        strategy: see `lbp.ops.bounding_lines`, as the following.
-        lower_slope: see `lbp.ops.bounding_lines`.
-        upper_slope: see `lbp.ops.bounding_lines`.
-        lower_intercept: see `lbp.ops.bounding_lines`.
-        upper_intercept: see `lbp.ops.bounding_lines`.
+        **lines: r, eta, strategy and given lines; see `lbp.ops.bounding_lines`.
 
     Returns:
         `A'` like A, of the pre-activations, and the constants contributed [K, B, S], float64. Differentiable with
@@ -80,16 +60,11 @@ def relax_backward(
         ValueError: see `lbp.ops.bounding_lines`; unknown sides.
         RuntimeError: shapes, dtypes or devices that do not fit.
     """
-    check_numbers(r, eta)
-    side_code(sides)
-    given = (lower_slope, upper_slope, lower_intercept, upper_intercept)
-    check_given(strategy, *given)
+    chosen, code = Lines(**lines).checked(), side_code(sides)
     if current_backend() == "reference":
-        named = named_lines(*given)
-        return reference.relax_backward(A, l, u, sides=sides, bias=bias, r=r, eta=eta, strategy=strategy, **named)
-    arguments = relaxation_arguments(l, u, r, eta, strategy, *given)
+        return reference.relax_backward(A, l, u, sides=sides, bias=bias, **lines)
     offset = None if bias is None else per_neuron(bias, "bias", A.shape[3:])
-    relaxed, constants = native("relax_backward")(A, *arguments, offset, side_code(sides))
+    relaxed, constants = native("relax_backward")(A, *chosen.arguments(l, u), offset, code)
     return relaxed, constants
 
 
@@ -100,14 +75,7 @@ def relax_forward(
     radius_bias: Tensor | None,
     l: Tensor,
     u: Tensor,
-    *,
-    r: Tensor | float = math.inf,
-    eta: Tensor | float = 0.0,
-    strategy: str = "adaptive",
-    lower_slope: Tensor | None = None,
-    upper_slope: Tensor | None = None,
-    lower_intercept: Tensor | None = None,
-    upper_intercept: Tensor | None = None,
+    **lines: Unpack[LineOptions],
 ) -> ForwardMatrices:
     """Push forward linear bounds through an activation (LBP; Lyu et al. 2021, section 4).
 
@@ -121,13 +89,7 @@ def relax_forward(
         radius_bias: like center_bias; None is zero.
         l: lower bounds of the pre-activations [B or 1, *shape].
         u: upper bounds, like l.
-        r: see `lbp.ops.ramp`.
-        eta: see `lbp.ops.ramp`.
-        strategy: see `lbp.ops.bounding_lines`, as the following.
-        lower_slope: see `lbp.ops.bounding_lines`.
-        upper_slope: see `lbp.ops.bounding_lines`.
-        lower_intercept: see `lbp.ops.bounding_lines`.
-        upper_intercept: see `lbp.ops.bounding_lines`.
+        **lines: r, eta, strategy and given lines; see `lbp.ops.bounding_lines`.
 
     Returns:
         center, radius, center_bias and radius_bias of the activations.
@@ -136,15 +98,11 @@ def relax_forward(
         ValueError: see `lbp.ops.bounding_lines`.
         RuntimeError: shapes, dtypes or devices that do not fit.
     """
-    check_numbers(r, eta)
-    given = (lower_slope, upper_slope, lower_intercept, upper_intercept)
-    check_given(strategy, *given)
+    chosen = Lines(**lines).checked()
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
-        named = named_lines(*given)
-        return reference.relax_forward(*matrices, l, u, r=r, eta=eta, strategy=strategy, **named)
-    arguments = relaxation_arguments(l, u, r, eta, strategy, *given)
-    result: ForwardMatrices = native("relax_forward")(*matrices, *arguments)
+        return reference.relax_forward(*matrices, l, u, **lines)
+    result: ForwardMatrices = native("relax_forward")(*matrices, *chosen.arguments(l, u))
     return result
 
 

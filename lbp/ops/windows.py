@@ -9,7 +9,7 @@ source per row, in order.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -17,21 +17,16 @@ from torch import Tensor
 from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.ops import _window_gradients
-from lbp.ops._arguments import (
+from lbp.ops._arguments import native, per_neuron, refuse_second_order, register_gradient
+from lbp.ops._convolution import Pair, keywords_of
+from lbp.ops._relaxation import (
     NEED_BIAS,
     NEED_MATRIX,
     RELAXATION_LENGTH,
-    check_given,
-    check_numbers,
+    LineOptions,
+    Lines,
     fake_relaxation_gradients,
-    named_lines,
-    native,
-    per_neuron,
-    refuse_second_order,
-    register_gradient,
-    relaxation_arguments,
 )
-from lbp.ops._convolution import Pair
 from lbp.ops._window_gradients import (
     concretize_backward,
     conv2d_backward,
@@ -53,13 +48,7 @@ def relax_windows(
     *,
     sides: str,
     bias: Tensor | None = None,
-    r: Tensor | float = math.inf,
-    eta: Tensor | float = 0.0,
-    strategy: str = "adaptive",
-    lower_slope: Tensor | None = None,
-    upper_slope: Tensor | None = None,
-    lower_intercept: Tensor | None = None,
-    upper_intercept: Tensor | None = None,
+    **lines: Unpack[LineOptions],
 ) -> tuple[Tensor, Tensor]:
     """Push windowed coefficients through an activation; see `lbp.ops.relax_backward`.
 
@@ -70,13 +59,7 @@ def relax_windows(
         u: upper bounds, like l.
         sides: ``"lower"``, ``"upper"`` or ``"both"``.
         bias: bias of the affine layer below, broadcastable to [C, h, w]: the sum of `A' bias` joins the constants.
-        r: see `lbp.ops.ramp`.
-        eta: see `lbp.ops.ramp`.
-        strategy: see `lbp.ops.bounding_lines`, as the following.
-        lower_slope: see `lbp.ops.bounding_lines`.
-        upper_slope: see `lbp.ops.bounding_lines`.
-        lower_intercept: see `lbp.ops.bounding_lines`.
-        upper_intercept: see `lbp.ops.bounding_lines`.
+        **lines: r, eta, strategy and given lines; see `lbp.ops.bounding_lines`.
 
     Returns:
         `A'` [K, R, height, width, C] and the constants contributed [K, R], float64. Differentiable with respect to A,
@@ -86,16 +69,11 @@ def relax_windows(
         ValueError: see `lbp.ops.relax_backward`.
         RuntimeError: shapes, dtypes or devices that do not fit, or a window outside the layer.
     """
-    check_numbers(r, eta)
-    side_code(sides)
-    given = (lower_slope, upper_slope, lower_intercept, upper_intercept)
-    check_given(strategy, *given)
+    chosen, code = Lines(**lines).checked(), side_code(sides)
     if current_backend() == "reference":
-        named = named_lines(*given)
-        return reference.relax_windows(A, rows, l, u, sides=sides, bias=bias, r=r, eta=eta, strategy=strategy, **named)
-    arguments = relaxation_arguments(l, u, r, eta, strategy, *given)
+        return reference.relax_windows(A, rows, l, u, sides=sides, bias=bias, **lines)
     offset = None if bias is None else per_neuron(bias, "bias", l.shape[1:])
-    relaxed, constants = native("relax_windows")(A, rows, *arguments, offset, side_code(sides))
+    relaxed, constants = native("relax_windows")(A, rows, *chosen.arguments(l, u), offset, code)
     return relaxed, constants
 
 
@@ -114,13 +92,7 @@ def relax_backward_conv2d_windows(
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
     groups: int = 1,
-    r: Tensor | float = math.inf,
-    eta: Tensor | float = 0.0,
-    strategy: str = "adaptive",
-    lower_slope: Tensor | None = None,
-    upper_slope: Tensor | None = None,
-    lower_intercept: Tensor | None = None,
-    upper_intercept: Tensor | None = None,
+    **lines: Unpack[LineOptions],
 ) -> tuple[Tensor, Tensor]:
     """Push windowed coefficients through an activation and the Conv2d layer below it.
 
@@ -141,13 +113,7 @@ def relax_backward_conv2d_windows(
         padding: see `lbp.ops.interval_conv2d`.
         dilation: see `lbp.ops.interval_conv2d`.
         groups: see `lbp.ops.interval_conv2d`.
-        r: see `lbp.ops.ramp`.
-        eta: see `lbp.ops.ramp`.
-        strategy: see `lbp.ops.bounding_lines`, as the following.
-        lower_slope: see `lbp.ops.bounding_lines`.
-        upper_slope: see `lbp.ops.bounding_lines`.
-        lower_intercept: see `lbp.ops.bounding_lines`.
-        upper_intercept: see `lbp.ops.bounding_lines`.
+        **lines: r, eta, strategy and given lines; see `lbp.ops.bounding_lines`.
 
     Returns:
         Coefficients [K, R, *window, C_in] of the convolution's input and the constants contributed [K, R], float64.
@@ -156,19 +122,15 @@ def relax_backward_conv2d_windows(
         ValueError: see `lbp.ops.relax_backward`.
         RuntimeError: shapes, dtypes or devices that do not fit, or a window outside the layer.
     """
-    check_numbers(r, eta)
-    given = (lower_slope, upper_slope, lower_intercept, upper_intercept)
-    check_given(strategy, *given)
+    chosen, code = Lines(**lines).checked(), side_code(sides)
+    convolution = (stride, padding, dilation, groups)
     if current_backend() == "reference":
-        named = named_lines(*given)
-        named |= {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        named |= {"r": r, "eta": eta, "strategy": strategy}
+        geometry = keywords_of(convolution)
         return reference.relax_backward_conv2d_windows(
-            A, rows, l, u, weight, bias, corners, window, sides=sides, **named
+            A, rows, l, u, weight, bias, corners, window, sides=sides, **geometry, **lines
         )
-    arguments = relaxation_arguments(l, u, r, eta, strategy, *given)
     coefficients, constants = native("relax_backward_conv2d_windows")(
-        A, rows, *arguments, weight, bias, corners, window, stride, padding, dilation, groups, side_code(sides)
+        A, rows, *chosen.arguments(l, u), weight, bias, corners, window, *convolution, code
     )
     return coefficients, constants
 
@@ -208,13 +170,12 @@ def backward_conv2d_windows(
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit, or a window outside the layer.
     """
+    convolution = (stride, padding, dilation, groups)
     if current_backend() == "reference":
-        geometry = {"stride": stride, "padding": padding, "dilation": dilation}
-        return reference.backward_conv2d_windows(
-            A, rows, layer, weight, bias, corners, window, groups=groups, **geometry
-        )
+        geometry = keywords_of(convolution)
+        return reference.backward_conv2d_windows(A, rows, layer, weight, bias, corners, window, **geometry)
     coefficients, constants = native("backward_conv2d_windows")(
-        A, rows, layer, weight, bias, corners, window, stride, padding, dilation, groups
+        A, rows, layer, weight, bias, corners, window, *convolution
     )
     return coefficients, constants
 

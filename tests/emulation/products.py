@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lbp.ops._arguments import relaxation_arguments
+from lbp.ops._relaxation import Lines
 from lbp.strategies import side_code
 
 
@@ -129,7 +129,7 @@ def _relaxation(dtype: torch.dtype, l: Tensor, u: Tensor, **keywords: Any) -> tu
     r, eta = keywords.pop("r", torch.inf), keywords.pop("eta", 0.0)
     strategy = keywords.pop("strategy", "adaptive")
     assert not keywords, keywords
-    arguments = relaxation_arguments(l, u, r, eta, strategy, *given.values())
+    arguments = Lines(r, eta, strategy, **given).arguments(l, u)
     r_tensor = torch.tensor([arguments.r], dtype=dtype) if arguments.r_tensor is None else arguments.r_tensor
     eta_tensor = torch.tensor([arguments.eta], dtype=dtype) if arguments.eta_tensor is None else arguments.eta_tensor
     inner = 1 if r_tensor.numel() <= 1 else l.shape[1:].numel() // r_tensor.numel()

@@ -7,7 +7,7 @@ from ops.cases import TOLERANCE, assert_close, converted, intervals, normal, rel
 from ops.test_windows import LAYER, WINDOW, convolution, targets, windows
 
 from lbp import ops, reference
-from lbp.ops._arguments import relaxation_arguments
+from lbp.ops._relaxation import Lines
 
 
 @pytest.mark.parametrize("index", [0, 1, 3])
@@ -20,7 +20,7 @@ def test_products_on_tensor_cores_have_the_error_of_float32(emulated, index):
     expected = reference.relax_backward_conv2d_windows(
         A, rows, l, u, weight, bias, corners, window, sides="both", r=0.75, eta=0.1, strategy="adaptive", **geometry
     )
-    relax = relaxation_arguments(*converted((l, u), torch.float32), 0.75, 0.1, "adaptive", None, None, None, None)
+    relax = Lines(r=0.75, eta=0.1).arguments(*converted((l, u), torch.float32))
     found = Shim(emulated, split=True).relax_backward_conv2d_windows(
         A.float(), rows, *relax, weight.float(), bias.float(), corners, window, *geometry.values(), 3
     )

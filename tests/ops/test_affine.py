@@ -16,7 +16,7 @@ from ops.cases import (
 )
 
 from lbp import ops
-from lbp.ops.affine import SMALL_BATCH
+from lbp.ops.interval import SMALL_BATCH
 
 # stride, padding, dilation, groups, kernel: with rows and columns of the input that no entry of the kernel reads, too.
 CONVOLUTIONS = (

@@ -1,0 +1,75 @@
+"""The bounds of hidden layers that a `BoundedModule` keeps for its next call, and what makes them stale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from torch import Tensor, nn
+
+from lbp.errors import StaleBoundsError
+from lbp.graph import BoundNode
+from lbp.graph.registry import BatchStatistics
+from lbp.graph.structure import structure_of
+from lbp.linear import Interval, Region
+from lbp.perturbations import PerturbationLpNorm, region_of
+from lbp.rounding import LEVELS
+
+
+@dataclass(frozen=True)
+class CachedBounds:
+    """The latest input, and the bounds of hidden layers found for it.
+
+    Attributes:
+        x: the input.
+        region: its region.
+        bounds: pre-activation bounds by node.
+        stamp: versions of everything that the bounds depend on; see `stamp_of`.
+        level: what region and bounds account for, one of `lbp.rounding.LEVELS`.
+    """
+
+    x: Tensor
+    region: Region
+    bounds: dict[BoundNode, Interval]
+    stamp: tuple[Any, ...]
+    level: str
+
+    def region_for(self, level: str) -> Region:
+        """Return the input's region as bounds of that level need it."""
+        return self.region if level == self.level else region_of(self.x, outward=level != "nearest")
+
+    def hidden(self, stamp: tuple[Any, ...], level: str) -> dict[BoundNode, Interval]:
+        """Return the bounds, for a call at that level while the stamp is that one.
+
+        Raises:
+            StaleBoundsError: something has changed since, or the bounds account for less rounding.
+        """
+        if self.stamp != stamp:
+            raise StaleBoundsError(
+                "compute_bounds: the cached bounds of the hidden layers are stale: parameters, buffers, the input "
+                "or the training mode have changed since they were computed; pass x again"
+            )
+        if LEVELS.index(self.level) < LEVELS.index(level):
+            raise StaleBoundsError(
+                f"compute_bounds: rounding={level!r}, but the cached bounds of the hidden layers were computed "
+                f"with {self.level!r}; pass x again, or compute them with rounding={level!r}"
+            )
+        return dict(self.bounds)
+
+
+def stamp_of(model: nn.Module, statistics: BatchStatistics, x: Tensor) -> tuple[Any, ...]:
+    """Return the versions of everything that a model's bounds for x depend on."""
+    tensors = chain(model.parameters(), model.buffers())
+    moments = chain.from_iterable(chain.from_iterable(statistics.values()))
+    perturbation = getattr(x, "ptb", None) or PerturbationLpNorm()
+    return (structure_of(model), *map(_version, (*vars(perturbation).values(), x, *tensors, *moments)))
+
+
+def _version(value: Any) -> Any:
+    """Return what changes with a value: a tensor's identity and version, any other value itself."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_version, value))
+    if isinstance(value, Tensor):
+        return id(value), -1 if value.is_inference() else value._version
+    return value

@@ -1,0 +1,187 @@
+"""Intervals through Linear and Conv2d layers (IBP).
+
+On the CPU these ops are a pass of the kernels, or the library's products and convolutions in full precision; on CUDA
+devices they are fused products (csrc/cuda/launch_products.h).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lbp import _native, reference
+from lbp.backend import current_backend
+from lbp.ops._arguments import contiguous, native, register_composite, register_gradient
+from lbp.ops._convolution import Pair, convolution_gradients, convolved_size, fused_convolution_pays, keywords_of
+from lbp.precision import full_precision
+
+SMALL_BATCH = 16
+"""Up to this many examples the CPU kernel, which reads W once, beats the library's two products."""
+
+_BLOCK_ENTRIES = 2**20
+"""Entries of a weight whose magnitudes, signs and gradients are made at a time on the CPU."""
+
+
+def interval_linear(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Interval bounds through a Linear layer: `W c + b -/+ |W| r` with center c and radius r (Gowal et al. 2018).
+
+    Args:
+        l: lower bounds of the input [B, ..., n_in].
+        u: upper bounds, like l.
+        weight: [n_out, n_in].
+        bias: [n_out] or None.
+
+    Returns:
+        Lower and upper bounds [B, ..., n_out]. Differentiable with respect to all tensors.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    if current_backend() == "reference":
+        return reference.interval_linear(l, u, weight, bias)
+    lower, upper = native("interval_linear")(l, u, weight, bias)
+    return lower, upper
+
+
+def interval_conv2d(
+    l: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """Interval bounds through a Conv2d layer; see `interval_linear`.
+
+    Args:
+        l: lower bounds of the input [B, C_in, h, w].
+        u: upper bounds, like l.
+        weight: [C_out, C_in / groups, kh, kw].
+        bias: [C_out] or None.
+        stride: as in torch.nn.functional.conv2d, as the following.
+        padding: rows and columns of zeros on each side.
+        dilation: distance of the kernel's entries.
+        groups: number of groups.
+
+    Returns:
+        Lower and upper bounds [B, C_out, H, W]. Differentiable with respect to all tensors.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    convolution = (stride, padding, dilation, groups)
+    if current_backend() == "reference":
+        return reference.interval_conv2d(l, u, weight, bias, **keywords_of(convolution))
+    lower, upper = native("interval_conv2d")(l, u, weight, bias, *convolution)
+    return lower, upper
+
+
+def _save_interval(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    l, u, weight, bias, *convolution = inputs
+    ctx.save_for_backward(l, u, weight)
+    ctx.has_bias = bias is not None
+    ctx.convolution = tuple(convolution)
+
+
+def _interval_linear_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:
+    l, u, weight = ctx.saved_tensors
+    to_center, to_radius = (upper + lower).flatten(0, -2), (upper - lower).flatten(0, -2)
+    to_l, to_u, to_weight = None, None, None
+    if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+        center, radius = to_center @ weight, _times_magnitude(to_radius, weight)
+        to_l, to_u = ((center - radius) / 2).reshape(l.shape), ((center + radius) / 2).reshape(u.shape)
+    if ctx.needs_input_grad[2]:
+        center, radius = ((u + l) / 2).flatten(0, -2), ((u - l) / 2).flatten(0, -2)
+        to_weight = _interval_weight_gradient(to_center, to_radius, center, radius, weight)
+    return to_l, to_u, to_weight, to_center.sum(0) if ctx.has_bias else None
+
+
+def _times_magnitude(rows: Tensor, weight: Tensor) -> Tensor:
+    """Return `rows |weight|`, rows [N, n_out]."""
+    first, *rest = _row_blocks(weight)
+    product = rows[:, first] @ weight[first].abs()
+    for block in rest:
+        product = torch.addmm(product, rows[:, block], weight[block].abs())
+    return product
+
+
+def _interval_weight_gradient(
+    to_center: Tensor, to_radius: Tensor, center: Tensor, radius: Tensor, weight: Tensor
+) -> Tensor:
+    """Return `to_center^T center + sign(weight) * (to_radius^T radius)`."""
+    if torch.is_grad_enabled():
+        return to_center.mT @ center + weight.sign() * (to_radius.mT @ radius)
+    result = torch.empty_like(weight)
+    for block in _row_blocks(weight):
+        signed = torch.mm(to_radius[:, block].mT, radius).mul_(weight[block].sign())
+        torch.addmm(signed, to_center[:, block].mT, center, out=result[block])
+    return result
+
+
+def _row_blocks(weight: Tensor) -> list[slice]:
+    """Return the rows of a weight in blocks; what is made of a block on the way stays in a processor's cache."""
+    outputs, inputs = weight.shape
+    rows = outputs if weight.device.type != "cpu" else _BLOCK_ENTRIES // max(inputs, 1)
+    rows = max(rows, 1)
+    return [slice(first, first + rows) for first in range(0, max(outputs, 1), rows)]
+
+
+def _interval_conv2d_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:
+    l, u, weight = ctx.saved_tensors
+    needs = (ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[2])
+    to_center, to_radius = upper + lower, upper - lower
+    center, through_center = convolution_gradients(to_center, (u + l) / 2, weight, ctx.convolution, needs)
+    radius, through_radius = convolution_gradients(to_radius, (u - l) / 2, weight.abs(), ctx.convolution, needs)
+    to_l = None if center is None or radius is None else (center - radius) / 2
+    to_u = None if center is None or radius is None else (center + radius) / 2
+    to_weight = None
+    if through_center is not None and through_radius is not None:
+        to_weight = through_center + weight.sign() * through_radius
+    to_bias = to_center.sum((0, 2, 3)) if ctx.has_bias else None
+    return to_l, to_u, to_weight, to_bias, None, None, None, None
+
+
+def _interval_linear_cpu(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
+    if l.shape == u.shape and l.dim() == 2 and l.shape[0] <= SMALL_BATCH:
+        lower, upper = native("interval_linear_small_batch")((u + l) / 2, (u - l) / 2, weight, bias)
+        return lower, upper
+    with full_precision():
+        center, half = F.linear((u + l) / 2, weight, bias), (u - l) / 2
+        radius = torch.cat([F.linear(half, weight[rows].abs()) for rows in _row_blocks(weight)], -1)
+    return contiguous((center - radius, center + radius))
+
+
+def _interval_conv2d_cuda(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
+    if fused_convolution_pays(weight, convolution[3]):
+        return native("interval_conv2d_fused")(l, u, weight, bias, *convolution)
+    return _interval_conv2d_composite(l, u, weight, bias, *convolution)
+
+
+def _interval_conv2d_composite(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
+    return contiguous(reference.interval_conv2d(l, u, weight, bias, **keywords_of(convolution)))
+
+
+def _register() -> None:
+    def interval_linear(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
+        return tuple(l.new_empty((*l.shape[:-1], weight.shape[0])) for _ in range(2))
+
+    def interval_conv2d(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
+        return tuple(l.new_empty((l.shape[0], *convolved_size(l.shape, weight, convolution))) for _ in range(2))
+
+    for fake in (interval_linear, interval_conv2d):
+        torch.library.register_fake(f"lbp::{fake.__name__}", fake)
+    register_composite("interval_linear", _interval_linear_cpu, devices=("CPU",))
+    register_composite("interval_conv2d", _interval_conv2d_composite, devices=("CPU",))
+    register_composite("interval_conv2d", _interval_conv2d_cuda, devices=("CUDA",))
+    register_gradient("interval_linear", _interval_linear_backward, _save_interval)
+    register_gradient("interval_conv2d", _interval_conv2d_backward, _save_interval)
+
+
+if _native.missing is None:
+    _register()
