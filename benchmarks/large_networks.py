@@ -1,7 +1,6 @@
 """Bounds of large networks: seconds, peak memory and multiply-adds, one image at a time.
 
     python benchmarks/large_networks.py [CASE ...] [--device cuda] [--threads N] [--repeat N] [--dense] [--json FILE]
-    python benchmarks/large_networks.py --onnx PATH --images PATH [--eps E]
 
 Each case runs in a process of its own, so that peaks do not mix; they include the interpreter, PyTorch and the weights,
 which "before" shows alone. Beside the time on the clock stands that of the processors, which a busy machine changes
@@ -177,17 +176,6 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def images_of(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """Images [N, *shape] of a tensor file (torch.save or .npy)."""
-    if path.suffix == ".npy":
-        import numpy
-
-        images = torch.from_numpy(numpy.load(path)).float()
-    else:
-        images = torch.load(path).float()
-    return images.reshape(-1, *shape)
-
-
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -197,8 +185,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--dense", action="store_true", help="rows over whole layers: minutes, and many GiB")
     parser.add_argument("--eps", type=float, help=f"{EPS['CNN-7+BN']:.4f} for CNN-7+BN and {OTHER_EPS:.4f} by default")
-    parser.add_argument("--onnx", type=Path, help="an ONNX network to bound by CROWN instead")
-    parser.add_argument("--images", type=Path, help="its inputs: .npy or torch.save")
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--here", action="store_true", help="run one case in this process and print JSON")
     return parser.parse_args()
@@ -210,14 +196,6 @@ def run_here(case: str, options: argparse.Namespace) -> dict[str, float]:
     model, shape = make_network(name, activation)
     eps = EPS.get(name, OTHER_EPS) if options.eps is None else options.eps
     return run(model.to(options.device), torch.rand(1, *shape).to(options.device), method, eps, options)
-
-
-def run_onnx(options: argparse.Namespace) -> None:
-    """Bound every image of a file through an ONNX network, and print one line of JSON for each."""
-    model = lbp.load_onnx(options.onnx).eval()
-    eps = OTHER_EPS if options.eps is None else options.eps
-    for x in images_of(options.images, tuple(model.input_shape)):
-        print(json.dumps(run(model.to(options.device), x[None].to(options.device), "CROWN", eps, options)))
 
 
 def run_cases(options: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -248,9 +226,7 @@ def main() -> None:
     """Run what the command line asks for."""
     options = arguments()
     torch.set_num_threads(options.threads)
-    if options.onnx is not None:
-        run_onnx(options)
-    elif options.here:
+    if options.here:
         print(json.dumps(run_here(options.cases[0], options)))
     else:
         results = run_cases(options)

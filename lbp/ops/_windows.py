@@ -103,13 +103,14 @@ def convolve_windows(windows: Tensor, weight: Tensor, scale: Sequence[int], conv
     """
     groups = convolution[3]
     row_taps, column_taps = _taps(windows, weight, scale, convolution)
-    result = windows.new_zeros(convolved_shape(windows, weight, scale, convolution))
+    result = windows.new_empty(convolved_shape(windows, weight, scale, convolution))
     source, target = windows.flatten(0, 1), result.flatten(0, 1)
     kernels = weight.unflatten(0, (groups, -1)).permute(0, 1, 3, 4, 2)  # [G, C_out / G, taps, taps, C_in / G]
     for rows in _runs(windows.shape[2], row_taps):
         for columns in _runs(windows.shape[3], column_taps):
             kernel = kernels[:, :, rows.first_tap : rows.stop_tap, columns.first_tap : columns.stop_tap]
             if kernel.numel() == 0 or target.numel() == 0:
+                target[:, rows.start : rows.stop, columns.start : columns.stop] = 0
                 continue
             chosen = (row_taps[rows.first_tap : rows.stop_tap], column_taps[columns.first_tap : columns.stop_tap])
             _convolve_run(source, target, kernel, rows, columns, chosen)

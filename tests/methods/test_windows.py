@@ -29,16 +29,10 @@ def pieces(draw, shape, depth):
     channels, *size = shape
     if kind == "residual":
         body, out = draw(stacks(channels, tuple(size), depth))
-        nested = draw(st.booleans())
-        inner = Residual(body, shape, out)
-        return (
-            (Residual(nn.Sequential(inner, nn.ReLU(), nn.Conv2d(out[0], out[0], 1)), shape, out), out)
-            if nested
-            else (
-                inner,
-                out,
-            )
-        )
+        block = Residual(body, shape, out)
+        if draw(st.booleans()):
+            block = Residual(nn.Sequential(block, nn.ReLU(), nn.Conv2d(out[0], out[0], 1)), shape, out)
+        return block, out
     if kind == "concat":
         return Concat(channels), (2 * channels, *size)
     if kind == "norm":
