@@ -17,6 +17,14 @@ def relax_backward(
 ) -> tuple[Tensor, Tensor]:
     """See `lbp.ops.relax_backward`."""
     lines = BoundingLines(*(line.unsqueeze(1) for line in bounding_lines(l, u, **relaxation)))  # type: ignore[arg-type]
+    return relaxed_by(A, lines, sides, bias, rows=2)
+
+
+def relaxed_by(A: Tensor, lines: BoundingLines, sides: str, bias: Tensor | None, *, rows: int) -> tuple[Tensor, Tensor]:
+    """Return coefficients A [K, ...] times slopes, and the constants; lines and bias broadcast to those of a side.
+
+    The first `rows` dimensions of a side say which row it is, the others are summed.
+    """
     coefficients, constants = [], []
     for side_coefficients, side in zip(A, side_names(sides), strict=True):
         below, above = (lines[:2], lines[2:]) if side == "lower" else (lines[2:], lines[:2])
@@ -26,7 +34,7 @@ def relax_backward(
         if bias is not None:
             intercepts = intercepts + relaxed * bias
         coefficients.append(relaxed)
-        constants.append(intercepts.flatten(2).sum(-1, dtype=torch.float64))
+        constants.append(intercepts.flatten(rows).sum(-1, dtype=torch.float64))
     return torch.stack(coefficients), torch.stack(constants)
 
 

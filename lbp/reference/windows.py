@@ -10,7 +10,7 @@ from lbp.precision import full_precision
 from lbp.reference.bounding_lines import BoundingLines, bounding_lines
 from lbp.reference.concretize import dual_norm
 from lbp.reference.ramp import as_parameter
-from lbp.reference.relax import Relaxation
+from lbp.reference.relax import Relaxation, relaxed_by
 from lbp.strategies import side_names
 
 Pair = tuple[int, int]
@@ -64,21 +64,11 @@ def relax_windows(
     lines = bounding_lines(l, u, **relaxation)  # type: ignore[arg-type]
     window = (A.shape[2], A.shape[3])
     lines = BoundingLines(*torch.broadcast_tensors(*lines))
-    seen = [gather_windows(line, rows, window) for line in lines]
+    seen = BoundingLines(*(gather_windows(line, rows, window) for line in lines))
     offset = None
     if bias is not None:
         offset = gather_windows(bias.expand(lines.lower_slope.shape[1:]).expand_as(lines.lower_slope), rows, window)
-    relaxed, constants = [], []
-    for side_coefficients, side in zip(A[:, rows[:, 0]], side_names(sides), strict=True):
-        below, above = (seen[:2], seen[2:]) if side == "lower" else (seen[2:], seen[:2])
-        positive = side_coefficients >= 0
-        values = side_coefficients * torch.where(positive, below[0], above[0])
-        intercepts = side_coefficients * torch.where(positive, below[1], above[1])
-        if offset is not None:
-            intercepts = intercepts + values * offset
-        relaxed.append(values)
-        constants.append(intercepts.flatten(1).sum(-1, dtype=torch.float64))
-    return torch.stack(relaxed), torch.stack(constants)
+    return relaxed_by(A[:, rows[:, 0]], seen, sides, offset, rows=1)
 
 
 def natural_windows(
