@@ -143,13 +143,14 @@ class BoundedModule(nn.Module):
             new_opts: names and values; `activation_bound_option` ("adaptive" by default, "tight", "constant",
                 "same-slope", "zero-lb", "one-lb") chooses the bounding lines, `crown_batch_size` the rows of
                 coefficients handled at once, `memory_budget` the bytes that bounds may take. `conv_mode` "patches" (the
-                default) keeps rows of hidden layers as windows, "matrix" whole; the bounds are the same to rounding.
-                With `sparse_intermediate_bounds` (the default) CROWN substitutes back only hidden neurons that
-                intervals leave open, image by image, lets a row go where the bounds of a layer that it passes decide
-                its neuron, and keeps the tighter of all bounds found; False gives textbook CROWN, every hidden neuron
-                bounded by back-substitution down to the input and nothing else. `rounding` is what `compute_bounds`
-                takes where its argument of that name is None. Other options that scripts for auto_LiRPA set are
-                accepted where they cannot change a result.
+                default) keeps rows of hidden layers as windows, "matrix" whole; a method's bounds are the same to
+                rounding, but for the neurons that the following option leaves out on windows alone. With
+                `sparse_intermediate_bounds` (the default) CROWN substitutes back only hidden neurons that intervals
+                leave open, image by image, lets a row go where the bounds of a layer that it passes decide its neuron,
+                and keeps the tighter of all bounds found; False gives textbook CROWN, every hidden neuron bounded by
+                back-substitution down to the input and nothing else. `rounding` is what `compute_bounds` takes where
+                its argument of that name is None. Other options that scripts for auto_LiRPA set are accepted where they
+                cannot change a result.
 
         Raises:
             InvalidInputError: an unknown name (the valid ones are listed) or value.
