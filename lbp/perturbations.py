@@ -195,11 +195,14 @@ def _clip_side(index: int, value: float | Tensor, x: Tensor, checks: list[Check]
     name = f"clip[{index}]"
     if isinstance(value, Tensor) and value.dim() > 0 and value.device != x.device:
         raise InvalidInputError(f"{name} is on {value.device}, the input on {x.device}; they must agree")
-    if outward:
-        limit = torch.as_tensor(value, dtype=torch.float64, device=x.device)
-        limit = round_down(limit, x.dtype) if index == 0 else round_up(limit, x.dtype)
+    dtype = torch.float64 if outward else x.dtype
+    if isinstance(value, Real):
+        # Written by the device itself: a copy to it would wait, and cannot be captured in a CUDA graph.
+        limit = torch.full((), float(value), dtype=dtype, device=x.device)
     else:
-        limit = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+        limit = torch.as_tensor(value, dtype=dtype, device=x.device)
+    if outward:
+        limit = round_down(limit, x.dtype) if index == 0 else round_up(limit, x.dtype)
     checks.append((torch.isnan(limit).any(), lambda: f"{name} has NaN values"))
     return _broadcast(name, limit, x)
 

@@ -47,12 +47,14 @@ class EpochPlan:
     """What is drawn for one epoch, on the device of the images.
 
     Attributes:
-        order: the examples [N] in the order of the epoch.
+        order: the examples [N] in the order of the epoch, on the device.
+        order_on_host: the same, in host memory.
         top, left: corners [N] of the windows, by position in the order; None without crops.
         flipped: [N] whether to mirror, by position in the order; None without flips.
     """
 
     order: Tensor
+    order_on_host: Tensor
     top: Tensor | None
     left: Tensor | None
     flipped: Tensor | None
@@ -101,22 +103,28 @@ class Batches:
         def draw(high: int) -> Tensor:
             return torch.randint(high, (count,), generator=generator).to(self._device)
 
-        order = torch.randperm(count, generator=generator).to(self._device)
+        order = torch.randperm(count, generator=generator)
         crops = self._places != (1, 1)
         top, left = (draw(places) if crops else None for places in self._places)
-        return EpochPlan(order, top, left, draw(2).bool() if self._flip else None)
+        return EpochPlan(order.to(self._device), order, top, left, draw(2).bool() if self._flip else None)
 
     def batch(self, plan: EpochPlan, index: int) -> tuple[Tensor, Tensor]:
         """The images [B, C, *size] and labels [B] of a step of the epoch."""
         place = slice(index * self.batch_size, (index + 1) * self.batch_size)
         chosen = plan.order[place]
-        if self._images.device == self._device:
+        if self._images.device == chosen.device:
             images = self._images[chosen]
         else:
-            images = self._images[chosen.to(self._images.device)].pin_memory().to(self._device, non_blocking=True)
+            images = self._from_host(plan.order_on_host[place])
         corners = None if plan.top is None or plan.left is None else (plan.top[place], plan.left[place])
         flipped = None if plan.flipped is None else plan.flipped[place]
         return augmented(images, self._size, self._padding, corners, flipped), self._labels[chosen]
+
+    def _from_host(self, chosen: Tensor) -> Tensor:
+        """Copy images to the device, which goes on meanwhile."""
+        images = torch.empty((len(chosen), *self._images.shape[1:]), dtype=self._images.dtype, pin_memory=True)
+        torch.index_select(self._images, 0, chosen, out=images)
+        return images.to(self._device, non_blocking=True)
 
 
 def augmented(

@@ -18,10 +18,15 @@ class World(Workers):
     """The processes that train together; a single one by default.
 
     Attributes:
-        device: of this process.
+        device: of this process; "cuda" stands for the current GPU and becomes that.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        # Tensors name their GPU by number, and devices are compared.
+        if self.device.type == "cuda" and self.device.index is None:
+            object.__setattr__(self, "device", torch.device("cuda", torch.cuda.current_device()))
 
     def part(self, batch: Tensor) -> Tensor:
         """This process's part of the examples of a batch, in order.
@@ -59,7 +64,7 @@ def joined_world(device: torch.device) -> Iterator[World]:
     """
     with workers(device) as group:
         if group.size > 1 and device.type == "cuda":
-            device = torch.device("cuda", torch.cuda.current_device())
+            device = torch.device("cuda")
         yield World(group.rank, group.size, device)
 
 

@@ -1,5 +1,6 @@
 """The loss of one step: clean pass, bounds, regularisers (Lyu et al. 2021, section 6; Shi et al. 2021)."""
 
+import sys
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,9 @@ from lbp.training.losses import margin_loss, mixed_loss
 from lbp.training.regularizers import warm_up_regularization
 from lbp.training.schedules import Controls
 from lbp.training.settings import TrainingSettings
+
+_NO_LIMIT = sys.maxsize
+"""Bytes: gradients need every value whatever the split of a batch, and no step asks what memory is free."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.bounded = BoundedModule(model, example)
+        self.bounded = BoundedModule(model, example, {"memory_budget": _NO_LIMIT})
         self._classes = num_classes
         self._settings = settings
         self._world = world

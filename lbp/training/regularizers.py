@@ -55,7 +55,7 @@ def _radius(interval: Interval) -> Tensor:
     """Return sum and count of the radii."""
     lower, upper = interval
     total = ((upper - lower) / 2).sum()
-    return torch.stack([total, total.new_tensor(float(lower.numel()))])
+    return torch.stack([total, torch.full_like(total, lower.numel())])
 
 
 def _imbalance(lower: Tensor, upper: Tensor, r: Tensor | float, tolerance: float, reduce: Reduce) -> list[Tensor]:
@@ -65,7 +65,8 @@ def _imbalance(lower: Tensor, upper: Tensor, r: Tensor | float, tolerance: float
     center = (lower + upper) / 2
     if bends:
         center = center - r / 2
-    moments = reduce(torch.stack([center.sum(), center.new_tensor(float(center.numel()))]))
+    total = center.sum()
+    moments = reduce(torch.stack([total, torch.full_like(total, center.numel())]))
     deviation = (center - moments[0] / moments[1]).square()
     sums = [(values * side).sum() for values in (center, deviation) for side in (right, left)]
     right_sum, left_sum, right_deviation, left_deviation = reduce(torch.stack(sums)).unbind()

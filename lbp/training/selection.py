@@ -13,7 +13,7 @@ from lbp.training.distributed import World
 from lbp.training.settings import TrainingSettings
 from lbp.verification import certainly_above, margin_bounds
 
-_BATCH = 1024
+_BATCH = 256
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lbp.checks import trusted_values
 from lbp.nn import LeakyReLU, ParamRamp
 from lbp.precision import full_precision
 from lbp.training.batches import seed_for
-from lbp.training.capture import CapturedSteps
+from lbp.training.capture import CapturedSteps, CudaGraphs
 from lbp.training.distributed import World
 from lbp.training.objective import Objective, Parts
 from lbp.training.schedules import Controls
@@ -39,6 +39,7 @@ class TrainingStep:
 
     Attributes:
         optimizer: Adam over all parameters.
+        captured: runs steps from recordings; None where every step runs for itself.
     """
 
     def __init__(
@@ -70,13 +71,13 @@ class TrainingStep:
         self.optimizer.found_inf = self._failed  # type: ignore[attr-defined]
         self._weights = torch.zeros(4, device=device)
         captures = on_gpu and capture and self._world.size == 1
-        self._captured = CapturedSteps(self._update) if captures else None
+        self.captured = CapturedSteps(self.update, CudaGraphs()) if captures else None
         self.start_phase()
 
     def start_phase(self) -> None:
         """Takes note of a change that the kind of step does not show, such as the end of the warm-up."""
-        if self._captured is not None:
-            self._captured.forget()
+        if self.captured is not None:
+            self.captured.forget()
         if self._world.size > 1:
             # Which parameters take part differs between the phases (r does not, in the warm-up), hence the search.
             ids = [self._world.device.index] if self._world.device.type == "cuda" else None
@@ -103,9 +104,9 @@ class TrainingStep:
             share = len(self._world.part(labels)) * self._world.size / len(labels)
             images, labels = self._world.part(images), self._world.part(labels)
         parts = Parts.of(controls)
-        if self._captured is not None:
-            return self._captured(images, labels, parts)
-        return self._update(images, labels, parts, share)
+        if self.captured is not None:
+            return self.captured(images, labels, parts)
+        return self.update(images, labels, parts, share)
 
     def _set(self, controls: Controls, step: int) -> None:
         values = (controls.eps, controls.kappa, controls.beta, controls.regularization)
@@ -120,7 +121,18 @@ class TrainingStep:
                 group["lr"] = controls.lr
         self._noise.draw(step)
 
-    def _update(self, images: Tensor, labels: Tensor, parts: Parts, share: float = 1.0) -> Tensor:
+    def update(self, images: Tensor, labels: Tensor, parts: Parts, share: float = 1.0) -> Tensor:
+        """Updates the network by this process's examples, under the controls set last; reads nothing on the host.
+
+        Args:
+            images: [B, *shape].
+            labels: int64 [B].
+            parts: of the loss.
+            share: as `Objective` takes it.
+
+        Returns:
+            as calling the step.
+        """
         with full_precision(), trusted_values():
             self.optimizer.zero_grad(set_to_none=True)
             with self._noise.added():

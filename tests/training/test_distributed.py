@@ -101,6 +101,13 @@ def test_parts_of_a_batch_cover_it_in_order():
         World(0, 3).part(batch[:2])
 
 
+def test_the_current_gpu_is_named_by_its_number_as_tensors_name_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    assert World(device=torch.device("cuda")).device == torch.device("cuda:3")
+    assert World(device=torch.device("cuda:1")).device == torch.device("cuda:1")
+    assert World().device == torch.device("cpu")
+
+
 @pytest.mark.parametrize(("kind", "shape"), [(nn.BatchNorm1d, (6, 4)), (nn.BatchNorm2d, (6, 4, 3, 3))])
 def test_batch_normalisation_over_one_process_is_that_of_pytorch(kind, shape):
     torch.manual_seed(0)
