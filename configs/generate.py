@@ -2,7 +2,7 @@
 
 `paper/` has one file per row of tables 2 to 7 of Lyu et al. 2021, from the one list of these rows in the repository and
 the settings that the paper states per data set (`lbp.experiments`). `short/` has the schedules of Shi et al. 2021,
-`quick/` trainings that two CPU cores finish in minutes.
+`quick/` trainings that two CPU cores finish in minutes, `natural/` normal trainings of the paper's two small networks.
 """
 
 import sys
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lbp.experiments import PaperRow, paper_rows, training_of
+from lbp.experiments import CROPS, NORMALIZED, PaperRow, paper_rows, training_of
 from lbp.training import RunSettings
 
 Table = dict[str, Any]
@@ -51,9 +51,15 @@ QUICK: dict[str, Table] = {
 QUICK_FOR_ALL: Table = {"lr_factor": 0.2, "gradient_clip": 10.0, "kappa_start": 1.0, "kappa_end": 0.5}
 QUICK_LIMIT = {"mnist": 10000}
 
+# The small networks of the paper, trained normally, for the pictures of what bounds do then.
+NATURAL: dict[str, Table] = {
+    "mnist": {"epochs": 20, "lr_milestones": [15, 18]},
+    "cifar10": {"epochs": 40, "lr_milestones": [30, 36], "augmentation": {"flip": True, "padding": 4}},
+}
+NATURAL_FOR_ALL: Table = {"loss": "natural", "eps": 0.0, "batch_size": 256, "lr": 1e-3}
+NATURAL_NETWORKS = {"mnist": "Small MNIST", "cifar10": "Small CIFAR"}
+
 TABLES = ("2", "3", "4", "5", "6", "7")
-CROP = {"tiny-imagenet": 56}
-NORMALIZED = ("cifar10", "tiny-imagenet")
 SLOPE = 0.01
 
 
@@ -65,8 +71,8 @@ def paper_config(row: PaperRow) -> Table:
 def config(data: str, architecture: str, chosen: Table, training: Table) -> Table:
     """The three tables of a settings file."""
     tables: Table = {"data": {"name": data}, "model": {"architecture": architecture, "activation": chosen}}
-    if data in CROP:
-        tables["data"]["crop"] = CROP[data]
+    if data in CROPS:
+        tables["data"]["crop"] = CROPS[data]
     if data in NORMALIZED:
         tables["model"]["normalize"] = True
     return tables | {"training": training}
@@ -81,7 +87,7 @@ def activation(name: str, eta: float) -> Table:
 
 def all_configs() -> dict[str, Table]:
     """Every settings file by its path in this folder."""
-    return {path: tables for part in (_paper(), _short(), _quick()) for path, tables in part}
+    return {path: tables for part in (_paper(), _short(), _natural(), _quick()) for path, tables in part}
 
 
 def _paper() -> Iterator[tuple[str, Table]]:
@@ -106,6 +112,12 @@ def _short() -> Iterator[tuple[str, Table]]:
                         training |= _falling_slope(keep=SHORT[data]["warm_up_epochs"] + falls, fall=falls)
                     tables = config(data, network, activation(name, SLOPE if name == "ramp" else 0.0), training)
                     yield f"short/{data}-{_plain(network)}-{loss}-{name}.toml", tables
+
+
+def _natural() -> Iterator[tuple[str, Table]]:
+    for data, schedule in NATURAL.items():
+        tables = config(data, NATURAL_NETWORKS[data], activation("relu", 0.0), {**NATURAL_FOR_ALL, **schedule})
+        yield f"natural/{_plain(NATURAL_NETWORKS[data])}-relu.toml", tables
 
 
 def _quick() -> Iterator[tuple[str, Table]]:

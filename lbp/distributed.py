@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import distributed
 
+from lbp.errors import InvalidInputError
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -42,6 +44,9 @@ def workers(device: torch.device | str = "cpu") -> Iterator[Workers]:
 
     Args:
         device: of the work; with several GPUs a process takes the one of its local rank.
+
+    Raises:
+        InvalidInputError: more processes on this machine than GPUs.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -49,7 +54,10 @@ def workers(device: torch.device | str = "cpu") -> Iterator[Workers]:
         return
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= there:
+            raise InvalidInputError(f"process {local} of this machine has no GPU, there are {there}; start fewer")
+        torch.cuda.set_device(local)
     distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield Workers(distributed.get_rank(), size)

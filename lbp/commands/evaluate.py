@@ -107,7 +107,7 @@ def evaluate(
         network = subject.network
         rows = matching_rows(subject.data.name, network.settings, network.training, eps, clip) if limit is None else []
         table = markdown_table(summary["errors"], settings.methods, settings.strategies, rows)
-        found = [(row, departures(row, network.training["training"])) for row in rows]
+        found = [(row, departures(row, network.training)) for row in rows]
         text = f"{network.settings.architecture}, {subject.data.name} ({len(images)} images), eps {eps:g}\n\n{table}"
         text += "".join(f"\n{departures_text(row, differing)}\n" for row, differing in found)
         Console().print(text, highlight=False, soft_wrap=True, markup=False, end="")

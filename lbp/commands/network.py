@@ -41,13 +41,11 @@ class Subject:
 
     def identity(self) -> dict[str, Any]:
         """What results depend on, as JSON values: the release, the content of the checkpoint and of the images."""
-        images = hashlib.sha256(self.data.images.contiguous().numpy().tobytes())
-        images.update(self.data.labels.contiguous().numpy().tobytes())
         return {
             "lbp": __version__,
             "checkpoint": hashlib.sha256(self.path.read_bytes()).hexdigest(),
             "data": {"name": self.data.name, "split": self.split, "images": len(self.data)},
-            "data_content": images.hexdigest(),
+            "data_content": self.data.fingerprint(),
         }
 
     def describe(self) -> dict[str, Any]:

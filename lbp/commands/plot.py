@@ -119,7 +119,7 @@ def plot_slope_sweep_command(
     device: Device = None,
     output: Output = None,
 ) -> None:
-    """Margin bounds of a network as its ReLUs become LeakyReLUs (appendix)."""
+    """Margin bounds of a network as its ReLUs become LeakyReLUs, or its ParamRamps steeper outside (appendix)."""
     taken, kinds = method_names(names(methods)), names(strategies)
     values = _numbers("--slopes", slopes)
     target = _target(output, path, "slope-sweep")
@@ -144,9 +144,13 @@ def plot_training_command(paths: CheckpointPaths, output: Output = None) -> None
 
 def _history(path: Path) -> list[dict[str, float]]:
     history = checkpoint.load(path).training.get("history")
-    if not isinstance(history, list) or not history or not all(isinstance(epoch, dict) for epoch in history):
+    if not isinstance(history, list) or not history or not all(map(_is_epoch, history)):
         raise CheckpointError(f"{path}: holds no history of its training; only what `lbp train` writes has one")
     return history
+
+
+def _is_epoch(record: object) -> bool:
+    return isinstance(record, dict) and all(isinstance(record.get(name), int | float) for name in ("epoch", "loss"))
 
 
 @contextmanager

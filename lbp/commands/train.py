@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lbp import checkpoint
 from lbp.commands.console import TrainingProgress, progress_bars
 from lbp.commands.options import DataRoot, Device, OutputError, chosen_device, prepare_file
 from lbp.training import EpochRecord, Run, RunSettings, StepRecord, World, joined_world, read_settings, run
@@ -37,6 +38,12 @@ def train(
     prepare_file(target)
     state = target.with_suffix(".state.safetensors")
     with joined_world(chosen_device(device)) as world:
+        if resume and not state.exists() and target.exists():
+            _check_finished(target, settings)
+            if world.leads:
+                Console().print(f"{target} is finished already", highlight=False, soft_wrap=True)
+            return
+        world.barrier()
         if world.leads:
             _settle_state(state, resume=resume, restart=restart)
         world.barrier()
@@ -82,6 +89,17 @@ def _settle_state(state: Path, *, resume: bool, restart: bool) -> None:
     if not restart:
         raise OutputError(f"{state} holds an unfinished run: --resume continues it, --restart throws it away")
     state.unlink()
+
+
+def _check_finished(target: Path, settings: RunSettings) -> None:
+    """Refuse to go on with a finished network that these settings did not give."""
+    wanted = settings.model_dump(mode="json")
+    found = checkpoint.load(target).training
+    if any(found.get(name) != table for name, table in wanted.items()):
+        raise OutputError(
+            f"{target} was trained with other settings, and nothing is left to --resume; name another --output, or "
+            "leave out --resume to replace it"
+        )
 
 
 def _report(trained: Run, target: Path) -> None:

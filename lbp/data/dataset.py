@@ -1,5 +1,6 @@
 """A data set in memory."""
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,6 +42,12 @@ class Dataset:
         """(channels, height, width)."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
+
+    def fingerprint(self) -> str:
+        """SHA-256 of images and labels, in hexadecimal."""
+        content = hashlib.sha256(self.images.cpu().contiguous().numpy())
+        content.update(self.labels.cpu().contiguous().numpy())
+        return content.hexdigest()
 
     def to(self, device: torch.device | str) -> "Dataset":
         """The data set on another device."""

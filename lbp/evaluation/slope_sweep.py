@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lbp.errors import InvalidInputError
+from lbp.nn import LeakyReLU, ParamRamp
 from lbp.verification import verify
 
 
@@ -41,10 +42,10 @@ def slope_sweep(
     strategies: Sequence[str] = ("tight", "adaptive"),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[SlopeCurve]:
-    """Verifies copies of a network whose ReLUs are replaced by LeakyReLUs; nothing is trained again.
+    """Verifies copies of a network with other slopes, every ReLU replaced by LeakyReLU; nothing is trained again.
 
     Args:
-        model: network with ReLU or LeakyReLU modules; left as it is.
+        model: network with ReLU, LeakyReLU or ParamRamp modules; left as it is.
         x: inputs [N, *shape].
         labels: int64 [N].
         eps: radius.
@@ -58,7 +59,7 @@ def slope_sweep(
         a curve per method and strategy; IBP, which has no lines, once.
 
     Raises:
-        InvalidInputError: no slopes, one outside [0, 1], or a network without ReLU modules.
+        InvalidInputError: no slopes, one outside [0, 1], or a network without such modules.
     """
     if not slopes:
         raise InvalidInputError("slope_sweep needs at least one slope")
@@ -82,6 +83,8 @@ def slope_sweep(
 def with_slope(model: nn.Module, slope: float) -> nn.Module:
     """A copy of a network with every ReLU and LeakyReLU replaced by LeakyReLU with this left slope.
 
+    ParamRamp takes it as its outer slope eta.
+
     Raises:
         InvalidInputError: a slope outside [0, 1], or no such module.
     """
@@ -90,16 +93,19 @@ def with_slope(model: nn.Module, slope: float) -> nn.Module:
     if isinstance(model, _REPLACED):
         return nn.LeakyReLU(slope)
     changed = copy.deepcopy(model)
+    ramps = [module for module in changed.modules() if isinstance(module, ParamRamp)]
+    for ramp in ramps:
+        ramp.set_eta(slope)
     parents = [parent for parent in changed.modules() if not isinstance(parent, _REPLACED)]
     places = [
         (parent, name) for parent in parents for name, child in parent.named_children() if isinstance(child, _REPLACED)
     ]
-    if not places:
-        raise InvalidInputError("the network has no ReLU or LeakyReLU module to replace; the slope of ParamRamp is eta")
+    if not places and not ramps:
+        raise InvalidInputError("the network has no ReLU, LeakyReLU or ParamRamp module whose slope could be changed")
     with torch.no_grad():
         for parent, name in places:
             setattr(parent, name, nn.LeakyReLU(slope))
     return changed
 
 
-_REPLACED = (nn.ReLU, nn.LeakyReLU)
+_REPLACED = (nn.ReLU, nn.LeakyReLU, LeakyReLU)

@@ -30,6 +30,8 @@ def matching_rows(
         return []
     if trained_on.get("name") != data or trained_on.get("limit") is not None:
         return []
+    if not all(isinstance(how.get(name), float | int | None) for name in ("eta_start", "eta_end")):
+        return []
     start, end = _slopes(model, how)
     rows = [
         row

@@ -26,6 +26,12 @@ _SLOPE_SCHEDULES: dict[str, dict[str, Any]] = {
     "cifar10": {"eta_keep_epochs": 1000, "eta_fall_epochs": 1200},
 }
 
+CROPS = {"tiny-imagenet": 56}
+"""Side of the windows that networks see, where they do not see whole images."""
+
+NORMALIZED = ("cifar10", "tiny-imagenet")
+"""Data that is normalised by its mean and standard deviation."""
+
 KAPPAS = {"mnist": ((1.0, 0.5), (1.0, 0.0), (0.0, 0.0))}
 """Pairs of `kappa_start` and `kappa_end` of which the paper reports the best; `training_of` takes the first."""
 

@@ -17,7 +17,7 @@ from lbp.training.config import RunSettings, settings_for
 from lbp.training.distributed import World, global_batch_norm
 from lbp.training.initialization import initialize_for_ibp
 from lbp.training.records import EpochRecord
-from lbp.training.state import restore_state, save_state
+from lbp.training.state import StateError, restore_state, save_state
 from lbp.training.trainer import OnStep, Trainer
 
 
@@ -82,7 +82,7 @@ def run(
 
     Raises:
         DataError, InvalidInputError, TrainingDivergedError: as `lbp.data.load`, `lbp.models.build` and `Trainer`.
-        StateError: the state file belongs to a run with other settings.
+        StateError: the state file belongs to a run with other settings or data, or not all processes find it.
         RunPausedError: `goes_on` said no.
     """
     world = world or World()
@@ -91,6 +91,8 @@ def run(
     model_settings = settings_for(settings.model, data, settings.data.crop)
     model = _initial_network(model_settings, settings).to(world.device)
     described = settings.model_dump(mode="json")
+    if state is not None:
+        described["content of the data"] = [part.fingerprint() for part in (data, held_out) if part is not None]
     # Whatever the training draws from the global random state, the caller's is left as it was.
     with torch.random.fork_rng(devices=[]), global_batch_norm(model, world):
         torch.manual_seed(settings.training.seed)
@@ -105,6 +107,8 @@ def run(
         )
         if state is not None and state.is_file():
             restore_state(state, trainer, described)
+        if len(set(world.gather(trainer.progress.epoch))) > 1:
+            raise StateError(f"the processes do not find the same state in {state}; keep it where all can read it")
         if on_epoch is not None:
             for record in trainer.progress.history:
                 on_epoch(record)

@@ -67,26 +67,31 @@ def restore_state(path: Path, trainer: Trainer, settings: Mapping[str, Any]) -> 
         StateError: not a readable state, or that of a run with other settings, which are named.
     """
     description, tensors = _read(path)
+    model, parameters = trainer.model, list(trainer.model.parameters())
     different = _differences(dict(settings), description["settings"])
     if different:
         raise StateError(
             f"{path} belongs to a run with other settings ({', '.join(different)}); restore them, or remove the file "
             "to start anew"
         )
-    device = next(trainer.model.parameters()).device
+    device = parameters[0].device
     try:
-        trainer.model.load_state_dict(_below(tensors, "model."))
-        for index, parameter in enumerate(trainer.model.parameters()):
-            state = _below(tensors, f"adam.{index}.")
-            if state:
-                trainer.step.optimizer.state[parameter] = {name: value.to(device) for name, value in state.items()}
-        history = [EpochRecord(**record) for record in description["history"]]
+        states = [_adam_state(tensors, index, parameter) for index, parameter in enumerate(parameters)]
+        chosen = {name: value.to(device) for name, value in _below(tensors, "choice.").items()}
         choice = description["choice"]
+        kept = None if choice is None else Choice(choice["epoch"], choice["score"], chosen)
+        if kept is not None and _shapes(chosen) != _shapes(model.state_dict()):
+            raise KeyError("the tensors of the network chosen so far are not those of the architecture")
+        trainer.progress = Progress([EpochRecord(**record) for record in description["history"]], kept)
+        model.load_state_dict(_below(tensors, "model."))
+        torch.set_rng_state(tensors["random.cpu"])
     except (KeyError, TypeError, RuntimeError) as error:
-        raise StateError(f"{path}: the state does not fit the network of its settings ({error})") from error
-    chosen = {name: value.to(device) for name, value in _below(tensors, "choice.").items()}
-    trainer.progress = Progress(history, None if choice is None else Choice(**choice, state=chosen))
-    torch.set_rng_state(tensors["random.cpu"])
+        raise StateError(
+            f"{path}: the state does not fit the network of its settings ({error}); remove it to start anew"
+        ) from error
+    for parameter, state in zip(parameters, states, strict=True):
+        if state:
+            trainer.step.optimizer.state[parameter] = {name: value.to(device) for name, value in state.items()}
     if "random.cuda" in tensors and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(tensors["random.cuda"])
 
@@ -102,11 +107,27 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             description = json.loads((stream.metadata() or {})[_KEY])
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         version = description["format_version"]
+        missing = [name for name in ("settings", "history", "choice") if name not in description]
+        if missing:
+            raise KeyError(", ".join(missing))
     except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
         raise StateError(f"{path}: not the state of an lbp run ({error}); remove it to start anew") from error
     if version != FORMAT_VERSION:
         raise StateError(f"{path}: state of format version {version}, this release reads {FORMAT_VERSION}")
     return description, tensors
+
+
+def _adam_state(tensors: Mapping[str, Tensor], index: int, parameter: Tensor) -> dict[str, Tensor]:
+    """Return Adam's tensors for a parameter; empty for one that took part in no step yet."""
+    state = _below(tensors, f"adam.{index}.")
+    moments = {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+    if state and _shapes(state) != {"step": torch.Size(), **moments}:
+        raise KeyError(f"the tensors of Adam for parameter {index} are not those of its shape")
+    return state
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in tensors.items()}
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

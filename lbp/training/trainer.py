@@ -64,8 +64,8 @@ class Trainer:
         progress: how far the training is.
 
     Raises:
-        InvalidInputError: empty data, NaN or infinity in the images, or a last batch too small for the network or the
-            number of processes.
+        InvalidInputError: empty data, NaN or infinity in the images, images outside of `settings.clip`, or a last batch
+            too small for the network or the number of processes.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Trainer:
         epoch, settings, per_epoch = self.progress.epoch, self._settings, self._batches.steps_per_epoch
         first = epoch * per_epoch
         if epoch == settings.warm_up_epochs > 0:
-            end_warm_up(self.model, self._clean.images)
+            end_warm_up(self.model, self._clean.images, world=self._world)
             self.step.start_phase()
         self.model.train()
         plan = self._batches.plan(epoch)
@@ -207,6 +207,7 @@ def _check(model: nn.Module, data: Dataset, settings: TrainingSettings, world: W
         raise InvalidInputError("training needs data, the data set is empty")
     if not bool(torch.isfinite(data.images).all()):
         raise InvalidInputError(f"{data.name}: the training images hold NaN or infinity")
+    _check_range(data, settings)
     last = len(data) % settings.batch_size or settings.batch_size
     needed = world.size
     if any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | GlobalBatchNorm) for module in model.modules()):
@@ -215,4 +216,19 @@ def _check(model: nn.Module, data: Dataset, settings: TrainingSettings, world: W
         raise InvalidInputError(
             f"the last batch of an epoch has {last} of {len(data)} examples; batch normalisation and "
             f"{world.size} processes need at least {needed}: change batch_size or the number of examples"
+        )
+
+
+def _check_range(data: Dataset, settings: TrainingSettings) -> None:
+    """Refuses images that a region of the training could not hold."""
+    if settings.clip is None:
+        return
+    lowest, highest = (float(end) for end in torch.aminmax(data.images))
+    if settings.augmentation.padding > 0:
+        lowest, highest = min(lowest, 0.0), max(highest, 0.0)
+    low, high = settings.clip
+    if lowest < low or highest > high:
+        raise InvalidInputError(
+            f"{data.name}: the training images, with the zeros around them, have values from {lowest:g} to {highest:g}, "
+            f"outside of the valid range clip = ({low:g}, {high:g}); set training.clip to the range of the data"
         )

@@ -17,7 +17,7 @@ HISTORY = [
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("networks")
-    for name in ("relu", "ramp"):
+    for name in ("relu", "leaky-relu", "ramp"):
         settings = ModelSettings(
             architecture="DM-Small", input_shape=(1, 8, 8), num_classes=10, activation=ActivationSettings(name=name)
         )
@@ -42,11 +42,14 @@ def assert_written(result, target):
         (["tightness", "relu", "--radii", "1/255,0.1", "--methods", "IBP,CROWN-LBP", "--limit", 2], "relu-tightness"),
         (["neuron-status", "relu", "ramp", "--eps", "0.1", "--limit", 5], "relu-neuron-status"),
         (["slope-sweep", "relu", "--eps", "1/255", "--slopes", "0,0.5", "--limit", 2], "relu-slope-sweep"),
+        (["slope-sweep", "leaky-relu", "--eps", "1/255", "--slopes", "0.5", "--limit", 2], "leaky-relu-slope-sweep"),
+        (["slope-sweep", "ramp", "--eps", "1/255", "--slopes", "0.5", "--limit", 2], "ramp-slope-sweep"),
         (["training", "ramp", "relu"], "ramp-training"),
     ],
 )
 def test_a_picture_is_written_beside_the_checkpoint(networks, arguments, name):
-    arguments = [networks / f"{part}.safetensors" if part in ("relu", "ramp") else part for part in arguments]
+    kinds = ("relu", "leaky-relu", "ramp")
+    arguments = [networks / f"{part}.safetensors" if part in kinds else part for part in arguments]
     assert_written(invoke(*arguments), networks / f"{name}.png")
 
 
@@ -59,7 +62,6 @@ def test_a_picture_is_written_where_asked(networks, tmp_path):
     ("arguments", "message"),
     [
         (["tightness", "relu", "--radii", "0.1,much"], "--radii: expected a number"),
-        (["slope-sweep", "ramp", "--eps", "0.1", "--limit", "2"], "no ReLU or LeakyReLU module"),
         (["slope-sweep", "relu", "--eps", "0.1", "--slopes", "2", "--limit", "2"], "left slopes must be in"),
         (["training", "relu", "relu"], "different file names"),
     ],
@@ -72,5 +74,6 @@ def test_what_cannot_be_drawn_is_refused(networks, arguments, message):
 
 def test_a_checkpoint_without_history_has_no_curves(networks):
     loaded = checkpoint.load(networks / "relu.safetensors")
-    checkpoint.save(networks / "bare.safetensors", loaded.model, loaded.settings)
-    assert "holds no history" in str(invoke("training", networks / "bare.safetensors").exception)
+    for history in (None, [], [{"epoch": 0}], [{"epoch": 0, "loss": "small"}], ["first"]):
+        checkpoint.save(networks / "bare.safetensors", loaded.model, loaded.settings, {"history": history})
+        assert "holds no history" in str(invoke("training", networks / "bare.safetensors").exception)

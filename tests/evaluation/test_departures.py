@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lbp.evaluation import departures, departures_text
-from lbp.experiments import matching_rows
+from lbp.experiments import matching_rows, paper_rows
 from lbp.models import ModelSettings
 from lbp.training import read_settings
 
@@ -24,7 +24,7 @@ def compared(name, **changes):
     radius = 0.3 if settings.data.name == "mnist" else 2 / 255
     described = settings.model_dump(mode="json")
     (row, *_) = matching_rows(settings.data.name, model, described, radius)
-    return row, departures(row, described["training"])
+    return row, departures(row, described)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,15 @@ def test_another_kappa_or_beta_is_named():
     name = "paper/table-4/dm-large-crown-ibp-ramp-0.01-to-0.toml"
     found = compared(name, **{"training.kappa_end": "0.25", "training.beta_end": "0.5"})[1]
     assert (found["kappa_end"], found["beta_end"]) == ((0.25, 0.5), (0.5, 0.0))
+
+
+def test_other_inputs_than_the_papers_are_named():
+    name = "paper/table-2/dm-large-ibp-ramp-0.01-to-0-eps-2.2-255.toml"
+    changes = {"training.selection": "test", "model.normalize": "false", "data.crop": "28", "training.clip": "[-1, 2]"}
+    found = compared(name, **changes)[1]
+    assert found == {"clip": ([-1.0, 2.0], [0.0, 1.0]), "crop": (28, None), "normalize": (False, True)}
+
+
+@pytest.mark.parametrize("described", [{}, {"training": "unknown", "data": None, "model": []}])
+def test_a_record_that_says_nothing_departs_in_nothing(described):
+    assert departures(paper_rows()[1], described) == {}

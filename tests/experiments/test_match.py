@@ -58,6 +58,7 @@ def test_radii_are_compared_as_numbers():
         (network(), trained(eta_end=0.005), 0.3),
         (network(architecture="CNN-7+BN"), trained(), 0.3),
         (network(), {}, 0.3),
+        (network(), trained(eta_start="steep"), 0.3),
         (network(), {"training": {}, "data": {}}, 0.3),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from training.two_processes import an_epoch_that_diverges, held_out, one_step
+from training.two_processes import an_epoch_that_diverges, held_out, means, one_step
 
 import lbp
 from lbp import checkpoint
@@ -84,6 +84,16 @@ def test_held_out_examples_are_divided_and_counted_together(found):
         [[*of_seven, 4], [*of_one, 1]],
         [[*of_seven, 3], [*of_one, 0]],
     ]
+
+
+def test_mean_activations_are_those_of_all_images_of_which_each_process_looks_at_its_share(found):
+    for place, (count, shares) in enumerate([(7, (4, 3)), (1, (1, 0))]):
+        expected, all_of_them = means(World(), count)
+        assert all_of_them == count
+        for part, share in zip(found, shares, strict=True):
+            values, seen = part["means"][place]
+            assert seen == share
+            assert values == pytest.approx(expected, rel=1e-12)
 
 
 def test_all_processes_name_the_layer_that_diverges(found):

@@ -5,13 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from lbp import checkpoint, cli
 from lbp.commands.options import OutputError
+from lbp.data import load
 from lbp.training import RunPausedError, RunSettings, StateError, read_settings, run
 
 runner = CliRunner()
@@ -81,6 +85,44 @@ def test_a_file_that_is_no_state_is_refused(tmp_path, content):
         run(RunSettings.model_validate(SETTINGS), state=tmp_path / "state")
 
 
+def changed(state, description=lambda text: text, drop=()):
+    """Writes a state file again with something missing or wrong."""
+    with safe_open(state, framework="pt") as stream:
+        text = stream.metadata()["lbp-run"]
+        tensors = {name: stream.get_tensor(name) for name in stream.keys() if name not in drop}  # noqa: SIM118
+    save_file(tensors, state, {"lbp-run": description(text)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"drop": ["model.output.bias"]}, "output.bias"),
+        ({"drop": ["choice.output.bias"]}, "network chosen so far"),
+        ({"drop": ["adam.0.exp_avg"]}, "Adam for parameter 0"),
+        ({"drop": ["random.cpu"]}, "random.cpu"),
+        ({"description": lambda text: text.replace('"loss"', '"lost"')}, "lost"),
+        ({"description": lambda text: text.replace('"choice"', '"choose"')}, "choice"),
+    ],
+)
+def test_a_damaged_state_is_refused_before_any_training(tmp_path, change, message):
+    settings = RunSettings.model_validate(SETTINGS)
+    state = tmp_path / "state"
+    paused_after(4, settings, state)
+    changed(state, **change)
+    with pytest.raises(StateError, match=f"{message}.*remove it to start anew"):
+        run(settings, state=state)
+
+
+def test_a_run_is_not_continued_on_other_data(tmp_path, monkeypatch):
+    settings = RunSettings.model_validate(SETTINGS)
+    paused_after(1, settings, tmp_path / "state")
+    digits = load("digits", "train")
+    mirrored = replace(digits, images=digits.images.flip(3))
+    monkeypatch.setattr("lbp.training.run.load", lambda *arguments: mirrored)
+    with pytest.raises(StateError, match="content of the data"):
+        run(settings, state=tmp_path / "state")
+
+
 def killed_in_the_middle(folder):
     """Starts a training, and kills it where it cannot defend itself once it has left a state."""
     state = folder / "net.state.safetensors"
@@ -103,6 +145,12 @@ def test_a_killed_training_resumes_bit_for_bit(tmp_path):
     resumed = runner.invoke(cli.app, ["train", str(config), "--resume", "--device", "cpu"])
     assert resumed.exit_code == 0, resumed.output
     assert not state.exists(), "a finished run leaves no state"
+    written = (tmp_path / "net.safetensors").stat().st_mtime_ns
+    again = runner.invoke(cli.app, ["train", str(config), "--resume", "--device", "cpu"])
+    assert "is finished already" in again.output.replace("\n", " ")
+    other = runner.invoke(cli.app, ["train", str(config), "--resume", "--device", "cpu", "--set", "training.seed=5"])
+    assert "was trained with other settings" in str(other.exception)
+    assert (tmp_path / "net.safetensors").stat().st_mtime_ns == written
     first, second = checkpoint.load(tmp_path / "net.safetensors"), run(read_settings(config))
     assert without_times(first.training["history"]) == without_times(second.record()["history"])
     assert first.training["selection"] == second.selection

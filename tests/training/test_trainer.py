@@ -214,6 +214,25 @@ def test_images_that_are_nan_are_refused(digits):
         train(small_network(), replace(digits, images=images), settings())
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clip": (0.1, 1.0)}, r"values from 0 to 1, outside of the valid range clip = \(0.1, 1\)"),
+        ({"clip": (0.0, 0.5)}, "outside of the valid range"),
+    ],
+)
+def test_images_outside_of_the_valid_range_are_refused(digits, changes, message):
+    with pytest.raises(InvalidInputError, match=message):
+        Trainer(small_network(), digits, settings(**changes))
+
+
+def test_a_border_of_zeros_outside_of_the_valid_range_is_refused(digits):
+    bright = replace(digits, images=digits.images / 2 + 0.5)
+    Trainer(small_network(), bright, settings(clip=(0.5, 1.0)))
+    with pytest.raises(InvalidInputError, match="values from 0 to 1, "):
+        Trainer(small_network(), bright, settings(clip=(0.5, 1.0), augmentation=Augmentation(padding=1)))
+
+
 def test_empty_data_is_refused():
     empty = Dataset("none", torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64), 10)
     with pytest.raises(InvalidInputError, match="empty"):

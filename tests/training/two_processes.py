@@ -19,6 +19,7 @@ from lbp.training import (
     TrainingStep,
     World,
     joined_world,
+    mean_activations,
     read_settings,
     run,
 )
@@ -64,6 +65,15 @@ def held_out(world: World, count: int) -> list[float]:
     return [*errors, len(share)]
 
 
+def means(world: World, count: int) -> tuple[list[float], int]:
+    """Mean activations of the hidden layer over so many images, and how many images this process looked at."""
+    model, seen = network(), []
+    images = torch.rand(count, 1, 8, 8)
+    model[0].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    found = mean_activations(model, images, batch_size=2, world=world)
+    return found["6"].tolist(), sum(seen)
+
+
 def an_epoch_that_diverges(world: World) -> str:
     """What a training with warm-up regularisers says after the weights of a layer have become huge."""
     model = network()
@@ -90,7 +100,11 @@ def main(folder: Path) -> None:
         if world.leads:
             trained.save(folder / "net.safetensors")
         torch.save(one_step(world), folder / f"step-{world.rank}.pt")
-        found = {"held out": [held_out(world, count) for count in (7, 1)], "diverged": an_epoch_that_diverges(world)}
+        found = {
+            "held out": [held_out(world, count) for count in (7, 1)],
+            "means": [means(world, count) for count in (7, 1)],
+            "diverged": an_epoch_that_diverges(world),
+        }
         (folder / f"found-{world.rank}.json").write_text(json.dumps(found))
 
 
