@@ -45,8 +45,8 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """SHA-256 of images and labels, in hexadecimal."""
-        content = hashlib.sha256(self.images.cpu().contiguous().numpy())
-        content.update(self.labels.cpu().contiguous().numpy())
+        content = hashlib.sha256(self.images.cpu().contiguous().numpy().data)
+        content.update(self.labels.cpu().contiguous().numpy().data)
         return content.hexdigest()
 
     def to(self, device: torch.device | str) -> "Dataset":

@@ -100,7 +100,7 @@ def changed(state, description=lambda text: text, drop=()):
         ({"drop": ["choice.output.bias"]}, "network chosen so far"),
         ({"drop": ["adam.0.exp_avg"]}, "Adam for parameter 0"),
         ({"drop": ["random.cpu"]}, "random.cpu"),
-        ({"description": lambda text: text.replace('"loss"', '"lost"')}, "lost"),
+        ({"description": lambda text: text.replace('"clean_error"', '"lost"')}, "lost"),
         ({"description": lambda text: text.replace('"choice"', '"choose"')}, "choice"),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_run_is_not_continued_on_other_data(tmp_path, monkeypatch):
     paused_after(1, settings, tmp_path / "state")
     digits = load("digits", "train")
     mirrored = replace(digits, images=digits.images.flip(3))
-    monkeypatch.setattr("lbp.training.run.load", lambda *arguments: mirrored)
+    monkeypatch.setattr(sys.modules["lbp.training.run"], "load", lambda *arguments: mirrored)
     with pytest.raises(StateError, match="content of the data"):
         run(settings, state=tmp_path / "state")
 
