@@ -80,6 +80,7 @@ carried: $(STAMPS)/dependencies ## download into build/carried what benchmarks/g
 	$(PY) -m pip download --quiet --dest build/carried --only-binary=:all: --python-version $(CARRIED_PYTHON) \
 		$(foreach tag,2014 _2_17 _2_28,--platform manylinux$(tag)_x86_64) --constraint constraints.txt $(CARRIED)
 	rm -f build/carried/numpy-*
+	git rev-parse HEAD > build/carried/commit
 
 lint: $(STAMPS)/dependencies ## style and types: ruff, mypy, clang-format
 	ruff check .

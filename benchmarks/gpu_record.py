@@ -2,8 +2,10 @@
 
     benchmarks/gpu_record.sh             all stages
     benchmarks/gpu_record.sh build test  these
+    benchmarks/gpu_record.sh --rest      those that the record of this commit and device lacks, or that have not passed
 
-A stage that fails, or runs past its limit, is recorded as such, and the next one runs. Logs: build/gpu_record.
+A stage that fails, or runs past its limit, is recorded as such, and the next one runs. After TIME_S seconds in all a
+stage is interrupted, or not begun: --rest goes on. Logs: build/gpu_record.
 """
 
 from __future__ import annotations
@@ -31,8 +33,15 @@ NEEDED = (
     *("torch", "numpy", "pytest", "hypothesis", "matplotlib", "PIL", "typer", "rich", "pydantic", "safetensors"),
     *("setuptools", "cmake", "ninja"),
 )
-# One call of every op, forward and backward: what compute-sanitizer watches.
-WATCHED = ("-q", "tests/gpu/test_every_op.py", "-k", "values_and_gradients")
+TIME_S = 570.0
+INTERRUPTED_S = 5  # that a stage has to say what it knows
+# What compute-sanitizer watches: a call of every op, forward and backward, and sizes that cut the work in other ways.
+WATCHED = ("-q", "-rf", "tests/gpu/test_every_op.py", "tests/gpu/test_sizes.py", "-k", "reference or test_sizes")
+# Few enough kernels to be compiled one after the other.
+FEW_KERNELS = "values_and_gradients and dtype0 and (ramp or relax_backward-dtype0 or interval_linear)"
+JUST_IN_TIME = ("-q", "-rf", "tests/gpu/test_every_op.py", "-k", FEW_KERNELS)
+# The names of ops whose bandwidth is a target.
+MEMORY_BOUND = ("ramp", "bounding_lines", "relax_backward", "relax_forward", "concretize")
 
 
 class Stage(NamedTuple):
@@ -51,8 +60,8 @@ def python(*arguments: str) -> list[str]:
     return [sys.executable, *arguments]
 
 
-def sanitizer(tool: str, limit_s: int) -> Stage:
-    """Return the stage in which a tool of compute-sanitizer watches the kernels."""
+def sanitizer(tool: str) -> tuple[list[str], dict[str, str], Path, Callable[[], str | None]]:
+    """Return the rest of the stage in which a tool of compute-sanitizer watches the kernels."""
 
     def missing() -> str | None:
         return None if shutil.which("compute-sanitizer") else "compute-sanitizer is not on PATH"
@@ -60,7 +69,7 @@ def sanitizer(tool: str, limit_s: int) -> Stage:
     command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--target-processes", "application-only"]
     # Without torch's cache an access beyond a tensor is one beyond an allocation.
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if tool == "memcheck" else {}
-    return Stage(tool, limit_s, [*command, *python("-m", "pytest", *WATCHED)], environment, prepare=missing)
+    return [*command, *python("-m", "pytest", *WATCHED)], environment, ROOT, missing
 
 
 def copy_for_jit() -> str | None:
@@ -73,30 +82,36 @@ def copy_for_jit() -> str | None:
     return None if importlib.util.find_spec("cupy_backends") else "CuPy is missing"
 
 
-def stages(device: str) -> list[Stage]:
-    """Return all stages in their order; their limits add up to less than ten minutes."""
-    ahead = {"LBP_CUDA": "ON", "LBP_CUDA_ARCHITECTURES": "native"}
+def stages(device: str, capability: str) -> list[Stage]:
+    """Return all stages in their order, the most telling first; their limits add up to less than ten minutes."""
+    ahead = {"LBP_CUDA": "ON", "LBP_CUDA_ARCHITECTURES": capability.replace(".", "")}
     just_in_time = {"LBP_CUDA": "JIT", "LBP_CACHE_DIR": str(JIT / "cache")}
     benchmark = ["bench", "ops", "--device", "cuda", "--no-compiled", "--output", str(RESULTS / f"{device}-ops.json")]
+    for name in MEMORY_BOUND:
+        benchmark += ["--only", name]
+    tests = python("-m", "pytest", "-m", "gpu", "-q", "-rf")
+    cases = "tests/gpu/test_cpu_cases.py"
     return [
         Stage("build", 150, python("setup.py", "build_ext", "--inplace"), ahead),
-        Stage("test", 140, python("-m", "pytest", "-m", "gpu", "-q", "tests/gpu")),
-        sanitizer("memcheck", 60),
-        sanitizer("racecheck", 50),
-        sanitizer("synccheck", 40),
-        Stage("benchmark", 70, python("-m", "lbp", *benchmark)),
-        Stage("jit-build", 45, python("setup.py", "build_ext", "--inplace"), just_in_time, JIT, copy_for_jit),
-        Stage("jit-test", 40, python("-m", "pytest", *WATCHED), just_in_time, JIT),
+        Stage("test", 110, [*tests, "tests/gpu", f"--ignore={cases}"]),
+        Stage("benchmark", 60, python("-m", "lbp", *benchmark)),
+        Stage("memcheck", 50, *sanitizer("memcheck")),
+        Stage("test-cases", 60, [*tests, cases]),
+        Stage("racecheck", 40, *sanitizer("racecheck")),
+        Stage("synccheck", 30, *sanitizer("synccheck")),
+        Stage("jit-build", 40, python("setup.py", "build_ext", "--inplace"), just_in_time, JIT, copy_for_jit),
+        Stage("jit-test", 40, python("-m", "pytest", *JUST_IN_TIME), just_in_time, JIT),
     ]
 
 
-def run(stage: Stage) -> dict[str, Any]:
-    """Run a stage, and return what is to be kept of it."""
+def run(stage: Stage, deadline: float) -> dict[str, Any]:
+    """Run a stage, at most until a time of `time.monotonic`, and return what is to be kept of it."""
     entry: dict[str, Any] = {"stage": stage.name, "limit_s": stage.limit_s, "command": command_text(stage)}
-    reason = stage.prepare()
+    started = time.monotonic()
+    limit = min(stage.limit_s, deadline - started - INTERRUPTED_S)
+    reason = stage.prepare() if limit > 0 else "the time is up"
     if reason is not None:
         return entry | {"status": "not run", "reason": reason}
-    started = time.monotonic()
     log = LOGS / f"{stage.name}.log"
     environment = os.environ | stage.environment
     with log.open("w") as output:
@@ -109,13 +124,22 @@ def run(stage: Stage) -> dict[str, Any]:
             start_new_session=True,
         )
         try:
-            status = "passed" if process.wait(stage.limit_s) == 0 else "failed"
+            status = "passed" if process.wait(limit) == 0 else "failed"
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # the stage's own processes
-            process.wait()
             status = "ran out of time"
+            end(process)
     entry |= {"status": status, "seconds": round(time.monotonic() - started, 1), "exit": process.returncode}
     return entry | {"summary": summary(log.read_text(errors="replace"))}
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End the processes of a stage: pytest answers an interrupt with what it has found so far."""
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(INTERRUPTED_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def command_text(stage: Stage) -> str:
@@ -156,10 +180,16 @@ def facts() -> dict[str, Any]:
         "cupy": cupy or None,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": output_of("git", "rev-parse", "HEAD"),
-        "changed_files": len(output_of("git", "status", "--porcelain").splitlines()),
+        "commit": output_of("git", "rev-parse", "HEAD") or carried_commit(),
+        "changed_files": len(output_of("git", "status", "--porcelain", ".", ":!benchmarks/results").splitlines()),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def carried_commit() -> str:
+    """Return the commit that `make carried` noted, for a tree that came without its history."""
+    noted = ROOT / "build" / "carried" / "commit"
+    return noted.read_text().strip() if noted.exists() else "unknown"
 
 
 def output_of(*command: str) -> str:
@@ -178,19 +208,42 @@ def main() -> None:
             f"{sys.executable} has no {', '.join(missing)}. `make carried` fills build/carried with their wheels on a "
             "machine with a network; bring that folder here, and gpu_record.sh installs them beside this Python."
         )
+    started = time.monotonic()
     record: dict[str, Any] = facts()
     device = "gpu-" + re.sub(r"[^a-z0-9]+", "-", record["device"].lower()).strip("-")
-    chosen = [stage for stage in stages(device) if not sys.argv[1:] or stage.name in sys.argv[1:]]
+    path = RESULTS / f"{device}.json"
+    done = earlier_stages(path, record)
+    every = stages(device, record["compute_capability"])
+    passed = {name for name, entry in done.items() if entry["status"] == "passed"} - unbuilt()
+    wanted = [stage.name for stage in every if stage.name not in passed] if sys.argv[1:] == ["--rest"] else sys.argv[1:]
     LOGS.mkdir(parents=True, exist_ok=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    record["stages"] = []
+    chosen = [stage for stage in every if stage.name in wanted or not sys.argv[1:]]
     for stage in chosen:
         print(f"{stage.name}: at most {stage.limit_s} s ...", flush=True)
-        record["stages"].append(run(stage))
-        print(json.dumps(record["stages"][-1], indent=2), flush=True)
-        (RESULTS / f"{device}.json").write_text(json.dumps(record, indent=2) + "\n")
-    if any(entry["status"] != "passed" for entry in record["stages"]):
+        done[stage.name] = run(stage, started + TIME_S)
+        print(json.dumps(done[stage.name], indent=2), flush=True)
+        record["stages"] = [done[stage.name] for stage in every if stage.name in done]
+        path.write_text(json.dumps(record, indent=2) + "\n")
+    if any(done[stage.name]["status"] != "passed" for stage in chosen):
         sys.exit(1)
+
+
+def unbuilt() -> set[str]:
+    """Return the stages whose library is not there, on another machine say."""
+    return {name for name, tree in (("build", ROOT), ("jit-build", JIT)) if not any((tree / "lbp").glob("liblbp*.so"))}
+
+
+def earlier_stages(path: Path, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return by name the stages of a record that is about the same tree, device and versions."""
+    same = ("device", "driver", "nvcc", "torch", "python", "commit", "changed_files")
+    try:
+        earlier = json.loads(path.read_text())
+        if any(earlier[name] != record[name] for name in same):
+            return {}
+        return {entry["stage"]: entry for entry in earlier["stages"]}
+    except (OSError, ValueError, KeyError):
+        return {}
 
 
 if __name__ == "__main__":

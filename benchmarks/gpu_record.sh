@@ -8,7 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-python3}"
 packages="$PWD/build/gpu_record/packages"
 if compgen -G "build/carried/*.whl" > /dev/null; then
-  "$python" -m pip install --quiet --no-index --no-deps --upgrade --target "$packages" build/carried/*.whl
+  "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$packages" \
+    build/carried/*.whl
   export PYTHONPATH="$packages${PYTHONPATH:+:$PYTHONPATH}" PATH="$packages/bin:$PATH"
 fi
 exec "$python" benchmarks/gpu_record.py "$@"

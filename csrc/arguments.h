@@ -387,8 +387,17 @@ template <typename T>
 struct ConcretizeWindowsArguments {
   int sides;
   RowWindows<T> A;
-  Region<T> region;  // x [B, C, h, w]
+  Region<T> region;  // x [B, h, w, C]
   double* bounds;
+};
+
+template <typename T>
+struct ConcretizeWindowsGradientArguments {
+  int sides;
+  RowWindows<T> A;
+  Region<T> region;
+  const double* bounds_gradient;  // [K, rows]
+  T* A_gradient;                  // [K, sources, height, width, C]
 };
 
 }  // namespace lbp

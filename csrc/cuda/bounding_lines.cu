@@ -3,6 +3,15 @@
 #include "cuda/grid.h"
 
 namespace lbp::cuda {
+namespace {
+
+// A block for every tile of every image.
+template <typename T>
+Tiling image_tiling(Index batch, Index neurons) {
+  return tiling(tile_count<T>(neurons), 1, batch, 1);
+}
+
+}  // namespace
 
 template <typename T>
 Index bounding_lines_workspace_bytes(const BoundingLinesArguments<T>&) {
@@ -11,8 +20,13 @@ Index bounding_lines_workspace_bytes(const BoundingLinesArguments<T>&) {
 
 template <typename T>
 Status bounding_lines(const BoundingLinesArguments<T>& args, void*, Stream stream) {
-  const Index blocks = quotient_up(args.batch * args.neurons, kThreads);
-  return LBP_LAUNCH_BLOCKS((bounding_lines_kernel<T>), blocks, 0, stream, args);
+  const BoundingLinesLaunch<T> launch = {args, image_tiling<T>(args.batch, args.neurons)};
+  const bool all = is_aligned(args.relaxation) && whole_packs<T>(args.neurons) &&
+                   all_aligned(args.lower_slope, args.lower_intercept, args.upper_slope, args.upper_intercept);
+  return with_flag(all, [&](auto aligned) {
+    return LBP_LAUNCH_BLOCKS((bounding_lines_kernel<T, aligned>), blocks_of(launch.tiling) * args.batch, 0, stream,
+                             launch);
+  });
 }
 
 template <typename T>
@@ -22,8 +36,14 @@ Index bounding_lines_gradient_workspace_bytes(const BoundingLinesGradientArgumen
 
 template <typename T>
 Status bounding_lines_gradient(const BoundingLinesGradientArguments<T>& args, void*, Stream stream) {
-  const Index blocks = quotient_up(args.batch * args.neurons, kThreads);
-  return LBP_LAUNCH_BLOCKS((bounding_lines_gradient_kernel<T>), blocks, 0, stream, args);
+  const BoundingLinesGradientLaunch<T> launch = {args, image_tiling<T>(args.batch, args.neurons)};
+  const bool all = is_aligned(args.relaxation) && is_aligned(args.gradients) && whole_packs<T>(args.neurons) &&
+                   all_aligned(args.lower_slope_gradient, args.lower_intercept_gradient, args.upper_slope_gradient,
+                               args.upper_intercept_gradient);
+  return with_flag(all, [&](auto aligned) {
+    return LBP_LAUNCH_BLOCKS((bounding_lines_gradient_kernel<T, aligned>), blocks_of(launch.tiling) * args.batch, 0,
+                             stream, launch);
+  });
 }
 
 LBP_INSTANTIATE_LAUNCHER(bounding_lines, BoundingLinesArguments);

@@ -25,7 +25,8 @@ inline Tiling tiling(Index tiles, Index rows, Index images, Index least_rows, In
 }
 
 // Tiles for sums over rows. Rows of at most kTilesOfOneBlock tiles take one launch, in which a block has all tiles of
-// its rows, and so their sums; of longer ones every block has one tile.
+// its rows, and so their sums; there are no more such blocks than run at the same time on the largest chips, since each
+// computes the lines again. Of longer rows every block has one tile.
 struct RowTiling {
   Tiling tiling;
   Index tiles_per_block;
@@ -33,9 +34,9 @@ struct RowTiling {
 
 template <typename T>
 RowTiling row_tiling(Index size, Index rows, Index images, Index most_rows) {
-  constexpr Index kTilesOfOneBlock = 8, kLeastRows = 4;
+  constexpr Index kTilesOfOneBlock = 8, kLeastRows = 4, kBlocksAtATime = 528;
   const Index tiles = larger<Index>(1, quotient_up(size, kTile<T>));
-  if (tiles <= kTilesOfOneBlock) return {tiling(1, rows, images, 1, kManyBlocks, most_rows), tiles};
+  if (tiles <= kTilesOfOneBlock) return {tiling(1, rows, images, 1, kBlocksAtATime, most_rows), tiles};
   return {tiling(tiles, rows, images, kLeastRows, kManyBlocks, most_rows), 1};
 }
 
@@ -62,6 +63,17 @@ bool whole_packs(Numbers... numbers) {
 template <typename T>
 bool is_aligned(const Coefficients<T>& A) {
   return all_aligned(A.data) && whole_packs<T>(A.side_stride, A.batch_stride, A.row_stride);
+}
+
+// Of the bounds; given lines are read one by one.
+template <typename T>
+bool is_aligned(const Relaxation<T>& relaxation) {
+  return all_aligned(relaxation.l, relaxation.u) && whole_packs<T>(relaxation.batch_stride);
+}
+
+template <typename T>
+bool is_aligned(const RelaxationGradients<T>& gradients) {
+  return all_aligned(gradients.l, gradients.u, gradients.r);
 }
 
 // LBP_LAUNCH of a row of blocks; nothing for none.

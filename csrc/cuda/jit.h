@@ -18,27 +18,19 @@ struct dim3 {
   constexpr dim3(unsigned x_size = 1, unsigned y_size = 1, unsigned z_size = 1) : x(x_size), y(y_size), z(z_size) {}
 };
 
-// Declared so that the bodies parse.
+// What kernels use, declared so that their bodies parse.
 extern const uint3 threadIdx, blockIdx;
 extern const dim3 blockDim, gridDim;
 void __syncthreads();
 void __syncwarp(unsigned mask = 0xffffffffu);
 unsigned __ballot_sync(unsigned mask, int predicate);
 int __ffs(int bits);
-int __any_sync(unsigned mask, int predicate);
-int __all_sync(unsigned mask, int predicate);
-template <typename T>
-T __shfl_sync(unsigned mask, T value, int lane, int width = 32);
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32);
 template <typename T>
-T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32);
-template <typename T>
-T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32);
-template <typename T>
-T atomicAdd(T* address, T value);
-template <typename T>
 T atomicMax(T* address, T value);
+template <typename T>
+T atomicMin(T* address, T value);
 
 namespace lbp::cuda {
 

@@ -47,6 +47,7 @@ LBP_DECLARE_LAUNCHER(relax_windows, RelaxWindowsArguments);
 LBP_DECLARE_LAUNCHER(relax_windows_gradient, RelaxWindowsGradientArguments);
 LBP_DECLARE_LAUNCHER(relax_convolve_windows, RelaxConvolveWindowsArguments);
 LBP_DECLARE_LAUNCHER(concretize_windows, ConcretizeWindowsArguments);
+LBP_DECLARE_LAUNCHER(concretize_windows_gradient, ConcretizeWindowsGradientArguments);
 LBP_DECLARE_LAUNCHER(concretize_forward_windows, ConcretizeForwardWindowsArguments);
 LBP_DECLARE_LAUNCHER(concretize_forward_windows_gradient, ConcretizeForwardWindowsGradientArguments);
 

@@ -44,7 +44,8 @@ Status relax_backward(const RelaxBackwardArguments<T>& args, void* workspace, St
                                          split ? static_cast<double*>(workspace) : args.constants};
   const std::size_t shared_bytes =
       std::size_t(tiling.rows_per_piece * side_count(args.sides)) * kWarps * sizeof(double);
-  const bool aligned_arrays = is_aligned(args.A) && all_aligned(args.relaxed) && whole_packs<T>(args.neurons);
+  const bool aligned_arrays =
+      is_aligned(args.A) && is_aligned(args.relaxation) && all_aligned(args.relaxed) && whole_packs<T>(args.neurons);
   LBP_RETURN_IF_FAILED(with_flag(aligned_arrays, [&](auto aligned) {
     return LBP_LAUNCH_BLOCKS((relax_backward_kernel<T, aligned>), blocks_of(tiling) * args.batch, shared_bytes, stream,
                              launch);
@@ -63,7 +64,8 @@ Status relax_backward_gradient(const RelaxBackwardGradientArguments<T>& args, vo
   const Tiling tiling = gradient_tiling(args);
   const bool split = tiling.pieces > 1;
   const RelaxBackwardGradientLaunch<T> launch = {args, tiling, split ? static_cast<T*>(workspace) : nullptr};
-  const bool aligned_arrays = is_aligned(args.A) && whole_packs<T>(args.neurons) &&
+  const bool aligned_arrays = is_aligned(args.A) && is_aligned(args.relaxation) && is_aligned(args.gradients) &&
+                              whole_packs<T>(args.neurons) &&
                               all_aligned(args.relaxed_gradient, args.A_gradient, args.bias_gradient);
   LBP_RETURN_IF_FAILED(with_flag(aligned_arrays, [&](auto aligned) {
     return LBP_LAUNCH_BLOCKS((relax_backward_gradient_kernel<T, aligned>), blocks_of(tiling) * args.batch, 0, stream,

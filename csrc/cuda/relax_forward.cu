@@ -27,7 +27,8 @@ Index relax_forward_workspace_bytes(const RelaxForwardArguments<T>&) {
 template <typename T>
 Status relax_forward(const RelaxForwardArguments<T>& args, void*, Stream stream) {
   const RelaxForwardLaunch<T> launch = {args, forward_tiling(args)};
-  const bool aligned_arrays = all_aligned(args.center, args.radius, args.center_bias, args.radius_bias, args.center_out,
+  const bool aligned_arrays = is_aligned(args.relaxation) &&
+                              all_aligned(args.center, args.radius, args.center_bias, args.radius_bias, args.center_out,
                                           args.radius_out, args.center_bias_out, args.radius_bias_out) &&
                               whole_packs<T>(args.neurons, args.matrix_batch_stride, args.bias_batch_stride);
   return with_flag(aligned_arrays, [&](auto aligned) {
@@ -48,6 +49,7 @@ Status relax_forward_gradient(const RelaxForwardGradientArguments<T>& args, void
   const bool split = tiling.pieces > 1;
   const RelaxForwardGradientLaunch<T> launch = {args, tiling, split ? static_cast<T*>(workspace) : nullptr};
   const bool aligned_arrays =
+      is_aligned(args.relaxation) && is_aligned(args.gradients) &&
       all_aligned(args.center, args.radius, args.center_bias, args.radius_bias, args.center_out_gradient,
                   args.radius_out_gradient, args.center_bias_out_gradient, args.radius_bias_out_gradient,
                   args.center_gradient, args.radius_gradient, args.center_bias_gradient, args.radius_bias_gradient) &&

@@ -1,6 +1,7 @@
 #include "cuda/relax_windows.h"
 
 #include "cuda/kernels/relax_windows_gradient.cuh"
+#include "cuda/row_ranges.h"
 
 namespace lbp::cuda {
 namespace {
@@ -45,14 +46,16 @@ Status relax_windows(const RelaxWindowsArguments<T>& args, void* workspace, Stre
 
 template <typename T>
 Index relax_windows_gradient_workspace_bytes(const RelaxWindowsGradientArguments<T>& args) {
-  return layer_lines_bytes(args);
+  return layer_lines_bytes(args) + row_ranges_bytes(args.A);
 }
 
 template <typename T>
 Status relax_windows_gradient(const RelaxWindowsGradientArguments<T>& args, void* workspace, Stream stream) {
   const RowWindows<T>& A = args.A;
-  const RelaxWindowsGradientLaunch<T> launch = {args, layer_lines(args, workspace)};
+  RelaxWindowsGradientLaunch<T> launch = {args, layer_lines(args, workspace), {}};
   LBP_RETURN_IF_FAILED(compute_lines(args, launch.lines, stream));
+  char* const behind = static_cast<char*>(workspace) + layer_lines_bytes(args);
+  LBP_RETURN_IF_FAILED(find_row_ranges(A, behind, launch.ranges, stream));
   if (args.A_gradient != nullptr) {
     LBP_RETURN_IF_FAILED(LBP_LAUNCH_BLOCKS((relax_windows_gradient_kernel<T>),
                                            quotient_up(A.sources * step_count(A), kWarps), 0, stream, launch));

@@ -17,9 +17,9 @@
 // LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) scale_kernel(const ScaleArguments<T> args) { ... }
 #define LBP_KERNEL __global__
 #define LBP_LAUNCH_BOUNDS(threads, blocks_per_multiprocessor) __launch_bounds__(threads, blocks_per_multiprocessor)
-// Uninitialised arrays of a block. The size of a static one is a constant; a dynamic one, of which a kernel has at most
-// one, has the size that the launch gives it.
-#define LBP_SHARED(type, name, size) __shared__ type name[size]
+// Uninitialised arrays of a block, aligned to 16 bytes. The size of a static one is a constant; a dynamic one, of which
+// a kernel has at most one, has the size that the launch gives it.
+#define LBP_SHARED(type, name, size) __shared__ __align__(16) type name[size]
 #define LBP_DYNAMIC_SHARED(type, name)                          \
   extern __shared__ __align__(16) unsigned char name##_bytes[]; \
   type* name = reinterpret_cast<type*>(name##_bytes)

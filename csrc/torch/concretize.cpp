@@ -41,6 +41,23 @@ struct OwnedRegion {
   }
 };
 
+// Rows that are windows of the images x [B, h, w, C], and the region around these.
+template <typename T>
+struct ImageWindows {
+  WindowsTensor<T> windows;
+  OwnedRegion<T> region;
+
+  ImageWindows(Device on, const Tensor& A, const Tensor& rows, const Tensor& x, const OptionalTensor& x_U,
+               const OptionalTensor& eps, double p, int64_t sides)
+      : windows(on, A, rows, checked_image(x).size(1), x.size(2), x.size(3), x.size(0), sides),
+        region(on, x, x_U, eps, p, x.size(0), trailing_size(x, 1)) {}
+
+  static const Tensor& checked_image(const Tensor& x) {
+    STD_TORCH_CHECK(x.dim() == 4, "x: expected a batch of images with channels last [batch, h, w, C]");
+    return x;
+  }
+};
+
 Index batch_of(const Tensor& center, const Tensor& center_bias, const Tensor& x) {
   STD_TORCH_CHECK(center.dim() >= 2 && center_bias.dim() >= 1 && x.dim() >= 1,
                   "expected center [batch, inputs, ...], center_bias [batch, ...] and x [batch, ...]");
@@ -103,14 +120,28 @@ Tensor concretize_windows(Tensor A, Tensor rows, Tensor x, OptionalTensor x_U, O
                           int64_t sides) {
   return with_type(A, "concretize_windows", [&](auto type, Device on) {
     using T = decltype(type);
-    STD_TORCH_CHECK(x.dim() == 4, "x: expected a batch of images with channels last [batch, h, w, C]");
-    const WindowsTensor<T> windows(on, A, rows, x.size(1), x.size(2), x.size(3), x.size(0), sides);
-    const OwnedRegion<T> region(on, x, x_U, eps, p, x.size(0), trailing_size(x, 1));
+    const ImageWindows<T> in(on, A, rows, x, x_U, eps, p, sides);
     Tensor bounds = empty_of(A, {A.size(0), rows.size(0)}, ScalarType::Double);
-    launch::concretize_windows<T>(on, {int(sides), windows.view, region.view, bounds.mutable_data_ptr<double>()});
+    launch::concretize_windows<T>(on, {int(sides), in.windows.view, in.region.view, bounds.mutable_data_ptr<double>()});
     return bounds;
   });
 }
+
+#ifdef LBP_HAVE_CUDA
+Tensor concretize_windows_gradient(Tensor bounds_gradient, Tensor A, Tensor rows, Tensor x, OptionalTensor x_U,
+                                   OptionalTensor eps, double p, int64_t sides) {
+  return with_type(A, "concretize_windows_gradient", [&](auto type, Device on) {
+    using T = decltype(type);
+    const ImageWindows<T> in(on, A, rows, x, x_U, eps, p, sides);
+    const Index count = A.size(0) * in.windows.view.rows;
+    const Tensor to_bounds = checked<double>(on, bounds_gradient, "bounds_gradient", count);
+    Tensor to_A = empty<T>(A, sizes_of(A));
+    launch::concretize_windows_gradient<T>(on, {int(sides), in.windows.view, in.region.view,
+                                                to_bounds.const_data_ptr<double>(), to_A.mutable_data_ptr<T>()});
+    return to_A;
+  });
+}
+#endif
 
 std::tuple<Tensor, Tensor> concretize_forward(Tensor center, OptionalTensor radius, Tensor center_bias,
                                               OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,

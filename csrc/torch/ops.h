@@ -35,10 +35,10 @@ struct RelaxationGradientTensors {
       : l(output(bounds, batch, needs & kNeedBounds)),
         u(output(bounds, batch, needs & kNeedBounds)),
         r(output(bounds, batch, needs & kNeedR)),
-        lower_slope(output(bounds, batch, needs & kNeedGiven)),
-        lower_intercept(output(bounds, batch, needs & kNeedGiven)),
-        upper_slope(output(bounds, batch, needs & kNeedGiven)),
-        upper_intercept(output(bounds, batch, needs & kNeedGiven)) {}
+        lower_slope(output(bounds, batch, needs & kNeedGiven, true)),
+        lower_intercept(output(bounds, batch, needs & kNeedGiven, true)),
+        upper_slope(output(bounds, batch, needs & kNeedGiven, true)),
+        upper_intercept(output(bounds, batch, needs & kNeedGiven, true)) {}
 
   RelaxationGradients<T> view() {
     const auto data = [](Tensor& tensor) {
@@ -53,7 +53,7 @@ struct RelaxationGradientTensors {
   }
 
  private:
-  static Tensor output(const Tensor& bounds, Index batch, bool needed) {
+  static Tensor output(const Tensor& bounds, Index batch, bool needed, bool given = false) {
     std::vector<int64_t> sizes = {0};
     if (needed) {
       sizes = sizes_of(bounds);
@@ -61,7 +61,7 @@ struct RelaxationGradientTensors {
     }
     Tensor result = empty<T>(bounds, sizes);
     // Gradients of given lines stay 0 where the strategy does not read them.
-    if (needed) torch::stable::zero_(result);
+    if (needed && given) torch::stable::zero_(result);
     return result;
   }
 };
@@ -96,6 +96,9 @@ Tensor concretize_gradient(Tensor bounds_gradient, Tensor A, Tensor x, OptionalT
                            int64_t sides);
 Tensor concretize_windows(Tensor A, Tensor rows, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p,
                           int64_t sides);
+// The gradient of A on CUDA devices; see relax_windows_gradient.
+Tensor concretize_windows_gradient(Tensor bounds_gradient, Tensor A, Tensor rows, Tensor x, OptionalTensor x_U,
+                                   OptionalTensor eps, double p, int64_t sides);
 std::tuple<Tensor, Tensor> relax_windows(Tensor A, Tensor rows, LBP_RELAXATION_PARAMETERS, OptionalTensor bias,
                                          int64_t sides);
 // On CUDA devices; on the CPU the library's tensor expressions do this (lbp/ops/windows.py).

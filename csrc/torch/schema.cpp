@@ -98,6 +98,9 @@ STABLE_TORCH_LIBRARY(lbp, library) {
       "-> Tensor");
   library.def(
       "concretize_windows(Tensor A, Tensor rows, Tensor x, Tensor? x_U, Tensor? eps, float p, int sides) -> Tensor");
+  library.def(
+      "concretize_windows_gradient(Tensor bounds_gradient, Tensor A, Tensor rows, Tensor x, Tensor? x_U, Tensor? eps, "
+      "float p, int sides) -> Tensor");
   library.def("concretize_forward(" FORWARD ", Tensor x, Tensor? x_U, Tensor? eps, float p) -> (Tensor, Tensor)");
   library.def(
       "concretize_forward_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center, Tensor? radius, Tensor x, "

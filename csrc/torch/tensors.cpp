@@ -89,7 +89,8 @@ Tensor empty_on(Device on, std::vector<int64_t> sizes, ScalarType type) {
   } catch (const std::exception&) {  // it names a function of the ABI, not what went wrong
     STD_TORCH_CHECK(false, "out of memory on ", device_name(on), ": cannot allocate a ",
                     torch::headeronly::toString(type), " tensor of shape ", text_of(sizes),
-                    "; bound fewer rows or examples at a time");
+                    "; bound fewer rows or examples at a time",
+                    on.is_cpu() ? "" : " (after any other error of the device, allocations fail as well)");
   }
 }
 

@@ -68,10 +68,29 @@ std::tuple<Tensor, Tensor> convolved(Device on, const WindowsTensor<T>& windows,
   return std::make_tuple(coefficients, constants);
 }
 
-Index checked_batch(const Tensor& l) {
-  STD_TORCH_CHECK(l.dim() == 4, "l: expected [batch, C, h, w]");
-  return l.size(0);
-}
+// Windows of a layer, the lines of its activation, and the bias of the layer below.
+template <typename T>
+struct ActivationWindows {
+  Index batch, neurons;
+  WindowsTensor<T> windows;
+  OwnedRelaxation<T> relaxation;
+  PerNeuronTensor<T> offset;
+  PerNeuron<T> bias;  // data null: none
+
+  ActivationWindows(Device on, const Tensor& A, const Tensor& rows, const RelaxationTensors& given,
+                    const OptionalTensor& bias_below, int64_t sides)
+      : batch(checked_layer(given.l).size(0)),
+        neurons(trailing_size(given.l, 1)),
+        windows(on, A, rows, given.l.size(2), given.l.size(3), given.l.size(1), batch, sides),
+        relaxation(binding::relaxation<T>(on, given, batch, neurons)),
+        offset(per_neuron<T>(on, 0, bias_below, "bias", neurons)),
+        bias(bias_below.has_value() ? offset.view() : PerNeuron<T>{nullptr, 1, 1}) {}
+
+  static const Tensor& checked_layer(const Tensor& l) {
+    STD_TORCH_CHECK(l.dim() == 4, "l: expected [batch, C, h, w]");
+    return l;
+  }
+};
 
 }  // namespace
 
@@ -79,17 +98,13 @@ std::tuple<Tensor, Tensor> relax_windows(Tensor A, Tensor rows, LBP_RELAXATION_P
                                          int64_t sides) {
   return with_type(A, "relax_windows", [&](auto type, Device on) {
     using T = decltype(type);
-    const Index batch = checked_batch(l), neurons = trailing_size(l, 1);
-    const WindowsTensor<T> windows(on, A, rows, l.size(2), l.size(3), l.size(1), batch, sides);
-    const OwnedRelaxation<T> owned = relaxation<T>(on, LBP_RELAXATION_TENSORS, batch, neurons);
-    const PerNeuronTensor<T> offset = per_neuron<T>(on, 0, bias, "bias", neurons);
-    const RowWindows<T>& view = windows.view;
+    const ActivationWindows<T> in(on, A, rows, LBP_RELAXATION_TENSORS, bias, sides);
+    const RowWindows<T>& view = in.windows.view;
     Tensor lines = room_for_lines<T>(on, A, view);
     Tensor relaxed = empty<T>(A, {A.size(0), view.rows, view.height, view.width, view.channels});
     Tensor constants = empty_of(A, {A.size(0), view.rows}, ScalarType::Double);
-    launch::relax_windows<T>(
-        on, {int(sides), view, owned.view, bias.has_value() ? offset.view() : PerNeuron<T>{nullptr, 1, 1},
-             lines.mutable_data_ptr<T>(), relaxed.mutable_data_ptr<T>(), constants.mutable_data_ptr<double>()});
+    launch::relax_windows<T>(on, {int(sides), view, in.relaxation.view, in.bias, lines.mutable_data_ptr<T>(),
+                                  relaxed.mutable_data_ptr<T>(), constants.mutable_data_ptr<double>()});
     return std::make_tuple(relaxed, constants);
   });
 }
@@ -102,28 +117,24 @@ std::tuple<Tensor, LBP_RELAXATION_GRADIENT_TYPES, Tensor> relax_windows_gradient
                                                                                  int64_t needs) {
   return with_type(A, "relax_windows_gradient", [&](auto type, Device on) {
     using T = decltype(type);
-    const Index batch = checked_batch(l), neurons = trailing_size(l, 1);
-    const WindowsTensor<T> windows(on, A, rows, l.size(2), l.size(3), l.size(1), batch, sides);
-    const OwnedRelaxation<T> owned = relaxation<T>(on, LBP_RELAXATION_TENSORS, batch, neurons);
-    const PerNeuronTensor<T> offset = per_neuron<T>(on, 0, bias, "bias", neurons);
-    const Index count = A.size(0) * windows.view.rows;
+    const ActivationWindows<T> in(on, A, rows, LBP_RELAXATION_TENSORS, bias, sides);
+    const Index count = A.size(0) * in.windows.view.rows;
     const Tensor to_relaxed = checked<T>(on, relaxed_gradient, "relaxed_gradient", count * trailing_size(A, 2));
     const Tensor to_constants = checked<double>(on, constants_gradient, "constants_gradient", count);
     const bool need_A = needs & kNeedMatrix, need_bias = needs & kNeedBias;
     Tensor to_A = empty<T>(A, need_A ? sizes_of(A) : std::vector<int64_t>{0});
     Tensor to_bias = empty<T>(A, need_bias ? sizes_of(l) : std::vector<int64_t>{0});
-    RelaxationGradientTensors<T> gradients(l, batch, needs);
+    RelaxationGradientTensors<T> gradients(l, in.batch, needs);
     const RelaxWindowsGradientArguments<T> args = {int(sides),
-                                                   windows.view,
-                                                   owned.view,
-                                                   bias.has_value() ? offset.view() : PerNeuron<T>{nullptr, 1, 1},
+                                                   in.windows.view,
+                                                   in.relaxation.view,
+                                                   in.bias,
                                                    to_relaxed.const_data_ptr<T>(),
                                                    to_constants.const_data_ptr<double>(),
                                                    need_A ? to_A.mutable_data_ptr<T>() : nullptr,
                                                    gradients.view(),
                                                    need_bias ? to_bias.mutable_data_ptr<T>() : nullptr};
-    on_cuda(on, "relax_windows_gradient", cuda::relax_windows_gradient_workspace_bytes(args),
-            [&](void* workspace, void* stream) { return cuda::relax_windows_gradient(args, workspace, stream); });
+    launch::relax_windows_gradient<T>(on, args);
     return std::tuple_cat(std::make_tuple(to_A), gradients.tuple(), std::make_tuple(to_bias));
   });
 }
@@ -135,14 +146,10 @@ std::tuple<Tensor, Tensor> relax_backward_conv2d_windows(Tensor A, Tensor rows, 
                                                          int64_t sides) {
   return with_type(A, "relax_backward_conv2d_windows", [&](auto type, Device on) {
     using T = decltype(type);
-    const Index batch = checked_batch(l), neurons = trailing_size(l, 1);
-    const WindowsTensor<T> windows(on, A, rows, l.size(2), l.size(3), l.size(1), batch, sides);
-    const OwnedRelaxation<T> owned = relaxation<T>(on, LBP_RELAXATION_TENSORS, batch, neurons);
-    const PerNeuronTensor<T> offset = per_neuron<T>(on, 0, bias, "bias", neurons);
+    const ActivationWindows<T> in(on, A, rows, LBP_RELAXATION_TENSORS, bias, sides);
     const OwnedConvolution<T> convolution(on, weight, corners, window, stride, padding, dilation, groups, l.size(1),
                                           rows.size(0));
-    return convolved<T>(on, windows, convolution, owned.view,
-                        bias.has_value() ? offset.view() : PerNeuron<T>{nullptr, 1, 1}, A, sides);
+    return convolved<T>(on, in.windows, convolution, in.relaxation.view, in.bias, A, sides);
   });
 }
 

@@ -59,6 +59,12 @@ def op_cases(device: torch.device, *, quick: bool = False) -> Iterator[OpCase]:
     """
     networks, batches = (("DM-Small",), (1,)) if quick else (("DM-Small", "DM-Medium", "DM-Large"), (1, 32))
     seen: set[tuple[int, int]] = set()
+    on_gpu = device.type == "cuda" and not quick
+    if on_gpu:  # first what fills a GPU, in case time runs out
+        shape = _Shape(next(iter(affine_layers("DM-Large"))), 32, device)
+        seen.add((shape.batch, shape.neurons))
+        yield from _activation_cases(shape)
+        yield from _rows_of_crown(device)
     for network in networks:
         for layer in affine_layers(network):
             for batch in batches:
@@ -68,7 +74,7 @@ def op_cases(device: torch.device, *, quick: bool = False) -> Iterator[OpCase]:
                     seen.add(key)
                     yield from _activation_cases(shape)
                 yield from _product_cases(shape)
-    if not quick:
+    if not quick and not on_gpu:
         yield from _rows_of_crown(device)
 
 
@@ -140,7 +146,11 @@ def _activation_cases(shape: _Shape) -> Iterator[OpCase]:
         yield case("bounding_lines", (l, u), 3 * pair, partial(ops.bounding_lines, l, u, **parameters))
         yield _relax_backward(shape, activation, parameters, (l, u), trained)
         if shape.batch == 1:
-            inputs = math.prod(shape.layer.input_shape) if math.prod(shape.layer.input_shape) * n < 2**23 else 64
+            inputs = math.prod(shape.layer.input_shape)
+            if shape.device.type == "cuda":
+                inputs = min(inputs, 2**26 // n)
+            elif inputs * n >= 2**23:
+                inputs = 64
             yield from _forward_cases(shape, inputs, activation, parameters, (l, u), trained)
         if activation == "ReLU":
             yield from _concretize_cases(shape, x, x_U)
@@ -293,4 +303,9 @@ def _rows_of_crown(device: torch.device) -> Iterator[OpCase]:
     layer = next(layer for layer in affine_layers("DM-Large") if layer.name.endswith("conv3"))
     shape = _Shape(layer, 1, device, rows=4096 if device.type == "cuda" else 1024)
     for activation, parameters, trained in _activations(shape, shape.neurons):
-        yield _relax_backward(shape, activation, parameters, _wanted(*shape.bounds(shape.neurons)), trained)
+        l, u = _wanted(*shape.bounds(shape.neurons))
+        yield _relax_backward(shape, activation, parameters, (l, u), trained)
+        if device.type == "cuda":
+            yield from _forward_cases(shape, 2**26 // shape.neurons, activation, parameters, (l, u), trained)
+            if activation == "ReLU":
+                yield from _concretize_cases(shape, l.detach(), u.detach())

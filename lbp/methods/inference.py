@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lbp.constants import side_signs
 from lbp.graph import BoundNode
 from lbp.graph.activation import RampNode
 from lbp.rounding import SLACK, absolute_floor, gamma, raised
-from lbp.strategies import side_names
 
 if TYPE_CHECKING:
     from lbp.methods.problem import Problem
@@ -33,7 +33,7 @@ def for_inference(problem: Problem, solution: Solution) -> Solution:
     lower, upper = solution.lower, solution.upper
     constants = solution.constants
     if constants is not None:
-        signs = constants.new_tensor([-1.0 if side == "lower" else 1.0 for side in side_names(solution.sides)])
+        signs = side_signs(solution.sides, constants)
         constants = problem.add(solution.sides, constants, signs.reshape(-1, 1, 1) * lost.flatten(1))
     return replace(
         solution,

@@ -20,7 +20,7 @@ from lbp.graph.conv import Conv2dNode, channels_rows_columns
 from lbp.graph.linear import LinearNode
 from lbp.linear import InputWindows, ReceptiveField, layer_of, window_of
 from lbp.methods.names import Method
-from lbp.ops.forward_windows import OPERAND_BYTES
+from lbp.ops.forward_windows import operand_bytes
 
 if TYPE_CHECKING:
     from lbp.methods.problem import Problem
@@ -228,7 +228,7 @@ def _gathered_bytes(node: Conv2dNode, windows: InputWindows, itemsize: int) -> i
     """Return the bytes that a convolution of windows gathers for one product, the product included."""
     kernel = node.parameters()[0]
     entry = (kernel[0].numel() + node.shape[0]) * node.shape[1] * node.shape[2] * itemsize
-    return min(max(OPERAND_BYTES, windows.field.size[1] * entry), windows.entries * entry)
+    return min(max(operand_bytes(kernel.device), windows.field.size[1] * entry), windows.entries * entry)
 
 
 def rows_within(budget: int, taken: int, each: int) -> int:

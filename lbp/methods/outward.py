@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lbp.constants import side_signs
 from lbp.graph import BoundNode
 from lbp.graph.activation import RampNode
 from lbp.linear import (
@@ -34,7 +35,6 @@ from lbp.linear import (
 )
 from lbp.ops import bounding_lines
 from lbp.rounding import SLACK, Roundings, absolute_floor, gamma, magnitude_of, unit_roundoff
-from lbp.strategies import side_names
 
 if TYPE_CHECKING:
     from lbp.methods.problem import Problem
@@ -316,7 +316,7 @@ def add_outward(sides: str, *parts: Tensor | None) -> Tensor | None:
 
 def _signed(values: Tensor, sides: str, *, has_sides: bool = False) -> Tensor:
     """Return values, with a first dimension for the sides, as what they change: below 0 for lower bounds."""
-    signs = values.new_tensor([-1.0 if side == "lower" else 1.0 for side in side_names(sides)])
+    signs = side_signs(sides, values)
     dims = values.dim() - (1 if has_sides else 0)
     return signs.reshape(-1, *[1] * dims) * values
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lbp.constants import side_signs
 from lbp.graph import BoundNode, InputNode, Relaxations
 from lbp.graph.activation import RampNode
 from lbp.graph.conv import Conv2dNode
@@ -24,7 +25,6 @@ from lbp.linear import DenseCoefficients, ForwardBounds, Interval, Region, Windo
 from lbp.ops import bounding_lines
 from lbp.ops.forward_windows import accumulated_terms
 from lbp.rounding import SLACK, Roundings, absolute_floor, gamma, lowered, raised, unit_roundoff
-from lbp.strategies import side_names
 
 RAMP_ROUNDINGS = 6
 """Of rows scaled by a ramp's lines (3), and of constants with their intercepts, which count half (4 and 2)."""
@@ -113,7 +113,7 @@ class OutwardForward:
                 extent = extent + self._magnitudes[node].flatten(1).sum(1, dtype=torch.float64)
             lost = extent * absolute_floor(self._box.upper.dtype)
             lost = lost[total.images] if isinstance(total, WindowCoefficients) else lost.unsqueeze(1)
-            signs = lost.new_tensor([-1.0 if side == "lower" else 1.0 for side in side_names(sides)])
+            signs = side_signs(sides, lost)
             lost = signs.reshape(-1, *[1] * lost.dim()) * lost
             if is_sum:
                 error = self._box.upper * (2 * SLACK * unit_roundoff(self._box.upper.dtype))

@@ -89,8 +89,7 @@ def relax_windows_gradient(
     # Gradients of lower_slope, lower_intercept, upper_slope, upper_intercept, and of the bias, seen by the windows.
     to_lines = [torch.zeros_like(seen[0]) for _ in range(4)]
     to_bias = torch.zeros_like(seen[0])
-    for side in range(A.shape[0]):
-        lower = sides == 1 or (sides == 3 and side == 0)
+    for side, lower in enumerate(_lower_sides(A, sides)):
         below, above = (0, 2) if lower else (2, 0)
         a = A[side, rows[:, 0]]
         positive = a >= 0
@@ -173,39 +172,90 @@ def save_concretize(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def concretize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of the inputs of `concretize_windows`."""
     A, rows, x, x_U, eps = ctx.saved_tensors
-    window = (A.shape[2], A.shape[3])
+    to_A = None
+    if ctx.needs_input_grad[0]:
+        to_A = native("concretize_windows_gradient")(gradient, A, rows, x, x_U, eps, ctx.p, ctx.sides)
+    to_region: tuple[Tensor | None, ...] = (None, None, None)
+    if any(ctx.needs_input_grad[2:5]):
+        to_region = _region_gradients(gradient, A, rows, x, x_U, eps, ctx.p, ctx.sides)
+    return to_A, None, *to_region, None, None
+
+
+def concretize_windows_gradient(
+    gradient: Tensor,
+    A: Tensor,
+    rows: Tensor,
+    x: Tensor,
+    x_U: Tensor | None,
+    eps: Tensor | None,
+    p: float,
+    sides: int,
+) -> Tensor:
+    """Return the gradient of `concretize_windows` by A, on the CPU. CUDA devices have a kernel for it."""
+    to_A = A.new_zeros(A.shape)
+    point, other = _seen_regions(A, rows, x, x_U)
+    for side, lower in enumerate(_lower_sides(A, sides)):
+        a = A[side, rows[:, 0]].double()
+        if other is not None:
+            at_low = (a >= 0) == lower
+            extreme = torch.where(at_low, torch.minimum(point, other), torch.maximum(point, other))
+        else:
+            assert eps is not None
+            radius = eps.expand(len(x))[rows[:, 1]] * (-1.0 if lower else 1.0)
+            _, slope = norm_and_slope(a.flatten(1), p, 1)
+            extreme = point + radius.reshape(-1, 1, 1, 1) * slope.reshape(a.shape)
+        to_row = gradient[side].reshape(-1, 1, 1, 1) * extreme
+        to_A[side] = added_at(to_A[side], rows[:, 0], to_row.to(A.dtype))
+    return to_A
+
+
+def _region_gradients(
+    gradient: Tensor,
+    A: Tensor,
+    rows: Tensor,
+    x: Tensor,
+    x_U: Tensor | None,
+    eps: Tensor | None,
+    p: float,
+    sides: int,
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of `concretize_windows` by x, x_U and eps; a step for the input is rarely wanted."""
     batch, height, width, channels = x.shape
-    places = window_places(rows, (height, width), window)
+    places = window_places(rows, (height, width), (A.shape[2], A.shape[3]))
 
     def at_inputs(values: Tensor) -> Tensor:
         total = values.new_zeros(batch * height * width, channels)
         return added_at(total, places.flatten(), values.reshape(-1, channels)).reshape(x.shape).to(x.dtype)
 
-    to_A = A.new_zeros(A.shape)
     to_x: Any = 0.0
     to_x_U: Any = 0.0
     to_radius: Any = 0.0
-    point = gather_windows(x.movedim(-1, 1), rows, window).double()
-    for side in range(A.shape[0]):
-        lower = ctx.sides == 1 or (ctx.sides == 3 and side == 0)
+    for side, lower in enumerate(_lower_sides(A, sides)):
         a = A[side, rows[:, 0]].double()
-        weights = gradient[side].reshape(-1, 1, 1, 1)
+        weighted = gradient[side].reshape(-1, 1, 1, 1) * a
         if x_U is not None:
-            other = gather_windows(x_U.movedim(-1, 1), rows, window).double()
             at_low = (a >= 0) == lower
-            extreme = torch.where(at_low, torch.minimum(point, other), torch.maximum(point, other))
             zero = torch.zeros_like(a)
-            to_x = to_x + torch.where(at_low, weights * a, zero)
-            to_x_U = to_x_U + torch.where(at_low, zero, weights * a)
-            to_row = weights * extreme
+            to_x = to_x + torch.where(at_low, weighted, zero)
+            to_x_U = to_x_U + torch.where(at_low, zero, weighted)
         else:
-            radius = eps.expand(batch)[rows[:, 1]] * (-1.0 if lower else 1.0)
-            norm, slope = norm_and_slope(a.flatten(1), ctx.p, 1)
-            to_row = weights * (point + radius.reshape(-1, 1, 1, 1) * slope.reshape(a.shape))
-            to_x = to_x + weights * a
+            norm, _ = norm_and_slope(a.flatten(1), p, 1)
+            to_x = to_x + weighted
             to_radius = to_radius + gradient[side] * norm * (-1.0 if lower else 1.0)
-        to_A[side] = added_at(to_A[side], rows[:, 0], to_row.to(A.dtype))
     if x_U is not None:
-        return to_A, None, at_inputs(to_x), at_inputs(to_x_U), None, None, None
+        return at_inputs(to_x), at_inputs(to_x_U), None
+    assert eps is not None
     to_eps = added_at(torch.zeros(batch, dtype=torch.float64, device=A.device), rows[:, 1], to_radius)
-    return to_A, None, at_inputs(to_x), None, sum_to(to_eps, eps.shape), None, None
+    return at_inputs(to_x), None, sum_to(to_eps, eps.shape)
+
+
+def _seen_regions(A: Tensor, rows: Tensor, x: Tensor, x_U: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return what the windows of the rows see of x and x_U, in float64."""
+    window = (A.shape[2], A.shape[3])
+    point = gather_windows(x.movedim(-1, 1), rows, window).double()
+    return point, None if x_U is None else gather_windows(x_U.movedim(-1, 1), rows, window).double()
+
+
+def _lower_sides(A: Tensor, sides: int) -> list[bool]:
+    """Return of every side of A whether it is a lower one."""
+    return [sides == 1 or (sides == 3 and side == 0) for side in range(A.shape[0])]

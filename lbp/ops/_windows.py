@@ -15,7 +15,12 @@ from torch import Tensor
 from lbp.ops._convolution import Convolution, Pair, convolved_size
 
 OPERAND_BYTES = 4 * 2**20
-"""Size of the operand that is gathered for one product: small enough to stay in a cache."""
+"""Size of the operand that is gathered for one product on a CPU: small enough to stay in a cache."""
+
+
+def operand_bytes(device: torch.device) -> int:
+    """Return the size of the operand that is gathered for one product; on a GPU each costs its launches."""
+    return OPERAND_BYTES if device.type == "cpu" else 16 * OPERAND_BYTES
 
 
 class Tap(NamedTuple):
@@ -125,7 +130,7 @@ def _convolve_run(
     channels, *places = target.shape[3:]
     flat_kernel = kernel.flatten(2)
     entry_bytes = kernel[:, 0].numel() * places[0] * places[1] * source.itemsize
-    entries = max(OPERAND_BYTES // max(entry_bytes, 1), 1)
+    entries = max(operand_bytes(source.device) // max(entry_bytes, 1), 1)
     width = columns.stop - columns.start
     images = min(max(entries // width, 1), len(source))
     grouped = source.unflatten(3, (groups, depth))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lbp import _native, reference
 from lbp.backend import current_backend
+from lbp.constants import vector
 from lbp.ops._arguments import common_batch, native, refuse_second_order, register_gradient, sum_to
 from lbp.reference.concretize import dual_norm
 from lbp.strategies import side_code
@@ -177,7 +178,7 @@ def _concretize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...
         to_x_U = _input_gradient(torch.stack(high_parts).sum((0, 2)), x_U)
     else:
         to_x = _input_gradient((rows * gradient.unsqueeze(-1)).sum((0, 2)), x)
-        signs = torch.tensor([-1.0 if lower else 1.0 for lower in lower_sides], dtype=torch.float64, device=A.device)
+        signs = vector([-1.0 if lower else 1.0 for lower in lower_sides], rows)
         spread = (signs.reshape(-1, 1, 1) * gradient * dual_norm(rows, p, -1)).sum((0, 2))
         to_eps = sum_to(spread, eps.shape)
     return to_A, to_x, to_x_U, to_eps, None, None

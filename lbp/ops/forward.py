@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lbp import _native, reference
 from lbp.backend import current_backend
+from lbp.constants import vector
 from lbp.ops._arguments import contiguous, native, register_composite, register_gradient, sum_to
 from lbp.ops._convolution import Pair, convolution_gradients, convolved_size
 from lbp.strategies import side_code
@@ -215,7 +216,7 @@ def _save_insert(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _insert_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
     A, center, radius, center_bias, radius_bias = ctx.saved_tensors
     lower_sides = [bool(ctx.sides & 1), not ctx.sides & 1][: A.shape[0]]
-    signs = A.new_tensor([-1.0 if lower else 1.0 for lower in lower_sides]).reshape(-1, 1, 1, 1)
+    signs = vector([-1.0 if lower else 1.0 for lower in lower_sides], A).reshape(-1, 1, 1, 1)
     rows, weights = A.flatten(3), constants.to(A.dtype).unsqueeze(-1)
     to_rows = coefficients @ center.flatten(2) + weights * center_bias.flatten(1).unsqueeze(1)
     spread = torch.where(rows >= 0, signs, -signs)  # where A = 0 the gradient takes the line of positive A

@@ -16,30 +16,31 @@ from torch import Tensor
 
 from lbp import _native, reference
 from lbp.backend import current_backend
+from lbp.constants import side_signs
 from lbp.ops._arguments import common_batch, native, refuse_second_order, register_gradient, sum_to
 from lbp.ops._convolution import Pair, keywords_of
 from lbp.ops._windows import (
-    OPERAND_BYTES,
     accumulate_windows,
     accumulate_windows_gradient,
     axis_taps,
     convolve_windows,
     convolve_windows_gradient,
     convolved_shape,
+    operand_bytes,
 )
 from lbp.ops.forward import ForwardMatrices, forward_conv2d, forward_linear
 from lbp.precision import full_precision
 from lbp.reference.forward_windows import Image
-from lbp.strategies import side_code, side_names
+from lbp.strategies import side_code
 
 __all__ = [
-    "OPERAND_BYTES",
     "accumulated_terms",
     "axis_taps",
     "combine_windows",
     "forward_conv2d_windows",
     "forward_linear_windows",
     "insert_forward_windows",
+    "operand_bytes",
     "windows_to_dense",
 ]
 
@@ -244,7 +245,7 @@ def insert_forward_windows(
         return reference.insert_forward_windows(
             A, center, radius, center_bias, radius_bias, image=image, scale=scale, offset=offset, sides=sides
         )
-    signs = A.new_tensor([-1.0 if side == "lower" else 1.0 for side in side_names(sides)]).reshape(-1, 1, 1, 1)
+    signs = side_signs(sides, A).reshape(-1, 1, 1, 1)
     rows = A.flatten(3)
     constants = (rows * center_bias.flatten(1).unsqueeze(1)).sum(-1, dtype=torch.float64)
     coefficients = _accumulated(A, center, image, scale, offset)

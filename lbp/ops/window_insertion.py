@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lbp.constants import side_signs
 from lbp.ops._convolution import Pair
 from lbp.ops._product import product
-from lbp.strategies import side_code, side_names
+from lbp.strategies import side_code
 
 
 def insert_into_windows(
@@ -53,7 +54,7 @@ def insert_into_windows(
     inputs, *window = center.shape[4:]
     grown = [scale[i] * (size - 1) + window[i] for i, size in enumerate((height, width))]
     rows = A.unflatten(1, (len(places), group)).movedim(1, 0).flatten(1, 2)  # [P, K G, height, width, C]
-    signs = A.new_tensor([-1.0 if side == "lower" else 1.0 for side in side_names(sides)])
+    signs = side_signs(sides, A)
     # |A| as pos(A) - neg(A): its gradient at A = 0 is that of pos(A).
     spread = torch.where(rows >= 0, rows, -rows) * signs.repeat_interleave(group).reshape(-1, 1, 1, 1)
     total = A.new_zeros(*rows.shape[:2], inputs, *grown)

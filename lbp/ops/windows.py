@@ -261,16 +261,21 @@ def _register() -> None:
     def concretize_windows(A: Tensor, rows: Tensor, *rest: Any) -> Any:
         return A.new_empty((A.shape[0], rows.shape[0]), dtype=torch.float64)
 
+    def concretize_windows_gradient(gradient: Tensor, A: Tensor, *rest: Any) -> Any:
+        return A.new_empty(A.shape)
+
     for fake in (
         relax_windows,
         relax_windows_gradient,
         relax_backward_conv2d_windows,
         backward_conv2d_windows,
         concretize_windows,
+        concretize_windows_gradient,
     ):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
-    torch.library.impl("lbp::relax_windows_gradient", "CPU", _window_gradients.relax_windows_gradient)
-    refuse_second_order("relax_windows_gradient")
+    for name in ("relax_windows_gradient", "concretize_windows_gradient"):
+        torch.library.impl(f"lbp::{name}", "CPU", getattr(_window_gradients, name))
+        refuse_second_order(name)
     register_gradient("relax_windows", relax_windows_backward, save_relax)
     register_gradient("relax_backward_conv2d_windows", relaxed_conv2d_backward, save_relax)
     register_gradient("backward_conv2d_windows", conv2d_backward, save_conv2d)

@@ -75,7 +75,7 @@ def natural_windows(
     rows: Tensor, window: Pair, weight: Tensor, *, stride: Pair, padding: Pair, dilation: Pair
 ) -> tuple[Tensor, Pair]:
     """Return corners [R, 2] and size of the windows that a transposed convolution makes, padding included."""
-    corners = rows[:, 2:] * rows.new_tensor(stride) - rows.new_tensor(padding)
+    corners = torch.stack([rows[:, 2 + i] * stride[i] - padding[i] for i in range(2)], 1)
     height, width = (stride[i] * (window[i] - 1) + dilation[i] * (weight.shape[2 + i] - 1) + 1 for i in range(2))
     return corners, (height, width)
 

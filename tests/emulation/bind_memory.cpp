@@ -265,6 +265,11 @@ void read(const Fields& f, ConcretizeWindowsArguments<T>& a) {
   f("sides", a.sides)("A", a.A)("region", a.region)("bounds", a.bounds);
 }
 
+template <typename T>
+void read(const Fields& f, ConcretizeWindowsGradientArguments<T>& a) {
+  f("sides", a.sides)("A", a.A)("region", a.region)("bounds_gradient", a.bounds_gradient)("A_gradient", a.A_gradient);
+}
+
 template <template <typename> class Arguments, typename T>
 void launch(const Fields& fields, Index (*workspace_bytes)(const Arguments<T>&),
             cuda::Status (*start)(const Arguments<T>&, void*, cuda::Stream)) {
@@ -309,4 +314,5 @@ LBP_EMULATED_BINDINGS(module) {
   LBP_BIND(relax_windows_gradient);
   LBP_BIND(relax_convolve_windows);
   LBP_BIND(concretize_windows);
+  LBP_BIND(concretize_windows_gradient);
 }

@@ -157,3 +157,11 @@ T atomicMax(T* address, T value) {
   *address = old > value ? old : value;
   return old;
 }
+
+template <typename T>
+T atomicMin(T* address, T value) {
+  static_assert(std::is_integral_v<T>);
+  const T old = *address;
+  *address = old < value ? old : value;
+  return old;
+}

@@ -416,6 +416,13 @@ class Shim:
         self.module.concretize_windows({**fields, **region(x, x_U, eps, p), "bounds": bounds.numpy()})
         return bounds
 
+    def concretize_windows_gradient(self, to_bounds, A, rows, x, x_U, eps, p, sides):
+        A, fields = row_windows(A, rows, x.shape[1:3], x.shape[0], sides)
+        to_A = output(A, *A.shape)
+        fields |= {**region(x, x_U, eps, p), "bounds_gradient": array(to_bounds), "A_gradient": nonempty(to_A)}
+        self.module.concretize_windows_gradient(fields)
+        return to_A
+
 
 def region(x, x_U, eps, p):
     """The region's field; the dual exponent of p has 0 for infinity."""

@@ -3,7 +3,15 @@
 import pytest
 import torch
 from emulation.shim import Shim
-from ops.cases import TOLERANCE, assert_close, converted, intervals, normal, relaxation
+from ops.cases import (
+    TOLERANCE,
+    assert_close,
+    assert_matches_reference,
+    converted,
+    intervals,
+    normal,
+    relaxation,
+)
 from ops.test_windows import LAYER, WINDOW, convolution, targets, windows
 
 from lbp import ops, reference
@@ -50,6 +58,19 @@ def test_a_row_that_stands_nowhere_gives_nan_and_leaves_the_others_alone(emulate
         found, expected = results
         assert found[:, 1].isnan().all()
         assert torch.equal(found[:, [0, 2]], expected[:, [0, 2]])
+
+
+@pytest.mark.parametrize("sources", [3, 1100])
+def test_gradients_of_many_rows_find_theirs(emulated, sources):
+    layer = (2, 3, 2)
+    A, rows = windows(rows=1100, sources=sources, window=(2, 1), layer=layer)
+    if sources == len(rows):  # as results of back-substitution
+        rows[:, 0] = torch.arange(sources)
+    l, u = intervals(2, *layer)
+    keywords = {"sides": "both", "bias": normal(2, 1, 1), **relaxation(shape=layer)}
+    assert_matches_reference(ops.relax_windows, A, rows, l, u, **keywords)
+    assert_matches_reference(ops.concretize_windows_box, A, rows, l, u, sides="both")
+    assert_matches_reference(ops.concretize_windows_ball, A, rows, l, 0.5, 2.0, sides="both")
 
 
 def test_long_rows_are_the_work_of_several_warps(emulated):

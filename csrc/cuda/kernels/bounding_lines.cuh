@@ -1,4 +1,4 @@
-// The four line parameters of every neuron, and their gradients: a thread for every neuron of every image.
+// The four line parameters of every neuron, and their gradients: a block for every tile of every image.
 #pragma once
 
 #include "cuda/kernels/lines.cuh"
@@ -6,25 +6,53 @@
 namespace lbp::cuda {
 
 template <typename T>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 3) bounding_lines_kernel(const BoundingLinesArguments<T> op) {
-  const Index at = Index(blockIdx.x) * kThreads + threadIdx.x;
-  if (at >= op.batch * op.neurons) return;
-  const Index image = quotient(at, op.neurons), neuron = at - image * op.neurons;
-  const BoundingLines<T> lines = neuron_lines(op.relaxation, image, neuron);
-  op.lower_slope[at] = lines.lower_slope;
-  op.lower_intercept[at] = lines.lower_intercept;
-  op.upper_slope[at] = lines.upper_slope;
-  op.upper_intercept[at] = lines.upper_intercept;
+struct BoundingLinesLaunch {
+  BoundingLinesArguments<T> op;
+  Tiling tiling;
+};
+
+template <typename T, bool kAligned>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 3) bounding_lines_kernel(const BoundingLinesLaunch<T> args) {
+  LBP_SHARED(T, line_data, kLineTileSize<T>);
+  const BoundingLinesArguments<T>& op = args.op;
+  const Index tile = args.tiling.tile(), image = args.tiling.image(), row = image * op.neurons;
+  const Own<T, kAligned> own(tile, op.neurons);
+  const OwnLines<T> lines = load_lines<kAligned, T>(op.relaxation, image, tile, op.neurons, {line_data});
+  Pack<T> lower_slope, lower_intercept, upper_slope, upper_intercept;
+#pragma unroll
+  for (int i = 0; i < kOwn<T>; ++i) {
+    lower_slope[i] = lines.of[i].lower_slope;
+    lower_intercept[i] = lines.of[i].lower_intercept;
+    upper_slope[i] = lines.of[i].upper_slope;
+    upper_intercept[i] = lines.of[i].upper_intercept;
+  }
+  own.store(op.lower_slope + row, lower_slope);
+  own.store(op.lower_intercept + row, lower_intercept);
+  own.store(op.upper_slope + row, upper_slope);
+  own.store(op.upper_intercept + row, upper_intercept);
 }
 
 template <typename T>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) bounding_lines_gradient_kernel(const BoundingLinesGradientArguments<T> op) {
-  const Index at = Index(blockIdx.x) * kThreads + threadIdx.x;
-  if (at >= op.batch * op.neurons) return;
-  const Index image = quotient(at, op.neurons), neuron = at - image * op.neurons;
-  const BoundingLines<T> to_lines = {read(op.lower_slope_gradient + at), read(op.lower_intercept_gradient + at),
-                                     read(op.upper_slope_gradient + at), read(op.upper_intercept_gradient + at)};
-  store_line_gradient(op.relaxation, image, op.neurons, neuron, to_lines, op.gradients);
+struct BoundingLinesGradientLaunch {
+  BoundingLinesGradientArguments<T> op;
+  Tiling tiling;
+};
+
+template <typename T, bool kAligned>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) bounding_lines_gradient_kernel(const BoundingLinesGradientLaunch<T> args) {
+  LBP_SHARED(T, line_data, kGradientTileSize<T>);
+  const BoundingLinesGradientArguments<T>& op = args.op;
+  const Index tile = args.tiling.tile(), image = args.tiling.image(), row = image * op.neurons;
+  const Own<T, kAligned> own(tile, op.neurons);
+  const Pack<T> lower_slope = own.load(op.lower_slope_gradient + row),
+                lower_intercept = own.load(op.lower_intercept_gradient + row),
+                upper_slope = own.load(op.upper_slope_gradient + row),
+                upper_intercept = own.load(op.upper_intercept_gradient + row);
+  OwnLines<T> to_lines;
+#pragma unroll
+  for (int i = 0; i < kOwn<T>; ++i)
+    to_lines.of[i] = {lower_slope[i], lower_intercept[i], upper_slope[i], upper_intercept[i]};
+  store_line_gradients<kAligned, T>(op.relaxation, image, tile, op.neurons, to_lines, op.gradients, {line_data});
 }
 
 }  // namespace lbp::cuda

@@ -83,6 +83,39 @@ LBP_DEVICE double bound_of(const RowSum& sum, const Region<T>& region, Index ima
   }
 }
 
+// What the derivative of a row's bound by its entries needs of the whole row.
+template <typename Kind>
+struct RowNorm {
+  static constexpr bool kNeeded = !Kind::kBox && Kind::kNorm != Norm::kOne;
+  double norm = 0, sum = 0, largest = 0;
+
+  RowNorm() = default;
+  LBP_DEVICE RowNorm(const RowSum& row, double q)
+      : norm(norm_of<Kind::kNorm>(row.norm.sum, row.norm.largest, q)), sum(row.norm.sum), largest(row.norm.largest) {}
+  LBP_DEVICE double slope(double a, double q) const { return norm_slope<Kind::kNorm>(a, norm, sum, largest, q); }
+};
+
+// Of a row whose sums are in memory; null where the derivative does not need them.
+template <typename Kind>
+LBP_DEVICE RowNorm<Kind> read_row_norm(const RowSum* row, double q) {
+  if constexpr (RowNorm<Kind>::kNeeded) {
+    return {{0.0, {read(&row->norm.sum), read(&row->norm.largest)}}, q};
+  } else {
+    return {};
+  }
+}
+
+// The derivative of a row's bound by its entry a: the point of the region where a acts. x_L is the center of a ball of
+// radius eps.
+template <typename Kind, typename T>
+LBP_DEVICE double point_under(T a, T x_L, T x_U, bool lower, double eps, const RowNorm<Kind>& row, double q) {
+  if constexpr (Kind::kBox) {
+    return double(extreme_point(x_L, x_U, (a >= T(0)) == lower));
+  } else {
+    return double(x_L) + (lower ? -eps : eps) * row.slope(double(a), q);
+  }
+}
+
 template <typename T, typename Kind, bool kAligned>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_kernel(const ConcretizeLaunch<T> args) {
   constexpr bool kScaled = Kind::template kScaled<T>;
@@ -213,22 +246,10 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_gradient_kernel(const Concr
       if (begin + k >= slots) break;
       const Slot<T> slot(op.A, op.sides, op.batch, op.rows, image, first_row, begin + k);
       const double gradient = read(op.bounds_gradient + slot.out_row);
-      double norm = 0, sum = 0, largest = 0;
-      if constexpr (!Kind::kBox && Kind::kNorm != Norm::kOne) {
-        const RowSum* const row = args.sums + slot.out_row;
-        sum = read(&row->norm.sum);
-        largest = read(&row->norm.largest);
-        norm = norm_of<Kind::kNorm>(sum, largest, q);
-      }
+      const RowNorm<Kind> row = read_row_norm<Kind>(args.sums + slot.out_row, q);
 #pragma unroll
       for (int i = 0; i < kOwn<T>; ++i) {
-        const T a = A[k][i];
-        if constexpr (Kind::kBox) {
-          A[k][i] = T(gradient * double(extreme_point(x_L[i], x_U[i], (a >= T(0)) == slot.lower)));
-        } else {
-          const double slope = norm_slope<Kind::kNorm>(double(a), norm, sum, largest, q);
-          A[k][i] = T(gradient * (double(x_L[i]) + (slot.lower ? -eps : eps) * slope));
-        }
+        A[k][i] = T(gradient * point_under<Kind>(A[k][i], x_L[i], x_U[i], slot.lower, eps, row, q));
       }
       own.store(op.A_gradient + slot.out_row * op.inputs, A[k]);
     }

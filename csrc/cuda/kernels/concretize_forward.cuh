@@ -182,17 +182,13 @@ struct ConcretizeForwardGradientLaunch {
 // What the gradient of one neuron's bounds by its coefficients needs of all of them.
 template <typename Kind>
 struct NeuronNorms {
-  static constexpr bool kNeeded = !Kind::kBox && Kind::kNorm != Norm::kOne;
-  RowSum lower = {}, upper = {};
-  double lower_norm = 0, upper_norm = 0;
+  RowNorm<Kind> lower, upper;
 
   LBP_DEVICE void load(const NeuronSums& sums, Index neuron, double q) {
-    if constexpr (kNeeded) {
+    if constexpr (RowNorm<Kind>::kNeeded) {
       const NeuronSum sum = sums.get(0, neuron);
-      lower = sum.lower;
-      upper = sum.upper;
-      lower_norm = norm_of<Kind::kNorm>(lower.norm.sum, lower.norm.largest, q);
-      upper_norm = norm_of<Kind::kNorm>(upper.norm.sum, upper.norm.largest, q);
+      lower = RowNorm<Kind>(sum.lower, q);
+      upper = RowNorm<Kind>(sum.upper, q);
     }
   }
 };
@@ -205,11 +201,8 @@ LBP_DEVICE void replace_by_gradients(T& center, T& radius, bool has_radius, T to
   // Where the bound's coefficient acts: the derivative of the bound by it.
   double a_point = a >= 0 ? x.low : x.high, b_point = b >= 0 ? x.high : x.low;
   if constexpr (!Kind::kBox) {
-    const auto slope = [q](double value, double norm, const RowSum& row) {
-      return norm_slope<Kind::kNorm>(value, norm, row.norm.sum, row.norm.largest, q);
-    };
-    a_point = x.low - eps * slope(a, norms.lower_norm, norms.lower);
-    b_point = x.low + eps * slope(b, norms.upper_norm, norms.upper);
+    a_point = x.low - eps * norms.lower.slope(a, q);
+    b_point = x.low + eps * norms.upper.slope(b, q);
   }
   const double to_a = to_l * a_point, to_b = to_u * b_point;
   center = T(to_b + to_a);

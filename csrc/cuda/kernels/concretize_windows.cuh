@@ -1,8 +1,8 @@
-// Extreme values over a box or an l_p ball of windowed coefficients of the input.
+// Extreme values over a box or an l_p ball of windowed coefficients of the input, and the gradient.
 #pragma once
 
 #include "cuda/kernels/concretize.cuh"
-#include "cuda/kernels/windows.cuh"
+#include "cuda/kernels/source_gradients.cuh"
 
 namespace lbp::cuda {
 
@@ -10,6 +10,7 @@ template <typename T>
 struct ConcretizeWindowsLaunch {
   ConcretizeWindowsArguments<T> op;
   int warps_per_row;
+  RowSum* sums;  // [K, rows]; null where the bounds are written
 };
 
 // Images have one or three channels, so that numbers are read one by one.
@@ -62,8 +63,46 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_windows_kernel(const Concre
   }
   reduce_rows(sums, own, combine, warp_sums, [&](Index side, const Part& sum) {
     if (own.row >= A.rows || side >= sides) return;
-    op.bounds[side * A.rows + own.row] =
-        stands_somewhere ? bound_of<Kind>(sum.row, region, where.image, is_lower(op.sides, side)) : quiet_nan<double>();
+    const Index out = side * A.rows + own.row;
+    if (args.sums != nullptr) {
+      args.sums[out] = sum.row;
+    } else {
+      const bool lower = is_lower(op.sides, side);
+      op.bounds[out] = stands_somewhere ? bound_of<Kind>(sum.row, region, where.image, lower) : quiet_nan<double>();
+    }
+  });
+}
+
+template <typename T>
+struct ConcretizeWindowsGradientLaunch {
+  ConcretizeWindowsGradientArguments<T> op;
+  RowRanges ranges;
+  const RowSum* sums;  // [K, rows]; null where the gradient does not need the norms
+};
+
+template <typename T, typename Kind>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2)
+    concretize_windows_gradient_kernel(const ConcretizeWindowsGradientLaunch<T> args) {
+  const ConcretizeWindowsGradientArguments<T>& op = args.op;
+  const RowWindows<T>& A = op.A;
+  const Region<T>& region = op.region;
+  add_by_sources<double>(A, op.sides, args.ranges, op.A_gradient, [&](const SourceRow<T>& at, auto& sums) {
+    const Index begin = at.where.image * region.batch_stride + first_in_layer(A, at.where);
+    const Pack<T> x_L = at.numbers.under(region.x_L + begin, T(0));
+    const Pack<T> x_U = at.numbers.under(Kind::kBox ? region.x_U + begin : nullptr, T(0));
+    const double eps = Kind::kBox ? 0.0 : read(region.eps + at.where.image * region.eps_stride);
+#pragma unroll
+    for (int side = 0; side < 2; ++side) {
+      if (side >= side_count(op.sides)) break;
+      const Index row = side * A.rows + at.row;
+      const double gradient = read(op.bounds_gradient + row);
+      const RowNorm<Kind> norm = read_row_norm<Kind>(args.sums + row, region.q);
+#pragma unroll
+      for (int i = 0; i < kOwn<T>; ++i) {
+        sums[side][i] +=
+            gradient * point_under<Kind>(at.a[side][i], x_L[i], x_U[i], is_lower(op.sides, side), eps, norm, region.q);
+      }
+    }
   });
 }
 

@@ -62,16 +62,23 @@ LBP_DEVICE T load_per_neuron(const PerNeuron<T>& values, Index neuron) {
   return read(values.data + quotient(neuron, values.inner) % values.count);
 }
 
+// A neuron whose bounds are there.
 template <typename T>
-LBP_DEVICE Neuron<T> load_neuron(const Relaxation<T>& relaxation, Index image, Index neuron) {
-  const Index at = image * relaxation.batch_stride + neuron, given_at = image * relaxation.given_batch_stride + neuron;
+LBP_DEVICE Neuron<T> load_neuron(const Relaxation<T>& relaxation, Index image, Index neuron, T l, T u) {
+  const Index given_at = image * relaxation.given_batch_stride + neuron;
   const auto given = [given_at](const T* data) { return data == nullptr ? T(0) : read(data + given_at); };
-  return {read(relaxation.l + at),
-          read(relaxation.u + at),
+  return {l,
+          u,
           load_per_neuron(relaxation.r, neuron),
           load_eta(relaxation.eta, relaxation.eta_data),
           {given(relaxation.lower_slope), given(relaxation.lower_intercept), given(relaxation.upper_slope),
            given(relaxation.upper_intercept), relaxation.lower_slope != nullptr, relaxation.upper_slope != nullptr}};
+}
+
+template <typename T>
+LBP_DEVICE Neuron<T> load_neuron(const Relaxation<T>& relaxation, Index image, Index neuron) {
+  const Index at = image * relaxation.batch_stride + neuron;
+  return load_neuron(relaxation, image, neuron, read(relaxation.l + at), read(relaxation.u + at));
 }
 
 template <typename T>
@@ -92,24 +99,57 @@ LBP_DEVICE LineGradients<T> line_gradients_of(Strategy strategy, const Neuron<T>
 
 #undef LBP_SWITCH_STRATEGY
 
-// Four numbers for every neuron of a block's tile, in shared memory.
+// Numbers of every neuron of a block's tile, in shared memory. A thread reads and writes those of its own neurons by 16
+// bytes, and works on the neurons of a stride: neighbours of other threads, one formula after the other.
 template <typename T>
 struct LineTile {
-  T* data;  // [4, kTile]
+  T* data;  // planes [4 or 6, kTile], aligned to 16 bytes
 
+  LBP_DEVICE T& at(int plane, int neuron) const { return data[plane * kTile<T> + neuron]; }
   LBP_DEVICE void put(int neuron, const BoundingLines<T>& lines) const {
-    data[neuron] = lines.lower_slope;
-    data[kTile<T> + neuron] = lines.lower_intercept;
-    data[2 * kTile<T> + neuron] = lines.upper_slope;
-    data[3 * kTile<T> + neuron] = lines.upper_intercept;
+    at(0, neuron) = lines.lower_slope;
+    at(1, neuron) = lines.lower_intercept;
+    at(2, neuron) = lines.upper_slope;
+    at(3, neuron) = lines.upper_intercept;
   }
   LBP_DEVICE BoundingLines<T> get(int neuron) const {
-    return {data[neuron], data[kTile<T> + neuron], data[2 * kTile<T> + neuron], data[3 * kTile<T> + neuron]};
+    return {at(0, neuron), at(1, neuron), at(2, neuron), at(3, neuron)};
   }
+
+  // One number for each of a thread's own neurons.
+  template <bool kAligned>
+  LBP_DEVICE Pack<T> own_numbers(int plane) const {
+    Pack<T> pack;
+    if constexpr (kAligned) {
+      pack = *reinterpret_cast<const Pack<T>*>(own_pack(plane));
+    } else {
+#pragma unroll
+      for (int i = 0; i < kOwn<T>; ++i) pack[i] = at(plane, position(i));
+    }
+    return pack;
+  }
+  template <bool kAligned>
+  LBP_DEVICE void put_own_numbers(int plane, const Pack<T>& pack) const {
+    if constexpr (kAligned) {
+      *reinterpret_cast<Pack<T>*>(own_pack(plane)) = pack;
+    } else {
+#pragma unroll
+      for (int i = 0; i < kOwn<T>; ++i) at(plane, position(i)) = pack[i];
+    }
+  }
+
+  // Neuron i of a thread by stride: its own one where rows are not aligned.
+  LBP_DEVICE static int position(int i) { return i * kThreads + int(threadIdx.x); }
+
+ private:
+  LBP_DEVICE T* own_pack(int plane) const { return data + plane * kTile<T> + int(threadIdx.x) * kOwn<T>; }
 };
 
 template <typename T>
 constexpr int kLineTileSize = 4 * kTile<T>;
+// With the bounds of the neurons beside the gradients of their lines.
+template <typename T>
+constexpr int kGradientTileSize = 6 * kTile<T>;
 
 // The lines of a thread's neurons.
 template <typename T>
@@ -117,10 +157,31 @@ struct OwnLines {
   BoundingLines<T> of[kOwn<T>];
 };
 
-// Position within the tile of neuron i of this thread.
-template <typename T, bool kAligned>
-LBP_DEVICE int tile_position(int i) {
-  return kAligned ? int(threadIdx.x) * kOwn<T> + i : i * kThreads + int(threadIdx.x);
+// Puts l and u of a tile into two planes, by 16-byte reads; where rows are not aligned, each thread reads them when it
+// needs them.
+template <bool kAligned, typename T>
+LBP_DEVICE void stage_bounds(const Relaxation<T>& relaxation, Index image, Index tile, Index neurons,
+                             const LineTile<T>& shared, int first_plane) {
+  if constexpr (kAligned) {
+    const Own<T, true> own(tile, neurons);
+    const Index row = image * relaxation.batch_stride;
+    const Pack<T> l = own.load(relaxation.l + row), u = own.load(relaxation.u + row);
+    shared.template put_own_numbers<true>(first_plane, l);
+    shared.template put_own_numbers<true>(first_plane + 1, u);
+  }
+}
+
+// A neuron by its position in the tile, after stage_bounds.
+template <bool kAligned, typename T>
+LBP_DEVICE Neuron<T> staged_neuron(const Relaxation<T>& relaxation, Index image, Index tile, int position,
+                                   const LineTile<T>& shared, int first_plane) {
+  const Index neuron = tile * kTile<T> + position;
+  if constexpr (kAligned) {
+    return load_neuron(relaxation, image, neuron, shared.at(first_plane, position),
+                       shared.at(first_plane + 1, position));
+  } else {
+    return load_neuron(relaxation, image, neuron);
+  }
 }
 
 // Computes the lines of a tile and returns those of the thread's own neurons; all threads of the block take part.
@@ -128,62 +189,101 @@ LBP_DEVICE int tile_position(int i) {
 template <bool kAligned, typename T>
 LBP_DEVICE OwnLines<T> load_lines(const Relaxation<T>& relaxation, Index image, Index tile, Index neurons,
                                   const LineTile<T>& shared) {
-  const Index begin = tile * kTile<T>;
   __syncthreads();  // whoever still reads the tile before
-  Index next = begin + threadIdx.x;
-  Neuron<T> x = {};
-  if (next < neurons) x = load_neuron(relaxation, image, next);
+  stage_bounds<kAligned>(relaxation, image, tile, neurons, shared, 0);
+  if (kAligned) __syncthreads();
+  const auto inside = [&](int i) { return tile * kTile<T> + shared.position(i) < neurons; };
+  const auto load = [&](int i) {
+    return staged_neuron<kAligned>(relaxation, image, tile, shared.position(i), shared, 0);
+  };
+  Neuron<T> next = {};
+  if (inside(0)) next = load(0);
 #pragma unroll 1
   for (int i = 0; i < kOwn<T>; ++i) {
-    const Neuron<T> current = x;
-    const bool inside = next < neurons;
-    next += kThreads;
-    if (i + 1 < kOwn<T> && next < neurons) x = load_neuron(relaxation, image, next);
-    shared.put(tile_position<T, false>(i), inside ? lines_of(relaxation.strategy, current) : BoundingLines<T>{});
+    const Neuron<T> x = next;
+    if (i + 1 < kOwn<T> && inside(i + 1)) next = load(i + 1);
+    // In the place of the bounds, which no other thread reads.
+    shared.put(shared.position(i), inside(i) ? lines_of(relaxation.strategy, x) : BoundingLines<T>{});
   }
   __syncthreads();
+  Pack<T> planes[4];
+#pragma unroll
+  for (int plane = 0; plane < 4; ++plane) planes[plane] = shared.template own_numbers<kAligned>(plane);
   OwnLines<T> lines;
 #pragma unroll
-  for (int i = 0; i < kOwn<T>; ++i) lines.of[i] = shared.get(tile_position<T, kAligned>(i));
+  for (int i = 0; i < kOwn<T>; ++i) lines.of[i] = {planes[0][i], planes[1][i], planes[2][i], planes[3][i]};
   return lines;
 }
 
-// Writes the gradients of one neuron's bounds, r and given lines from the gradients of its lines.
+// Writes the gradients of one neuron's given lines from the gradients of its lines; returns those of l, u and r.
 template <typename T>
-LBP_DEVICE void store_line_gradient(const Relaxation<T>& relaxation, Index image, Index neurons, Index neuron,
-                                    const BoundingLines<T>& to_lines, const RelaxationGradients<T>& gradients) {
-  const LineGradients<T> result =
-      line_gradients_of(relaxation.strategy, load_neuron(relaxation, image, neuron), to_lines);
-  const Index out = image * neurons + neuron;
+LBP_DEVICE LineGradients<T> store_given_gradients(const Relaxation<T>& relaxation, Index out, const Neuron<T>& neuron,
+                                                  const BoundingLines<T>& to_lines,
+                                                  const RelaxationGradients<T>& gradients) {
+  const LineGradients<T> result = line_gradients_of(relaxation.strategy, neuron, to_lines);
   const auto store = [out](T* data, T value) {
     if (data != nullptr) data[out] = value;
   };
-  store(gradients.l, result.l);
-  store(gradients.u, result.u);
-  store(gradients.r, result.r);
   if (relaxation.strategy == Strategy::kSlopes || relaxation.strategy == Strategy::kLines) {
     store(gradients.lower_slope, result.given.lower_slope);
     store(gradients.lower_intercept, result.given.lower_intercept);
     store(gradients.upper_slope, result.given.upper_slope);
     store(gradients.upper_intercept, result.given.upper_intercept);
   }
+  return result;
 }
 
-// The same for a tile, from the gradients of each thread's own neurons; all threads of the block take part.
+// Writes the gradients of one neuron's bounds, r and given lines.
+template <typename T>
+LBP_DEVICE void store_line_gradient(const Relaxation<T>& relaxation, Index image, Index neurons, Index neuron,
+                                    const BoundingLines<T>& to_lines, const RelaxationGradients<T>& gradients) {
+  const Index out = image * neurons + neuron;
+  const LineGradients<T> result =
+      store_given_gradients(relaxation, out, load_neuron(relaxation, image, neuron), to_lines, gradients);
+  if (gradients.l != nullptr) gradients.l[out] = result.l;
+  if (gradients.u != nullptr) gradients.u[out] = result.u;
+  if (gradients.r != nullptr) gradients.r[out] = result.r;
+}
+
+// The same for a tile, from the gradients of each thread's own neurons; all threads of the block take part. The tile
+// in shared memory has kGradientTileSize numbers.
 template <bool kAligned, typename T>
 LBP_DEVICE void store_line_gradients(const Relaxation<T>& relaxation, Index image, Index tile, Index neurons,
                                      const OwnLines<T>& to_lines, const RelaxationGradients<T>& gradients,
                                      const LineTile<T>& shared) {
-  __syncthreads();
+  constexpr int kBounds = 4;  // the first plane behind the lines
+  Pack<T> planes[4];
 #pragma unroll
-  for (int i = 0; i < kOwn<T>; ++i) shared.put(tile_position<T, kAligned>(i), to_lines.of[i]);
+  for (int i = 0; i < kOwn<T>; ++i) {
+    planes[0][i] = to_lines.of[i].lower_slope;
+    planes[1][i] = to_lines.of[i].lower_intercept;
+    planes[2][i] = to_lines.of[i].upper_slope;
+    planes[3][i] = to_lines.of[i].upper_intercept;
+  }
+  __syncthreads();
+  stage_bounds<kAligned>(relaxation, image, tile, neurons, shared, kBounds);
+#pragma unroll
+  for (int plane = 0; plane < 4; ++plane) shared.template put_own_numbers<kAligned>(plane, planes[plane]);
   __syncthreads();
 #pragma unroll 1
   for (int i = 0; i < kOwn<T>; ++i) {
-    const int position = tile_position<T, false>(i);
+    const int position = shared.position(i);
     const Index neuron = tile * kTile<T> + position;
-    if (neuron < neurons) store_line_gradient(relaxation, image, neurons, neuron, shared.get(position), gradients);
+    if (neuron >= neurons) break;
+    const Neuron<T> x = staged_neuron<kAligned>(relaxation, image, tile, position, shared, kBounds);
+    const LineGradients<T> result =
+        store_given_gradients(relaxation, image * neurons + neuron, x, shared.get(position), gradients);
+    // In the place of the gradients of the lines, which no other thread reads.
+    shared.at(0, position) = result.l;
+    shared.at(1, position) = result.u;
+    shared.at(2, position) = result.r;
   }
+  __syncthreads();
+  const Own<T, kAligned> own(tile, neurons);
+  const Index row = image * neurons;
+  own.store_if(gradients.l, row, shared.template own_numbers<kAligned>(0));
+  own.store_if(gradients.u, row, shared.template own_numbers<kAligned>(1));
+  own.store_if(gradients.r, row, shared.template own_numbers<kAligned>(2));
 }
 
 }  // namespace lbp::cuda

@@ -160,10 +160,10 @@ struct SplitSums {
   float first[kHigh][kWide][4] = {};
   float second[kTwo ? kHigh : 1][kTwo ? kWide : 1][4] = {};
 
-  // `regular`: every operand of the tile may be split; otherwise the sums are
-  // those of plain float32.
+  // `regular`: every operand of the tile may be split; otherwise, and on devices
+  // without such products, the sums are those of plain float32.
   LBP_DEVICE void add_tile(const float* left, const float* right, int thread, bool regular) {
-    if (!regular) return add_plain_tile(left, right, thread);
+    if (!kHasTf32 || !regular) return add_plain_tile(left, right, thread);
     add_products<false, false>(left, right, thread, first);
     // One after the other: the fragments of both would not fit into the
     // registers.

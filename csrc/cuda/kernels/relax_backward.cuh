@@ -105,7 +105,7 @@ struct LineSums {
 template <typename T, bool kAligned>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_backward_gradient_kernel(const RelaxBackwardGradientLaunch<T> args) {
   constexpr int kSlots = kRelaxSlots / 4;
-  LBP_SHARED(T, line_data, kLineTileSize<T>);
+  LBP_SHARED(T, line_data, kGradientTileSize<T>);
   const RelaxBackwardGradientArguments<T>& op = args.op;
   const Index tile = args.tiling.tile();
   const Own<T, kAligned> own(tile, op.neurons);

@@ -122,7 +122,7 @@ LBP_DEVICE void scale_row_gradient(const OwnScales<T>& scales, const Pack<T>& ce
 template <typename T, bool kAligned>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) relax_forward_gradient_kernel(const RelaxForwardGradientLaunch<T> args) {
   constexpr int kRows = kForwardRows / 2;
-  LBP_SHARED(T, line_data, kLineTileSize<T>);
+  LBP_SHARED(T, line_data, kGradientTileSize<T>);
   const RelaxForwardGradientArguments<T>& op = args.op;
   const Index tile = args.tiling.tile(), image = args.tiling.image(), end = args.tiling.last_row();
   const Own<T, kAligned> own(tile, op.neurons);

@@ -79,6 +79,13 @@ inline float sum_by_alignment(float c, const double (&products)[4]) {
 }
 #endif
 
+// Whether the device that is compiled for multiplies TF32 numbers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr bool kHasTf32 = false;
+#else
+constexpr bool kHasTf32 = true;
+#endif
+
 // c += a b for a warp's tile of 16 x 8 numbers, 8 deep. Each lane holds, with g
 // = lane / 4 and t = lane % 4,
 //   a: (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4)    b: (t, g), (t + 4, g)
@@ -94,7 +101,10 @@ LBP_DEVICE void multiply_tf32(float (&c)[4], const float (&a)[4], const float (&
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(bits_of(a[0])), "r"(bits_of(a[1])), "r"(bits_of(a[2])), "r"(bits_of(a[3])), "r"(bits_of(b[0])),
         "r"(bits_of(b[1])));
-#elif !defined(__CUDACC__)
+#elif defined(__CUDACC__)
+  // Devices without the instruction never come here (kHasTf32); no number that could pass for a bound.
+  for (float& sum : c) sum = quiet_nan<float>();
+#else
   // Every lane writes its fragments where the whole warp can read them.
   struct Operands {
     float a[32][4], b[32][2];

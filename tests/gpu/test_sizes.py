@@ -1,0 +1,80 @@
+"""Sizes at which kernels cut their work in other ways: several tiles and pieces, sums in two launches, odd rows.
+
+compute-sanitizer watches these, too.
+"""
+
+import pytest
+import torch
+from ops.cases import (
+    DTYPES,
+    assert_matches_reference,
+    coefficients,
+    forward_matrices,
+    intervals,
+    normal,
+    relaxation,
+)
+
+from lbp import ops
+
+pytestmark = [pytest.mark.usefixtures("native_on_cuda"), pytest.mark.parametrize("dtype", DTYPES)]
+# Tiles of 1,024 numbers of float32, 512 of float64: of one block, of several, and rows that are no whole packs.
+LAYERS = (2500, 2501, 9000)
+
+
+@pytest.mark.parametrize("neurons", LAYERS)
+def test_relax_backward(neurons, dtype):
+    A, bounds = coefficients("both", 2, 37, neurons), intervals(2, neurons)
+    keywords = {"sides": "both", "bias": normal(neurons, seed=4), **relaxation(shape=(neurons,))}
+    assert_matches_reference(ops.relax_backward, A, *bounds, **keywords, dtype=dtype)
+
+
+@pytest.mark.parametrize("neurons", LAYERS)
+def test_relax_forward_and_its_bounds(neurons, dtype):
+    matrices, bounds = forward_matrices(2, 70, neurons), intervals(2, neurons)
+    assert_matches_reference(ops.relax_forward, *matrices, *bounds, **relaxation(shape=(neurons,)), dtype=dtype)
+    x = intervals(2, 70, seed=3)
+    assert_matches_reference(ops.concretize_forward_box, *matrices, *x, dtype=dtype)
+    assert_matches_reference(ops.concretize_forward_ball, *matrices, x[0], 0.5, 2.0, dtype=dtype)
+
+
+@pytest.mark.parametrize("inputs", LAYERS)
+def test_concretize(inputs, dtype):
+    A, x = coefficients("both", 2, 5, inputs), intervals(2, inputs)
+    assert_matches_reference(ops.concretize_box, A, *x, sides="both", dtype=dtype)
+    for p in (1.0, 2.0, torch.inf):
+        assert_matches_reference(ops.concretize_ball, A, x[0], 0.5, p, sides="both", dtype=dtype)
+
+
+@pytest.mark.parametrize("neurons", LAYERS)
+def test_activations(neurons, dtype):
+    bounds, ramp = intervals(40, neurons), {"r": relaxation(shape=(neurons,))["r"], "eta": 0.1}
+    assert_matches_reference(ops.ramp_interval_with_status, *bounds, **ramp, dtype=dtype)
+    assert_matches_reference(ops.ramp, bounds[0], **ramp, dtype=dtype)
+    assert_matches_reference(ops.bounding_lines, *bounds, **ramp, dtype=dtype)
+
+
+@pytest.mark.parametrize("rows", [5, 140])
+def test_products_of_a_deep_layer(rows, dtype):
+    neurons, inputs = 1100, 70
+    A, bounds = coefficients("both", 1, rows, neurons), intervals(1, neurons)
+    weight, bias = normal(neurons, inputs, seed=32) / 16, normal(neurons, seed=33)
+    keywords = {"sides": "both", **relaxation(batch=1, shape=(neurons,))}
+    assert_matches_reference(ops.relax_backward_linear, A, *bounds, weight, bias, **keywords, dtype=dtype)
+    assert_matches_reference(ops.insert_forward, A, *forward_matrices(1, inputs, neurons), sides="both", dtype=dtype)
+    wide, wide_bias = normal(inputs, neurons, seed=34) / 16, normal(inputs, seed=35)
+    assert_matches_reference(ops.interval_linear, *intervals(rows, neurons), wide, wide_bias, dtype=dtype)
+
+
+@pytest.mark.parametrize("rows", [40, 1500])
+def test_windows(rows, dtype):
+    layer, window = (8, 9, 10), (4, 4)
+    A = coefficients("both", rows, *window, layer[0])
+    generator = torch.Generator().manual_seed(1)
+    ends = (rows, 2, layer[1] - window[0] + 1, layer[2] - window[1] + 1)
+    where = torch.stack([torch.randint(0, end, (rows,), generator=generator) for end in ends], 1)
+    bounds = intervals(2, *layer)
+    keywords = {"sides": "both", **relaxation(shape=layer)}
+    assert_matches_reference(ops.relax_windows, A, where, *bounds, **keywords, dtype=dtype)
+    assert_matches_reference(ops.concretize_windows_box, A, where, *bounds, sides="both", dtype=dtype)
+    assert_matches_reference(ops.concretize_windows_ball, A, where, bounds[0], 0.5, 2.0, sides="both", dtype=dtype)
