@@ -21,6 +21,24 @@ _SWITCHES = (
 
 _state = threading.local()
 
+# Of the whole process: autograd runs the backward pass of a GPU in a thread of its own.
+_free_convolutions = False
+
+
+@contextmanager
+def free_convolutions() -> Iterator[None]:
+    """Let `full_precision` inside the block, in every thread, leave the algorithm of a convolution to cuDNN.
+
+    For training, whose bounds prove nothing and whose clean passes would wait for convolutions image by image. Operands
+    stay float32, without TF32. Bounds that account for rounding are refused meanwhile.
+    """
+    global _free_convolutions
+    before, _free_convolutions = _free_convolutions, True
+    try:
+        yield
+    finally:
+        _free_convolutions = before
+
 
 @contextmanager
 def full_precision() -> Iterator[None]:
@@ -33,7 +51,8 @@ def full_precision() -> Iterator[None]:
 
     cuDNN and NNPACK are off as a whole. They may choose Winograd's or Fourier's algorithm for a float32 convolution,
     whose errors are relative to the largest entry of a tile instead of the terms of the sum, and have no switch against
-    it. PyTorch's own convolutions are matrix products, and it asks oneDNN for direct ones.
+    it. PyTorch's own convolutions are matrix products, and it asks oneDNN for direct ones. `free_convolutions` leaves
+    cuDNN on.
     """
     if getattr(_state, "active", False):
         yield
@@ -42,7 +61,7 @@ def full_precision() -> Iterator[None]:
     cudnn = torch.backends.cudnn.enabled
     (nnpack,) = torch.backends.nnpack.set_flags(False)
     _state.active = True
-    torch.backends.cudnn.enabled = False
+    torch.backends.cudnn.enabled = cudnn and _free_convolutions
     for switch in _SWITCHES:
         switch.fp32_precision = "ieee"
     try:
@@ -73,8 +92,13 @@ def check_products(device: torch.device) -> None:
     """Check that nothing in the environment keeps products and sums from being those of IEEE arithmetic.
 
     Raises:
-        UnanalysedRoundingError: a variable does.
+        UnanalysedRoundingError: a variable does, or `free_convolutions`.
     """
+    if _free_convolutions and device.type == "cuda":
+        raise UnanalysedRoundingError(
+            "rounding: convolutions are left to cuDNN while a training step runs, and nobody has analysed its "
+            "algorithms; compute these bounds outside of it, or use rounding='nearest'"
+        )
     for name, kind, harmless, effect in _VARIABLES:
         for found in (_AT_IMPORT[name], os.environ.get(name, "")):
             if kind == device.type and found.lower() not in harmless:

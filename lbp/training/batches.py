@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lbp.data import Dataset
+from lbp.errors import InvalidInputError
 from lbp.training.settings import Augmentation
 
 _DEVICE_SHARE = 0.5
@@ -35,10 +36,19 @@ def split_off(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]
 
     Returns:
         what is left for training, and what is held out; both in the original order.
+
+    Raises:
+        InvalidInputError: nothing would be left.
     """
+    count = max(1, round(share * len(data)))
+    if count >= len(data):
+        raise InvalidInputError(
+            f"{data.name}: to hold out a share of {share:g}, {count} of {len(data)} examples, leaves none to train on; "
+            "take more data, a smaller validation_share, or another selection"
+        )
     generator = torch.Generator().manual_seed(seed_for(seed, "split"))
     held_out = torch.zeros(len(data), dtype=torch.bool)
-    held_out[torch.randperm(len(data), generator=generator)[: max(1, round(share * len(data)))]] = True
+    held_out[torch.randperm(len(data), generator=generator)[:count]] = True
     return data.chosen(~held_out), data.chosen(held_out)
 
 

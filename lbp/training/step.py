@@ -10,7 +10,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lbp.checks import trusted_values
 from lbp.nn import LeakyReLU, ParamRamp
-from lbp.precision import full_precision
+from lbp.precision import free_convolutions, full_precision
 from lbp.training.batches import seed_for
 from lbp.training.capture import CapturedSteps, CudaGraphs
 from lbp.training.distributed import World
@@ -80,10 +80,7 @@ class TrainingStep:
             self.captured.forget()
         if self._world.size > 1:
             # Which parameters take part differs between the phases (r does not, in the warm-up), hence the search.
-            ids = [self._world.device.index] if self._world.device.type == "cuda" else None
-            self._module = DistributedDataParallel(
-                self.objective, device_ids=ids, broadcast_buffers=False, find_unused_parameters=True
-            )
+            self._module = DistributedDataParallel(self.objective, broadcast_buffers=False, find_unused_parameters=True)
 
     def __call__(self, images: Tensor, labels: Tensor, controls: Controls, step: int) -> Tensor:
         """Runs one step.
@@ -133,7 +130,7 @@ class TrainingStep:
         Returns:
             as calling the step.
         """
-        with full_precision(), trusted_values():
+        with free_convolutions(), full_precision(), trusted_values():
             self.optimizer.zero_grad(set_to_none=True)
             with self._noise.added():
                 loss, report = self._module(images, labels, self._weights, parts, share)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lbp.errors import InvalidInputError
 from lbp.training import Augmentation
 from lbp.training.batches import Batches, augmented, seed_for, split_off
 
@@ -82,3 +83,9 @@ def test_a_split_is_disjoint_and_complete(synthetic, share, count):
     together = torch.cat([rest.images, held_out.images]).flatten(1)[:, 0]
     assert torch.equal(together.sort().values, data.images.flatten(1)[:, 0].sort().values)
     assert torch.equal(split_off(data, share, seed=4)[1].labels, held_out.labels)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.99, 30), (0.1, 1)])
+def test_a_split_that_leaves_nothing_to_train_on_is_refused(synthetic, share, count):
+    with pytest.raises(InvalidInputError, match=f"of {count} examples, leaves none to train on"):
+        split_off(synthetic(count), share, seed=0)

@@ -1,13 +1,17 @@
 """One step: the losses of the paper, noise on r, and what a failed step leaves behind."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from lbp import BoundedModule, BoundedTensor, PerturbationLpNorm, margins
+from lbp.errors import UnanalysedRoundingError
 from lbp.models import build
 from lbp.nn import LeakyReLU, ParamRamp
+from lbp.precision import check_products, free_convolutions, full_precision
 from lbp.training import Controls, TrainingSettings, TrainingStep, margin_loss
 from lbp.training.objective import Parts
 
@@ -159,3 +163,25 @@ def test_batch_statistics_of_the_clean_pass_serve_the_bounds(synthetic):
     lower = net.compute_bounds(x=(region,), C=margins(data.labels, 10), method="IBP", bound_upper=False)[0]
     report = run(make_step(model, data), data, kappa=0.0)
     torch.testing.assert_close(report[0] / 8, margin_loss(lower).detach(), rtol=1e-5, atol=0)
+
+
+def convolutions():
+    """Whether cuDNN may choose the algorithm of a convolution under full precision, and in which precision it runs."""
+    with full_precision():
+        return torch.backends.cudnn.enabled, torch.backends.cudnn.conv.fp32_precision
+
+
+def test_convolutions_of_a_step_are_left_to_cudnn_in_float32_in_every_thread_and_of_bounds_elsewhere_are_not(synthetic):
+    data, model = synthetic(6), network()
+    step = make_step(model, data)
+    seen = []
+    step.objective.register_forward_pre_hook(lambda module, inputs: seen.append(convolutions()))
+    model.conv1.weight.register_hook(lambda gradient: seen.append(convolutions()))
+    run(step, data)
+    assert seen == [(True, "ieee"), (True, "ieee")]
+    assert convolutions() == (False, "ieee")
+    with ThreadPoolExecutor() as pool, free_convolutions():
+        assert pool.submit(convolutions).result() == (True, "ieee")
+        with pytest.raises(UnanalysedRoundingError, match="left to cuDNN while a training step runs"):
+            check_products(torch.device("cuda"))
+    assert torch.backends.cudnn.enabled
