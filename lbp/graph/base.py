@@ -110,6 +110,18 @@ class BoundNode(ABC):
     def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
         """Return coefficients of the inputs from coefficients of the output (back-substitution)."""
 
+    def bytes_in_step(self, itemsize: int) -> int:
+        """Return the bytes that a step of back-substitution takes beside the rows, per neuron of a row."""
+        return 0
+
+    def numbers_in_forward_step(self) -> int:
+        """Return how many rows of n0 numbers a step of forward bounds holds beside those that it reads and makes."""
+        return 0
+
+    def numbers_of_lines(self) -> int:
+        """Return how many numbers are held, per image, while the lines that enclose the node are found."""
+        return 0
+
     def roundings(self, dtype: torch.dtype) -> Roundings:
         """Return how often the node's present arithmetic rounds, for bounds that hold in floating point.
 

@@ -89,6 +89,18 @@ class MaxPool2dNode(BoundNode):
     def receptive_field(self) -> ReceptiveField | None:
         return ReceptiveField.of_kernel(self.kernel, stride=self.stride, padding=self.padding, dilation=self.dilation)
 
+    def bytes_in_step(self, itemsize: int) -> int:
+        # Two positions, the index by which values are gathered, and five values.
+        return 24 + 5 * itemsize
+
+    def numbers_in_forward_step(self) -> int:
+        # One side of the image, that side with its padding, and three times what is picked of it.
+        return self.inputs[0].size + self.inputs[0].shape[0] * self.padded[0] * self.padded[1] + 3 * self.size
+
+    def numbers_of_lines(self) -> int:
+        # Both bounds of every tap, and a copy of one of them.
+        return (3 * self.kernel[0] * self.kernel[1] + 10) * self.size
+
     @property
     def pre_activation(self) -> BoundNode:
         """The node whose value is pooled; after `compute_bounds` it has `.lower` and `.upper`."""
@@ -152,22 +164,35 @@ class MaxPool2dNode(BoundNode):
         source = layer_of(self.inputs[0].shape)
         window, corners = window_of(field, source), windows.corners(field, source)
         old, places = windows.A.shape[2:4], windows.rows()
-        chosen, *line = (
-            gather_windows(value.unflatten(-1, self.shape[1:]), places, (old[0], old[1])) for value in lines
-        )  # [R, height, width, C]
-        y = chosen // self.padded[1] - self.margins[2] - corners[:, 0].reshape(-1, 1, 1, 1)
-        x = chosen % self.padded[1] - self.margins[0] - corners[:, 1].reshape(-1, 1, 1, 1)
-        # A window whose line is NaN may have chosen a position over the padding.
-        to = y.clamp(0, window[0] - 1) * window[1] + x.clamp(0, window[1] - 1)
-        coefficients, added = [], []
-        for A, side in zip(windows.taken().expand(len(side_names(sides)), *[-1] * 4), side_names(sides), strict=True):
-            at_positive, at_negative = (line[:2], line[2:]) if side == "lower" else (line[2:], line[:2])
-            relaxed, intercepts = (A * torch.where(A >= 0, at_positive[i], at_negative[i]) for i in range(2))
-            pixels = relaxed.new_zeros(len(places), window[0] * window[1], source[0])
-            coefficients.append(pixels.scatter_add(1, to.flatten(1, 2), relaxed.flatten(1, 2)))
+
+        def seen(values: Tensor) -> Tensor:  # [R, height, width, C]
+            return gather_windows(values.unflatten(-1, self.shape[1:]), places, (old[0], old[1]))
+
+        to = self._places_in_windows(seen(lines.chosen), corners, window).flatten(1, 2)
+        both = windows.taken().expand(len(side_names(sides)), *[-1] * 4)
+        below, above = (lines[1], lines[2]), (lines[3], lines[4])
+        pixels, added = [], []
+        for A, side in zip(both, side_names(sides), strict=True):
+            at_positive, at_negative = (below, above) if side == "lower" else (above, below)
+            relaxed, intercepts = (
+                A * torch.where(A >= 0, seen(positive), seen(negative))
+                for positive, negative in zip(at_positive, at_negative, strict=True)
+            )
             added.append(intercepts.flatten(1).sum(-1, dtype=torch.float64))
-        A = torch.stack(coefficients).unflatten(2, window)
+            empty = relaxed.new_zeros(len(places), window[0] * window[1], source[0])
+            pixels.append(empty.scatter_add(1, to, relaxed.flatten(1, 2)))
+        A = torch.stack(pixels).unflatten(2, window)
         return (windows.stepped(A, field, self.inputs[0].shape),), add_constants(constants, torch.stack(added))
+
+    def _places_in_windows(self, chosen: Tensor, corners: Tensor, window: Pair) -> Tensor:
+        """Return where positions on the padded image, [R, height, width, C], stand in the windows of the rows.
+
+        They are changed in place. A line that is NaN may have chosen a position over the padding.
+        """
+        first_row, first_column = (corners[:, i].reshape(-1, 1, 1, 1) for i in range(2))
+        row = (chosen // self.padded[1]).sub_(self.margins[2] + first_row).clamp_(0, window[0] - 1).mul_(window[1])
+        column = chosen.remainder_(self.padded[1]).sub_(self.margins[0] + first_column).clamp_(0, window[1] - 1)
+        return column.add_(row)
 
     def _lines(self, relaxations: Relaxations) -> PoolLines:
         lower, upper = (

@@ -60,12 +60,15 @@ class NeuronRows:
         return self.neurons // (height * width), places
 
     def windows(self) -> WindowCoefficients:
-        """Return the rows as windows of one pixel, all from one identity of the channels."""
+        """Return the rows as windows of one pixel; those of a channel share it where channels are fewer than rows."""
         channels = layer_of(self.shape)[0]
         channel, places = self.places()
-        eye = torch.eye(channels, dtype=self.dtype, device=self.neurons.device)
-        A = eye.reshape(1, channels, 1, 1, channels)
-        return WindowCoefficients(A, channel, self.images, places, ReceptiveField.identity(), self.shape)
+        shared = channels <= len(channel)
+        ones = torch.arange(channels, device=channel.device) if shared else channel
+        A = torch.zeros(len(ones), channels, dtype=self.dtype, device=channel.device)
+        A = A.scatter_(1, ones[:, None], 1.0)[None, :, None, None]
+        sources = channel if shared else None
+        return WindowCoefficients(A, sources, self.images, places, ReceptiveField.identity(), self.shape)
 
 
 @dataclass(frozen=True)

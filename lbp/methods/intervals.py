@@ -37,8 +37,7 @@ def specification_by_intervals(problem: Problem, sides: str) -> Tensor:
     C is substituted back through the affine layers that follow the activations, then evaluated over the intervals.
     """
     stops = [node for node in problem.nodes if node.is_activation]
-    (start,) = problem.starts()
-    result = back_substitute(problem, problem.output, start, sides, stops)
+    result = back_substitute(problem, problem.output, problem.specified(), sides, stops)
     total = result.constants
     for node, dense in result.coefficients.items():
         assert isinstance(dense, DenseCoefficients)

@@ -71,9 +71,17 @@ def free_memory(device: torch.device) -> int:
     return min(available)
 
 
-def row_bytes(network: Network, start: BoundNode, itemsize: int) -> int:
-    """Return the most bytes that one row of two sides holds at a time, on its way from a node to the input."""
-    arriving: dict[BoundNode, tuple[ReceptiveField | None, int]] = {start: (ReceptiveField.identity(), 0)}
+def row_bytes(network: Network, start: BoundNode, itemsize: int, *, windows: bool = True) -> int:
+    """Return the most bytes that one row of two sides holds at a time, on its way from a node to the input.
+
+    Args:
+        network: the graph.
+        start: the node.
+        itemsize: bytes of a number.
+        windows: whether the row is kept as a window where that is smaller; otherwise it is a row for one image.
+    """
+    first = ReceptiveField.identity() if windows else None
+    arriving: dict[BoundNode, tuple[ReceptiveField | None, int]] = {start: (first, 0)}
     peak = held = 0
     for node in reversed(network.below(start)):
         if node not in arriving:
@@ -96,8 +104,10 @@ def row_bytes(network: Network, start: BoundNode, itemsize: int) -> int:
                 out = out + _window_bytes(union, source.shape, itemsize)
             arriving[source] = (union if kept else below, kept + out)
             made += out
-        relaxed = 0 if isinstance(node, Conv2dNode) and node is not start else here + made
-        peak = max(peak, held + made + relaxed)
+        # One kernel relaxes windows and convolves them; other steps hold the relaxed row beside its copy.
+        relaxed = 0 if windows and isinstance(node, Conv2dNode) and node is not start else here + made
+        within = node.bytes_in_step(itemsize) * here // (2 * itemsize)
+        peak = max(peak, held + made + relaxed + within)
         held += made - size
     return max(peak, itemsize) + 64
 
@@ -150,17 +160,18 @@ def image_bytes(
     nodes = network.below(output)
     widest = max(node.size for node in nodes)
     total = (10 if outward else 2) * sum(node.size for node in nodes) + 6 * widest
+    specified = 0
     if method.output != "ibp":
-        specification = output.size if rows is None else rows
-        total += 2 * specification * 3 * widest
+        specified = (output.size if rows is None else rows) * row_bytes(network, output, itemsize, windows=False)
+        total += max(node.numbers_of_lines() for node in nodes)
     if "lbp" in (method.hidden, method.output):
-        return total * itemsize + forward_bytes(nodes, windows=windows, batch=1, itemsize=itemsize)
+        return total * itemsize + specified + forward_bytes(nodes, windows=windows, batch=1, itemsize=itemsize)
     if method.hidden == "relaxed-crown":
         # Linear bounds of every layer at which back-substitution may end, and copies of those under way.
         found = input_windows(nodes, windows=windows)
         numbers = [matrix_numbers(network, node, found[node]) for node in pre_activations(nodes)]
         total += sum(numbers) + COPIES_OF_MATRICES * max(numbers, default=0)
-    return total * itemsize
+    return total * itemsize + specified
 
 
 def input_windows(nodes: Collection[BoundNode], *, windows: bool) -> dict[BoundNode, InputWindows | None]:
@@ -215,6 +226,7 @@ def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, it
             for source in set(node.inputs)
             if own is None and found[source] is not None and not isinstance(node, LinearNode)
         ]
+        copies.append(batch * inputs * node.numbers_in_forward_step() * itemsize)
         gathered = 0 if own is None or not isinstance(node, Conv2dNode) else _gathered_bytes(node, own, itemsize)
         peak = max(peak, sum(held.values()) + sum(copies) + gathered)
         for source in set(node.inputs):
@@ -285,18 +297,25 @@ def images_within(
     Raises:
         InvalidInputError: such a budget; the least that is needed is named.
     """
-    each = image_bytes(network, method, output, rows, itemsize, windows=windows, outward=outward)
+    every, one = (
+        image_bytes(network, method, output, count, itemsize, windows=windows, outward=outward) for count in (rows, 1)
+    )
     fixed = shared_bytes(network, itemsize)
     if method.hidden in ("crown", "relaxed-crown"):
         starts = pre_activations(network.below(output))
-        inserts = method.hidden == "relaxed-crown"
-        together = [COPIES_OF_ROWS * position_rows(node) if inserts else 1 for node in starts]
-        rows_bytes = [row_bytes(network, node, itemsize) for node in starts]
-        fixed += max((count * each for count, each in zip(together, rows_bytes, strict=True)), default=0)
-    if strict and budget < each + fixed:
+        if windows:
+            # Rows go one by one, those of all images together; insertion takes the rows of a position.
+            inserts = method.hidden == "relaxed-crown"
+            together = [COPIES_OF_ROWS * position_rows(node) if inserts else 1 for node in starts]
+            of_a_row = [row_bytes(network, node, itemsize) for node in starts]
+            fixed += max((count * size for count, size in zip(together, of_a_row, strict=True)), default=0)
+        else:
+            whole = max((row_bytes(network, node, itemsize, windows=False) for node in starts), default=0)
+            every, one = every + whole, one + whole
+    if strict and budget < one + fixed:
         raise InvalidInputError(
-            f"memory_budget={budget} bytes is too small: {method} takes at least {each + fixed} bytes "
-            f"({(each + fixed) / 2**20:.1f} MiB) for one input of shape {list(network.input.shape)}"
+            f"memory_budget={budget} bytes is too small: {method} takes at least {one + fixed} bytes "
+            f"({(one + fixed) / 2**20:.1f} MiB) for one input of shape {list(network.input.shape)}"
         )
     # Half of what is left stays for the rows of hidden layers.
-    return max(1, (budget - fixed) // (2 * each))
+    return max(1, (budget - fixed) // (2 * every))

@@ -158,22 +158,40 @@ class Problem:
         each = copies * row_bytes(self.network, node, self.dtype.itemsize)
         if self.budget is None:
             return rows_within(CHUNK_BYTES, 0, each)
-        kept = held + 2 * self.region.batch * sum(below.size for below in self.nodes) * self.dtype.itemsize
-        return rows_within(self.budget, kept + shared_bytes(self.network, self.dtype.itemsize), each)
+        return rows_within(self.budget, held + self._held(), each)
+
+    def _held(self) -> int:
+        """Return the bytes of bounds, lines and weights beside the rows."""
+        bounds = 2 * self.region.batch * sum(below.size for below in self.nodes) * self.dtype.itemsize
+        return bounds + shared_bytes(self.network, self.dtype.itemsize)
+
+    def _matrix_row_bytes(self, node: BoundNode) -> int:
+        """Return the bytes of a row of a node, whole and for every image."""
+        return self.region.batch * row_bytes(self.network, node, self.dtype.itemsize, windows=False)
 
     def row_chunks(self, node: BoundNode) -> list[IdentityCoefficients]:
-        """Return the identity of a node in chunks that keep the coefficients of one step within memory."""
+        """Return the identity of a node in chunks of whole rows that stay within the budget."""
         rows = self.rows
         if rows is None:
-            widest = max(below.size for below in self.network.below(node))
-            row_bytes = 2 * self.region.batch * widest * self.dtype.itemsize
-            rows = max(CHUNK_BYTES // max(row_bytes, 1), 1)
+            budget, held = (CHUNK_BYTES, 0) if self.budget is None else (self.budget, self._held())
+            rows = rows_within(budget, held, self._matrix_row_bytes(node))
         return [self.identity(node, i, min(i + rows, node.size)) for i in range(0, node.size, rows)]
 
-    def starts(self) -> Sequence[Coefficients]:
-        """Return what back-substitution from the output starts with."""
+    def starts(self, *, held: int = 0) -> Sequence[Coefficients]:
+        """Return what back-substitution from the output starts with, in chunks that stay within the budget.
+
+        Args:
+            held: bytes of the budget that something else takes meanwhile.
+        """
         if self.specification is None:
             return self.row_chunks(self.output)
-        # The specification's rows are of the flattened output; both sides share them.
-        rows = self.specification.unflatten(-1, self.output.shape)
-        return [DenseCoefficients(rows.unsqueeze(0))]
+        whole = self.specified()
+        if self.budget is None:
+            return [whole]
+        rows = max((self.budget - held - self._held()) // self._matrix_row_bytes(self.output), 1)
+        return [DenseCoefficients(part) for part in whole.A.split(rows, dim=2)]
+
+    def specified(self) -> DenseCoefficients:
+        """Return the specification as coefficients of the output, which both sides share."""
+        assert self.specification is not None
+        return DenseCoefficients(self.specification.unflatten(-1, self.output.shape).unsqueeze(0))

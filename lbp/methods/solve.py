@@ -151,7 +151,8 @@ def _by_substitution(
     stops: Collection[BoundNode] = (),
     forward: dict[BoundNode, ForwardBounds] | None = None,
 ) -> Solution:
-    starts = problem.starts()
+    inserted = (matrix for bounds in (forward or {}).values() for matrix in bounds.matrices if matrix is not None)
+    starts = problem.starts(held=sum(matrix.nbytes for matrix in inserted))
     coefficients = constants = None
     if keep_linear or stops:
         found = substitute_to_input(problem, problem.output, starts, sides, stops, forward or {})

@@ -12,21 +12,73 @@ from lbp.methods.memory import budget_in_bytes
 MIB = 2**20
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
+class Scaled(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(size))
+
+    def forward(self, x):
+        return x * self.scale + 0.1
+
+
+class Residual(nn.Module):
+    def __init__(self, size, width):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(size, width), nn.ReLU(), nn.Linear(width, size))
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+def chain(outputs=10):
     convolutions = [nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 3, 2, 1), nn.Conv2d(32, 32, 3, padding=1)]
     layers = [layer for conv in convolutions for layer in (conv, nn.ReLU())]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 64, 64), nn.ReLU(), nn.Linear(64, 10)).eval()
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 64, 64), nn.ReLU(), nn.Linear(64, outputs))
 
 
-def bounded(model, batch, budget, method="CROWN", C=None, **options):
+def max_pools():
+    first, second = nn.Conv2d(3, 8, 3, 2, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+    pools = nn.MaxPool2d(3, 1, 1), nn.MaxPool2d(3, 2, 1)
+    return nn.Sequential(first, pools[0], second, nn.ReLU(), pools[1], nn.Flatten(), nn.Linear(128, 10))
+
+
+NETWORKS = {
+    "chain": chain,
+    "many outputs": lambda: chain(200),
+    "residual vectors": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(768, 200), nn.ReLU(), Residual(200, 20), nn.ReLU(), nn.Linear(200, 5)
+    ),
+    "scaled vectors": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2, padding=1), nn.Flatten(), Scaled(256), nn.ReLU(), nn.Linear(256, 5)
+    ),
+    "max pools": max_pools,
+}
+
+
+def network(name):
+    torch.manual_seed(0)
+    return NETWORKS[name]().eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return network("chain")
+
+
+def bounded(model, batch, budget, method="CROWN", C=None, eps=0.01, **options):
     torch.manual_seed(1)
     x = torch.rand(batch, 3, 16, 16)
     net = lbp.BoundedModule(model, x, bound_opts={"sparse_intermediate_bounds": False, **options})
-    region = lbp.BoundedTensor(x, lbp.PerturbationLpNorm(eps=0.01))
+    region = lbp.BoundedTensor(x, lbp.PerturbationLpNorm(eps=eps))
     with torch.no_grad():
         return lambda: net.compute_bounds(x=(region,), method=method, C=C, memory_budget=budget)
+
+
+def least_of(*arguments, **options):
+    """The least budget that an error names."""
+    with pytest.raises(InvalidInputError, match=r"is too small: .* at least \d+ bytes") as error:
+        bounded(*arguments[:2], 1000, *arguments[2:], **options)()
+    return int(str(error.value).split("at least ")[1].split(" ")[0])
 
 
 def peak_of(call):
@@ -54,25 +106,43 @@ def test_the_peak_of_crown_stays_within_the_budget(model, batch, budget):
         assert torch.allclose(within, whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
 
 
-@pytest.mark.parametrize("method", ["IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "Relaxed-CROWN-2", "CROWN"])
-def test_the_least_budget_that_is_named_suffices(model, method):
-    """For two images as well, which then go one by one."""
-    with pytest.raises(InvalidInputError, match=r"is too small: .* at least \d+ bytes") as error:
-        bounded(model, 1, 1000, method)()
-    least = int(str(error.value).split("at least ")[1].split(" ")[0])
+@pytest.mark.parametrize(
+    ("name", "method", "options"),
+    [
+        *[("chain", method, {}) for method in ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "Relaxed-CROWN-2", "CROWN")],
+        ("many outputs", "CROWN-IBP", {}),
+        ("residual vectors", "CROWN", {}),
+        ("residual vectors", "CROWN", {"conv_mode": "matrix"}),
+        ("scaled vectors", "CROWN", {"rounding": "outward"}),
+        ("scaled vectors", "CROWN", {"sparse_intermediate_bounds": True}),
+        ("scaled vectors", "CROWN", {"conv_mode": "matrix"}),
+        ("max pools", "LBP", {}),
+        ("max pools", "CROWN", {}),
+    ],
+)
+def test_the_least_budget_that_is_named_suffices(name, method, options):
+    """For two images as well, which then go one by one; so do the rows of the output."""
+    model = network(name)
+    least = least_of(model, 1, method, **options)
     with torch.no_grad():
-        peak, _ = peak_of(bounded(model, 2, least, method))
+        peak, found = peak_of(bounded(model, 2, least, method, **options))
+        expected = bounded(model, 2, "8GiB", method, **options)()
     assert peak <= 1.1 * least
+    for within, whole in zip(found, expected, strict=True):
+        assert torch.allclose(within, whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
     with pytest.raises(InvalidInputError, match="too small"):
-        bounded(model, 1, least - 1, method)()
+        bounded(model, 1, least - 1, method, **options)()
 
 
-@pytest.mark.parametrize("method", ["IBP", "CROWN-IBP", "CROWN"])
-def test_verdicts_do_not_depend_on_the_budget(model, method):
-    C = lbp.margins(torch.tensor([1, 2, 3, 4]), 10)
+@pytest.mark.parametrize(("method", "eps"), [("IBP", 1e-4), ("CROWN-IBP", 3e-4), ("CROWN", 0.02)])
+def test_verdicts_do_not_depend_on_the_budget(model, method, eps):
+    torch.manual_seed(1)
     with torch.no_grad():
-        found = [bounded(model, 4, budget, method, C)()[0] > 0 for budget in ("4MiB", None)]
+        C = lbp.margins(model(torch.rand(4, 3, 16, 16)).argmax(1), 10)
+        budgets = (2 * least_of(model, 4, method, C, eps), None)
+        found = [bounded(model, 4, budget, method, C, eps)()[0] > 0 for budget in budgets]
     assert torch.equal(*found)
+    assert 6 <= int(found[0].sum()) <= 30
 
 
 @pytest.mark.parametrize(
