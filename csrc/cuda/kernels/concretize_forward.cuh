@@ -209,34 +209,56 @@ LBP_DEVICE void replace_by_gradients(T& center, T& radius, bool has_radius, T to
   radius = T(to_b - to_a);
 }
 
+// What a thread keeps of its neurons while it walks down the inputs: the gradients of their bounds, and their norms.
+template <typename T, typename Kind, bool kAligned>
+struct NeuronGradients {
+  Own<T, kAligned> own;
+  Index image, matrix, out;  // where the image's matrices, and their gradients, begin
+  bool has_radius;
+  double eps;
+  Pack<T> to_l, to_u;
+  NeuronNorms<Kind> norms[kOwn<T>];
+
+  template <typename Launch>
+  LBP_DEVICE explicit NeuronGradients(const Launch& args)
+      : own(args.tiling.tile(), args.op.neurons),
+        image(args.tiling.image()),
+        matrix(image * args.op.matrix_batch_stride),
+        out(image * args.op.inputs * args.op.neurons),
+        has_radius(args.op.radius != nullptr),
+        eps(Kind::kBox ? 0.0 : read(args.op.region.eps + image * args.op.region.eps_stride)),
+        to_l(own.load(args.op.l_gradient + image * args.op.neurons)),
+        to_u(own.load(args.op.u_gradient + image * args.op.neurons)) {
+#pragma unroll
+    for (int i = 0; i < kOwn<T>; ++i) {
+      if (own.has(i)) norms[i].load(args.sums, image * args.op.neurons + own.at(i), args.op.region.q);
+    }
+  }
+
+  // Replaces center and radius of one input, whose interval has the ends x, by their gradients at neuron i.
+  LBP_DEVICE void replace(int i, T& center, T& radius, const InputEnds& x, double q) const {
+    replace_by_gradients(center, radius, has_radius, to_l[i], to_u[i], x, norms[i], eps, q);
+  }
+};
+
 template <typename T, typename Kind, bool kAligned>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1)
     concretize_forward_gradient_kernel(const ConcretizeForwardGradientLaunch<T> args) {
   const ConcretizeForwardGradientArguments<T>& op = args.op;
   const Region<T>& region = op.region;
-  const Index image = args.tiling.image(), end = args.tiling.last_row();
-  const Own<T, kAligned> own(args.tiling.tile(), op.neurons);
-  const Index matrix = image * op.matrix_batch_stride, out = image * op.inputs * op.neurons;
-  const double eps = Kind::kBox ? 0.0 : read(region.eps + image * region.eps_stride);
-  const bool has_radius = op.radius != nullptr;
-  const Pack<T> to_l = own.load(op.l_gradient + image * op.neurons),
-                to_u = own.load(op.u_gradient + image * op.neurons);
-  NeuronNorms<Kind> norms[kOwn<T>];
-#pragma unroll
-  for (int i = 0; i < kOwn<T>; ++i) {
-    if (own.has(i)) norms[i].load(args.sums, image * op.neurons + own.at(i), region.q);
-  }
+  const Index end = args.tiling.last_row();
+  const NeuronGradients<T, Kind, kAligned> neurons(args);
+  const Own<T, kAligned>& own = neurons.own;
 #pragma unroll 2
   for (Index input = args.tiling.first_row(); input < end; ++input) {
-    Pack<T> center = own.load(op.center + matrix + input * op.neurons), radius = {};
-    if (has_radius) radius = own.load(op.radius + matrix + input * op.neurons);
-    const InputEnds x = input_ends<Kind>(region, image * region.batch_stride + input);
+    const Index row = input * op.neurons;
+    Pack<T> center = own.load(op.center + neurons.matrix + row), radius = {};
+    if (neurons.has_radius) radius = own.load(op.radius + neurons.matrix + row);
+    const InputEnds x = input_ends<Kind>(region, neurons.image * region.batch_stride + input);
 #pragma unroll
-    for (int i = 0; i < kOwn<T>; ++i) {
-      replace_by_gradients(center[i], radius[i], has_radius, to_l[i], to_u[i], x, norms[i], eps, region.q);
-    }
-    own.store(op.center_gradient + out + input * op.neurons, center);
-    if (op.radius_gradient != nullptr) own.store(op.radius_gradient + out + input * op.neurons, radius);
+    for (int i = 0; i < kOwn<T>; ++i) neurons.replace(i, center[i], radius[i], x, region.q);
+    own.store(op.center_gradient + neurons.out + row, center);
+    own.store_if(op.radius_gradient, neurons.out + row, radius);
   }
 }
 

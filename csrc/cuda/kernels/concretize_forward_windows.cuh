@@ -107,19 +107,10 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1)
     concretize_forward_windows_gradient_kernel(const ConcretizeForwardWindowsGradientLaunch<T> args) {
   const ConcretizeForwardGradientArguments<T>& op = args.op;
   const Region<T>& region = op.region;
-  const Index image = args.tiling.image(), end = args.tiling.last_row();
-  const Own<T, false> own(args.tiling.tile(), op.neurons);
+  const Index end = args.tiling.last_row();
+  const NeuronGradients<T, Kind, false> neurons(args);
+  const Own<T, false>& own = neurons.own;
   const OwnWindows<T> where(args.windows, own);
-  const Index matrix = image * op.matrix_batch_stride, out = image * op.inputs * op.neurons;
-  const double eps = Kind::kBox ? 0.0 : read(region.eps + image * region.eps_stride);
-  const bool has_radius = op.radius != nullptr;
-  const Pack<T> to_l = own.load(op.l_gradient + image * op.neurons),
-                to_u = own.load(op.u_gradient + image * op.neurons);
-  NeuronNorms<Kind> norms[kOwn<T>];
-#pragma unroll
-  for (int i = 0; i < kOwn<T>; ++i) {
-    if (own.has(i)) norms[i].load(args.sums, image * op.neurons + own.at(i), region.q);
-  }
   WindowEntry entry(args.windows, args.tiling.first_row());
   for (Index number = args.tiling.first_row(); number < end; ++number, entry.advance(args.windows)) {
     const Index row = number * op.neurons;
@@ -127,12 +118,12 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1)
     for (int i = 0; i < kOwn<T>; ++i) {
       const Index at = own.has(i) ? where.at(args.windows, entry, i) : -1;
       if (at < 0) continue;
-      T center = read(op.center + matrix + row + own.at(i));
-      T radius = has_radius ? read(op.radius + matrix + row + own.at(i)) : T(0);
-      const InputEnds x = input_ends<Kind>(region, image * region.batch_stride + at);
-      replace_by_gradients(center, radius, has_radius, to_l[i], to_u[i], x, norms[i], eps, region.q);
-      op.center_gradient[out + row + own.at(i)] = center;
-      if (op.radius_gradient != nullptr) op.radius_gradient[out + row + own.at(i)] = radius;
+      const Index in = neurons.matrix + row + own.at(i), out = neurons.out + row + own.at(i);
+      T center = read(op.center + in), radius = neurons.has_radius ? read(op.radius + in) : T(0);
+      const InputEnds x = input_ends<Kind>(region, neurons.image * region.batch_stride + at);
+      neurons.replace(i, center, radius, x, region.q);
+      op.center_gradient[out] = center;
+      if (op.radius_gradient != nullptr) op.radius_gradient[out] = radius;
     }
   }
 }
