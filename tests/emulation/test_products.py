@@ -61,6 +61,8 @@ def check(emulated, arithmetic):
         (5, 37, 3),
         (34, 9, 130),
         (7, 600, 5),
+        *((batch, 24, 5) for batch in (1, 2, 3)),  # rows of W in whole vectors
+        *((batch, 23, 3) for batch in (1, 2, 3)),
         (0, 4, 3),
         (2, 0, 3),
         (6, 0, 2),
