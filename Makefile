@@ -33,7 +33,7 @@ IN_PARALLEL = $(shell $(PY) -c 'import xdist' 2>/dev/null && printf '%s' '-n aut
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: carried help demo test test-python test-cpp test-emulated build-tests cuda-check lint format wheel native clean
+.PHONY: carried help demo record test test-python test-cpp test-emulated build-tests cuda-check lint format wheel native clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ cuda-check: native $(STAMPS)/cuda ## compile all CUDA kernels for all architectu
 # Beyond torch, nvcc, CuPy (which comes with NumPy) and pytest, for the Python of the machine with the GPU.
 CARRIED = hypothesis matplotlib pillow typer rich pydantic safetensors setuptools cmake ninja
 CARRIED_PYTHON ?= 3.12
+
+record: native ## the full CPU record, within an hour, into build/record.json; RECORD_ARGS="--peer FOLDER" adds auto_LiRPA
+	PYTHON=$(PY) benchmarks/cpu_record.sh build/record.json $(RECORD_ARGS)
 
 carried: $(STAMPS)/dependencies ## download into build/carried what benchmarks/gpu_record.sh needs on a machine without a network
 	$(PY) -m pip download --quiet --dest build/carried --only-binary=:all: --python-version $(CARRIED_PYTHON) \

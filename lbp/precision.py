@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -19,7 +22,12 @@ _SWITCHES = (
     torch.backends.mkldnn.conv,  # type: ignore[attr-defined]
 )
 
+_AUTOCAST_DEVICES = ("cpu", "cuda")
+
 _state = threading.local()
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Of the whole process: autograd runs the backward pass of a GPU in a thread of its own.
 _free_convolutions = False
@@ -40,9 +48,8 @@ def free_convolutions() -> Iterator[None]:
         _free_convolutions = before
 
 
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Run library products and convolutions in the precision of their operands.
+class full_precision:
+    """Run library products and convolutions in the precision of their operands: a context, or a decorator.
 
     Inside the block TF32 and bfloat16 shortcuts for float32 operands (``torch.set_float32_matmul_precision``, the
     ``fp32_precision`` switches of cuBLAS, cuDNN and oneDNN) and autocast are off; the previous state returns
@@ -54,9 +61,37 @@ def full_precision() -> Iterator[None]:
     it. PyTorch's own convolutions are matrix products, and it asks oneDNN for direct ones. `free_convolutions` leaves
     cuDNN on.
     """
-    if getattr(_state, "active", False):
-        yield
-        return
+
+    def __enter__(self) -> None:
+        self._entered: ExitStack | None = None
+        if getattr(_state, "active", False):
+            return
+        with ExitStack() as stack:
+            stack.callback(_restore, *_switch_off())
+            for device in _AUTOCAST_DEVICES:
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            self._entered = stack.pop_all()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._entered is not None:
+            self._entered.close()
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return the function with such a block around every call."""
+
+        @functools.wraps(function)
+        def run(*arguments: P.args, **named: P.kwargs) -> R:
+            with full_precision():
+                return function(*arguments, **named)
+
+        return run
+
+
+def _switch_off() -> tuple[list[str], bool, bool]:
+    """Turn every shortcut off, and return what the switches said."""
     previous = [switch.fp32_precision for switch in _SWITCHES]
     cudnn = torch.backends.cudnn.enabled
     (nnpack,) = torch.backends.nnpack.set_flags(False)
@@ -64,15 +99,15 @@ def full_precision() -> Iterator[None]:
     torch.backends.cudnn.enabled = cudnn and _free_convolutions
     for switch in _SWITCHES:
         switch.fp32_precision = "ieee"
-    try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
-    finally:
-        _state.active = False
-        torch.backends.cudnn.enabled = cudnn
-        torch.backends.nnpack.set_flags(nnpack)
-        for switch, precision in zip(_SWITCHES, previous, strict=True):
-            switch.fp32_precision = precision
+    return previous, cudnn, nnpack
+
+
+def _restore(previous: list[str], cudnn: bool, nnpack: bool) -> None:
+    _state.active = False
+    torch.backends.cudnn.enabled = cudnn
+    torch.backends.nnpack.set_flags(nnpack)
+    for switch, precision in zip(_SWITCHES, previous, strict=True):
+        switch.fp32_precision = precision
 
 
 # Variables of the environment that let products be less than IEEE arithmetic behind every switch of PyTorch: the device

@@ -32,6 +32,7 @@ class Contender:
         activations: that it knows.
         exact: whether it computes the method to the letter; otherwise its bounds may be tighter.
         trains: whether it takes part in the measurement of training steps.
+        batches, networks: that it is measured with unless it is asked for by name; empty for all.
     """
 
     name: str
@@ -43,6 +44,12 @@ class Contender:
     activations: tuple[Activation, ...] = ("ReLU", "ParamRamp")
     exact: bool = True
     trains: bool = True
+    batches: tuple[int, ...] = ()
+    networks: tuple[str, ...] = ()
+
+    def takes(self, network: str, batch: int) -> bool:
+        """Says whether it is measured on a network with a batch unless it is asked for by name."""
+        return (not self.networks or network in self.networks) and (not self.batches or batch in self.batches)
 
 
 _OURS = {name: name for name in ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN")}
@@ -57,8 +64,24 @@ _EXACT = {"sparse_intermediate_bounds": False}
 
 CONTENDERS = (
     Contender("native", "lbp", methods=_OURS, exact=False),
-    Contender("native, every row", "lbp", options=_EXACT, methods={"CROWN": "CROWN"}, trains=False),
-    Contender("native, dense", "lbp", options={**_EXACT, "conv_mode": "matrix"}, methods=_OURS, trains=False),
+    Contender(
+        "native, every row",
+        "lbp",
+        options=_EXACT,
+        methods={"CROWN": "CROWN"},
+        activations=("ReLU",),
+        trains=False,
+        batches=(1,),
+    ),
+    Contender(
+        "native, dense",
+        "lbp",
+        options={**_EXACT, "conv_mode": "matrix"},
+        methods={name: name for name in ("LBP", "CROWN-LBP", "CROWN")},
+        activations=("ReLU",),
+        trains=False,
+        batches=(1,),
+    ),
     Contender("reference", "lbp", backend="reference", options={**_EXACT, "conv_mode": "matrix"}, methods=_OURS),
     Contender(
         "reference compiled",
@@ -67,6 +90,8 @@ CONTENDERS = (
         compiled=True,
         options={**_EXACT, "conv_mode": "matrix"},
         methods={name: name for name in ("IBP", "CROWN-IBP")},
+        batches=(16, 32),
+        networks=("DM-Small", "DM-Large"),
     ),
     Contender(
         "auto_LiRPA patches",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,29 +13,18 @@ import torch
 from torch import Tensor
 
 from lbp.bench.contenders import CONTENDERS, Contender, peer_available
-from lbp.bench.networks import NETWORKS, Activation, Network, named, neurons
-from lbp.bench.ops import RELATIVE_TOLERANCE, DisagreementError, largest_difference
-from lbp.bench.record import Row
+from lbp.bench.grid import METHODS, TRAINING_METHODS, Case, all_networks, growth_cases, network_cases
+from lbp.bench.networks import Network
+from lbp.bench.ops import RELATIVE_TOLERANCE, largest_difference
+from lbp.bench.record import Key, Row
 from lbp.bench.timing import Timing
 from lbp.bench.worker import Limits, RunFailedError, Work, Worker
 
-METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN")
-TRAINING_METHODS = ("IBP", "CROWN-IBP")
 PRODUCT_BOUND = ("IBP", "CROWN-IBP")
-"""Methods whose cost is that of the library's products, which are measured beside them."""
+"""Methods whose cost is that of their products, which are timed beside them."""
 
-TRAINING_NETWORKS = ("DM-Small", "DM-Medium", "DM-Large", "CNN-7+BN")
-ACTIVATIONS: tuple[Activation, ...] = ("ReLU", "ParamRamp")
-
-_PATIENCE = 6
+_PATIENCE = 4
 """A median needs three rounds, so that the first ones may take longer than the rest."""
-
-GROWTH_START = {"width": 8, "depth": 4, "image": 12, "batch": 1}
-GROWTH = {"width": (4, 8, 16, 32), "depth": (2, 4, 8, 16), "image": (8, 12, 16, 24), "batch": (1, 2, 4, 8)}
-"""Sizes of the chains: one quantity grows, the others stay at their start."""
-
-GROWTH_CONTENDERS = {"LBP": ("native", "native, dense"), "CROWN": ("native, every row", "native, dense")}
-"""Windowed and dense coefficients of each method."""
 
 
 @dataclass(frozen=True)
@@ -49,29 +37,21 @@ class MethodOptions:
         seconds: of a case, after which no further round begins; the second and third wait `_PATIENCE` times as long.
         networks, methods, batches, contenders: to take; empty for all.
         peer: folder of auto_LiRPA, None for the installed one.
+        done: rows that are not to be measured again.
     """
 
     limits: Limits
     repeats: int = 5
-    seconds: float = 5.0
+    seconds: float = 3.0
     networks: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     batches: tuple[int, ...] = ()
     contenders: tuple[str, ...] = ()
     peer: Path | None = None
+    done: frozenset[Key] = frozenset()
 
 
-@dataclass(frozen=True)
-class _Case:
-    """Work, and how its row is filed."""
-
-    level: str
-    name: str
-    work: Work
-    parameters: dict[str, float | str] = field(default_factory=dict)
-
-
-def measure_methods(device: torch.device, options: MethodOptions, notify: Callable[[str], None]) -> Iterator[Row]:
+def measure_methods(device: torch.device, options: MethodOptions, notify: Callable[[str], None]) -> Iterator[list[Row]]:
     """Measures every method on every network.
 
     Args:
@@ -80,142 +60,232 @@ def measure_methods(device: torch.device, options: MethodOptions, notify: Callab
         notify: told the name of each case when it begins.
 
     Yields:
-        a row per contender; without a timing where a run did not end within the limits.
-
-    Raises:
-        DisagreementError: results differ by more than rounding.
+        the rows of a case, one per contender and activation; without a timing where a run did not end within the
+        limits, or its result differed from the others' by more than rounding.
     """
-    batches = options.batches or ((1, 16, 256) if device.type == "cpu" else (1, 32, 256))
-    yield from _grid("methods", tuple(NETWORKS), METHODS, batches, device, options, notify)
+    batches = (1, 16, 256) if device.type == "cpu" else (1, 32, 256)
+    yield from _measure_grid("methods", METHODS, options.batches or batches, device, options, notify)
 
 
-def measure_training(device: torch.device, options: MethodOptions, notify: Callable[[str], None]) -> Iterator[Row]:
+def measure_training(
+    device: torch.device, options: MethodOptions, notify: Callable[[str], None]
+) -> Iterator[list[Row]]:
     """Measures training steps: bounds of all margins, loss, and gradients of all parameters; see `measure_methods`."""
-    batches = options.batches or ((16,) if device.type == "cpu" else (128,))
-    yield from _grid("training", TRAINING_NETWORKS, TRAINING_METHODS, batches, device, options, notify)
+    batches = (16,) if device.type == "cpu" else (128,)
+    yield from _measure_grid("training", TRAINING_METHODS, options.batches or batches, device, options, notify)
 
 
-def measure_growth(device: torch.device, options: MethodOptions, notify: Callable[[str], None]) -> Iterator[Row]:
-    """Measures chains of 3x3 convolutions of growing width, depth, image size and batch, windowed and dense.
-
-    See `measure_methods`; only this package's contenders take part.
-    """
-    with _workers(device, options) as workers:
-        for method, (quantity, values) in itertools.product(GROWTH_CONTENDERS, GROWTH.items()):
-            if options.methods and method not in options.methods:
-                continue
-            taking_part = [w for w in workers if w.contender.name in GROWTH_CONTENDERS[method]]
-            for value in values:
-                sizes = GROWTH_START | {quantity: value}
-                network = Network("chain", "ReLU", (3, sizes["image"], sizes["image"]), sizes["width"], sizes["depth"])
-                work = Work("bounds", network, method, sizes["batch"])
-                case = _Case("growth", f"{method} {quantity}={value}", work, {"quantity": quantity, "value": value})
-                notify(f"growth: {case.name}")
-                rows = _run(case, taking_part, options)
-                yield from rows
-                ended = {row.contender for row in rows if row.timing is not None}
-                taking_part = [worker for worker in taking_part if worker.contender.name in ended]
+def measure_growth(device: torch.device, options: MethodOptions, notify: Callable[[str], None]) -> Iterator[list[Row]]:
+    """Measures chains of 3x3 convolutions, windowed and dense, by this package's contenders; see `measure_methods`."""
+    yield from _measure(growth_cases(options.methods), device, options, notify)
 
 
-def _grid(
+def _measure_grid(
     level: Literal["methods", "training"],
-    networks: Sequence[str],
     methods: Sequence[str],
     batches: Sequence[int],
     device: torch.device,
     options: MethodOptions,
     notify: Callable[[str], None],
-) -> Iterator[Row]:
+) -> Iterator[list[Row]]:
     chosen = [method for method in methods if not options.methods or method in options.methods]
-    with _workers(device, options) as workers:
-        for name, activation, method in itertools.product(options.networks or networks, ACTIVATIONS, chosen):
-            network = named(name, activation)
-            parameters: dict[str, float | str] = {"network": name, "method": method, "neurons": neurons(network)}
-            failed: dict[str, str] = {}
-            for batch in batches:
-                work = Work("bounds" if level == "methods" else "step", network, method, batch)
-                case = _Case(level, f"{name} {method} B={batch}", work, {**parameters, "batch": batch})
-                notify(f"{level}: {case.name} {activation}")
-                able = [worker for worker in workers if _takes_part(worker.contender, work)]
-                yield from (
-                    _row(case, worker.contender, note=f"not tried: {failed[worker.contender.name]}")
-                    for worker in able
-                    if worker.contender.name in failed
-                )
-                for row in _run(case, [worker for worker in able if worker.contender.name not in failed], options):
-                    if row.timing is None:
-                        failed[row.contender] = row.note
-                    yield row
+    cases = network_cases(level, options.networks or all_networks(level), chosen, batches)
+    yield from _measure(cases, device, options, notify)
 
 
-@contextmanager
-def _workers(device: torch.device, options: MethodOptions) -> Iterator[list[Worker]]:
-    """Workers for the chosen contenders that are installed."""
-    able = [c for c in CONTENDERS if c.package == "lbp" or peer_available(options.peer)]
-    chosen = [c for c in able if not options.contenders or c.name in options.contenders]
-    with ExitStack() as stack:
-        yield [stack.enter_context(Worker(c, str(device), options.limits, options.peer)) for c in chosen]
+def _measure(
+    cases: Iterable[Case], device: torch.device, options: MethodOptions, notify: Callable[[str], None]
+) -> Iterator[list[Row]]:
+    with _Runners(device, options) as runners:
+        for case in cases:
+            wanted = runners.of(case)
+            if all(runner.key in options.done for runner in wanted):
+                continue
+            notify(f"{case.level}: {case.name}")
+            yield _run(wanted, runners.history, options)
 
 
-def _takes_part(contender: Contender, work: Work) -> bool:
-    able = work.network.activation in contender.activations and work.method in contender.methods
-    return able and (work.task == "bounds" or contender.trains)
+@dataclass(frozen=True)
+class _Runner:
+    """A contender with an activation in a case."""
+
+    case: Case
+    network: Network
+    worker: Worker
+
+    @property
+    def key(self) -> Key:
+        return self.row().key
+
+    @property
+    def history_key(self) -> tuple[str, ...]:
+        return self.case.level, *self.case.family, self.network.activation, self.worker.contender.name
+
+    @property
+    def lists_products(self) -> bool:
+        return self.worker.contender.name == "native" and self.case.method in PRODUCT_BOUND
+
+    def work(self) -> Work:
+        task: Literal["bounds", "step"] = "step" if self.case.level == "training" else "bounds"
+        return Work(task, self.network, self.case.method, self.case.batch)
+
+    def row(self, **measured: Any) -> Row:
+        name, case = self.worker.contender.name, self.case
+        empty = Row(case.level, case.name, self.network.activation, name, parameters=dict(case.parameters))
+        return replace(empty, **measured)
 
 
-def _row(case: _Case, contender: Contender, **measured: Any) -> Row:
-    row = Row(case.level, case.name, case.work.network.activation, contender.name, parameters=dict(case.parameters))
-    return replace(row, **measured)
+@dataclass(frozen=True)
+class _Earlier:
+    """How a runner fared at the smaller sizes of a case: its time, or why it has none."""
+
+    case: str
+    size: int
+    seconds: float | None
+    note: str = ""
+
+    def forbids(self, size: int, limits: Limits) -> str | None:
+        """Returns why a run at a larger size is not worth trying, None if it is."""
+        if size <= self.size:
+            return None
+        if self.seconds is None:
+            return f"not run: {self.note} at {self.case}"
+        estimate = self.seconds * size / self.size
+        return f"not run: estimated {estimate:.0f} s" if estimate > limits.seconds else None
 
 
-def _run(case: _Case, workers: Sequence[Worker], options: MethodOptions) -> list[Row]:
-    """Runs one case by all workers: first once each, with memory and result, then in turn for the time."""
-    rows: dict[str, Row] = {}
-    results: dict[str, Tensor] = {}
-    able: list[Worker] = []
-    for worker in workers:
-        contender = worker.contender
-        try:
-            results[contender.name], peak = worker.first(case.work)
-        except RunFailedError as error:
-            rows[contender.name] = _row(case, contender, note=str(error))
+class _Runners:
+    """A worker for every contender and activation; their processes start when they are first needed."""
+
+    def __init__(self, device: torch.device, options: MethodOptions) -> None:
+        self.history: dict[tuple[str, ...], _Earlier] = {}
+        self._device = device
+        self._options = options
+        self._workers: dict[tuple[str, str], Worker] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> _Runners:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def of(self, case: Case) -> list[_Runner]:
+        """Returns who takes part in a case."""
+        able = [c for c in CONTENDERS if c.package == "lbp" or peer_available(self._options.peer)]
+        return [
+            _Runner(case, network, self._worker(contender, network.activation))
+            for network in case.networks
+            for contender in able
+            if _takes_part(contender, case, network, self._options.contenders)
+        ]
+
+    def _worker(self, contender: Contender, activation: str) -> Worker:
+        key = contender.name, activation
+        if key not in self._workers:
+            worker = Worker(contender, str(self._device), self._options.limits, self._options.peer)
+            self._workers[key] = self._stack.enter_context(worker)
+        return self._workers[key]
+
+
+def _takes_part(contender: Contender, case: Case, network: Network, chosen: Sequence[str]) -> bool:
+    if chosen and contender.name not in chosen:
+        return False
+    if case.contenders and contender.name not in case.contenders:
+        return False
+    able = network.activation in contender.activations and case.method in contender.methods
+    if case.level == "growth":
+        return able
+    within = bool(chosen) or contender.takes(network.name, case.batch)
+    return able and within and (case.level != "training" or contender.trains)
+
+
+def _run(runners: Sequence[_Runner], history: dict[tuple[str, ...], _Earlier], options: MethodOptions) -> list[Row]:
+    """Runs one case: every runner once, for memory and result, then all in turn for the time."""
+    rows: dict[Key, Row] = {}
+    results: dict[Key, Tensor] = {}
+    able: list[_Runner] = []
+    for runner in runners:
+        earlier = history.get(runner.history_key)
+        note = None if earlier is None else earlier.forbids(runner.case.size, options.limits)
+        if note is not None:
+            rows[runner.key] = runner.row(note=note)
             continue
-        rows[contender.name] = _row(case, contender, peak_bytes=peak)
-        able.append(worker)
-    _check_agreement(case.name, [worker.contender for worker in able], results)
-    seconds = _in_turn(able, options)
-    for worker in able:
-        name = worker.contender.name
-        rows[name] = replace(rows[name], timing=Timing.of(seconds[name]))
-        if worker.contender.package == "lbp" and case.work.method in PRODUCT_BOUND:
-            taken, operations = worker.products()
-            rows[name] = replace(rows[name], product_seconds=taken, operations=operations)
+        try:
+            results[runner.key], peak = runner.worker.first(runner.work())
+        except RunFailedError as error:
+            rows[runner.key] = runner.row(note=str(error))
+            continue
+        rows[runner.key] = runner.row(peak_bytes=peak)
+        able.append(runner)
+    for runner, note in _disagreements(able, results):
+        rows[runner.key] = runner.row(note=note)
+        able.remove(runner)
+    for runner, measured in _in_turn(able, options):
+        rows[runner.key] = replace(rows[runner.key], **measured)
+    for runner in runners:
+        row = rows[runner.key]
+        if not row.note.startswith("not run"):
+            seconds = None if row.timing is None else row.timing.median
+            history[runner.history_key] = _Earlier(runner.case.name, runner.case.size, seconds, row.note)
     return list(rows.values())
 
 
-def _in_turn(workers: Sequence[Worker], options: MethodOptions) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {worker.contender.name: [] for worker in workers}
+def _in_turn(runners: Sequence[_Runner], options: MethodOptions) -> list[tuple[_Runner, dict[str, Any]]]:
+    """Returns what rounds of one run each measured: times, and those of the products alone."""
+    seconds: dict[Key, list[float]] = {runner.key: [] for runner in runners}
+    alone: dict[Key, list[float]] = {runner.key: [] for runner in runners}
+    operations: dict[Key, int] = {}
+    failed: dict[Key, str] = {}
     begin = time.perf_counter()
     for number in range(options.repeats):
         patience = options.seconds * (_PATIENCE if number < 3 else 1)
         if number > 0 and time.perf_counter() - begin > patience:
             break
-        for worker in workers:
-            seconds[worker.contender.name].append(worker.seconds())
-    return seconds
+        for runner in runners:
+            key = runner.key
+            if key in failed:
+                continue
+            try:
+                seconds[key].append(runner.worker.seconds())
+                if runner.lists_products:
+                    if key not in operations:
+                        operations[key] = runner.worker.list_products()
+                    alone[key].append(runner.worker.seconds_alone())
+            except RunFailedError as error:
+                failed[key] = str(error)
+    return [
+        (runner, {"note": failed[runner.key]})
+        if runner.key in failed
+        else (
+            runner,
+            {
+                "timing": Timing.of(seconds[runner.key]),
+                "product_seconds": Timing.of(alone[runner.key]).median if alone[runner.key] else None,
+                "operations": operations.get(runner.key),
+            },
+        )
+        for runner in runners
+    ]
 
 
-def _check_agreement(case: str, contenders: Sequence[Contender], results: dict[str, Tensor]) -> None:
-    """Compares lower bounds with those of the textbook method: equal to rounding; not lower where rows are skipped."""
-    exact = [contender for contender in contenders if contender.exact and contender.name in results]
-    if not exact:
-        return
-    expected = results[exact[-1].name]
-    for contender in contenders:
-        if contender.name not in results:
+def _disagreements(runners: Sequence[_Runner], results: dict[Key, Tensor]) -> list[tuple[_Runner, str]]:
+    """Compares lower bounds with those of the textbook method, of each activation.
+
+    They are equal to rounding; where rows are skipped, or a peer chooses its own slopes, they are not lower.
+    """
+    found = []
+    for activation in dict.fromkeys(runner.network.activation for runner in runners):
+        group = [runner for runner in runners if runner.network.activation == activation]
+        exact = [runner for runner in group if runner.worker.contender.exact]
+        if not exact:
             continue
-        ours = results[contender.name]
-        difference = largest_difference(ours if contender.exact else torch.minimum(ours, expected), expected)
-        if not difference <= RELATIVE_TOLERANCE:
-            raise DisagreementError(
-                f"{case}: {contender.name} and {exact[-1].name} differ by {difference:.1e} of the largest bound"
-            )
+        expected = results[exact[-1].key]
+        for runner in group:
+            ours = results[runner.key]
+            compared = ours if runner.worker.contender.exact else torch.minimum(ours, expected)
+            difference = largest_difference(compared, expected)
+            if not difference <= RELATIVE_TOLERANCE:
+                other = exact[-1].worker.contender.name
+                found.append((runner, f"differs from {other} by {difference:.1e} of the largest bound"))
+    return found

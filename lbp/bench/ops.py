@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,17 +12,13 @@ from torch import Tensor
 import lbp
 from lbp.bench import cupy_fusion
 from lbp.bench.memory import peak_bytes
-from lbp.bench.op_cases import OpCase, op_cases
-from lbp.bench.record import Row
-from lbp.bench.timing import Call, Timing, time_in_turn
-from lbp.errors import LbpError
+from lbp.bench.op_case import OpCase
+from lbp.bench.op_cases import op_cases
+from lbp.bench.record import Key, Row
+from lbp.bench.timing import Call, time_in_turn
 
 RELATIVE_TOLERANCE = 1e-3
 """Largest difference of results that are compared, as a share of the largest number in them."""
-
-
-class DisagreementError(LbpError):
-    """Contenders computed different results, so their times mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,7 @@ class OpOptions:
         compiled: whether the reference is also run under `torch.compile`.
         quick: a small grid.
         only: substrings of ops' names; empty for all.
+        done: rows that are not to be measured again.
     """
 
     repeats: int = 9
@@ -42,9 +39,10 @@ class OpOptions:
     compiled: bool = True
     quick: bool = False
     only: tuple[str, ...] = ()
+    done: frozenset[Key] = frozenset()
 
 
-def measure_ops(device: torch.device, options: OpOptions, notify: Callable[[str], None]) -> Iterator[Row]:
+def measure_ops(device: torch.device, options: OpOptions, notify: Callable[[str], None]) -> Iterator[list[Row]]:
     """Measures the grid of ops.
 
     Args:
@@ -53,32 +51,50 @@ def measure_ops(device: torch.device, options: OpOptions, notify: Callable[[str]
         notify: told the name of each case when it begins.
 
     Yields:
-        a row per contender, of the op and then of its gradient ("... backward").
-
-    Raises:
-        DisagreementError: results differ by more than rounding.
+        the rows of an op at a shape, one per contender, and then those of its gradient ("... backward"); without a
+        timing where the result differs from the reference's by more than rounding.
     """
     for case in op_cases(device, quick=options.quick):
         if options.only and not any(name in case.op for name in options.only):
             continue
+        names = _contenders(case, options, device)
+        keys = {_row(case, suffix, name).key for suffix in ("", *_backward_of(case)) for name in names}
+        if keys <= options.done:
+            continue
         notify(f"{case.name} {case.activation}".strip())
-        calls = _contenders(case, options, device)
+        calls = {name: make() for name, make in names.items()}
         with torch.no_grad():
-            _check_agreement(case.name, {name: call() for name, call in calls.items()})
-            yield from _rows(case, "", calls, device, options, case.moved_bytes)
-        gradients = {name: _gradient_call(call, case) for name, call in calls.items() if name != "CuPy fused"}
-        _check_agreement(f"{case.name} backward", {name: call() for name, call in gradients.items()})
-        yield from _rows(case, " backward", gradients, device, options, None)
+            yield _measured(case, "", calls, device, options)
+        for suffix in _backward_of(case):
+            gradients = {name: _gradient_call(call, case) for name, call in calls.items() if name != _CUPY}
+            yield _measured(case, suffix, gradients, device, options)
 
 
-def _contenders(case: OpCase, options: OpOptions, device: torch.device) -> dict[str, Call]:
-    calls = {name: _on_backend(name, case.call) for name in ("native", "reference")}
-    if options.compiled:
-        calls["reference compiled"] = _on_backend("reference", torch.compile(lambda: case.call(), dynamic=False))
+_CUPY = "CuPy fused"
+
+
+def _backward_of(case: OpCase) -> tuple[str, ...]:
+    return (" backward",) if any(tensor.requires_grad for tensor in case.tensors) else ()
+
+
+def _contenders(case: OpCase, options: OpOptions, device: torch.device) -> dict[str, Callable[[], Call]]:
+    """Returns what makes the call of each contender."""
+    calls: dict[str, Callable[[], Call]] = {
+        "native": lambda: _on_backend("native", case.call),
+        "reference": lambda: _on_backend("reference", case.call),
+    }
+    if options.compiled and case.compiled:
+        calls["reference compiled"] = lambda: _on_backend("reference", _compiled(case.call))
     fused = case.op == "relax_backward" and case.activation == "ReLU"
     if fused and device.type == "cuda" and cupy_fusion.is_available():
-        calls["CuPy fused"] = cupy_fusion.relax_backward(*case.tensors[:3])
+        calls[_CUPY] = lambda: cupy_fusion.relax_backward(*case.tensors[:3])
     return calls
+
+
+def _compiled(call: Call) -> Call:
+    """Returns the call under `torch.compile`, with graphs of its own: what earlier cases compiled is forgotten."""
+    torch.compiler.reset()
+    return torch.compile(lambda: call(), dynamic=False)
 
 
 def _on_backend(backend: str, call: Call) -> Call:
@@ -107,13 +123,10 @@ def _gradient_call(call: Call, case: OpCase) -> Call:
     return run
 
 
-def _check_agreement(name: str, results: Mapping[str, Any]) -> None:
-    expected = _as_tensors(results["reference"])
-    for contender, result in results.items():
-        for ours, theirs in zip(_as_tensors(result), expected, strict=True):
-            difference = largest_difference(ours, theirs)
-            if not difference <= RELATIVE_TOLERANCE:
-                raise DisagreementError(f"{name}: {contender} and reference differ by {difference:.1e} of the largest")
+def _difference(result: Any, expected: Any) -> float:
+    """Returns the largest difference of results as a share of the largest number in them."""
+    pairs = zip(_as_tensors(result), _as_tensors(expected), strict=True)
+    return max((largest_difference(ours, theirs) for ours, theirs in pairs), default=0.0)
 
 
 def largest_difference(ours: Tensor, theirs: Tensor) -> float:
@@ -125,25 +138,33 @@ def largest_difference(ours: Tensor, theirs: Tensor) -> float:
     return float((difference.max() / scale).item())
 
 
-def _rows(
-    case: OpCase, suffix: str, calls: Mapping[str, Call], device: torch.device, options: OpOptions, moved: int | None
-) -> Sequence[Row]:
-    timings = time_in_turn(calls, device, repeats=options.repeats, budget=options.seconds)
-    return [_row(case, suffix, name, call, timings[name], device, moved) for name, call in calls.items()]
+def _measured(
+    case: OpCase, suffix: str, calls: Mapping[str, Call], device: torch.device, options: OpOptions
+) -> list[Row]:
+    """Compares results, then times those that agree."""
+    expected = calls["reference"]()
+    notes = {}
+    for name, call in calls.items():
+        difference = _difference(call(), expected)
+        if not difference <= RELATIVE_TOLERANCE:
+            notes[name] = f"differs from reference by {difference:.1e} of the largest"
+    del expected
+    able = {name: call for name, call in calls.items() if name not in notes}
+    timings = time_in_turn(able, device, repeats=options.repeats, budget=options.seconds)
+    rows = [
+        replace(_row(case, suffix, name), timing=timings[name], peak_bytes=peak_bytes(call, device, collect=False)[1])
+        for name, call in able.items()
+    ]
+    return rows + [replace(_row(case, suffix, name), note=note) for name, note in notes.items()]
 
 
-def _row(
-    case: OpCase, suffix: str, contender: str, call: Call, timing: Timing, device: torch.device, moved: int | None
-) -> Row:
-    _, peak = peak_bytes(call, device)
+def _row(case: OpCase, suffix: str, contender: str) -> Row:
     return Row(
         "ops",
         f"{case.op}{suffix} {case.shape}",
         case.activation,
         contender,
-        timing,
-        peak,
-        moved,
-        case.operations if case.operations and not suffix else None,
+        moved_bytes=case.backward_bytes if suffix else case.moved_bytes,
+        operations=(case.backward_operations if suffix else case.operations) or None,
         parameters={"op": case.op + suffix, **case.parameters},
     )

@@ -1,64 +1,124 @@
-"""How much of a call's time its matrix products and convolutions take."""
+"""The matrix products and convolutions of a call, and how long they take alone."""
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
-from lbp.bench.timing import Call
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's notes about itself
+from lbp.bench.timing import Call, seconds_of
+from lbp.ops._arguments import composite
+from lbp.precision import full_precision
 
 _MATRIX_PRODUCTS = {"aten::mm": (0, 1), "aten::addmm": (1, 2), "aten::bmm": (0, 1), "aten::baddbmm": (1, 2)}
-_CONVOLUTIONS = ("aten::convolution", "aten::convolution_backward")
+_FORWARD, _BACKWARD = "aten::convolution", "aten::convolution_backward"
+_SMALL_BATCH = "lbp::interval_linear_small_batch"
 
 
 @dataclass(frozen=True)
-class Products:
-    """The matrix products and convolutions of one call.
+class _Layout:
+    """A tensor without its values."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Layout:
+        return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
+
+    def filled(self) -> Tensor:
+        """Returns a tensor of ones of that layout."""
+        numbers = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        return torch.ones(numbers, dtype=self.dtype, device=self.device).as_strided(self.shape, self.stride)
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product of a call.
 
     Attributes:
-        seconds: that they take together.
-        operations: that they do; a multiply-add counts as two.
+        operation: of PyTorch, which computes it.
+        arguments: with layouts in place of tensors.
+        operations: that it does; a multiply-add counts as two.
     """
 
-    seconds: float
+    operation: Callable[..., Any]
+    arguments: tuple[Any, ...]
     operations: int
 
 
-def measure_products(call: Call, device: torch.device) -> Products:
-    """Runs a call once under the profiler and adds up its library products; own kernels are not among them."""
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    with profile(activities=activities, record_shapes=True) as record:
+def products_of(call: Call) -> list[Product]:
+    """Runs a call and returns its products: the library's, and those that kernels of this package compute instead."""
+    found: list[Product] = []
+    with _Listing(found):
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    seconds, operations = 0.0, 0
-    for event in record.events() or ():
-        if event.name in _MATRIX_PRODUCTS or event.name in _CONVOLUTIONS:
-            microseconds = event.device_time_total if device.type == "cuda" else event.cpu_time_total
-            seconds += microseconds / 1e6
-            operations += _operations(event)
-    return Products(seconds, operations)
+    return found
 
 
-def _operations(event: Any) -> int:
-    shapes = event.input_shapes
-    if event.name in _MATRIX_PRODUCTS:
-        left, right = (shapes[i] for i in _MATRIX_PRODUCTS[event.name])
-        return 2 * math.prod(map(int, left)) * int(right[-1])
-    if event.name == "aten::convolution":
-        return 2 * _convolution(shapes[0], shapes[1], event.concrete_inputs)
+def seconds_alone(products: Sequence[Product]) -> float:
+    """Computes products one after the other, on ones, and returns the seconds that they took together."""
+    total = 0.0
+    with full_precision(), torch.no_grad():
+        for product in products:
+            arguments = tree_map_only(_Layout, _Layout.filled, product.arguments)
+            device = next(value.device for value in arguments if isinstance(value, Tensor))
+            total += seconds_of(partial(product.operation, *arguments), device)
+    return total
+
+
+class _Listing(TorchDispatchMode):
+    """Lists the products of what runs under it, also of ops of this package that are made of library calls."""
+
+    def __init__(self, found: list[Product]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = found
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        name = func._schema.name  # type: ignore[attr-defined]
+        first = next((value for value in args if isinstance(value, Tensor)), None)
+        parts = None if first is None else composite(name.removeprefix("lbp::"), first.device)
+        if name.startswith("lbp::") and parts is not None:
+            with self:
+                return parts(*args, **(kwargs or {}))
+        if name == _SMALL_BATCH:
+            self.found += _pair_of_products(*args)
+        elif name in _MATRIX_PRODUCTS or name in (_FORWARD, _BACKWARD):
+            self.found.append(Product(func, tree_map_only(Tensor, _Layout.of, args), _operations(name, args)))
+        return func(*args, **(kwargs or {}))
+
+
+def _pair_of_products(center: Tensor, radius: Tensor, weight: Tensor, bias: Tensor | None) -> list[Product]:
+    """Returns the two products that a kernel computes in one pass over the weights."""
+    count = 2 * center.numel() * weight.shape[0]
+    arguments = tree_map_only(Tensor, _Layout.of, (center, weight.mT))
+    return [Product(torch.mm, arguments, count) for _ in range(2)]
+
+
+def _operations(name: str, arguments: Sequence[Any]) -> int:
+    if name in _MATRIX_PRODUCTS:
+        left, right = (arguments[i].shape for i in _MATRIX_PRODUCTS[name])
+        return 2 * int(math.prod(left)) * int(right[-1])
+    if name == _FORWARD:
+        return 2 * _convolution(arguments[0].shape, arguments[1].shape, arguments)
     # The gradient of a convolution: a product for each of input and weight that is wanted.
-    output, data, weight = shapes[:3]
-    wanted: Sequence[bool] = event.concrete_inputs[10]
-    return 2 * sum(wanted[:2]) * _places(output, data, weight, bool(event.concrete_inputs[7]))
+    output, data, weight = (tensor.shape for tensor in arguments[:3])
+    places = data if arguments[7] else output
+    return 2 * int(sum(arguments[10][:2])) * int(math.prod(places)) * int(math.prod(weight[1:]))
 
 
 def _convolution(data: Sequence[int], weight: Sequence[int], arguments: Sequence[Any]) -> int:
@@ -71,7 +131,3 @@ def _convolution(data: Sequence[int], weight: Sequence[int], arguments: Sequence
         for size, kernel, jump, pad, step in zip(data[2:], weight[2:], stride, padding, dilation, strict=True)
     ]
     return int(data[0]) * math.prod(weight) * math.prod(sizes)
-
-
-def _places(output: Sequence[int], data: Sequence[int], weight: Sequence[int], transposed: bool) -> int:
-    return math.prod(data) * math.prod(weight[1:]) if transposed else math.prod(output) * math.prod(weight[1:])

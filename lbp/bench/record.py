@@ -7,7 +7,8 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from lbp.errors import InvalidInputError
 from lbp.info import collect
 
 FORMAT = 1
+
+Key = tuple[str, str, str, str]
+"""Level, case, activation and contender."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Row:
         product_seconds: that those took.
         parameters: numbers that describe the case, for pictures and fits.
         note: why there is no timing, or anything else to know.
+        run: number of the run in the record that measured it.
     """
 
     level: str
@@ -51,25 +56,42 @@ class Row:
     product_seconds: float | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    run: int = 0
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
+    def key(self) -> Key:
         """What identifies the row in a record."""
         return self.level, self.case, self.activation, self.contender
 
 
 @dataclass(frozen=True)
+class Run:
+    """A run that added to a record.
+
+    Attributes:
+        date: ISO 8601, UTC.
+        settings: threads, limits and choices.
+        rates: of the machine, in that run.
+    """
+
+    date: str
+    settings: dict[str, Any]
+    rates: Rates
+
+
+@dataclass(frozen=True)
 class Record:
-    """All rows of one run.
+    """The rows of one run, or of several on one machine with one commit.
 
     Attributes:
         device: name of the processor or GPU.
         commit: of the source tree, "unknown" outside of one; with "+" where files differ from it.
-        settings: threads, limits and choices.
+        settings: threads, limits and choices of the first run.
         versions: of this package and what it stands on.
-        rates: of the machine.
+        rates: of the machine in the first run.
         rows: the measurements.
-        date: ISO 8601, UTC.
+        date: of the first run; ISO 8601, UTC.
+        continued: the other runs, which `Row.run` counts from 1.
     """
 
     device: str
@@ -79,6 +101,41 @@ class Record:
     rates: Rates
     rows: tuple[Row, ...]
     date: str
+    continued: tuple[Run, ...] = ()
+
+    def rates_of(self, row: Row) -> Rates:
+        """Returns the rates of the machine in the run that measured a row."""
+        return self.rates if row.run == 0 else self.continued[row.run - 1].rates
+
+    def with_rows(self, rows: Iterable[Row]) -> Record:
+        """Returns the record with rows of its last run, in the places of those that they measure again."""
+        found = {row.key: row for row in self.rows}
+        found |= {row.key: replace(row, run=len(self.continued)) for row in rows}
+        return replace(self, rows=tuple(found.values()))
+
+
+_CONDITIONS = ("threads", "waiting threads", "device")
+"""Settings without which times do not belong into one record."""
+
+
+def continue_record(path: Path, new: Record) -> Record:
+    """Returns the record in a file, continued by a new one that has no rows yet; the new one if there is no file.
+
+    Raises:
+        InvalidInputError: not a record, or one of another machine, commit, or set of versions.
+    """
+    if not path.exists():
+        return new
+    old = read_record(path)
+    facts = [(name, getattr(old, name), getattr(new, name)) for name in ("device", "commit", "versions")]
+    facts += [(name, old.settings.get(name), new.settings.get(name)) for name in _CONDITIONS]
+    for name, before, now in facts:
+        if before != now:
+            raise InvalidInputError(
+                f"{path}: is of {name} {before}, not {now}: times of both would not compare; choose another --output, "
+                "or remove the file"
+            )
+    return replace(old, continued=(*old.continued, Run(new.date, new.settings, new.rates)))
 
 
 def new_record(device: torch.device, settings: dict[str, Any], rates: Rates) -> Record:
@@ -121,7 +178,8 @@ def read_record(path: Path) -> Record:
             Row(**{**row, "timing": None if row["timing"] is None else Timing(**row["timing"])})
             for row in content["rows"]
         )
-        return Record(**{**content, "rates": Rates(**content["rates"]), "rows": rows})
+        runs = tuple(Run(**{**run, "rates": Rates(**run["rates"])}) for run in content.get("continued", ()))
+        return Record(**{**content, "rates": Rates(**content["rates"]), "rows": rows, "continued": runs})
     except FileNotFoundError as error:
         raise InvalidInputError(f"{path}: no such file; `lbp bench --output FILE` writes one") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -141,7 +199,11 @@ def _commit() -> str:
     folder = Path(lbp.__file__).parent
     try:
         commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+        # Records themselves, which are written into the tree, change nothing that is measured.
+        changed = _git(
+            folder, "status", "--porcelain", "--untracked-files=no", ":/", ":(top,exclude)benchmarks/results"
+        )
+        return commit + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

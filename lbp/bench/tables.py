@@ -59,7 +59,7 @@ def result_tables(record: Record) -> list[Table]:
     for level, title in LEVELS.items():
         found = cases(record.rows, level)
         if found:
-            tables.append(_level_table(title, level, found, record.rates))
+            tables.append(_level_table(title, level, found, record))
     growth = fitted_growth(record.rows)
     if growth:
         table = Table(title="Growth: fitted exponents", box=SIMPLE_HEAD)
@@ -72,7 +72,7 @@ def result_tables(record: Record) -> list[Table]:
     return tables
 
 
-def _level_table(title: str, level: str, found: Sequence[Case], rates: Rates) -> Table:
+def _level_table(title: str, level: str, found: Sequence[Case], record: Record) -> Table:
     names = list(dict.fromkeys(name for case in found for name in case.rows))
     table = Table(title=title, box=SIMPLE_HEAD)
     table.add_column("case")
@@ -81,19 +81,30 @@ def _level_table(title: str, level: str, found: Sequence[Case], rates: Rates) ->
         table.add_column(f"{name}\nms" if level == "ops" else f"{name}\nms | MiB", justify="right")
     table.add_column("floor\nms", justify="right")
     table.add_column("reference\n/ native", justify="right")
+    with_products = level in ("methods", "training")
+    if with_products:
+        table.add_column("products\nalone, ms", justify="right")
+        table.add_column("native /\nproducts", justify="right")
     for case in found:
         ratio = case.ratio("reference", "native")
         native = case.rows.get("native")
-        floor = None if native is None else floor_seconds(native, rates)
+        floor = None if native is None else floor_seconds(native, record.rates_of(native))
         cells = [_cell(case.rows.get(name), with_memory=level != "ops") for name in names]
         table.add_row(
             case.name,
             case.activation,
             *cells,
             "" if floor is None else f"{1e3 * floor:.3g}",
-            "" if ratio is None else f"{ratio:.1f}",
+            "" if ratio is None else f"{ratio:.2f}",
+            *(_products(native) if with_products else ()),
         )
     return table
+
+
+def _products(native: Row | None) -> tuple[str, str]:
+    if native is None or native.timing is None or not native.product_seconds:
+        return "", ""
+    return f"{1e3 * native.product_seconds:.3g}", f"{native.timing.median / native.product_seconds:.2f}"
 
 
 def _cell(row: Row | None, *, with_memory: bool) -> str:

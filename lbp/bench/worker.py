@@ -20,7 +20,7 @@ from torch import Tensor
 from lbp.bench.contenders import Contender, load
 from lbp.bench.memory import peak_bytes
 from lbp.bench.networks import Network
-from lbp.bench.products import measure_products
+from lbp.bench.products import Product, products_of, seconds_alone
 from lbp.bench.timing import seconds_of
 from lbp.specification import margins
 from lbp.training.losses import margin_loss
@@ -107,14 +107,21 @@ class Worker:
         """
         return float(self._ask("time"))
 
-    def products(self) -> tuple[float, int]:
-        """Does the work once under the profiler and returns seconds and operations of the products.
+    def list_products(self) -> int:
+        """Does the work once and returns the operations of its products, which are remembered.
 
         Raises:
             RunFailedError: the run did not end well.
         """
-        seconds, operations = self._ask("products")
-        return seconds, operations
+        return int(self._ask("list products"))
+
+    def seconds_alone(self) -> float:
+        """Computes the products of `list_products` alone and returns the seconds that they took.
+
+        Raises:
+            RunFailedError: the run did not end well.
+        """
+        return float(self._ask("time products"))
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -153,7 +160,7 @@ class Worker:
 
 
 def _serve(connection: Connection, contender: Contender, device: str, limits: Limits, peer: Path | None) -> None:
-    """Answers work by setting it up, "first", "time" and "products" by doing it; ends with the connection."""
+    """Answers work by setting it up, and words by doing it, or its products; ends with the connection."""
     if contender.package != "lbp" or contender.compiled:
         warnings.simplefilter("ignore")
     on = torch.device(device)
@@ -162,6 +169,7 @@ def _serve(connection: Connection, contender: Contender, device: str, limits: Li
         raise RuntimeError("no work has been set up")
 
     run: Callable[[], Tensor] = no_work
+    products: list[Product] = []
     try:
         package = _load_within(contender, on, limits, peer)
         while True:
@@ -173,8 +181,11 @@ def _serve(connection: Connection, contender: Contender, device: str, limits: Li
                 answer = _first(run, on)
             elif what == "time":
                 answer = seconds_of(run, on)
+            elif what == "list products":
+                products = products_of(run)
+                answer = sum(product.operations for product in products)
             else:
-                answer = _products(run, on)
+                answer = seconds_alone(products)
             connection.send(("done", answer))
     except EOFError:
         return
@@ -192,11 +203,6 @@ def _load_within(contender: Contender, device: torch.device, limits: Limits, pee
 def _first(run: Callable[[], Tensor], device: torch.device) -> tuple[list[float], list[int], int | None]:
     result, peak = peak_bytes(run, device)
     return result.flatten().tolist(), list(result.shape), peak
-
-
-def _products(run: Callable[[], Tensor], device: torch.device) -> tuple[float, int]:
-    products = measure_products(run, device)
-    return products.seconds, products.operations
 
 
 def _prepare(package: ModuleType, contender: Contender, work: Work, device: torch.device) -> Callable[[], Tensor]:

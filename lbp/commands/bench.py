@@ -1,5 +1,6 @@
 """`lbp bench`."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from enum import StrEnum
@@ -10,14 +11,16 @@ import torch
 import typer
 from rich.console import Console
 
+from lbp.bench.aims import aims_table
 from lbp.bench.comparison import compare, comparison_table
 from lbp.bench.contenders import CONTENDERS
-from lbp.bench.methods import METHODS, MethodOptions, measure_growth, measure_methods, measure_training
+from lbp.bench.grid import METHODS
+from lbp.bench.methods import MethodOptions, measure_growth, measure_methods, measure_training
 from lbp.bench.networks import NETWORKS
 from lbp.bench.ops import OpOptions, measure_ops
 from lbp.bench.pictures import draw_pictures
 from lbp.bench.rates import measure_rates
-from lbp.bench.record import Record, Row, new_record, read_record, write_record
+from lbp.bench.record import Key, Record, Row, continue_record, new_record, read_record, write_record
 from lbp.bench.tables import result_tables
 from lbp.bench.worker import Limits
 from lbp.errors import InvalidInputError
@@ -50,10 +53,18 @@ def bench(
     peer: Annotated[Path | None, typer.Option(help="folder that holds the package auto_LiRPA")] = None,
     repeats: Annotated[int, typer.Option(help="most repeats of a measurement", min=1)] = 7,
     time_limit: Annotated[float, typer.Option(help="seconds after which a run of a method is stopped")] = 60.0,
+    case_seconds: Annotated[
+        float, typer.Option(help="seconds of repeats of a case of methods; three repeats may take four times as long")
+    ] = 3.0,
+    run_limit: Annotated[
+        float, typer.Option(help="minutes after which no further case begins; the same --output continues")
+    ] = 600.0,
     memory_limit: Annotated[float, typer.Option(help="GiB of memory that a run of a method may take, CPU")] = 12.0,
     output: Annotated[
-        Path | None, typer.Option(help="write the record here, JSON; kept up to date while measuring")
+        Path | None,
+        typer.Option(help="write the record here, JSON, after every case; cases that it holds are not measured again"),
     ] = None,
+    again: Annotated[bool, typer.Option("--again", help="measure also what --output holds")] = False,
     plots: Annotated[Path | None, typer.Option(help="draw pictures into this folder")] = None,
     comparison: Annotated[
         tuple[Path, Path] | None, typer.Option("--compare", help="measure nothing; show what changed from OLD to NEW")
@@ -72,19 +83,51 @@ def bench(
     if threads > 0:
         torch.set_num_threads(threads)
     names = tuple(only or ())
-    limits = Limits(time_limit, int(memory_limit * 2**30), torch.get_num_threads())
-    ops = OpOptions(repeats=repeats, compiled=compiled, quick=quick, only=names)
-    methods = _method_options(names, limits, repeats, batch, contender, peer, quick=quick)
-    settings = {"quick": quick, "only": list(names), "repeats": repeats, "time limit": time_limit}
-    rows: list[Row] = []
+    settings = {
+        "quick": quick,
+        "only": list(names),
+        "repeats": repeats,
+        "time limit": time_limit,
+        "case seconds": case_seconds,
+        "memory limit": memory_limit,
+    }
     record = new_record(on, settings, measure_rates(on))
+    if output is not None:
+        record = continue_record(output, record)
+    done = frozenset[Key]() if again else frozenset(row.key for row in record.rows)
+    limits = Limits(time_limit, int(memory_limit * 2**30), torch.get_num_threads())
+    ops = OpOptions(repeats=repeats, compiled=compiled, quick=quick, only=names, done=done)
+    methods = replace(
+        _method_options(names, limits, repeats, batch, contender, peer, quick=quick), seconds=case_seconds, done=done
+    )
+    end = time.monotonic() + 60 * run_limit
+    stopped = ""
     with Console(stderr=True).status("measuring") as status:
-        for measured in _measurements(levels or list(Level), on, ops, methods, status.update):
-            for row in measured:
-                rows.append(row)
+        try:
+            for rows in _measurements(levels or list(Level), on, ops, methods, status.update):
+                record = record.with_rows(rows)
                 if output is not None:
-                    write_record(replace(record, rows=tuple(rows)), output)
-    _show(console, replace(record, rows=tuple(rows)), plots)
+                    write_record(record, output)
+                if time.monotonic() > end:
+                    stopped = f"stopped after {run_limit:g} minutes"
+                    break
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+    _show(console, record, plots)
+    if stopped:
+        console.print(f"[yellow]{stopped}[/]; the same command with the same --output measures the rest")
+    _finish(console, record, interrupted=stopped == "interrupted")
+
+
+def _finish(console: Console, record: Record, *, interrupted: bool) -> None:
+    """Ends with an error where results of this package differed, whose times then mean nothing."""
+    wrong = [
+        row for row in record.rows if row.note.startswith("differs") and not row.contender.startswith("auto_LiRPA")
+    ]
+    for row in wrong:
+        console.print(f"[red]{row.case} {row.activation}: {row.contender} {row.note}[/]")
+    if wrong or interrupted:
+        raise typer.Exit(130 if interrupted else 1)
 
 
 def _measurements(
@@ -93,17 +136,17 @@ def _measurements(
     ops: OpOptions,
     methods: MethodOptions,
     notify: Callable[[str], None],
-) -> Iterator[Iterator[Row]]:
+) -> Iterator[list[Row]]:
     for level in levels:
         match level:
             case Level.OPS:
-                yield measure_ops(device, ops, notify)
+                yield from measure_ops(device, ops, notify)
             case Level.METHODS:
-                yield measure_methods(device, methods, notify)
+                yield from measure_methods(device, methods, notify)
             case Level.TRAINING:
-                yield measure_training(device, methods, notify)
+                yield from measure_training(device, methods, notify)
             case Level.GROWTH:
-                yield measure_growth(device, methods, notify)
+                yield from measure_growth(device, methods, notify)
 
 
 def _method_options(
@@ -149,7 +192,8 @@ def _show(console: Console, record: Record, plots: Path | None) -> None:
         f"products {rates.products / 1e9:.0f} GFLOP/s",
         highlight=False,
     )
-    for table in result_tables(record):
+    aims = aims_table(record) if record.settings.get("device") == "cpu" else None
+    for table in [*result_tables(record), *([] if aims is None else [aims])]:
         console.print(table)
     if plots is not None:
         for path in draw_pictures(record, plots):

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from lbp import _native
+from lbp.ops._calls import add_gradient, call_of
 from lbp.precision import full_precision
 
 RampParameters = tuple[float, Tensor | None, float, Tensor | None]
 
 
-def native(name: str) -> torch._ops.OpOverload:
-    """Return the registered op `lbp::name`.
+def native(name: str) -> Callable[..., Any]:
+    """Return what calls the registered op `lbp::name`.
 
     Raises:
         NativeLibraryMissingError: the kernels are not built.
     """
     _native.require()
-    overload: torch._ops.OpOverload = getattr(torch.ops.lbp, name).default
-    return overload
+    return call_of(name)
 
 
 def ramp_parameters(r: Tensor | float, eta: Tensor | float, shape: Sequence[int]) -> RampParameters:
@@ -108,11 +108,29 @@ def register_composite(name: str, function: Callable[..., Any], *, devices: Sequ
     for device in devices:
         if device == "CPU" or _native.cuda_build != "none":
             torch.library.impl(f"lbp::{name}", device, function)
+            _COMPOSITES[name, device.lower()] = function
 
 
-def register_gradient(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
-    """Register the gradient of an op. Its products run in full precision, like those of the op itself."""
-    torch.library.register_autograd(f"lbp::{name}", full_precision()(backward), setup_context=setup_context)
+_COMPOSITES: dict[tuple[str, str], Callable[..., Any]] = {}
+
+
+def composite(name: str, device: torch.device) -> Callable[..., Any] | None:
+    """Return what an op is made of on a device, None where it is a kernel of its own."""
+    return _COMPOSITES.get((name, device.type))
+
+
+def register_gradient(
+    name: str, backward: Callable[..., Any], setup_context: Callable[..., None], *, with_products: bool = True
+) -> None:
+    """Register the gradient of an op.
+
+    Args:
+        name: of the op.
+        backward: from the gradients of its results to those of its arguments.
+        setup_context: keeps what that needs.
+        with_products: whether it calls the library's products, which must run in full precision.
+    """
+    add_gradient(name, full_precision()(backward) if with_products else backward, setup_context)
 
 
 def contiguous(results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -29,6 +29,7 @@ from lbp.ops._relaxation import (
     saved_relaxation,
 )
 from lbp.reference.bounding_lines import BoundingLines
+from lbp.reference.ramp import is_leaky_relu, leaky_relu
 
 
 def ramp(z: Tensor, r: Tensor | float = math.inf, eta: Tensor | float = 0.0) -> Tensor:
@@ -51,6 +52,8 @@ def ramp(z: Tensor, r: Tensor | float = math.inf, eta: Tensor | float = 0.0) -> 
     check_numbers(r, eta)
     if current_backend() == "reference":
         return reference.ramp(z, r, eta)
+    if is_leaky_relu(r, eta):
+        return leaky_relu(z, float(eta))
     result: Tensor = native("ramp")(z, *ramp_parameters(r, eta, z.shape[1:]))
     return result
 
@@ -76,6 +79,9 @@ def ramp_interval(
     check_numbers(r, eta)
     if current_backend() == "reference":
         return reference.ramp_interval(l, u, r, eta)
+    if is_leaky_relu(r, eta):
+        # As many bytes as one pass over both; PyTorch's own gradients spare small layers the way through Python.
+        return leaky_relu(l, float(eta)), leaky_relu(u, float(eta))
     lower, upper, _ = native("ramp_interval")(l, u, *ramp_parameters(r, eta, l.shape[1:]), False)
     return lower, upper
 
@@ -207,9 +213,9 @@ def _register() -> None:
 
     for fake in (ramp, ramp_gradient, ramp_interval, ramp_interval_gradient, bounding_lines, bounding_lines_gradient):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
-    register_gradient("ramp", _ramp_backward, _save_ramp)
-    register_gradient("ramp_interval", _ramp_interval_backward, _save_ramp)
-    register_gradient("bounding_lines", _lines_backward, _save_lines)
+    register_gradient("ramp", _ramp_backward, _save_ramp, with_products=False)
+    register_gradient("ramp_interval", _ramp_interval_backward, _save_ramp, with_products=False)
+    register_gradient("bounding_lines", _lines_backward, _save_lines, with_products=False)
     for name in ("ramp_gradient", "ramp_interval_gradient", "bounding_lines_gradient"):
         refuse_second_order(name)
 

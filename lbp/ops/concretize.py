@@ -262,8 +262,8 @@ def _register() -> None:
 
     for fake in (concretize, concretize_gradient, concretize_forward, concretize_forward_gradient):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
-    register_gradient("concretize", _concretize_backward, _save)
-    register_gradient("concretize_forward", _concretize_forward_backward, _save)
+    register_gradient("concretize", _concretize_backward, _save, with_products=False)
+    register_gradient("concretize_forward", _concretize_forward_backward, _save, with_products=False)
     for name in ("concretize_gradient", "concretize_forward_gradient"):
         refuse_second_order(name)
 

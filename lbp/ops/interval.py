@@ -83,9 +83,8 @@ def interval_conv2d(
 
 
 def _save_interval(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    l, u, weight, bias, *convolution = inputs
+    l, u, weight, _, *convolution = inputs
     ctx.save_for_backward(l, u, weight)
-    ctx.has_bias = bias is not None
     ctx.convolution = tuple(convolution)
 
 
@@ -95,11 +94,11 @@ def _interval_linear_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[T
     to_l, to_u, to_weight = None, None, None
     if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
         center, radius = to_center @ weight, _times_magnitude(to_radius, weight)
-        to_l, to_u = ((center - radius) / 2).reshape(l.shape), ((center + radius) / 2).reshape(u.shape)
+        to_l, to_u = (half.reshape(l.shape) for half in _ends(center, radius))
     if ctx.needs_input_grad[2]:
         center, radius = ((u + l) / 2).flatten(0, -2), ((u - l) / 2).flatten(0, -2)
         to_weight = _interval_weight_gradient(to_center, to_radius, center, radius, weight)
-    return to_l, to_u, to_weight, to_center.sum(0) if ctx.has_bias else None
+    return to_l, to_u, to_weight, to_center.sum(0) if ctx.needs_input_grad[3] else None
 
 
 def _times_magnitude(rows: Tensor, weight: Tensor) -> Tensor:
@@ -132,18 +131,25 @@ def _row_blocks(weight: Tensor) -> list[slice]:
     return [slice(first, first + rows) for first in range(0, max(outputs, 1), rows)]
 
 
+def _ends(center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """Return half of `center -/+ radius`, written over a center that nobody else reads."""
+    lower = (center - radius).div_(2)
+    return lower, center.add_(radius).div_(2)
+
+
 def _interval_conv2d_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:
     l, u, weight = ctx.saved_tensors
     needs = (ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[2])
     to_center, to_radius = upper + lower, upper - lower
-    center, through_center = convolution_gradients(to_center, (u + l) / 2, weight, ctx.convolution, needs)
-    radius, through_radius = convolution_gradients(to_radius, (u - l) / 2, weight.abs(), ctx.convolution, needs)
-    to_l = None if center is None or radius is None else (center - radius) / 2
-    to_u = None if center is None or radius is None else (center + radius) / 2
+    # What is new is written over: memory that is new costs a small layer as much as the arithmetic.
+    middle, half = (u + l).div_(2), (u - l).div_(2)
+    center, through_center = convolution_gradients(to_center, middle, weight, ctx.convolution, needs)
+    radius, through_radius = convolution_gradients(to_radius, half, weight.abs(), ctx.convolution, needs)
+    to_l, to_u = (None, None) if center is None or radius is None else _ends(center, radius)
     to_weight = None
     if through_center is not None and through_radius is not None:
-        to_weight = through_center + weight.sign() * through_radius
-    to_bias = to_center.sum((0, 2, 3)) if ctx.has_bias else None
+        to_weight = through_center.add_(weight.sign().mul_(through_radius))
+    to_bias = to_center.sum((0, 2, 3)) if ctx.needs_input_grad[3] else None
     return to_l, to_u, to_weight, to_bias, None, None, None, None
 
 

@@ -172,8 +172,8 @@ def _register() -> None:
 
     for fake in (relax_backward, relax_backward_gradient, relax_forward, relax_forward_gradient):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
-    register_gradient("relax_backward", _relax_backward_backward, _save_backward)
-    register_gradient("relax_forward", _relax_forward_backward, _save_forward)
+    register_gradient("relax_backward", _relax_backward_backward, _save_backward, with_products=False)
+    register_gradient("relax_forward", _relax_forward_backward, _save_forward, with_products=False)
     for name in ("relax_backward_gradient", "relax_forward_gradient"):
         refuse_second_order(name)
 

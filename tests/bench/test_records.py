@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
+from lbp.bench.aims import aims_table
 from lbp.bench.comparison import compare
 from lbp.bench.growth import exponent, fitted_growth
 from lbp.bench.rates import Rates
-from lbp.bench.record import Record, Row, read_record, write_record
+from lbp.bench.record import Record, Row, continue_record, read_record, write_record
 from lbp.bench.tables import cases, floor_seconds, result_tables
 from lbp.bench.timing import Timing
 from lbp.cli import app
@@ -41,6 +42,43 @@ def test_a_record_is_the_same_after_writing_and_reading(tmp_path):
     write_record(original, path)
     assert read_record(path) == original
     assert [file.name for file in path.parent.iterdir()] == ["record.json"]
+
+
+def test_a_record_that_continues_keeps_its_rows_and_knows_which_run_measured_each(tmp_path):
+    path = tmp_path / "record.json"
+    write_record(record(row(1.0), row(2.0, case="x")), path)
+    faster = replace(RATES, copy=2e9)
+    continued = continue_record(path, record(rates=faster, date="2020-01-02")).with_rows([row(3.0)])
+    assert [(r.case, r.timing.median, r.run) for r in continued.rows] == [("relax_backward n=8", 3.0, 1), ("x", 2.0, 0)]
+    assert [continued.rates_of(r).copy for r in continued.rows] == [2e9, 1e9]
+    write_record(continued, path)
+    assert read_record(path) == continued
+    assert continue_record(tmp_path / "absent.json", record()) == record()
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("commit", {"commit": "1" * 40}),
+        ("device", {"device": "another"}),
+        ("versions", {"versions": {"PyTorch": "3"}}),
+        ("threads", {"settings": {"threads": 1, "device": "cpu"}}),
+    ],
+)
+def test_a_record_of_other_conditions_is_not_continued(tmp_path, name, changed):
+    path = tmp_path / "record.json"
+    write_record(record(row(1.0)), path)
+    with pytest.raises(InvalidInputError, match=f"is of {name} "):
+        continue_record(path, record(**changed))
+    assert read_record(path) == record(row(1.0))
+
+
+def test_aims_are_compared_with_what_the_record_says():
+    case = {"case": "relax_backward B=32 S=9 n=65,536"}
+    table = aims_table(record(row(1.0, **case), row(4.5, contender="reference", **case)))
+    assert table.row_count == 1
+    assert [next(iter(column.cells)) for column in table.columns][1:] == [">= 4", "4.50", "[green]met[/]"]
+    assert aims_table(record(row(1.0))) is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 0, "rows": []}', "not json"])

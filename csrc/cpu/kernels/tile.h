@@ -16,7 +16,7 @@ namespace lbp::LBP_ISA {
 constexpr Index kTile = 1024;
 
 // Items of work below which another thread does not pay.
-constexpr Index kGrain = 16384;
+constexpr Index kGrain = 32768;
 
 inline Index minimum(Index a, Index b) { return a < b ? a : b; }
 inline Index maximum(Index a, Index b) { return a > b ? a : b; }

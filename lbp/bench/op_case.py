@@ -1,0 +1,122 @@
+"""One op at one shape, and random inputs for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lbp.bench.layers import AffineLayer
+
+SPECIFICATIONS = 9
+"""Rows of the specification: the margins of ten classes."""
+
+COMPILED = ("DM-Medium conv1", "DM-Medium fc1")
+"""Layers at whose shapes the reference is run under `torch.compile` as well: every shape costs a compilation."""
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """One op at one shape.
+
+    Attributes:
+        op: name in `lbp.ops`.
+        shape: in words.
+        activation: "ReLU" or "ParamRamp"; "" where the op knows none.
+        call: runs it on the tensors, on the backend that is current.
+        tensors: its floating-point inputs; gradients are taken with respect to those that require them.
+        moved_bytes: that the call cannot avoid: each input read and each output written once.
+        operations: of its products; 0 where it has none.
+        parameters: the sizes in `shape`.
+        compiled: whether the reference is run under `torch.compile` as well.
+    """
+
+    op: str
+    shape: str
+    activation: str
+    call: Callable[[], Any]
+    tensors: tuple[Tensor, ...]
+    moved_bytes: int
+    operations: int = 0
+    parameters: dict[str, int] = field(default_factory=dict)
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        """Op and shape."""
+        return f"{self.op} {self.shape}"
+
+    @property
+    def backward_bytes(self) -> int:
+        """That the gradient cannot avoid: inputs and gradients of results read once, gradients of inputs written."""
+        return self.moved_bytes + bytes_of(*(tensor for tensor in self.tensors if tensor.requires_grad))
+
+    @property
+    def backward_operations(self) -> int:
+        """Of the products of the gradient: one for the input and one for the weight."""
+        return 2 * self.operations
+
+
+class Shape:
+    """Makes random inputs for a layer and counts bytes."""
+
+    def __init__(self, layer: AffineLayer, batch: int, device: torch.device, rows: int = SPECIFICATIONS) -> None:
+        self.layer = layer
+        self.batch = batch
+        self.rows = rows
+        self.generator = torch.Generator(device).manual_seed(0)
+        self.device = device
+        self.neurons = math.prod(layer.output_shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Returns normally distributed numbers."""
+        return torch.randn(*shape, device=self.device, generator=self.generator)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Returns numbers in [0, 1)."""
+        return torch.rand(*shape, device=self.device, generator=self.generator)
+
+    def bounds(self, *shape: int) -> tuple[Tensor, Tensor]:
+        """Returns lower and upper bounds [B, *shape]."""
+        l = self.normal(self.batch, *shape)
+        return l, l + self.uniform(self.batch, *shape)
+
+    def sizes(self) -> dict[str, int]:
+        """Returns what describes coefficients of the layer."""
+        return {"B": self.batch, "S": self.rows, "n": self.neurons}
+
+
+def bytes_of(*tensors: Tensor) -> int:
+    """Returns the bytes of the numbers in tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def words_of(sizes: dict[str, int]) -> str:
+    """Returns sizes as text."""
+    return " ".join(f"{name}={size:,}" for name, size in sizes.items())
+
+
+def wanted(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Returns the tensors, which from now on require gradients."""
+    return tuple(tensor.requires_grad_() for tensor in tensors)
+
+
+def activations(shape: Shape, *layer: int) -> Iterator[tuple[str, dict[str, Any], tuple[Tensor, ...]]]:
+    """Yields name, parameters and trainable tensors of both activations."""
+    yield "ReLU", {}, ()
+    r = shape.uniform(*layer) + 0.5
+    yield "ParamRamp", {"r": r, "eta": 0.01}, wanted(r)
+
+
+def geometry_of(module: nn.Conv2d) -> dict[str, Any]:
+    """Returns stride, padding, dilation and groups as the ops take them."""
+    return {
+        "stride": tuple(module.stride),
+        "padding": tuple(int(pad) for pad in module.padding),
+        "dilation": tuple(module.dilation),
+        "groups": module.groups,
+    }

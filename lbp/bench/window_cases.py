@@ -1,0 +1,121 @@
+"""The ops on windows, at the convolutions of the paper's networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lbp import ops
+from lbp.bench.op_case import OpCase, Shape, activations, bytes_of, geometry_of, wanted
+
+_WINDOW = 5
+"""Rows and columns of the windows: what two 3x3 convolutions see."""
+
+
+def window_cases(shape: Shape) -> Iterator[OpCase]:
+    """Yields the ops on windows of a Conv2d layer, one image."""
+    layer = shape.layer
+    assert isinstance(layer.module, nn.Conv2d)
+    if min(layer.output_shape[1:]) < _WINDOW:
+        return
+    yield from _back_substitution(shape, layer.module)
+    yield from _forward(shape, layer.module)
+
+
+def _rows(shape: Shape, height: int, width: int) -> Tensor:
+    """A row of coefficients for every place where a window lies inside the layer, each with values of its own."""
+    y, x = torch.meshgrid(
+        torch.arange(height - _WINDOW + 1, device=shape.device),
+        torch.arange(width - _WINDOW + 1, device=shape.device),
+        indexing="ij",
+    )
+    corners = torch.stack([y.flatten(), x.flatten()], 1)
+    source = torch.arange(len(corners), device=shape.device)
+    return torch.cat([torch.stack([source, torch.zeros_like(source)], 1), corners], 1)
+
+
+def _back_substitution(shape: Shape, module: nn.Conv2d) -> Iterator[OpCase]:
+    channels, height, width = shape.layer.output_shape
+    rows = _rows(shape, height, width)
+    (A,) = wanted(shape.normal(2, len(rows), _WINDOW, _WINDOW, channels))
+    l, u = wanted(*shape.bounds(*shape.layer.output_shape))
+    weight = module.weight.detach().to(shape.device).requires_grad_()
+    bias = None if module.bias is None else module.bias.detach().to(shape.device)
+    geometry: dict[str, Any] = geometry_of(module)
+    name = f"{shape.layer.name} R={len(rows)}"
+    sizes = {"B": 1, "n": shape.neurons, "S": len(rows)}
+    inputs = (shape.layer.input_shape[1], shape.layer.input_shape[2])
+    window, corners = _window_below(module, rows, inputs)
+    operations = 2 * A.numel() * weight[0].numel()
+    results = A.shape[0] * len(rows) * window[0] * window[1] * shape.layer.input_shape[0] * A.element_size()
+    for activation, parameters, trained in activations(shape, *shape.layer.output_shape):
+        relax = partial(ops.relax_windows, A, rows, l, u, sides="both", **parameters)
+        moved = 2 * bytes_of(A) + bytes_of(l, u)
+        yield OpCase("relax_windows", name, activation, relax, (A, l, u, *trained), moved, parameters=sizes)
+        options: dict[str, Any] = {"sides": "both", **geometry, **parameters}
+        fused = partial(ops.relax_backward_conv2d_windows, A, rows, l, u, weight, bias, corners, window, **options)
+        moved = bytes_of(A, l, u, weight) + results
+        tensors = (A, l, u, weight, *trained)
+        yield OpCase("relax_backward_conv2d_windows", name, activation, fused, tensors, moved, operations, sizes)
+    unfused = partial(
+        ops.backward_conv2d_windows, *(A, rows, (height, width), weight, bias, corners, window), **geometry
+    )
+    moved = bytes_of(A, weight) + results
+    yield OpCase("backward_conv2d_windows", name, "", unfused, (A, weight), moved, operations, sizes)
+    x = shape.uniform(1, *shape.layer.output_shape)
+    box = partial(ops.concretize_windows_box, A, rows, x, x + 0.1, sides="both")
+    yield OpCase("concretize_windows_box", name, "", box, (A,), bytes_of(A, x, x), parameters=sizes)
+    ball = partial(ops.concretize_windows_ball, A, rows, x, 0.1, 2.0, sides="both")
+    yield OpCase("concretize_windows_ball p=2", name, "", ball, (A,), bytes_of(A, x), parameters=sizes)
+
+
+def _window_below(module: nn.Conv2d, rows: Tensor, layer: tuple[int, int]) -> tuple[tuple[int, int], Tensor]:
+    """Size and corners of the rows' windows below the convolution, moved inside that layer."""
+    geometry: dict[str, Any] = geometry_of(module)
+    spans = [
+        min(geometry["stride"][i] * (_WINDOW - 1) + geometry["dilation"][i] * (module.kernel_size[i] - 1) + 1, layer[i])
+        for i in range(2)
+    ]
+    corners = rows[:, 2:] * rows.new_tensor(geometry["stride"]) - rows.new_tensor(geometry["padding"])
+    most = rows.new_tensor([layer[i] - spans[i] for i in range(2)])
+    return (spans[0], spans[1]), corners.clamp(min=0).minimum(most)
+
+
+def _forward(shape: Shape, module: nn.Conv2d) -> Iterator[OpCase]:
+    """Forward bounds of the layer below, on windows of three rows and columns of an image of one channel."""
+    layer = shape.layer
+    height, width = layer.input_shape[1:]
+    window = (1, 3, 3)
+    size = (1, *window, *layer.input_shape)
+    center, radius = wanted(shape.normal(*size), shape.uniform(*size))
+    biases = (shape.normal(1, *layer.input_shape), shape.uniform(1, *layer.input_shape))
+    weight = module.weight.detach().to(shape.device).requires_grad_()
+    bias = None if module.bias is None else module.bias.detach().to(shape.device)
+    geometry = geometry_of(module)
+    name = f"{layer.name} window=3x3"
+    sizes = {"B": 1, "n0": 9, "n": shape.neurons}
+    call = partial(ops.forward_conv2d_windows, center, radius, *biases, weight, bias, scale=(1, 1), **geometry)
+    grown = [3 + geometry["dilation"][i] * (module.kernel_size[i] - 1) for i in range(2)]
+    moved = bytes_of(center, radius, weight) + 2 * grown[0] * grown[1] * shape.neurons * center.element_size()
+    operations = 4 * weight.numel() * shape.neurons // layer.output_shape[0] * 9
+    tensors = (center, radius, weight)
+    yield OpCase("forward_conv2d_windows", name, "", call, tensors, moved, operations, sizes)
+    x = shape.uniform(1, 1, height, width)
+    places: dict[str, Any] = {"scale": (1, 1), "offset": (-1, -1)}
+    box = partial(ops.concretize_forward_windows_box, center, radius, *biases, x, x + 0.1, **places)
+    moved = bytes_of(center, radius)
+    sizes = {**sizes, "n": center[0, 0, 0, 0].numel()}
+    yield OpCase("concretize_forward_windows_box", name, "", box, tensors[:2], moved, parameters=sizes)
+    ball = partial(ops.concretize_forward_windows_ball, center, radius, *biases, x, 0.1, 2.0, **places)
+    yield OpCase("concretize_forward_windows_ball p=2", name, "", ball, tensors[:2], moved, parameters=sizes)
+    (A,) = wanted(shape.normal(1, 1, shape.rows, *layer.input_shape))
+    insert = partial(
+        ops.insert_forward_windows, A, center, radius, *biases, image=(1, height, width), sides="lower", **places
+    )
+    products = 4 * shape.rows * center.numel()
+    moved = bytes_of(A, center, radius)
+    yield OpCase("insert_forward_windows", name, "", insert, (A, *tensors[:2]), moved, products, sizes)

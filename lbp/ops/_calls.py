@@ -1,0 +1,79 @@
+"""Calls of the registered ops with as little as possible between caller and kernel.
+
+An op with a gradient written in Python costs tens of microseconds more than its kernel when it goes through PyTorch's
+dispatcher: once for each way through the wrapper that `torch.library` keeps for autograd, also where nothing is to be
+differentiated. That is longer than a small layer takes. A call therefore goes below autograd where no argument requires
+a gradient, and else through an autograd function of its own. Tracing and function transforms see the registered op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Backward = Callable[..., Any]
+SetupContext = Callable[[Any, tuple[Any, ...], Any], None]
+
+_functions: dict[str, type[torch.autograd.Function]] = {}
+_calls: dict[str, Callable[..., Any]] = {}
+
+
+def call_of(name: str) -> Callable[..., Any]:
+    """Return what calls `lbp::name`."""
+    if torch.compiler.is_compiling():
+        return _overload(name)
+    if name not in _calls:
+        _calls[name] = _make_call(name)
+    return _calls[name]
+
+
+def add_gradient(name: str, backward: Backward, setup_context: SetupContext) -> None:
+    """Register the gradient of `lbp::name` for direct calls and for those that go through PyTorch's dispatcher."""
+    torch.library.register_autograd(f"lbp::{name}", backward, setup_context=setup_context)
+    _functions[name] = _make_function(name, backward, setup_context)
+
+
+def _overload(name: str) -> torch._ops.OpOverload:
+    overload: torch._ops.OpOverload = getattr(torch.ops.lbp, name).default
+    return overload
+
+
+def _below_autograd(overload: torch._ops.OpOverload, arguments: tuple[Any, ...]) -> Any:
+    with torch._C._AutoDispatchBelowAutograd():
+        return overload(*arguments)
+
+
+def _make_call(name: str) -> Callable[..., Any]:
+    overload, function = _overload(name), _functions.get(name)
+
+    def call(*arguments: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            return overload(*arguments)
+        if not torch.is_grad_enabled() or not any(isinstance(a, Tensor) and a.requires_grad for a in arguments):
+            return _below_autograd(overload, arguments)
+        if function is None:
+            return overload(*arguments)
+        return function.apply(*arguments)
+
+    return call
+
+
+def _make_function(name: str, backward: Backward, setup_context: SetupContext) -> type[torch.autograd.Function]:
+    overload = _overload(name)
+
+    class Differentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            output = _below_autograd(overload, arguments)
+            setup_context(ctx, arguments, output)
+            return tuple(output) if isinstance(output, list) else output
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            return backward(ctx, *gradients)
+
+    Differentiable.__name__ = Differentiable.__qualname__ = name
+    return Differentiable
