@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ class MethodOptions:
         seconds: of a case, after which no further round begins; the second and third wait `_PATIENCE` times as long.
         networks, methods, batches, contenders: to take; empty for all.
         peer: folder of auto_LiRPA, None for the installed one.
-        done: rows that are not to be measured again.
+        done: rows that are not to be measured again; what failed there is not tried at larger sizes either.
     """
 
     limits: Limits
@@ -48,7 +48,7 @@ class MethodOptions:
     batches: tuple[int, ...] = ()
     contenders: tuple[str, ...] = ()
     peer: Path | None = None
-    done: frozenset[Key] = frozenset()
+    done: Mapping[Key, Row] = field(default_factory=dict)
 
 
 def measure_methods(device: torch.device, options: MethodOptions, notify: Callable[[str], None]) -> Iterator[list[Row]]:
@@ -100,6 +100,7 @@ def _measure(
         for case in cases:
             wanted = runners.of(case)
             if all(runner.key in options.done for runner in wanted):
+                _remember(runners.history, wanted, options.done)
                 continue
             notify(f"{case.level}: {case.name}")
             yield _run(wanted, runners.history, options)
@@ -223,12 +224,16 @@ def _run(runners: Sequence[_Runner], history: dict[tuple[str, ...], _Earlier], o
         able.remove(runner)
     for runner, measured in _in_turn(able, options):
         rows[runner.key] = replace(rows[runner.key], **measured)
+    _remember(history, runners, rows)
+    return list(rows.values())
+
+
+def _remember(history: dict[tuple[str, ...], _Earlier], runners: Sequence[_Runner], rows: Mapping[Key, Row]) -> None:
     for runner in runners:
         row = rows[runner.key]
         if not row.note.startswith("not run"):
             seconds = None if row.timing is None else row.timing.median
             history[runner.history_key] = _Earlier(runner.case.name, runner.case.size, seconds, row.note)
-    return list(rows.values())
 
 
 def _in_turn(runners: Sequence[_Runner], options: MethodOptions) -> list[tuple[_Runner, dict[str, Any]]]:

@@ -19,6 +19,9 @@ from lbp.precision import full_precision
 
 _MATRIX_PRODUCTS = {"aten::mm": (0, 1), "aten::addmm": (1, 2), "aten::bmm": (0, 1), "aten::baddbmm": (1, 2)}
 _FORWARD, _BACKWARD = "aten::convolution", "aten::convolution_backward"
+_MADE_OF_PRODUCTS = ("aten::conv2d", "aten::conv_transpose2d", "aten::linear", "aten::matmul")
+"""What PyTorch takes apart into the above, but not before this list sees it where autograd is out of the way."""
+
 _SMALL_BATCH = "lbp::interval_linear_small_batch"
 
 
@@ -48,11 +51,13 @@ class Product:
     Attributes:
         operation: of PyTorch, which computes it.
         arguments: with layouts in place of tensors.
+        named: arguments by name, likewise.
         operations: that it does; a multiply-add counts as two.
     """
 
     operation: Callable[..., Any]
     arguments: tuple[Any, ...]
+    named: Mapping[str, Any]
     operations: int
 
 
@@ -70,8 +75,9 @@ def seconds_alone(products: Sequence[Product]) -> float:
     with full_precision(), torch.no_grad():
         for product in products:
             arguments = tree_map_only(_Layout, _Layout.filled, product.arguments)
+            named = tree_map_only(_Layout, _Layout.filled, dict(product.named))
             device = next(value.device for value in arguments if isinstance(value, Tensor))
-            total += seconds_of(partial(product.operation, *arguments), device)
+            total += seconds_of(partial(product.operation, *arguments, **named), device)
     return total
 
 
@@ -89,24 +95,28 @@ class _Listing(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        name = func._schema.name  # type: ignore[attr-defined]
+        name, named = func._schema.name, dict(kwargs or {})  # type: ignore[attr-defined]
+        if name in _MADE_OF_PRODUCTS:
+            with self:
+                return func.decompose(*args, **named)  # type: ignore[attr-defined]
         first = next((value for value in args if isinstance(value, Tensor)), None)
         parts = None if first is None else composite(name.removeprefix("lbp::"), first.device)
         if name.startswith("lbp::") and parts is not None:
             with self:
-                return parts(*args, **(kwargs or {}))
+                return parts(*args, **named)
         if name == _SMALL_BATCH:
             self.found += _pair_of_products(*args)
         elif name in _MATRIX_PRODUCTS or name in (_FORWARD, _BACKWARD):
-            self.found.append(Product(func, tree_map_only(Tensor, _Layout.of, args), _operations(name, args)))
-        return func(*args, **(kwargs or {}))
+            layouts, by_name = tree_map_only(Tensor, _Layout.of, (args, named))
+            self.found.append(Product(func, layouts, by_name, _operations(name, args)))
+        return func(*args, **named)
 
 
 def _pair_of_products(center: Tensor, radius: Tensor, weight: Tensor, bias: Tensor | None) -> list[Product]:
     """Returns the two products that a kernel computes in one pass over the weights."""
     count = 2 * center.numel() * weight.shape[0]
     arguments = tree_map_only(Tensor, _Layout.of, (center, weight.mT))
-    return [Product(torch.mm, arguments, count) for _ in range(2)]
+    return [Product(torch.mm, arguments, {}, count) for _ in range(2)]
 
 
 def _operations(name: str, arguments: Sequence[Any]) -> int:

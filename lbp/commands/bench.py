@@ -94,9 +94,9 @@ def bench(
     record = new_record(on, settings, measure_rates(on))
     if output is not None:
         record = continue_record(output, record)
-    done = frozenset[Key]() if again else frozenset(row.key for row in record.rows)
+    done: dict[Key, Row] = {} if again else {row.key: row for row in record.rows}
     limits = Limits(time_limit, int(memory_limit * 2**30), torch.get_num_threads())
-    ops = OpOptions(repeats=repeats, compiled=compiled, quick=quick, only=names, done=done)
+    ops = OpOptions(repeats=repeats, compiled=compiled, quick=quick, only=names, done=frozenset(done))
     methods = replace(
         _method_options(names, limits, repeats, batch, contender, peer, quick=quick), seconds=case_seconds, done=done
     )

@@ -55,3 +55,11 @@ def test_products_of_gradients_are_found_too():
     l, weight = torch.zeros(40, 5, requires_grad=True), torch.ones(7, 5, requires_grad=True)
     lower, _ = ops.interval_linear(l, l + 1, weight, None)
     assert operations(lambda: torch.autograd.grad(lower.sum(), (l, weight), retain_graph=True)) == 4 * 2 * 40 * 5 * 7
+
+
+def test_convolutions_are_found_inside_of_the_ops():
+    A, weight = torch.ones(1, 2, 3, 4, 5, 5), torch.ones(4, 6, 3, 3)
+    count = 2 * A.numel() * weight[0].numel()
+    assert operations(lambda: ops.backward_conv2d(A, weight, None, (7, 7))) == count
+    l = torch.zeros(2, 6, 7, 7)
+    assert operations(lambda: ops.interval_conv2d(l, l + 1, weight, None)) == 2 * 2 * 2 * 4 * 25 * weight[0].numel()
