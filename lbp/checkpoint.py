@@ -112,6 +112,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def remove_leftovers(path: Path) -> None:
+    """Removes what `write_atomically` leaves beside a file when it is killed; for who alone writes that file."""
+    if path.parent.is_dir():
+        for part in path.parent.iterdir():
+            if part.name.startswith(f".{path.name}.") and part.is_file():
+                part.unlink(missing_ok=True)
+
+
 def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)

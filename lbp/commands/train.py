@@ -46,6 +46,8 @@ def train(
         world.barrier()
         if world.leads:
             _settle_state(state, resume=resume, restart=restart)
+            for path in (state, target):
+                checkpoint.remove_leftovers(path)
         world.barrier()
         trained = _run(settings, data_root, world, state, tensorboard, graphs)
         if world.leads:
