@@ -81,7 +81,7 @@ struct ConcretizeWindowsGradientLaunch {
 };
 
 template <typename T, typename Kind>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2)
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1)
     concretize_windows_gradient_kernel(const ConcretizeWindowsGradientLaunch<T> args) {
   const ConcretizeWindowsGradientArguments<T>& op = args.op;
   const RowWindows<T>& A = op.A;
