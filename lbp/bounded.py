@@ -147,7 +147,8 @@ class BoundedModule(nn.Module):
                 rounding, but for the neurons that the following option leaves out on windows alone. With
                 `sparse_intermediate_bounds` (the default) CROWN substitutes back only hidden neurons that intervals
                 leave open, image by image, lets a row go where the bounds of a layer that it passes decide its neuron,
-                and keeps the tighter of all bounds found; False gives textbook CROWN, every hidden neuron bounded by
+                and keeps the tighter of all bounds found; False, for it or `sparse_conv_intermediate_bounds` or
+                `sparse_intermediate_bounds_with_ibp`, gives textbook CROWN, every hidden neuron bounded by
                 back-substitution down to the input and nothing else. `rounding` is what `compute_bounds` takes where
                 its argument of that name is None. Other options that scripts for auto_LiRPA set are accepted where they
                 cannot change a result.

@@ -56,13 +56,18 @@ def _one_of(*values: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in values
 
 
+OPEN_ROWS = (
+    "sparse_intermediate_bounds",
+    "sparse_conv_intermediate_bounds",
+    "sparse_intermediate_bounds_with_ibp",
+)
+"""Options of which each, set to False, gives textbook CROWN: every hidden neuron by back-substitution alone."""
+
 _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "activation_bound_option": (_one_of(*STRATEGY_OPTIONS), f"one of {', '.join(STRATEGY_OPTIONS)}"),
     "conv_mode": (_one_of("patches", "matrix"), "'patches' or 'matrix' (the result is the same)"),
     "crown_batch_size": (_is_row_count, "a number of rows >= 1, or inf"),
-    "sparse_intermediate_bounds": (_is_bool, "True or False"),
-    "sparse_conv_intermediate_bounds": (_is_bool, "True or False"),
-    "sparse_intermediate_bounds_with_ibp": (_is_bool, "True or False"),
+    **dict.fromkeys(OPEN_ROWS, (_is_bool, "True or False")),
     "sparse_features_alpha": (_is_bool, "True or False"),
     "sparse_spec_alpha": (_is_bool, "True or False"),
     "minimum_sparsity": (_is_number, "a number"),
@@ -204,8 +209,8 @@ def windows_of(options: Mapping[str, Any]) -> bool:
 
 
 def only_open(options: Mapping[str, Any]) -> bool:
-    """Return whether CROWN bounds only hidden neurons that intervals leave open (`sparse_intermediate_bounds`)."""
-    return bool(options.get("sparse_intermediate_bounds", True))
+    """Return whether CROWN bounds only hidden neurons that intervals leave open; see `OPEN_ROWS`."""
+    return all(options.get(name, True) for name in OPEN_ROWS)
 
 
 def rounding_of(options: Mapping[str, Any], given: str | None) -> str:

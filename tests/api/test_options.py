@@ -7,13 +7,11 @@ from torch import nn
 
 from lbp.bounded import BoundedModule
 from lbp.errors import InvalidInputError
+from lbp.methods.options import OPEN_ROWS
 
 HARMLESS = {
     "conv_mode": "matrix",
     "crown_batch_size": float("inf"),
-    "sparse_intermediate_bounds": False,
-    "sparse_conv_intermediate_bounds": False,
-    "sparse_intermediate_bounds_with_ibp": False,
     "optimize_bound_args": {"iteration": 20, "lr_alpha": 0.5, "enable_beta_crown": False, "fix_interm_bounds": True},
     "loss_fusion": False,
     "verbosity": 1,
@@ -30,6 +28,23 @@ def test_harmless_options_of_scripts_change_nothing(key):
     tolerance = 1e-12 if key == "conv_mode" else 0.0  # whole rows add up in another order
     expected = bounded(model, shape).compute_bounds(x)
     torch.testing.assert_close(net.compute_bounds(x), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("key", OPEN_ROWS)
+def test_each_switch_of_open_rows_gives_the_textbooks_bounds(key):
+    model, shape = network("cnn")
+    x = region(inputs(shape), 0.02)
+    net = BoundedModule(model, inputs(shape), bound_opts={key: False})
+    net.compute_bounds(x, method="CROWN")
+    for node in net.get_layers_requiring_bounds():
+        assert node.lower is not None
+        alone = bounded(model, shape).compute_bounds(x, method="CROWN", final_node_name=node.name)
+        for bound, expected in zip((node.lower, node.upper), alone, strict=True):
+            torch.testing.assert_close(bound, expected, rtol=1e-12, atol=1e-12)
+    everything = BoundedModule(model, inputs(shape))
+    everything.compute_bounds(x, method="CROWN")
+    pairs = zip(net.get_layers_requiring_bounds(), everything.get_layers_requiring_bounds(), strict=True)
+    assert any(not torch.equal(node.lower, other.lower) for node, other in pairs)
 
 
 def test_every_strategy_can_be_set_and_all_differ():
