@@ -89,6 +89,7 @@ def stages(device: str, capability: str) -> list[Stage]:
     benchmark = ["bench", "ops", "--device", "cuda", "--no-compiled", "--output", str(RESULTS / f"{device}-ops.json")]
     for name in MEMORY_BOUND:
         benchmark += ["--only", name]
+
     def start_afresh() -> None:
         (RESULTS / f"{device}-ops.json").unlink(missing_ok=True)  # `lbp bench` continues records of its own commit only
 
