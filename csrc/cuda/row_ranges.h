@@ -7,7 +7,7 @@
 namespace lbp::cuda {
 
 // With so few rows it is quicker to read all.
-constexpr Index kFewRows = 1024;
+constexpr Index kFewRows = 256;
 
 // Room for the ranges, in bytes.
 template <typename T>
