@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from lbp.checkpoint import write_atomically
+from lbp.commands.instances import beside, check_files, read_instances
 from lbp.commands.options import MemoryBudget, RoundingLevel, number, prepare_file
 from lbp.errors import InvalidInputError
 from lbp.onnx_import import load_onnx, read_onnx
@@ -86,6 +87,9 @@ def verify_vnnlib(
         Path | None, typer.Option(help="CSV of networks, properties and timeouts, beside the files it names.")
     ] = None,
     results: Annotated[Path | None, typer.Option(help="With --instances: append a line per instance here.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only read the networks and properties, and name refusals.")
+    ] = False,
 ) -> None:
     """Decide a VNN-LIB property of an ONNX network: unsat (it holds), sat (it does not), unknown or timeout.
 
@@ -105,9 +109,15 @@ def verify_vnnlib(
     if instances is not None:
         if network is not None or result is not None or counterexample is not None:
             raise InvalidInputError("--instances takes neither NET.onnx, PROP.vnnlib, --result nor --counterexample")
+        if check:
+            named = read_instances(instances)
+            pairs = [(beside(instances, each.network), beside(instances, each.specification)) for each in named]
+            raise typer.Exit(2 if check_files(pairs) else 0)
         raise typer.Exit(_run_all(instances, results, choices, timeout))
     if network is None or specification is None or results is not None:
         raise InvalidInputError("give NET.onnx and PROP.vnnlib, or --instances (and --results) without them")
+    if check:
+        raise typer.Exit(2 if check_files([(network, specification)]) else 0)
     raise typer.Exit(_run_one(network, specification, choices, timeout, result, counterexample))
 
 
@@ -140,11 +150,11 @@ def _run_all(instances: Path, results: Path | None, choices: Choices, timeout: f
     """Decide all instances of a file, a line each; an error ends its instance only and gives code 2 at the end."""
     console, errors = Console(soft_wrap=True), 0
     counts: dict[str, int] = {}
-    for network, specification, limit in _read_instances(instances):
+    for network, specification, limit in read_instances(instances):
         seconds = min(value for value in (limit, timeout, float("inf")) if value is not None)
         deadline = Deadline()
         try:
-            found = _decide(_beside(instances, network), _beside(instances, specification), choices, seconds)
+            found = _decide(beside(instances, network), beside(instances, specification), choices, seconds)
             word, text = found.verdict.value, _sentence(found)
         except Exception as error:
             word, text = ERROR, f"{ERROR}: {type(error).__name__}: {error}"
@@ -185,37 +195,6 @@ def _sentence(found: PropertyResult) -> str:
     by = f" ({', '.join(found.decided_by)})" if found.decided_by else ""
     boxes = f", {found.boxes} boxes" if found.boxes else ""
     return f"{found.verdict.value}: {SENTENCES[found.verdict]}{by} in {found.seconds:.2f} s{boxes}"
-
-
-def _read_instances(path: Path) -> list[tuple[str, str, float | None]]:
-    """Return network, property and time limit of every line.
-
-    Raises:
-        InvalidInputError: no such file, or a line of another form.
-    """
-    try:
-        lines = list(csv.reader(path.read_text().splitlines()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{path}: cannot be read ({error})") from error
-    found = []
-    for place, cells in enumerate(lines, start=1):
-        if not cells:
-            continue
-        try:
-            network, specification, *limit = (cell.strip() for cell in cells)
-            found.append((network, specification, float(limit[0]) if limit else None))
-        except ValueError as error:
-            raise InvalidInputError(
-                f"{path}, line {place}: expected NET.onnx,PROP.vnnlib,SECONDS, got {cells}"
-            ) from error
-    return found
-
-
-def _beside(instances: Path, name: str) -> Path:
-    """Return the file that a line names, or its compressed form where only that is there."""
-    path = instances.parent / name
-    packed = path.with_name(f"{path.name}.gz")
-    return packed if packed.exists() and not path.exists() else path
 
 
 def _append(path: Path, cells: list[str]) -> None:

@@ -47,11 +47,15 @@ def _clip(call: OnnxCall) -> nn.Module:
 
 def _limit(call: OnnxCall, name: str, index: int) -> float | None:
     """Return one limit of Clip; None where it is left out or no number in use reaches it."""
+    unlimited = float(np.finfo(np.float32).max)
     given = call.attribute(name)
     value = call.constant(index) if given is None else np.asarray(given)
-    if value is None or abs(float(value.item())) >= float(np.finfo(np.float32).max):
+    if value is None:
         return None
-    return float(value.item())
+    if value.size != 1:
+        raise call.refuse(f"has the limits {value.tolist()}; one number for all neurons is supported")
+    limit = float(value.item())
+    return None if (limit <= -unlimited if name == "min" else limit >= unlimited) else limit
 
 
 @for_operators("Max")

@@ -25,6 +25,8 @@ def _gemm(call: OnnxCall) -> nn.Module:
     if call.attribute("transA", 0):
         raise call.refuse("transposes its first input, which holds the batch")
     weight = call.tensor(1)
+    if weight.dim() != 2 or len(call.shape()) != 2:
+        raise call.refuse(f"has a weight of shape {list(weight.shape)}; matrices on values [B, n] are supported")
     weight = weight if call.attribute("transB", 0) else weight.T
     weight = weight * call.attribute("alpha", 1.0)
     bias = None
@@ -45,7 +47,7 @@ def _matmul(call: OnnxCall) -> nn.Module:
     from_right = call.is_bound(0)
     matrix = call.tensor(1 if from_right else 0)
     shape = call.shape(0 if from_right else 1)
-    while matrix.dim() > 2 and matrix.shape[0] == 1:
+    while len(shape) >= matrix.dim() > 2 and matrix.shape[0] == 1:
         matrix = matrix[0]
     if matrix.dim() != 2:
         raise call.refuse(f"has a constant of shape {list(matrix.shape)}; matrices are supported")
@@ -65,6 +67,9 @@ def _conv(call: OnnxCall) -> nn.Module:
         raise call.refuse(
             f"has a kernel of shape {list(kernel.shape)}; convolutions in one and two dimensions are supported"
         )
+    stated = call.attribute("kernel_shape")
+    if stated is not None and stated != list(kernel.shape[2:]):
+        raise call.refuse(f"has kernel_shape={stated}, but a kernel of shape {list(kernel.shape)}")
     window = window_of(call, kernel.shape[2:])
     bias = call.tensor(2) if call.constant(2) is not None else None
     if kernel.dim() == 4:
@@ -98,8 +103,11 @@ def _convolution(call: OnnxCall, kernel: Tensor, bias: Tensor | None, window: Wi
 
 @for_operators("BatchNormalization")
 def _batch_normalization(call: OnnxCall) -> nn.Module:
-    if call.attribute("training_mode", 0):
+    outputs = [output for output in call.node.output if output]
+    if call.attribute("training_mode", 0) or len(outputs) > 1 or (call.opset < 7 and not call.attribute("is_test", 0)):
         raise call.refuse("is in training mode; export the network in evaluation mode")
+    if not call.attribute("spatial", 1):
+        raise call.refuse("has statistics of its own at every place of the image (spatial=0)")
     scale, shift, mean, variance = (call.tensor(index) for index in range(1, 5))
     kinds = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}
     rank = len(call.shape())

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import ChainMap, Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 import torch
-from onnx.reference import ReferenceEvaluator
-from torch import nn
+from torch import Tensor, nn
 
 from lbp.errors import LbpError, OnnxFileError
 from lbp.onnx_import import activations, affine, elementwise, pooling, shapes
 from lbp.onnx_import.affine import linear
-from lbp.onnx_import.file import Array, OnnxModel
+from lbp.onnx_import.evaluation import Array, difference, evaluate_node
+from lbp.onnx_import.file import OnnxModel
 from lbp.onnx_import.modules import ScaleShift
 from lbp.onnx_import.network import OnnxNetwork, Step
 from lbp.onnx_import.registry import OnnxCall
@@ -24,7 +25,12 @@ OPERATORS = (activations, affine, elementwise, pooling, shapes)
 """Modules that hold the operators; each registers its own."""
 
 _BATCH = 2
-"""Batch size of the runs on zeros that find the shape of every value."""
+"""Batch size of the runs that find the shape of every value."""
+
+_TRIES = 3
+"""Random points on which a module must differ from the reference evaluator to be refused: sums may cancel at one."""
+
+_RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
 
 def convert(model: OnnxModel) -> OnnxNetwork:
@@ -40,7 +46,8 @@ def convert(model: OnnxModel) -> OnnxNetwork:
 class _Conversion:
     """Goes through the nodes in order.
 
-    A MatMul and the Add of a bias after it become one Linear.
+    Every module is compared with onnx's reference evaluator on random values before it is taken. A MatMul and the Add
+    of a bias after it become one Linear.
 
     Attributes:
         shapes: per value that depends on the input, the shape of one example.
@@ -53,6 +60,7 @@ class _Conversion:
         self.constants: dict[str, Array] = dict(model.constants)
         self.dtype = torch.float64 if model.dtype is np.float64 else torch.float32
         self.steps: list[Step] = []
+        self.generator = torch.Generator().manual_seed(0)
 
     def run(self) -> OnnxNetwork:
         nodes = self.model.proto.graph.node
@@ -62,7 +70,9 @@ class _Conversion:
                 self._add(node, _module_name(node, number))
         output = self.model.output_name
         if output not in self.shapes:
-            raise OnnxFileError(f"{self.model.path}: the output {output!r} does not depend on the input")
+            raise OnnxFileError(
+                f"{self.model.path}: the output {output!r} does not depend on the input, or has no bounds"
+            )
         steps = _with_biases(self.steps, output)
         model = self.model
         neurons = sum(math.prod(self.shapes[step.output]) for step in steps)
@@ -81,44 +91,68 @@ class _Conversion:
             self.constants[node.output[0]] = result
             return
         modules = [result] if isinstance(result, nn.Module) else list(result)
+        self._compare(call, modules)
         for module, output in zip(modules, node.output, strict=False):
-            self.shapes[output] = self._example_shape(call, module)
             self.steps.append(Step(name, module, call.sources, output))
 
     def _call(self, node: onnx.NodeProto, name: str) -> OnnxCall:
-        return OnnxCall(node, name, self.dtype, str(self.model.path), self.shapes, self.constants)
+        return OnnxCall(node, name, self.dtype, str(self.model.path), self.shapes, self.constants, self.model.opset)
 
     def _fold(self, node: onnx.NodeProto, name: str) -> None:
         """Compute a node that depends on constants only."""
-        inputs = [source for source in dict.fromkeys(node.input) if source]
-        graph = onnx.helper.make_graph(
-            [node],
-            "constant",
-            [onnx.ValueInfoProto(name=source) for source in inputs],
-            [onnx.ValueInfoProto(name=output) for output in node.output if output],
-        )
-        alone = onnx.helper.make_model(graph, opset_imports=self.model.proto.opset_import)
+        if node.op_type in _RANDOM:
+            raise self._call(node, name).refuse("draws another value at every evaluation")
+        self.constants.update(self._by_reference(self._call(node, name), self.constants))
+
+    def _by_reference(self, call: OnnxCall, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Return a node's outputs by the reference evaluator."""
         try:
-            found = ReferenceEvaluator(alone).run(None, {source: self.constants[source] for source in inputs})
+            return evaluate_node(call.node, self.model.proto.opset_import, values)
         except LbpError:  # a deadline
             raise
         except Exception as error:
             # Operators of the reference implementation raise whatever numpy does.
-            raise self._call(node, name).refuse(f"cannot be computed from constants: {error}") from error
-        for output, value in zip((output for output in node.output if output), found, strict=True):
-            self.constants[output] = np.asarray(value)
+            raise call.refuse(f"cannot be computed by onnx's reference evaluator: {error}") from error
 
-    def _example_shape(self, call: OnnxCall, module: nn.Module) -> tuple[int, ...]:
-        """Return the shape of one example of a module's value, after checking that examples stay apart."""
-        zeros = (torch.zeros(_BATCH, *self.shapes[source], dtype=self.dtype) for source in call.sources)
+    def _compare(self, call: OnnxCall, modules: Sequence[nn.Module]) -> None:
+        """Keep the shapes of a node's values, after comparing its modules with the reference evaluator.
+
+        Raises:
+            UnsupportedLayerError: they differ, the examples of a batch do not stay apart, or one of both fails.
+        """
+        for attempt in range(_TRIES):
+            points = {
+                name: torch.randn(_BATCH, *self.shapes[name], generator=self.generator, dtype=self.dtype)
+                for name in dict.fromkeys(call.sources)
+            }
+            batches = [self._applied(call, module, points) for module in modules]
+            if not all(bool(batch.isfinite().all()) for batch in batches):
+                raise call.refuse("gives values that are not finite")
+            one = {name: point[:1].numpy() for name, point in points.items()}
+            expected = self._by_reference(call, ChainMap(one, self.constants))
+            reason = None
+            for output, batch in zip(call.node.output, batches, strict=False):
+                reason = reason or difference(batch[:1].numpy(), expected[output])
+            if reason is None:
+                break
+            if attempt == _TRIES - 1:
+                raise call.refuse(f"is not read as onnx defines it: the reference evaluator gives {reason}")
+        for output, batch in zip(call.node.output, batches, strict=False):
+            self.shapes[output] = tuple(batch.shape[1:])
+
+    def _applied(self, call: OnnxCall, module: nn.Module, points: Mapping[str, Tensor]) -> Tensor:
+        """Return a module's value for a batch, after checking that examples stay apart."""
         try:
             with torch.no_grad():
-                value = module(*zeros)
-        except (RuntimeError, ValueError, IndexError) as error:
+                value: Tensor = module(*(points[name] for name in call.sources))
+                apart = [module(*(points[name][i : i + 1] for name in call.sources)) for i in range(_BATCH)]
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
             raise call.refuse(f"does not fit its inputs: {error}") from error
         if value.dim() < 1 or value.shape[0] != _BATCH:
             raise call.refuse(f"gives the shape {list(value.shape)} for a batch of {_BATCH}; the batch must stay first")
-        return tuple(value.shape[1:])
+        if difference(value.numpy(), torch.cat(apart).numpy()) is not None:
+            raise call.refuse("mixes the examples of a batch")
+        return value
 
 
 def _needed(nodes: list[onnx.NodeProto], output: str) -> list[bool]:

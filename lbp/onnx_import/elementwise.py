@@ -53,4 +53,9 @@ def _neg(call: OnnxCall) -> nn.Module:
 
 def _constant_side(call: OnnxCall) -> int | None:
     """Return which of the two inputs is constant, None if neither is."""
+    if call.attribute("axis") is not None:
+        raise call.refuse("aligns its inputs by the attribute axis of versions before 7; convert the file to opset 7")
+    ranks = {len(call.shape(index)) for index in (0, 1) if call.is_bound(index)}
+    if len(ranks) > 1:
+        raise call.refuse("combines values of different numbers of dimensions, which would align a batch with another")
     return next((index for index in (0, 1) if not call.is_bound(index)), None)

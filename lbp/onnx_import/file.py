@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from lbp.errors import LbpError, OnnxFileError
-
-Array = npt.NDArray[np.generic]
+from lbp.onnx_import.evaluation import Array, evaluator
 
 DTYPES: dict[int, type[np.floating]] = {onnx.TensorProto.FLOAT: np.float32, onnx.TensorProto.DOUBLE: np.float64}
 """Types of a network's input that are supported."""
@@ -43,6 +41,11 @@ class OnnxModel:
     input_shape: tuple[int, ...]
     dtype: type[np.floating]
 
+    @property
+    def opset(self) -> int:
+        """Version of the standard's operators."""
+        return next((entry.version for entry in self.proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
     @cached_property
     def constants(self) -> dict[str, Array]:
         """Return the stored tensors by name.
@@ -60,16 +63,30 @@ class OnnxModel:
 
     @cached_property
     def _evaluator(self) -> ReferenceEvaluator:
-        return ReferenceEvaluator(self.proto)
+        return evaluator(self.proto)
 
     def evaluate(self, x: Array) -> Array:
         """Return the flattened output for one example by onnx's reference evaluator, in the file's own dtype.
 
+        Batch normalisation is that of evaluation mode in every version of the operator.
+
         Args:
             x: values of the input, any shape with as many entries as the input has.
+
+        Raises:
+            OnnxFileError: the reference evaluator fails.
         """
         example = np.asarray(x, dtype=self.dtype).reshape(1, *self.input_shape)
-        outputs: Any = self._evaluator.run(None, {self.input_name: example})
+        try:
+            with np.errstate(all="ignore"):
+                outputs: Any = self._evaluator.run(None, {self.input_name: example})
+        except LbpError:  # a deadline
+            raise
+        except Exception as error:
+            # Operators of the reference implementation raise whatever numpy does.
+            raise OnnxFileError(
+                f"{self.path}: onnx's reference evaluator fails: {type(error).__name__}: {error}"
+            ) from error
         return np.asarray(outputs[0]).reshape(-1)
 
 

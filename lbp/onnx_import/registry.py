@@ -14,8 +14,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from lbp.errors import UnsupportedLayerError
-from lbp.onnx_import.file import Array
+from lbp.errors import LbpError, UnsupportedLayerError
+from lbp.onnx_import.evaluation import Array
 
 Result = nn.Module | Array | Sequence[nn.Module]
 """A module that takes the inputs that depend on the network's input, in order; the modules of several outputs; or a
@@ -44,6 +44,7 @@ class OnnxCall:
         name: its name for modules and messages.
         dtype: of the network's values.
         where: the file, for messages.
+        opset: version of the operators.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class OnnxCall:
         where: str,
         shapes: Mapping[str, tuple[int, ...]],
         constants: Mapping[str, Array],
+        opset: int,
     ) -> None:
         self.node = node
         self.name = name
         self.dtype = dtype
         self.where = where
+        self.opset = opset
         self._shapes = shapes
         self._constants = constants
         self._attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
@@ -150,7 +153,12 @@ class OnnxCall:
         operator = OPERATORS.get(self.node.op_type) if self.node.domain in ("", "ai.onnx") else None
         if operator is None:
             raise self.refuse(f"is not supported. Supported: {', '.join(sorted(OPERATORS))}")
-        return operator(self)
+        try:
+            return operator(self)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, LbpError):
+                raise
+            raise self.refuse(f"is damaged: {type(error).__name__}: {error}") from error
 
     def _name(self, index: int) -> str:
         return self.node.input[index] if index < len(self.node.input) else ""

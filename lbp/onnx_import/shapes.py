@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import nn
 
-from lbp.onnx_import.file import DTYPES, Array
+from lbp.onnx_import.evaluation import Array
+from lbp.onnx_import.file import DTYPES
 from lbp.onnx_import.modules import Concat, Part, Permute, Reshape
 from lbp.onnx_import.registry import OnnxCall, for_operators
 
@@ -21,7 +23,7 @@ def _identity(call: OnnxCall) -> nn.Module:
 @for_operators("Dropout")
 def _dropout(call: OnnxCall) -> nn.Module:
     training = call.constant(2)
-    if training is not None and bool(training):
+    if (training is not None and bool(training)) or (call.opset < 7 and not call.attribute("is_test", 0)):
         raise call.refuse("is in training mode; export the network in evaluation mode")
     return nn.Identity()
 
@@ -30,6 +32,8 @@ def _dropout(call: OnnxCall) -> nn.Module:
 def _cast(call: OnnxCall) -> nn.Module:
     if call.attribute("to") not in DTYPES:
         raise call.refuse("converts to a type other than FLOAT and DOUBLE")
+    if DTYPES[call.attribute("to")] is np.float32 and call.dtype == torch.float64:
+        raise call.refuse("rounds the values of a network in DOUBLE to FLOAT")
     return nn.Identity()
 
 
@@ -48,6 +52,8 @@ def _size(call: OnnxCall) -> Array:
 def _flatten(call: OnnxCall) -> nn.Module:
     shape = call.shape()
     axis = call.attribute("axis", 1)
+    if not -len(shape) <= axis <= len(shape):
+        raise call.refuse(f"has axis={axis}, which a value of {len(shape)} dimensions does not have")
     axis = axis if axis >= 0 else axis + len(shape)
     return _reshaped(call, (math.prod(shape[:axis]), math.prod(shape[axis:])))
 
@@ -145,9 +151,14 @@ def _slice(call: OnnxCall) -> nn.Module:
     if starts is None or stops is None:
         raise call.refuse("lacks starts or ends")
     axes = call.axes(list(range(len(starts))) if axes is None else axes)
+    steps = [1] * len(starts) if steps is None else steps
+    if not len(starts) == len(stops) == len(axes) == len(steps):
+        raise call.refuse(f"has starts {starts}, ends {stops}, axes {axes}, steps {steps} of different lengths")
+    if len(set(axes)) < len(axes):
+        raise call.refuse(f"has axes {axes}, one of them twice")
     parts = []
     for i, axis in enumerate(axes):
-        step = 1 if steps is None else steps[i]
+        step = steps[i]
         if step < 1:
             raise call.refuse(f"has the step {step}; positive steps are supported")
         start, stop, _ = slice(starts[i], stops[i], step).indices(shape[axis])
@@ -162,7 +173,10 @@ def _split(call: OnnxCall) -> Sequence[nn.Module]:
     (axis,) = call.axes([call.attribute("axis", 0)])
     size, count = call.shape()[axis], len(call.node.output)
     chunk = -(-size // count)
-    lengths = call.integers("split", 1) or [min(chunk, size - i * chunk) for i in range(count)]
+    stated = call.integers("split", 1)
+    if stated is None and call.opset < 18 and size % count:
+        raise call.refuse(f"divides a dimension of {size} into {count} equal parts")
+    lengths = stated or [min(chunk, size - i * chunk) for i in range(count)]
     if len(lengths) != count or sum(lengths) != size:
         raise call.refuse(f"has lengths {lengths} for {count} parts of a dimension of {size}")
     starts = [sum(lengths[:i]) for i in range(count)]
@@ -176,7 +190,10 @@ def _gather(call: OnnxCall) -> nn.Module:
     shape = call.shape()
     if indices is None or indices.size == 0 or indices.ndim > 1:
         raise call.refuse("is supported with a number or a list of numbers as indices")
-    picked = [int(index) % shape[axis] for index in indices.reshape(-1)]
+    size = shape[axis]
+    if indices.min() < -size or indices.max() >= size:
+        raise call.refuse(f"takes entries {indices.min()} to {indices.max()} of a dimension of {size}")
+    picked = [int(index) % size for index in indices.reshape(-1)]
     first, last = picked[0], picked[-1]
     if picked != list(range(first, last + 1)):
         raise call.refuse(f"takes the entries {picked}; entries one after the other are supported")

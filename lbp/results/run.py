@@ -115,8 +115,9 @@ def _collect(path: Path, settings: Mapping[str, Any], records: list[Record], gro
     if group.leads and _files(path) != [path]:
         write_results(path, settings, records)
     group.gather(None)
-    for part in _files(path)[1:]:
-        part.unlink(missing_ok=True)
+    for name in _files(path):
+        if name != path:
+            name.unlink(missing_ok=True)
 
 
 def _by_index(records: Iterable[Record]) -> dict[int, Record]:

@@ -67,6 +67,8 @@ def normal_form(formula: Expression, variables: Collection[str]) -> Alternatives
         factored = product([normal_form(part, variables) for part in operands], formula.line)
         return [(*factored.common, *alternative) for alternative in factored.alternatives]
     if head == "or":
+        if not operands:
+            raise VnnLibError(f"line {formula.line}: {shown(formula)} has no alternatives, so that nothing is asserted")
         joined = [alternative for part in operands for alternative in normal_form(part, variables)]
         return _limited(joined, formula.line)
     if head in ("<=", ">=", "="):

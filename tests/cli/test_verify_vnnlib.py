@@ -98,6 +98,24 @@ def test_a_batch_writes_a_line_per_instance_and_goes_on_after_errors(folder):
     assert all(float(row[3]) >= 0 for row in rows)
 
 
+def test_check_reads_every_file_once_and_names_what_is_refused(folder):
+    save(folder, model([node("Sigmoid", ["x"])], [1, 2]), "smooth.onnx")
+    save(folder, model([node("Relu", ["x"])], [1, 3]), "three.onnx")
+    (folder / "bad.vnnlib").write_text("(assert (or))")
+    lines = ["net.onnx,unsat.vnnlib", "smooth.onnx,sat.vnnlib,1", "net.onnx,bad.vnnlib", "net.onnx,packed.vnnlib"]
+    (folder / "instances.csv").write_text("\n".join(lines))
+    found = invoke("verify-vnnlib", "--instances", folder / "instances.csv", "--check")
+    assert found.exit_code == 2, found.output
+    assert f"read {folder / 'net.onnx'}: 2 inputs, 1 outputs" in found.stdout
+    assert f"refused {folder / 'smooth.onnx'}: operator Sigmoid" in found.stdout
+    assert f"refused {folder / 'bad.vnnlib'}, line 1" in found.stdout
+    assert found.stdout.splitlines()[-2:] == ["networks: 1 read, 1 refused", "properties: 3 read, 1 refused"]
+    assert invoke("verify-vnnlib", folder / "net.onnx", folder / "unsat.vnnlib", "--check").exit_code == 0
+    misfit = invoke("verify-vnnlib", folder / "three.onnx", folder / "unsat.vnnlib", "--check")
+    assert misfit.exit_code == 2
+    assert f"does not fit {folder / 'three.onnx'}" in misfit.stdout
+
+
 def test_inference_is_that_in_the_precision_of_the_file(folder):
     # 2^24 + 1/2 - 2^24: in float32 the half is lost.
     save(folder, model([node("MatMul", ["x", "w"])], [1, 3], {"w": np.array([[1.0], [1.0], [-1.0]])}))

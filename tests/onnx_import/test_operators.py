@@ -177,6 +177,18 @@ def test_bounds_of_the_module_hold_its_values(name, tmp_path):
         assert ((lower - 1e-9 <= values) & (values <= upper + 1e-9)).all()
 
 
+@pytest.mark.parametrize("opset", [7, 9, 13, 15])
+def test_batch_normalization_takes_the_stored_statistics_in_every_version(opset, tmp_path):
+    statistics = {"s": normal(2), "b": normal(2, seed=1), "m": normal(2, seed=2), "v": normal(2) ** 2 + 0.5}
+    nodes = [node("BatchNormalization", ["x", "s", "b", "m", "v"], momentum=0.8)]
+    path = save(tmp_path, model(nodes, IMAGE, statistics, opset=opset))
+    scale, shift, mean, variance = (torch.from_numpy(statistics[name]).float() for name in "sbmv")
+    x = torch.from_numpy(normal(*IMAGE, seed=3)).float()
+    expected = torch.nn.functional.batch_norm(x, mean, variance, scale, shift)
+    assert torch.allclose(load_onnx(path)(x), expected, atol=1e-6)
+    np.testing.assert_allclose(read_onnx(path).evaluate(x.numpy()), expected.flatten().numpy(), atol=1e-6)
+
+
 def test_a_matrix_product_and_the_bias_after_it_become_one_layer(tmp_path):
     network = load_onnx(made(tmp_path, "MatMul and Add"))
     (layer,) = network.children()

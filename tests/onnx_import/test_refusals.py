@@ -8,9 +8,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from onnx_import.graphs import ints, model, node, normal, save
+from torch import nn
 
 from lbp.errors import MissingPackageError, OnnxFileError, UnsupportedLayerError
-from lbp.onnx_import import load_onnx
+from lbp.onnx_import import load_onnx, read_onnx
+from lbp.onnx_import.registry import OPERATORS
+
+
+class Flipped(nn.Module):
+    """The examples of a batch in the opposite order, rectified."""
+
+    def forward(self, x):
+        return x.flip(0).relu()
+
 
 LINE, IMAGE = [1, 6], [1, 2, 5, 7]
 
@@ -51,7 +61,89 @@ UNSUPPORTED = {
     "limits in the wrong order": (
         [node("Clip", ["x", "l", "h"])], LINE, {"l": np.array(1.0), "h": np.array(-1.0)}, "[1.0, -1.0]",
     ),
+    "entries beyond the end": ([node("Gather", ["x", "i"], axis=1)], LINE, {"i": ints(5, 6)}, "5 to 6 of a dimension"),
+    "entries before the start": ([node("Gather", ["x", "i"], axis=1)], LINE, {"i": np.int64(-7)}, "-7 to -7"),
+    "a kernel of another shape than stated": (
+        [node("Conv", ["x", "w"], kernel_shape=[5, 5], pads=[2, 2, 2, 2])], IMAGE, {"w": normal(3, 2, 3, 3)},
+        "kernel_shape=[5, 5]",
+    ),
+    "too few strides": ([node("Conv", ["x", "w"], strides=[2])], IMAGE, {"w": normal(3, 2, 3, 3)}, "is damaged"),
+    "a stride of zero": ([node("Conv", ["x", "w"], strides=[0, 1])], IMAGE, {"w": normal(3, 2, 3, 3)}, "is damaged"),
+    "no groups": ([node("Conv", ["x", "w"], group=0)], IMAGE, {"w": normal(3, 2, 3, 3)}, "is damaged"),
+    "an axis sliced twice": (
+        [node("Slice", ["x", "s", "e", "a"])], LINE, {"s": ints(1, 1), "e": ints(5, 5), "a": ints(1, 1)}, "twice",
+    ),
+    "slices of different lengths": (
+        [node("Slice", ["x", "s", "e", "a"])], IMAGE, {"s": ints(0), "e": ints(2), "a": ints(1, 2)}, "of different",
+    ),
+    "a limit per neuron": ([node("Clip", ["x", "l"])], LINE, {"l": normal(6)}, "one number for all"),
+    "a bias of another size": ([node("Gemm", ["x", "w", "b"])], LINE, {"w": normal(6, 3), "b": normal(2)}, "damaged"),
+    "a weight that is no matrix": ([node("Gemm", ["x", "w"])], LINE, {"w": normal(6, 3, 1)}, "[6, 3, 1]"),
+    "a product that adds a dimension": ([node("MatMul", ["x", "w"])], LINE, {"w": normal(1, 6, 3)}, "[1, 6, 3]"),
+    "a negative variance": (
+        [node("BatchNormalization", ["x", "s", "s", "s", "v"])], LINE, {"s": np.ones(6), "v": -np.ones(6)}, "finite",
+    ),
+    "noise": ([node("RandomNormalLike", ["x"])], LINE, {}, "not supported"),
 }  # fmt: skip
+
+OLD = {
+    "values aligned by an axis": (
+        [node("Add", ["x", "c"], broadcast=1, axis=1)], IMAGE, {"c": normal(2)}, 6, "attribute axis",
+    ),
+    "statistics of the batch": (
+        [node("BatchNormalization", ["x", "s", "s", "s", "s"])], LINE, {"s": np.ones(6)}, 6, "training mode",
+    ),
+    "statistics of every pixel": (
+        [node("BatchNormalization", ["x", "s", "s", "s", "s"], spatial=0)], LINE, {"s": np.ones(6)}, 7, "spatial=0",
+    ),
+    "outputs of training": (
+        [node("BatchNormalization", ["x", "s", "s", "s", "s"], ["y", "m", "v", "a", "b"])],
+        LINE, {"s": np.ones(6)}, 9, "training mode",
+    ),
+    "neurons dropped": ([node("Dropout", ["x"])], LINE, {}, 6, "training mode"),
+    "parts of different lengths": ([node("Split", ["x"], list("yabc"), axis=1)], LINE, {}, 13, "4 equal parts"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_what_older_versions_mean_by_an_operator_is_not_read_as_the_newer_meaning(name, tmp_path):
+    nodes, shape, constants, opset, message = OLD[name]
+    with pytest.raises(UnsupportedLayerError, match=message):
+        load_onnx(save(tmp_path, model(nodes, shape, constants, opset=opset)))
+
+
+def test_values_that_are_drawn_are_no_constants(tmp_path):
+    nodes = [node("RandomNormal", [], "n", shape=[1, 6]), node("Add", ["x", "n"])]
+    with pytest.raises(UnsupportedLayerError, match=r"RandomNormal .* draws another value"):
+        load_onnx(save(tmp_path, model(nodes, LINE)))
+
+
+def test_branches_of_different_ranks_are_not_added_across_the_batch(tmp_path):
+    # With a batch of one [1, 2] + [1, 2, 2] is defined; a larger batch would meet the wrong dimension.
+    nodes = [node("Flatten", ["x"], "f"), node("Slice", ["f", "zero", "two", "one"], "h"), node("Add", ["x", "h"])]
+    constants = {"zero": ints(0), "two": ints(2), "one": ints(1)}
+    with pytest.raises(UnsupportedLayerError, match="different numbers of dimensions"):
+        load_onnx(save(tmp_path, model(nodes, [1, 2, 2], constants)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (nn.LeakyReLU(0.001), "values that differ"),
+        (nn.AdaptiveAvgPool1d(1), r"the shape \[1, 2, 6\], not \[1, 2, 1\]"),
+        (Flipped(), "mixes the examples"),
+    ],
+)
+def test_a_module_that_differs_from_the_reference_evaluator_is_never_taken(wrong, message, tmp_path, monkeypatch):
+    monkeypatch.setitem(OPERATORS, "Relu", lambda call: wrong)
+    with pytest.raises(UnsupportedLayerError, match=message):
+        load_onnx(save(tmp_path, model([node("Relu", ["x"])], [1, 2, 6])))
+
+
+def test_an_evaluator_that_fails_names_the_file(tmp_path):
+    path = save(tmp_path, model([node("Gather", ["x", "i"], axis=1)], LINE, {"i": ints(6)}))
+    with pytest.raises(OnnxFileError, match=r"net\.onnx: onnx's reference evaluator fails: IndexError"):
+        read_onnx(path).evaluate(np.zeros(6))
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 
 import pytest
@@ -123,6 +124,31 @@ def test_parts_of_several_processes_are_continued_by_one(tmp_path):
     assert rest.asked == [3, 4, 5]
     assert [name.name for name in tmp_path.iterdir()] == ["results"]
     assert read_lines(path, SETTINGS)[1] == expected(6)
+
+
+def test_machines_without_a_common_disk_leave_no_parts(tmp_path):
+    meeting, spoken = threading.Barrier(4), [None] * 4
+
+    class Together(Workers):
+        def gather(self, value):
+            spoken[self.rank] = value
+            meeting.wait()
+            heard = list(spoken)
+            meeting.wait()
+            return heard
+
+    def run(rank):
+        path = tmp_path / ("first" if rank < 2 else "second") / "results"
+        path.parent.mkdir(exist_ok=True)
+        run_images(Squares(), 8, settings=SETTINGS, path=path, group=Together(rank, 4))
+
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [name.relative_to(tmp_path).as_posix() for name in tmp_path.glob("*/*")] == ["first/results"]
+    assert read_lines(tmp_path / "first" / "results", SETTINGS)[1] == expected(8)
 
 
 def test_every_process_takes_a_share_of_its_own():

@@ -9,11 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from methods.test_memory_budget import peak_of
 from torch import nn
 
 from lbp.errors import InvalidInputError
 from lbp.verification.properties import Deadline, OutOfTimeError, Verdict, verify_property
-from lbp.verification.properties.attack import Confirmation, representable
+from lbp.verification.properties.attack import Confirmation, attack, representable
+from lbp.verification.properties.bounds import BoxBounds
 from lbp.verification.properties.case import UnsafeSets
 from lbp.verification.properties.split import BoxStack
 from lbp.vnnlib import Box, Case, Conjunction, Property, parse_vnnlib
@@ -152,6 +154,38 @@ def test_float32_bounds_and_other_methods_give_the_same_verdict():
         assert verify_property(network(), problem, (2,), **keywords).verdict is Verdict.HOLDS
 
 
+def test_the_points_of_an_attack_stay_within_the_budget_and_do_not_depend_on_it():
+    inputs, classes = 64, 40
+    model = network(inputs=inputs, outputs=classes, width=256).double()
+    box = Box(torch.zeros(inputs, dtype=torch.float64), torch.ones(inputs, dtype=torch.float64))
+    # Every output below -99: no counterexample, so that all points are tried.
+    rows = torch.eye(classes, dtype=torch.float64)
+    sets = UnsafeSets.of([Conjunction(row[None], f64(-99.0)) for row in rows], classes, torch.float64)
+    confirm = Confirmation(Property(inputs, classes, ()), ())
+    tried, budget = [], 2**20
+
+    def run(at_once):
+        tried.clear()
+        attack(record, (inputs,), box, sets, confirm, Deadline(), steps=1, restarts=10, at_once=at_once)
+        return torch.cat(tried)
+
+    def record(x):
+        tried.append(x.detach().clone())
+        return model(x)
+
+    at_once = BoxBounds(model, (inputs,), torch.float64, memory_budget=budget).points_within(classes)
+    assert 1 < at_once < 400
+    whole, split = run(None), run(at_once)
+    assert torch.equal(torch.stack(sorted(whole, key=lambda x: x[0])), torch.stack(sorted(split, key=lambda x: x[0])))
+
+    @torch.enable_grad()
+    def run_within():
+        attack(model, (inputs,), box, sets, confirm, Deadline(), steps=1, restarts=10, at_once=at_once)
+
+    peak, _ = peak_of(run_within)
+    assert peak <= 1.1 * budget
+
+
 def test_the_network_is_left_as_it_is():
     model = network().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -264,6 +298,8 @@ def test_the_stack_gives_back_every_box_once():
 
 
 def test_a_property_without_cases_holds():
-    assert verify_property(network(), Property(2, 2, ()), (2,)).verdict is Verdict.HOLDS
+    empty = verify_property(network(), Property(2, 2, ()), (2,))
+    assert empty.verdict is Verdict.HOLDS
+    assert empty.decided_by == ("no input satisfies the assertions",)
     case = Case(Box(f64(0.0, 0.0), f64(0.0, 0.0)), (Conjunction(f64([1.0, 0.0]), f64(-99.0)),))
     assert verify_property(network(), Property(2, 2, (case,)), (2,)).verdict is Verdict.HOLDS

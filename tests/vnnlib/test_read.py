@@ -102,7 +102,11 @@ def test_without_constraints_of_outputs_every_output_is_unsafe():
 
 def test_contradictions_leave_no_case():
     assert parse_vnnlib(HEAD + UNIT + "(assert (<= X_0 -1))").cases == ()
-    assert parse_vnnlib(HEAD + UNIT + "(assert (or))").cases == ()
+
+
+def test_a_disjunction_of_nothing_is_refused():
+    with pytest.raises(VnnLibError, match="no alternatives"):
+        parse_vnnlib(HEAD + UNIT + "(assert (and (<= Y_0 1) (or)))")
 
 
 def test_both_forms_of_declaration_and_commands_without_effect_are_read():

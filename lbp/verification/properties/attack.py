@@ -74,6 +74,7 @@ def attack(
     *,
     steps: int,
     restarts: int,
+    at_once: int | None = None,
     seed: int = 0,
 ) -> Counterexample | None:
     """Search a box for an input with an unsafe output.
@@ -89,6 +90,7 @@ def attack(
         deadline: checked at every step.
         steps: gradient steps.
         restarts: points for every unsafe set.
+        at_once: points in memory at a time; None: all. It changes the order of the search, not the points.
         seed: of the random starts.
 
     Raises:
@@ -96,23 +98,25 @@ def attack(
     """
     dtype = sets.matrix.dtype
     low, high = box.lower.to(dtype), box.upper.to(dtype)
-    target = torch.arange(len(sets)).repeat(restarts)
     generator = torch.Generator().manual_seed(seed)
-    start = torch.rand(restarts * len(sets), len(low), generator=generator, dtype=dtype)
-    start[: len(sets)] = 0.5
-    x = low + (high - low) * start
-    length, shrink = FIRST_STEP, (LAST_STEP / FIRST_STEP) ** (1 / max(steps, 1))
-    for _ in range(steps + 1):
-        deadline.check()
-        x.requires_grad_(True)
-        excess = sets.excess(network(x.reshape(-1, *input_shape)).flatten(1)).gather(1, target[:, None]).squeeze(1)
-        (gradient,) = torch.autograd.grad(excess.nan_to_num(0.0, 0.0, 0.0).sum(), x)
-        x = x.detach()
-        found = first_confirmed(x, excess.detach(), box, confirm)
-        if found is not None:
-            return found
-        x = torch.minimum(torch.maximum(x - length * (high - low) * gradient.sign(), low), high)
-        length *= shrink
+    count = restarts * len(sets)
+    for first in range(0, count, at_once or max(count, 1)):
+        number = torch.arange(first, min(first + (at_once or count), count))
+        start = torch.rand(len(number), len(low), generator=generator, dtype=dtype)
+        start[number < len(sets)] = 0.5
+        x, target = low + (high - low) * start, number % len(sets)
+        length, shrink = FIRST_STEP, (LAST_STEP / FIRST_STEP) ** (1 / max(steps, 1))
+        for _ in range(steps + 1):
+            deadline.check()
+            x.requires_grad_(True)
+            excess = sets.excess_of(network(x.reshape(-1, *input_shape)).flatten(1), target)
+            (gradient,) = torch.autograd.grad(excess.nan_to_num(0.0, 0.0, 0.0).sum(), x)
+            x = x.detach()
+            found = first_confirmed(x, excess.detach(), box, confirm)
+            if found is not None:
+                return found
+            x = torch.minimum(torch.maximum(x - length * (high - low) * gradient.sign(), low), high)
+            length *= shrink
     return None
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lbp.bounded import BoundedModule, BoundedTensor
+from lbp.methods.options import budget_of
 from lbp.perturbations import PerturbationLpNorm
 from lbp.verification.properties.case import UnsafeSets
 from lbp.verification.verify import bound_options
+
+COPIES = 3
+"""Of a value while a gradient is computed: itself, what its operation keeps, and its gradient."""
 
 
 class LinearLower(NamedTuple):
@@ -51,6 +56,17 @@ class BoxBounds:
         example = torch.zeros(1, *input_shape, dtype=dtype)
         options = bound_options(strategy, memory_budget, textbook=False, rounding=rounding)
         self._net = BoundedModule(network, example, bound_opts=options)
+        self._budget, _ = budget_of(self._net.bound_opts, None, example.device)
+
+    def points_within(self, rows: int) -> int:
+        """Return how many points an attack takes at a time to stay within the budget, at least one.
+
+        Counted are all values of the network and their gradients, and the `rows` of a specification.
+        """
+        values = sum(node.size for node in self._net.nodes())
+        inputs = math.prod(self.input_shape)
+        each = (COPIES * (values + inputs) + 4 * rows) * self.dtype.itemsize
+        return max(1, self._budget // each)
 
     def lower(self, low: Tensor, high: Tensor, sets: UnsafeSets, method: str) -> Tensor:
         """Return lower bounds [B, S] of `matrix y` over boxes."""

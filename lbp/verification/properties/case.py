@@ -78,6 +78,11 @@ class UnsafeSets:
         margins = y @ self.matrix.T - self.bound
         return margins.unsqueeze(1).masked_fill(~self.member, -torch.inf).amax(2)
 
+    def excess_of(self, y: Tensor, target: Tensor) -> Tensor:
+        """Return the largest `matrix y - bound` [B] of outputs [B, outputs] for one set each, whose numbers are [B]."""
+        margins = y @ self.matrix.T - self.bound
+        return margins.masked_fill(~self.member[target], -torch.inf).amax(1)
+
     def best_rows(self, lower: Tensor) -> Tensor:
         """Return the row [B, K] of every set that is closest to excluding it, from lower bounds [B, S]."""
         return (lower - self.bound).unsqueeze(1).masked_fill(~self.member, -torch.inf).argmax(2)

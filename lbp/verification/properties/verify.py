@@ -44,7 +44,8 @@ class PropertyResult:
     Attributes:
         verdict: the answer.
         seconds: that it took.
-        decided_by: the methods that decided the cases, "attack" or "splitting", in order, each once.
+        decided_by: the methods that decided the cases, "attack" or "splitting", in order, each once; a sentence where
+            the property has no cases.
         counterexample: where the property is violated.
         boxes: number of boxes bounded while splitting.
     """
@@ -110,6 +111,8 @@ def verify_property(
     verdict = Verdict.HOLDS
     try:
         with deadline.interrupting(), evaluation_mode(session.network):
+            if not problem.cases:
+                decided.append("no input satisfies the assertions")
             for case in problem.cases:
                 outcome = session.decide(case, names, split_method)
                 decided += outcome.decided_by
@@ -206,6 +209,7 @@ class _Session:
             self.deadline,
             steps=steps,
             restarts=restarts,
+            at_once=self.bounds.points_within(len(sets.bound)),
             seed=self.seed,
         )
 
