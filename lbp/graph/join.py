@@ -86,9 +86,10 @@ class SumNode(BoundNode):
 
 
 def _sum_of_radii(first: Tensor | None, second: Tensor | None, size: float) -> Tensor | None:
-    if second is None or first is None:
-        return first if second is None else second * size
-    return first + second * size
+    scaled = second if second is None or size == 1 else second * size
+    if scaled is None or first is None:
+        return first if scaled is None else scaled
+    return first + scaled
 
 
 class ConcatNode(BoundNode):

@@ -226,6 +226,10 @@ def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, it
             for source in set(node.inputs)
             if own is None and found[source] is not None and not isinstance(node, LinearNode)
         ]
+        if own is not None and len(node.inputs) > 1:
+            # Branches are brought to the windows that they share.
+            aligned = [source.size for source in node.inputs if (there := found[source]) and there.field != own.field]
+            copies.append(2 * batch * own.entries * sum(aligned) * itemsize)
         copies.append(batch * inputs * node.numbers_in_forward_step() * itemsize)
         gathered = 0 if own is None or not isinstance(node, Conv2dNode) else _gathered_bytes(node, own, itemsize)
         peak = max(peak, sum(held.values()) + sum(copies) + gathered)

@@ -22,9 +22,9 @@ class Scaled(nn.Module):
 
 
 class Residual(nn.Module):
-    def __init__(self, size, width):
+    def __init__(self, first, second):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(size, width), nn.ReLU(), nn.Linear(width, size))
+        self.body = nn.Sequential(first, nn.ReLU(), second)
 
     def forward(self, x):
         return x + self.body(x)
@@ -46,10 +46,20 @@ NETWORKS = {
     "chain": chain,
     "many outputs": lambda: chain(200),
     "residual vectors": lambda: nn.Sequential(
-        nn.Flatten(), nn.Linear(768, 200), nn.ReLU(), Residual(200, 20), nn.ReLU(), nn.Linear(200, 5)
+        nn.Flatten(),
+        nn.Linear(768, 200),
+        nn.ReLU(),
+        Residual(nn.Linear(200, 20), nn.Linear(20, 200)),
+        nn.ReLU(),
+        nn.Linear(200, 5),
     ),
     "scaled vectors": lambda: nn.Sequential(
         nn.Conv2d(3, 4, 3, 2, padding=1), nn.Flatten(), Scaled(256), nn.ReLU(), nn.Linear(256, 5)
+    ),
+    "residual images": lambda: nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()),
+        *(Residual(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(2048, 5)),
     ),
     "max pools": max_pools,
 }
@@ -116,6 +126,7 @@ def test_the_peak_of_crown_stays_within_the_budget(model, batch, budget):
         ("scaled vectors", "CROWN", {"rounding": "outward"}),
         ("scaled vectors", "CROWN", {"sparse_intermediate_bounds": True}),
         ("scaled vectors", "CROWN", {"conv_mode": "matrix"}),
+        ("residual images", "CROWN-LBP", {"rounding": "outward"}),
         ("max pools", "LBP", {}),
         ("max pools", "CROWN", {}),
     ],
