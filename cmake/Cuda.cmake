@@ -44,9 +44,13 @@ elseif(lbp_cuda_wanted STREQUAL "ON" OR (lbp_cuda_wanted STREQUAL "AUTO" AND lbp
 endif()
 message(STATUS "CUDA kernels: ${lbp_cuda_mode}")
 
-# -fmad=false is nvcc's -ffp-contract=off (cmake/Settings.cmake says why); -use_fast_math and its parts stay out.
+# -fmad=false is nvcc's -ffp-contract=off (cmake/Settings.cmake says why); -use_fast_math and its parts stay out, which
+# the next three, nvcc's defaults, say by name.
 set(lbp_cuda_options
   -fmad=false
+  -ftz=false
+  -prec-div=true
+  -prec-sqrt=true
   --expt-relaxed-constexpr
   -Werror=cross-execution-space-call
   "SHELL:-Xcompiler=-ffp-contract=off,-Wall,-Wextra")

@@ -200,7 +200,7 @@ struct RelaxForwardGradientArguments {
   RelaxationGradients<T> gradients;
 };
 
-// W center + bias -/+ |W| radius for a few examples, from one read of W.
+// W center + bias -/+ (|W| radius + margin) for a few examples, from one read of W.
 template <typename T>
 struct IntervalLinearArguments {
   Index batch, inputs, outputs;
@@ -208,7 +208,30 @@ struct IntervalLinearArguments {
   const T* radius;
   const T* weight;  // [outputs, inputs]
   const T* bias;    // [outputs] or null
+  const T* margin;  // [outputs] or null; where given, infinite bounds on the wrong side become NaN
   T* lower;         // [B, outputs]
+  T* upper;
+};
+
+// Center and radius of intervals; radii grow by relative (|center| + radius) + absolute.
+template <typename T>
+struct SplitIntervalArguments {
+  Index count;
+  T relative, absolute;
+  const T* l;
+  const T* u;
+  T* center;
+  T* radius;
+};
+
+// Intervals from center and radius.
+template <typename T>
+struct JoinIntervalArguments {
+  Index count;
+  bool outward;  // whether infinite bounds on the wrong side become NaN
+  const T* center;
+  const T* radius;
+  T* lower;
   T* upper;
 };
 

@@ -21,6 +21,9 @@ from typing import Any, NamedTuple
 OPTIONS = (
     "--std=c++17",
     "--fmad=false",  # as in cmake/Cuda.cmake: no operation is fused unless the code says so
+    "--ftz=false",
+    "--prec-div=true",
+    "--prec-sqrt=true",
     "--device-as-default-execution-space",
 )
 # "LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) some_kernel(" and "struct SomeProduct {"

@@ -116,6 +116,8 @@ _VARIABLES = (
     ("ONEDNN_DEFAULT_FPMATH_MODE", "cpu", ("", "strict"), "lets oneDNN round operands to fewer bits"),
     ("DNNL_DEFAULT_FPMATH_MODE", "cpu", ("", "strict"), "lets oneDNN round operands to fewer bits"),
     ("CUBLAS_EMULATE_SINGLE_PRECISION", "cuda", ("", "0"), "lets cuBLAS put products together from bfloat16 ones"),
+    ("CUBLAS_EMULATE_DOUBLE_PRECISION", "cuda", ("", "0"), "lets cuBLAS put products together from integer ones"),
+    ("NVIDIA_TF32_OVERRIDE", "cuda", ("", "0"), "may let NVIDIA's libraries round operands to TF32"),
     ("LBP_CUDA_TENSOR_CORES", "cuda", ("", "0"), "runs products on tensor cores, whose sums nobody has specified"),
 )
 

@@ -16,6 +16,8 @@ struct Kernels {
   void (*relax_backward)(const RelaxBackwardArguments<T>&);
   void (*relax_backward_gradient)(const RelaxBackwardGradientArguments<T>&);
   void (*interval_linear)(const IntervalLinearArguments<T>&);
+  void (*split_interval)(const SplitIntervalArguments<T>&);
+  void (*join_interval)(const JoinIntervalArguments<T>&);
   void (*relax_forward)(const RelaxForwardArguments<T>&);
   void (*relax_forward_gradient)(const RelaxForwardGradientArguments<T>&);
   void (*concretize)(const ConcretizeArguments<T>&);

@@ -1,10 +1,10 @@
-// interval_linear for a few examples: from tensors to the kernels.
+// Intervals through affine layers on the CPU: from tensors to the kernels.
 #include "torch/ops.h"
 
 namespace lbp::binding {
 
-std::tuple<Tensor, Tensor> interval_linear_small_batch(Tensor center, Tensor radius, Tensor weight,
-                                                       OptionalTensor bias) {
+std::tuple<Tensor, Tensor> interval_linear_small_batch(Tensor center, Tensor radius, Tensor weight, OptionalTensor bias,
+                                                       OptionalTensor margin) {
   return with_type(center, "interval_linear_small_batch", [&](auto type, Device on) {
     using T = decltype(type);
     STD_TORCH_CHECK(
@@ -14,12 +14,38 @@ std::tuple<Tensor, Tensor> interval_linear_small_batch(Tensor center, Tensor rad
     const Tensor c = checked<T>(on, center, "center", batch * inputs),
                  r = checked<T>(on, radius, "radius", batch * inputs);
     const Tensor w = checked<T>(on, weight, "weight", outputs * inputs);
-    std::optional<Tensor> b;
+    std::optional<Tensor> b, m;
     if (bias.has_value()) b = checked<T>(on, *bias, "bias", outputs);
+    if (margin.has_value()) m = checked<T>(on, *margin, "margin", outputs);
     Tensor lower = empty<T>(center, {batch, outputs}), upper = empty<T>(center, {batch, outputs});
     launch::interval_linear<T>(
         on, {batch, inputs, outputs, c.const_data_ptr<T>(), r.const_data_ptr<T>(), w.const_data_ptr<T>(),
-             b ? b->const_data_ptr<T>() : nullptr, lower.mutable_data_ptr<T>(), upper.mutable_data_ptr<T>()});
+             b ? b->const_data_ptr<T>() : nullptr, m ? m->const_data_ptr<T>() : nullptr, lower.mutable_data_ptr<T>(),
+             upper.mutable_data_ptr<T>()});
+    return std::make_tuple(lower, upper);
+  });
+}
+
+std::tuple<Tensor, Tensor> split_interval(Tensor l, Tensor u, double relative, double absolute) {
+  return with_type(l, "split_interval", [&](auto type, Device on) {
+    using T = decltype(type);
+    const Tensor low = checked<T>(on, l, "l", l.numel()), high = checked<T>(on, u, "u", l.numel());
+    Tensor center = empty<T>(l, sizes_of(l)), radius = empty<T>(l, sizes_of(l));
+    launch::split_interval<T>(on,
+                              {l.numel(), T(relative), T(absolute), low.const_data_ptr<T>(), high.const_data_ptr<T>(),
+                               center.mutable_data_ptr<T>(), radius.mutable_data_ptr<T>()});
+    return std::make_tuple(center, radius);
+  });
+}
+
+std::tuple<Tensor, Tensor> join_interval(Tensor center, Tensor radius, bool outward) {
+  return with_type(center, "join_interval", [&](auto type, Device on) {
+    using T = decltype(type);
+    const Tensor c = checked<T>(on, center, "center", center.numel());
+    const Tensor r = checked<T>(on, radius, "radius", center.numel());
+    Tensor lower = empty<T>(center, sizes_of(center)), upper = empty<T>(center, sizes_of(center));
+    launch::join_interval<T>(on, {center.numel(), outward, c.const_data_ptr<T>(), r.const_data_ptr<T>(),
+                                  lower.mutable_data_ptr<T>(), upper.mutable_data_ptr<T>()});
     return std::make_tuple(lower, upper);
   });
 }

@@ -72,9 +72,16 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   library.def("interval_linear(Tensor l, Tensor u, Tensor weight, Tensor? bias) -> (Tensor, Tensor)");
   library.def("interval_conv2d(Tensor l, Tensor u, Tensor weight, Tensor? bias, " CONVOLUTION ") -> (Tensor, Tensor)");
 
-  // What the CPU does for interval_linear with few examples: W c + b -/+ |W| r from one read of W.
+  // What the CPU does for interval_linear with few examples: W c + b -/+ (|W| r + margin) from one read of W, with sums
+  // in blocks.
   library.def(
-      "interval_linear_small_batch(Tensor center, Tensor radius, Tensor weight, Tensor? bias) -> (Tensor, Tensor)");
+      "interval_linear_small_batch(Tensor center, Tensor radius, Tensor weight, Tensor? bias, Tensor? margin=None) -> "
+      "(Tensor, Tensor)");
+
+  // What the CPU does around the library's products: the center and radius of intervals, the radius larger by
+  // relative (|center| + radius) + absolute, and back; outward: infinite bounds on the wrong side become NaN.
+  library.def("split_interval(Tensor l, Tensor u, float relative, float absolute) -> (Tensor, Tensor)");
+  library.def("join_interval(Tensor center, Tensor radius, bool outward) -> (Tensor, Tensor)");
 
   // What CUDA devices do for interval_conv2d where that pays: one product for both, from one read of the weights.
   library.def("interval_conv2d_fused(Tensor l, Tensor u, Tensor weight, Tensor? bias, " CONVOLUTION
@@ -137,6 +144,8 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {
   library.impl("relax_backward", TORCH_BOX(&lbp::binding::relax_backward));
   library.impl("relax_backward_gradient", TORCH_BOX(&lbp::binding::relax_backward_gradient));
   library.impl("interval_linear_small_batch", TORCH_BOX(&lbp::binding::interval_linear_small_batch));
+  library.impl("split_interval", TORCH_BOX(&lbp::binding::split_interval));
+  library.impl("join_interval", TORCH_BOX(&lbp::binding::join_interval));
   library.impl("relax_forward", TORCH_BOX(&lbp::binding::relax_forward));
   library.impl("relax_forward_gradient", TORCH_BOX(&lbp::binding::relax_forward_gradient));
   library.impl("concretize", TORCH_BOX(&lbp::binding::concretize));

@@ -19,6 +19,7 @@ from lbp.linear import (
     ReceptiveField,
     WindowRows,
 )
+from lbp.ops.outward_intervals import Widening, join_interval, split_interval
 from lbp.rounding import EXACT, Roundings, magnitude_of
 
 BackwardStep = tuple[tuple[Coefficients | WindowRows, ...], Tensor | None]
@@ -136,9 +137,19 @@ class BoundNode(ABC):
             "rounding='nearest', whose bounds may be wrong by rounding"
         )
 
-    def short_interval(self, *inputs: Interval) -> Interval:
-        """Return what `interval` does, with long sums added up in blocks, so that they round less."""
-        return self.interval(*inputs)
+    def outward_interval(self, *inputs: Interval, by: Widening, margin: Tensor) -> Interval:
+        """Return what `interval` does over wider inputs, further apart, with long sums added up in blocks.
+
+        Args:
+            inputs: bounds of the inputs.
+            by: how far each is widened.
+            margin: broadcastable to [*shape], by which both bounds move outward. An infinite bound on the wrong side,
+                as overflows leave it, becomes NaN.
+        """
+        wider = [join_interval(*split_interval(lower, upper, by)) for lower, upper in inputs]
+        lower, upper = self.interval(*wider)
+        lower, upper = lower - margin, upper + margin
+        return lower.masked_fill(lower == torch.inf, torch.nan), upper.masked_fill(upper == -torch.inf, torch.nan)
 
     def forward_terms(self, *inputs: ForwardBounds) -> int:
         """Return how often an entry of `short_forward_linear` rounds, given the forward bounds of the inputs."""

@@ -28,6 +28,7 @@ from lbp.linear import (
     WindowRows,
     to_dense,
 )
+from lbp.ops.outward_intervals import Widening, outward_interval_conv2d
 from lbp.precision import full_precision
 from lbp.reference.concretize import dual_exponent
 from lbp.rounding import Roundings, magnitude_of
@@ -107,6 +108,11 @@ class Conv2dNode(BoundNode):
 
     def interval(self, *inputs: Interval) -> Interval:
         return ops.interval_conv2d(*inputs[0], *self.parameters(), **self.geometry.keywords())
+
+    def outward_interval(self, *inputs: Interval, by: Widening, margin: Tensor) -> Interval:
+        weight, bias = self.parameters()
+        per_channel = margin.expand(self.shape[0], 1, 1).flatten()
+        return outward_interval_conv2d(*inputs[0], weight, bias, by, per_channel, **self.geometry.keywords())
 
     def roundings(self, dtype: torch.dtype) -> Roundings:
         weight, bias = self.parameters()

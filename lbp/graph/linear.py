@@ -26,6 +26,7 @@ from lbp.linear import (
     to_dense,
 )
 from lbp.ops.forward_windows import accumulated_terms
+from lbp.ops.outward_intervals import Widening, outward_interval_linear
 from lbp.precision import full_precision
 from lbp.reference.concretize import dual_norm
 from lbp.rounding import BLOCK, Roundings, blocked_terms, magnitude_of, sum_in_blocks
@@ -91,15 +92,8 @@ class LinearNode(BoundNode):
                     total = total + functional.linear(size[:, part].unflatten(1, (-1, run)).amax(-1), sums)
         return total.expand(size.shape[0], weight.shape[0])
 
-    def short_interval(self, *inputs: Interval) -> Interval:
-        weight, bias = self.parameters()
-        if weight.shape[1] <= BLOCK:
-            return self.interval(*inputs)
-        ((lower, upper),) = inputs
-        center = _product_in_blocks((upper + lower) / 2, weight)
-        center = center if bias is None else center + bias
-        radius = _product_in_blocks((upper - lower) / 2, weight, magnitude=True)
-        return center - radius, center + radius
+    def outward_interval(self, *inputs: Interval, by: Widening, margin: Tensor) -> Interval:
+        return outward_interval_linear(*inputs[0], *self.parameters(), by, margin.expand(self.shape), _sum_in_blocks)
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         (b,) = inputs
@@ -161,6 +155,12 @@ class LinearNode(BoundNode):
         else:
             A, constants = ops.backward_linear(to_dense(coefficients)[0].A, weight, bias)
         return (DenseCoefficients(A),), constants
+
+
+def _sum_in_blocks(values: Tensor, weight: Tensor, offset: Tensor | None) -> Tensor:
+    """Return `values weight^T + offset`, its sums added up in blocks."""
+    product = _product_in_blocks(values, weight)
+    return product if offset is None else product + offset
 
 
 def _product_in_blocks(values: Tensor, weight: Tensor, *, magnitude: bool = False) -> Tensor:

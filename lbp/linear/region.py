@@ -55,13 +55,21 @@ class Ball:
 
     def outward(self) -> Ball:
         """Return the ball with so much larger a radius, float64 [B], that sums over it may round; see `Region`."""
-        q = dual_exponent(self.p)
-        terms = self.center[:1].numel() + 64 + (0 if math.isinf(q) else 2 * math.ceil(q))
-        relative = SLACK * gamma(terms, torch.float64)
+        relative = SLACK * gamma(self.roundings, torch.float64)
         eps = torch.as_tensor(self.eps, dtype=torch.float64, device=self.center.device).reshape(-1)
         largest = self.center.detach().double().abs().flatten(1).amax(1)
         size = largest * self.center[:1].numel() ** (1 / self.p)  # at least the norm
         return Ball(self.center, eps * (1 + relative) + size * relative, self.p)
+
+    @property
+    def roundings(self) -> int:
+        """How often the dual norm of a row and its center term round, together, at most.
+
+        Kernels that read a row once keep its terms relative to the largest entry so far, so that every entry may change
+        the scale of the sum: 22 roundings at most, the root counted (docs/rounding.md, section 7).
+        """
+        q = dual_exponent(self.p)
+        return 24 * self.center[:1].numel() + 1024 + (0 if math.isinf(q) else 2 * math.ceil(q))
 
     def eps_like(self, x: Tensor) -> Tensor:
         """Return the radius as a tensor that broadcasts against x [B, ...]."""

@@ -34,10 +34,14 @@ from lbp.linear import (
     to_windows,
 )
 from lbp.ops import bounding_lines
+from lbp.ops.outward_intervals import Widening
 from lbp.rounding import SLACK, Roundings, absolute_floor, gamma, magnitude_of, unit_roundoff
 
 if TYPE_CHECKING:
     from lbp.methods.problem import Problem
+
+MOST_FEW_ROWS = 64
+"""Up to this many rows of an image pay one by one: magnitudes and lines of all layers would cost as much."""
 
 
 def outward_interval(node: BoundNode, inputs: Sequence[Interval], dtype: torch.dtype) -> Interval:
@@ -62,24 +66,16 @@ def outward_interval(node: BoundNode, inputs: Sequence[Interval], dtype: torch.d
 
 def _outward_sum(node: BoundNode, inputs: Sequence[Interval], roundings: Roundings, dtype: torch.dtype) -> Interval:
     unit, floor = unit_roundoff(dtype), absolute_floor(dtype)
-    # Besides the terms of the sum: center and radius, those of the shift, and the last subtraction.
+    # Besides the terms of the sum: center and radius, those of the shift and the margin, and the last subtraction.
     error = gamma(roundings.forward + roundings.weights + roundings.value + 6, dtype)
     relative = SLACK * error / (1 - error) + 4 * unit if error < 0.5 else torch.inf
-    largest: Tensor | float = 0.0
-    widened = []
-    for lower, upper in inputs:
-        with torch.no_grad():
-            size = magnitude_of((lower, upper))
-            largest = largest + (size.amax() if size.numel() else 0.0)
-        widened.append((torch.sub(lower, size, alpha=relative), torch.add(upper, size, alpha=relative)))
-    lower, upper = node.short_interval(*widened)
     with torch.no_grad():
-        by = floor * (1 + largest) + SLACK * roundings.shift_error
+        largest = sum((largest_of(interval).amax() if interval[0].numel() else 0.0 for interval in inputs), 0.0)
+        margin = floor * (1 + torch.as_tensor(largest, dtype=dtype, device=inputs[0][0].device))
+        margin = margin + roundings.shift_error * (SLACK + relative)
         if roundings.shift is not None:
-            by = by + roundings.shift * (SLACK * error)
-    # Where a sum has overflowed, an infinite lower bound is none: partial sums of a finite value may do that.
-    lower, upper = lower - by, upper + by
-    return lower.masked_fill(lower == torch.inf, torch.nan), upper.masked_fill(upper == -torch.inf, torch.nan)
+            margin = margin + roundings.shift * relative
+    return node.outward_interval(*inputs, by=Widening(relative, relative * floor**0.5), margin=margin)
 
 
 @dataclass(frozen=True)
@@ -106,10 +102,13 @@ class Outward:
     Attributes:
         few_rows: whether so few rows are substituted back that widening the lines, and products for the magnitudes of
             layers, would cost more than letting every row pay, for magnitudes that are only bounded.
+        by_intervals: whether pre-activation bounds are those of intervals, so that none is larger than what magnitudes
+            below it give.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.few_rows = False
+        self.by_intervals = False
         self._problem = problem
         self._intervals: dict[BoundNode, Interval] = {}
         self._magnitudes: dict[BoundNode, Tensor] = {}
@@ -122,6 +121,16 @@ class Outward:
     def dtype(self) -> torch.dtype:
         """Of the bounds."""
         return self._problem.dtype
+
+    def expect_rows(self, count: int, *, by_intervals: bool) -> None:
+        """Prepare for rows from the output alone.
+
+        Args:
+            count: how many.
+            by_intervals: see the attribute.
+        """
+        self.few_rows = count <= MOST_FEW_ROWS
+        self.by_intervals = by_intervals
 
     def interval(self, node: BoundNode) -> Interval:
         """Return bounds of a node: those known, or intervals from the closest known ones below it."""
@@ -234,9 +243,9 @@ class Outward:
         lower, upper = self._problem.bounds[below]
         with torch.no_grad():
             step = self.step(below)
-            # Intercepts are no larger than the bounds, which follow from those before unless somebody gave them.
-            given = below in self._problem.given or below in self._problem.known
-            size = magnitude_of((lower, upper)) if step is None or given else step.size
+            # Intercepts are no larger than the bounds, which follow from those before unless something else gave them.
+            follow = self.by_intervals and below not in self._problem.given and below not in self._problem.known
+            size = step.size if step is not None and follow else magnitude_of((lower, upper))
             relative = 2 * SLACK * (self._constants_relative(activation) + 5 * unit_roundoff(self.dtype))
             error = size * relative + SLACK * activation.roundings(self.dtype).shift_error
             if step is not None:

@@ -177,6 +177,11 @@ class Problem:
             rows = rows_within(budget, held, self._matrix_row_bytes(node))
         return [self.identity(node, i, min(i + rows, node.size)) for i in range(0, node.size, rows)]
 
+    @property
+    def row_count(self) -> int:
+        """Number of rows with which back-substitution from the output starts."""
+        return self.output.size if self.specification is None else self.specification.shape[1]
+
     def starts(self, *, held: int = 0) -> Sequence[Coefficients]:
         """Return what back-substitution from the output starts with, in chunks that stay within the budget.
 

@@ -16,10 +16,8 @@ from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.ops._arguments import contiguous, native, register_composite, register_gradient
 from lbp.ops._convolution import Pair, convolution_gradients, convolved_size, fused_convolution_pays, keywords_of
+from lbp.ops.outward_intervals import SMALL_BATCH, join_interval, split_interval
 from lbp.precision import full_precision
-
-SMALL_BATCH = 16
-"""Up to this many examples the CPU kernel, which reads W once, beats the library's two products."""
 
 _BLOCK_ENTRIES = 2**20
 """Entries of a weight whose magnitudes, signs and gradients are made at a time on the CPU."""
@@ -154,13 +152,14 @@ def _interval_conv2d_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[T
 
 
 def _interval_linear_cpu(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
-    if l.shape == u.shape and l.dim() == 2 and l.shape[0] <= SMALL_BATCH:
-        lower, upper = native("interval_linear_small_batch")((u + l) / 2, (u - l) / 2, weight, bias)
+    middle, half = split_interval(l, u)
+    if middle.dim() == 2 and middle.shape[0] <= SMALL_BATCH:
+        lower, upper = native("interval_linear_small_batch")(middle, half, weight, bias)
         return lower, upper
     with full_precision():
-        center, half = F.linear((u + l) / 2, weight, bias), (u - l) / 2
+        center = F.linear(middle, weight, bias)
         radius = torch.cat([F.linear(half, weight[rows].abs()) for rows in _row_blocks(weight)], -1)
-    return contiguous((center - radius, center + radius))
+    return join_interval(center, radius)
 
 
 def _interval_conv2d_cuda(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
@@ -170,7 +169,11 @@ def _interval_conv2d_cuda(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | N
 
 
 def _interval_conv2d_composite(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
-    return contiguous(reference.interval_conv2d(l, u, weight, bias, **keywords_of(convolution)))
+    center, radius = split_interval(l, u)
+    with full_precision():
+        center = F.conv2d(center, weight, bias, *convolution)
+        radius = F.conv2d(radius, weight.abs(), None, *convolution)
+    return contiguous(join_interval(center, radius))
 
 
 def _register() -> None:

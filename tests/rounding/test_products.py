@@ -41,6 +41,8 @@ def test_nnpack_which_may_choose_winograds_algorithm_is_off():
         ("ONEDNN_DEFAULT_FPMATH_MODE", "cpu"),
         ("DNNL_DEFAULT_FPMATH_MODE", "cpu"),
         ("CUBLAS_EMULATE_SINGLE_PRECISION", "cuda"),
+        ("CUBLAS_EMULATE_DOUBLE_PRECISION", "cuda"),
+        ("NVIDIA_TF32_OVERRIDE", "cuda"),
         ("LBP_CUDA_TENSOR_CORES", "cuda"),
     ],
 )

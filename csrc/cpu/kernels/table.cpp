@@ -16,6 +16,8 @@ constexpr cpu::Kernels<T> table() {
           relax_backward<T>,
           relax_backward_gradient<T>,
           interval_linear<T>,
+          split_interval<T>,
+          join_interval<T>,
           relax_forward<T>,
           relax_forward_gradient<T>,
           concretize<T>,

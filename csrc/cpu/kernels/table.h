@@ -24,6 +24,10 @@ void relax_backward_gradient(const RelaxBackwardGradientArguments<T>& args);
 template <typename T>
 void interval_linear(const IntervalLinearArguments<T>& args);
 template <typename T>
+void split_interval(const SplitIntervalArguments<T>& args);
+template <typename T>
+void join_interval(const JoinIntervalArguments<T>& args);
+template <typename T>
 void relax_forward(const RelaxForwardArguments<T>& args);
 template <typename T>
 void relax_forward_gradient(const RelaxForwardGradientArguments<T>& args);

@@ -1,0 +1,132 @@
+"""Intervals through affine layers, in parts: what rounds outward at no more cost than rounding to nearest.
+
+Of an interval with center c and radius r the bounds `W c + b -/+ |W| r` are two products between two passes over
+neurons. Where `r` grows in the first pass, and `|W| r` starts from a margin instead of zero, the products pay for all
+rounding errors (docs/rounding.md, section 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lbp.backend import current_backend
+from lbp.ops._arguments import native
+from lbp.ops._convolution import Pair
+from lbp.precision import full_precision
+
+SMALL_BATCH = 16
+"""Up to this many examples the CPU kernel, which reads W once, beats the library's two products."""
+
+Interval = tuple[Tensor, Tensor]
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Widening:
+    """How far an interval is widened for what a sum over it rounds.
+
+    Attributes:
+        relative: the radius r around a center c grows by `relative (|c| + r)`; 0: not at all.
+        absolute: and by this.
+    """
+
+    relative: float = 0.0
+    absolute: float = 0.0
+
+
+def split_interval(l: Tensor, u: Tensor, by: Widening = Widening()) -> Interval:
+    """Return center and radius of intervals, the radius widened.
+
+    Args:
+        l: lower bounds, any shape.
+        u: upper bounds, like l.
+        by: how far.
+    """
+    if _in_one_pass(l, u):
+        center, radius = native("split_interval")(*torch.broadcast_tensors(l, u), by.relative, by.absolute)
+        return center, radius
+    center, radius = (u + l) / 2, (u - l) / 2
+    if by.relative:
+        with torch.no_grad():
+            more = (center.abs() + radius) * by.relative + by.absolute
+        radius = radius + more
+    return center, radius
+
+
+def join_interval(center: Tensor, radius: Tensor, *, outward: bool = False) -> Interval:
+    """Return lower and upper bounds of intervals.
+
+    Args:
+        center: any shape.
+        radius: like center.
+        outward: whether an infinite lower bound above, or upper bound below, becomes NaN: partial sums of a finite
+            number may overflow, so that it bounds nothing.
+    """
+    if _in_one_pass(center, radius):
+        lower, upper = native("join_interval")(center, radius, outward)
+        return lower, upper
+    lower, upper = center - radius, center + radius
+    if outward:
+        lower = lower.masked_fill(lower == torch.inf, torch.nan)
+        upper = upper.masked_fill(upper == -torch.inf, torch.nan)
+    return lower, upper
+
+
+def outward_interval_linear(
+    l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, by: Widening, margin: Tensor, product: Product
+) -> Interval:
+    """Bounds of `W x + b` for x in widened intervals, further apart by a margin.
+
+    Args:
+        l: lower bounds of the input [B, n_in].
+        u: upper bounds, like l.
+        weight: [n_out, n_in].
+        bias: [n_out] or None.
+        by: how far the input's intervals are widened.
+        margin: [n_out], by which both bounds move outward; without gradient.
+        product: returns x weight^T + offset for x [B, n_in], a weight like the given one and an offset [n_out] or None.
+
+    Returns:
+        Lower and upper bounds [B, n_out]. Differentiable as `interval_linear` is: widening counts as the identity.
+    """
+    center, radius = split_interval(l, u, by)
+    if _in_one_pass(center, weight) and l.shape[0] <= SMALL_BATCH:
+        lower, upper = native("interval_linear_small_batch")(center, radius, weight, bias, margin)
+        return lower, upper
+    return join_interval(product(center, weight, bias), product(radius, weight.abs(), margin), outward=True)
+
+
+def outward_interval_conv2d(
+    l: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    by: Widening,
+    margin: Tensor,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Interval:
+    """Bounds of a convolution over widened intervals, further apart by a margin [C_out].
+
+    See `outward_interval_linear`, and `lbp.ops.interval_conv2d` for the other arguments.
+    """
+    center, radius = split_interval(l, u, by)
+    with full_precision():
+        center = F.conv2d(center, weight, bias, stride, padding, dilation, groups)
+        radius = F.conv2d(radius, weight.abs(), margin, stride, padding, dilation, groups)
+    return join_interval(center, radius, outward=True)
+
+
+def _in_one_pass(*tensors: Tensor) -> bool:
+    """Whether there is a kernel, which autograd does not see into."""
+    needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    on_cpu = all(tensor.device.type == "cpu" for tensor in tensors)
+    return on_cpu and not needs_gradient and current_backend() != "reference"
