@@ -140,9 +140,8 @@ def test_max_pooling_follows_the_sides_of_a_pixel(outward):
     shape, wrong = (2, 4, 6), 0
     node = BoundedModule(nn.MaxPool2d(2, 2), torch.zeros(1, *shape))._network().output
     x = numbers("gaussian", 1, INPUTS, seed=9)
-    forward = OutwardForward(Region(x, x))
     for seed, kind in enumerate(KINDS):
-        bounds = forward_bounds(kind, x, *shape, seed=seed)
+        forward, bounds = OutwardForward(Region(x, x)), forward_bounds(kind, x, *shape, seed=seed)
         before = tuple(side.unflatten(1, shape) for side in forward.bounds(flat(bounds)))
         relaxations = Relaxations("adaptive", "both", {node.inputs[0]: before})
         if outward:
