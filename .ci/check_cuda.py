@@ -43,7 +43,7 @@ AS_LAUNCHED_ON = 90
 # What the proof of docs/rounding.md leaves out: flushing to zero, approximations, sums of floating-point numbers in the
 # order of arrival. float64 division and powers start from an approximation that they then correct.
 UNPROVEN = re.compile(
-    r"\b(?!rcp\.approx\.ftz\.f64\b)[a-z0-9]+(?:\.\w+)*\.(?:ftz|approx|full)\b[.\w]*|\b(?:atom|red)\.[.\w]*\.f\d+"
+    r"(?<![.\w])(?!rcp\.approx\.ftz\.f64\b)[a-z0-9]+(?:\.\w+)*\.(?:ftz|approx|full)\b[.\w]*|\b(?:atom|red)\.[.\w]*\.f\d+"
 )
 WORKERS = max(2, (os.cpu_count() or 2) // 2)
 
