@@ -128,12 +128,15 @@ class OnnxCall:
         """Return axes counted from the front.
 
         Raises:
-            UnsupportedLayerError: one is out of range.
+            UnsupportedLayerError: one is out of range, or named twice.
         """
         count = len(self.shape()) if rank is None else rank
         if any(not -count <= axis < count for axis in axes):
             raise self.refuse(f"has the axes {list(axes)}, which a value of {count} dimensions does not have")
-        return [axis % count for axis in axes]
+        found = [axis % count for axis in axes]
+        if len(set(found)) < len(found):
+            raise self.refuse(f"has the axes {list(axes)}, one of them twice")
+        return found
 
     def refuse(self, reason: str) -> UnsupportedLayerError:
         """Return the error to raise when this node cannot be converted."""

@@ -52,8 +52,8 @@ def _size(call: OnnxCall) -> Array:
 def _flatten(call: OnnxCall) -> nn.Module:
     shape = call.shape()
     axis = call.attribute("axis", 1)
-    if not -len(shape) <= axis <= len(shape):
-        raise call.refuse(f"has axis={axis}, which a value of {len(shape)} dimensions does not have")
+    if not -len(shape) <= axis <= len(shape) or (axis < 0 and call.opset < 11):
+        raise call.refuse(f"has axis={axis}, which {len(shape)} dimensions do not have in opset {call.opset}")
     axis = axis if axis >= 0 else axis + len(shape)
     return _reshaped(call, (math.prod(shape[:axis]), math.prod(shape[axis:])))
 
@@ -154,8 +154,6 @@ def _slice(call: OnnxCall) -> nn.Module:
     steps = [1] * len(starts) if steps is None else steps
     if not len(starts) == len(stops) == len(axes) == len(steps):
         raise call.refuse(f"has starts {starts}, ends {stops}, axes {axes}, steps {steps} of different lengths")
-    if len(set(axes)) < len(axes):
-        raise call.refuse(f"has axes {axes}, one of them twice")
     parts = []
     for i, axis in enumerate(axes):
         step = steps[i]

@@ -73,13 +73,11 @@ def window_of(call: OnnxCall, kernel: Sequence[int]) -> Window:
     if len(kernel) != len(image):
         raise call.refuse(f"has a kernel of {len(kernel)} dimensions on an image of {len(image)}")
     ones = [1] * len(image)
-    window = Window(
-        image,
-        tuple(kernel),
-        tuple(call.attribute("strides", ones)),
-        tuple(call.attribute("dilations", ones)),
-        *_padding(call, [0] * (2 * len(image))),
-    )
+    strides, dilations = call.attribute("strides", ones), call.attribute("dilations", ones)
+    for name, steps in (("strides", strides), ("dilations", dilations)):
+        if len(steps) != len(image) or min(steps, default=1) < 1:
+            raise call.refuse(f"has {name}={list(steps)}; {len(image)} positive numbers are expected")
+    window = Window(image, tuple(kernel), tuple(strides), tuple(dilations), *_padding(call, [0] * (2 * len(image))))
     mode = call.attribute("auto_pad", "NOTSET")
     if mode in ("SAME_UPPER", "SAME_LOWER"):
         window = _same_size(window, extra_after=mode == "SAME_UPPER")
@@ -93,7 +91,10 @@ def window_of(call: OnnxCall, kernel: Sequence[int]) -> Window:
 
 
 def _padding(call: OnnxCall, zeros: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    pads = zeros if call.attribute("auto_pad", "NOTSET") != "NOTSET" else call.attribute("pads", zeros)
+    pads = call.attribute("pads", zeros)
+    automatic = call.attribute("auto_pad", "NOTSET")
+    if automatic != "NOTSET" and any(pads):
+        raise call.refuse(f"has auto_pad={automatic!r} and pads={list(pads)}, which exclude each other")
     half = len(zeros) // 2
     if len(pads) != 2 * half:
         raise call.refuse(f"has pads={list(pads)}; {2 * half} numbers are expected")

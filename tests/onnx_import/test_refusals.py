@@ -67,9 +67,13 @@ UNSUPPORTED = {
         [node("Conv", ["x", "w"], kernel_shape=[5, 5], pads=[2, 2, 2, 2])], IMAGE, {"w": normal(3, 2, 3, 3)},
         "kernel_shape=[5, 5]",
     ),
-    "too few strides": ([node("Conv", ["x", "w"], strides=[2])], IMAGE, {"w": normal(3, 2, 3, 3)}, "is damaged"),
-    "a stride of zero": ([node("Conv", ["x", "w"], strides=[0, 1])], IMAGE, {"w": normal(3, 2, 3, 3)}, "is damaged"),
+    "too few strides": ([node("Conv", ["x", "w"], strides=[2])], IMAGE, {"w": normal(3, 2, 3, 3)}, "strides=[2];"),
+    "a stride of zero": ([node("Conv", ["x", "w"], strides=[0, 1])], IMAGE, {"w": normal(3, 2, 3, 3)}, "strides=[0"),
     "no groups": ([node("Conv", ["x", "w"], group=0)], IMAGE, {"w": normal(3, 2, 3, 3)}, "is damaged"),
+    "padding stated twice": (
+        [node("MaxPool", ["x"], kernel_shape=[2, 2], auto_pad="VALID", pads=[1, 1, 1, 1])], IMAGE, {}, "exclude each",
+    ),
+    "a dimension added twice": ([node("Unsqueeze", ["x", "a"])], LINE, {"a": ints(1, -3)}, "twice"),
     "an axis sliced twice": (
         [node("Slice", ["x", "s", "e", "a"])], LINE, {"s": ints(1, 1), "e": ints(5, 5), "a": ints(1, 1)}, "twice",
     ),
