@@ -13,10 +13,11 @@ Structure = tuple[tuple[nn.Module, tuple[tuple[str, Any], ...]], ...]
 """Every module of a model with its settings; holding the modules keeps a new one from taking an old one's identity."""
 
 
+_PLAIN = (bool, int, float, str, type(None))
+
+
 def _is_setting(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_setting, value))
-    return isinstance(value, bool | int | float | str | None)
+    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(_is_setting, value)))
 
 
 def structure_of(model: nn.Module) -> Structure:

@@ -79,8 +79,9 @@ def ramp_interval(
     check_numbers(r, eta)
     if current_backend() == "reference":
         return reference.ramp_interval(l, u, r, eta)
-    if is_leaky_relu(r, eta):
-        # As many bytes as one pass over both; PyTorch's own gradients spare small layers the way through Python.
+    if is_leaky_relu(r, eta) and l.device.type == "cpu":
+        # As many bytes as one pass over both; PyTorch's own gradients spare small layers the way through Python. On a
+        # device it would be two launches instead of one.
         return leaky_relu(l, float(eta)), leaky_relu(u, float(eta))
     lower, upper, _ = native("ramp_interval")(l, u, *ramp_parameters(r, eta, l.shape[1:]), False)
     return lower, upper
