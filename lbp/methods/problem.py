@@ -166,8 +166,8 @@ class Problem:
         return bounds + shared_bytes(self.network, self.dtype.itemsize)
 
     def _matrix_row_bytes(self, node: BoundNode) -> int:
-        """Return the bytes of a row of a node, whole and for every image."""
-        return self.region.batch * row_bytes(self.network, node, self.dtype.itemsize, windows=False)
+        """Return the bytes of a row of a node, whole and for every image, of which no batch counts as less than one."""
+        return max(self.region.batch, 1) * row_bytes(self.network, node, self.dtype.itemsize, windows=False)
 
     def row_chunks(self, node: BoundNode) -> list[IdentityCoefficients]:
         """Return the identity of a node in chunks of whole rows that stay within the budget."""

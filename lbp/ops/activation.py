@@ -79,7 +79,7 @@ def ramp_interval(
     check_numbers(r, eta)
     if current_backend() == "reference":
         return reference.ramp_interval(l, u, r, eta)
-    if is_leaky_relu(r, eta) and l.device.type == "cpu":
+    if is_leaky_relu(r, eta) and l.is_cpu and (l.shape, l.dtype, l.device) == (u.shape, u.dtype, u.device):
         # As many bytes as one pass over both; PyTorch's own gradients spare small layers the way through Python. On a
         # device it would be two launches instead of one.
         return leaky_relu(l, float(eta)), leaky_relu(u, float(eta))

@@ -115,9 +115,9 @@ def test_a_missing_library_says_what_to_do(monkeypatch):
     monkeypatch.setattr(_native, "missing", "the compiled library liblbp.so is missing")
     z = normal(1, 2)
     with pytest.raises(_native.NativeLibraryMissingError, match=r"is missing; `lbp.backend\('reference'\)` computes"):
-        ops.ramp(z)
+        ops.ramp(z, 1.0)
     with lbp.backend("reference"):
-        assert torch.equal(ops.ramp(z), z.clamp(min=0))
+        assert torch.equal(ops.ramp(z, 1.0), z.clamp(min=0, max=1))
 
 
 def test_a_library_that_is_not_there_or_does_not_load(monkeypatch, tmp_path):

@@ -69,7 +69,7 @@ def test_every_instruction_set_gives_the_same_bounds(name, capability, folder):
 
 
 def test_an_unknown_instruction_set_is_refused():
-    program = "import torch; from lbp import ops; ops.ramp(torch.zeros(1, 1))"
+    program = "import torch; from lbp import ops; ops.ramp(torch.zeros(1, 1), 1.0)"
     finished = run(program, "neon")
     assert finished.returncode != 0
     assert "LBP_CPU_CAPABILITY names an instruction set that this processor or this build does not have" in (

@@ -106,5 +106,5 @@ def test_bad_slopes_are_refused(digits, slopes):
 
 
 def test_a_network_without_relu_is_refused():
-    with pytest.raises(InvalidInputError, match="no ReLU or LeakyReLU module"):
+    with pytest.raises(InvalidInputError, match="no ReLU, LeakyReLU or ParamRamp module"):
         with_slope(nn.Sequential(nn.Linear(2, 2), nn.Tanh()), 0.1)
