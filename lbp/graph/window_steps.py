@@ -96,13 +96,21 @@ def _kernel_rows(
     base = _whole_kernel(weight, field, layer[0], geometry["dilation"], geometry["groups"])
     started = WindowCoefficients(base, channels, rows.images, places, field, source)
     natural = places * places.new_tensor(geometry["stride"]) - places.new_tensor(geometry["padding"])
-    shifts, shift_of = torch.unique(started.corners(field, layer) - natural, dim=0, return_inverse=True)
+    shifts, shift_of = _unique_pairs(started.corners(field, layer) - natural)
     outputs = weight.shape[0]
     every = torch.arange(outputs, device=weight.device).repeat(len(shifts))
     to = shifts.repeat_interleave(outputs, 0)
     A = move_windows(base[:, every], torch.zeros_like(to), to, window)
     windows = WindowCoefficients(A, shift_of * outputs + channels, rows.images, places, field, source)
     return (windows,), None if bias is None else bias[channels].double()[None]
+
+
+def _unique_pairs(pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the different pairs of small integers among int64 [R, 2], and which each is, by a sort of numbers."""
+    scale = 2**31
+    keys, which = torch.unique(pairs[:, 0] * scale + pairs[:, 1], return_inverse=True)
+    second = (keys + scale // 2) % scale - scale // 2
+    return torch.stack(((keys - second) // scale, second), 1), which
 
 
 def _whole_kernel(weight: Tensor, field: ReceptiveField, inputs: int, dilation: tuple[int, int], groups: int) -> Tensor:
