@@ -116,6 +116,7 @@ class Outward:
         self._lines: dict[BoundNode, dict[str, Any]] = {}
         self._underflows: dict[BoundNode, Tensor] = {}
         self._regions: dict[BoundNode, Region] = {}
+        self._relaxation_errors: dict[BoundNode, Region] = {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -234,11 +235,17 @@ class Outward:
             "upper_intercept": above_zero.add_(rest),
         }
 
-    def _relaxation_error(self, activation: RampNode) -> Tensor:
-        """Return a bound [B, *shape] of what coefficients A of a ramp lose, as `|A|` times it, on their way below it.
+    def _relaxation_error(self, activation: RampNode) -> Region:
+        """Return bounds of what coefficients A of a ramp lose, as A times it, on their way below it.
 
         What the lines of `lines` pay, for slopes of 1 instead of the lines' own.
         """
+        if activation not in self._relaxation_errors:
+            self._relaxation_errors[activation] = _up_to(self._lost_at(activation))
+        return self._relaxation_errors[activation]
+
+    def _lost_at(self, activation: RampNode) -> Tensor:
+        """Return the size [B, *shape] of `_relaxation_error`."""
         below = activation.inputs[0]
         lower, upper = self._problem.bounds[below]
         with torch.no_grad():
@@ -283,27 +290,33 @@ class Outward:
         if isinstance(coefficients, IdentityCoefficients | NeuronRows) and step.copies_rows:
             return lost
         error = step.per_coefficient.expand(-1, *node.shape)
-        return lost + self._spread(error, coefficients, sides)
+        return lost + self._spread(_up_to(error), coefficients, sides)
 
     def loss_of_sum(self, node: BoundNode, total: DenseCoefficients | WindowCoefficients, sides: str) -> Tensor:
         """Return what the constants owe for the rounding of a sum of coefficients of a node."""
         with torch.no_grad():
             error = self.magnitude(node) * (2 * SLACK * unit_roundoff(self.dtype))
             absolute = absolute_floor(self.dtype) * (1 + _total(error))
-        return self._spread(error, total, sides) + _signed(_per_row(absolute, total), sides)
+        return self._spread(_up_to(error), total, sides) + _signed(_per_row(absolute, total), sides)
 
-    def _spread(self, error: Tensor, coefficients: Coefficients | WindowRows, sides: str) -> Tensor:
-        """Return `-/+ |A| error`, [K, B, S] or [K, R] float64, for errors [B, *shape]."""
+    def _spread(self, errors: Region, coefficients: Coefficients | WindowRows, sides: str) -> Tensor:
+        """Return `-/+ |A| error`, [K, B, S] or [K, R] float64, for errors of either sign."""
         with torch.no_grad():
+            error = errors.upper.flatten(1)
             if isinstance(coefficients, IdentityCoefficients):
-                return _signed(error.flatten(1)[:, coefficients.start : coefficients.stop].double(), sides)
+                return _signed(error[:, coefficients.start : coefficients.stop].double(), sides)
             if isinstance(coefficients, NeuronRows):
-                return _signed(error.flatten(1)[coefficients.images, coefficients.neurons].double(), sides)
-            error = error.contiguous()
-            region = Region(-error, error)
+                return _signed(error[coefficients.images, coefficients.neurons].double(), sides)
             if isinstance(coefficients, WindowRows):
-                return region.concretize_windows(to_windows(coefficients)[0], sides)
-            return region.concretize(to_dense(coefficients)[0].A, sides)
+                return errors.concretize_windows(to_windows(coefficients)[0], sides)
+            return errors.concretize(to_dense(coefficients)[0].A, sides)
+
+
+def _up_to(error: Tensor) -> Region:
+    """Return errors of either sign of at most this size."""
+    with torch.no_grad():
+        error = error.contiguous()
+        return Region(-error, error)
 
 
 def add_outward(sides: str, *parts: Tensor | None) -> Tensor | None:
