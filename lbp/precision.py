@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 from lbp.errors import UnanalysedRoundingError
 
@@ -143,3 +145,33 @@ def check_products(device: torch.device) -> None:
                     f"rounding: the environment has {name}={found}, which {effect}; start without it, or use "
                     "rounding='nearest', whose bounds may be wrong by rounding"
                 )
+
+
+_X86_64 = ("x86_64", "AMD64")
+
+
+def check_convolution(name: str, weight: Tensor, stride: tuple[int, int], dilation: tuple[int, int]) -> None:
+    """Check that PyTorch does not convolve by Winograd's algorithm where cuDNN, NNPACK and oneDNN are kept from it.
+
+    On ARM and RISC-V it has an implementation of its own, without a switch, for float32 kernels of 3x3 taps on single
+    channels (depthwise convolutions, and the first one of a grey image). Of all processors only x86-64 is known to be
+    free of it.
+
+    Args:
+        name: of the layer.
+        weight: [C_out, C_in / groups, kh, kw].
+        stride: of the convolution.
+        dilation: of the convolution.
+
+    Raises:
+        UnanalysedRoundingError: it may.
+    """
+    machine = platform.machine()
+    if machine in _X86_64 or weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return
+    if tuple(weight.shape[1:]) == (1, 3, 3) and stride == dilation == (1, 1):
+        raise UnanalysedRoundingError(
+            f"rounding: PyTorch may compute the convolution {name!r}, 3x3 on single channels in float32, by Winograd's "
+            f"algorithm on this processor ({machine}), whose errors are not analysed; use float64, or "
+            "rounding='nearest', whose bounds may be wrong by rounding"
+        )

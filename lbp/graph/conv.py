@@ -29,7 +29,7 @@ from lbp.linear import (
     to_dense,
 )
 from lbp.ops.outward_intervals import Widening, outward_interval_conv2d
-from lbp.precision import full_precision
+from lbp.precision import check_convolution, full_precision
 from lbp.reference.concretize import dual_exponent
 from lbp.rounding import Roundings, magnitude_of
 
@@ -116,6 +116,7 @@ class Conv2dNode(BoundNode):
 
     def roundings(self, dtype: torch.dtype) -> Roundings:
         weight, bias = self.parameters()
+        check_convolution(self.name, weight, self.geometry.stride, self.geometry.dilation)
         taps = weight.shape[2] * weight.shape[3]
         return Roundings(
             forward=weight.shape[1] * taps,

@@ -6,6 +6,7 @@ A running error bound: from layer to layer, per neuron, over the whole region an
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from lbp.constants import side_signs
 from lbp.graph import BoundNode
 from lbp.graph.activation import RampNode
+from lbp.methods.outward import largest_of
 from lbp.rounding import SLACK, absolute_floor, gamma, raised
 
 if TYPE_CHECKING:
@@ -70,10 +72,11 @@ def _error(problem: Problem, node: BoundNode, before: list[Tensor]) -> Tensor:
     error = node.magnitude(*(error + size * relative for error, size in zip(before, sizes, strict=True)))
     if roundings.shift is not None:
         error = error + roundings.shift * relative
-    largest = sum(size.amax() if size.numel() else 0.0 for size in sizes)
+    largest = reduce(torch.add, (largest_of((size, size)) for size in sizes))
+    least = (floor * (1 + largest)).to(dtype).reshape(-1, *[1] * len(node.shape))
     # The magnitude is itself a rounded sum, of rounded weights.
     by = error * (SLACK * gamma(terms + roundings.weights + 4, dtype))
-    return raised(error, by + SLACK * roundings.shift_error + floor * (1 + largest))
+    return raised(error, by + SLACK * roundings.shift_error + least)
 
 
 def _of_specification(problem: Problem, error: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,7 +36,16 @@ from lbp.linear import (
 )
 from lbp.ops import bounding_lines
 from lbp.ops.outward_intervals import Widening
-from lbp.rounding import SLACK, Roundings, absolute_floor, gamma, magnitude_of, unit_roundoff
+from lbp.rounding import (
+    SLACK,
+    Roundings,
+    absolute_floor,
+    gamma,
+    lowered,
+    magnitude_of,
+    raised,
+    unit_roundoff,
+)
 
 if TYPE_CHECKING:
     from lbp.methods.problem import Problem
@@ -69,13 +79,24 @@ def _outward_sum(node: BoundNode, inputs: Sequence[Interval], roundings: Roundin
     # Besides the terms of the sum: center and radius, those of the shift and the margin, and the last subtraction.
     error = gamma(roundings.forward + roundings.weights + roundings.value + 6, dtype)
     relative = SLACK * error / (1 - error) + 4 * unit if error < 0.5 else torch.inf
+    # One margin for all images, except those with numbers so large that it would swamp the bounds of the others.
+    most = floor**-0.5
     with torch.no_grad():
-        largest = sum((largest_of(interval).amax() if interval[0].numel() else 0.0 for interval in inputs), 0.0)
-        margin = floor * (1 + torch.as_tensor(largest, dtype=dtype, device=inputs[0][0].device))
+        largest = reduce(torch.add, map(largest_of, inputs))
+        common = float(largest.amax()) if largest.numel() else 0.0
+        alike = common <= most
+        if not alike:
+            common = float(largest.where(largest <= most, 0).amax())
+        margin = torch.full((), floor * (1 + common), dtype=dtype, device=largest.device)
         margin = margin + roundings.shift_error * (SLACK + relative)
         if roundings.shift is not None:
             margin = margin + roundings.shift * relative
-    return node.outward_interval(*inputs, by=Widening(relative, relative * floor**0.5), margin=margin)
+    lower, upper = node.outward_interval(*inputs, by=Widening(relative, relative * floor**0.5), margin=margin)
+    if alike:
+        return lower, upper
+    ordinary = (largest <= most).reshape(-1, *[1] * len(node.shape))
+    more = (largest * (SLACK * floor)).to(dtype).reshape(ordinary.shape)
+    return torch.where(ordinary, lower, lowered(lower, more)), torch.where(ordinary, upper, raised(upper, more))
 
 
 @dataclass(frozen=True)
@@ -181,17 +202,18 @@ class Outward:
         terms = roundings.forward if roundings.any_order is None else roundings.any_order
         above = 1 + gamma(terms + roundings.weights + 4, self.dtype)
         relative *= SLACK * SLACK * above
-        # A magnitude that neurons share counts once for each; no input adds more than it to no neuron at all.
-        total = _total(value) * (node.size / max(value[:1].numel(), 1))
-        for source in node.inputs:
-            total = total + largest_of(self.interval(source)) * source.size
-        # Weights below the normal range may count as zero.
-        rest: Tensor = (floor * (1 + total)).to(self.dtype).reshape(-1, *[1] * len(node.shape))
-        rest = rest + SLACK * SLACK * roundings.shift_error
         size = value * (SLACK * above)
         if roundings.shift is not None:
-            rest = rest + roundings.shift * (SLACK * SLACK * self._constants_relative(node))
             size = size + roundings.shift * SLACK
+        # A magnitude that neurons share counts once for each; no input adds more than it to no neuron at all.
+        total = _total(size) * (node.size / max(size[:1].numel(), 1))
+        for source in node.inputs:
+            total = total + largest_of(self.interval(source)) * source.size
+        # Weights, and rows, below the normal range may count as zero.
+        rest: Tensor = (floor * (1 + total)).to(self.dtype).reshape(-1, *[1] * len(node.shape))
+        rest = rest + SLACK * SLACK * roundings.shift_error
+        if roundings.shift is not None:
+            rest = rest + roundings.shift * (SLACK * SLACK * self._constants_relative(node))
         copies_rows = not roundings.weights and not isinstance(roundings.shift_error, Tensor) and not node.is_activation
         error = torch.add(rest, value, alpha=relative)
         return StepError(error, size + rest, floor * (1 + 2 * total), copies_rows)
@@ -295,8 +317,9 @@ class Outward:
     def loss_of_sum(self, node: BoundNode, total: DenseCoefficients | WindowCoefficients, sides: str) -> Tensor:
         """Return what the constants owe for the rounding of a sum of coefficients of a node."""
         with torch.no_grad():
-            error = self.magnitude(node) * (2 * SLACK * unit_roundoff(self.dtype))
-            absolute = absolute_floor(self.dtype) * (1 + _total(error))
+            size = self.magnitude(node)
+            error = size * (2 * SLACK * unit_roundoff(self.dtype))
+            absolute = absolute_floor(self.dtype) * (1 + _total(size))
         return self._spread(_up_to(error), total, sides) + _signed(_per_row(absolute, total), sides)
 
     def _spread(self, errors: Region, coefficients: Coefficients | WindowRows, sides: str) -> Tensor:

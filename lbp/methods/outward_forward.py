@@ -46,6 +46,8 @@ class OutwardForward:
             self._underflow = (reach.flatten(1).sum(1) + 1) * (SLACK * floor)
         self._magnitudes: dict[BoundNode, Tensor] = {}
         self._identities: set[BoundNode] = set()
+        # Sums [B or 1] float64 over a layer of the magnitudes of the constants that are inserted.
+        self._inserted_constants: dict[BoundNode, Tensor] = {}
 
     def start(self, node: InputNode) -> None:
         """Begin with the input, whose bounds are the identity's rows."""
@@ -90,7 +92,11 @@ class OutwardForward:
         dtype = bounds.center.dtype
         terms = node.size if bounds.windows is None else accumulated_terms(bounds.windows.layer)
         error = gamma(terms + 6, dtype) + gamma(2 * node.size + 8, torch.float64)
-        return self._widened(node, bounds, SLACK * error / (1 - error) if error < 1 else torch.inf)
+        widened = self._widened(node, bounds, SLACK * error / (1 - error) if error < 1 else torch.inf)
+        with torch.no_grad():
+            constants = widened.center_bias.abs() + widened.radius_bias_or_zero.abs()
+            self._inserted_constants[node] = constants.flatten(1).sum(1, dtype=torch.float64)
+        return widened
 
     def separable(self, node: BoundNode, bounds: ForwardBounds) -> ForwardBounds:
         """Return bounds of a node whose two sides, center -/+ radius, may be rounded one by one."""
@@ -111,6 +117,8 @@ class OutwardForward:
             extent = self._box.upper.flatten(1).sum(1, dtype=torch.float64) + 1
             if node in self._magnitudes:
                 extent = extent + self._magnitudes[node].flatten(1).sum(1, dtype=torch.float64)
+            if node in self._inserted_constants:
+                extent = extent + self._inserted_constants[node]
             lost = extent * absolute_floor(self._box.upper.dtype)
             lost = lost[total.images] if isinstance(total, WindowCoefficients) else lost.unsqueeze(1)
             signs = side_signs(sides, lost)
@@ -220,7 +228,7 @@ class OutwardForward:
         lower, upper = self._box.concretize_forward(rows)
         # With both signs of x the sums are those of |C + R| and of |C - R|: together at least |C| + |R|.
         total = upper if bounds.radius is None else upper - lower
-        inputs = self._box.lower[0].numel()
+        inputs = self._box.lower[:1].numel()
         return raised(total, total * gamma(inputs + 8, torch.float64))
 
     def _carry(self, node: BoundNode) -> None:

@@ -154,6 +154,19 @@ def test_an_empty_batch_gives_empty_bounds_by_every_method_and_norm(name, method
         assert [side.shape for side in net.compute_bounds(x, C=C[:0].new_ones(1, 4, 3), method=method)] == [(0, 4)] * 2
 
 
+@pytest.mark.parametrize("rounding", ["outward", "inference"])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_empty_batch_gives_empty_bounds_that_account_for_rounding(method, rounding):
+    C = margins(torch.zeros(0, dtype=torch.int64), 3, dtype=torch.float64)
+    for name, norm in (("dense", 2.0), ("pooled", math.inf), ("residual", 1.0)):
+        model, shape = network(name, "leaky_param_ramp")
+        net, empty = bounded(model, shape), region(inputs(shape, batch=0), 0.1, norm)
+        bounds = net.compute_bounds(empty, method=method, rounding=rounding)
+        assert [side.shape for side in bounds] == [(0, 3), (0, 3)]
+        bounds = net.compute_bounds(empty, C=C, method=method, rounding=rounding)
+        assert [side.shape for side in bounds] == [(0, 2), (0, 2)]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_gradient_of_no_bounds_is_zero(net, method):
     net.zero_grad()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from rounding.exact import Beside, Exact, Residual, ScaleShift, value
 from torch import Tensor, nn
@@ -65,6 +68,17 @@ def bounds(model: nn.Module, lower: Tensor, upper: Tensor, *, options: dict | No
     region = BoundedTensor(lower, PerturbationLpNorm(x_L=lower, x_U=upper))
     with torch.no_grad():
         return net.compute_bounds(x=(region,), **keywords)
+
+
+@contextmanager
+def flushed_subnormals() -> Iterator[None]:
+    """Flush numbers below the normal range to zero; those that are to meet this must exist before."""
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush numbers below the normal range to zero")
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def conv_network(activation: nn.Module) -> nn.Sequential:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from rounding.cases import fill, generator, numbers
+from rounding.cases import fill, flushed_subnormals, generator, numbers
 from rounding.exact import Exact, linear_range
 from rounding.test_forward_steps import sides
 from torch import Tensor, nn
@@ -74,6 +74,19 @@ def test_insertion_rounded_to_nearest_does_promise_more():
     assert losses_of_insertion("gaussian", outward=False) > 0
 
 
+def test_flushed_rows_lose_their_share_of_the_constants_inserted():
+    x, zeros = torch.zeros(1, INPUTS), torch.zeros(1, INPUTS, NEURONS)
+    bounds = ForwardBounds(zeros, zeros, torch.full((1, NEURONS), 2.0**100), torch.zeros(1, NEURONS))
+    A = torch.full((2, 1, ROWS, NEURONS), 2.0**-127)
+    forward, node = OutwardForward(Region(x, x)), linear_node()
+    with flushed_subnormals():
+        coefficients, constants = inserted(A, forward.insertable(node, bounds), "both")
+        rows = DenseCoefficients(coefficients)
+        lower, upper = constants + forward.loss_of_insertion(node, rows, "both", is_sum=False)
+    assert (lower <= NEURONS * 2.0**-27).all()
+    assert (upper >= NEURONS * 2.0**-27).all()
+
+
 def alive_network(seed: int = 0) -> nn.Sequential:
     """Convolutions whose activations never bend over small boxes: back-substitution from the top is exact."""
     model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 2, stride=2), nn.ReLU())
@@ -95,8 +108,8 @@ def matrix_of(layer: nn.Module, shape: tuple[int, ...]) -> tuple[Exact, Exact]:
 
 
 @pytest.mark.parametrize("mode", ["patches", "matrix"])
-@pytest.mark.parametrize("method", ["LBP", "Relaxed-CROWN-1", "Relaxed-CROWN-2"])
-def test_windows_are_inserted_outward(method, mode):
+@pytest.mark.parametrize("method", ["CROWN-IBP", "LBP", "CROWN-LBP", "Relaxed-CROWN-1", "Relaxed-CROWN-2", "CROWN"])
+def test_linear_bounds_of_networks_that_do_not_bend_lie_outside_of_the_exact_range(method, mode):
     shapes = ((2, 6, 6), (3, 6, 6), (18,))
     for seed in range(3):
         model = alive_network(10 * seed)
@@ -107,7 +120,7 @@ def test_windows_are_inserted_outward(method, mode):
             matrix, constant = weight @ matrix, weight @ constant + bias
         x = torch.rand(1, 2, 6, 6, generator=generator(seed))
         region = BoundedTensor(x, PerturbationLpNorm(x_L=x - 1e-3, x_U=x + 1e-3))
-        C = torch.eye(12)[None] if method == "LBP" else None
+        C = None if method.startswith("Relaxed") else torch.eye(12)[None]
         net = BoundedModule(model, x, bound_opts={"conv_mode": mode})
         with torch.no_grad():
             lower, upper = net.compute_bounds(x=(region,), C=C, method=method, rounding="outward")

@@ -1,5 +1,6 @@
 """What bounds assume of products: sums of products of the operands themselves, whatever the libraries could do."""
 
+import platform
 import re
 
 import pytest
@@ -59,3 +60,17 @@ def test_only_bounds_that_account_for_rounding_need_such_products(monkeypatch):
     bounds(model, lower, upper, method="IBP", rounding="nearest")
     with pytest.raises(UnanalysedRoundingError, match="ONEDNN_DEFAULT_FPMATH_MODE=any"):
         bounds(model, lower, upper, method="IBP", rounding="outward")
+
+
+def test_depthwise_convolutions_by_winograds_algorithm_on_other_processors_are_refused(monkeypatch):
+    depthwise, (lower, upper) = fill(nn.Sequential(nn.Conv2d(2, 4, 3, groups=2)), "gaussian"), box(1, 2, 5, 5)
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    for method in ("IBP", "CROWN", "LBP"):
+        with pytest.raises(UnanalysedRoundingError, match=r"'0'.* Winograd's algorithm .* \(arm64\)"):
+            bounds(depthwise, lower, upper, method=method, rounding="outward")
+        bounds(depthwise, lower, upper, method=method, rounding="nearest")
+        bounds(nn.Sequential(nn.Conv2d(2, 4, 3, groups=2, stride=2)), lower, upper, method=method, rounding="outward")
+        bounds(nn.Sequential(nn.Conv2d(2, 4, 3)), lower, upper, method=method, rounding="outward")
+    bounds(depthwise.double(), lower.double(), upper.double(), method="IBP", rounding="outward")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    bounds(depthwise.float(), lower, upper, method="IBP", rounding="outward")
