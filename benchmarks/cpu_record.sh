@@ -1,16 +1,28 @@
 #!/usr/bin/env bash
-# Writes the full record of a CPU, piece by piece into one file, the most telling pieces first. Every piece has a time limit;
-# the same command continues where the last one stopped, on the same machine and commit. Arguments: the record's file, then
-# options of every piece, for example --peer FOLDER.
+# Writes the full record of a CPU, piece by piece into one file, the most telling pieces first, and draws its pictures. Every piece
+# has a time limit; the same command continues where the last one stopped, on the same machine and commit. A piece that fails does
+# not keep the others from running, but ends the script with its exit code. Arguments: the record's file, then options of every
+# piece, for example --peer FOLDER.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 output="${1:?usage: benchmarks/cpu_record.sh RECORD.json [options of lbp bench]}"
 shift
 python="${PYTHON:-python3}"
-piece() { "$python" -m lbp bench "$@" --output "$output" > "${output%.json}.$1.txt" || echo "bench $*: exit $?" >&2; }
-piece methods --batch 1 --time-limit 20 --run-limit 13 "$@"
+status=0
+run() { # FILE COMMAND...: what the command prints goes to the file
+  local code=0
+  "$python" -m lbp bench "${@:2}" > "$1" || code=$?
+  if [ "$code" -ne 0 ]; then echo "bench ${*:2}: exit $code" >&2; status=$code; fi
+  if [ "$code" -eq 130 ]; then exit 130; fi
+}
+piece() { run "${output%.json}.$1.txt" "$@" --output "$output"; }
+# PyTorch needs more than half a minute here, which the limit of the other pieces would cut off.
+piece methods --only DM-Medium --only CROWN --batch 1 --time-limit 60 --run-limit 5 "$@"
+piece methods --batch 1 --time-limit 20 --run-limit 11 "$@"
 piece training --time-limit 20 --run-limit 6 "$@"
 piece methods --batch 1 --batch 16 --time-limit 20 --run-limit 8 "$@"
-piece ops --repeats 5 --run-limit 11 "$@"
+piece ops --repeats 5 --run-limit 13 "$@"
 piece growth --time-limit 20 --run-limit 4 "$@"
 piece methods --batch 1 --batch 16 --batch 256 --time-limit 20 --run-limit 5 "$@"
+run "${output%.json}.txt" --show "$output" --plots "${output%.json}-plots"
+exit "$status"

@@ -13,10 +13,13 @@ from lbp.bench.record import Record, Row
 LEAST_CHANGE = 1.1
 """A smaller ratio is never called a change: a second run of the same code differs by as much."""
 
+LEAST_REPEATS = 3
+"""Fewer repeats have no spread, or none that says anything about noise."""
+
 
 @dataclass(frozen=True)
 class Change:
-    """A row whose time or memory differs beyond noise.
+    """A row whose time or memory differs.
 
     Attributes:
         row: of the new record.
@@ -35,12 +38,14 @@ class Comparison:
 
     Attributes:
         changes: beyond noise, the largest first.
+        unclear: times that differ as much, but of too few repeats to tell a change from noise; the largest first.
         compared: rows that both records have.
         appeared, vanished: rows that only one record has a time for.
         differences: of machine and settings, in words; with any, changes may not be the code's.
     """
 
     changes: tuple[Change, ...]
+    unclear: tuple[Change, ...]
     compared: int
     appeared: tuple[Row, ...]
     vanished: tuple[Row, ...]
@@ -50,23 +55,31 @@ class Comparison:
 def compare(old: Record, new: Record) -> Comparison:
     """Compares the rows that two records share.
 
-    A time changed where the middle halves of the repeats do not overlap and the medians differ by a tenth; memory where
-    it differs by a tenth and a MiB.
+    A time changed where the middle halves of the repeats do not overlap and the medians differ by a tenth; with fewer
+    than three repeats on one side nobody can tell. Memory changed where it differs by a tenth and a MiB.
     """
     before = {row.key: row for row in old.rows if row.timing is not None}
     after = {row.key: row for row in new.rows if row.timing is not None}
     shared = [(before[key], after[key]) for key in after if key in before]
-    changes = [
-        change for pair in shared for change in (_time_change(*pair), _memory_change(*pair)) if change is not None
-    ]
-    changes.sort(key=lambda change: max(change.ratio, 1 / change.ratio), reverse=True)
+    clear = [pair for pair in shared if _can_tell(*pair)]
+    unclear = [pair for pair in shared if not _can_tell(*pair)]
     return Comparison(
-        tuple(changes),
+        _largest_first([*(_time_change(*pair) for pair in clear), *(_memory_change(*pair) for pair in shared)]),
+        _largest_first([_time_change(*pair) for pair in unclear]),
         len(shared),
         tuple(row for key, row in after.items() if key not in before),
         tuple(row for key, row in before.items() if key not in after),
         tuple(_differences(old, new)),
     )
+
+
+def _largest_first(changes: list[Change | None]) -> tuple[Change, ...]:
+    found = [change for change in changes if change is not None]
+    return tuple(sorted(found, key=lambda change: max(change.ratio, 1 / change.ratio), reverse=True))
+
+
+def _can_tell(*rows: Row) -> bool:
+    return all(row.timing is not None and row.timing.repeats >= LEAST_REPEATS for row in rows)
 
 
 def _time_change(old: Row, new: Row) -> Change | None:
@@ -103,14 +116,17 @@ def _differences(old: Record, new: Record) -> list[str]:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Returns the changes as a table, what became slower or larger in red."""
-    table = Table(title=f"{len(comparison.changes)} changes in {comparison.compared} rows", box=SIMPLE_HEAD)
+    """Returns the changes as a table, what became slower or larger in red, and last what nobody can tell."""
+    title = f"{len(comparison.changes)} changes in {comparison.compared} rows"
+    if comparison.unclear:
+        title += f"; {len(comparison.unclear)} differences with too few repeats to tell"
+    table = Table(title=title, box=SIMPLE_HEAD)
     for heading in ("level", "case", "activation", "contender", "quantity"):
         table.add_column(heading)
     table.add_column("new / old", justify="right")
     for change in comparison.changes:
         style = "red" if change.ratio > 1 else "green"
-        row = change.row
-        ratio = f"[{style}]{change.ratio:.2f}[/]"
-        table.add_row(row.level, row.case, row.activation, row.contender, change.quantity, ratio)
+        table.add_row(*change.row.key, change.quantity, f"[{style}]{change.ratio:.2f}[/]")
+    for change in comparison.unclear:
+        table.add_row(*change.row.key, f"{change.quantity}, too few repeats", f"[yellow]{change.ratio:.2f}[/]")
     return table

@@ -15,13 +15,16 @@ from torch import Tensor
 from lbp.bench.contenders import CONTENDERS, Contender, peer_available
 from lbp.bench.grid import METHODS, TRAINING_METHODS, Case, all_networks, growth_cases, network_cases
 from lbp.bench.networks import Network
-from lbp.bench.ops import RELATIVE_TOLERANCE, largest_difference
+from lbp.bench.ops import largest_difference
 from lbp.bench.record import Key, Row
 from lbp.bench.timing import Timing
 from lbp.bench.worker import Limits, RunFailedError, Work, Worker
 
 PRODUCT_BOUND = ("IBP", "CROWN-IBP")
 """Methods whose cost is that of their products, which are timed beside them."""
+
+RELATIVE_TOLERANCE = 1e-4
+"""Largest difference of bounds and losses that are compared, as a share of the largest number in them."""
 
 _PATIENCE = 4
 """A median needs three rounds, so that the first ones may take longer than the rest."""
@@ -125,6 +128,10 @@ class _Runner:
     @property
     def lists_products(self) -> bool:
         return self.worker.contender.name == "native" and self.case.method in PRODUCT_BOUND
+
+    @property
+    def is_exact(self) -> bool:
+        return self.case.method not in self.worker.contender.tighter
 
     def work(self) -> Work:
         task: Literal["bounds", "step"] = "step" if self.case.level == "training" else "bounds"
@@ -275,22 +282,25 @@ def _in_turn(runners: Sequence[_Runner], options: MethodOptions) -> list[tuple[_
 
 
 def _disagreements(runners: Sequence[_Runner], results: dict[Key, Tensor]) -> list[tuple[_Runner, str]]:
-    """Compares lower bounds with those of the textbook method, of each activation.
+    """Compares lower bounds, or losses, with those of the textbook method, of each activation.
 
-    They are equal to rounding; where rows are skipped, or a peer chooses its own slopes, they are not lower.
+    They are equal to rounding. Where rows are skipped, or a peer chooses its own lines, they may be tighter: bounds not
+    lower, losses not higher.
     """
     found = []
     for activation in dict.fromkeys(runner.network.activation for runner in runners):
         group = [runner for runner in runners if runner.network.activation == activation]
-        exact = [runner for runner in group if runner.worker.contender.exact]
+        exact = [runner for runner in group if runner.is_exact]
         if not exact:
             continue
-        expected = results[exact[-1].key]
+        standard = next((runner for runner in exact if runner.worker.contender.name == "reference"), exact[-1])
+        expected = results[standard.key]
         for runner in group:
             ours = results[runner.key]
-            compared = ours if runner.worker.contender.exact else torch.minimum(ours, expected)
+            looser = torch.maximum if runner.case.level == "training" else torch.minimum
+            compared = ours if runner.is_exact else looser(ours, expected)
             difference = largest_difference(compared, expected)
             if not difference <= RELATIVE_TOLERANCE:
-                other = exact[-1].worker.contender.name
+                other = standard.worker.contender.name
                 found.append((runner, f"differs from {other} by {difference:.1e} of the largest bound"))
     return found

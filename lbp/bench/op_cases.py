@@ -76,6 +76,8 @@ def _activation_cases(shape: Shape) -> Iterator[OpCase]:
         pair = bytes_of(l, u)
         yield case("ramp", (l,), pair, partial(ops.ramp, l, **parameters))
         yield case("ramp_interval", (l, u), 2 * pair, partial(ops.ramp_interval, l, u, **parameters))
+        status = partial(ops.ramp_interval_with_status, l, u, **parameters)
+        yield case("ramp_interval_with_status", (l, u), 2 * pair, status)
         yield case("bounding_lines", (l, u), 3 * pair, partial(ops.bounding_lines, l, u, **parameters))
         yield _relax_backward(shape, activation, parameters, (l, u), trained)
         if shape.batch == 1:

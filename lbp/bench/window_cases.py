@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -15,6 +16,12 @@ from lbp.bench.op_case import OpCase, Shape, activations, bytes_of, geometry_of,
 _WINDOW = 5
 """Rows and columns of the windows: what two 3x3 convolutions see."""
 
+_DENSE_NUMBERS = 2**25
+"""Most numbers of a dense matrix; the reference makes several copies of it."""
+
+_OUTPUTS = 100
+"""Neurons of a Linear layer behind a convolution."""
+
 
 def window_cases(shape: Shape) -> Iterator[OpCase]:
     """Yields the ops on windows of a Conv2d layer, one image."""
@@ -24,13 +31,16 @@ def window_cases(shape: Shape) -> Iterator[OpCase]:
         return
     yield from _back_substitution(shape, layer.module)
     yield from _forward(shape, layer.module)
+    if math.prod(layer.input_shape) * math.prod(layer.input_shape[1:]) <= _DENSE_NUMBERS:
+        yield from _dense_and_pooled(shape)
+    yield _insertion(shape)
 
 
-def _rows(shape: Shape, height: int, width: int) -> Tensor:
-    """A row of coefficients for every place where a window lies inside the layer, each with values of its own."""
+def _rows(shape: Shape, height: int, width: int, step: int = 1) -> Tensor:
+    """A row of coefficients for every place, or every step-th, of a window inside the layer, with values of its own."""
     y, x = torch.meshgrid(
-        torch.arange(height - _WINDOW + 1, device=shape.device),
-        torch.arange(width - _WINDOW + 1, device=shape.device),
+        torch.arange(0, height - _WINDOW + 1, step, device=shape.device),
+        torch.arange(0, width - _WINDOW + 1, step, device=shape.device),
         indexing="ij",
     )
     corners = torch.stack([y.flatten(), x.flatten()], 1)
@@ -119,3 +129,56 @@ def _forward(shape: Shape, module: nn.Conv2d) -> Iterator[OpCase]:
     products = 4 * shape.rows * center.numel()
     moved = bytes_of(A, center, radius)
     yield OpCase("insert_forward_windows", name, "", insert, (A, *tensors[:2]), moved, products, sizes)
+
+
+def _dense_and_pooled(shape: Shape) -> Iterator[OpCase]:
+    """What leaves the windows of the layer below: a Linear layer, and dense matrices; and pooling, which grows them."""
+    layer = shape.layer
+    channels, height, width = layer.input_shape
+    center, radius = wanted(shape.normal(1, 1, 3, 3, *layer.input_shape), shape.uniform(1, 1, 3, 3, *layer.input_shape))
+    biases = (shape.normal(1, *layer.input_shape), shape.uniform(1, *layer.input_shape))
+    neurons = channels * height * width
+    name = f"{layer.name} window=3x3"
+    sizes = {"B": 1, "n": neurons}
+    image = (1, height, width)
+    places: dict[str, Any] = {"scale": (1, 1), "offset": (-1, -1)}
+    (weight,) = wanted(shape.normal(_OUTPUTS, neurons))
+    linear = partial(ops.forward_linear_windows, center, radius, *biases, weight, None, image=image, **places)
+    moved = bytes_of(center, radius, weight) + 2 * height * width * _OUTPUTS * center.element_size()
+    operations = 4 * _OUTPUTS * center.numel()
+    yield OpCase(
+        "forward_linear_windows", name, "", linear, (center, radius, weight), moved, operations, parameters=sizes
+    )
+    dense = partial(ops.windows_to_dense, center, image, **places)
+    moved = bytes_of(center) + height * width * neurons * center.element_size()
+    yield OpCase("windows_to_dense", name, "", dense, (center,), moved, parameters=sizes)
+    pooled = height // 2
+    means = center.new_zeros(pooled, height)
+    means[:, : 2 * pooled] = torch.eye(pooled, device=shape.device).repeat_interleave(2, dim=1) / 2
+    pool = partial(ops.combine_windows, center, 0, means, scale=1, stride=2, offset=0, size=2)
+    moved = bytes_of(center) + 4 * 3 * channels * pooled * width * center.element_size()
+    yield OpCase("combine_windows", name, "", pool, (center,), moved, parameters=sizes)
+
+
+def _insertion(shape: Shape) -> OpCase:
+    """Forward bounds of the layer in as many rows for each of some places as the layer has channels."""
+    layer = shape.layer
+    channels, height, width = layer.output_shape
+    places = _rows(shape, height, width, step=2 * _WINDOW)[:, 1:]
+    count = channels * len(places)
+    (A,) = wanted(shape.normal(2, count, _WINDOW, _WINDOW, channels))
+    size = (1, height, width, channels)
+    center, radius = wanted(shape.normal(*size, 1, 3, 3), shape.uniform(*size, 1, 3, 3))
+    matrices = (center, radius, shape.normal(*size), shape.uniform(*size))
+    call = partial(ops.insert_into_windows, A, places, *matrices, scale=(1, 1), sides="both")
+    moved = bytes_of(A, center, radius) + 2 * count * (_WINDOW + 2) ** 2 * A.element_size()
+    return OpCase(
+        "insert_into_windows",
+        f"{layer.name} R={count}",
+        "",
+        call,
+        (A, center, radius),
+        moved,
+        4 * A.numel() * 9,
+        {"B": 1, "n": shape.neurons, "S": count},
+    )

@@ -8,8 +8,16 @@ import torch
 import lbp.ops
 from lbp.bench import ops
 from lbp.bench.contenders import Contender, find
+from lbp.bench.grid import METHODS, Case
 from lbp.bench.memory import peak_bytes
-from lbp.bench.methods import MethodOptions, _Earlier, measure_methods, measure_training
+from lbp.bench.methods import (
+    MethodOptions,
+    _disagreements,
+    _Earlier,
+    _Runner,
+    measure_methods,
+    measure_training,
+)
 from lbp.bench.networks import NETWORKS, Network, named, neurons
 from lbp.bench.op_cases import op_cases
 from lbp.bench.ops import OpOptions, largest_difference, measure_ops
@@ -42,9 +50,7 @@ def test_every_op_is_in_the_grid_and_agrees_with_the_reference_there():
                 with lbp.backend("reference"):
                     assert ops._difference(result, case.call()) <= ops.RELATIVE_TOLERANCE, case.name
     assert len(set(keys)) == len(keys)
-    without_kernel = {"BoundingLines", "combine_windows", "insert_into_windows", "windows_to_dense"}
-    elsewhere = {"ramp_interval_with_status", "forward_linear_windows"}
-    assert measured == set(lbp.ops.__all__) - without_kernel - elsewhere
+    assert measured == {name for name in lbp.ops.__all__ if not isinstance(getattr(lbp.ops, name), type)}
 
 
 def test_results_that_differ_are_not_timed(monkeypatch):
@@ -69,8 +75,60 @@ def test_what_is_done_is_not_measured_again():
     again = replace(options, done=frozenset(row.key for row in rows[:-1]))
     missing = [row for case in measure_ops(CPU, again, lambda _: None) for row in case]
     assert rows[-1].key in {row.key for row in missing}
-    assert {row.parameters["op"].removesuffix(" backward") for row in missing} == {"ramp_interval"}
+    assert {row.parameters["op"] for row in missing} == {
+        rows[-1].parameters["op"].removesuffix(" backward") + suffix for suffix in ("", " backward")
+    }
     assert not list(measure_ops(CPU, replace(options, done=frozenset(row.key for row in rows)), lambda _: None))
+
+
+def planted_results(case, results):
+    """Returns who differs, of runners that gave these results by contender's name."""
+    runners = [_Runner(case, TINY, Worker(find(name), "cpu", LIMITS, None)) for name in results]
+    given = {runner.key: results[runner.worker.contender.name] for runner in runners}
+    return [(runner.worker.contender.name, note) for runner, note in _disagreements(runners, given)]
+
+
+def case_of(method, level="methods"):
+    return Case(level, f"chain {method}", method, 1, (TINY,), {}, 1)
+
+
+BOUNDS = torch.tensor([[-10.0, 2.0, 3.0]])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shift", [1e-2, -1e-2])
+def test_bounds_that_are_too_high_differ_as_those_that_are_too_low_do_but_where_a_method_may_be_tighter(method, shift):
+    shifted = BOUNDS + torch.tensor([0.0, shift, 0.0])
+    differs = [("native", "differs from reference by 1.0e-03 of the largest bound")]
+    tighter = method == "CROWN" and shift > 0
+    assert planted_results(case_of(method), {"native": shifted, "reference": BOUNDS}) == ([] if tighter else differs)
+    peers = planted_results(case_of(method), {"auto_LiRPA patches": shifted, "reference": BOUNDS})
+    assert [name for name, _ in peers] == ([] if shift > 0 else ["auto_LiRPA patches"])
+
+
+def test_rounding_is_no_difference_and_nan_is():
+    rounded = BOUNDS + torch.tensor([5e-4, -5e-4, 0.0])
+    for method in METHODS:
+        assert not planted_results(case_of(method), {"native": rounded, "reference": BOUNDS})
+        (found,) = planted_results(case_of(method), {"native": BOUNDS * torch.nan, "reference": BOUNDS})
+        assert found[0] == "native"
+
+
+def test_the_loss_of_tighter_bounds_is_not_higher():
+    loss = torch.tensor(2.0)
+    step = case_of("CROWN-IBP", "training")
+    assert not planted_results(step, {"auto_LiRPA patches": loss - 0.1, "reference": loss})
+    assert planted_results(step, {"auto_LiRPA patches": loss + 0.1, "reference": loss})
+    for shift in (-0.1, 0.1):
+        assert planted_results(step, {"native": loss + shift, "reference": loss})
+
+
+def test_without_the_reference_exact_contenders_are_compared_with_each_other():
+    rest = {"native": BOUNDS + 0.1, "native, every row": BOUNDS, "native, dense": BOUNDS}
+    assert not planted_results(case_of("CROWN"), rest)
+    (found,) = planted_results(case_of("CROWN"), rest | {"native, every row": BOUNDS + 0.1})
+    assert found == ("native, every row", "differs from native, dense by 1.0e-02 of the largest bound")
+    assert not planted_results(case_of("IBP"), {"native": BOUNDS})
 
 
 def test_what_took_too_long_is_not_tried_at_larger_sizes():

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from lbp.bench.aims import aims_table
-from lbp.bench.comparison import compare
+from lbp.bench.aims import AIMS, aims_table
+from lbp.bench.comparison import compare, comparison_table
 from lbp.bench.growth import exponent, fitted_growth
 from lbp.bench.rates import Rates
 from lbp.bench.record import Record, Row, continue_record, read_record, write_record
@@ -73,12 +73,57 @@ def test_a_record_of_other_conditions_is_not_continued(tmp_path, name, changed):
     assert read_record(path) == record(row(1.0))
 
 
-def test_aims_are_compared_with_what_the_record_says():
-    case = {"case": "relax_backward B=32 S=9 n=65,536"}
-    table = aims_table(record(row(1.0, **case), row(4.5, contender="reference", **case)))
-    assert table.row_count == 1
-    assert [next(iter(column.cells)) for column in table.columns][1:] == [">= 4", "4.50", "[green]met[/]"]
-    assert aims_table(record(row(1.0))) is None
+def aims(record):
+    table = aims_table(record)
+    return [list(cells) for cells in zip(*(column.cells for column in table.columns), strict=True)]
+
+
+RELAX = {"case": "relax_backward B=32 S=9 n=65,536"}
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(4.5, "[green]met[/]"), (3.5, "[red]missed[/]")])
+def test_aims_are_compared_with_what_the_record_says(ratio, verdict):
+    found = aims(record(row(1.0, **RELAX), row(ratio, contender="reference", **RELAX)))
+    assert found[0][1:] == [">= 4", f"{ratio:.2f}", verdict]
+
+
+def test_aims_that_were_not_measured_are_shown_with_the_reason():
+    stopped = row(1.0, contender="reference", timing=None, note="stopped after 20 s [x]", **RELAX)
+    found = aims(record(row(1.0, **RELAX), stopped))
+    assert [words for words, *_ in found] == [aim.words for aim in AIMS if aim.level == "ops"]
+    assert found[0][2:] == ["[yellow]not measured[/]", r"reference: stopped after 20 s \[x]"]
+    assert found[1][2:] == ["[yellow]not measured[/]", "reference: no row"]
+    assert aims_table(record(replace(row(1.0), level="growth"))) is None
+
+
+def test_every_kind_of_aim_is_read_off_its_rows():
+    cases = {
+        "DM-Large IBP B=16": ("methods", 5.0),
+        "DM-Medium CROWN B=1": ("methods", 5.0),
+        "DM-Large CROWN-IBP B=16": ("training", 5.0),
+    }
+    rows = [
+        row(
+            seconds * factor,
+            case=case,
+            level=level,
+            contender=contender,
+            activation=activation,
+            peak_bytes=int(100 * factor),
+            product_seconds=4.0,
+        )
+        for case, (level, seconds) in cases.items()
+        for contender, factor in (("native", 1), ("reference", 16), ("auto_LiRPA patches", 3))
+        for activation in ("ReLU", "ParamRamp")
+    ]
+    measured = {words: ratio for words, _, ratio, _ in aims(record(*rows)) if "not measured" not in ratio}
+    assert measured == {
+        "IBP on DM-Large, B=16: time / products alone": "1.25",
+        "IBP on DM-Large, B=16: ParamRamp / ReLU": "1.00",
+        "CROWN on DM-Medium over dense PyTorch": "16.00",
+        "CROWN on DM-Medium over auto_LiRPA's patches": "3.00",
+        "CROWN-IBP training step on DM-Large: memory / PyTorch's": "0.06",
+    }
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 0, "rows": []}', "not json"])
@@ -110,6 +155,25 @@ def test_a_change_within_the_spread_of_the_repeats_is_noise():
 def test_a_change_beyond_the_spread_is_reported_with_its_ratio(ratio):
     (change,) = compare(record(row(1.0)), record(row(ratio))).changes
     assert (change.quantity, change.ratio) == ("time", ratio)
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_with_few_repeats_a_difference_is_no_change_and_is_said_to_be_unclear(repeats):
+    few = row(2.0, timing=Timing.of([2.0] * repeats), peak_bytes=20 * 2**20)
+    for old, new, ratio in ((row(1.0), few, 2.0), (few, row(1.0), 0.5)):
+        result = compare(record(old), record(new))
+        assert result.changes == ()
+        assert [(change.quantity, change.ratio) for change in result.unclear] == [("time", ratio)]
+        cells = [next(iter(column.cells)) for column in comparison_table(result).columns]
+        assert cells[-2:] == ["time, too few repeats", f"[yellow]{ratio:.2f}[/]"]
+    assert compare(record(few), record(few)).unclear == ()
+
+
+def test_memory_needs_no_repeats():
+    once = {"timing": Timing.of([1.0])}
+    before, after = (row(1.0, peak_bytes=n * 2**20, **once) for n in (10, 20))
+    (change,) = compare(record(before), record(after)).changes
+    assert (change.quantity, change.ratio) == ("memory", 2.0)
 
 
 def test_memory_changes_are_reported_too():
