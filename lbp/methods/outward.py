@@ -122,9 +122,9 @@ class Outward:
 
     Attributes:
         few_rows: whether so few rows are substituted back that widening the lines, and products for the magnitudes of
-            layers, would cost more than letting every row pay, for magnitudes that are only bounded.
+            layers, would cost more than letting every row pay.
         by_intervals: whether pre-activation bounds are those of intervals, so that none is larger than what magnitudes
-            below it give.
+            below it give, and cost so little that magnitudes for few rows are only bounded.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -191,7 +191,7 @@ class Outward:
         if not roundings.backward and roundings.shift is None:
             return None
         floor = absolute_floor(self.dtype)
-        if self.few_rows:
+        if self.few_rows and self.by_intervals:
             value = node.magnitude_at_most(*(self.interval(source) for source in node.inputs))
         else:
             value = node.magnitude(*(self.magnitude(source) for source in node.inputs))
