@@ -26,13 +26,18 @@ _SWITCHES = (
 
 _AUTOCAST_DEVICES = ("cpu", "cuda")
 
-_state = threading.local()
+_thread = threading.local()
+_lock = threading.Lock()
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # Of the whole process: autograd runs the backward pass of a GPU in a thread of its own.
 _free_convolutions = False
+
+# The switches belong to the process. They return when the last thread leaves its block.
+_threads_inside = 0
+_before: tuple[list[str], bool, bool] = ([], False, False)
 
 
 @contextmanager
@@ -55,8 +60,8 @@ class full_precision:
 
     Inside the block TF32 and bfloat16 shortcuts for float32 operands (``torch.set_float32_matmul_precision``, the
     ``fp32_precision`` switches of cuBLAS, cuDNN and oneDNN) and autocast are off; the previous state returns
-    afterwards. A bound computed with ten bits of mantissa is not a bound. Blocks may be nested: the outermost one
-    does the work.
+    afterwards. A bound computed with ten bits of mantissa is not a bound. Blocks may be nested, the outermost one does
+    the work; and of several threads the last one to leave turns the switches back.
 
     cuDNN and NNPACK are off as a whole. They may choose Winograd's or Fourier's algorithm for a float32 convolution,
     whose errors are relative to the largest entry of a tile instead of the terms of the sum, and have no switch against
@@ -66,10 +71,11 @@ class full_precision:
 
     def __enter__(self) -> None:
         self._entered: ExitStack | None = None
-        if getattr(_state, "active", False):
+        if getattr(_thread, "inside", False):
             return
         with ExitStack() as stack:
-            stack.callback(_restore, *_switch_off())
+            _switch_off()
+            stack.callback(_restore)
             for device in _AUTOCAST_DEVICES:
                 if torch.is_autocast_enabled(device):
                     stack.enter_context(torch.autocast(device, enabled=False))
@@ -92,24 +98,32 @@ class full_precision:
         return run
 
 
-def _switch_off() -> tuple[list[str], bool, bool]:
-    """Turn every shortcut off, and return what the switches said."""
-    previous = [switch.fp32_precision for switch in _SWITCHES]
-    cudnn = torch.backends.cudnn.enabled
-    (nnpack,) = torch.backends.nnpack.set_flags(False)
-    _state.active = True
-    torch.backends.cudnn.enabled = cudnn and _free_convolutions
-    for switch in _SWITCHES:
-        switch.fp32_precision = "ieee"
-    return previous, cudnn, nnpack
+def _switch_off() -> None:
+    """Turn every shortcut off, and keep what the switches said."""
+    global _threads_inside, _before
+    with _lock:
+        cudnn = torch.backends.cudnn.enabled
+        (nnpack,) = torch.backends.nnpack.set_flags(False)
+        if _threads_inside == 0:
+            _before = [switch.fp32_precision for switch in _SWITCHES], cudnn, nnpack
+        torch.backends.cudnn.enabled = _before[1] and _free_convolutions
+        for switch in _SWITCHES:
+            switch.fp32_precision = "ieee"
+        _threads_inside += 1
+    _thread.inside = True
 
 
-def _restore(previous: list[str], cudnn: bool, nnpack: bool) -> None:
-    _state.active = False
-    torch.backends.cudnn.enabled = cudnn
-    torch.backends.nnpack.set_flags(nnpack)
-    for switch, precision in zip(_SWITCHES, previous, strict=True):
-        switch.fp32_precision = precision
+def _restore() -> None:
+    """Turn the switches back if no other thread is inside."""
+    global _threads_inside
+    _thread.inside = False
+    with _lock:
+        _threads_inside -= 1
+        if _threads_inside == 0:
+            precisions, torch.backends.cudnn.enabled, nnpack = _before
+            torch.backends.nnpack.set_flags(nnpack)
+            for switch, precision in zip(_SWITCHES, precisions, strict=True):
+                switch.fp32_precision = precision
 
 
 # Variables of the environment that let products be less than IEEE arithmetic behind every switch of PyTorch: the device

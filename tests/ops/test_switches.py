@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,28 @@ def test_full_precision_nests():
             assert state() == ["ieee"] * 4
         assert state() == ["ieee"] * 4
     assert everything() == before
+
+
+def test_full_precision_lasts_until_the_last_thread_leaves():
+    torch.set_float32_matmul_precision("medium")
+    before = everything()
+    first_inside, both_inside = threading.Event(), threading.Event()
+
+    def first():
+        with full_precision():
+            first_inside.set()
+            assert both_inside.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(first)
+        assert first_inside.wait(60)
+        with full_precision():
+            both_inside.set()
+            running.result()
+            assert state() == ["ieee"] * 4
+            assert not torch.backends.cudnn.enabled
+    assert everything() == before
+    assert torch.backends.cudnn.enabled
 
 
 def test_full_precision_returns_after_an_exception():
