@@ -23,7 +23,9 @@ struct Kernels {
   void (*concretize)(const ConcretizeArguments<T>&);
   void (*concretize_gradient)(const ConcretizeGradientArguments<T>&);
   void (*concretize_windows)(const ConcretizeWindowsArguments<T>&);
+  void (*concretize_windows_gradient)(const ConcretizeWindowsGradientArguments<T>&);
   void (*relax_windows)(const RelaxWindowsArguments<T>&);
+  void (*relax_windows_gradient)(const RelaxWindowsGradientArguments<T>&);
   void (*relax_convolve_windows)(const RelaxConvolveWindowsArguments<T>&);
   // How many numbers the packed weight of a convolution of that many outputs takes.
   Index (*packed_weight_size)(const WindowConvolution<T>&, Index channels);

@@ -127,7 +127,6 @@ Tensor concretize_windows(Tensor A, Tensor rows, Tensor x, OptionalTensor x_U, O
   });
 }
 
-#ifdef LBP_HAVE_CUDA
 Tensor concretize_windows_gradient(Tensor bounds_gradient, Tensor A, Tensor rows, Tensor x, OptionalTensor x_U,
                                    OptionalTensor eps, double p, int64_t sides) {
   return with_type(A, "concretize_windows_gradient", [&](auto type, Device on) {
@@ -141,7 +140,6 @@ Tensor concretize_windows_gradient(Tensor bounds_gradient, Tensor A, Tensor rows
     return to_A;
   });
 }
-#endif
 
 std::tuple<Tensor, Tensor> concretize_forward(Tensor center, OptionalTensor radius, Tensor center_bias,
                                               OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,

@@ -42,14 +42,6 @@ const cpu::Kernels<T>& cpu_kernels() {
     cpu_kernels<T>().name(arguments);                   \
   }
 
-// Of an op that has no CPU kernel.
-#define LBP_CUDA_FUNCTION(name, Arguments)                                             \
-  template <typename T>                                                                \
-  void name(Device on, const Arguments<T>& arguments) {                                \
-    LBP_RUN_ON_CUDA(name)                                                              \
-    STD_TORCH_CHECK(false, "lbp::" #name ": there is a kernel for CUDA devices only"); \
-  }
-
 // Of an op that has no CUDA kernel.
 #define LBP_CPU_FUNCTION(name, Arguments)                                               \
   template <typename T>                                                                 \
@@ -76,14 +68,13 @@ LBP_LAUNCH_FUNCTION(concretize_gradient, ConcretizeGradientArguments)
 LBP_LAUNCH_FUNCTION(concretize_forward, ConcretizeForwardArguments)
 LBP_LAUNCH_FUNCTION(concretize_forward_gradient, ConcretizeForwardGradientArguments)
 LBP_LAUNCH_FUNCTION(concretize_windows, ConcretizeWindowsArguments)
-LBP_CUDA_FUNCTION(concretize_windows_gradient, ConcretizeWindowsGradientArguments)
+LBP_LAUNCH_FUNCTION(concretize_windows_gradient, ConcretizeWindowsGradientArguments)
 LBP_LAUNCH_FUNCTION(relax_windows, RelaxWindowsArguments)
-LBP_CUDA_FUNCTION(relax_windows_gradient, RelaxWindowsGradientArguments)
+LBP_LAUNCH_FUNCTION(relax_windows_gradient, RelaxWindowsGradientArguments)
 LBP_LAUNCH_FUNCTION(relax_convolve_windows, RelaxConvolveWindowsArguments)
 LBP_LAUNCH_FUNCTION(concretize_forward_windows, ConcretizeForwardWindowsArguments)
 LBP_LAUNCH_FUNCTION(concretize_forward_windows_gradient, ConcretizeForwardWindowsGradientArguments)
 #undef LBP_LAUNCH_FUNCTION
-#undef LBP_CUDA_FUNCTION
 #undef LBP_RUN_ON_CUDA
 
 }  // namespace lbp::binding::launch

@@ -98,12 +98,11 @@ Tensor concretize_gradient(Tensor bounds_gradient, Tensor A, Tensor x, OptionalT
                            int64_t sides);
 Tensor concretize_windows(Tensor A, Tensor rows, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p,
                           int64_t sides);
-// The gradient of A on CUDA devices; see relax_windows_gradient.
+// The gradient of A.
 Tensor concretize_windows_gradient(Tensor bounds_gradient, Tensor A, Tensor rows, Tensor x, OptionalTensor x_U,
                                    OptionalTensor eps, double p, int64_t sides);
 std::tuple<Tensor, Tensor> relax_windows(Tensor A, Tensor rows, LBP_RELAXATION_PARAMETERS, OptionalTensor bias,
                                          int64_t sides);
-// On CUDA devices; on the CPU the library's tensor expressions do this (lbp/ops/windows.py).
 std::tuple<Tensor, LBP_RELAXATION_GRADIENT_TYPES, Tensor> relax_windows_gradient(Tensor relaxed_gradient,
                                                                                  Tensor constants_gradient, Tensor A,
                                                                                  Tensor rows, LBP_RELAXATION_PARAMETERS,

@@ -151,7 +151,9 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {
   library.impl("concretize", TORCH_BOX(&lbp::binding::concretize));
   library.impl("concretize_gradient", TORCH_BOX(&lbp::binding::concretize_gradient));
   library.impl("concretize_windows", TORCH_BOX(&lbp::binding::concretize_windows));
+  library.impl("concretize_windows_gradient", TORCH_BOX(&lbp::binding::concretize_windows_gradient));
   library.impl("relax_windows", TORCH_BOX(&lbp::binding::relax_windows));
+  library.impl("relax_windows_gradient", TORCH_BOX(&lbp::binding::relax_windows_gradient));
   library.impl("relax_backward_conv2d_windows", TORCH_BOX(&lbp::binding::relax_backward_conv2d_windows));
   library.impl("backward_conv2d_windows", TORCH_BOX(&lbp::binding::backward_conv2d_windows));
   library.impl("concretize_forward", TORCH_BOX(&lbp::binding::concretize_forward));

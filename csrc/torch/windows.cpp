@@ -109,7 +109,6 @@ std::tuple<Tensor, Tensor> relax_windows(Tensor A, Tensor rows, LBP_RELAXATION_P
   });
 }
 
-#ifdef LBP_HAVE_CUDA
 std::tuple<Tensor, LBP_RELAXATION_GRADIENT_TYPES, Tensor> relax_windows_gradient(Tensor relaxed_gradient,
                                                                                  Tensor constants_gradient, Tensor A,
                                                                                  Tensor rows, LBP_RELAXATION_PARAMETERS,
@@ -138,7 +137,6 @@ std::tuple<Tensor, LBP_RELAXATION_GRADIENT_TYPES, Tensor> relax_windows_gradient
     return std::tuple_cat(std::make_tuple(to_A), gradients.tuple(), std::make_tuple(to_bias));
   });
 }
-#endif
 
 std::tuple<Tensor, Tensor> relax_backward_conv2d_windows(Tensor A, Tensor rows, LBP_RELAXATION_PARAMETERS,
                                                          Tensor weight, OptionalTensor bias, Tensor corners,

@@ -20,7 +20,7 @@ from lbp.ops._relaxation import (
     saved_relaxation,
 )
 from lbp.ops.concretize import norm_and_slope
-from lbp.reference.windows import gather_windows, move_windows, natural_windows, window_places
+from lbp.reference.windows import move_windows, natural_windows, window_places
 
 
 def save_relax(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -61,55 +61,6 @@ def _relaxation_backward(
     )
     fitted = None if bias is None else sum_to(to_bias, (1, *bias.shape))[0]
     return to_A, relaxation_gradients(arguments, to_relaxation), fitted
-
-
-def relax_windows_gradient(
-    to_relaxed: Tensor, to_constants: Tensor, A: Tensor, rows: Tensor, *rest: Any
-) -> tuple[Tensor, ...]:
-    """Return the gradients of A, of the relaxation's arguments, and of the bias for every image, on the CPU.
-
-    CUDA devices have kernels for it.
-    """
-    arguments, (bias, sides, needs) = rest[:RELAXATION_LENGTH], rest[RELAXATION_LENGTH:]
-    lines = native("bounding_lines")(*arguments)
-    batch, channels, height, width = lines[0].shape
-    window = (A.shape[2], A.shape[3])
-    places = window_places(rows, (height, width), window).flatten()
-
-    def at_neurons(values: Tensor) -> Tensor:
-        total = values.new_zeros(batch * height * width, channels)
-        total = total.index_add(0, places, values.reshape(-1, channels))
-        return total.reshape(batch, height, width, channels).movedim(-1, 1).contiguous()
-
-    seen = [gather_windows(line, rows, window) for line in lines]
-    offset: Any = 0.0
-    if bias is not None:
-        offset = gather_windows(bias.expand(lines[0].shape[1:]).expand_as(lines[0]), rows, window)
-    to_A = A.new_zeros(A.shape)
-    # Gradients of lower_slope, lower_intercept, upper_slope, upper_intercept, and of the bias, seen by the windows.
-    to_lines = [torch.zeros_like(seen[0]) for _ in range(4)]
-    to_bias = torch.zeros_like(seen[0])
-    for side, lower in enumerate(_lower_sides(A, sides)):
-        below, above = (0, 2) if lower else (2, 0)
-        a = A[side, rows[:, 0]]
-        positive = a >= 0
-        slope = torch.where(positive, seen[below], seen[above])
-        intercept = torch.where(positive, seen[below + 1], seen[above + 1])
-        weights = to_constants[side].to(A.dtype).reshape(-1, 1, 1, 1)
-        to_value = to_relaxed[side] + weights * offset
-        to_A[side].index_add_(0, rows[:, 0], to_value * slope + weights * intercept)
-        for shift, gradient in ((0, to_value * a), (1, weights * a)):
-            zero = torch.zeros_like(gradient)
-            to_lines[below + shift] += torch.where(positive, gradient, zero)
-            to_lines[above + shift] += torch.where(positive, zero, gradient)
-        to_bias += weights * a * slope
-    to_relaxation = native("bounding_lines_gradient")(*map(at_neurons, to_lines), *arguments, needs)
-    nothing = A.new_empty(0)
-    return (
-        to_A if needs & NEED_MATRIX else nothing,
-        *to_relaxation,
-        at_neurons(to_bias) if needs & NEED_BIAS else nothing,
-    )
 
 
 def relaxed_conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
@@ -181,34 +132,6 @@ def concretize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]
     return to_A, None, *to_region, None, None
 
 
-def concretize_windows_gradient(
-    gradient: Tensor,
-    A: Tensor,
-    rows: Tensor,
-    x: Tensor,
-    x_U: Tensor | None,
-    eps: Tensor | None,
-    p: float,
-    sides: int,
-) -> Tensor:
-    """Return the gradient of `concretize_windows` by A, on the CPU. CUDA devices have a kernel for it."""
-    to_A = A.new_zeros(A.shape)
-    point, other = _seen_regions(A, rows, x, x_U)
-    for side, lower in enumerate(_lower_sides(A, sides)):
-        a = A[side, rows[:, 0]].double()
-        if other is not None:
-            at_low = (a >= 0) == lower
-            extreme = torch.where(at_low, torch.minimum(point, other), torch.maximum(point, other))
-        else:
-            assert eps is not None
-            radius = eps.expand(len(x))[rows[:, 1]] * (-1.0 if lower else 1.0)
-            _, slope = norm_and_slope(a.flatten(1), p, 1)
-            extreme = point + radius.reshape(-1, 1, 1, 1) * slope.reshape(a.shape)
-        to_row = gradient[side].reshape(-1, 1, 1, 1) * extreme
-        to_A[side] = added_at(to_A[side], rows[:, 0], to_row.to(A.dtype))
-    return to_A
-
-
 def _region_gradients(
     gradient: Tensor,
     A: Tensor,
@@ -247,13 +170,6 @@ def _region_gradients(
     assert eps is not None
     to_eps = added_at(torch.zeros(batch, dtype=torch.float64, device=A.device), rows[:, 1], to_radius)
     return at_inputs(to_x), None, sum_to(to_eps, eps.shape)
-
-
-def _seen_regions(A: Tensor, rows: Tensor, x: Tensor, x_U: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Return what the windows of the rows see of x and x_U, in float64."""
-    window = (A.shape[2], A.shape[3])
-    point = gather_windows(x.movedim(-1, 1), rows, window).double()
-    return point, None if x_U is None else gather_windows(x_U.movedim(-1, 1), rows, window).double()
 
 
 def _lower_sides(A: Tensor, sides: int) -> list[bool]:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from lbp import _native, reference
 from lbp.backend import current_backend
-from lbp.ops import _window_gradients
 from lbp.ops._arguments import native, per_neuron, refuse_second_order, register_gradient
 from lbp.ops._convolution import Pair, keywords_of
 from lbp.ops._relaxation import (
@@ -274,7 +273,6 @@ def _register() -> None:
     ):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
     for name in ("relax_windows_gradient", "concretize_windows_gradient"):
-        torch.library.impl(f"lbp::{name}", "CPU", getattr(_window_gradients, name))
         refuse_second_order(name)
     register_gradient("relax_windows", relax_windows_backward, save_relax)
     register_gradient("relax_backward_conv2d_windows", relaxed_conv2d_backward, save_relax)

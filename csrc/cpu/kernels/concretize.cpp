@@ -1,6 +1,5 @@
-#include "cpu/kernels/region.h"
+#include "cpu/kernels/row_norm.h"
 #include "cpu/kernels/table.h"
-#include "cpu/kernels/tile.h"
 
 namespace lbp::LBP_ISA {
 namespace {
@@ -20,55 +19,6 @@ double dot_row(Index size, const T* __restrict a, const T* __restrict x) {
 #pragma omp simd reduction(+ : sum)
   for (Index i = 0; i < size; ++i) sum += double(a[i]) * double(x[i]);
   return sum;
-}
-
-template <typename T>
-double largest_magnitude(Index size, const T* __restrict a) {
-  double largest = 0, nan = 0;
-#pragma omp simd reduction(max : largest) reduction(+ : nan)
-  for (Index i = 0; i < size; ++i) {
-    const double magnitude = absolute(double(a[i]));
-    largest = magnitude > largest ? magnitude : largest;
-    nan += a[i] == a[i] ? 0.0 : 1.0;
-  }
-  return nan > 0 ? double(quiet_nan<T>()) : largest;
-}
-
-// The sum of the norm's terms over a row whose largest entry is known.
-template <typename T>
-double term_sum(Index size, const T* __restrict a, double q, double largest) {
-  return with_norm(q, [&](auto norm) {
-    double sum = 0;
-    if constexpr (norm == Norm::kGeneral) {
-      for (Index i = 0; i < size; ++i) sum += norm_term<norm>(double(a[i]), inverse_scale(largest), q);
-    } else if constexpr (norm != Norm::kInfinity) {
-      const double scale = inverse_scale(largest);
-#pragma omp simd reduction(+ : sum)
-      for (Index i = 0; i < size; ++i) sum += norm_term<norm>(double(a[i]), scale, q);
-    }
-    return sum;
-  });
-}
-
-// The dual norm of a row, and what its gradient needs.
-struct RowNorm {
-  double norm, sum, largest;
-};
-
-template <typename T>
-RowNorm row_norm(Index size, const T* a, double q) {
-  // The l_1 norm needs no scale, and so no second look at the row.
-  const double largest = norm_kind(q) == Norm::kOne ? 0 : largest_magnitude(size, a);
-  const double sum = term_sum(size, a, q, largest);
-  return {with_norm(q, [&](auto norm) { return norm_of<norm>(sum, largest, q); }), sum, largest};
-}
-
-// How many entries have the largest magnitude; the gradient of the maximum norm is shared among them.
-template <typename T>
-double ties(Index size, const T* a, double largest) {
-  Index count = 0;
-  for (Index i = 0; i < size; ++i) count += absolute(double(a[i])) == largest;
-  return double(count);
 }
 
 template <typename T>
@@ -143,8 +93,7 @@ void concretize_gradient(const ConcretizeGradientArguments<T>& args) {
       } else {
         const double eps = region.eps[image * region.eps_stride] * (lower ? -1.0 : 1.0);
         with_norm(region.q, [&](auto kind) {
-          RowNorm result = row_norm(args.inputs, a, region.q);
-          if constexpr (kind == Norm::kInfinity) result.sum = ties(args.inputs, a, result.largest);
+          const RowNorm result = row_norm_for_slope(args.inputs, a, region.q);
           for (Index i = 0; i < args.inputs; ++i) {
             const double slope = norm_slope<kind>(double(a[i]), result.norm, result.sum, result.largest, region.q);
             out[i] = T(gradient * (double(x[i]) + eps * slope));

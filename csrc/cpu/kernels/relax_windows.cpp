@@ -13,7 +13,7 @@ void relax_windows(const RelaxWindowsArguments<T>& args) {
   const RowWindows<T>& A = args.A;
   const Index sides = side_count(args.sides), size = A.height * A.width * A.channels;
   for_each_image(A.where, A.rows, [&](Index first_row, Index last_row) {
-    load_image_lines(args, first_row, last_row);
+    load_image_lines(args, A.where[first_row].image, band_of(A, first_row, last_row));
     parallel_for(last_row - first_row, 2 * sides * size, [&](Index first, Index last) {
       std::vector<char> occupied(size_t(A.height * A.width));
       for (Index row = first_row + first; row < first_row + last; ++row) {
@@ -381,7 +381,7 @@ void relax_convolve_windows(const RelaxConvolveWindowsArguments<T>& args) {
   const bool skip_zeros = std::all_of(conv.weight, conv.weight + weights, [](T w) { return w - w == T(0); });
   const Index most = rows_of_a_block(A, sides);
   for_each_image(A.where, A.rows, [&](Index first_row, Index last_row) {
-    load_image_lines(args.relax, first_row, last_row);
+    load_image_lines(args.relax, A.where[first_row].image, band_of(A, first_row, last_row));
     const std::vector<Block> blocks = blocks_of(args, first_row, last_row, most);
     parallel_for(Index(blocks.size()), A.height * A.width * A.channels * conv.inputs, [&](Index first, Index last) {
       BlockConvolution<T> convolution(args, packing, skip_zeros);

@@ -38,7 +38,11 @@ void concretize_gradient(const ConcretizeGradientArguments<T>& args);
 template <typename T>
 void concretize_windows(const ConcretizeWindowsArguments<T>& args);
 template <typename T>
+void concretize_windows_gradient(const ConcretizeWindowsGradientArguments<T>& args);
+template <typename T>
 void relax_windows(const RelaxWindowsArguments<T>& args);
+template <typename T>
+void relax_windows_gradient(const RelaxWindowsGradientArguments<T>& args);
 template <typename T>
 void relax_convolve_windows(const RelaxConvolveWindowsArguments<T>& args);
 template <typename T>

@@ -35,12 +35,10 @@ Band band_of(const RowWindows<T>& A, Index first_row, Index last_row) {
   return band;
 }
 
-// Writes the lines of one image as far as the given rows of A meet them; without an activation they are the identity.
+// Writes the lines of some rows of an image's layer; without an activation they are the identity.
 template <typename T>
-void load_image_lines(const RelaxWindowsArguments<T>& args, Index first_row, Index last_row) {
-  const Index image = args.A.where[first_row].image;
+void load_image_lines(const RelaxWindowsArguments<T>& args, Index image, const Band& band) {
   const Index channels = args.A.channels, width = args.A.layer_width, pixels = args.A.layer_height * width;
-  const Band band = band_of(args.A, first_row, last_row);
   const Index first_pixel = band.first * width, band_pixels = (band.last - band.first) * width;
   const Index tiles = quotient_up(band_pixels, kTile);
   parallel_for(channels * tiles, 16 * minimum(band_pixels, kTile), [&](Index first, Index last) {
@@ -74,15 +72,33 @@ void load_image_lines(const RelaxWindowsArguments<T>& args, Index first_row, Ind
   });
 }
 
+// The lines of one pixel by the sign of the coefficients that take them.
+template <typename T>
+struct PixelLines {
+  T* positive_slope;
+  T* positive_intercept;
+  T* negative_slope;
+  T* negative_intercept;
+  T* bias;
+
+  PixelLines(T* planes, Index channels, bool lower)
+      : positive_slope(planes + (lower ? 0 : 2) * channels),
+        positive_intercept(planes + (lower ? 1 : 3) * channels),
+        negative_slope(planes + (lower ? 2 : 0) * channels),
+        negative_intercept(planes + (lower ? 3 : 1) * channels),
+        bias(planes + 4 * channels) {}
+};
+
 // One pixel of a window; returns its share of the constants and notes whether any coefficient is not 0.
 template <typename T>
 double relax_pixel(Index channels, const T* __restrict A, const T* __restrict lines, bool lower, T* __restrict relaxed,
                    char& occupied) {
-  const T* __restrict positive_slope = lines + (lower ? 0 : 2) * channels;
-  const T* __restrict positive_intercept = lines + (lower ? 1 : 3) * channels;
-  const T* __restrict negative_slope = lines + (lower ? 2 : 0) * channels;
-  const T* __restrict negative_intercept = lines + (lower ? 3 : 1) * channels;
-  const T* __restrict bias = lines + 4 * channels;
+  const PixelLines<const T> line(lines, channels, lower);
+  const T* __restrict positive_slope = line.positive_slope;
+  const T* __restrict positive_intercept = line.positive_intercept;
+  const T* __restrict negative_slope = line.negative_slope;
+  const T* __restrict negative_intercept = line.negative_intercept;
+  const T* __restrict bias = line.bias;
   double constant = 0;
   int any = 0;
 #pragma omp simd reduction(+ : constant) reduction(| : any)

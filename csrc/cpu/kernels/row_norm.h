@@ -1,0 +1,62 @@
+// The dual norm of a row of coefficients, and what its gradient needs.
+#pragma once
+
+#include "cpu/kernels/region.h"
+#include "cpu/kernels/tile.h"
+
+namespace lbp::LBP_ISA {
+
+template <typename T>
+double largest_magnitude(Index size, const T* __restrict a) {
+  double largest = 0, nan = 0;
+#pragma omp simd reduction(max : largest) reduction(+ : nan)
+  for (Index i = 0; i < size; ++i) {
+    const double magnitude = absolute(double(a[i]));
+    largest = magnitude > largest ? magnitude : largest;
+    nan += a[i] == a[i] ? 0.0 : 1.0;
+  }
+  return nan > 0 ? double(quiet_nan<T>()) : largest;
+}
+
+// The sum of the norm's terms over a row whose largest entry is known.
+template <typename T>
+double term_sum(Index size, const T* __restrict a, double q, double largest) {
+  return with_norm(q, [&](auto norm) {
+    double sum = 0;
+    if constexpr (norm == Norm::kGeneral) {
+      for (Index i = 0; i < size; ++i) sum += norm_term<norm>(double(a[i]), inverse_scale(largest), q);
+    } else if constexpr (norm != Norm::kInfinity) {
+      const double scale = inverse_scale(largest);
+#pragma omp simd reduction(+ : sum)
+      for (Index i = 0; i < size; ++i) sum += norm_term<norm>(double(a[i]), scale, q);
+    }
+    return sum;
+  });
+}
+
+struct RowNorm {
+  double norm, sum, largest;
+};
+
+template <typename T>
+RowNorm row_norm(Index size, const T* a, double q) {
+  // The l_1 norm needs no scale, and so no second look at the row.
+  const double largest = norm_kind(q) == Norm::kOne ? 0 : largest_magnitude(size, a);
+  const double sum = term_sum(size, a, q, largest);
+  return {with_norm(q, [&](auto norm) { return norm_of<norm>(sum, largest, q); }), sum, largest};
+}
+
+// As the slope of the norm wants it: the `sum` of the maximum norm counts the entries of the largest magnitude, which
+// share its gradient.
+template <typename T>
+RowNorm row_norm_for_slope(Index size, const T* a, double q) {
+  RowNorm result = row_norm(size, a, q);
+  if (norm_kind(q) == Norm::kInfinity) {
+    Index ties = 0;
+    for (Index i = 0; i < size; ++i) ties += absolute(double(a[i])) == result.largest;
+    result.sum = double(ties);
+  }
+  return result;
+}
+
+}  // namespace lbp::LBP_ISA
