@@ -104,7 +104,7 @@ class Jit:
 
 
 def compiled(kernel: str, architecture: int) -> MachineCode:
-    """Return the machine code of a kernel, from the cache where it is there.
+    """Return the machine code of a kernel, from the cache where it is there and whole.
 
     Args:
         kernel: a C++ name, as `Jit.kernels` returns it.
@@ -114,13 +114,11 @@ def compiled(kernel: str, architecture: int) -> MachineCode:
         CompileError: CuPy is missing, the sources are not there, or NVRTC reports an error.
     """
     path = cache_folder() / f"{_key(kernel, architecture)}.kernel"
-    try:
-        symbol, image = path.read_bytes().split(b"\n", 1)
-    except (OSError, ValueError):
+    code = _kept(path)
+    if code is None:
         code = compile_kernel(kernel, architecture)
         _keep(path, code)
-        return code
-    return MachineCode(symbol.decode(), image)
+    return code
 
 
 def compile_kernel(kernel: str, architecture: int) -> MachineCode:
@@ -208,12 +206,27 @@ def _key(kernel: str, architecture: int) -> str:
     return hashlib.sha256(_sources_hash() + "\0".join(parts).encode()).hexdigest()
 
 
+def _kept(path: Path) -> MachineCode | None:
+    """Read a file of the cache; None where there is none that is whole."""
+    try:
+        digest, content = path.read_bytes().split(b"\n", 1)
+        symbol, image = content.split(b"\n", 1)
+    except (OSError, ValueError):
+        return None
+    return MachineCode(symbol.decode(), image) if digest == _digest(content) else None
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
 def _keep(path: Path, code: MachineCode) -> None:
     """Write to the cache so that no process ever reads half a file; say so where it cannot be written."""
+    content = code.symbol.encode() + b"\n" + code.image
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(code.symbol.encode() + b"\n" + code.image)
+            file.write(_digest(content) + b"\n" + content)
         Path(file.name).replace(path)
     except OSError as error:
         warnings.warn(

@@ -101,13 +101,25 @@ def test_another_device_another_version_and_other_sources_are_compiled_anew(nvrt
     assert len(nvrtc.sources) == 4
 
 
-@pytest.mark.parametrize("damage", [b"", b"no end of line"])
-def test_a_damaged_file_in_the_cache_is_replaced(nvrtc, damage):
-    whole = _jit.compiled(KERNEL, 90)
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda whole: b"",
+        lambda whole: b"no end of line",
+        lambda whole: whole[:-1],
+        lambda whole: whole[:-1] + bytes([whole[-1] ^ 1]),
+        lambda whole: whole.partition(b"\n")[2],
+    ],
+    ids=["empty", "one line", "truncated", "one bit", "without its digest"],
+)
+def test_a_damaged_file_in_the_cache_is_replaced(nvrtc, damaged):
+    code = _jit.compiled(KERNEL, 90)
     (path,) = _jit.cache_folder().iterdir()
-    path.write_bytes(damage)
-    assert _jit.compiled(KERNEL, 90) == whole
-    assert path.read_bytes() == whole.symbol.encode() + b"\n" + whole.image
+    whole = path.read_bytes()
+    path.write_bytes(damaged(whole))
+    assert _jit.compiled(KERNEL, 90) == code
+    assert path.read_bytes() == whole
+    assert len(nvrtc.sources) == 2
 
 
 def test_a_cache_that_cannot_be_written_costs_time_and_no_result(nvrtc, monkeypatch, tmp_path):
