@@ -1,5 +1,6 @@
 """Tests that need a CUDA device: `pytest -m gpu`. Elsewhere they are collected and skipped, with the reason."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def native_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have `ops.cases.evaluate` run the native backend on the device; the reference stays on the CPU."""
     monkeypatch.setattr(cases, "native_device", "cuda")
+
+
+@pytest.fixture
+def cuda_by_default() -> Iterator[None]:
+    """Make tensors on the device where a test names none."""
+    torch.set_default_device("cuda")
+    yield
+    torch.set_default_device(None)

@@ -30,16 +30,18 @@ native_device = "cpu"
 
 
 def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator("cpu").manual_seed(seed)
 
 
 def normal(*shape, seed=0):
-    """Normal numbers that float32 represents, in float64."""
-    return torch.randn(shape, generator=generator(seed)).double()
+    """Normal numbers that float32 represents, in float64, the same on every default device."""
+    numbers = torch.randn(shape, generator=generator(seed), device="cpu")
+    return numbers.double().to(torch.get_default_device())
 
 
 def uniform(*shape, low=0.0, high=1.0, seed=0):
-    return (low + (high - low) * torch.rand(shape, generator=generator(seed))).double()
+    numbers = low + (high - low) * torch.rand(shape, generator=generator(seed), device="cpu")
+    return numbers.double().to(torch.get_default_device())
 
 
 def intervals(batch, *shape, seed=0):
@@ -120,15 +122,18 @@ def is_float(value):
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def converted(value: Any, dtype: torch.dtype, leaves: list[Tensor] | None = None, device: str = "cpu") -> Any:
-    """Copy nested arguments with float tensors of a dtype; with `leaves`, collect them as leaves of the graph."""
+def converted(value: Any, dtype: torch.dtype, leaves: list[Tensor] | None = None, device: str | None = None) -> Any:
+    """Copy nested arguments with float tensors of a dtype; with `leaves`, collect them as leaves of the graph.
+
+    Tensors stay on their device unless one is named.
+    """
     if is_float(value):
-        copy = value.detach().to(device, dtype, copy=True)
+        copy = value.detach().to(device or value.device, dtype, copy=True)
         if leaves is not None:
             leaves.append(copy.requires_grad_())
         return copy
     if isinstance(value, Tensor):
-        return value.to(device)
+        return value.to(device or value.device)
     if isinstance(value, tuple | list):
         return tuple(converted(item, dtype, leaves, device) for item in value)
     if isinstance(value, dict):
