@@ -1,6 +1,7 @@
 """Compiles every CUDA kernel for every architecture, without a GPU: `make cuda-check`.
 
-check_cuda.py nvcc     all csrc/cuda/*.cu by nvcc; a table of what ptxas says; fails where a memory-bound kernel spills
+check_cuda.py nvcc     the library with all kernels ahead of time; a table of what ptxas says; fails where a memory-
+                       bound kernel spills, or an instruction's rounding is unproven; then that library on the CPU
 check_cuda.py nvrtc    all kernels that the library compiles just in time, by NVRTC; some as a user's machine does
 """
 
@@ -12,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,18 +22,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURES = (80, 90, 100, 120)
-FLAGS = (
-    "-std=c++17",
-    "-O3",
-    "-fmad=false",
-    "-ftz=false",
-    "-prec-div=true",
-    "-prec-sqrt=true",
-    "--expt-relaxed-constexpr",
-    f"-I{ROOT / 'csrc'}",
-    '-DLBP_CUDA_ARCHITECTURES="these"',
-    "-Xptxas=-v",
-)
+NATIVE = ROOT / "build" / "native"  # of `make native`
+AHEAD = ROOT / "build" / "ahead-of-time"
+KEPT = AHEAD / "kept"  # of nvcc's steps
 # Their time goes into arithmetic on register tiles; all other kernels are bound by memory, where a spill is traffic.
 COMPUTE_BOUND = re.compile(r"\btile_product_kernel\b")
 # Float32 kernels that read whole packs, those whose bandwidth is a target among them: compiled just in time as on a
@@ -65,26 +56,60 @@ def find_nvcc() -> Path:
     return Path(found) if found else packed
 
 
-def compile_source(nvcc: Path, source: Path, folder: Path) -> str:
-    """Compile a .cu file to machine code for all architectures, as cmake/Cuda.cmake does; return what ptxas says.
+def build_library() -> str:
+    """Build the library with kernels for all architectures in a package of its own; return what ptxas says.
 
-    Fails where the PTX has instructions that the proof of bounds does not know.
+    What the host's compiler makes of csrc/torch and csrc/cpu is the same in every library, and there already.
     """
-    oldest = ARCHITECTURES[0]
-    codes = [f"--generate-code=arch=compute_{oldest},code=sm_{architecture}" for architecture in ARCHITECTURES]
-    kept = folder / source.stem
-    kept.mkdir()
-    command = [nvcc, "-fatbin", *codes, *FLAGS, source, "-o", kept / "all.fatbin", "--keep", f"--keep-dir={kept}"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        sys.exit(f"{source.name} does not compile:\n{result.stderr}")
-    unproven = sorted(set(UNPROVEN.findall((kept / f"{source.stem}.ptx").read_text())))
-    if unproven:
-        sys.exit(
-            f"{source.name} has instructions whose rounding docs/rounding.md does not cover: {', '.join(unproven)}"
+    settings = {
+        "LBP_CUDA": "ON",
+        "LBP_HOST_OBJECTS": NATIVE / "host_objects",
+        "LBP_OUTPUT_DIR": AHEAD / "lbp",
+        "CMAKE_CUDA_COMPILER": find_nvcc(),
+        "Python_EXECUTABLE": sys.executable,
+    }
+    shutil.rmtree(AHEAD, ignore_errors=True)
+    KEPT.mkdir(parents=True)
+    # Not among the settings, where they would be for the trials of nvcc, too.
+    environment = os.environ | {"NVCC_APPEND_FLAGS": f"-Xptxas=-v --keep --keep-dir={KEPT}"}
+    folder, log = AHEAD / "build", ""
+    options = [f"-D{name}={value}" for name, value in settings.items()]
+    for command, variables in (
+        (["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", *options], os.environ),
+        (["cmake", "--build", folder], environment),
+    ):
+        result = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=variables
         )
-    shutil.rmtree(kept)
-    return result.stderr
+        log = result.stdout
+        if result.returncode != 0:
+            sys.exit(f"The library with CUDA kernels ahead of time does not build:\n{log}")
+    return log
+
+
+def check_instructions() -> None:
+    """Fail where the PTX that `build_library` kept has instructions that the proof of bounds does not know."""
+    programs = sorted(KEPT.glob("*.ptx"))
+    for program in programs:
+        unproven = sorted(set(UNPROVEN.findall(program.read_text())))
+        if unproven:
+            sys.exit(
+                f"{program.stem}.cu has instructions whose rounding docs/rounding.md does not cover: "
+                f"{', '.join(unproven)}"
+            )
+    if len(programs) < len(list((ROOT / "csrc" / "cuda").glob("*.cu"))):
+        sys.exit(f"nvcc kept the PTX of {', '.join(program.stem for program in programs)} only")
+
+
+def check_library() -> None:
+    """Use the library that `build_library` made in a process that sees no GPU."""
+    shutil.copytree(
+        ROOT / "lbp", AHEAD / "lbp", ignore=shutil.ignore_patterns("*.so", "__pycache__"), dirs_exist_ok=True
+    )
+    environment = os.environ | {"PYTHONPATH": str(AHEAD), "CUDA_VISIBLE_DEVICES": ""}
+    script = ROOT / ".ci" / "check_on_cpu.py"
+    for command in ([sys.executable, "-m", "lbp", "info"], [sys.executable, script, AHEAD]):
+        subprocess.run(command, cwd=AHEAD, env=environment, check=True)
 
 
 def usages(report: str) -> Iterator[tuple[str, int, Usage]]:
@@ -112,16 +137,14 @@ def demangled(names: list[str]) -> list[str]:
 
 
 def check_nvcc() -> None:
-    """Compile all .cu files, print the table and fail on spills."""
-    nvcc, started = find_nvcc(), time.monotonic()
-    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    # The largest last would leave the other workers idle.
-    sources.sort(key=lambda source: -source.stat().st_size)
+    """Build the library, print the table, fail on spills, and use the library."""
+    started = time.monotonic()
     table: dict[str, dict[int, Usage]] = defaultdict(dict)
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(WORKERS) as pool:
-        for report in pool.map(lambda source: compile_source(nvcc, source, Path(folder)), sources):
-            for name, architecture, usage in usages(report):
-                table[name][architecture] = usage
+    for name, architecture, usage in usages(build_library()):
+        table[name][architecture] = usage
+    if any(tuple(sorted(row)) != ARCHITECTURES for row in table.values()) or not table:
+        sys.exit(f"not every kernel was compiled for {ARCHITECTURES}, as cmake/Cuda.cmake has them")
+    check_instructions()
     print("registers per thread / static shared bytes per block, and local memory in bytes (*: spills and stack)\n")
     print("| kernel |" + "".join(f" sm_{architecture} |" for architecture in ARCHITECTURES))
     print("| --- |" + " ---: |" * len(ARCHITECTURES))
@@ -135,9 +158,10 @@ def check_nvcc() -> None:
             if usage.local_bytes and not COMPUTE_BOUND.search(name):
                 spilling.append(f"{name} on sm_{architecture}: {usage.local_bytes} bytes")
         print(f"| {name} |" + "".join(cells))
-    print(f"\n{len(table)} kernels, {len(sources)} files, {time.monotonic() - started:.0f} s")
+    print(f"\n{len(table)} kernels, {time.monotonic() - started:.0f} s")
     if spilling:
         sys.exit("Memory-bound kernels spill registers:\n" + "\n".join(spilling))
+    check_library()
 
 
 def check_nvrtc() -> None:

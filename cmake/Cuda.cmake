@@ -71,7 +71,7 @@ if(lbp_cuda_mode STREQUAL "ahead-of-time")
   endif()
   list(SORT lbp_capabilities COMPARE NATURAL)
   # The kernels ask for nothing that is newer than the oldest architecture, so the slow part, C++ to PTX, is done once
-  # for all. The PTX goes into the library as well, for devices that come later. .ci/check_cuda.py compiles likewise.
+  # for all. The PTX goes into the library as well, for devices that come later.
   list(GET lbp_capabilities 0 lbp_oldest)
   list(TRANSFORM lbp_capabilities PREPEND "sm_" OUTPUT_VARIABLE lbp_machines)
   foreach(code IN LISTS lbp_machines ITEMS "compute_${lbp_oldest}")
@@ -82,13 +82,14 @@ if(lbp_cuda_mode STREQUAL "ahead-of-time")
   target_compile_options(lbp_settings INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:${lbp_cuda_options}>")
 endif()
 
-# lbp_add_cuda_launchers(<target with csrc/torch> <sources>...)
+# lbp_add_cuda_launchers(<target to make> <sources>...): sets lbp_launcher_objects, for the linker.
 function(lbp_add_cuda_launchers target)
   if(lbp_cuda_mode STREQUAL "none")
+    set(lbp_launcher_objects "" PARENT_SCOPE)
     return()
   endif()
-  target_sources(${target} PRIVATE ${ARGN})
-  target_compile_definitions(${target} PRIVATE LBP_HAVE_CUDA=1)
+  add_library(${target} OBJECT ${ARGN})
+  target_link_libraries(${target} PRIVATE lbp_settings)
   if(lbp_cuda_mode STREQUAL "just-in-time")
     # Kernels are parsed for their names; the pragmas in them are for nvcc.
     set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS -Wno-unknown-pragmas)
@@ -97,4 +98,5 @@ function(lbp_add_cuda_launchers target)
   else()
     target_compile_definitions(${target} PRIVATE "LBP_CUDA_ARCHITECTURES=\"${lbp_cuda_architectures}\"")
   endif()
+  set(lbp_launcher_objects $<TARGET_OBJECTS:${target}> PARENT_SCOPE)
 endfunction()
