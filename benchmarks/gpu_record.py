@@ -31,8 +31,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 JIT = ROOT / "build" / "jit"
 NEEDED = (
     *("torch", "numpy", "pytest", "hypothesis", "matplotlib", "PIL", "typer", "rich", "pydantic", "safetensors"),
-    *("setuptools", "cmake", "ninja"),
+    "setuptools",
 )
+TOOLS = ("cmake", "ninja")
 TIME_S = 570.0
 INTERRUPTED_S = 5  # that a stage has to say what it knows
 # What compute-sanitizer watches: a call of every op, forward and backward, and sizes that cut the work in other ways.
@@ -207,10 +208,12 @@ def output_of(*command: str) -> str:
 def main() -> None:
     """Run the stages named on the command line, or all, and write the record after each."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing += [name for name in TOOLS if shutil.which(name) is None]
     if missing:
         sys.exit(
-            f"{sys.executable} has no {', '.join(missing)}. `make carried` fills build/carried with their wheels on a "
-            "machine with a network; bring that folder here, and gpu_record.sh installs them beside this Python."
+            f'{sys.executable} has no {", ".join(missing)}. `make carried CARRIED_ALSO="{" ".join(TOOLS)}"` fills '
+            "build/carried with their wheels on a machine with a network; bring that folder here, and gpu_record.sh "
+            "installs them beside this Python."
         )
     started = time.monotonic()
     record: dict[str, Any] = facts()
