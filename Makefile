@@ -5,6 +5,7 @@
 #   PYTEST_ARGS  more arguments for pytest
 #   DEMO_ARGS    more arguments for `lbp demo`
 #   CARRIED_PYTHON  version of the Python for which `make carried` downloads [3.12]
+#   CARRIED_ALSO    what else it downloads, where the other machine lacks it, as "cmake ninja" []
 #   SANITIZE     OFF builds the C++ tests without sanitizers, where the compiler lacks them [ON]
 
 PYTHON ?= python3
@@ -61,6 +62,7 @@ EMULATED_TESTS = $(addprefix tests/ops/test_,activation.py relax.py concretize.p
 
 test-emulated: native build-tests ## the CUDA kernels on the CPU, one fiber per thread, under the same sanitizers
 	LD_PRELOAD="$(SANITIZER_RUNTIME)" ASAN_OPTIONS=detect_leaks=0 LBP_EMULATED=build/tests/tests/emulation \
+		$(if $(PYTEST_ARGS),,LBP_EVERY_KERNEL=1) \
 		$(PY) -m pytest tests/emulation $(EMULATED_TESTS) $(IN_PARALLEL) $(PYTEST_ARGS)
 
 build-tests: $(STAMPS)/dependencies
@@ -72,16 +74,18 @@ cuda-check: native $(STAMPS)/cuda ## compile all CUDA kernels for all architectu
 	$(PY) .ci/check_cuda.py nvcc
 	$(PY) .ci/check_cuda.py nvrtc
 
-# Beyond torch, nvcc, CuPy (which comes with NumPy) and pytest, for the Python of the machine with the GPU.
-CARRIED = hypothesis matplotlib pillow typer rich pydantic safetensors setuptools cmake ninja
+# Beyond torch, nvcc, CMake, ninja, CuPy (which comes with NumPy) and pytest, for the Python of the machine with the GPU.
+CARRIED = hypothesis matplotlib pillow typer rich pydantic safetensors setuptools
+CARRIED_ALSO ?=
 CARRIED_PYTHON ?= 3.12
 
 record: native ## the full CPU record, within an hour, into build/record.json; RECORD_ARGS="--peer FOLDER" adds auto_LiRPA
 	PYTHON=$(PY) benchmarks/cpu_record.sh build/record.json $(RECORD_ARGS)
 
-carried: $(STAMPS)/dependencies ## download into build/carried what benchmarks/gpu_record.sh needs on a machine without a network
+carried: $(STAMPS)/dependencies ## download into build/carried, 31 MB, what benchmarks/gpu_record.sh needs on a machine without a network
+	rm -rf build/carried
 	$(PY) -m pip download --quiet --dest build/carried --only-binary=:all: --python-version $(CARRIED_PYTHON) \
-		$(foreach tag,2014 _2_17 _2_28,--platform manylinux$(tag)_x86_64) --constraint constraints.txt $(CARRIED)
+		$(foreach tag,2014 _2_17 _2_28,--platform manylinux$(tag)_x86_64) --constraint constraints.txt $(CARRIED) $(CARRIED_ALSO)
 	rm -f build/carried/numpy-*
 	git rev-parse HEAD > build/carried/commit
 

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from emulation.every_kernel import EveryKernel
 from emulation.load import VARIABLE, emulated_kernels
 
 
@@ -29,6 +30,12 @@ def kernels_in_place() -> Iterator[ModuleType | None]:
     """Under `make test-emulated`, the CUDA kernels on the CPU in place of the ops' CPU kernels; else None."""
     with emulated_kernels() as module:
         yield module
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Under `make test-emulated`, have the tests together launch every kernel; LBP_EVERY_KERNEL asks for it."""
+    if "LBP_EVERY_KERNEL" in os.environ:
+        config.pluginmanager.register(EveryKernel())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

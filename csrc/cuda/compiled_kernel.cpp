@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "cuda/driver.h"
+#include "cuda/stream.h"
 
 #define LBP_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -24,9 +25,6 @@ using Compiler = void (*)(void* request, const char* kernel, int major, int mino
 Compiler compiler = nullptr;
 
 CompiledKernel* registry = nullptr;
-
-// Above this many bytes of dynamic shared memory a kernel must ask for its size.
-constexpr std::size_t kDefaultSharedBytes = 48 * 1024;
 
 thread_local std::string unavailable_because;
 
@@ -79,9 +77,6 @@ const Driver* driver(std::string* error) {
 
 namespace {
 
-#define LBP_RETURN_IF_FAILED(call) \
-  if (const int result = call; result != 0) return result
-
 // The kernel's function on a device, compiled and loaded where this is its first launch there.
 int compile_and_load(const Driver& cuda, const std::string& name, int device, Function* function) {
   if (compiler == nullptr) return unavailable("no compiler is registered: `import lbp` registers it");
@@ -117,19 +112,11 @@ int function_of(const Driver& cuda, const CompiledKernel* kernel, int device, Fu
   return 0;
 }
 
-// The kernel in "... [with auto kKernel = lbp::cuda::NAME]" (GCC) or "... [kKernel = &lbp::cuda::NAME]" (Clang); either
-// may leave out the namespace that it is in itself.
-std::string name_in(const char* signature) {
-  const std::string text = signature, key = "kKernel = ", space = "lbp::cuda::";
-  std::size_t begin = text.find(key) + key.size();
-  if (text[begin] == '&') ++begin;
-  const std::string name = text.substr(begin, text.rfind(']') - begin);
-  return name.rfind(space, 0) == 0 ? name : space + name;
-}
-
 }  // namespace
 
-CompiledKernel::CompiledKernel(const char* signature) : name_(name_in(signature)), next_(registry) { registry = this; }
+CompiledKernel::CompiledKernel(const char* signature) : name_(name_of_kernel(signature)), next_(registry) {
+  registry = this;
+}
 
 const CompiledKernel* registered_kernels() { return registry; }
 

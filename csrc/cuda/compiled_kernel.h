@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <string>
 
+#include "cuda/named_kernel.h"
+
 namespace lbp::cuda::jit {
 
 struct Extent {
@@ -17,7 +19,7 @@ struct Extent {
 
 class CompiledKernel {
  public:
-  // `signature` is __PRETTY_FUNCTION__ of a member of Entry<kKernel> below: it ends with the kernel's name.
+  // As `Named` in named_kernel.h constructs it.
   explicit CompiledKernel(const char* signature);
 
   // As a C++ expression, lbp::cuda::some_kernel<float, 4>: what NVRTC compiles.
@@ -39,13 +41,7 @@ const CompiledKernel* registered_kernels();
 const CompiledKernel* next(const CompiledKernel* kernel);
 
 template <auto kKernel>
-struct Entry {
-  static const char* signature() { return __PRETTY_FUNCTION__; }
-  static CompiledKernel instance;
-};
-
-template <auto kKernel>
-CompiledKernel Entry<kKernel>::instance(Entry<kKernel>::signature());
+using Entry = Named<CompiledKernel, kKernel>;
 
 // Makes the primary context of a device current on this thread; 0, or the error.
 int select_device(int index);

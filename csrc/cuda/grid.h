@@ -88,7 +88,4 @@ bool is_aligned(const RelaxationGradients<T>& gradients) {
 #define LBP_LAUNCH_BLOCKS(kernel, blocks, shared_bytes, stream, arguments) \
   LBP_LAUNCH_ROW(kernel, blocks, ::lbp::cuda::kThreads, shared_bytes, stream, arguments)
 
-#define LBP_RETURN_IF_FAILED(call) \
-  if (const ::lbp::cuda::Status status_of_call = call; status_of_call != ::lbp::cuda::kSuccess) return status_of_call
-
 }  // namespace lbp::cuda

@@ -49,18 +49,14 @@
 
 namespace lbp::cuda {
 
-// Dynamic shared memory that a kernel gets without asking for more.
-constexpr std::size_t kDefaultSharedBytes = 48 * 1024;
-
 #if defined(__CUDACC__)
 template <typename Arguments>
 Status launch(void (*kernel)(Arguments), dim3 grid, dim3 block, std::size_t shared_bytes, Stream stream,
               const Arguments& arguments) {
   const void* function = reinterpret_cast<const void*>(kernel);
   if (shared_bytes > kDefaultSharedBytes) {
-    const cudaError_t status =
-        cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
-    if (status != cudaSuccess) return status;
+    LBP_RETURN_IF_FAILED(
+        cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)));
   }
   void* parameters[] = {const_cast<Arguments*>(&arguments)};
   return cudaLaunchKernel(function, grid, block, parameters, shared_bytes, static_cast<cudaStream_t>(stream));
@@ -71,7 +67,7 @@ Status launch(void (*kernel)(Arguments), dim3 grid, dim3 block, std::size_t shar
   ::lbp::cuda::launch(kernel, grid, block, shared_bytes, stream, arguments)
 #elif defined(LBP_EMULATE)
 #define LBP_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments) \
-  ::lbp::emulate::launch(kernel, grid, block, shared_bytes, stream, arguments)
+  ::lbp::emulate::launch<kernel>(grid, block, shared_bytes, stream, arguments)
 #else
 #define LBP_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments) \
   ::lbp::cuda::launch<kernel>(grid, block, shared_bytes, stream, arguments)

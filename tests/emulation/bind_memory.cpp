@@ -1,61 +1,8 @@
 // The launch functions of the memory-bound kernels and of the windows. Each takes one dictionary: the fields of its
-// arguments by name, arrays for pointers, dictionaries for structs, and "float32" for the type.
-#include <pybind11/stl.h>
-
-#include "emulation/bind.h"
+// arguments by name, and "float32" for the type.
+#include "emulation/fields.h"
 
 namespace lbp::emulate {
-namespace {
-
-class Fields {
- public:
-  explicit Fields(py::dict fields) : fields_(std::move(fields)) {}
-
-  template <typename V>
-  V get(const char* name) const {
-    return fields_[name].cast<V>();
-  }
-
-  // Reads a field into a member of the same name; a pointer whose array is missing becomes null.
-  template <typename V>
-  const Fields& operator()(const char* name, V& member) const {
-    if constexpr (std::is_pointer_v<V>) {
-      member = fields_.contains(name) ? pointer<std::remove_pointer_t<V>>(fields_[name]) : nullptr;
-    } else if constexpr (std::is_enum_v<V>) {
-      member = static_cast<V>(get<int>(name));
-    } else if constexpr (std::is_arithmetic_v<V>) {
-      member = get<V>(name);
-    } else if constexpr (std::is_array_v<V>) {
-      const auto values = get<std::vector<Index>>(name);
-      std::copy(values.begin(), values.end(), std::begin(member));
-    } else {
-      read(Fields(get<py::dict>(name)), member);
-    }
-    return *this;
-  }
-
- private:
-  py::dict fields_;
-};
-
-template <typename T>
-void read(const Fields& f, PerNeuron<T>& a) {
-  f("data", a.data)("count", a.count)("inner", a.inner)("value", a.value);
-}
-
-// The members of a line, or of its gradient.
-template <typename Lines>
-void read_lines(const Fields& f, Lines& a) {
-  f("lower_slope", a.lower_slope)("lower_intercept", a.lower_intercept);
-  f("upper_slope", a.upper_slope)("upper_intercept", a.upper_intercept);
-}
-
-template <typename T>
-void read(const Fields& f, Relaxation<T>& a) {
-  f("l", a.l)("u", a.u)("batch_stride", a.batch_stride)("r", a.r)("eta", a.eta)("strategy", a.strategy);
-  f("given_batch_stride", a.given_batch_stride)("eta_data", a.eta_data);
-  read_lines(f, a);
-}
 
 template <typename T>
 void read(const Fields& f, RelaxationGradients<T>& a) {
@@ -89,7 +36,7 @@ void read(const Fields& f, WindowConvolution<T>& a) {
   f("padding", a.padding)("dilation", a.dilation)("height", a.height)("width", a.width)("corners", a.corners);
 }
 
-void read(const Fields& f, Windows& a) {
+inline void read(const Fields& f, Windows& a) {
   f("image_channels", a.image_channels)("image_rows", a.image_rows)("image_columns", a.image_columns);
   f("rows", a.rows)("columns", a.columns)("channels", a.channels)("height", a.height)("width", a.width);
   f("row_scale", a.row_scale)("column_scale", a.column_scale);
@@ -279,7 +226,6 @@ void launch(const Fields& fields, Index (*workspace_bytes)(const Arguments<T>&),
   check(start(args, workspace.data(), nullptr));
 }
 
-}  // namespace
 }  // namespace lbp::emulate
 
 #define LBP_BIND(op)                                                                    \

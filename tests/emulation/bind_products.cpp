@@ -1,8 +1,6 @@
 // The fused products on NumPy arrays. Sizes come from the arrays; absent arrays are None.
-#include <pybind11/stl.h>
-
 #include "cuda/kernels/split_tf32.cuh"
-#include "emulation/bind.h"
+#include "emulation/fields.h"
 
 namespace lbp::emulate {
 namespace {
@@ -155,28 +153,11 @@ void insert_forward(const py::array& A, const Matrices& in, int sides, const py:
   });
 }
 
-// l, u [B or 1, n], r (one value, or count and inner of PerNeuron), eta (one value), the strategy's code, and four
-// given lines or None.
+// Of the fields of a Relaxation; None: no activation.
 template <typename T>
-Relaxation<T> relaxation_of(const py::tuple& values) {
-  const auto l = py::cast<py::array>(values[0]), r = py::cast<py::array>(values[2]);
-  const auto batch_stride = [](const py::array& array) {
-    return array.shape(0) == 1 ? Index(0) : Index(array.size() / (array.shape(0) > 0 ? array.shape(0) : 1));
-  };
+Relaxation<T> relaxation_of(const py::object& fields) {
   Relaxation<T> relaxation = {};
-  relaxation.l = pointer<const T>(values[0]);
-  relaxation.u = pointer<const T>(values[1]);
-  relaxation.batch_stride = batch_stride(l);
-  relaxation.r = {pointer<const T>(values[2]), Index(r.size()), py::cast<Index>(values[3])};
-  relaxation.eta_data = pointer<const T>(values[4]);
-  relaxation.strategy = Strategy(py::cast<int>(values[5]));
-  relaxation.lower_slope = pointer<const T>(values[6]);
-  relaxation.lower_intercept = pointer<const T>(values[7]);
-  relaxation.upper_slope = pointer<const T>(values[8]);
-  relaxation.upper_intercept = pointer<const T>(values[9]);
-  for (int i = 6; i < 10; ++i) {
-    if (!values[i].is_none()) relaxation.given_batch_stride = batch_stride(py::cast<py::array>(values[i]));
-  }
+  if (!fields.is_none()) read(Fields(fields), relaxation);
   return relaxation;
 }
 
@@ -188,7 +169,7 @@ RelaxBackwardProductArguments<T, Layer> relax_arguments(const py::array& A, cons
           A.shape(1),
           A.shape(2),
           coefficients_of<T>(A),
-          relaxation.is_none() ? Relaxation<T>{} : relaxation_of<T>(relaxation),
+          relaxation_of<T>(relaxation),
           layer,
           pointer<T>(coefficients),
           pointer<double>(constants),

@@ -105,9 +105,10 @@ class Block {
     }
     std::size_t total = bytes;
     for (const SharedArray& array : arrays_) total += array.bytes();
-    if (total > kDefaultSharedLimit) fail("static shared memory of " + std::to_string(total) + " bytes passes 48 KiB");
+    if (total > cuda::kDefaultSharedBytes)
+      fail("static shared memory of " + std::to_string(total) + " bytes passes 48 KiB");
     // A launch asks for more than the default only where its dynamic part alone needs it.
-    const std::size_t limit = dynamic_.bytes() > kDefaultSharedLimit ? kSharedLimit : kDefaultSharedLimit;
+    const std::size_t limit = dynamic_.bytes() > cuda::kDefaultSharedBytes ? kSharedLimit : cuda::kDefaultSharedBytes;
     if (total + dynamic_.bytes() > limit)
       fail(std::to_string(total) + " bytes of static and " + std::to_string(dynamic_.bytes()) +
            " of dynamic shared memory cannot be launched");

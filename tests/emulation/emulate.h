@@ -15,6 +15,10 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <vector>
+
+#include "cuda/named_kernel.h"
+#include "cuda/stream.h"
 
 #define LBP_KERNEL inline
 #define LBP_SHARED(type, name, size)   \
@@ -47,7 +51,7 @@ struct Site {
   int line;
 };
 
-constexpr std::size_t kDefaultSharedLimit = 48 * 1024, kSharedLimit = 227 * 1024, kArgumentsLimit = 4096;
+constexpr std::size_t kSharedLimit = 227 * 1024, kArgumentsLimit = 4096;
 
 // 0 runs threads in their order; any other seed shuffles them, the same way every time.
 void set_seed(std::uint64_t seed);
@@ -55,12 +59,29 @@ void set_seed(std::uint64_t seed);
 // Runs body once for every thread of every block. Throws Error.
 void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body);
 
-template <typename Arguments>
-int launch(void (*kernel)(Arguments), dim3 grid, dim3 block, std::size_t shared_bytes, void*,
-           const Arguments& arguments) {
+// A kernel that some launcher names.
+class Kernel {
+ public:
+  explicit Kernel(const char* signature) : name_(cuda::name_of_kernel(signature)) { all().push_back(this); }
+  static std::vector<Kernel*>& all() {
+    static std::vector<Kernel*> kernels;
+    return kernels;
+  }
+  const std::string& name() const { return name_; }
+  bool was_launched() const { return was_launched_; }
+  void note_launch() { was_launched_ = true; }
+
+ private:
+  std::string name_;
+  bool was_launched_ = false;
+};
+
+template <auto kKernel, typename Arguments>
+int launch(dim3 grid, dim3 block, std::size_t shared_bytes, void*, const Arguments& arguments) {
   static_assert(std::is_trivially_copyable_v<Arguments>, "a kernel's arguments are copied to the device as bytes");
   static_assert(sizeof(Arguments) <= kArgumentsLimit, "too many arguments for a launch");
-  run(grid, block, shared_bytes, [&] { kernel(arguments); });
+  run(grid, block, shared_bytes, [&] { kKernel(arguments); });
+  cuda::Named<Kernel, kKernel>::instance.note_launch();
   return 0;
 }
 

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +20,7 @@ from emulation.shim import Shim
 VARIABLE = "LBP_EMULATED"
 
 
+@cache
 def load_module() -> ModuleType:
     """Load the module that LBP_EMULATED names; the process must have been started under the sanitizers' runtime."""
     (path,) = Path(os.environ[VARIABLE]).glob("lbp_emulated*.so")

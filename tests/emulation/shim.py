@@ -36,7 +36,7 @@ def per_neuron(number, tensor, neurons, like):
     return {
         "data": array(tensor.to(like.dtype)),
         "count": count,
-        "inner": 1 if count == 1 else neurons // count,
+        "inner": 1 if count == 1 or neurons == 0 else neurons // count,
         "value": math.nan,
     }
 

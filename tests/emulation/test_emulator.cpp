@@ -2,6 +2,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstring>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "cpp/check.h"
@@ -54,6 +57,9 @@ LBP_KERNEL void rotate_kernel(const Arguments args) {
   args.out[kRotation == Rotation::kPastGlobalEnd ? thread + 1 : thread] = shared[source];
 }
 
+template <int>
+LBP_KERNEL void named_kernel(const Arguments) {}
+
 enum class Divergence { kEarlyExit, kTwoBarriers, kLaneMissing, kLaneOutsideMask, kSourceOutsideMask, kLaneLeft };
 
 template <Divergence kDivergence>
@@ -100,27 +106,27 @@ struct Buffers {
   Arguments arguments() { return {in.data(), out.data(), kThreads}; }
 };
 
-template <typename Kernel>
-std::vector<float> run(Kernel kernel, std::size_t shared_bytes = 0) {
+template <auto kKernel>
+std::vector<float> run(std::size_t shared_bytes = 0) {
   Buffers buffers;
   const Stream stream = nullptr;
-  LBP_LAUNCH(kernel, 1, kThreads, shared_bytes, stream, buffers.arguments());
+  LBP_LAUNCH(kKernel, 1, kThreads, shared_bytes, stream, buffers.arguments());
   return buffers.out;
 }
 
 template <Rotation kRotation>
 bool rotates() {
-  const std::vector<float> out = run(rotate_kernel<kRotation>, kThreads * sizeof(float));
+  const std::vector<float> out = run<rotate_kernel<kRotation>>(kThreads * sizeof(float));
   for (int i = 0; i < kThreads; ++i) {
     if (!(out[i] == float((i + kThreads - 1) % kThreads))) return false;
   }
   return true;
 }
 
-template <typename Kernel>
-std::string error_of(Kernel kernel) {
+template <auto kKernel>
+std::string error_of() {
   try {
-    run(kernel);
+    run<kKernel>();
   } catch (const lbp::emulate::Error& error) {
     return error.what();
   }
@@ -184,34 +190,50 @@ TEST(a_missing_barrier_shows_in_some_order) {
 
 TEST(the_same_seed_gives_the_same_order) {
   lbp::emulate::set_seed(11);
-  const auto first = run(rotate_kernel<Rotation::kWithoutBarrier>, kThreads * sizeof(float));
-  const auto second = run(rotate_kernel<Rotation::kWithoutBarrier>, kThreads * sizeof(float));
+  const auto first = run<rotate_kernel<Rotation::kWithoutBarrier>>(kThreads * sizeof(float));
+  const auto second = run<rotate_kernel<Rotation::kWithoutBarrier>>(kThreads * sizeof(float));
   for (int i = 0; i < kThreads; ++i) CHECK((first[i] == first[i]) == (second[i] == second[i])) << i;
 }
 
 TEST(an_uninitialised_shared_value_spoils_the_result) {
   lbp::emulate::set_seed(0);
-  const auto out = run(rotate_kernel<Rotation::kUninitialised>, kThreads * sizeof(float));
+  const auto out = run<rotate_kernel<Rotation::kUninitialised>>(kThreads * sizeof(float));
   CHECK(out[6] != out[6]) << out[6];
 }
 
 TEST(divergence_is_an_error_that_names_the_line) {
   for (unsigned seed = 0; seed < kSeeds; ++seed) {
     lbp::emulate::set_seed(seed);
-    std::string error = error_of(divergent_kernel<Divergence::kEarlyExit>);
+    std::string error = error_of<divergent_kernel<Divergence::kEarlyExit>>();
     CHECK(has(error, "thread (7, 0, 0) of block (0, 0, 0) has left the kernel") && has(error, "test_emulator.cpp:"))
         << error;
-    error = error_of(divergent_kernel<Divergence::kTwoBarriers>);
+    error = error_of<divergent_kernel<Divergence::kTwoBarriers>>();
     CHECK(has(error, "divergent barrier")) << error;
-    error = error_of(divergent_kernel<Divergence::kLaneMissing>);
+    error = error_of<divergent_kernel<Divergence::kLaneMissing>>();
     CHECK(has(error, "not all threads arrive")) << error;
-    error = error_of(divergent_kernel<Divergence::kLaneOutsideMask>);
+    error = error_of<divergent_kernel<Divergence::kLaneOutsideMask>>();
     CHECK(has(error, "which is not in its own mask 0xffff")) << error;
-    error = error_of(divergent_kernel<Divergence::kSourceOutsideMask>);
+    error = error_of<divergent_kernel<Divergence::kSourceOutsideMask>>();
     CHECK(has(error, "reads lane") && has(error, "mask 0xffff")) << error;
-    error = error_of(divergent_kernel<Divergence::kLaneLeft>);
+    error = error_of<divergent_kernel<Divergence::kLaneLeft>>();
     CHECK(has(error, "has left the kernel")) << error;
   }
+}
+
+TEST(launched_kernels_are_known_by_name) {
+  const auto was_launched = [](const char* ending) {
+    for (const lbp::emulate::Kernel* kernel : lbp::emulate::Kernel::all()) {
+      const std::string& name = kernel->name();
+      if (name.size() >= std::strlen(ending) && name.compare(name.size() - std::strlen(ending), name.npos, ending) == 0)
+        return kernel->was_launched();
+    }
+    throw std::logic_error(std::string("no kernel ends with ") + ending);
+  };
+  CHECK(!was_launched("named_kernel<1>"));
+  run<named_kernel<0>>();
+  CHECK(was_launched("named_kernel<0>") && !was_launched("named_kernel<1>"));
+  run<named_kernel<1>>();
+  CHECK(was_launched("named_kernel<1>"));
 }
 
 TEST(launches_beyond_the_limits_are_errors) {

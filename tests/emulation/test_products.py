@@ -62,7 +62,7 @@ def check(emulated, arithmetic):
         (34, 9, 130),
         (7, 600, 5),
         *((batch, 24, 5) for batch in (1, 2, 3)),  # rows of W in whole vectors
-        *((batch, 23, 3) for batch in (1, 2, 3)),
+        *((batch, 23, 3) for batch in (1, 2, 3, 4)),
         (0, 4, 3),
         (2, 0, 3),
         (6, 0, 2),
@@ -80,6 +80,17 @@ def test_convolutions(check, index):
     check("interval_conv2d", *intervals(2, *INPUT), weight, bias, **geometry)
     check("forward_conv2d", *forward_matrices(2, 2, *INPUT, bias_batch=1), weight, bias, **geometry)
     check("backward_conv2d", coefficients("lower", 2, 2, *shape), weight, bias, INPUT[1:], **geometry)
+
+
+def test_convolutions_of_so_many_channels_that_blocks_share_them(check):
+    channels, size = 57, (3, 3)
+    geometry = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+    weight, bias = normal(1, channels, *size, seed=50), normal(1, seed=51)
+    check("interval_conv2d", *intervals(1, channels, *size), weight, bias, **geometry)
+    check("forward_conv2d", *forward_matrices(1, 1, channels, *size), weight, bias, **geometry)
+    A, bounds = coefficients("both", 1, 1, channels, 1, 1), intervals(1, channels, 1, 1)
+    keywords = {"sides": "both", **geometry, **relaxation(batch=1, shape=(channels, 1, 1))}
+    check("relax_backward_conv2d", A, *bounds, weight.reshape(channels, 1, *size), None, size, **keywords)
 
 
 def test_layers_without_a_bias_and_exact_bounds(check):
