@@ -18,9 +18,12 @@ template <template <typename> class Arguments, typename T>
 LayerLines<T> layer_lines(const Arguments<T>& args, void* workspace) {
   const Index neurons = args.A.layer_height * args.A.layer_width * args.A.channels;
   T* const data = static_cast<T*>(workspace);
-  LayerLines<T> lines = {nullptr, nullptr, args.A.images * neurons};
+  LayerLines<T> lines = {};
   if (args.bias.data != nullptr) lines.bias = data;
-  if (args.relaxation.l != nullptr) lines.data = data + (args.bias.data == nullptr ? 0 : neurons);
+  if (args.relaxation.l != nullptr) {  // else rows may name any image
+    lines.data = data + (args.bias.data == nullptr ? 0 : neurons);
+    lines.count = args.A.images * neurons;
+  }
   return lines;
 }
 

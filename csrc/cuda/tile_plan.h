@@ -9,18 +9,15 @@
 
 namespace lbp::cuda {
 
-// A launch of fewer blocks than this splits the depth: two blocks for each of
-// the 132 multiprocessors of an H100. A constant, so that results are the same
-// on every device.
+// A launch of fewer blocks than this splits the depth: two blocks for each of the 132 multiprocessors of an H100. A
+// constant, so that results are the same on every device.
 constexpr Index kEnoughBlocks = 264;
-// A split adds up at least so much of the depth: less would not pay for writing
-// its sums and reading them again.
+// A split adds up at least so much of the depth: less would not pay for writing its sums and reading them again.
 constexpr Index kLeastSplitDepth = 256;
 
-// Tiles. Tall ones reuse what they read most; flat ones serve products of few
-// rows (a specification, a small batch), whose cost is reading the other
-// operand; square ones are for two sums on tensor cores, and for float64, where
-// a tall tile would take more registers than there are.
+// Tiles. Tall ones reuse what they read most; flat ones serve products of few rows (a specification, a small batch),
+// whose cost is reading the other operand; square ones are for two sums on tensor cores, and for float64, where a tall
+// tile would take more registers than there are.
 template <typename T>
 struct Tiles;
 
@@ -42,8 +39,7 @@ struct Kind {
   using Type = Sums;
 };
 
-// Calls body with the sums (a Kind) for a product. Where rows are pixels, there
-// are always many.
+// Calls body with the sums (a Kind) for a product. Where rows are pixels, there are always many.
 template <typename Product, typename Body>
 auto with_sums(const Product& product, Arithmetic arithmetic, const Body& body) {
   using T = typename Product::Scalar;

@@ -35,21 +35,12 @@ struct GivenLines {
   bool has_lower, has_upper;
 };
 
-// The six statuses of a neuron in the order in which the first match decides; kUndefined where a bound or r is NaN.
-enum class Status : int {
-  kLeftDead = 0,
-  kLeftUnstable = 1,
-  kAlive = 2,
-  kRightUnstable = 3,
-  kRightDead = 4,
-  kUnstable = 5,
-  kUndefined = 6
-};
-
+// The status of a neuron: 0 left dead, 1 left unstable, 2 alive, 3 right unstable, 4 right dead, 5 unstable, of which
+// the first that matches decides; 6 where a bound is NaN, or r is not positive.
 template <typename T>
 LBP_HOST_DEVICE int neuron_status(T l, T u, T r) {
   const T low = l <= u ? l : u, high = l <= u ? u : l;
-  const bool negative = low<T(0), beyond = high> r;
+  const bool negative = (low < T(0)), beyond = (high > r);
   int status = negative ? (beyond ? 5 : 1) : (beyond ? (low < r ? 3 : 4) : 2);
   status = high <= T(0) ? 0 : status;
   const bool defined = (l == l) & (u == u) & (r > T(0));

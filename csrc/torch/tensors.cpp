@@ -139,7 +139,7 @@ PerNeuronTensor<T> per_neuron(Device on, double value, const OptionalTensor& ten
   result.storage = as_contiguous(*tensor);
   result.has_storage = true;
   result.count = count == 0 ? 1 : count;
-  result.inner = count <= 1 ? 1 : neurons / count;
+  result.inner = count <= 1 || neurons == 0 ? 1 : neurons / count;
   return result;
 }
 

@@ -1,8 +1,6 @@
-// Centers and radii through a Conv2d layer as an implicit matrix product, with
-// one read of the weights for both: intervals, and the forward linear bounds of
-// LBP. Every group is a product: its rows are the output's pixels (of all
-// images), its columns the group's output channels, and its depth the entries
-// of the kernel (of all input channels).
+// Centers and radii through a Conv2d layer as an implicit matrix product, with one read of the weights for both:
+// intervals, and the forward linear bounds of LBP. Every group is a product: its rows are the output's pixels (of all
+// images), its columns the group's output channels, and its depth the entries of the kernel (of all input channels).
 #pragma once
 
 #include "cuda/kernels/tile_product.cuh"
@@ -10,15 +8,12 @@
 
 namespace lbp::cuda {
 
-constexpr int kMostDepth = 16;  // of a tile
-
 template <typename T, bool kInterval>
 struct ConvolutionProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kLeftPair;
   static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = true, kConstants = false, kFewRows = false;
-  // The entries of the kernel: where each reads, relative to the pixel's first
-  // one.
+  // The entries of the kernel: where each reads, relative to the pixel's first one.
   struct Stage {
     Index offset[kMostDepth];
     int y[kMostDepth], x[kMostDepth];

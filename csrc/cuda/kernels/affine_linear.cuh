@@ -1,5 +1,5 @@
-// Centers and radii through a Linear layer, W center and |W| radius from one
-// read of W: intervals, and the forward linear bounds of LBP.
+// Centers and radii through a Linear layer, W center and |W| radius from one read of W: intervals, and the forward
+// linear bounds of LBP.
 #pragma once
 
 #include "cuda/kernels/reduce.cuh"
@@ -8,8 +8,7 @@
 
 namespace lbp::cuda {
 
-// The left operand has a row for every example or row of a matrix, followed
-// (forward bounds) by the rows of the biases.
+// The left operand has a row for every example or row of a matrix, followed (forward bounds) by the rows of the biases.
 template <typename T, bool kInterval>
 struct LinearProduct {
   using Scalar = T;
@@ -83,8 +82,7 @@ struct LinearProduct {
   LBP_DEVICE void store_constant(Index, double) const {}
 };
 
-// For so few examples reading W is the cost of an interval: the products of a
-// vector of W are added up as it arrives.
+// For so few examples reading W is the cost of an interval: the products of a vector of W are added up as it arrives.
 constexpr int kFewExamples = 4;
 constexpr int kFewOutputs = 4;  // a block adds up kFewOutputs rows of W
 

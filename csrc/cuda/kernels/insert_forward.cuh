@@ -1,5 +1,5 @@
-// A layer's forward linear bounds in the place of the layer: A center -/+ |A|
-// radius, with the constants that the biases contribute, from one read of A.
+// A layer's forward linear bounds in the place of the layer: A center -/+ |A| radius, with the constants that the
+// biases contribute, from one read of A.
 #pragma once
 
 #include "cuda/kernels/slot.cuh"
@@ -8,16 +8,15 @@
 
 namespace lbp::cuda {
 
-// A product for every image, or one for all where they share the matrices. Rows
-// run over sides, then the product's images, then the rows of the
-// specification; columns are the inputs; the depth is the neurons.
+// A product for every image, or one for all where they share the matrices. Rows run over sides, then the product's
+// images, then the rows of the specification; columns are the inputs; the depth is the neurons.
 template <typename T>
 struct InsertProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kRightPair;
   static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = true, kConstants = true, kFewRows = true;
   struct Stage {
-    T center_bias[16], radius_bias[16];
+    T center_bias[kMostDepth], radius_bias[kMostDepth];
   };
   using LeftLoad = T;
   struct LeftState {

@@ -1,9 +1,7 @@
-// How a block's threads share the tiles of a matrix product: who loads which
-// element, and who adds up which products.
+// How a block's threads share the tiles of a matrix product: who loads which element, and who adds up which products.
 //
-// A tile of the left operand is kept as [depth][rows], one of the right operand
-// as [depth][columns], both in shared memory. An operand may have two planes: a
-// center and a radius, say.
+// A tile of the left operand is kept as [depth][rows], one of the right operand as [depth][columns], both in shared
+// memory. An operand may have two planes: a center and a radius, say.
 #pragma once
 
 #include "cuda/kernels/split_tf32.cuh"
@@ -23,22 +21,21 @@ struct Pair {
   T first, second;
 };
 
-// Rows and columns of a block's tile, its depth, and the rows and columns of it
-// that one thread adds up.
+constexpr int kMostDepth = 16;  // of a tile, for which a product keeps what belongs to each step of the depth
+
+// Rows and columns of a block's tile, its depth, and the rows and columns of it that one thread adds up.
 template <int kRowsOfTile, int kColumnsOfTile, int kDepthOfTile, int kRowsOfThread, int kColumnsOfThread>
 struct TileShape {
   static constexpr int kRows = kRowsOfTile, kColumns = kColumnsOfTile, kDepth = kDepthOfTile;
   static constexpr int kThreadRows = kRowsOfThread, kThreadColumns = kColumnsOfThread;
   static constexpr int kThreads = (kRows / kThreadRows) * (kColumns / kThreadColumns);
-  // Eight elements more than the tile: the lanes of a fragment of the tensor
-  // cores then read 32 banks.
+  static_assert(kDepth <= kMostDepth, "a product keeps what belongs to each step of the depth");
+  // Eight elements more than the tile: the lanes of a fragment of the tensor cores then read 32 banks.
   static constexpr int kRowPitch = kRows + 8, kColumnPitch = kColumns + 8;
 };
 
-// Which element of a tile, kSize long and kDepth deep, a thread loads in each
-// of its passes. Consecutive threads take what is consecutive in memory:
-// positions along the size, or (8 at a time, a sector of memory) along the
-// depth.
+// Which element of a tile, kSize long and kDepth deep, a thread loads in each of its passes. Consecutive threads take
+// what is consecutive in memory: positions along the size, or (8 at a time, a sector of memory) along the depth.
 template <int kSize, int kDepth, int kThreads, bool kAlongDepth>
 struct TileLoading {
   static constexpr int kPasses = kSize * kDepth / kThreads;
@@ -77,8 +74,7 @@ LBP_DEVICE void read_vectors(const T* source, T (&values)[kCount]) {
 LBP_DEVICE float multiply_add(float x, float y, float z) { return ::fmaf(x, y, z); }
 LBP_DEVICE double multiply_add(double x, double y, double z) { return ::fma(x, y, z); }
 
-// The sums of a block's tile, with fused multiply-adds; every thread has a
-// rectangle of them.
+// The sums of a block's tile, with fused multiply-adds; every thread has a rectangle of them.
 template <typename T, typename Shape, Pairing kPairing>
 struct PlainSums {
   using Tile = Shape;
@@ -141,9 +137,8 @@ struct PlainSums {
   }
 };
 
-// The same sums on tensor cores, by splitting operands. A tile's sums start
-// from zero and are added to the totals in float32: tensor cores cut sums off
-// instead of rounding them, and over a long depth that would drift.
+// The same sums on tensor cores, by splitting operands. A tile's sums start from zero and are added to the totals in
+// float32: tensor cores cut sums off instead of rounding them, and over a long depth that would drift.
 template <typename Shape, Pairing kPairing>
 struct SplitSums {
   using Tile = Shape;
@@ -160,13 +155,12 @@ struct SplitSums {
   float first[kHigh][kWide][4] = {};
   float second[kTwo ? kHigh : 1][kTwo ? kWide : 1][4] = {};
 
-  // `regular`: every operand of the tile may be split; otherwise, and on devices
-  // without such products, the sums are those of plain float32.
+  // `regular`: every operand of the tile may be split; otherwise, and on devices without such products, the sums are
+  // those of plain float32.
   LBP_DEVICE void add_tile(const float* left, const float* right, int thread, bool regular) {
     if (!kHasTf32 || !regular) return add_plain_tile(left, right, thread);
     add_products<false, false>(left, right, thread, first);
-    // One after the other: the fragments of both would not fit into the
-    // registers.
+    // One after the other: the fragments of both would not fit into the registers.
     if constexpr (kPairing == Pairing::kLeftPair) {
       add_products<false, true>(left + Shape::kDepth * Shape::kRowPitch, right, thread, second);
     } else if constexpr (kPairing == Pairing::kRightPair) {

@@ -78,20 +78,17 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) relax_constants_kernel(const RelaxCons
   in.parts[chunk * slot_count(args.sides, args.batch * args.rows) + slot_of(row).out_row] = constant;
 }
 
-// A product for every group of the convolution and residue class of pixels:
-// rows run over rows of A and the pixels of the class, columns over the group's
-// input channels, the depth over its output channels and the entries of the
-// kernel.
+// A product for every group of the convolution and residue class of pixels: rows run over rows of A and the pixels of
+// the class, columns over the group's input channels, the depth over its output channels and the entries of the kernel.
 template <typename T>
 struct TransposedProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kSingle;
   static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = false, kConstants = false, kFewRows = false;
   struct Stage {
-    Index offset[16];  // of the neuron that an entry reads, from the row's first
-                       // channel of the group
-    Index weight[16];
-    int y[16], x[16];  // shifts
+    Index offset[kMostDepth];  // of the neuron that an entry reads, from the row's first channel of the group
+    Index weight[kMostDepth];
+    int y[kMostDepth], x[kMostDepth];  // shifts
   };
   struct LeftLoad {
     T a, lower_slope, upper_slope;

@@ -38,9 +38,9 @@ struct WindowsProduct {
   static constexpr Pairing kPairing = Pairing::kSingle;
   static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = false, kConstants = false, kFewRows = false;
   struct Stage {
-    Index weight[16];  // where the depth's row of packed weights begins
-    int y[16], x[16];  // shifts
-    int channel[16];   // in A
+    Index weight[kMostDepth];          // where the depth's row of packed weights begins
+    int y[kMostDepth], x[kMostDepth];  // shifts
+    int channel[kMostDepth];           // in A
   };
   struct LeftLoad {
     T a, lower_slope, upper_slope;

@@ -1,6 +1,5 @@
-// Back-substitution through an activation and the Linear layer below it: A is
-// relaxed while it is loaded for the product with W, and the constants are
-// added up in the same pass.
+// Back-substitution through an activation and the Linear layer below it: A is relaxed while it is loaded for the
+// product with W, and the constants are added up in the same pass.
 #pragma once
 
 #include "cuda/kernels/lines.cuh"
@@ -12,17 +11,16 @@ namespace lbp::cuda {
 
 constexpr int kMostImages = 8;  // whose lines a block keeps at a time
 
-// Products of `images` images each (at most kMostImages where that is more than
-// one); rows run over images, then sides, then the rows of the specification;
-// columns are the inputs of the layer, and the depth its outputs, the neurons.
+// Products of `images` images each (at most kMostImages where that is more than one); rows run over images, then sides,
+// then the rows of the specification; columns are the inputs of the layer, and the depth its outputs, the neurons.
 template <typename T>
 struct RelaxLinearProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kSingle;
   static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = false, kConstants = true, kFewRows = true;
   struct Stage {
-    BoundingLines<T> lines[kMostImages][16];
-    T bias[16];
+    BoundingLines<T> lines[kMostImages][kMostDepth];
+    T bias[kMostDepth];
   };
   using LeftLoad = T;
   struct LeftState {

@@ -1,8 +1,6 @@
-// float32 products on tensor cores, which multiply numbers of eleven
-// significant bits: every operand is split into two such numbers, x = high +
-// low, and x y = high high + high low + low high. What is left out, low low and
-// the last bit of low, is of the order of 2^-23 of the product, the rounding of
-// a float32 sum.
+// float32 products on tensor cores, which multiply numbers of eleven significant bits: every operand is split into two
+// such numbers, x = high + low, and x y = high high + high low + low high. What is left out, low low and the last bit
+// of low, is of the order of 2^-23 of the product, the rounding of a float32 sum.
 #pragma once
 
 #include "cuda/runtime.cuh"
@@ -35,17 +33,15 @@ LBP_DEVICE float float_of(unsigned bits) {
 #endif
 }
 
-// The nearest number with ten bits of fraction, ties away from zero: what
-// cvt.rna.tf32.f32 gives for finite x, in integer operations, so that every
-// compiler makes the same bits of it.
+// The nearest number with ten bits of fraction, ties away from zero: what cvt.rna.tf32.f32 gives for finite x, in
+// integer operations, so that every compiler makes the same bits of it.
 LBP_DEVICE float round_to_tf32(float x) { return float_of((bits_of(x) + 0x1000u) & 0xffffe000u); }
 
 struct SplitFloat {
   float high, low;
 };
 
-// The parts of x, or of |x|. x - high is exact: it is at most half a unit of
-// high's last place.
+// The parts of x, or of |x|. x - high is exact: it is at most half a unit of high's last place.
 template <bool kMagnitude = false>
 LBP_DEVICE SplitFloat split(float x) {
   if (kMagnitude) x = float_of(bits_of(x) & 0x7fffffffu);
@@ -53,19 +49,16 @@ LBP_DEVICE SplitFloat split(float x) {
   return {high, round_to_tf32(x - high)};
 }
 
-// Whether x is 0 or 2^-50 <= |x| < 2^60. No part of a product of two such
-// numbers, and no sum of 2^7 products, leaves the normal range of float32;
-// infinities and NaN are no such numbers. Other operands take the path without
-// splitting.
+// Whether x is 0 or 2^-50 <= |x| < 2^60. No part of a product of two such numbers, and no sum of 2^7 products, leaves
+// the normal range of float32; infinities and NaN are no such numbers. Other operands take the path without splitting.
 LBP_DEVICE bool may_split(float x) {
   const unsigned exponent = (bits_of(x) >> 23) & 0xffu;
   return (x == 0.0f) | (exponent - (127u - 50u) < 110u);
 }
 
 #if !defined(__CUDACC__)
-// A tensor core adds up by aligning the addends to the largest of them, cutting
-// off what falls below its last place, and cutting the sum to float32: the
-// coarsest arithmetic that has been observed on any, without guard bits.
+// A tensor core adds up by aligning the addends to the largest of them, cutting off what falls below its last place,
+// and cutting the sum to float32: the coarsest arithmetic that has been observed on any, without guard bits.
 inline float sum_by_alignment(float c, const double (&products)[4]) {
   double largest = std::fabs(double(c));
   for (const double product : products) largest = std::fmax(largest, std::fabs(product));
@@ -86,12 +79,10 @@ constexpr bool kHasTf32 = false;
 constexpr bool kHasTf32 = true;
 #endif
 
-// c += a b for a warp's tile of 16 x 8 numbers, 8 deep. Each lane holds, with g
-// = lane / 4 and t = lane % 4,
+// c += a b for a warp's tile of 16 x 8 numbers, 8 deep. Each lane holds, with g = lane / 4 and t = lane % 4,
 //   a: (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4)    b: (t, g), (t + 4, g)
 //   c: (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1)
-// as mma.sync.m16n8k8 lays its fragments out. Under emulation a model of the
-// instruction takes its place.
+// as mma.sync.m16n8k8 lays its fragments out. Under emulation a model of the instruction takes its place.
 LBP_DEVICE void multiply_tf32(float (&c)[4], const float (&a)[4], const float (&b)[2]) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   asm volatile(
@@ -130,8 +121,7 @@ LBP_DEVICE void multiply_tf32(float (&c)[4], const float (&a)[4], const float (&
 #endif
 }
 
-// high + low += x y in three products; the small ones have sums of their own,
-// where less is cut off.
+// high + low += x y in three products; the small ones have sums of their own, where less is cut off.
 LBP_DEVICE void multiply_split(float (&high)[4], float (&low)[4], const SplitFloat (&x)[4], const SplitFloat (&y)[2]) {
   const float x_high[4] = {x[0].high, x[1].high, x[2].high, x[3].high};
   const float x_low[4] = {x[0].low, x[1].low, x[2].low, x[3].low};

@@ -27,9 +27,8 @@
 
 namespace lbp::cuda {
 
-// How a launch cuts a product into blocks. With more than one split, every
-// block adds up a part of the depth only and writes to `sums` [splits, batches,
-// kProducts, rows, columns] and `constants` [splits, batches, rows];
+// How a launch cuts a product into blocks. With more than one split, every block adds up a part of the depth only and
+// writes to `sums` [splits, batches, kProducts, rows, columns] and `constants` [splits, batches, rows];
 // finish_product_kernel adds the parts in their order.
 template <typename T>
 struct TilePlan {
