@@ -127,6 +127,8 @@ def run(stage: Stage, deadline: float) -> dict[str, Any]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # What a shell starts in the background ignores interrupts, and so would this script's processes.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             status = "passed" if process.wait(limit) == 0 else "failed"

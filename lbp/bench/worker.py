@@ -131,14 +131,13 @@ class Worker:
         theirs.close()
 
     def _stop(self) -> int | None:
-        """Ends the process, at once if need be, and returns its exit code."""
+        """Ends the process, which has nothing to save, and returns its exit code."""
         if self._process is None:
             return None
         self._connection.close()
-        self._process.join(timeout=2)
         if self._process.is_alive():
             self._process.kill()
-            self._process.join()
+        self._process.join()
         code, self._process = self._process.exitcode, None
         return code
 
@@ -152,6 +151,8 @@ class Worker:
                 raise RunFailedError(f"stopped after {patience:g} s")
             kind, answer = self._connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
+            if self._process is not None:
+                self._process.join(timeout=2)  # for an exit code of its own
             raise RunFailedError(f"process ended with code {self._stop()}") from None
         if kind == "failed":
             self._stop()

@@ -1,5 +1,6 @@
 """What is measured is measured on results that agree, within limits, and nothing that failed counts as fast."""
 
+import multiprocessing
 from dataclasses import replace
 
 import pytest
@@ -186,6 +187,14 @@ def test_a_contender_that_is_not_installed_fails_by_name():
         worker.first(Work("bounds", TINY, "IBP", batch=1))
 
 
+@pytest.fixture
+def workers_forked(monkeypatch):
+    """Workers are copies of this process: nothing is imported anew, which is most of a short test's time."""
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr("lbp.bench.worker.multiprocessing.get_context", lambda _: fork)
+
+
+@pytest.mark.usefixtures("workers_forked")
 @pytest.mark.parametrize(
     ("measure", "contenders"), [(measure_methods, ("native", "reference")), (measure_training, ("native",))]
 )

@@ -43,8 +43,7 @@ def _bounds_of_parameters(net, x, C, method):
     return bounds
 
 
-@pytest.mark.parametrize("with_C", [False, True])
-@pytest.mark.parametrize("norm", [torch.inf, 2.0])
+@pytest.mark.parametrize(("norm", "with_C"), [(torch.inf, False), (2.0, True)])
 @pytest.mark.parametrize("strategy", ["tight", "adaptive"])
 @pytest.mark.parametrize("method", METHODS)
 def test_numerical_gradients_agree(method, strategy, norm, with_C):
