@@ -63,8 +63,8 @@ NETWORKS = {
     "DM-Medium": (1, 28, 28),
     "DM-Large": (3, 32, 32),
     "Small MNIST": (1, 28, 28),
-    "CNN-7+BN": (3, 32, 32),
     "ResNet": (3, 32, 32),
+    "CNN-7+BN": (3, 32, 32),
 }
 """Networks of the methods' grid and the images they see."""
 
