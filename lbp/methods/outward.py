@@ -9,6 +9,7 @@ do not come from an activation pay row by row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -49,9 +50,6 @@ from lbp.rounding import (
 
 if TYPE_CHECKING:
     from lbp.methods.problem import Problem
-
-MOST_FEW_ROWS = 64
-"""Up to this many rows of an image pay one by one: magnitudes and lines of all layers would cost as much."""
 
 
 def outward_interval(node: BoundNode, inputs: Sequence[Interval], dtype: torch.dtype) -> Interval:
@@ -106,29 +104,29 @@ class StepError:
     Attributes:
         per_coefficient: broadcastable to [B, *shape]: coefficients A of the node's value lose at most
             `|A| per_coefficient`.
-        size: broadcastable to [B, *shape], a bound of the magnitude of the node's value.
+        least: [B, 1, ...], a part of it that exceeds all losses by underflow.
         absolute: [B] float64, the loss by underflow, whatever A is.
         copies_rows: whether single neurons lose nothing, as their coefficients are rows of the stored weight.
+        covers_ramp: whether `per_coefficient` also covers what the coefficients A of a ramp of slope 1 above the node,
+            and intercepts no larger than the node's bounds, round.
     """
 
     per_coefficient: Tensor
-    size: Tensor
+    least: Tensor
     absolute: Tensor
     copies_rows: bool
+    covers_ramp: bool
 
 
 class Outward:
     """The rounding errors of a problem's steps; everything is found once, when it is first needed.
 
     Attributes:
-        few_rows: whether so few rows are substituted back that widening the lines, and products for the magnitudes of
-            layers, would cost more than letting every row pay.
-        by_intervals: whether pre-activation bounds are those of intervals, so that none is larger than what magnitudes
-            below it give, and cost so little that magnitudes for few rows are only bounded.
+        by_intervals: whether all bounds are those of intervals, and cost so little that products for the magnitudes of
+            layers would be seen: the intervals' widths bound them.
     """
 
     def __init__(self, problem: Problem) -> None:
-        self.few_rows = False
         self.by_intervals = False
         self._problem = problem
         self._intervals: dict[BoundNode, Interval] = {}
@@ -137,22 +135,12 @@ class Outward:
         self._lines: dict[BoundNode, dict[str, Any]] = {}
         self._underflows: dict[BoundNode, Tensor] = {}
         self._regions: dict[BoundNode, Region] = {}
-        self._relaxation_errors: dict[BoundNode, Region] = {}
+        self._largest: dict[BoundNode, Tensor] = {}
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the bounds."""
         return self._problem.dtype
-
-    def expect_rows(self, count: int, *, by_intervals: bool) -> None:
-        """Prepare for rows from the output alone.
-
-        Args:
-            count: how many.
-            by_intervals: see the attribute.
-        """
-        self.few_rows = count <= MOST_FEW_ROWS
-        self.by_intervals = by_intervals
 
     def interval(self, node: BoundNode) -> Interval:
         """Return bounds of a node: those known, or intervals from the closest known ones below it."""
@@ -173,6 +161,12 @@ class Outward:
                 self._magnitudes[node] = magnitude_of(self.interval(node))
         return self._magnitudes[node]
 
+    def largest(self, node: BoundNode) -> Tensor:
+        """Return the largest magnitudes [B] float64 of a node's values over the region."""
+        if node not in self._largest:
+            self._largest[node] = largest_of(self.interval(node))
+        return self._largest[node]
+
     def region(self, node: BoundNode) -> Region:
         """Return the bounds of a node as a region over which linear functions are evaluated."""
         if node not in self._regions:
@@ -191,32 +185,66 @@ class Outward:
         if not roundings.backward and roundings.shift is None:
             return None
         floor = absolute_floor(self.dtype)
-        if self.few_rows and self.by_intervals:
-            value = node.magnitude_at_most(*(self.interval(source) for source in node.inputs))
-        else:
-            value = node.magnitude(*(self.magnitude(source) for source in node.inputs))
+        value, width = self._magnitude_of_sum(node)
         relative = gamma(roundings.backward + roundings.weights + 2, self.dtype) if roundings.backward else 0.0
         if node.is_activation:
             relative += self._constants_relative(node)
         # The magnitude is itself a rounded sum of rounded weights.
         terms = roundings.forward if roundings.any_order is None else roundings.any_order
-        above = 1 + gamma(terms + roundings.weights + 4, self.dtype)
-        relative *= SLACK * SLACK * above
-        size = value * (SLACK * above)
+        above = SLACK * (1 + gamma(terms + roundings.weights + 4, self.dtype))
+        relative *= SLACK * above
+        # A magnitude that neurons share counts once for each; no input adds more than it to no neuron at all.
+        size = value * above
         if roundings.shift is not None:
             size = size + roundings.shift * SLACK
-        # A magnitude that neurons share counts once for each; no input adds more than it to no neuron at all.
         total = _total(size) * (node.size / max(size[:1].numel(), 1))
+        if width is not None:
+            total = total + self.largest(node) * (2 * above * node.size)
         for source in node.inputs:
-            total = total + largest_of(self.interval(source)) * source.size
+            total = total + self.largest(source) * source.size
         # Weights, and rows, below the normal range may count as zero.
-        rest: Tensor = (floor * (1 + total)).to(self.dtype).reshape(-1, *[1] * len(node.shape))
-        rest = rest + SLACK * SLACK * roundings.shift_error
+        least: Tensor = (floor * (1 + total)).to(self.dtype).reshape(-1, *[1] * len(node.shape))
+        rest = least + SLACK * SLACK * roundings.shift_error
+        of_shift = SLACK * SLACK * self._constants_relative(node)
+        if width is not None:
+            # The node's value, and its bounds as intervals give them, are no larger than |W| m + |b|.
+            of_ramp = self._ramp_relative(node)
+            relative, of_shift = relative + of_ramp * above, of_shift + of_ramp * SLACK
         if roundings.shift is not None:
-            rest = rest + roundings.shift * (SLACK * SLACK * self._constants_relative(node))
-        copies_rows = not roundings.weights and not isinstance(roundings.shift_error, Tensor) and not node.is_activation
+            rest = rest + roundings.shift * of_shift
         error = torch.add(rest, value, alpha=relative)
-        return StepError(error, size + rest, floor * (1 + 2 * total), copies_rows)
+        if width is not None:
+            error = torch.add(error, width, alpha=relative, out=width)
+        copies_rows = not roundings.weights and not isinstance(roundings.shift_error, Tensor) and not node.is_activation
+        return StepError(error, least, floor * (1 + 2 * total), copies_rows, covers_ramp=width is not None)
+
+    def _magnitude_of_sum(self, node: BoundNode) -> tuple[Tensor, Tensor | None]:
+        """Return two parts of a bound of `|W| m`, for W of a node and the magnitudes m of its inputs.
+
+        Returns:
+            One that is broadcastable to [B, *shape], and one [B, *shape] that nothing else holds, or None for zero.
+        """
+        inputs = [self.interval(source) for source in node.inputs]
+        if not self.by_intervals:
+            return node.magnitude(*map(self.magnitude, node.inputs)), None
+        if not self._follows(node):
+            return node.magnitude_at_most(*inputs), None
+        # A number of an interval is no larger than the interval is wide and far from 0, and |W| times the widths of the
+        # inputs is the width of the output. What is the far end of an interval from the one side is the near end from
+        # the other.
+        lower, upper = self.interval(node)
+        return node.magnitude_at_most(*((high, low) for low, high in inputs)), upper.detach() - lower.detach()
+
+    def _follows(self, node: BoundNode) -> bool:
+        """Whether the bounds of an affine node are those of intervals from the bounds of its inputs, all known."""
+        problem = self._problem
+        given = node in problem.given or node in problem.known or node in problem.reference
+        by_norms = problem.region.ball is not None and problem.network.is_first_affine(node)
+        return node in problem.bounds and not (given or by_norms or node.is_activation)
+
+    def _ramp_relative(self, node: BoundNode) -> float:
+        """Return what a ramp above a node rounds, relative to the node's bounds: the relaxation, intercepts."""
+        return 2 * SLACK * (self._constants_relative(node) + 5 * unit_roundoff(self.dtype))
 
     def _constants_relative(self, node: BoundNode) -> float:
         """Return the relative error of constants: rounded products, and float64 sums over a layer and its bias."""
@@ -238,14 +266,7 @@ class Outward:
         r, eta = activation.ramp_parameters()
         lines = bounding_lines(lower, upper, r, eta, self._problem.strategy)
         with torch.no_grad():
-            size = magnitude_of((lower, upper))
-            step = self.step(below)
-            per_slope = size * (2 * SLACK * unit_roundoff(self.dtype))
-            if step is not None:
-                per_slope.add_(step.per_coefficient)
-            # No intercept is larger than the bounds (and than their image, which is no larger).
-            rest = size.mul_(2 * SLACK * (self._constants_relative(activation) + 4 * unit_roundoff(self.dtype)))
-            rest += SLACK * activation.roundings(self.dtype).shift_error
+            per_slope, rest = self._lost_by_lines(activation)
         # Slopes are not negative.
         below_zero = torch.addcmul(lines.lower_intercept, lines.lower_slope.detach(), per_slope, value=-1)
         above_zero = torch.addcmul(lines.upper_intercept, lines.upper_slope.detach(), per_slope)
@@ -257,37 +278,28 @@ class Outward:
             "upper_intercept": above_zero.add_(rest),
         }
 
-    def _relaxation_error(self, activation: RampNode) -> Region:
-        """Return bounds of what coefficients A of a ramp lose, as A times it, on their way below it.
-
-        What the lines of `lines` pay, for slopes of 1 instead of the lines' own.
-        """
-        if activation not in self._relaxation_errors:
-            self._relaxation_errors[activation] = _up_to(self._lost_at(activation))
-        return self._relaxation_errors[activation]
-
-    def _lost_at(self, activation: RampNode) -> Tensor:
-        """Return the size [B, *shape] of `_relaxation_error`."""
+    def _lost_by_lines(self, activation: RampNode) -> tuple[Tensor, Tensor]:
+        """Return by how much the intercepts of a ramp's lines move: so much times the slope, and so much."""
         below = activation.inputs[0]
-        lower, upper = self._problem.bounds[below]
-        with torch.no_grad():
-            step = self.step(below)
-            # Intercepts are no larger than the bounds, which follow from those before unless something else gave them.
-            follow = self.by_intervals and below not in self._problem.given and below not in self._problem.known
-            size = step.size if step is not None and follow else magnitude_of((lower, upper))
-            relative = 2 * SLACK * (self._constants_relative(activation) + 5 * unit_roundoff(self.dtype))
-            error = size * relative + SLACK * activation.roundings(self.dtype).shift_error
-            if step is not None:
-                error = error + step.per_coefficient
-            if activation.ramp_parameters()[1] == 0:
-                # Where the ramp is 0, so are its lines; NaN stays.
-                error = torch.where(upper <= 0, 0.0, error)
-        return error.expand_as(lower)
+        step = self.step(below)
+        r, _ = activation.ramp_parameters()
+        # Of ramps that bend at 0 alone, intercepts are no larger than the slope times the bounds.
+        by_slope = isinstance(r, float) and math.isinf(r) and self._problem.strategy != "constant"
+        if step is not None and step.covers_ramp and by_slope:
+            return step.per_coefficient, step.least
+        size = magnitude_of(self._problem.bounds[below])
+        per_slope = size * (2 * SLACK * unit_roundoff(self.dtype))
+        if step is not None:
+            per_slope.add_(step.per_coefficient)
+        # No intercept is larger than the bounds (and than their image, which is no larger).
+        rest = size.mul_(self._ramp_relative(activation))
+        rest += SLACK * activation.roundings(self.dtype).shift_error
+        return per_slope, rest
 
     def _underflow(self, activation: RampNode) -> Tensor:
         """Return what any row may lose by underflow [B] float64 on its way through a ramp."""
         if activation not in self._underflows:
-            largest = largest_of(self._problem.bounds[activation.inputs[0]])
+            largest = self.largest(activation.inputs[0])
             self._underflows[activation] = absolute_floor(self.dtype) * (1 + largest * activation.size)
         return self._underflows[activation]
 
@@ -300,9 +312,7 @@ class Outward:
             sides: "lower", "upper" or "both".
         """
         if node.is_activation and isinstance(node, RampNode):
-            absolute = self._underflow(node)
-            lost = _signed(_per_row(absolute, coefficients), sides)
-            return lost + self._spread(self._relaxation_error(node), coefficients, sides) if self.few_rows else lost
+            return _signed(_per_row(self._underflow(node), coefficients), sides)
         step = self.step(node)
         if step is None:
             return None

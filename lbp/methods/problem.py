@@ -114,8 +114,7 @@ class Problem:
 
     def relaxations(self, sides: str = "both") -> Relaxations:
         """Return how activations are enclosed, by the bounds known so far."""
-        pay_by_lines = self.outward is not None and not self.outward.few_rows
-        lines = self.outward.lines if self.outward is not None and pay_by_lines else None
+        lines = None if self.outward is None else self.outward.lines
         return Relaxations(self.strategy, sides, self.bounds, lines)
 
     def interval(self, node: BoundNode, inputs: Sequence[Interval]) -> Interval:

@@ -94,8 +94,8 @@ def _in_real_arithmetic(problem: Problem, method: Method, keep_linear: bool) -> 
         forward = relaxed_crown_pre_activations(problem, method.depth)
         stops = insertion_points(problem, problem.output, method.depth)
         return _by_substitution(problem, problem.sides, keep_linear, stops, forward)
-    if problem.outward is not None and method.hidden != "crown":
-        problem.outward.expect_rows(problem.row_count, by_intervals=method.hidden == "ibp")
+    if problem.outward is not None:
+        problem.outward.by_intervals = method.hidden == "ibp"
     if method.hidden == "ibp":
         propagate_intervals(problem)
     elif method.hidden == "lbp":
