@@ -10,6 +10,7 @@ do not come from an activation pay row by row.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -128,7 +129,8 @@ class Outward:
 
     def __init__(self, problem: Problem) -> None:
         self.by_intervals = False
-        self._problem = problem
+        # The problem holds this object: a cycle would keep the bounds of all layers until the next collection.
+        self._of = weakref.ref(problem)
         self._intervals: dict[BoundNode, Interval] = {}
         self._magnitudes: dict[BoundNode, Tensor] = {}
         self._steps: dict[BoundNode, StepError | None] = {}
@@ -136,6 +138,12 @@ class Outward:
         self._underflows: dict[BoundNode, Tensor] = {}
         self._regions: dict[BoundNode, Region] = {}
         self._largest: dict[BoundNode, Tensor] = {}
+
+    @property
+    def _problem(self) -> Problem:
+        problem = self._of()
+        assert problem is not None
+        return problem
 
     @property
     def dtype(self) -> torch.dtype:
@@ -255,8 +263,10 @@ class Outward:
 
         Their intercepts pay for the relaxation itself and for the step through the node below.
         """
+        assert isinstance(activation, RampNode)
+        if self.by_intervals:
+            return self._widened_lines(activation)  # rows of the output pass once: no memory is held for later ones
         if activation not in self._lines:
-            assert isinstance(activation, RampNode)
             self._lines[activation] = self._widened_lines(activation)
         return self._lines[activation]
 

@@ -1,11 +1,14 @@
 """Magnitudes of a layer's value that are only bounded are no smaller than those that are computed."""
 
+import math
+
 import pytest
 import torch
-from rounding.cases import box, fill
+from rounding.cases import KINDS, box, fill, numbers
 from torch import nn
 
 from lbp.bounded import BoundedModule
+from lbp.ops import bounding_lines
 from lbp.rounding import magnitude_of
 
 LAYERS = {f"Linear, {n} inputs": (lambda n=n: nn.Linear(n, 5), (n,)) for n in (3, 255, 256, 257, 600)}
@@ -24,5 +27,24 @@ def test_bounds_of_magnitudes_are_no_smaller(name):
     node = BoundedModule(model, torch.zeros(1, *shape, dtype=torch.float64))._network().output
     interval = tuple(side.double() for side in box(3, *shape, width=2.0))
     computed = node.magnitude(magnitude_of(interval))
-    # Both are rounded sums.
-    assert (node.magnitude_at_most(interval).expand_as(computed) >= computed * (1 - 1e-12)).all()
+    # All are rounded sums.
+    least = computed * (1 - 1e-12)
+    assert (node.magnitude_at_most(interval).expand_as(computed) >= least).all()
+    lower, upper = node.interval(interval)
+    assert (upper - lower + node.magnitude_at_most(interval[::-1]) >= least).all()
+
+
+@pytest.mark.parametrize("strategy", ["tight", "adaptive", "same-slope", "zero", "one"])
+def test_intercepts_of_ramps_that_bend_at_0_alone_are_no_larger_than_slopes_times_bounds(strategy):
+    u, least = 2.0**-24, 2.0**-126
+    for kind in KINDS:
+        ends = [numbers(kind, 4096, seed=seed)[None] for seed in (1, 2)]
+        lower, upper = torch.minimum(*ends), torch.maximum(*ends)
+        size = torch.maximum(-lower, upper).double()
+        for eta in (0.0, 0.3, 1.0):
+            lines = bounding_lines(lower, upper, math.inf, eta, strategy)
+            for slope, intercept in (
+                (lines.lower_slope, lines.lower_intercept),
+                (lines.upper_slope, lines.upper_intercept),
+            ):
+                assert (intercept.abs() <= (1 + 32 * u) * slope.double() * size + 8 * least * (1 + size)).all()

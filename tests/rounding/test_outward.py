@@ -5,6 +5,9 @@ and an error of one unit in the last place shows: there rounding to nearest does
 are compared with exact values of the network at points of small regions, of which they lie within a few units.
 """
 
+import gc
+import weakref
+
 import pytest
 import torch
 from rounding.cases import (
@@ -24,6 +27,7 @@ from rounding.exact import Difference, Exact, interval_range, linear_range, valu
 from torch import nn
 
 import lbp
+from lbp.methods.outward import Outward
 
 LINEAR_METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "Relaxed-CROWN-1", "CROWN")
 LEVELS = ("outward", "inference")
@@ -206,6 +210,26 @@ def test_an_overflow_gives_no_finite_bound():
         assert not torch.isfinite(torch.stack(found)).all()
         assert not (found[0] == torch.inf).any()
         assert not (found[1] == -torch.inf).any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_call_holds_is_freed_when_it_ends(method, monkeypatch):
+    made = []
+    prepare = Outward.__init__
+
+    def remembered(outward, problem):
+        prepare(outward, problem)
+        made.append(weakref.ref(problem))
+
+    monkeypatch.setattr(Outward, "__init__", remembered)
+    small = case("conv")
+    gc.disable()
+    try:
+        small.bounds(method=method, rounding="outward")
+        assert made
+        assert not any(problem() for problem in made)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("reach", [2.0**100, 3e38])
