@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from torch import Tensor
+
 STRATEGIES: dict[str, int] = {
     "constant": 0,
     "tight": 1,
@@ -35,6 +39,15 @@ STATUSES: tuple[str, ...] = (
 
 2021, section 5).
 """
+
+
+class BoundingLines(NamedTuple):
+    """Lines ``lower_slope z + lower_intercept <= act(z) <= upper_slope z + upper_intercept``, each [B, *shape]."""
+
+    lower_slope: Tensor
+    lower_intercept: Tensor
+    upper_slope: Tensor
+    upper_intercept: Tensor
 
 
 def strategy_code(strategy: str) -> int:

@@ -28,9 +28,9 @@ from lbp.linear import (
     WindowRows,
     to_dense,
 )
+from lbp.ops.norms import dual_exponent
 from lbp.ops.outward_intervals import Widening, outward_interval_conv2d
 from lbp.precision import check_convolution, full_precision
-from lbp.reference.concretize import dual_exponent
 from lbp.rounding import Roundings, magnitude_of
 
 Pair = tuple[int, int]

@@ -26,9 +26,9 @@ from lbp.linear import (
     to_dense,
 )
 from lbp.ops.forward_windows import accumulated_terms
+from lbp.ops.norms import dual_norm
 from lbp.ops.outward_intervals import Widening, outward_interval_linear
 from lbp.precision import full_precision
-from lbp.reference.concretize import dual_norm
 from lbp.rounding import BLOCK, Roundings, blocked_terms, magnitude_of, sum_in_blocks
 
 RUN = 256

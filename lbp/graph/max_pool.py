@@ -24,7 +24,7 @@ from lbp.linear import (
     to_windows,
     window_of,
 )
-from lbp.reference.windows import gather_windows
+from lbp.ops.window_places import gather_windows
 from lbp.rounding import Roundings
 from lbp.strategies import side_names
 

@@ -23,7 +23,7 @@ from lbp.linear.windows import (
     to_windows,
     window_of,
 )
-from lbp.reference.windows import move_windows
+from lbp.ops.window_places import move_windows
 
 __all__ = [
     "Ball",

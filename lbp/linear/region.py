@@ -20,7 +20,7 @@ from lbp.ops import (
     concretize_windows_ball,
     concretize_windows_box,
 )
-from lbp.reference.concretize import dual_exponent
+from lbp.ops.norms import dual_exponent
 from lbp.rounding import SLACK, gamma, lowered, raised
 from lbp.strategies import side_names
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lbp.linear.receptive_field import Pair, ReceptiveField
 from lbp.ops import relax_windows
-from lbp.reference.windows import move_windows
+from lbp.ops.window_places import move_windows
 from lbp.strategies import side_names
 
 Layer = tuple[int, int, int]

@@ -43,7 +43,7 @@ from lbp.ops.windows import (
     relax_backward_conv2d_windows,
     relax_windows,
 )
-from lbp.reference.bounding_lines import BoundingLines
+from lbp.strategies import BoundingLines
 
 __all__ = [
     "BoundingLines",

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Pair = tuple[int, int]
+Image = tuple[int, int, int]
 Convolution = tuple[Sequence[int], Sequence[int], Sequence[int], int]
 """stride, padding, dilation and groups, in the order of the schema."""
 

@@ -19,8 +19,8 @@ from lbp.ops._relaxation import (
     save_relaxation,
     saved_relaxation,
 )
-from lbp.ops.concretize import norm_and_slope
-from lbp.reference.windows import move_windows, natural_windows, window_places
+from lbp.ops.norms import norm_and_slope
+from lbp.ops.window_places import move_windows, natural_windows, window_places
 
 
 def save_relax(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -1,6 +1,6 @@
 """Products of matrices that are kept as windows of the input, and their gradients, by the library's products.
 
-A window matrix is [B, C0, kh, kw, C, H, W]; see `lbp.reference.forward_windows`.
+A window matrix is [B, C0, kh, kw, C, H, W]; see `lbp.ops.forward_windows`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lbp import _native, reference
 from lbp.backend import current_backend
@@ -28,8 +29,17 @@ from lbp.ops._relaxation import (
     save_relaxation,
     saved_relaxation,
 )
-from lbp.reference.bounding_lines import BoundingLines
-from lbp.reference.ramp import is_leaky_relu, leaky_relu
+from lbp.strategies import BoundingLines
+
+
+def is_leaky_relu(r: Tensor | float, eta: Tensor | float) -> bool:
+    """Return whether ParamRamp never bends, for an eta in range that is a number."""
+    return not isinstance(r, Tensor) and not isinstance(eta, Tensor) and r == math.inf and 0 <= eta <= 1
+
+
+def leaky_relu(z: Tensor, eta: float) -> Tensor:
+    """Return PyTorch's own activation, one pass there and one back."""
+    return functional.leaky_relu(z, eta) if eta else functional.relu(z)
 
 
 def ramp(z: Tensor, r: Tensor | float = math.inf, eta: Tensor | float = 0.0) -> Tensor:

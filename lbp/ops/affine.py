@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lbp import _native, reference
 from lbp.backend import current_backend
@@ -262,18 +263,38 @@ def _relax_backward_conv2d_composite(A: Tensor, *rest: Any) -> tuple[Tensor, Ten
     weight, bias, input_size, *convolution, sides = rest[RELAXATION_LENGTH:]
     offset = None if bias is None else bias[:, None, None]
     relaxed, constants = native("relax_backward")(A, *relaxation, offset, sides)
-    coefficients, _ = reference.backward_conv2d(relaxed, weight, None, input_size, **keywords_of(convolution))
-    return coefficients.contiguous(), constants
+    return _transposed(relaxed, weight, input_size, convolution).contiguous(), constants
 
 
-def _backward_linear_composite(*arguments: Any) -> tuple[Tensor, ...]:
-    return contiguous(reference.backward_linear(*arguments))
+@full_precision()
+def _backward_linear_composite(A: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
+    return contiguous((A @ weight, _bias_constants(A, bias)))
 
 
 def _backward_conv2d_composite(
     A: Tensor, weight: Tensor, bias: Tensor | None, input_size: Any, *convolution: Any
 ) -> Any:
-    return contiguous(reference.backward_conv2d(A, weight, bias, input_size, **keywords_of(convolution)))
+    constants = _bias_constants(A, None if bias is None else bias[:, None, None])
+    return contiguous((_transposed(A, weight, input_size, convolution), constants))
+
+
+def _transposed(A: Tensor, weight: Tensor, input_size: Any, convolution: Any) -> Tensor:
+    """Return the transposed convolution of A [K, B, S, C_out, H, W], on all of the convolution's input."""
+    stride, padding, dilation, groups = convolution
+    # So many last rows and columns of its input a convolution never reads.
+    beyond = [
+        input_size[i] - (A.shape[4 + i] - 1) * stride[i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1
+        for i in range(2)
+    ]
+    with full_precision():
+        spread = functional.conv_transpose2d(A.flatten(0, 2), weight, None, stride, padding, beyond, groups, dilation)
+    return spread.unflatten(0, A.shape[:3])
+
+
+def _bias_constants(A: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is None:
+        return A.new_zeros(A.shape[:3], dtype=torch.float64)
+    return (A * bias).flatten(3).sum(-1, dtype=torch.float64)
 
 
 def _register_fakes() -> None:

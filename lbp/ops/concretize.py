@@ -12,7 +12,7 @@ from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.constants import vector
 from lbp.ops._arguments import common_batch, native, refuse_second_order, register_gradient, sum_to
-from lbp.reference.concretize import dual_norm
+from lbp.ops.norms import dual_norm
 from lbp.strategies import side_code
 
 
@@ -203,19 +203,6 @@ def _concretize_forward_backward(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor
     if any(ctx.needs_input_grad[4:7]):
         to_region = region_gradients(center, radius, x, x_U, eps, p, l, u)
     return to_center, to_radius, to_center_bias, to_radius_bias, *to_region, None
-
-
-def norm_and_slope(rows: Tensor, p: float, dim: int) -> tuple[Tensor, Tensor]:
-    """Return the dual norms of rows along a dimension, and their derivatives by the rows; 0 for a row of zeros."""
-    norm = dual_norm(rows, p, dim)
-    largest, magnitude = norm.unsqueeze(dim), rows.abs()
-    if math.isinf(p):
-        return norm, rows.sign()
-    if p == 1:
-        ties = magnitude == largest
-        return norm, rows.sign() * ties / ties.sum(dim, keepdim=True)
-    safe = torch.where(largest > 0, largest, 1.0)
-    return norm, rows.sign() * (magnitude / safe) ** (1 / (p - 1))
 
 
 def region_gradients(

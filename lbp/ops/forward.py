@@ -6,16 +6,19 @@ products (csrc/cuda/launch_products.h).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.constants import vector
 from lbp.ops._arguments import contiguous, native, register_composite, register_gradient, sum_to
 from lbp.ops._convolution import Pair, convolution_gradients, convolved_size
+from lbp.precision import full_precision
 from lbp.strategies import side_code
 
 ForwardMatrices = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
@@ -151,19 +154,50 @@ def _empty_where_none(results: ForwardMatrices) -> tuple[Tensor, ...]:
 
 
 def _forward_linear_composite(*arguments: Any) -> tuple[Tensor, ...]:
-    return _empty_where_none(reference.forward_linear(*arguments))
+    *matrices, weight, bias = arguments
+    return _forward_affine(matrices, weight, bias, functional.linear)
 
 
 def _forward_conv2d_composite(*arguments: Any) -> tuple[Tensor, ...]:
-    *matrices, stride, padding, dilation, groups = arguments
-    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
-    return _empty_where_none(reference.forward_conv2d(*matrices, groups=groups, **geometry))
+    *matrices, weight, bias = arguments[:6]
+
+    def convolved(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        result = functional.conv2d(rows.flatten(0, -4), weight, bias, *arguments[6:])
+        return result.unflatten(0, rows.shape[:-3])
+
+    return _forward_affine(matrices, weight, bias, convolved)
 
 
+@full_precision()
+def _forward_affine(
+    matrices: Sequence[Any], weight: Tensor, bias: Tensor | None, apply: Callable[..., Tensor]
+) -> tuple[Tensor, ...]:
+    """Apply W to the center and |W| to the radius, each a library product."""
+    center, radius, center_bias, radius_bias = matrices
+    magnitude = weight.abs() if radius is not None or radius_bias is not None else weight
+    spread, spread_bias = (None if part is None else apply(part, magnitude) for part in (radius, radius_bias))
+    return _empty_where_none((apply(center, weight), spread, apply(center_bias, weight, bias), spread_bias))
+
+
+@full_precision()
 def _insert_forward_composite(A: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    *matrices, sides = arguments
-    coefficients, constants = reference.insert_forward(A, *matrices, sides={1: "lower", 2: "upper", 3: "both"}[sides])
+    center, radius, center_bias, radius_bias, sides = arguments
+    rows = A.flatten(3)
+    coefficients = rows @ center.flatten(2).mT
+    constants = (rows * center_bias.flatten(1).unsqueeze(1)).sum(-1, dtype=torch.float64)
+    if radius is not None or radius_bias is not None:
+        spread = rows.abs() * _signs(sides, A)
+        if radius is not None:
+            coefficients = coefficients + spread @ radius.flatten(2).mT
+        if radius_bias is not None:
+            constants = constants + (spread * radius_bias.flatten(1).unsqueeze(1)).sum(-1, dtype=torch.float64)
     return coefficients.contiguous(), constants
+
+
+def _signs(sides: int, A: Tensor) -> Tensor:
+    """Return -1 for a lower and 1 for an upper side, [K, 1, 1, 1]."""
+    lower_sides = [bool(sides & 1), not sides & 1][: A.shape[0]]
+    return vector([-1.0 if lower else 1.0 for lower in lower_sides], A).reshape(-1, 1, 1, 1)
 
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -215,8 +249,7 @@ def _save_insert(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _insert_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
     A, center, radius, center_bias, radius_bias = ctx.saved_tensors
-    lower_sides = [bool(ctx.sides & 1), not ctx.sides & 1][: A.shape[0]]
-    signs = vector([-1.0 if lower else 1.0 for lower in lower_sides], A).reshape(-1, 1, 1, 1)
+    signs = _signs(ctx.sides, A)
     rows, weights = A.flatten(3), constants.to(A.dtype).unsqueeze(-1)
     to_rows = coefficients @ center.flatten(2) + weights * center_bias.flatten(1).unsqueeze(1)
     spread = torch.where(rows >= 0, signs, -signs)  # where A = 0 the gradient takes the line of positive A

@@ -18,7 +18,7 @@ from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.constants import side_signs
 from lbp.ops._arguments import common_batch, native, refuse_second_order, register_gradient, sum_to
-from lbp.ops._convolution import Pair, keywords_of
+from lbp.ops._convolution import Image, Pair, keywords_of
 from lbp.ops._windows import (
     accumulate_windows,
     accumulate_windows_gradient,
@@ -30,7 +30,6 @@ from lbp.ops._windows import (
 )
 from lbp.ops.forward import ForwardMatrices, forward_conv2d, forward_linear
 from lbp.precision import full_precision
-from lbp.reference.forward_windows import Image
 from lbp.strategies import side_code
 
 __all__ = [
@@ -57,7 +56,22 @@ def windows_to_dense(windows: Tensor, image: Image, scale: Pair, offset: Pair) -
     Returns:
         [B, n0, C, H, W], zero outside the windows. Differentiable.
     """
-    return reference.windows_to_dense(windows, image, scale, offset)
+    if current_backend() == "reference":
+        return reference.windows_to_dense(windows, image, scale, offset)
+    inputs = image[0] * image[1] * image[2]
+    rows, columns = (
+        scale[i] * torch.arange(windows.shape[5 + i], device=windows.device)
+        + (torch.arange(windows.shape[2 + i], device=windows.device) + offset[i])[:, None]
+        for i in range(2)
+    )  # [kh, H] and [kw, W]
+    channel = torch.arange(image[0], device=windows.device).reshape(-1, 1, 1, 1, 1, 1)
+    row, column = rows[:, None, None, :, None], columns[None, :, None, None, :]
+    on_image = ((row >= 0) & (row < image[1])) & ((column >= 0) & (column < image[2]))
+    # Entries outside the image land in one row more, which is dropped.
+    place = torch.where(on_image, (channel * image[1] + row) * image[2] + column, inputs).flatten(0, 2)
+    batch, layer = windows.shape[0], windows.shape[4:]
+    dense = windows.new_zeros(batch, inputs + 1, *layer)
+    return dense.scatter(1, place.expand(batch, -1, *layer), windows.flatten(1, 3))[:, :inputs]
 
 
 def combine_windows(

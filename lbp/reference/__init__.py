@@ -11,7 +11,7 @@ from lbp.reference.affine import (
     relax_backward_conv2d,
     relax_backward_linear,
 )
-from lbp.reference.bounding_lines import BoundingLines, bounding_lines
+from lbp.reference.bounding_lines import bounding_lines
 from lbp.reference.concretize import (
     concretize_ball,
     concretize_box,
@@ -38,7 +38,6 @@ from lbp.reference.windows import (
 )
 
 __all__ = [
-    "BoundingLines",
     "backward_conv2d",
     "backward_conv2d_windows",
     "backward_linear",

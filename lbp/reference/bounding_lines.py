@@ -10,23 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lbp.reference.ramp import as_parameter, invalid_parameters, neuron_status, ramp
-from lbp.strategies import STATUSES, strategy_code
-
-
-class BoundingLines(NamedTuple):
-    """Lines ``lower_slope z + lower_intercept <= act(z) <= upper_slope z + upper_intercept``, each [B, *shape]."""
-
-    lower_slope: Tensor
-    lower_intercept: Tensor
-    upper_slope: Tensor
-    upper_intercept: Tensor
-
+from lbp.strategies import STATUSES, BoundingLines, strategy_code
 
 # No formula below makes more roundings, each of at most eps / 2, than this between its inputs and its result.
 _ROUNDINGS = 8

@@ -11,31 +11,15 @@ from lbp.reference.ramp import as_parameter
 from lbp.strategies import side_names
 
 
-def dual_exponent(p: float) -> float:
-    """Return q with 1/p + 1/q = 1."""
-    if p == 1:
-        return math.inf
-    return 1.0 if math.isinf(p) else p / (p - 1)
-
-
 def dual_norm(rows: Tensor, p: float, dim: int) -> Tensor:
-    """Return the l_q norm along ``dim``, scaled by its largest entry so that no power underflows.
-
-    Its gradient at 0 is 0.
-    """
-    q = dual_exponent(p)
-    magnitude = rows.abs()
-    if rows.shape[dim] == 0:
-        return magnitude.sum(dim)
-    largest = magnitude.amax(dim, keepdim=True)
-    if math.isinf(q):
+    """Return the l_q norm along ``dim``, 1/p + 1/q = 1, of rows scaled so that no power underflows."""
+    if rows.shape[dim] == 0 or math.isinf(p):
+        return rows.abs().sum(dim)
+    largest = rows.abs().amax(dim, keepdim=True)
+    if p == 1:
         return largest.squeeze(dim)
-    if q == 1:
-        return magnitude.sum(dim)
-    scale = torch.where(largest > 0, largest, torch.ones_like(largest)).detach()
-    powers = ((magnitude / scale) ** q).sum(dim)
-    root = torch.where(powers > 0, powers, torch.ones_like(powers)) ** (1 / q)
-    return torch.where(powers > 0, root * scale.squeeze(dim), powers)
+    scale = torch.where(largest > 0, largest, 1.0).detach()
+    return torch.linalg.vector_norm(rows / scale, p / (p - 1), dim) * scale.squeeze(dim)
 
 
 def concretize_box(A: Tensor, x_L: Tensor, x_U: Tensor, *, sides: str) -> Tensor:

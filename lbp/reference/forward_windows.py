@@ -51,14 +51,21 @@ def _axis_places(
 
 def windows_to_dense(windows: Tensor, image: Image, scale: Pair, offset: Pair) -> Tensor:
     """See `lbp.ops.windows_to_dense`."""
-    batch, _, *window = windows.shape[:4]
-    layer = windows.shape[4:]
-    index = window_places((window[0], window[1]), (layer[1], layer[2]), image, scale, offset, windows.device)
-    index = index.flatten(0, 2).expand(batch, -1, *layer)
-    inputs = image[0] * image[1] * image[2]
-    # Entries outside the image land in one row more, which is dropped.
-    dense = windows.new_zeros(batch, inputs + 1, *layer).scatter(1, index, windows.flatten(1, 3))
-    return dense[:, :inputs]
+    window, layer = windows.shape[2:4], windows.shape[5:]
+    # Of every entry of the windows, and along both axes: neurons for which it lies on the image, and where.
+    places = [
+        [[(at, scale[i] * at + offset[i] + entry) for at in range(layer[i])] for entry in range(window[i])]
+        for i in range(2)
+    ]
+    inside = [[[pair for pair in pairs if 0 <= pair[1] < image[1 + i]] for pairs in places[i]] for i in range(2)]
+    dense = windows.new_zeros(windows.shape[0], *image, *windows.shape[4:])
+    for i, rows in enumerate(inside[0]):
+        for j, columns in enumerate(inside[1]):
+            y, image_y = torch.tensor(rows, device=windows.device).reshape(-1, 2, 1).long().unbind(1)
+            x, image_x = torch.tensor(columns, device=windows.device).reshape(-1, 2).long().unbind(1)
+            entries = windows[:, :, i, j][..., y, x]  # [B, C0, C, neurons, neurons]
+            dense[:, :, image_y, image_x, :, y, x] = entries.movedim((-2, -1), (0, 1))
+    return dense.flatten(1, 3)
 
 
 def dense_to_windows(dense: Tensor, window: Pair, image: Image, scale: Pair, offset: Pair) -> Tensor:

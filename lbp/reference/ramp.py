@@ -21,20 +21,10 @@ def invalid_parameters(r: Tensor, eta: Tensor) -> Tensor:
     return ~((r > 0) & (eta >= 0) & (eta <= 1))
 
 
-def is_leaky_relu(r: Tensor | float, eta: Tensor | float) -> bool:
-    """Return whether ParamRamp never bends, for an eta in range that is a number."""
-    return not isinstance(r, Tensor) and not isinstance(eta, Tensor) and r == math.inf and 0 <= eta <= 1
-
-
-def leaky_relu(z: Tensor, eta: float) -> Tensor:
-    """Return PyTorch's own activation, one pass there and one back."""
-    return F.leaky_relu(z, eta) if eta else F.relu(z)
-
-
 def ramp(z: Tensor, r: Tensor | float = math.inf, eta: Tensor | float = 0.0) -> Tensor:
     """See `lbp.ops.ramp`."""
-    if is_leaky_relu(r, eta):
-        return leaky_relu(z, float(eta))
+    if not isinstance(r, Tensor) and not isinstance(eta, Tensor) and r == math.inf and 0 <= eta <= 1:
+        return F.leaky_relu(z, float(eta)) if eta else F.relu(z)
     r, eta = as_parameter(r, z), as_parameter(eta, z)
     above = z > r
     finite_r = torch.where(torch.isinf(r), torch.zeros_like(r), r)

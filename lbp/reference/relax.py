@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lbp.reference.bounding_lines import BoundingLines, bounding_lines
-from lbp.strategies import side_names
+from lbp.reference.bounding_lines import bounding_lines
+from lbp.strategies import BoundingLines, side_names
 
 Relaxation = Tensor | float | str | None
 ForwardMatrices = tuple[Tensor, Tensor | None, Tensor, Tensor | None]

@@ -7,54 +7,37 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lbp.precision import full_precision
-from lbp.reference.bounding_lines import BoundingLines, bounding_lines
+from lbp.reference.bounding_lines import bounding_lines
 from lbp.reference.concretize import dual_norm
 from lbp.reference.ramp import as_parameter
 from lbp.reference.relax import Relaxation, relaxed_by
-from lbp.strategies import side_names
+from lbp.strategies import BoundingLines, side_names
 
 Pair = tuple[int, int]
 
 
-def window_places(rows: Tensor, layer: Pair, window: Pair) -> Tensor:
-    """Return where the pixels of every row's window stand among the pixels of all images.
-
-    Args:
-        rows: int64 [R, 4]: row of A, image, first row and column of the window.
-        layer: rows and columns of the layer.
-        window: rows and columns of the windows.
-
-    Returns:
-        int64 [R, height, width], into [B h w].
-    """
-    y = rows[:, 2, None] + torch.arange(window[0], device=rows.device)
-    x = rows[:, 3, None] + torch.arange(window[1], device=rows.device)
-    return (rows[:, 1, None, None] * layer[0] + y[:, :, None]) * layer[1] + x[:, None, :]
+def pixels_of(corners: Tensor, window: Pair) -> tuple[Tensor, Tensor]:
+    """Return rows [R, height, 1] and columns [R, 1, width] of the pixels of windows whose corners are [R, 2]."""
+    rows = corners[:, 0, None, None] + torch.arange(window[0], device=corners.device)[:, None]
+    columns = corners[:, 1, None, None] + torch.arange(window[1], device=corners.device)
+    return rows, columns
 
 
 def gather_windows(values: Tensor, rows: Tensor, window: Pair) -> Tensor:
     """Return what every row's window sees of values [B, C, h, w], as [R, height, width, C]."""
-    layer = (values.shape[2], values.shape[3])
-    return values.movedim(1, -1).flatten(0, 2)[window_places(rows, layer, window)]
+    y, x = pixels_of(rows[:, 2:], window)
+    return values.movedim(1, -1)[rows[:, 1, None, None], y, x]
 
 
 def move_windows(A: Tensor, corners: Tensor, to: Tensor, window: Pair) -> Tensor:
-    """Return the same rows over other windows, zero where the old ones have nothing.
+    """Return rows A [K, R, height, width, C] over other windows, whose corners are `to` [R, 2].
 
-    Args:
-        A: [K, R, height, width, C].
-        corners: int64 [R, 2], first row and column of the old windows.
-        to: int64 [R, 2], those of the new ones.
-        window: rows and columns of the new windows.
+    The old windows get a border of zeros, and a pixel that lies outside of them is read there.
     """
-    height, width = A.shape[2:4]
-    shift = to - corners
-    y = shift[:, 0, None] + torch.arange(window[0], device=A.device)
-    x = shift[:, 1, None] + torch.arange(window[1], device=A.device)
-    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+    y, x = pixels_of(to - corners + 1, window)
     row = torch.arange(A.shape[1], device=A.device)[:, None, None]
-    moved = A[:, row, y.clamp(0, max(height - 1, 0))[:, :, None], x.clamp(0, max(width - 1, 0))[:, None, :]]
-    return torch.where(inside[..., None], moved, moved.new_zeros(()))
+    bordered = F.pad(A, (0, 0, 1, 1, 1, 1))
+    return bordered[:, row, y.clamp(0, A.shape[2] + 1), x.clamp(0, A.shape[3] + 1)]
 
 
 def relax_windows(
@@ -69,15 +52,6 @@ def relax_windows(
     if bias is not None:
         offset = gather_windows(bias.expand(lines.lower_slope.shape[1:]).expand_as(lines.lower_slope), rows, window)
     return relaxed_by(A[:, rows[:, 0]], seen, sides, offset, rows=1)
-
-
-def natural_windows(
-    rows: Tensor, window: Pair, weight: Tensor, *, stride: Pair, padding: Pair, dilation: Pair
-) -> tuple[Tensor, Pair]:
-    """Return corners [R, 2] and size of the windows that a transposed convolution makes, padding included."""
-    corners = torch.stack([rows[:, 2 + i] * stride[i] - padding[i] for i in range(2)], 1)
-    height, width = (stride[i] * (window[i] - 1) + dilation[i] * (weight.shape[2 + i] - 1) + 1 for i in range(2))
-    return corners, (height, width)
 
 
 def backward_conv2d_windows(
@@ -99,13 +73,13 @@ def backward_conv2d_windows(
     constants = torch.zeros(taken.shape[:2], dtype=torch.float64, device=A.device)
     if bias is not None:
         constants = (taken * bias).flatten(2).sum(-1, dtype=torch.float64)
-    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
-    old_corners, size = natural_windows(rows, (A.shape[2], A.shape[3]), weight, **geometry)
     images = taken.flatten(0, 1).movedim(-1, 1)
     with full_precision():
         spread = F.conv_transpose2d(images, weight, None, stride, (0, 0), (0, 0), groups, dilation)
-    natural = spread.movedim(1, -1).reshape(*taken.shape[:2], *size, spread.shape[1])
-    return move_windows(natural, old_corners, corners, window), constants
+    # The pixel at (y, x) reaches those of the input from (stride y - padding, stride x - padding) on.
+    reached = rows[:, 2:] * rows.new_tensor(stride) - rows.new_tensor(padding)
+    natural = spread.movedim(1, -1).unflatten(0, taken.shape[:2])
+    return move_windows(natural, reached, corners, window), constants
 
 
 def relax_backward_conv2d_windows(

@@ -5,7 +5,7 @@ import torch
 from methods.networks import bounded, inputs, region, seeded
 from torch import nn
 
-from lbp.reference.concretize import dual_norm
+from lbp.ops.norms import dual_norm
 
 NORMS = (1.0, 1.5, 2.0, 3.0)
 

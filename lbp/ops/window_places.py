@@ -1,0 +1,58 @@
+"""Where the windows of rows lie in a layer: what they see of it, and the same rows over other windows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lbp.ops._convolution import Pair
+
+
+def window_places(rows: Tensor, layer: Pair, window: Pair) -> Tensor:
+    """Return where the pixels of every row's window stand among the pixels of all images.
+
+    Args:
+        rows: int64 [R, 4]: row of A, image, first row and column of the window.
+        layer: rows and columns of the layer.
+        window: rows and columns of the windows.
+
+    Returns:
+        int64 [R, height, width], into [B h w].
+    """
+    y = rows[:, 2, None] + torch.arange(window[0], device=rows.device)
+    x = rows[:, 3, None] + torch.arange(window[1], device=rows.device)
+    return (rows[:, 1, None, None] * layer[0] + y[:, :, None]) * layer[1] + x[:, None, :]
+
+
+def gather_windows(values: Tensor, rows: Tensor, window: Pair) -> Tensor:
+    """Return what every row's window sees of values [B, C, h, w], as [R, height, width, C]."""
+    layer = (values.shape[2], values.shape[3])
+    return values.movedim(1, -1).flatten(0, 2)[window_places(rows, layer, window)]
+
+
+def move_windows(A: Tensor, corners: Tensor, to: Tensor, window: Pair) -> Tensor:
+    """Return the same rows over other windows, zero where the old ones have nothing.
+
+    Args:
+        A: [K, R, height, width, C].
+        corners: int64 [R, 2], first row and column of the old windows.
+        to: int64 [R, 2], those of the new ones.
+        window: rows and columns of the new windows.
+    """
+    height, width = A.shape[2:4]
+    shift = to - corners
+    y = shift[:, 0, None] + torch.arange(window[0], device=A.device)
+    x = shift[:, 1, None] + torch.arange(window[1], device=A.device)
+    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+    row = torch.arange(A.shape[1], device=A.device)[:, None, None]
+    moved = A[:, row, y.clamp(0, max(height - 1, 0))[:, :, None], x.clamp(0, max(width - 1, 0))[:, None, :]]
+    return torch.where(inside[..., None], moved, moved.new_zeros(()))
+
+
+def natural_windows(
+    rows: Tensor, window: Pair, weight: Tensor, *, stride: Pair, padding: Pair, dilation: Pair
+) -> tuple[Tensor, Pair]:
+    """Return corners [R, 2] and size of the windows that a transposed convolution makes, padding included."""
+    corners = torch.stack([rows[:, 2 + i] * stride[i] - padding[i] for i in range(2)], 1)
+    height, width = (stride[i] * (window[i] - 1) + dilation[i] * (weight.shape[2 + i] - 1) + 1 for i in range(2))
+    return corners, (height, width)
