@@ -26,13 +26,17 @@ from lbp.linear import (
     to_dense,
 )
 from lbp.ops.forward_windows import accumulated_terms
+from lbp.ops.interval import BLOCK_ENTRIES
 from lbp.ops.norms import dual_norm
-from lbp.ops.outward_intervals import Widening, outward_interval_linear
+from lbp.ops.outward_intervals import SMALL_BATCH, Widening, outward_interval_linear
 from lbp.precision import full_precision
 from lbp.rounding import BLOCK, Roundings, blocked_terms, magnitude_of, sum_in_blocks
 
 RUN = 256
 """Inputs of a Linear layer that are taken for one where a bound of their magnitudes will do."""
+
+NORM_ENTRIES = 2**12
+"""Entries of a weight, in whole rows, of which dual norms are taken at a time; four copies of them are made."""
 
 
 class LinearNode(BoundNode):
@@ -56,7 +60,16 @@ class LinearNode(BoundNode):
 
     def row_norms(self, diagonal: Tensor, p: float) -> Tensor:
         """Return the dual norms [n_out] of the rows of `W diag(diagonal)`, diagonal [n_in]."""
-        return dual_norm(self.parameters()[0] * diagonal, p, 1)
+        weight = self.parameters()[0]
+        rows = max(NORM_ENTRIES // max(weight.shape[1], 1), 1)
+        return torch.cat([dual_norm(part * diagonal, p, 1) for part in weight.split(rows)])
+
+    def weight_bytes(self, itemsize: int, batch: int) -> int:
+        """Return the most bytes that intervals of so many examples make of the weight at a time."""
+        weight = self.parameters()[0]
+        magnitudes = min(weight.numel(), BLOCK_ENTRIES) if batch > SMALL_BATCH else 0
+        norms = 4 * min(weight.numel(), max(NORM_ENTRIES, weight.shape[1]))
+        return max(norms, magnitudes) * itemsize
 
     def value(self, x: Tensor) -> Tensor:
         """Return the layer's value at x [B, n_in]."""

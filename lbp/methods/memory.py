@@ -21,6 +21,7 @@ from lbp.graph.linear import LinearNode
 from lbp.linear import InputWindows, ReceptiveField, layer_of, window_of
 from lbp.methods.names import Method
 from lbp.ops.forward_windows import operand_bytes
+from lbp.ops.outward_intervals import SMALL_BATCH
 
 if TYPE_CHECKING:
     from lbp.methods.problem import Problem
@@ -118,22 +119,41 @@ def _window_bytes(field: ReceptiveField | None, shape: tuple[int, ...], itemsize
     return 2 * layer[0] * height * width * itemsize
 
 
-def shared_bytes(network: Network, itemsize: int) -> int:
-    """Return the bytes that back-substitution takes for all rows together: weights laid out anew, and lines."""
-    most = 0
-    for node in network.nodes:
-        lines = 8 * node.size * itemsize
-        weight = 0
-        if isinstance(node, Conv2dNode | LinearNode):
-            kernel = node.parameters()[0]
-            weight = 2 * kernel.numel() * itemsize
-            if isinstance(node, Conv2dNode):
-                # The kernel once for every way in which a window is moved inside the layer.
-                moved = [min(node.shape[1 + i], 1 + 2 * node.geometry.padding[i]) for i in range(2)]
-                columns = -(-kernel.shape[1] // 32) * 32 * kernel.shape[0] * kernel.shape[2] * kernel.shape[3]
-                weight = max(moved[0] * moved[1] * kernel.numel() * node.geometry.groups * 2, columns) * itemsize
-        most = max(most, lines + weight)
-    return most
+def shared_bytes(network: Network, itemsize: int, *, batch: int = 1, rows: int | None = None) -> int:
+    """Return the bytes that rows and images take together: weights laid out anew, and the lines of one image.
+
+    Args:
+        network: the graph.
+        itemsize: bytes of a number.
+        batch: number of images.
+        rows: windowed rows of a hidden layer that start at a time; None: however many.
+    """
+    return max(8 * node.size * itemsize + _weight_bytes(node, itemsize, batch, rows) for node in network.nodes)
+
+
+def _weight_bytes(node: BoundNode, itemsize: int, batch: int, rows: int | None) -> int:
+    """Return the most bytes that are made of a layer's weight at a time, forward bounds apart."""
+    if isinstance(node, LinearNode):
+        return node.weight_bytes(itemsize, batch)
+    if not isinstance(node, Conv2dNode):
+        return 0
+    kernel = node.parameters()[0]
+    # Columns of the kernel as products read them.
+    columns = -(-kernel.shape[1] // 32) * 32 * kernel.shape[0] * kernel.shape[2] * kernel.shape[3] * itemsize
+    # The kernel once for every way in which the windows that start with it are moved inside the layer.
+    moved = 1
+    for i in range(2):
+        moved *= min(node.shape[1 + i], 1 + 2 * node.geometry.padding[i])
+    return max((moved if rows is None else min(moved, rows)) * start_bytes(node, itemsize), columns)
+
+
+def start_bytes(node: BoundNode, itemsize: int) -> int:
+    """Return the bytes of what one windowed row starts with beside its window: at a convolution, all of the kernel."""
+    if not isinstance(node, Conv2dNode):
+        return 0
+    geometry = node.geometry
+    spread = geometry.groups > 1 or max(geometry.dilation) > 1
+    return (4 if spread else 3) * node.parameters()[0].numel() * geometry.groups * itemsize
 
 
 def image_bytes(
@@ -146,13 +166,13 @@ def image_bytes(
     windows: bool,
     outward: bool = False,
 ) -> int:
-    """Return the bytes that bounding one image takes, apart from the rows of hidden layers.
+    """Return the bytes that bounding one image takes, apart from the rows of hidden layers and of the output.
 
     Args:
         network: the graph.
         method: the method.
         output: the bounded node.
-        rows: rows of the specification; None: one for each output.
+        rows: rows of the specification; None: the output's own values.
         itemsize: bytes of a number.
         windows: whether rows are kept as windows where that is smaller.
         outward: whether rounding is accounted for, by intervals, errors and lines of every layer.
@@ -160,18 +180,49 @@ def image_bytes(
     nodes = network.below(output)
     widest = max(node.size for node in nodes)
     total = (10 if outward else 2) * sum(node.size for node in nodes) + 6 * widest
-    specified = 0
     if method.output != "ibp":
-        specified = (output.size if rows is None else rows) * row_bytes(network, output, itemsize, windows=False)
         total += max(node.numbers_of_lines() for node in nodes)
     if "lbp" in (method.hidden, method.output):
-        return total * itemsize + specified + forward_bytes(nodes, windows=windows, batch=1, itemsize=itemsize)
+        carried = nodes if _forward_to_output(method, rows) else _below_activations(network, nodes)
+        return total * itemsize + forward_bytes(carried, windows=windows, batch=1, itemsize=itemsize)
     if method.hidden == "relaxed-crown":
         # Linear bounds of every layer at which back-substitution may end, and copies of those under way.
         found = input_windows(nodes, windows=windows)
         numbers = [matrix_numbers(network, node, found[node]) for node in pre_activations(nodes)]
         total += sum(numbers) + COPIES_OF_MATRICES * max(numbers, default=0)
-    return total * itemsize + specified
+    return total * itemsize
+
+
+def _forward_to_output(method: Method, rows: int | None) -> bool:
+    """Whether the output is bounded by forward bounds of its own, so that no row starts there."""
+    return method.output == "lbp" and rows is None
+
+
+def _output_row_bytes(network: Network, method: Method, output: BoundNode, rows: int | None, itemsize: int) -> int:
+    """Return the bytes of one row of the output on its way down, for one image."""
+    if method.output == "ibp" or _forward_to_output(method, rows):
+        return 0
+    return row_bytes(network, output, itemsize, windows=False)
+
+
+def _hidden_row_bytes(network: Network, method: Method, output: BoundNode, itemsize: int, *, windows: bool) -> int:
+    """Return the bytes of the fewest rows of a hidden layer that start at a time.
+
+    Windows go one by one, those of all images together; insertion takes the rows of a position.
+    """
+    if method.hidden not in ("crown", "relaxed-crown"):
+        return 0
+    starts = pre_activations(network.below(output))
+    inserts = windows and method.hidden == "relaxed-crown"
+    together = [COPIES_OF_ROWS * position_rows(node) if inserts else 1 for node in starts]
+    of_a_row = [row_bytes(network, node, itemsize, windows=windows) for node in starts]
+    return max((count * size for count, size in zip(together, of_a_row, strict=True)), default=0)
+
+
+def _below_activations(network: Network, nodes: Collection[BoundNode]) -> list[BoundNode]:
+    """Return those of the nodes, in topological order, on which a pre-activation depends."""
+    needed = {below for node in pre_activations(nodes) for below in network.below(node)}
+    return [node for node in nodes if node in needed]
 
 
 def input_windows(nodes: Collection[BoundNode], *, windows: bool) -> dict[BoundNode, InputWindows | None]:
@@ -213,24 +264,36 @@ def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, it
     readers = Counter(source for node in nodes for source in node.inputs)
     found = input_windows(nodes, windows=windows)
     held: dict[BoundNode, int] = {}
+    matrices: dict[BoundNode, int] = {}
     peak = inputs = 0
     for node in nodes:
         if isinstance(node, InputNode):
             inputs = node.size
         own = found[node]
         # center and radius; before the first activation there is but one matrix, for all examples.
-        held[node] = 2 * batch * (inputs if own is None else own.entries) * node.size * itemsize
+        relaxed = node.is_activation or any(matrices[source] > 1 for source in node.inputs)
+        matrices[node] = 2 * batch if relaxed else 1
+        held[node] = matrices[node] * (inputs if own is None else own.entries) * node.size * itemsize
         # Besides, a change from windows to dense matrices copies what is read, and a convolution gathers operands.
         copies = [
-            2 * batch * inputs * source.size * itemsize
+            matrices[source] * inputs * source.size * itemsize
             for source in set(node.inputs)
             if own is None and found[source] is not None and not isinstance(node, LinearNode)
         ]
         if own is not None and len(node.inputs) > 1:
             # Branches are brought to the windows that they share.
-            aligned = [source.size for source in node.inputs if (there := found[source]) and there.field != own.field]
-            copies.append(2 * batch * own.entries * sum(aligned) * itemsize)
+            aligned = [
+                matrices[source] * source.size
+                for source in node.inputs
+                if (there := found[source]) and there.field != own.field
+            ]
+            copies.append(own.entries * sum(aligned) * itemsize)
         copies.append(batch * inputs * node.numbers_in_forward_step() * itemsize)
+        if isinstance(node, LinearNode):
+            copies.append(node.parameters()[0].numel() * itemsize)  # |W|
+        if own is None and isinstance(node, Conv2dNode):
+            # The library's convolution arranges what it reads, one matrix at a time.
+            copies.append(batch * inputs * node.inputs[0].size * itemsize)
         gathered = 0 if own is None or not isinstance(node, Conv2dNode) else _gathered_bytes(node, own, itemsize)
         peak = max(peak, sum(held.values()) + sum(copies) + gathered)
         for source in set(node.inputs):
@@ -244,7 +307,9 @@ def _gathered_bytes(node: Conv2dNode, windows: InputWindows, itemsize: int) -> i
     """Return the bytes that a convolution of windows gathers for one product, the product included."""
     kernel = node.parameters()[0]
     entry = (kernel[0].numel() + node.shape[0]) * node.shape[1] * node.shape[2] * itemsize
-    return min(max(operand_bytes(kernel.device), windows.field.size[1] * entry), windows.entries * entry)
+    # One row of the result's windows at a time, in pieces.
+    row = windows.entries // windows.field.size[0] * entry
+    return min(max(operand_bytes(kernel.device), windows.field.size[1] * entry), row)
 
 
 def rows_within(budget: int, taken: int, each: int) -> int:
@@ -256,21 +321,29 @@ def images_at_once(problem: Problem, method: Method) -> int:
     """Return how many images to bound at a time, at least one.
 
     Raises:
-        InvalidInputError: the budget is strict and too small for a single image; the least that is needed is named.
+        InvalidInputError: the budget is strict and too small for images one by one; the least that is needed is named.
     """
+    batch = max(1, problem.region.batch)
     if problem.budget is None:
-        return max(1, problem.region.batch)
-    return images_within(
-        problem.budget,
-        problem.network,
-        method,
-        problem.output,
-        None if problem.specification is None else problem.specification.shape[1],
-        problem.dtype.itemsize,
-        windows=problem.windows,
-        outward=problem.outward is not None,
-        strict=problem.budget_is_strict,
-    )
+        return batch
+
+    def within(kept: int, *, strict: bool) -> int:
+        assert problem.budget is not None
+        return images_within(
+            problem.budget,
+            problem.network,
+            method,
+            problem.output,
+            None if problem.specification is None else problem.specification.shape[1],
+            problem.dtype.itemsize,
+            windows=problem.windows,
+            outward=problem.outward is not None,
+            kept=kept,
+            strict=strict,
+        )
+
+    together = within(0, strict=problem.budget_is_strict and batch == 1)
+    return batch if together >= batch else within(batch, strict=problem.budget_is_strict)
 
 
 def images_within(
@@ -283,6 +356,7 @@ def images_within(
     *,
     windows: bool,
     outward: bool = False,
+    kept: int = 0,
     strict: bool,
 ) -> int:
     """Return how many images at a time stay within a budget, at least one.
@@ -292,34 +366,37 @@ def images_within(
         network: the graph.
         method: the method.
         output: the bounded node.
-        rows: rows of the specification; None: one for each output.
+        rows: rows of the specification; None: the output's own values.
         itemsize: bytes of a number.
         windows: whether rows are kept as windows where that is smaller.
         outward: whether rounding is accounted for.
+        kept: images whose bounds of all layers are kept while others are bounded.
         strict: whether a budget that is too small for a single image is an error.
 
     Raises:
         InvalidInputError: such a budget; the least that is needed is named.
     """
-    every, one = (
-        image_bytes(network, method, output, count, itemsize, windows=windows, outward=outward) for count in (rows, 1)
-    )
-    fixed = shared_bytes(network, itemsize)
-    if method.hidden in ("crown", "relaxed-crown"):
-        starts = pre_activations(network.below(output))
-        if windows:
-            # Rows go one by one, those of all images together; insertion takes the rows of a position.
-            inserts = method.hidden == "relaxed-crown"
-            together = [COPIES_OF_ROWS * position_rows(node) if inserts else 1 for node in starts]
-            of_a_row = [row_bytes(network, node, itemsize) for node in starts]
-            fixed += max((count * size for count, size in zip(together, of_a_row, strict=True)), default=0)
-        else:
-            whole = max((row_bytes(network, node, itemsize, windows=False) for node in starts), default=0)
-            every, one = every + whole, one + whole
-    if strict and budget < one + fixed:
+    apart = image_bytes(network, method, output, rows, itemsize, windows=windows, outward=outward)
+    output_row = _output_row_bytes(network, method, output, rows, itemsize)
+    hidden = _hidden_row_bytes(network, method, output, itemsize, windows=windows)
+    # Over a ball, outward intervals of the first layer come of rows.
+    starts_rows = windows and (hidden > 0 or outward)
+    fixed = shared_bytes(network, itemsize, rows=int(starts_rows))
+    fixed += 2 * max(kept - 1, 0) * sum(node.size for node in network.below(output)) * itemsize
+    least = fixed + apart + max(output_row, hidden)
+    if strict and budget < least:
         raise InvalidInputError(
-            f"memory_budget={budget} bytes is too small: {method} takes at least {one + fixed} bytes "
-            f"({(one + fixed) / 2**20:.1f} MiB) for one input of shape {list(network.input.shape)}"
+            f"memory_budget={budget} bytes is too small: {method} takes at least {least} bytes "
+            f"({least / 2**20:.1f} MiB) for {max(kept, 1)} x {list(network.input.shape)} inputs"
+            + (", of which the bounds of every layer are kept; pass fewer at a time" if kept > 1 else "")
         )
+    # Whole rows are one for every image, windows are not.
+    every = apart + (output.size if rows is None else rows) * output_row + (0 if windows else hidden)
+    fixed += hidden if windows else 0
     # Half of what is left stays for the rows of hidden layers.
-    return max(1, (budget - fixed) // (2 * every))
+    images = (budget - fixed) // (2 * every)
+    if images > SMALL_BATCH:
+        # So many need more of the weights.
+        fixed += shared_bytes(network, itemsize, batch=images) - shared_bytes(network, itemsize)
+        images = max((budget - fixed) // (2 * every), SMALL_BATCH)
+    return max(1, images)

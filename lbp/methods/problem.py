@@ -19,7 +19,7 @@ from lbp.linear import (
     add_constants,
     tighter,
 )
-from lbp.methods.memory import CHUNK_BYTES, row_bytes, rows_within, shared_bytes
+from lbp.methods.memory import CHUNK_BYTES, row_bytes, rows_within, shared_bytes, start_bytes
 from lbp.methods.outward import Outward, add_outward, outward_interval
 from lbp.methods.outward_forward import OutwardForward
 
@@ -154,15 +154,18 @@ class Problem:
         """
         if self.rows is not None:
             return self.rows
-        each = copies * row_bytes(self.network, node, self.dtype.itemsize)
+        itemsize = self.dtype.itemsize
+        each = copies * row_bytes(self.network, node, itemsize)
         if self.budget is None:
             return rows_within(CHUNK_BYTES, 0, each)
-        return rows_within(self.budget, held + self._held(), each)
+        # Few rows start with few of the kernels that many need.
+        few = rows_within(self.budget, held + self._held(rows=1), each + start_bytes(node, itemsize))
+        return max(few, rows_within(self.budget, held + self._held(), each))
 
-    def _held(self) -> int:
-        """Return the bytes of bounds, lines and weights beside the rows."""
+    def _held(self, rows: int | None = None) -> int:
+        """Return the bytes of bounds, lines and weights beside the rows, of which so many start at a time."""
         bounds = 2 * self.region.batch * sum(below.size for below in self.nodes) * self.dtype.itemsize
-        return bounds + shared_bytes(self.network, self.dtype.itemsize)
+        return bounds + shared_bytes(self.network, self.dtype.itemsize, batch=self.region.batch, rows=rows)
 
     def _matrix_row_bytes(self, node: BoundNode) -> int:
         """Return the bytes of a row of a node, whole and for every image, of which no batch counts as less than one."""

@@ -61,10 +61,14 @@ def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Sol
     batch = problem.region.batch
     if images >= batch:
         return _solve(problem, method, keep_linear)
-    parts = [problem.part(first, min(first + images, batch)) for first in range(0, batch, images)]
-    solutions = [_solve(part, method, keep_linear) for part in parts]
-    for node in parts[0].bounds:
-        lower, upper = zip(*(part.bounds[node] for part in parts), strict=True)
+    solutions, bounds = [], []
+    for first in range(0, batch, images):
+        part = problem.part(first, min(first + images, batch))
+        solutions.append(_solve(part, method, keep_linear))
+        bounds.append(part.bounds)
+    for node in list(bounds[0]):
+        # Those of the parts are let go as they are joined.
+        lower, upper = zip(*(found.pop(node) for found in bounds), strict=True)
         problem.bounds[node] = (torch.cat(lower), torch.cat(upper))
     return Solution(
         _joined([solution.lower for solution in solutions], 0),

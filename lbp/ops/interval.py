@@ -19,7 +19,7 @@ from lbp.ops._convolution import Pair, convolution_gradients, convolved_size, fu
 from lbp.ops.outward_intervals import SMALL_BATCH, join_interval, split_interval
 from lbp.precision import full_precision
 
-_BLOCK_ENTRIES = 2**20
+BLOCK_ENTRIES = 2**20
 """Entries of a weight whose magnitudes, signs and gradients are made at a time on the CPU."""
 
 
@@ -124,7 +124,7 @@ def _interval_weight_gradient(
 def _row_blocks(weight: Tensor) -> list[slice]:
     """Return the rows of a weight in blocks; what is made of a block on the way stays in a processor's cache."""
     outputs, inputs = weight.shape
-    rows = outputs if weight.device.type != "cpu" else _BLOCK_ENTRIES // max(inputs, 1)
+    rows = outputs if weight.device.type != "cpu" else BLOCK_ENTRIES // max(inputs, 1)
     rows = max(rows, 1)
     return [slice(first, first + rows) for first in range(0, max(outputs, 1), rows)]
 

@@ -11,6 +11,9 @@ from lbp.methods.memory import budget_in_bytes
 
 MIB = 2**20
 
+SMALL = MIB / 8
+"""What is taken at different times and counted together does not matter below this."""
+
 
 class Scaled(nn.Module):
     def __init__(self, size):
@@ -30,36 +33,40 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
-def chain(outputs=10):
-    convolutions = [nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 3, 2, 1), nn.Conv2d(32, 32, 3, padding=1)]
+def chain():
+    convolutions = [nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, padding=1)]
     layers = [layer for conv in convolutions for layer in (conv, nn.ReLU())]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 64, 64), nn.ReLU(), nn.Linear(64, outputs))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def many_outputs():
+    return nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(2048, 200))
 
 
 def max_pools():
-    first, second = nn.Conv2d(3, 8, 3, 2, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+    first, second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, padding=1)
     pools = nn.MaxPool2d(3, 1, 1), nn.MaxPool2d(3, 2, 1)
-    return nn.Sequential(first, pools[0], second, nn.ReLU(), pools[1], nn.Flatten(), nn.Linear(128, 10))
+    return nn.Sequential(first, pools[0], second, nn.ReLU(), pools[1], nn.Flatten(), nn.Linear(32, 10))
 
 
 NETWORKS = {
     "chain": chain,
-    "many outputs": lambda: chain(200),
+    "many outputs": many_outputs,
     "residual vectors": lambda: nn.Sequential(
         nn.Flatten(),
-        nn.Linear(768, 200),
+        nn.Linear(192, 200),
         nn.ReLU(),
         Residual(nn.Linear(200, 20), nn.Linear(20, 200)),
         nn.ReLU(),
         nn.Linear(200, 5),
     ),
     "scaled vectors": lambda: nn.Sequential(
-        nn.Conv2d(3, 4, 3, 2, padding=1), nn.Flatten(), Scaled(256), nn.ReLU(), nn.Linear(256, 5)
+        nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), Scaled(256), nn.ReLU(), nn.Linear(256, 5)
     ),
     "residual images": lambda: nn.Sequential(
         *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()),
         *(Residual(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)), nn.ReLU()),
-        *(nn.Flatten(), nn.Linear(2048, 5)),
+        *(nn.Flatten(), nn.Linear(512, 5)),
     ),
     "max pools": max_pools,
 }
@@ -77,7 +84,7 @@ def model():
 
 def bounded(model, batch, budget, method="CROWN", C=None, eps=0.01, **options):
     torch.manual_seed(1)
-    x = torch.rand(batch, 3, 16, 16)
+    x = torch.rand(batch, 3, 8, 8)
     net = lbp.BoundedModule(model, x, bound_opts={"sparse_intermediate_bounds": False, **options})
     region = lbp.BoundedTensor(x, lbp.PerturbationLpNorm(eps=eps))
     with torch.no_grad():
@@ -104,16 +111,18 @@ def peak_of(call):
     return peak, result
 
 
-@pytest.mark.parametrize("budget", [3 * MIB, "8MiB"])
-@pytest.mark.parametrize("batch", [1, 3])
-def test_the_peak_of_crown_stays_within_the_budget(model, batch, budget):
-    with torch.no_grad():
-        free, expected = peak_of(bounded(model, batch, "8GiB"))
-        peak, found = peak_of(bounded(model, batch, budget))
-    assert peak <= 1.1 * budget_in_bytes(budget)
-    assert free > 1.1 * budget_in_bytes(budget)
+def assert_close(found, expected):
     for within, whole in zip(found, expected, strict=True):
         assert torch.allclose(within, whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_peak_of_crown_stays_within_the_budget(model, batch):
+    free, expected = peak_of(bounded(model, batch, "8GiB"))
+    for budget in (free / 2, free / 4):
+        peak, found = peak_of(bounded(model, batch, budget))
+        assert peak <= 1.1 * budget
+        assert_close(found, expected)
 
 
 @pytest.mark.parametrize(
@@ -131,25 +140,23 @@ def test_the_peak_of_crown_stays_within_the_budget(model, batch, budget):
         ("max pools", "CROWN", {}),
     ],
 )
-def test_the_least_budget_that_is_named_suffices(name, method, options):
-    """For two images as well, which then go one by one; so do the rows of the output."""
+def test_the_least_budget_that_is_named_suffices_and_is_needed(name, method, options):
+    """For two images, which then go one by one; so do the rows of the output."""
     model = network(name)
-    least = least_of(model, 1, method, **options)
-    with torch.no_grad():
-        peak, found = peak_of(bounded(model, 2, least, method, **options))
-        expected = bounded(model, 2, "8GiB", method, **options)()
+    least = least_of(model, 2, method, **options)
+    peak, found = peak_of(bounded(model, 2, least, method, **options))
     assert peak <= 1.1 * least
-    for within, whole in zip(found, expected, strict=True):
-        assert torch.allclose(within, whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
+    assert least <= 1.7 * peak + SMALL
+    assert_close(found, bounded(model, 2, "8GiB", method, **options)())
     with pytest.raises(InvalidInputError, match="too small"):
-        bounded(model, 1, least - 1, method, **options)()
+        bounded(model, 2, least - 1, method, **options)()
 
 
 @pytest.mark.parametrize(("method", "eps"), [("IBP", 1e-4), ("CROWN-IBP", 3e-4), ("CROWN", 0.02)])
 def test_verdicts_do_not_depend_on_the_budget(model, method, eps):
     torch.manual_seed(1)
     with torch.no_grad():
-        C = lbp.margins(model(torch.rand(4, 3, 16, 16)).argmax(1), 10)
+        C = lbp.margins(model(torch.rand(4, 3, 8, 8)).argmax(1), 10)
         budgets = (2 * least_of(model, 4, method, C, eps), None)
         found = [bounded(model, 4, budget, method, C, eps)()[0] > 0 for budget in budgets]
     assert torch.equal(*found)
