@@ -34,9 +34,9 @@ class Residual(nn.Module):
 
 
 def chain():
-    convolutions = [nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, padding=1)]
+    convolutions = [nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, padding=1)]
     layers = [layer for conv in convolutions for layer in (conv, nn.ReLU())]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 16), nn.ReLU(), nn.Linear(16, 10))
 
 
 def many_outputs():
@@ -146,13 +146,14 @@ def test_the_least_budget_that_is_named_suffices_and_is_needed(name, method, opt
     least = least_of(model, 2, method, **options)
     peak, found = peak_of(bounded(model, 2, least, method, **options))
     assert peak <= 1.1 * least
-    assert least <= 1.7 * peak + SMALL
-    assert_close(found, bounded(model, 2, "8GiB", method, **options)())
+    assert least <= 1.6 * peak + SMALL
+    with torch.no_grad():
+        assert_close(found, bounded(model, 2, "8GiB", method, **options)())
     with pytest.raises(InvalidInputError, match="too small"):
         bounded(model, 2, least - 1, method, **options)()
 
 
-@pytest.mark.parametrize(("method", "eps"), [("IBP", 1e-4), ("CROWN-IBP", 3e-4), ("CROWN", 0.02)])
+@pytest.mark.parametrize(("method", "eps"), [("IBP", 0.005), ("CROWN-IBP", 0.01), ("CROWN", 0.08)])
 def test_verdicts_do_not_depend_on_the_budget(model, method, eps):
     torch.manual_seed(1)
     with torch.no_grad():
