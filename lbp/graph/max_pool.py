@@ -231,6 +231,16 @@ class MaxPool2dNode(BoundNode):
         self._windows = self._windows.to(device)
         return self._windows
 
+    def has_empty_windows(self) -> bool:
+        """Whether a window reads nothing of the image."""
+
+        def reads(axis: int, start: int) -> bool:
+            first = start * self.stride[axis] - self.padding[axis]
+            taps = range(first, first + self.kernel[axis] * self.dilation[axis], self.dilation[axis])
+            return any(0 <= tap < self.inputs[0].shape[1 + axis] for tap in taps)
+
+        return not all(reads(axis, start) for axis in range(2) for start in range(self.shape[1 + axis]))
+
     def _window_positions(self) -> Tensor:
         """Return the flat positions [outputs, taps] on the padded image that every window reads."""
         starts = [torch.arange(self.shape[1 + i]) * self.stride[i] for i in range(2)]
@@ -268,7 +278,7 @@ def _max_pool(call: Call, operand: Any, options: dict[str, Any]) -> BoundNode:
     if len(source.shape) != 3:
         raise call.refuse(f"takes an input of shape [B, C, H, W], its input has shape {list(source.shape)} per example")
     kernel = pair(options["kernel_size"])
-    return MaxPool2dNode(
+    node = MaxPool2dNode(
         call.name,
         source,
         call.shape,
@@ -278,3 +288,9 @@ def _max_pool(call: Call, operand: Any, options: dict[str, Any]) -> BoundNode:
         dilation=pair(options["dilation"]),
         ceil_mode=options["ceil_mode"],
     )
+    if node.has_empty_windows():
+        raise call.refuse(
+            f"has windows wholly on its padding, of which the maximum is -inf (kernel_size={node.kernel}, "
+            f"stride={node.stride}, padding={node.padding}, dilation={node.dilation}, on {list(source.shape)})"
+        )
+    return node

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -219,7 +219,7 @@ def _hidden_row_bytes(network: Network, method: Method, output: BoundNode, items
     return max((count * size for count, size in zip(together, of_a_row, strict=True)), default=0)
 
 
-def _below_activations(network: Network, nodes: Collection[BoundNode]) -> list[BoundNode]:
+def _below_activations(network: Network, nodes: Sequence[BoundNode]) -> list[BoundNode]:
     """Return those of the nodes, in topological order, on which a pre-activation depends."""
     needed = {below for node in pre_activations(nodes) for below in network.below(node)}
     return [node for node in nodes if node in needed]

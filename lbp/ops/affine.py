@@ -288,7 +288,7 @@ def _transposed(A: Tensor, weight: Tensor, input_size: Any, convolution: Any) ->
     ]
     with full_precision():
         spread = functional.conv_transpose2d(A.flatten(0, 2), weight, None, stride, padding, beyond, groups, dilation)
-    return spread.unflatten(0, A.shape[:3])
+    return spread.reshape(*A.shape[:3], *spread.shape[1:])
 
 
 def _bias_constants(A: Tensor, bias: Tensor | None) -> Tensor:

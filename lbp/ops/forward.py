@@ -163,7 +163,7 @@ def _forward_conv2d_composite(*arguments: Any) -> tuple[Tensor, ...]:
 
     def convolved(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         result = functional.conv2d(rows.flatten(0, -4), weight, bias, *arguments[6:])
-        return result.unflatten(0, rows.shape[:-3])
+        return result.reshape(*rows.shape[:-3], *result.shape[1:])
 
     return _forward_affine(matrices, weight, bias, convolved)
 

@@ -19,7 +19,8 @@ def dual_norm(rows: Tensor, p: float, dim: int) -> Tensor:
     if p == 1:
         return largest.squeeze(dim)
     scale = torch.where(largest > 0, largest, 1.0).detach()
-    return torch.linalg.vector_norm(rows / scale, p / (p - 1), dim) * scale.squeeze(dim)
+    norm: Tensor = torch.linalg.vector_norm(rows / scale, p / (p - 1), dim) * scale.squeeze(dim)
+    return norm
 
 
 def concretize_box(A: Tensor, x_L: Tensor, x_U: Tensor, *, sides: str) -> Tensor:

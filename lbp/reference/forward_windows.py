@@ -52,17 +52,19 @@ def _axis_places(
 def windows_to_dense(windows: Tensor, image: Image, scale: Pair, offset: Pair) -> Tensor:
     """See `lbp.ops.windows_to_dense`."""
     window, layer = windows.shape[2:4], windows.shape[5:]
-    # Of every entry of the windows, and along both axes: neurons for which it lies on the image, and where.
-    places = [
-        [[(at, scale[i] * at + offset[i] + entry) for at in range(layer[i])] for entry in range(window[i])]
-        for i in range(2)
-    ]
-    inside = [[[pair for pair in pairs if 0 <= pair[1] < image[1 + i]] for pairs in places[i]] for i in range(2)]
+
+    def neurons(axis: int, entry: int) -> tuple[Tensor, Tensor]:
+        """Return the places of the layer whose windows have the entry on the image, and where it lies there."""
+        at = torch.arange(layer[axis], device=windows.device)
+        where = scale[axis] * at + offset[axis] + entry
+        inside = (where >= 0) & (where < image[1 + axis])
+        return at[inside], where[inside]
+
     dense = windows.new_zeros(windows.shape[0], *image, *windows.shape[4:])
-    for i, rows in enumerate(inside[0]):
-        for j, columns in enumerate(inside[1]):
-            y, image_y = torch.tensor(rows, device=windows.device).reshape(-1, 2, 1).long().unbind(1)
-            x, image_x = torch.tensor(columns, device=windows.device).reshape(-1, 2).long().unbind(1)
+    for i in range(window[0]):
+        y, image_y = (index[:, None] for index in neurons(0, i))
+        for j in range(window[1]):
+            x, image_x = neurons(1, j)
             entries = windows[:, :, i, j][..., y, x]  # [B, C0, C, neurons, neurons]
             dense[:, :, image_y, image_x, :, y, x] = entries.movedim((-2, -1), (0, 1))
     return dense.flatten(1, 3)

@@ -63,12 +63,12 @@ def normal_form(formula: Expression, variables: Collection[str]) -> Alternatives
             f"line {formula.line}: {shown(formula)} is no formula; expected (<= ...), (and ...) or similar"
         )
     head, operands = formula.head, formula.items[1:]
+    if head in ("and", "or") and not operands:
+        raise VnnLibError(f"line {formula.line}: {shown(formula)} joins no formulas, so that nothing is asserted")
     if head == "and":
         factored = product([normal_form(part, variables) for part in operands], formula.line)
         return [(*factored.common, *alternative) for alternative in factored.alternatives]
     if head == "or":
-        if not operands:
-            raise VnnLibError(f"line {formula.line}: {shown(formula)} has no alternatives, so that nothing is asserted")
         joined = [alternative for part in operands for alternative in normal_form(part, variables)]
         return _limited(joined, formula.line)
     if head in ("<=", ">=", "="):

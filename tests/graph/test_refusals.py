@@ -43,6 +43,7 @@ class Wrapped(nn.Module):
         (nn.LeakyReLU(1.5), ["'body.1'", "negative_slope=1.5"]),
         (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), ["'body.1'", "padding_mode='reflect'"]),
         (nn.MaxPool2d(2, return_indices=True), ["'body.1'", "return"]),
+        (nn.MaxPool2d((2, 1), 1, (1, 0), 5), ["'body.1'", "wholly on its padding", "dilation=(5, 5)"]),
         (nn.ConvTranspose2d(2, 2, 2), ["'body.1'", "ConvTranspose2d"]),
         (nn.LayerNorm(4), ["'body.1'", "LayerNorm"]),
         (nn.Flatten(0), ["'body.1'", "batch"]),

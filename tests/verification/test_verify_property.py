@@ -17,7 +17,7 @@ from lbp.verification.properties import Deadline, OutOfTimeError, Verdict, verif
 from lbp.verification.properties.attack import Confirmation, attack, representable
 from lbp.verification.properties.bounds import BoxBounds
 from lbp.verification.properties.case import UnsafeSets
-from lbp.verification.properties.split import BoxStack
+from lbp.verification.properties.split import BoxStack, Splitting
 from lbp.vnnlib import Box, Case, Conjunction, Property, parse_vnnlib
 
 
@@ -184,6 +184,27 @@ def test_the_points_of_an_attack_stay_within_the_budget_and_do_not_depend_on_it(
 
     peak, _ = peak_of(run_within)
     assert peak <= 1.1 * budget
+
+
+def test_splitting_stays_within_the_budget():
+    model = network(width=64).double()
+    side = torch.linspace(-1, 1, 101, dtype=torch.float64)
+    with torch.no_grad():
+        smallest = float(model(torch.cartesian_prod(side, side))[:, 0].min())
+    (case,) = stated(-1, 1, f"(<= Y_0 {smallest - 0.005})").cases
+    sets = UnsafeSets.of(case.unsafe, 2, torch.float64, "outward")
+
+    def decide(budget):
+        bounds = BoxBounds(model, (2,), torch.float64, memory_budget=budget)
+        splitting = Splitting(model, bounds, sets, Confirmation(stated(-1, 1), ()), "CROWN")
+        peak, found = peak_of(lambda: splitting.run(case.box, Deadline()))
+        assert found is None
+        assert not splitting.too_small
+        return peak, splitting.bounded
+
+    (free, boxes), (peak, again) = decide(None), decide(2**19)
+    assert peak <= 1.1 * 2**19 < free
+    assert boxes == again > 100
 
 
 def test_the_network_is_left_as_it_is():

@@ -104,9 +104,10 @@ def test_contradictions_leave_no_case():
     assert parse_vnnlib(HEAD + UNIT + "(assert (<= X_0 -1))").cases == ()
 
 
-def test_a_disjunction_of_nothing_is_refused():
-    with pytest.raises(VnnLibError, match="no alternatives"):
-        parse_vnnlib(HEAD + UNIT + "(assert (and (<= Y_0 1) (or)))")
+@pytest.mark.parametrize("formula", ["(and (<= Y_0 1) (or))", "(or (<= Y_0 1) (and))", "(and)", "(or)"])
+def test_a_join_of_nothing_is_refused(formula):
+    with pytest.raises(VnnLibError, match=r"line \d+: \((and|or)\) joins no formulas"):
+        parse_vnnlib(HEAD + UNIT + f"(assert {formula})")
 
 
 def test_both_forms_of_declaration_and_commands_without_effect_are_read():

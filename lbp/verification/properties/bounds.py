@@ -68,6 +68,14 @@ class BoxBounds:
         each = (COPIES * (values + inputs) + 4 * rows) * self.dtype.itemsize
         return max(1, self._budget // each)
 
+    def boxes_within(self, rows: int, method: str) -> int:
+        """Return how many boxes to bound at a time by a method, and to search with two points each, at least one.
+
+        Raises:
+            InvalidInputError: a budget that is too small for one box.
+        """
+        return min(self._net.images_within(method, rows=rows), max(self.points_within(rows) // 4, 1))
+
     def lower(self, low: Tensor, high: Tensor, sets: UnsafeSets, method: str) -> Tensor:
         """Return lower bounds [B, S] of `matrix y` over boxes."""
         found = self._net.compute_bounds(

@@ -12,7 +12,7 @@ from lbp.verification.properties.deadline import Deadline
 from lbp.vnnlib import Box
 
 BATCH = 2048
-"""Boxes bounded at once."""
+"""Boxes bounded at once, where the memory budget holds them."""
 
 
 class BoxStack:
@@ -75,9 +75,10 @@ class Splitting:
             OutOfTimeError: the time has passed.
         """
         stack = BoxStack(box.lower.unsqueeze(0), box.upper.unsqueeze(0))
+        at_once = min(BATCH, self.bounds.boxes_within(len(self.sets.bound), self.method))
         while len(stack):
             deadline.check()
-            lower, upper = stack.pop(BATCH)
+            lower, upper = stack.pop(at_once)
             found = self.bounds.linear_lower(lower, upper, self.sets, self.method)
             self.bounded += len(lower)
             open_sets = ~self.sets.excluded(found.lower)
