@@ -22,6 +22,11 @@ enum class Strategy : int {
   kLines = 7
 };
 
+// Whether lines, or their slopes, are given by the caller; other strategies read none.
+LBP_HOST_DEVICE constexpr bool reads_given(Strategy strategy) {
+  return strategy == Strategy::kSlopes || strategy == Strategy::kLines;
+}
+
 // lower_slope z + lower_intercept <= act(z) <= upper_slope z + upper_intercept on [l, u].
 template <typename T>
 struct BoundingLines {

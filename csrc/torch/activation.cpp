@@ -116,7 +116,7 @@ std::tuple<LBP_RELAXATION_GRADIENT_TYPES> bounding_lines_gradient(Tensor lower_s
     const Tensor li = checked<T>(on, lower_intercept_gradient, "lower_intercept_gradient", total);
     const Tensor us = checked<T>(on, upper_slope_gradient, "upper_slope_gradient", total);
     const Tensor ui = checked<T>(on, upper_intercept_gradient, "upper_intercept_gradient", total);
-    RelaxationGradientTensors<T> gradients(l, neurons.batch, needs);
+    RelaxationGradientTensors<T> gradients(l, neurons.batch, strategy, needs);
     launch::bounding_lines_gradient<T>(
         on, {neurons.batch, neurons.count, owned.view, ls.const_data_ptr<T>(), li.const_data_ptr<T>(),
              us.const_data_ptr<T>(), ui.const_data_ptr<T>(), gradients.view()});

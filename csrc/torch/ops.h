@@ -31,14 +31,14 @@ template <typename T>
 struct RelaxationGradientTensors {
   Tensor l, u, r, lower_slope, lower_intercept, upper_slope, upper_intercept;
 
-  RelaxationGradientTensors(const Tensor& bounds, Index batch, int64_t needs)
+  RelaxationGradientTensors(const Tensor& bounds, Index batch, int64_t strategy, int64_t needs)
       : l(output(bounds, batch, needs & kNeedBounds)),
         u(output(bounds, batch, needs & kNeedBounds)),
         r(output(bounds, batch, needs & kNeedR)),
-        lower_slope(output(bounds, batch, needs & kNeedGiven, true)),
-        lower_intercept(output(bounds, batch, needs & kNeedGiven, true)),
-        upper_slope(output(bounds, batch, needs & kNeedGiven, true)),
-        upper_intercept(output(bounds, batch, needs & kNeedGiven, true)) {}
+        lower_slope(given_output(bounds, batch, strategy, needs)),
+        lower_intercept(given_output(bounds, batch, strategy, needs)),
+        upper_slope(given_output(bounds, batch, strategy, needs)),
+        upper_intercept(given_output(bounds, batch, strategy, needs)) {}
 
   RelaxationGradients<T> view() {
     const auto data = [](Tensor& tensor) {
@@ -53,15 +53,19 @@ struct RelaxationGradientTensors {
   }
 
  private:
-  static Tensor output(const Tensor& bounds, Index batch, bool needed, bool given = false) {
+  static Tensor output(const Tensor& bounds, Index batch, bool needed) {
     std::vector<int64_t> sizes = {0};
     if (needed) {
       sizes = sizes_of(bounds);
       if (!sizes.empty()) sizes[0] = batch;
     }
-    Tensor result = empty<T>(bounds, sizes);
-    // Gradients of given lines stay 0 where the strategy does not read them.
-    if (needed && given) torch::stable::zero_(result);
+    return empty<T>(bounds, sizes);
+  }
+
+  // Kernels write the gradients of given lines where the strategy reads them; elsewhere these are 0.
+  static Tensor given_output(const Tensor& bounds, Index batch, int64_t strategy, int64_t needs) {
+    Tensor result = output(bounds, batch, needs & kNeedGiven);
+    if ((needs & kNeedGiven) && !reads_given(static_cast<Strategy>(strategy))) torch::stable::zero_(result);
     return result;
   }
 };

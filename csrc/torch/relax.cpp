@@ -83,7 +83,7 @@ std::tuple<Tensor, LBP_RELAXATION_GRADIENT_TYPES, Tensor> relax_backward_gradien
       bias_sizes.erase(bias_sizes.begin() + 1);
     }
     Tensor to_bias = empty<T>(A, bias_sizes);
-    RelaxationGradientTensors<T> gradients(l, matrix.batch, needs);
+    RelaxationGradientTensors<T> gradients(l, matrix.batch, strategy, needs);
     launch::relax_backward_gradient<T>(
         on, {int(sides), matrix.batch, matrix.rows, matrix.size, matrix.view, owned.view,
              bias.has_value() ? offset.view() : PerNeuron<T>{nullptr, 1, 1}, to_relaxed.const_data_ptr<T>(),
@@ -132,7 +132,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, LBP_RELAXATION_GRADIENT_TYPES> relax_
     Tensor to_radius = empty<T>(center, matrix && in.radius ? with_batch(center, in.batch) : none);
     Tensor to_center_bias = empty<T>(center, matrix ? with_batch(center_bias, in.batch) : none);
     Tensor to_radius_bias = empty<T>(center, matrix && in.radius_bias ? with_batch(center_bias, in.batch) : none);
-    RelaxationGradientTensors<T> gradients(l, in.batch, needs);
+    RelaxationGradientTensors<T> gradients(l, in.batch, strategy, needs);
     const auto data = [](Tensor& tensor) { return tensor.numel() == 0 ? nullptr : tensor.mutable_data_ptr<T>(); };
     launch::relax_forward_gradient<T>(
         on, {in.batch, in.inputs, in.neurons, in.center.data, in.radius_data(), in.center.stride, in.center_bias.data,

@@ -87,10 +87,11 @@ Tensor empty_on(Device on, std::vector<int64_t> sizes, ScalarType type) {
     if (on.is_cpu() && bytes >= kLargeArray) cpu::prefer_large_pages(result.mutable_data_ptr(), bytes);
     return result;
   } catch (const std::exception&) {  // it names a function of the ABI, not what went wrong
-    STD_TORCH_CHECK(false, "out of memory on ", device_name(on), ": cannot allocate a ",
-                    torch::headeronly::toString(type), " tensor of shape ", text_of(sizes),
-                    "; bound fewer rows or examples at a time",
-                    on.is_cpu() ? "" : " (after any other error of the device, allocations fail as well)");
+    STD_TORCH_CHECK(false, "cannot allocate a ", torch::headeronly::toString(type), " tensor of shape ", text_of(sizes),
+                    " on ", device_name(on),
+                    on.is_cpu() ? ": out of memory"
+                                : ": out of memory, or an error of the device before, after which no allocation works",
+                    "; bound fewer rows or examples at a time");
   }
 }
 

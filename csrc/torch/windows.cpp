@@ -123,7 +123,7 @@ std::tuple<Tensor, LBP_RELAXATION_GRADIENT_TYPES, Tensor> relax_windows_gradient
     const bool need_A = needs & kNeedMatrix, need_bias = needs & kNeedBias;
     Tensor to_A = empty<T>(A, need_A ? sizes_of(A) : std::vector<int64_t>{0});
     Tensor to_bias = empty<T>(A, need_bias ? sizes_of(l) : std::vector<int64_t>{0});
-    RelaxationGradientTensors<T> gradients(l, in.batch, needs);
+    RelaxationGradientTensors<T> gradients(l, in.batch, strategy, needs);
     const RelaxWindowsGradientArguments<T> args = {int(sides),
                                                    in.windows.view,
                                                    in.relaxation.view,

@@ -8,6 +8,8 @@ import math
 
 import torch
 
+from lbp.strategies import STRATEGIES
+
 NEED_BOUNDS, NEED_R, NEED_GIVEN, NEED_MATRIX, NEED_BIAS = 1, 2, 4, 8, 16
 EMPTY = (0,)
 
@@ -65,15 +67,17 @@ def relaxation(neurons, l, u, r, r_tensor, eta, eta_tensor, strategy, *given):
     }
 
 
-def relaxation_gradients(l, batch, needs):
+def relaxation_gradients(relax, batch, needs):
     """Outputs for the gradients of a relaxation, and the fields that name them."""
+    l, strategy = relax[0], relax[6]
     names = ("l", "u", "r", "lower_slope", "lower_intercept", "upper_slope", "upper_intercept")
     wanted = (NEED_BOUNDS, NEED_BOUNDS, NEED_R, *[NEED_GIVEN] * 4)
     outputs = []
-    for name, need in zip(names, wanted, strict=True):
+    for need in wanted:
         shape = (batch, *l.shape[1:]) if needs & need else EMPTY
-        # Gradients of given lines stay 0 where the strategy does not read them.
-        outputs.append(torch.zeros(shape, dtype=l.dtype) if name.startswith(("lower", "upper")) else output(l, *shape))
+        # The kernels leave out the gradients of given lines that the strategy does not read.
+        left_out = need == NEED_GIVEN and strategy not in (STRATEGIES["slopes"], STRATEGIES["lines"])
+        outputs.append(torch.zeros(shape, dtype=l.dtype) if left_out else output(l, *shape))
     return outputs, {"gradients": {name: nonempty(out) for name, out in zip(names, outputs, strict=True)}}
 
 
@@ -166,7 +170,7 @@ class Shim:
 
     def bounding_lines_gradient(self, *arguments):
         *to_lines, l = arguments[:5]
-        outputs, fields = relaxation_gradients(l, batch_of(l), arguments[-1])
+        outputs, fields = relaxation_gradients(arguments[4:-1], batch_of(l), arguments[-1])
         names = ("lower_slope", "lower_intercept", "upper_slope", "upper_intercept")
         self.module.bounding_lines_gradient(
             {
@@ -202,7 +206,7 @@ class Shim:
         *relax, bias, sides, needs = arguments
         A, fields = coefficients(A, sides)
         batch, neurons = A.shape[1], size(A, 3)
-        outputs, gradient_fields = relaxation_gradients(relax[0], batch, needs)
+        outputs, gradient_fields = relaxation_gradients(relax, batch, needs)
         to_A = output(A, *(A.shape if needs & NEED_MATRIX else EMPTY))
         to_bias = output(A, *((batch, *A.shape[3:]) if needs & NEED_BIAS else EMPTY))
         self.module.relax_backward_gradient(
@@ -243,7 +247,7 @@ class Shim:
         for name, matrix, like in zip(names, matrices, (center, center, center_bias, center_bias), strict=True):
             wanted = needs & NEED_MATRIX and matrix is not None
             outputs[name] = output(center, *((batch, *like.shape[1:]) if wanted else EMPTY))
-        relax_outputs, relax_fields = relaxation_gradients(relax[0], batch, needs)
+        relax_outputs, relax_fields = relaxation_gradients(relax, batch, needs)
         self.module.relax_forward_gradient(
             {
                 **fields,
@@ -350,7 +354,7 @@ class Shim:
         *relax, bias, sides, needs = arguments
         batch, *layer = relax[0].shape
         A, fields = row_windows(A, rows, layer[1:], batch, sides)
-        outputs, gradient_fields = relaxation_gradients(relax[0], batch, needs)
+        outputs, gradient_fields = relaxation_gradients(relax, batch, needs)
         to_A = output(A, *(A.shape if needs & NEED_MATRIX else EMPTY))
         to_bias = output(A, *((batch, *layer) if needs & NEED_BIAS else EMPTY))
         neurons = math.prod(layer)

@@ -78,8 +78,7 @@ void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index
   with_strategy(relaxation.strategy, [&](auto strategy) {
     for (Index j = 0; j < size; ++j) {
       GivenLines<T> given = {};
-      if constexpr (strategy == Strategy::kSlopes || strategy == Strategy::kLines)
-        given = given_lines(relaxation, given_begin + j);
+      if constexpr (reads_given(strategy)) given = given_lines(relaxation, given_begin + j);
       const BoundingLines<T> line = lbp::bounding_lines<strategy>(l[j], u[j], r_tile[j], eta, given);
       lines.lower_slope[j] = line.lower_slope;
       lines.lower_intercept[j] = line.lower_intercept;
@@ -102,7 +101,7 @@ void store_line_gradients(const Relaxation<T>& relaxation, Index image, Index ne
   const T eta = relaxation.eta;
   with_strategy(relaxation.strategy, [&](auto strategy) {
     alignas(64) T gl[kTile], gu[kTile], gr[kTile];
-    constexpr bool kGiven = strategy == Strategy::kSlopes || strategy == Strategy::kLines;
+    constexpr bool kGiven = reads_given(strategy);
     for (Index j = 0; j < size; ++j) {
       GivenLines<T> given = {};
       if constexpr (kGiven) given = given_lines(relaxation, given_begin + j);

@@ -224,7 +224,7 @@ LBP_DEVICE LineGradients<T> store_given_gradients(const Relaxation<T>& relaxatio
   const auto store = [out](T* data, T value) {
     if (data != nullptr) data[out] = value;
   };
-  if (relaxation.strategy == Strategy::kSlopes || relaxation.strategy == Strategy::kLines) {
+  if (reads_given(relaxation.strategy)) {
     store(gradients.lower_slope, result.given.lower_slope);
     store(gradients.lower_intercept, result.given.lower_intercept);
     store(gradients.upper_slope, result.given.upper_slope);
