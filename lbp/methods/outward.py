@@ -82,20 +82,22 @@ def _outward_sum(node: BoundNode, inputs: Sequence[Interval], roundings: Roundin
     most = floor**-0.5
     with torch.no_grad():
         largest = reduce(torch.add, map(largest_of, inputs))
-        common = float(largest.amax()) if largest.numel() else 0.0
-        alike = common <= most
-        if not alike:
-            common = float(largest.where(largest <= most, 0).amax())
-        margin = torch.full((), floor * (1 + common), dtype=dtype, device=largest.device)
-        margin = margin + roundings.shift_error * (SLACK + relative)
+        ordinary = largest <= most
+        common = largest.where(ordinary, 0).amax() if largest.numel() else largest.new_zeros(())
+        margin = (floor * (1 + common)).to(dtype) + roundings.shift_error * (SLACK + relative)
         if roundings.shift is not None:
             margin = margin + roundings.shift * relative
     lower, upper = node.outward_interval(*inputs, by=Widening(relative, relative * floor**0.5), margin=margin)
-    if alike:
+    if not _waits_to_be_read(ordinary) and bool(ordinary.all()):
         return lower, upper
-    ordinary = (largest <= most).reshape(-1, *[1] * len(node.shape))
+    ordinary = ordinary.reshape(-1, *[1] * len(node.shape))
     more = (largest * (SLACK * floor)).to(dtype).reshape(ordinary.shape)
     return torch.where(ordinary, lower, lowered(lower, more)), torch.where(ordinary, upper, raised(upper, more))
+
+
+def _waits_to_be_read(values: Tensor) -> bool:
+    """Whether the host would have to wait for a device before it knows a value."""
+    return not values.is_cpu
 
 
 @dataclass(frozen=True)
