@@ -61,22 +61,26 @@ def build_library() -> str:
 
     What the host's compiler makes of csrc/torch and csrc/cpu is the same in every library, and there already.
     """
+    nvcc = find_nvcc()
     settings = {
         "LBP_CUDA": "ON",
         "LBP_HOST_OBJECTS": NATIVE / "host_objects",
         "LBP_OUTPUT_DIR": AHEAD / "lbp",
-        "CMAKE_CUDA_COMPILER": find_nvcc(),
+        "CMAKE_CUDA_COMPILER": nvcc,
         "Python_EXECUTABLE": sys.executable,
     }
     shutil.rmtree(AHEAD, ignore_errors=True)
     KEPT.mkdir(parents=True)
+    # Where the libraries of a wheel's nvcc are, which looks for them elsewhere.
+    libraries = [str(nvcc.parents[1] / "lib"), *filter(None, [os.environ.get("LIBRARY_PATH")])]
+    configuring = os.environ | {"LIBRARY_PATH": os.pathsep.join(libraries)}
     # Not among the settings, where they would be for the trials of nvcc, too.
-    environment = os.environ | {"NVCC_APPEND_FLAGS": f"-Xptxas=-v --keep --keep-dir={KEPT}"}
+    building = configuring | {"NVCC_APPEND_FLAGS": f"-Xptxas=-v --keep --keep-dir={KEPT}"}
     folder, log = AHEAD / "build", ""
     options = [f"-D{name}={value}" for name, value in settings.items()]
     for command, variables in (
-        (["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", *options], os.environ),
-        (["cmake", "--build", folder], environment),
+        (["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", *options], configuring),
+        (["cmake", "--build", folder], building),
     ):
         result = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=variables
