@@ -111,9 +111,7 @@ def check_library() -> None:
         ROOT / "lbp", AHEAD / "lbp", ignore=shutil.ignore_patterns("*.so", "__pycache__"), dirs_exist_ok=True
     )
     environment = os.environ | {"PYTHONPATH": str(AHEAD), "CUDA_VISIBLE_DEVICES": ""}
-    script = ROOT / ".ci" / "check_on_cpu.py"
-    for command in ([sys.executable, "-m", "lbp", "info"], [sys.executable, script, AHEAD]):
-        subprocess.run(command, cwd=AHEAD, env=environment, check=True)
+    subprocess.run([sys.executable, ROOT / ".ci" / "check_on_cpu.py", AHEAD], cwd=AHEAD, env=environment, check=True)
 
 
 def usages(report: str) -> Iterator[tuple[str, int, Usage]]:

@@ -7,6 +7,7 @@ import torch
 
 import lbp
 from lbp import _native, ops
+from lbp.cli import app
 
 assert Path(lbp.__file__).is_relative_to(sys.argv[1]), f"imported {lbp.__file__}"
 assert _native.missing is None, _native.missing
@@ -23,3 +24,4 @@ for backend in ("native", "reference"):
 for found, expected in zip(*results, strict=True):
     torch.testing.assert_close(found, expected)
 print("relax_backward on the CPU gives what the reference gives")
+app(["info"], standalone_mode=False)
