@@ -55,3 +55,18 @@ def test_float32_bounds_do_not_depend_on_reduced_precision(method):
         torch.backends.cudnn.benchmark = False
     for a, b in zip(exact[:2], reduced[:2], strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("norm", [float("inf"), 2.0])
+@pytest.mark.parametrize("method", METHODS)
+def test_bounds_that_are_rounded_outward_hold_the_values_of_a_small_region(method, norm):
+    eps, model, images = 1e-5, network(torch.nn.ReLU()).float(), normal(3, 2, 8, 8).sigmoid().float()
+    net = lbp.BoundedModule(copy.deepcopy(model).cuda().eval(), images.cuda())
+    x = lbp.BoundedTensor(images.cuda(), lbp.PerturbationLpNorm(eps=eps, norm=norm))
+    with torch.no_grad():
+        lower, upper = (side.cpu() for side in net.compute_bounds(x=(x,), method=method, rounding="outward"))
+        direction = normal(8, *images.shape).double().flatten(2)
+        reach = eps * (1 - 1e-9) / torch.linalg.vector_norm(direction, norm, -1, keepdim=True)
+        for moved in images.double() + (direction * reach).unflatten(2, images.shape[1:]):
+            value = model.double()(moved)
+            assert ((lower <= value) & (value <= upper)).all()

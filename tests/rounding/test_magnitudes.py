@@ -1,4 +1,4 @@
-"""Magnitudes of a layer's value that are only bounded are no smaller than those that are computed."""
+"""What the errors of a step are made of: bounds of magnitudes, and counts of the terms of sums."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from lbp.bounded import BoundedModule
 from lbp.ops import bounding_lines
-from lbp.rounding import magnitude_of
+from lbp.rounding import blocked_terms, magnitude_of
 
 LAYERS = {f"Linear, {n} inputs": (lambda n=n: nn.Linear(n, 5), (n,)) for n in (3, 255, 256, 257, 600)}
 LAYERS |= {
@@ -32,6 +32,20 @@ def test_bounds_of_magnitudes_are_no_smaller(name):
     assert (node.magnitude_at_most(interval).expand_as(computed) >= least).all()
     lower, upper = node.interval(interval)
     assert (upper - lower + node.magnitude_at_most(interval[::-1]) >= least).all()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_term_of_a_sum_is_counted(name):
+    build, shape = LAYERS[name]
+    model = fill(nn.Sequential(build()).double(), "gaussian")
+    node = BoundedModule(model, torch.zeros(1, *shape, dtype=torch.float64))._network().output
+    size = math.prod(shape)
+    with torch.no_grad():
+        at_zero, *columns = model(torch.cat([torch.zeros(1, size), torch.eye(size)]).double().reshape(-1, *shape))
+    present = (torch.stack(columns) != at_zero).flatten(1)  # [inputs, outputs]
+    roundings = node.roundings(torch.float64)
+    assert roundings.forward >= blocked_terms(int(present.sum(0).max()))
+    assert roundings.backward >= int(present.sum(1).max())
 
 
 @pytest.mark.parametrize("strategy", ["tight", "adaptive", "same-slope", "zero", "one"])
