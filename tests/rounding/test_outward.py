@@ -118,6 +118,33 @@ def test_sums_of_a_hundred_thousand_terms(method, kind):
     assert violations(found, *exact)[0] == 0
 
 
+def losing_terms(kind):
+    """Sums behind an activation that does not bend, of terms 1, t, t, ...: many are lost one by one, 1 + t being 1."""
+    terms, t = 512, 2.0**-24 * 0.99
+    if kind == "convolutions":
+        model = nn.Sequential(nn.Conv2d(1, terms, 1, bias=False), nn.ReLU(), nn.Conv2d(terms, 2, 1, bias=False))
+    else:
+        model = nn.Sequential(nn.Linear(1, terms, bias=False), nn.ReLU(), nn.Linear(terms, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(1)
+        model[2].weight[0] = t
+        model[2].weight[0, 0] = 1
+        model[2].weight[1] = -model[2].weight[0]
+    return model, torch.ones(1, 1, 1, 1) if kind == "convolutions" else torch.ones(1, 1)
+
+
+@pytest.mark.parametrize("kind", ["convolutions", "matrices"])
+@pytest.mark.parametrize("method", METHODS)
+def test_terms_that_sums_lose_one_by_one_are_paid_behind_activations_too(method, kind):
+    model, x = losing_terms(kind)
+    weight = Exact.of(model[2].weight.flatten(1))
+    exact = Exact.of(torch.ones(1, weight.shape[1])) @ weight.mT
+    for mode in ("patches", "matrix"):
+        for rounding in ("nearest", "outward"):
+            found = bounds(model, x, x, method=method, rounding=rounding, options={"conv_mode": mode})
+            assert (violations(found, exact, exact)[0] == 0) == (rounding == "outward")
+
+
 @pytest.mark.parametrize("rounding", ["nearest", "outward"])
 def test_intervals_of_many_examples_through_a_layer_that_is_added_up_in_blocks(rounding):
     model = fill(nn.Sequential(nn.Linear(INPUTS, 600), nn.Linear(600, 3)), "cancelling")
