@@ -342,8 +342,10 @@ def images_at_once(problem: Problem, method: Method) -> int:
             strict=strict,
         )
 
-    together = within(0, strict=problem.budget_is_strict and batch == 1)
-    return batch if together >= batch else within(batch, strict=problem.budget_is_strict)
+    asked = problem.budget_is_strict
+    together = within(0, strict=asked and batch == 1)
+    # A budget that nobody asked for is half of what is free, and leaves the rest to what is kept.
+    return batch if together >= batch else within(batch if asked else 0, strict=asked)
 
 
 def images_within(
