@@ -23,6 +23,7 @@ from lbp.methods.coefficients import NodeCoefficients, linear_coefficients, want
 from lbp.methods.memory import images_within
 from lbp.methods.options import (
     budget_of,
+    by_work,
     check_options,
     only_open,
     rounding_of,
@@ -142,8 +143,9 @@ class BoundedModule(nn.Module):
         Args:
             new_opts: names and values; `activation_bound_option` ("adaptive" by default, "tight", "constant",
                 "same-slope", "zero-lb", "one-lb") chooses the bounding lines, `crown_batch_size` the rows of
-                coefficients handled at once, `memory_budget` the bytes that bounds may take. `conv_mode` "patches" (the
-                default) keeps rows of hidden layers as windows, "matrix" whole; a method's bounds are the same to
+                coefficients handled at once, `memory_budget` the bytes that bounds may take. `conv_mode` "patches"
+                keeps rows of hidden layers as windows, "matrix" whole; by default they are windows, except for forward
+                bounds (LBP) where whole rows are less work, as on small images. A method's bounds are the same to
                 rounding, but for the neurons that the following option leaves out on windows alone. With
                 `sparse_intermediate_bounds` (the default) CROWN substitutes back only hidden neurons that intervals
                 leave open, image by image, lets a row go where the bounds of a layer that it passes decide its neuron,
@@ -270,6 +272,7 @@ class BoundedModule(nn.Module):
             reference=_named_bounds("reference_bounds", reference_bounds, network, region.lower),
             rows=rows_of(self.bound_opts),
             windows=windows_of(self.bound_opts),
+            by_work=by_work(self.bound_opts),
             only_open=only_open(self.bound_opts),
             budget=budget,
             budget_is_strict=asked,
@@ -308,6 +311,7 @@ class BoundedModule(nn.Module):
             rows,
             like.dtype.itemsize,
             windows=windows_of(self.bound_opts),
+            by_work=by_work(self.bound_opts),
             outward=rounding_of(self.bound_opts, None) != "nearest",
             strict=asked,
         )

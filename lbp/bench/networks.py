@@ -94,7 +94,7 @@ def neurons(network: Network) -> int:
 def _architecture(network: Network) -> nn.Module:
     activation: Literal["relu", "ramp"] = "relu" if network.activation == "ReLU" else "ramp"
     eta = 0.0 if network.activation == "ReLU" else ETA
-    return build(network.name, network.image, 10, activation, eta=eta, r=R)
+    return build(network.name.removesuffix(" 8x8"), network.image, 10, activation, eta=eta, r=R)
 
 
 def _activation(network: Network, *shape: int) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lbp.graph import BoundNode, InputNode, Relaxations
 from lbp.linear import DenseCoefficients, ForwardBounds, Interval
 from lbp.methods.back_substitution import Substituted
+from lbp.methods.forward_work import windows_pay
 from lbp.methods.problem import Problem
 from lbp.ops import insert_forward, insert_forward_windows
 
@@ -29,8 +30,9 @@ def propagate_forward(
     needed = _needed(problem, targets)
     readers = Counter(source for node in needed for source in node.inputs)
     held: dict[BoundNode, ForwardBounds] = {}
+    windows = problem.windows and (not problem.by_work or windows_pay(needed, batch=problem.region.batch))
     for node in needed:
-        held[node] = _step(problem, node, [held[source] for source in node.inputs])
+        held[node] = _step(problem, node, [held[source] for source in node.inputs], windows=windows)
         if node in problem.pre_activations and node not in problem.bounds:
             problem.record(node, bounds_over_region(problem, held[node]))
         for source in set(node.inputs):
@@ -40,13 +42,13 @@ def propagate_forward(
     return {node: held[node] for node in keep}
 
 
-def _step(problem: Problem, node: BoundNode, sources: list[ForwardBounds]) -> ForwardBounds:
+def _step(problem: Problem, node: BoundNode, sources: list[ForwardBounds], *, windows: bool) -> ForwardBounds:
     """Return the forward bounds of a node from those of its inputs."""
     forward = problem.outward_forward
     if isinstance(node, InputNode):
         if forward is not None:
             forward.start(node)
-        return ForwardBounds.identity(problem.region.lower, windows=problem.windows)
+        return ForwardBounds.identity(problem.region.lower, windows=windows)
     relaxations = Relaxations(problem.strategy, "both", problem.bounds)
     if forward is not None:
         return forward.step(node, sources, relaxations)

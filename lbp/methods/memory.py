@@ -16,11 +16,12 @@ import torch
 
 from lbp.errors import InvalidInputError
 from lbp.graph import BoundNode, InputNode, Network, pre_activations
-from lbp.graph.conv import Conv2dNode, channels_rows_columns
+from lbp.graph.conv import Conv2dNode
 from lbp.graph.linear import LinearNode
 from lbp.linear import InputWindows, ReceptiveField, layer_of, window_of
+from lbp.methods.forward_work import input_windows, windows_pay
 from lbp.methods.names import Method
-from lbp.ops.forward_windows import operand_bytes
+from lbp.ops.forward_windows import ConvolvedWindows, accumulation_bytes
 from lbp.ops.outward_intervals import SMALL_BATCH
 
 if TYPE_CHECKING:
@@ -164,6 +165,7 @@ def image_bytes(
     itemsize: int,
     *,
     windows: bool,
+    by_work: bool = False,
     outward: bool = False,
 ) -> int:
     """Return the bytes that bounding one image takes, apart from the rows of hidden layers and of the output.
@@ -175,6 +177,7 @@ def image_bytes(
         rows: rows of the specification; None: the output's own values.
         itemsize: bytes of a number.
         windows: whether rows are kept as windows where that is smaller.
+        by_work: whether forward bounds are dense where that is less work.
         outward: whether rounding is accounted for, by intervals, errors and lines of every layer.
     """
     nodes = network.below(output)
@@ -184,7 +187,10 @@ def image_bytes(
         total += max(node.numbers_of_lines() for node in nodes)
     if "lbp" in (method.hidden, method.output):
         carried = nodes if _forward_to_output(method, rows) else _below_activations(network, nodes)
-        return total * itemsize + forward_bytes(carried, windows=windows, batch=1, itemsize=itemsize)
+        # Where windows do not pay for one image they may for more.
+        choices = {windows, windows and (not by_work or windows_pay(carried, batch=1))}
+        matrices = max(forward_bytes(carried, windows=choice, batch=1, itemsize=itemsize) for choice in choices)
+        return total * itemsize + matrices
     if method.hidden == "relaxed-crown":
         # Linear bounds of every layer at which back-substitution may end, and copies of those under way.
         found = input_windows(nodes, windows=windows)
@@ -225,23 +231,6 @@ def _below_activations(network: Network, nodes: Sequence[BoundNode]) -> list[Bou
     return [node for node in nodes if node in needed]
 
 
-def input_windows(nodes: Collection[BoundNode], *, windows: bool) -> dict[BoundNode, InputWindows | None]:
-    """Return on which windows forward bounds of the nodes are kept, None standing for dense matrices.
-
-    Args:
-        nodes: in topological order, with all that are below them.
-        windows: whether rows are kept as windows where that is smaller.
-    """
-    found: dict[BoundNode, InputWindows | None] = {}
-    for node in nodes:
-        if isinstance(node, InputNode):
-            image = windows and len(node.shape) == 3
-            found[node] = InputWindows.of_input(channels_rows_columns(node.shape)) if image else None
-        else:
-            found[node] = node.windows_above(*(found[source] for source in node.inputs))
-    return found
-
-
 def matrix_numbers(network: Network, node: BoundNode, windows: InputWindows | None) -> int:
     """Return how many numbers the forward matrices of a node hold for one image; windows None: dense ones."""
     return 2 * node.size * (network.input.size if windows is None else windows.entries)
@@ -274,7 +263,7 @@ def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, it
         relaxed = node.is_activation or any(matrices[source] > 1 for source in node.inputs)
         matrices[node] = 2 * batch if relaxed else 1
         held[node] = matrices[node] * (inputs if own is None else own.entries) * node.size * itemsize
-        # Besides, a change from windows to dense matrices copies what is read, and a convolution gathers operands.
+        # Besides, a change from windows to dense matrices copies what is read, and a convolution pads its layer.
         copies = [
             matrices[source] * inputs * source.size * itemsize
             for source in set(node.inputs)
@@ -289,13 +278,18 @@ def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, it
             ]
             copies.append(own.entries * sum(aligned) * itemsize)
         copies.append(batch * inputs * node.numbers_in_forward_step() * itemsize)
+        before = found[node.inputs[0]] if node.inputs else None
         if isinstance(node, LinearNode):
             copies.append(node.parameters()[0].numel() * itemsize)  # |W|
+            if before is not None:
+                sizes = (before.image, before.field.size, before.layer, before.scale)
+                copies.append(accumulation_bytes(*sizes, node.size, batch, itemsize, node.parameters()[0].device))
         if own is None and isinstance(node, Conv2dNode):
             # The library's convolution arranges what it reads, one matrix at a time.
             copies.append(batch * inputs * node.inputs[0].size * itemsize)
-        gathered = 0 if own is None or not isinstance(node, Conv2dNode) else _gathered_bytes(node, own, itemsize)
-        peak = max(peak, sum(held.values()) + sum(copies) + gathered)
+        if isinstance(node, Conv2dNode) and own is not None and before is not None:
+            copies.append(_convolution_bytes(node, before, batch, itemsize))
+        peak = max(peak, sum(held.values()) + sum(copies))
         for source in set(node.inputs):
             readers[source] -= node.inputs.count(source)
             if readers[source] == 0:
@@ -303,13 +297,12 @@ def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, it
     return peak
 
 
-def _gathered_bytes(node: Conv2dNode, windows: InputWindows, itemsize: int) -> int:
-    """Return the bytes that a convolution of windows gathers for one product, the product included."""
-    kernel = node.parameters()[0]
-    entry = (kernel[0].numel() + node.shape[0]) * node.shape[1] * node.shape[2] * itemsize
-    # One row of the result's windows at a time, in pieces.
-    row = windows.entries // windows.field.size[0] * entry
-    return min(max(operand_bytes(kernel.device), windows.field.size[1] * entry), row)
+def _convolution_bytes(node: Conv2dNode, windows: InputWindows, batch: int, itemsize: int) -> int:
+    """Return the bytes that a convolution takes beside windows of its input and of its output."""
+    kernel, geometry = node.parameters()[0], node.geometry
+    convolution = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+    sizes = ConvolvedWindows.of(windows.field.size, windows.layer, kernel, windows.scale, convolution)
+    return sizes.numbers * itemsize * sizes.together(batch * windows.image[0], itemsize, kernel.device)
 
 
 def rows_within(budget: int, taken: int, each: int) -> int:
@@ -337,6 +330,7 @@ def images_at_once(problem: Problem, method: Method) -> int:
             None if problem.specification is None else problem.specification.shape[1],
             problem.dtype.itemsize,
             windows=problem.windows,
+            by_work=problem.by_work,
             outward=problem.outward is not None,
             kept=kept,
             strict=strict,
@@ -357,6 +351,7 @@ def images_within(
     itemsize: int,
     *,
     windows: bool,
+    by_work: bool = False,
     outward: bool = False,
     kept: int = 0,
     strict: bool,
@@ -371,6 +366,7 @@ def images_within(
         rows: rows of the specification; None: the output's own values.
         itemsize: bytes of a number.
         windows: whether rows are kept as windows where that is smaller.
+        by_work: whether forward bounds are dense where that is less work.
         outward: whether rounding is accounted for.
         kept: images whose bounds of all layers are kept while others are bounded.
         strict: whether a budget that is too small for a single image is an error.
@@ -378,7 +374,7 @@ def images_within(
     Raises:
         InvalidInputError: such a budget; the least that is needed is named.
     """
-    apart = image_bytes(network, method, output, rows, itemsize, windows=windows, outward=outward)
+    apart = image_bytes(network, method, output, rows, itemsize, windows=windows, by_work=by_work, outward=outward)
     output_row = _output_row_bytes(network, method, output, rows, itemsize)
     hidden = _hidden_row_bytes(network, method, output, itemsize, windows=windows)
     # Over a ball, outward intervals of the first layer come of rows.

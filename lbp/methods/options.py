@@ -208,6 +208,11 @@ def windows_of(options: Mapping[str, Any]) -> bool:
     return bool(options.get("conv_mode", "patches") == "patches")
 
 
+def by_work(options: Mapping[str, Any]) -> bool:
+    """Return whether work decides between windows and dense matrices of forward bounds, nobody having chosen."""
+    return "conv_mode" not in options
+
+
 def only_open(options: Mapping[str, Any]) -> bool:
     """Return whether CROWN bounds only hidden neurons that intervals leave open; see `OPEN_ROWS`."""
     return all(options.get(name, True) for name in OPEN_ROWS)

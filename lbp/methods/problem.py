@@ -39,6 +39,7 @@ class Problem:
         reference: bounds of which the tighter of them and the computed ones is used.
         rows: rows of coefficients handled at once, None to choose by size.
         windows: keep the rows of image-shaped layers as windows where that is smaller.
+        by_work: whether forward bounds are dense in spite of `windows` where that is less work.
         only_open: whether hidden neurons are bounded only where intervals leave their activation open, and their rows
             dropped once decided; otherwise every neuron gets the bounds of its own back-substitution, nothing else.
         budget: bytes that bounds may take; None: no limit.
@@ -58,6 +59,7 @@ class Problem:
     reference: Mapping[BoundNode, Interval] = field(default_factory=dict)
     rows: int | None = None
     windows: bool = True
+    by_work: bool = False
     only_open: bool = False
     budget: int | None = None
     budget_is_strict: bool = False

@@ -20,10 +20,10 @@ from lbp.linear import (
 from lbp.linear.forward_bounds import Matrices
 from lbp.methods.back_substitution import Substituted, back_substitute
 from lbp.methods.forward import insertable, inserted
+from lbp.methods.forward_work import input_windows
 from lbp.methods.memory import (
     COPIES_OF_MATRICES,
     COPIES_OF_ROWS,
-    input_windows,
     matrix_numbers,
     position_rows,
 )

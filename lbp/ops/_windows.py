@@ -5,22 +5,24 @@ A window matrix is [B, C0, kh, kw, C, H, W]; see `lbp.ops.forward_windows`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lbp.ops._convolution import Convolution, Pair, convolved_size
 
-OPERAND_BYTES = 4 * 2**20
-"""Size of the operand that is gathered for one product on a CPU: small enough to stay in a cache."""
+OPERAND_BYTES = 16 * 2**20
+"""Size of what a convolution prepares at a time on a CPU: images that fit are convolved together."""
 
 
 def operand_bytes(device: torch.device) -> int:
-    """Return the size of the operand that is gathered for one product; on a GPU each costs its launches."""
-    return OPERAND_BYTES if device.type == "cpu" else 16 * OPERAND_BYTES
+    """Return the size of what a convolution prepares at a time; on a GPU each product costs its launch."""
+    return OPERAND_BYTES if device.type == "cpu" else 4 * OPERAND_BYTES
 
 
 class Tap(NamedTuple):
@@ -82,75 +84,161 @@ def _taps(windows: Tensor, weight: Tensor, scale: Sequence[int], convolution: Co
     )
 
 
-class _Run(NamedTuple):
-    """Entries of the output's window, along one axis, to which the same taps contribute."""
+@dataclass(frozen=True)
+class _Axis:
+    """A layer under a convolution along one axis, as its planes have it: padded, and dealt out by the stride.
 
-    start: int
-    stop: int
-    first_tap: int
-    stop_tap: int
+    Attributes:
+        length: positions of the layer that a tap reaches.
+        count: positions of the output.
+        stride: of the convolution; the padded position `stride q + phase` is position q of the plane `phase`.
+        padding: zeros before the first position.
+        shifts: of every tap the plane that it reads, and the position there that output 0 reads.
+        pitch: distance of the next row of the layer in a plane.
+    """
+
+    length: int
+    count: int
+    stride: int
+    padding: int
+    shifts: tuple[Pair, ...]
+    pitch: int
+
+    @classmethod
+    def of(cls, length: int, count: int, kernel: int, stride: int, padding: int, dilation: int) -> _Axis:
+        reach = stride * (count - 1) + dilation * (kernel - 1) + 1
+        shifts = [divmod(dilation * tap, stride)[::-1] for tap in range(kernel)]
+        used = max(min(length, reach - padding), 0)
+        # What a tap reads behind the end of a row are the zeros before the next one.
+        pitch = max(-(-max(padding + used, reach - padding) // stride), count)
+        return cls(used, count, stride, padding, tuple(shifts), pitch)
+
+    def part(self, phase: int) -> tuple[slice, slice]:
+        """Return the positions of a plane that are no padding, and the positions of the layer that they hold."""
+        first = max(-(-(self.padding - phase) // self.stride), 0)
+        start = self.stride * first + phase - self.padding
+        size = max(-(-(self.length - start) // self.stride), 0)
+        return slice(first, first + size), slice(start, max(self.length, start), self.stride)
 
 
-def _runs(window: int, taps: list[Tap]) -> Iterator[_Run]:
-    """Split the output's window, along one axis, by the taps that contribute."""
-    ends = sorted({0} | {tap.window for tap in taps} | {tap.window + window for tap in taps})
-    for start, stop in pairwise(ends):
-        touching = [i for i, tap in enumerate(taps) if tap.window <= start < tap.window + window]
-        first = touching[0] if touching else 0
-        yield _Run(start, stop, first, first + len(touching))
+@dataclass(frozen=True)
+class ConvolvedWindows:
+    """Sizes of a convolution of windows, all images and input channels apart.
+
+    Attributes:
+        window: rows and columns of the input's windows.
+        steps: by how much a tap moves the window, along each axis.
+        axes: the layer, along each axis.
+        inputs: channels of the layer.
+        outputs: channels of the output.
+    """
+
+    window: Pair
+    steps: Pair
+    axes: tuple[_Axis, _Axis]
+    inputs: int
+    outputs: int
+
+    @classmethod
+    def of(
+        cls, window: Sequence[int], layer: Sequence[int], weight: Tensor, scale: Sequence[int], convolution: Convolution
+    ) -> ConvolvedWindows:
+        """Return the sizes for windows [kh, kw] of a layer [C, H, W]."""
+        stride, padding, dilation, _ = convolution
+        counts = convolved_size(layer, weight, convolution)[1:]
+        rows, columns = (
+            _Axis.of(layer[1 + i], counts[i], weight.shape[2 + i], stride[i], padding[i], dilation[i]) for i in range(2)
+        )
+        steps = (scale[0] * dilation[0], scale[1] * dilation[1])
+        return cls((window[0], window[1]), steps, (rows, columns), layer[0], weight.shape[0])
+
+    @property
+    def grown(self) -> Pair:
+        """Rows and columns of the output's windows."""
+        rows, columns = (self.window[i] + self.steps[i] * (len(self.axes[i].shifts) - 1) for i in range(2))
+        return rows, columns
+
+    @property
+    def positions(self) -> int:
+        """Positions of the output in one product, those that are dropped at the ends of rows included."""
+        return self.axes[0].count * self.axes[1].pitch
+
+    @property
+    def plane_rows(self) -> int:
+        """Rows of a plane, so that no tap reads behind its end."""
+        rows, columns = ([shift for _, shift in axis.shifts] for axis in self.axes)
+        return self.axes[0].count + max(rows) + -(-max(columns) // self.axes[1].pitch)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers an image and input channel takes beside operand and result: its planes, a row of sums."""
+        rows, columns = self.axes
+        planes = rows.stride * columns.stride * self.plane_rows * columns.pitch
+        return self.window[0] * self.window[1] * self.inputs * planes + self.grown[1] * self.outputs * self.positions
+
+    def together(self, images: int, itemsize: int, device: torch.device) -> int:
+        """Return how many of the images and input channels are convolved at a time."""
+        return min(max(operand_bytes(device) // max(self.numbers * itemsize, 1), 1), images)
 
 
 def convolve_windows(windows: Tensor, weight: Tensor, scale: Sequence[int], convolution: Convolution) -> Tensor:
     """Convolve a window matrix: the windows grow, and every product is one that the result needs.
 
-    An entry of the output's window is a sum over the taps whose own window reaches it. Their operands are gathered, and
-    multiplied with the part of the kernel that they meet in one product.
+    An entry of the output's window is a sum over the taps whose own window reaches it. In planes, where the layer is
+    padded and the positions that a stride visits stand side by side, what a tap reads is one stretch of memory: a
+    product's operand as it lies. The products of all taps that reach a row of the output's window are added up.
     """
-    groups = convolution[3]
-    row_taps, column_taps = _taps(windows, weight, scale, convolution)
+    sizes = ConvolvedWindows.of(windows.shape[2:4], windows.shape[4:], weight, scale, convolution)
     result = windows.new_empty(convolved_shape(windows, weight, scale, convolution))
+    if result.numel() == 0 or weight.numel() == 0:
+        return result.zero_()
+    groups = convolution[3]
     source, target = windows.flatten(0, 1), result.flatten(0, 1)
-    kernels = weight.unflatten(0, (groups, -1)).permute(0, 1, 3, 4, 2)  # [G, C_out / G, taps, taps, C_in / G]
-    for rows in _runs(windows.shape[2], row_taps):
-        for columns in _runs(windows.shape[3], column_taps):
-            kernel = kernels[:, :, rows.first_tap : rows.stop_tap, columns.first_tap : columns.stop_tap]
-            if kernel.numel() == 0 or target.numel() == 0:
-                target[:, rows.start : rows.stop, columns.start : columns.stop] = 0
-                continue
-            chosen = (row_taps[rows.first_tap : rows.stop_tap], column_taps[columns.first_tap : columns.stop_tap])
-            _convolve_run(source, target, kernel, rows, columns, chosen)
+    kernels = weight.unflatten(0, (groups, -1)).permute(3, 4, 0, 1, 2).contiguous()  # [taps, taps, G, outputs, inputs]
+    images = sizes.together(len(source), source.itemsize, source.device)
+    for first in range(0, len(source), images):
+        part = source[first : first + images]
+        _convolve_images(_planes(part, sizes), kernels, sizes, target[first : first + images])
     return result
 
 
-def _convolve_run(
-    source: Tensor, target: Tensor, kernel: Tensor, rows: _Run, columns: _Run, taps: tuple[list[Tap], list[Tap]]
-) -> None:
-    """Write the entries of one run of rows and one of columns of the target [N, kh, kw, C, H, W]."""
-    groups, _, row_taps, column_taps, depth = kernel.shape
-    channels, *places = target.shape[3:]
-    flat_kernel = kernel.flatten(2)
-    entry_bytes = kernel[:, 0].numel() * places[0] * places[1] * source.itemsize
-    entries = max(operand_bytes(source.device) // max(entry_bytes, 1), 1)
-    width = columns.stop - columns.start
-    images = min(max(entries // width, 1), len(source))
-    grouped = source.unflatten(3, (groups, depth))
-    # What lies over the layer's padding is the same in every chunk, and stays zero.
-    operand = source.new_zeros(images, width, groups, row_taps, column_taps, depth, *places)
-    for row in range(rows.start, rows.stop):
-        for first in range(0, len(source), images):
-            part = grouped[first : first + images]
-            patches = operand[: len(part)]
-            for i, vertical in enumerate(taps[0]):
-                for j, horizontal in enumerate(taps[1]):
-                    begin = columns.start - horizontal.window
-                    read = part[:, row - vertical.window, begin : begin + width]
-                    patches[:, :, :, i, j, :, vertical.outputs, horizontal.outputs] = read[
-                        ..., vertical.inputs, horizontal.inputs
-                    ]
-            product = flat_kernel @ patches.flatten(3, 5).flatten(4)
-            target[first : first + images, row, columns.start : columns.stop] = product.reshape(
-                len(part), width, channels, *places
-            )
+def _planes(source: Tensor, sizes: ConvolvedWindows) -> Tensor:
+    """Return windows [N, kh, kw, C, h, w] as planes [phases, phases, kh, kw, N, C, rows * pitch]."""
+    rows, columns = sizes.axes
+    moved = source.permute(1, 2, 0, 3, 4, 5)
+    shape = (rows.stride, columns.stride, *moved.shape[:4], sizes.plane_rows, columns.pitch)
+    planes = source.new_zeros(shape)
+    for vertical in {phase for phase, _ in rows.shifts}:
+        for horizontal in {phase for phase, _ in columns.shifts}:
+            down, read_down = rows.part(vertical)
+            across, read_across = columns.part(horizontal)
+            planes[vertical, horizontal, ..., down, across] = moved[..., read_down, read_across]
+    return planes.flatten(-2)
+
+
+def _convolve_images(planes: Tensor, kernels: Tensor, sizes: ConvolvedWindows, target: Tensor) -> None:
+    """Write the windows [N, kh, kw, outputs, H, W] of some images."""
+    (height, width), (down, across), (rows, columns) = sizes.window, sizes.steps, sizes.axes
+    count, groups = len(target), kernels.shape[2]
+    positions = sizes.positions
+    sums = target.new_empty(sizes.grown[1], count, groups, kernels.shape[3], positions)
+    operands = planes.unflatten(5, (groups, -1)).flatten(3, 5).unflatten(3, (width, -1)).flatten(3, 4)
+    operators = kernels[:, :, None, None].expand(-1, -1, width, count, -1, -1, -1)
+    # Of every tap the part of the sums that it reaches, its weights, and what it reads for each row of the window.
+    taps = []
+    for i, (vertical, first_row) in enumerate(rows.shifts):
+        for j, (horizontal, first_column) in enumerate(columns.shifts):
+            start = first_row * columns.pitch + first_column
+            reached = sums[across * j : across * j + width].flatten(0, 2)
+            read = operands[vertical, horizontal, ..., start : start + positions].unbind(0)
+            taps.append((down * i, reached, operators[i, j], read))
+    for row in range(sizes.grown[0]):
+        sums.zero_()
+        for above, reached, operator, read in taps:
+            if 0 <= row - above < height:
+                reached.baddbmm_(operator.flatten(0, 2), read[row - above])
+        by_position = sums.flatten(2, 3).unflatten(-1, (rows.count, columns.pitch))[..., : columns.count]
+        target[:, row] = by_position.transpose(0, 1)
 
 
 def convolve_windows_gradient(
@@ -190,8 +278,8 @@ def accumulate_windows(
 ) -> Tensor:
     """Multiply rows [1 or B, S, C, H, W] with a window matrix, which gives [B, n0, S].
 
-    The windows of one position are multiplied with the coefficients of its channels, and the product is added to the
-    part of the input under that window.
+    The windows of one position are multiplied with the coefficients of its channels, and the products of a row of
+    positions are added to the part of the input under their windows.
     """
     batch = windows.shape[0] if rows.shape[0] == 1 else rows.shape[0]
     channels, _, _, depth, height, width = windows.shape[1:]
@@ -200,21 +288,124 @@ def accumulate_windows(
         # Each position has an element of the image to itself.
         left, right = windows[:, :, 0, 0].permute(0, 3, 4, 1, 2), rows.permute(0, 3, 4, 2, 1)
         return (left @ right).permute(0, 3, 1, 2, 4).flatten(1, 3)
-    result = windows.new_zeros(batch, *image, count)
+    blocks = _Blocks.of(image[2], width, windows.shape[3], scale[1], offset[1])
+    if blocks.count <= 0 or batch * count * depth * windows.shape[1:4].numel() == 0:
+        return windows.new_zeros(batch, math.prod(image), count)
+    total = windows.new_zeros(batch, channels, image[1], blocks.count, blocks.size, count)
+    each = _row_numbers(image, windows.shape[2:4], windows.shape[4:], scale, count) * windows.itemsize
+    together = max(operand_bytes(windows.device) // each, 1)
     for y in range(height):
         down, top = _inside(windows.shape[2], image[1], scale[0] * y + offset[0])
-        if result.numel() == 0 or down.start == down.stop:
+        if down.start == down.stop:
             continue
-        # [B, W, C0 kh kw, C] and [B, W, C, S]: the positions of one row of the layer.
-        left = _transposed(windows[:, :, down, :, :, y].flatten(1, 4)).unflatten(-1, (-1, depth))
-        right = _transposed(rows[:, :, :, y].flatten(1, 2)).unflatten(-1, (count, depth)).mT
-        for x in range(width):
-            across, start = _inside(windows.shape[3], image[2], scale[1] * x + offset[1])
-            product = left[:, x] @ right[:, x]
-            shaped = product.reshape(batch, channels, -1, windows.shape[3], count)[:, :, :, across]
-            target = result[:, :, top : top + shaped.shape[2], start : start + shaped.shape[3]]
-            target += shaped
-    return result.flatten(1, 3)
+        # [1 or B, W, S C]: the positions of one row of the layer.
+        coefficients = _transposed(rows[:, :, :, y].flatten(1, 2))
+        for first in range(0, batch, together):
+            examples = slice(first, min(first + together, batch))
+            read = _some(windows, examples)[:, :, down, :, :, y]
+            sums = _accumulate_row(read, _some(coefficients, examples).unflatten(-1, (count, depth)), blocks)
+            target = total[examples, :, top : top + read.shape[2]].permute(3, 0, 4, 1, 2, 5)
+            target += sums.reshape(target.shape)
+    return blocks.cut(total.flatten(3, 4), image[2]).flatten(1, 3)
+
+
+def _row_numbers(
+    image: Sequence[int], window: Sequence[int], layer: Sequence[int], scale: Sequence[int], count: int
+) -> int:
+    """Return how many numbers an example takes for one row of the layer: windows in two orders, sums."""
+    per_window = -(-window[1] // scale[1])
+    depth, _, width = layer
+    return image[0] * window[0] * scale[1] * (2 * per_window * depth * width + (width + per_window) * count)
+
+
+def accumulation_bytes(
+    image: Sequence[int],
+    window: Sequence[int],
+    layer: Sequence[int],
+    scale: Sequence[int],
+    count: int,
+    batch: int,
+    itemsize: int,
+    device: torch.device,
+) -> int:
+    """Return the bytes that `accumulate_windows` takes beside windows, coefficients and result of `count` rows."""
+    row = _row_numbers(image, window, layer, scale, count) * itemsize
+    together = min(max(operand_bytes(device) // row, 1), batch)
+    coefficients = 3 * count * layer[0] * layer[2] * itemsize
+    # Columns beyond the image are cut off the sum at the end.
+    return row * together + coefficients + batch * math.prod(image) * count * itemsize
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Columns of the input in blocks, as many as the windows of neighbouring positions are apart.
+
+    A window is `per_window` blocks, the last of them filled up: block n of the window of position x is block x + n.
+
+    Attributes:
+        size: columns of a block.
+        per_window: blocks of a window.
+        first: the first block that meets the image.
+        count: blocks that meet it.
+        start: the image's column where the first one begins.
+    """
+
+    size: int
+    per_window: int
+    first: int
+    count: int
+    start: int
+
+    @classmethod
+    def of(cls, length: int, positions: int, window: int, scale: int, offset: int) -> _Blocks:
+        per_window = -(-window // scale)
+        first = max(-(offset // scale) - 1, 0)
+        last = min((length - 1 - offset) // scale, positions + per_window - 2)
+        return cls(scale, per_window, first, last - first + 1, scale * first + offset)
+
+    def cut(self, total: Tensor, length: int) -> Tensor:
+        """Return [..., columns of the blocks, S] as [..., length, S], the columns of the image."""
+        first, stop = max(self.start, 0), min(self.start + total.shape[-2], length)
+        inside = total[..., first - self.start : stop - self.start, :]
+        return inside if stop - first == length else functional.pad(inside, (0, 0, first, length - stop))
+
+
+def _some(values: Tensor, examples: slice) -> Tensor:
+    """Return [B, ...] of some examples; what all share stays [1, ...]."""
+    return values if len(values) == 1 else values[examples]
+
+
+def _accumulate_row(read: Tensor, coefficients: Tensor, blocks: _Blocks) -> Tensor:
+    """Multiply the windows of a row of positions with their coefficients, and add up where they overlap.
+
+    Args:
+        read: [B or 1, C0, kh, kw, C, W].
+        coefficients: [B or 1, W, S, C].
+        blocks: of the windows' columns.
+
+    Returns:
+        [blocks, B, columns of a block, C0, kh, S], with some dimensions as one.
+    """
+    depth, width = read.shape[4:]
+    outer = len(coefficients)
+    if outer > 1:
+        read = read.expand(outer, -1, -1, -1, -1, -1)
+    missing = blocks.size * blocks.per_window - read.shape[3]
+    if missing:
+        read = functional.pad(read, (0, 0, 0, 0, 0, missing))
+    # [outer, B / outer, C0, kh, blocks, columns, C, W]: examples that share coefficients are rows of one product.
+    by_block = read.unflatten(3, (blocks.per_window, -1)).unflatten(0, (outer, -1))
+    by_block = by_block.permute(0, 4, 1, 5, 2, 3, 6, 7).reshape(-1, width)
+    left = by_block.T.contiguous().reshape(width, outer, blocks.per_window, -1, depth)
+    right = coefficients.transpose(0, 1).contiguous().mT
+    sums = read.new_zeros(blocks.count, outer, left.shape[3], right.shape[3])
+    for n in range(blocks.per_window):
+        start, stop = max(blocks.first - n, 0), min(blocks.first + blocks.count - n, width)
+        if start < stop:
+            place = start + n - blocks.first
+            into = sums[place : place + stop - start].flatten(0, 1)
+            into.baddbmm_(left[start:stop, :, n].flatten(0, 1), right[start:stop].flatten(0, 1))
+    return sums
 
 
 def _inside(window: int, length: int, origin: int) -> tuple[slice, int]:

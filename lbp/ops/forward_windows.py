@@ -20,26 +20,28 @@ from lbp.constants import side_signs
 from lbp.ops._arguments import common_batch, native, refuse_second_order, register_gradient, sum_to
 from lbp.ops._convolution import Image, Pair, keywords_of
 from lbp.ops._windows import (
+    ConvolvedWindows,
     accumulate_windows,
     accumulate_windows_gradient,
+    accumulation_bytes,
     axis_taps,
     convolve_windows,
     convolve_windows_gradient,
     convolved_shape,
-    operand_bytes,
 )
 from lbp.ops.forward import ForwardMatrices, forward_conv2d, forward_linear
 from lbp.precision import full_precision
 from lbp.strategies import side_code
 
 __all__ = [
+    "ConvolvedWindows",
     "accumulated_terms",
+    "accumulation_bytes",
     "axis_taps",
     "combine_windows",
     "forward_conv2d_windows",
     "forward_linear_windows",
     "insert_forward_windows",
-    "operand_bytes",
     "windows_to_dense",
 ]
 

@@ -70,8 +70,9 @@ def test_convolution_in_every_dtype(dtype):
     )
 
 
-def test_convolution_in_several_chunks(monkeypatch):
-    monkeypatch.setattr(_windows, "OPERAND_BYTES", 1000)
+@pytest.mark.parametrize("size", [1, 20_000])
+def test_convolution_in_several_chunks(size, monkeypatch):
+    monkeypatch.setattr(_windows, "OPERAND_BYTES", size)
     matrices = window_matrices(2, (2, 3), (2, 4, 5))
     weight = normal(2, 2, 3, 3, seed=30)
     assert_matches_reference(ops.forward_conv2d_windows, *matrices, weight, None, scale=(1, 1), padding=(1, 1))
@@ -96,6 +97,18 @@ def test_insertion(image, window, layer, scale, offset, sides, matrix_batch):
     A = coefficients(sides, 2, 3, *layer)
     places = {"image": (2, *image), "scale": scale, "offset": offset}
     assert_matches_reference(ops.insert_forward_windows, A, *matrices, sides=sides, **places)
+
+
+@pytest.mark.parametrize("size", [1, 2**14, 2**22])
+@pytest.mark.parametrize("matrix_batch", [1, 3])
+def test_products_with_a_layer_in_several_chunks(matrix_batch, size, monkeypatch):
+    monkeypatch.setattr(_windows, "OPERAND_BYTES", size)
+    image, window, layer, scale, offset = PLACES[1]
+    places = {"image": (2, *image), "scale": scale, "offset": offset}
+    matrices = window_matrices(matrix_batch, window, layer, bias_batch=3)
+    A, weight = coefficients("both", 3, 2, *layer), normal(4, math.prod(layer), seed=30)
+    assert_matches_reference(ops.insert_forward_windows, A, *matrices, sides="both", **places)
+    assert_matches_reference(ops.forward_linear_windows, *matrices, weight, None, **places)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

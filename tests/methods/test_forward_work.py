@@ -1,0 +1,78 @@
+"""LBP keeps rows as windows or whole, whichever is less work by count, unless somebody has chosen."""
+
+import pytest
+import torch
+from methods.networks import seeded
+from torch import nn
+
+from lbp import BoundedModule, BoundedTensor, PerturbationLpNorm
+from lbp.graph import build_network
+from lbp.linear import Region
+from lbp.methods import Problem
+from lbp.methods.forward import propagate_forward
+from lbp.methods.forward_work import forward_work, windows_pay
+
+
+def chain():
+    """Two convolutions and a Linear layer for every size of image."""
+    return seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(16, 3),
+        )
+    )
+
+
+def network(size):
+    return build_network(chain(), torch.zeros(1, 1, size, size, dtype=torch.float64), {})
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_large_images_are_less_work_on_windows(batch):
+    assert windows_pay(network(32).nodes, batch=batch)
+
+
+def test_small_images_are_less_work_whole():
+    assert not windows_pay(network(6).nodes, batch=1)
+
+
+@pytest.mark.parametrize("size", [4, 8, 16, 32])
+def test_windows_never_stop_paying_as_the_batch_grows(size):
+    nodes = network(size).nodes
+    chosen = [windows_pay(nodes, batch=batch) for batch in (1, 2, 8, 64, 1024)]
+    assert chosen == sorted(chosen)
+
+
+def test_work_of_dense_matrices_counts_every_product():
+    nodes = build_network(nn.Linear(5, 3).double(), torch.zeros(1, 5, dtype=torch.float64), {}).nodes
+    first, second = (forward_work(nodes, windows=False, batch=batch) for batch in (1, 7))
+    assert first == second  # before the first activation all examples share one matrix
+    assert first == forward_work(nodes, windows=True, batch=1)
+
+
+@pytest.mark.parametrize(("size", "by_work", "on_windows"), [(6, True, False), (6, False, True), (32, True, True)])
+def test_matrices_follow_the_work_only_where_nobody_has_chosen(size, by_work, on_windows):
+    graph = network(size)
+    x = torch.zeros(1, 1, size, size, dtype=torch.float64)
+    problem = Problem(graph, graph.output, Region(x - 0.1, x + 0.1), by_work=by_work)
+    first = graph.activations[0].pre_activation
+    assert (propagate_forward(problem, [first], keep=[first])[first].windows is not None) == on_windows
+
+
+@pytest.mark.parametrize("method", ["LBP", "CROWN-LBP"])
+def test_bounds_do_not_depend_on_the_choice(method):
+    x = torch.rand(2, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = [
+        BoundedModule(chain(), x, bound_opts=options).compute_bounds(
+            x=(BoundedTensor(x, PerturbationLpNorm(eps=0.1)),), method=method
+        )
+        for options in ({}, {"conv_mode": "patches"}, {"conv_mode": "matrix"})
+    ]
+    for other in found[1:]:
+        for bound, expected in zip(found[0], other, strict=True):
+            assert torch.allclose(bound, expected, rtol=1e-10, atol=1e-12)
