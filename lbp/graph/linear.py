@@ -64,12 +64,14 @@ class LinearNode(BoundNode):
         rows = max(NORM_ENTRIES // max(weight.shape[1], 1), 1)
         return torch.cat([dual_norm(part * diagonal, p, 1) for part in weight.split(rows)])
 
-    def weight_bytes(self, itemsize: int, batch: int) -> int:
-        """Return the most bytes that intervals of so many examples make of the weight at a time."""
+    def norm_numbers(self) -> int:
+        """Return how many numbers `row_norms` makes of the weight at a time."""
         weight = self.parameters()[0]
-        magnitudes = min(weight.numel(), BLOCK_ENTRIES) if batch > SMALL_BATCH else 0
-        norms = 4 * min(weight.numel(), max(NORM_ENTRIES, weight.shape[1]))
-        return max(norms, magnitudes) * itemsize
+        return 4 * min(weight.numel(), max(NORM_ENTRIES, weight.shape[1]))
+
+    def interval_numbers(self, batch: int) -> int:
+        """Return how many numbers intervals of so many examples make of the weight at a time."""
+        return min(self.parameters()[0].numel(), BLOCK_ENTRIES) if batch > SMALL_BATCH else 0
 
     def value(self, x: Tensor) -> Tensor:
         """Return the layer's value at x [B, n_in]."""

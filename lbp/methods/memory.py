@@ -18,6 +18,7 @@ from lbp.errors import InvalidInputError
 from lbp.graph import BoundNode, InputNode, Network, pre_activations
 from lbp.graph.conv import Conv2dNode
 from lbp.graph.linear import LinearNode
+from lbp.graph.shape import ReshapeNode
 from lbp.linear import InputWindows, ReceptiveField, layer_of, window_of
 from lbp.methods.forward_work import input_windows, windows_pay
 from lbp.methods.names import Method
@@ -32,6 +33,9 @@ COPIES_OF_ROWS = 2
 
 COPIES_OF_MATRICES = 3
 """Forward matrices that come of rows are collected, and arranged by neuron, beside those that are inserted."""
+
+SCRATCH_BYTES = 2**16
+"""The library's convolutions take so much for themselves, however small the layer."""
 
 CHUNK_BYTES = 64 * 2**20
 """Rows at once take no more than this even where the budget allows: more does not make them faster."""
@@ -127,25 +131,27 @@ def shared_bytes(network: Network, itemsize: int, *, batch: int = 1, rows: int |
         network: the graph.
         itemsize: bytes of a number.
         batch: number of images.
-        rows: windowed rows of a hidden layer that start at a time; None: however many.
+        rows: windowed rows of a hidden layer that start at a time; None: however many. Without any, no lines are kept.
     """
-    return max(8 * node.size * itemsize + _weight_bytes(node, itemsize, batch, rows) for node in network.nodes)
+    lines = 0 if rows == 0 else 8 * itemsize
+    return max(lines * node.size + _weight_bytes(network, node, itemsize, batch, rows) for node in network.nodes)
 
 
-def _weight_bytes(node: BoundNode, itemsize: int, batch: int, rows: int | None) -> int:
+def _weight_bytes(network: Network, node: BoundNode, itemsize: int, batch: int, rows: int | None) -> int:
     """Return the most bytes that are made of a layer's weight at a time, forward bounds apart."""
     if isinstance(node, LinearNode):
-        return node.weight_bytes(itemsize, batch)
+        norms = node.norm_numbers() if network.is_first_affine(node) else 0
+        return max(norms, node.interval_numbers(batch)) * itemsize
     if not isinstance(node, Conv2dNode):
         return 0
     kernel = node.parameters()[0]
-    # Columns of the kernel as products read them.
+    # Columns of the kernel as products read them, and as the library's convolutions arrange it.
     columns = -(-kernel.shape[1] // 32) * 32 * kernel.shape[0] * kernel.shape[2] * kernel.shape[3] * itemsize
     # The kernel once for every way in which the windows that start with it are moved inside the layer.
     moved = 1
     for i in range(2):
         moved *= min(node.shape[1 + i], 1 + 2 * node.geometry.padding[i])
-    return max((moved if rows is None else min(moved, rows)) * start_bytes(node, itemsize), columns)
+    return max((moved if rows is None else min(moved, rows)) * start_bytes(node, itemsize), columns) + SCRATCH_BYTES
 
 
 def start_bytes(node: BoundNode, itemsize: int) -> int:
@@ -182,7 +188,7 @@ def image_bytes(
     """
     nodes = network.below(output)
     widest = max(node.size for node in nodes)
-    total = (10 if outward else 2) * sum(node.size for node in nodes) + 6 * widest
+    total = (10 if outward else 2) * _numbers(nodes) + 6 * widest
     if method.output != "ibp":
         total += max(node.numbers_of_lines() for node in nodes)
     if "lbp" in (method.hidden, method.output):
@@ -197,6 +203,11 @@ def image_bytes(
         numbers = [matrix_numbers(network, node, found[node]) for node in pre_activations(nodes)]
         total += sum(numbers) + COPIES_OF_MATRICES * max(numbers, default=0)
     return total * itemsize
+
+
+def _numbers(nodes: Sequence[BoundNode]) -> int:
+    """Return how many neurons have numbers of their own; those of a reshaped layer are another layer's."""
+    return sum(node.size for node in nodes if not isinstance(node, ReshapeNode))
 
 
 def _forward_to_output(method: Method, rows: int | None) -> bool:
@@ -380,7 +391,7 @@ def images_within(
     # Over a ball, outward intervals of the first layer come of rows.
     starts_rows = windows and (hidden > 0 or outward)
     fixed = shared_bytes(network, itemsize, rows=int(starts_rows))
-    fixed += 2 * max(kept - 1, 0) * sum(node.size for node in network.below(output)) * itemsize
+    fixed += 2 * max(kept - 1, 0) * _numbers(network.below(output)) * itemsize
     least = fixed + apart + max(output_row, hidden)
     if strict and budget < least:
         raise InvalidInputError(
