@@ -27,7 +27,9 @@ from rounding.exact import Difference, Exact, interval_range, linear_range, valu
 from torch import nn
 
 import lbp
+from lbp.bounded import BoundedModule, BoundedTensor
 from lbp.methods.outward import Outward
+from lbp.perturbations import PerturbationLpNorm
 
 LINEAR_METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "Relaxed-CROWN-1", "CROWN")
 LEVELS = ("outward", "inference")
@@ -118,31 +120,65 @@ def test_sums_of_a_hundred_thousand_terms(method, kind):
     assert violations(found, *exact)[0] == 0
 
 
-def losing_terms(kind):
-    """Sums behind an activation that does not bend, of terms 1, t, t, ...: many are lost one by one, 1 + t being 1."""
-    terms, t = 512, 2.0**-24 * 0.99
+def losing_row(terms, dtype=torch.float32):
+    """Weights 1, t, t, ...: sums lose terms one by one, as 1 + t is rounded to 1."""
+    row = torch.full((terms,), 0.99 * torch.finfo(dtype).eps / 2, dtype=dtype)
+    row[0] = 1
+    return torch.stack([row, -row])
+
+
+def losing_network(kind, terms):
+    """Such sums in back-substitution through an activation that does not bend, and in the last layer."""
     if kind == "convolutions":
-        model = nn.Sequential(nn.Conv2d(1, terms, 1, bias=False), nn.ReLU(), nn.Conv2d(terms, 2, 1, bias=False))
+        model = nn.Sequential(nn.Conv2d(1, terms, 1), nn.ReLU(), nn.Conv2d(terms, 2, 1, bias=False))
     else:
-        model = nn.Sequential(nn.Linear(1, terms, bias=False), nn.ReLU(), nn.Linear(terms, 2, bias=False))
+        model = nn.Sequential(nn.Linear(1, terms), nn.ReLU(), nn.Linear(terms, 2, bias=False))
     with torch.no_grad():
         model[0].weight.fill_(1)
-        model[2].weight[0] = t
-        model[2].weight[0, 0] = 1
-        model[2].weight[1] = -model[2].weight[0]
+        model[0].bias.fill_(0)
+        model[2].weight.copy_(losing_row(terms).reshape(model[2].weight.shape))
     return model, torch.ones(1, 1, 1, 1) if kind == "convolutions" else torch.ones(1, 1)
 
 
 @pytest.mark.parametrize("kind", ["convolutions", "matrices"])
 @pytest.mark.parametrize("method", METHODS)
 def test_terms_that_sums_lose_one_by_one_are_paid_behind_activations_too(method, kind):
-    model, x = losing_terms(kind)
-    weight = Exact.of(model[2].weight.flatten(1))
-    exact = Exact.of(torch.ones(1, weight.shape[1])) @ weight.mT
+    model, x = losing_network(kind, 512)
+    exact = Exact.of(torch.ones(1, 512)) @ Exact.of(losing_row(512)).mT
     for mode in ("patches", "matrix"):
         for rounding in ("nearest", "outward"):
             found = bounds(model, x, x, method=method, rounding=rounding, options={"conv_mode": mode})
             assert (violations(found, exact, exact)[0] == 0) == (rounding == "outward")
+
+
+@pytest.mark.parametrize("kind", ["convolutions", "matrices"])
+@pytest.mark.parametrize("method", ["CROWN-IBP", "CROWN"])
+def test_terms_that_sums_lose_one_by_one_are_paid_where_inputs_change_their_sign(method, kind):
+    terms = 4096
+    model, x = losing_network(kind, terms)
+    with torch.no_grad():
+        model[0].bias.fill_(1)
+    largest = Exact.of(2 * torch.ones(1, terms)) @ Exact.of(losing_row(terms)).mT
+    for rounding in ("nearest", "outward"):
+        found = bounds(model, -x, x, method=method, rounding=rounding)
+        wrong, _ = violations(found, largest.negative(), largest.positive())
+        assert (wrong == 0) == (rounding == "outward")
+
+
+@pytest.mark.parametrize("norm", [float("inf"), 2.0, 1.0])
+@pytest.mark.parametrize("method", ["CROWN", "LBP"])
+def test_evaluations_over_the_region_lose_terms_in_float64(method, norm):
+    model = nn.Sequential(nn.Linear(4096, 2, bias=False)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(losing_row(4096, torch.float64))
+    x = torch.ones(1, 4096, dtype=torch.float64)
+    exact = Exact.of(x) @ Exact.of(model[0].weight).mT
+    net = BoundedModule(model, x)
+    for rounding in ("nearest", "outward"):
+        region = BoundedTensor(x, PerturbationLpNorm(0.0, norm))
+        with torch.no_grad():
+            found = net.compute_bounds(x=(region,), method=method, rounding=rounding)
+        assert (violations(found, exact, exact)[0] == 0) == (rounding == "outward")
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "outward"])
