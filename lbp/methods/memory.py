@@ -296,8 +296,8 @@ def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, it
                 sizes = (before.image, before.field.size, before.layer, before.scale)
                 copies.append(accumulation_bytes(*sizes, node.size, batch, itemsize, node.parameters()[0].device))
         if own is None and isinstance(node, Conv2dNode):
-            # The library's convolution arranges what it reads, one matrix at a time.
-            copies.append(batch * inputs * node.inputs[0].size * itemsize)
+            # The library's convolution arranges what it reads and writes, one matrix at a time.
+            copies.append(batch * inputs * (node.inputs[0].size + node.size) * itemsize)
         if isinstance(node, Conv2dNode) and own is not None and before is not None:
             copies.append(_convolution_bytes(node, before, batch, itemsize))
         peak = max(peak, sum(held.values()) + sum(copies))

@@ -24,6 +24,11 @@ class Scaled(nn.Module):
         return x * self.scale + 0.1
 
 
+class Exchanged(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 1, 3, 2)
+
+
 class Residual(nn.Module):
     def __init__(self, first, second):
         super().__init__()
@@ -69,6 +74,10 @@ NETWORKS = {
         *(nn.Flatten(), nn.Linear(512, 5)),
     ),
     "max pools": max_pools,
+    "rows and columns exchanged": lambda: nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), Exchanged(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(1024, 5)),
+    ),
 }
 
 
@@ -137,6 +146,7 @@ def test_the_peak_of_crown_stays_within_the_budget(model, batch):
         ("scaled vectors", "CROWN", {"conv_mode": "matrix"}),
         ("residual images", "CROWN-LBP", {"rounding": "outward"}),
         ("max pools", "LBP", {}),
+        ("rows and columns exchanged", "CROWN-LBP", {}),
         ("max pools", "CROWN", {}),
     ],
 )
