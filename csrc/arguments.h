@@ -336,6 +336,31 @@ struct ConcretizeForwardWindowsGradientArguments {
   T* radius_gradient;  // or null
 };
 
+// Rows A [B, S, C, H, W] of coefficients of a layer times a window matrix.
+template <typename T>
+struct AccumulateWindowsArguments {
+  Index batch, rows;
+  Windows windows;
+  const T* A;
+  Index A_batch_stride;  // 0 where the images share the rows
+  const T* matrix;       // [B, C0, kh, kw, C, H, W]
+  Index matrix_batch_stride;
+  T* result;  // [B, n0, S]
+};
+
+template <typename T>
+struct AccumulateWindowsGradientArguments {
+  Index batch, rows;
+  Windows windows;
+  const T* A;
+  Index A_batch_stride;
+  const T* matrix;
+  Index matrix_batch_stride;
+  const T* gradient;   // [B, n0, S]
+  T* A_gradient;       // [B, S, C, H, W] or null
+  T* matrix_gradient;  // [B, C0, kh, kw, C, H, W] or null
+};
+
 // Where a row of windowed coefficients stands: which row of A holds its numbers, which image it bounds, and the place
 // of its window, which lies inside the layer.
 struct WindowRow {

@@ -29,6 +29,8 @@ struct Kernels {
   void (*relax_convolve_windows)(const RelaxConvolveWindowsArguments<T>&);
   // How many numbers the packed weight of a convolution of that many outputs takes.
   Index (*packed_weight_size)(const WindowConvolution<T>&, Index channels);
+  void (*accumulate_windows)(const AccumulateWindowsArguments<T>&);
+  void (*accumulate_windows_gradient)(const AccumulateWindowsGradientArguments<T>&);
   void (*concretize_forward)(const ConcretizeForwardArguments<T>&);
   void (*concretize_forward_gradient)(const ConcretizeForwardGradientArguments<T>&);
   void (*concretize_forward_windows)(const ConcretizeForwardWindowsArguments<T>&);

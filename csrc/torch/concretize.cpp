@@ -65,16 +65,12 @@ Index batch_of(const Tensor& center, const Tensor& center_bias, const Tensor& x)
 }
 
 // The windows that a matrix [B, C0, kh, kw, C, H, W] holds of an image x [B, C0, rows, columns].
-Windows windows_of(const Tensor& center, const Tensor& x, const std::vector<int64_t>& scale,
+Windows windows_on(const Tensor& center, const Tensor& x, const std::vector<int64_t>& scale,
                    const std::vector<int64_t>& offset) {
-  STD_TORCH_CHECK(center.dim() == 7, "center: expected [batch, channels, rows, columns, *layer], got ", center.dim(),
-                  " dimensions");
+  check_window_matrix(center, "center");
   STD_TORCH_CHECK(x.dim() == 4 && x.size(1) == center.size(1), "x: expected an image [batch, ", center.size(1),
                   ", rows, columns]");
-  STD_TORCH_CHECK(scale.size() == 2 && offset.size() == 2, "scale and offset: expected two numbers each");
-  STD_TORCH_CHECK(scale[0] >= 1 && scale[1] >= 1, "scale: expected numbers of at least 1");
-  return {center.size(1), x.size(2),      x.size(3), center.size(2), center.size(3), center.size(4),
-          center.size(5), center.size(6), scale[0],  scale[1],       offset[0],      offset[1]};
+  return windows_of(center, x.size(2), x.size(3), scale, offset);
 }
 
 std::vector<int64_t> window_bounds_shape(const Tensor& center, Index batch) {
@@ -196,7 +192,7 @@ std::tuple<Tensor, Tensor> concretize_forward_windows(Tensor center, OptionalTen
                                                       std::vector<int64_t> offset) {
   return with_type(center, "concretize_forward_windows", [&](auto type, Device on) {
     using T = decltype(type);
-    const Windows windows = windows_of(center, x, scale, offset);
+    const Windows windows = windows_on(center, x, scale, offset);
     check_layer(center_bias, "center_bias", center, 4);
     const Index batch = batch_of(center, center_bias, x), size = trailing_size(center, 1);
     const Index neurons = trailing_size(center, 4), inputs = trailing_size(x, 1);
@@ -225,7 +221,7 @@ std::tuple<Tensor, Tensor> concretize_forward_windows_gradient(Tensor l_gradient
                                                                std::vector<int64_t> offset) {
   return with_type(center, "concretize_forward_windows_gradient", [&](auto type, Device on) {
     using T = decltype(type);
-    const Windows windows = windows_of(center, x, scale, offset);
+    const Windows windows = windows_on(center, x, scale, offset);
     STD_TORCH_CHECK(l_gradient.dim() >= 1, "l_gradient: expected [batch, ...]");
     const Index batch = l_gradient.size(0), size = trailing_size(center, 1), neurons = trailing_size(center, 4);
     const Batched<T> matrix = batched<T>(on, center, "center", batch, size);

@@ -122,6 +122,14 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   library.def(
       "accumulate_windows_gradient(Tensor gradient, Tensor rows, Tensor windows, int[] image, int[] scale, "
       "int[] offset, bool need_rows, bool need_windows) -> (Tensor, Tensor)");
+
+  // What the CPU does for accumulate_windows with few rows: a product that reads the window matrix once.
+  library.def(
+      "accumulate_windows_few_rows(Tensor rows, Tensor windows, int[] image, int[] scale, int[] offset) -> Tensor");
+  library.def(
+      "accumulate_windows_few_rows_gradient(Tensor gradient, Tensor rows, Tensor windows, int[] image, int[] scale, "
+      "int[] offset, bool need_rows, bool need_windows) -> (Tensor, Tensor)");
+
   library.def("concretize_forward_windows(" FORWARD
               ", Tensor x, Tensor? x_U, Tensor? eps, float p, int[] scale, int[] offset) -> (Tensor, Tensor)");
   library.def(
@@ -156,6 +164,8 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {
   library.impl("relax_windows_gradient", TORCH_BOX(&lbp::binding::relax_windows_gradient));
   library.impl("relax_backward_conv2d_windows", TORCH_BOX(&lbp::binding::relax_backward_conv2d_windows));
   library.impl("backward_conv2d_windows", TORCH_BOX(&lbp::binding::backward_conv2d_windows));
+  library.impl("accumulate_windows_few_rows", TORCH_BOX(&lbp::binding::accumulate_windows_few_rows));
+  library.impl("accumulate_windows_few_rows_gradient", TORCH_BOX(&lbp::binding::accumulate_windows_few_rows_gradient));
   library.impl("concretize_forward", TORCH_BOX(&lbp::binding::concretize_forward));
   library.impl("concretize_forward_gradient", TORCH_BOX(&lbp::binding::concretize_forward_gradient));
   library.impl("concretize_forward_windows", TORCH_BOX(&lbp::binding::concretize_forward_windows));

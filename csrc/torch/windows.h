@@ -12,6 +12,20 @@ inline Tensor checked_integers(Device on, const Tensor& tensor, const char* name
   return checked<int64_t>(on, tensor, name, tensor.numel());
 }
 
+inline void check_window_matrix(const Tensor& matrix, const char* name) {
+  STD_TORCH_CHECK(matrix.dim() == 7, name, ": expected [batch, channels, rows, columns, *layer], got ", matrix.dim(),
+                  " dimensions");
+}
+
+// The windows that a matrix [B, C0, kh, kw, C, H, W] holds of an image of so many rows and columns.
+inline Windows windows_of(const Tensor& matrix, int64_t image_rows, int64_t image_columns,
+                          const std::vector<int64_t>& scale, const std::vector<int64_t>& offset) {
+  STD_TORCH_CHECK(scale.size() == 2 && offset.size() == 2, "scale and offset: expected two numbers each");
+  STD_TORCH_CHECK(scale[0] >= 1 && scale[1] >= 1, "scale: expected numbers of at least 1");
+  return {matrix.size(1), image_rows,     image_columns, matrix.size(2), matrix.size(3), matrix.size(4),
+          matrix.size(5), matrix.size(6), scale[0],      scale[1],       offset[0],      offset[1]};
+}
+
 template <typename T>
 struct WindowsTensor {
   Tensor storage, rows;

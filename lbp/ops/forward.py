@@ -266,7 +266,9 @@ def _insert_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple
 
 
 def _matrix_gradient(coefficients: Tensor, rows: Tensor, like: Tensor) -> Tensor:
-    gradient = (coefficients.mT @ rows).sum(0)
+    # [B, K S, .]: one product adds up the sides as well.
+    left, right = (part.transpose(0, 1).flatten(1, 2) for part in (coefficients, rows))
+    gradient = left.mT @ right
     return sum_to(gradient.reshape(gradient.shape[0], *like.shape[1:]), like.shape)
 
 

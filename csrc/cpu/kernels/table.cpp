@@ -28,6 +28,8 @@ constexpr cpu::Kernels<T> table() {
           relax_windows_gradient<T>,
           relax_convolve_windows<T>,
           packed_weight_size<T>,
+          accumulate_windows<T>,
+          accumulate_windows_gradient<T>,
           concretize_forward<T>,
           concretize_forward_gradient<T>,
           concretize_forward_windows<T>,

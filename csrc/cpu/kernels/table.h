@@ -48,6 +48,10 @@ void relax_convolve_windows(const RelaxConvolveWindowsArguments<T>& args);
 template <typename T>
 Index packed_weight_size(const WindowConvolution<T>& convolution, Index channels);
 template <typename T>
+void accumulate_windows(const AccumulateWindowsArguments<T>& args);
+template <typename T>
+void accumulate_windows_gradient(const AccumulateWindowsGradientArguments<T>& args);
+template <typename T>
 void concretize_forward(const ConcretizeForwardArguments<T>& args);
 template <typename T>
 void concretize_forward_gradient(const ConcretizeForwardGradientArguments<T>& args);

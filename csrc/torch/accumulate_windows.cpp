@@ -1,0 +1,78 @@
+// accumulate_windows_few_rows and its gradient: from tensors to the kernels.
+#include "torch/ops.h"
+#include "torch/windows.h"
+
+namespace lbp::binding {
+namespace {
+
+// Rows [1 or B, S, C, H, W] and a window matrix [1 or B, C0, kh, kw, C, H, W] of one layer.
+template <typename T>
+struct RowsAndWindows {
+  Index batch, inputs;
+  Windows windows;
+  Batched<T> rows, matrix;
+
+  RowsAndWindows(Device on, const Tensor& A, const Tensor& entries, const std::vector<int64_t>& image,
+                 const std::vector<int64_t>& scale, const std::vector<int64_t>& offset)
+      : batch(common_batch({checked_rows(A, entries).size(0), entries.size(0)})),
+        inputs(image_size(image, entries)),
+        windows(windows_of(entries, image[1], image[2], scale, offset)),
+        rows(batched<T>(on, A, "rows", batch, trailing_size(A, 1))),
+        matrix(batched<T>(on, entries, "windows", batch, trailing_size(entries, 1))) {}
+
+  static const Tensor& checked_rows(const Tensor& A, const Tensor& entries) {
+    check_window_matrix(entries, "windows");
+    STD_TORCH_CHECK(
+        A.dim() == 5 && A.size(2) == entries.size(4) && A.size(3) == entries.size(5) && A.size(4) == entries.size(6),
+        "rows: expected [batch, rows, ", entries.size(4), ", ", entries.size(5), ", ", entries.size(6),
+        "], the layer of the windows");
+    return A;
+  }
+
+  static Index image_size(const std::vector<int64_t>& image, const Tensor& entries) {
+    STD_TORCH_CHECK(image.size() == 3 && image[0] == entries.size(1) && image[1] >= 0 && image[2] >= 0,
+                    "image: expected ", entries.size(1), " channels, rows and columns");
+    return image[0] * image[1] * image[2];
+  }
+};
+
+}  // namespace
+
+Tensor accumulate_windows_few_rows(Tensor rows, Tensor windows, std::vector<int64_t> image, std::vector<int64_t> scale,
+                                   std::vector<int64_t> offset) {
+  return with_type(windows, "accumulate_windows_few_rows", [&](auto type, Device on) {
+    using T = decltype(type);
+    const RowsAndWindows<T> in(on, rows, windows, image, scale, offset);
+    Tensor result = empty<T>(windows, {in.batch, in.inputs, rows.size(1)});
+    launch::accumulate_windows<T>(on, {in.batch, rows.size(1), in.windows, in.rows.data, in.rows.stride, in.matrix.data,
+                                       in.matrix.stride, result.mutable_data_ptr<T>()});
+    return result;
+  });
+}
+
+std::tuple<Tensor, Tensor> accumulate_windows_few_rows_gradient(Tensor gradient, Tensor rows, Tensor windows,
+                                                                std::vector<int64_t> image, std::vector<int64_t> scale,
+                                                                std::vector<int64_t> offset, bool need_rows,
+                                                                bool need_windows) {
+  return with_type(windows, "accumulate_windows_few_rows_gradient", [&](auto type, Device on) {
+    using T = decltype(type);
+    const RowsAndWindows<T> in(on, rows, windows, image, scale, offset);
+    const Tensor arriving = checked<T>(on, gradient, "gradient", in.batch * in.inputs * rows.size(1));
+    const auto output = [&](const Tensor& like, bool needed) {
+      std::vector<int64_t> sizes = {0};
+      if (needed) {
+        sizes = sizes_of(like);
+        sizes[0] = in.batch;
+      }
+      return empty<T>(windows, sizes);
+    };
+    Tensor to_rows = output(rows, need_rows), to_windows = output(windows, need_windows);
+    launch::accumulate_windows_gradient<T>(
+        on, {in.batch, rows.size(1), in.windows, in.rows.data, in.rows.stride, in.matrix.data, in.matrix.stride,
+             arriving.const_data_ptr<T>(), need_rows ? to_rows.mutable_data_ptr<T>() : nullptr,
+             need_windows ? to_windows.mutable_data_ptr<T>() : nullptr});
+    return std::make_tuple(to_rows, to_windows);
+  });
+}
+
+}  // namespace lbp::binding
