@@ -106,11 +106,12 @@ def conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[
     to_taken, to_weight = _adjoint(ctx, taken, rows, weight, corners, coefficients)
     to_bias = None
     if bias is not None:
-        weights = constants.to(A.dtype).reshape(*constants.shape, 1, 1, 1)
-        to_taken = to_taken + weights * bias
-        to_bias = (taken * weights).sum((0, 1, 2, 3))
-    by_source = A.new_zeros(A.shape[1], A.shape[0], *A.shape[2:])
-    to_A = added_at(by_source, rows[:, 0], to_taken.transpose(0, 1)).transpose(0, 1).contiguous()
+        weights = constants.to(A.dtype).unsqueeze(-1)
+        to_taken = to_taken + (weights * bias)[:, :, None, None]
+        to_bias = (taken.sum((2, 3)) * weights).sum((0, 1))
+    # A side at a time: what belongs to a row lies together.
+    nothing = A.new_zeros(A.shape[1:])
+    to_A = torch.stack([added_at(nothing, rows[:, 0], of_a_side) for of_a_side in to_taken])
     return to_A, None, None, to_weight, to_bias, *[None] * 6
 
 

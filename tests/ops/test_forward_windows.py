@@ -20,6 +20,7 @@ from ops.cases import (
 
 from lbp import ops
 from lbp.ops import _windows
+from lbp.ops.forward_windows import FEW_ROWS
 from lbp.reference import dense_to_windows
 
 NORMS = (1.0, 1.5, 2.0, math.inf)
@@ -109,6 +110,18 @@ def test_products_with_a_layer_in_several_chunks(matrix_batch, size, monkeypatch
     A, weight = coefficients("both", 3, 2, *layer), normal(4, math.prod(layer), seed=30)
     assert_matches_reference(ops.insert_forward_windows, A, *matrices, sides="both", **places)
     assert_matches_reference(ops.forward_linear_windows, *matrices, weight, None, **places)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [0, 1, 13, FEW_ROWS, FEW_ROWS + 1])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_insertion_of_any_number_of_rows_at_wide_layers(scale, count, dtype):
+    """A layer of more columns than a vector has lanes, and no multiple of them."""
+    layer = (3, 2, 37)
+    matrices = window_matrices(2, (2, 3), layer)
+    A = coefficients("lower", 2, count, *layer)
+    places = {"image": (2, 3, 36 * scale + 2), "scale": (1, scale), "offset": (0, -1)}
+    assert_matches_reference(ops.insert_forward_windows, A, *matrices, sides="lower", dtype=dtype, **places)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

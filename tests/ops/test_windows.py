@@ -80,6 +80,17 @@ def test_windows_of_every_size(rows, window, layer, sides):
 
 
 @pytest.mark.parametrize("sides", SIDES)
+def test_gradients_of_rows_that_share_no_source(sides):
+    """Images, places and sources in no order, one source without a row."""
+    A, rows = windows(sides, 9, 10)
+    rows[:, 0] = torch.randperm(10, generator=torch.Generator().manual_seed(3))[:9]
+    assert_matches_reference(
+        ops.relax_windows, A, rows, *intervals(2, *LAYER), sides=sides, bias=normal(*LAYER, seed=4), r=0.75, eta=0.1
+    )
+    assert_matches_reference(ops.concretize_windows_ball, A, rows, normal(2, *LAYER, seed=5), 0.5, 2.0, sides=sides)
+
+
+@pytest.mark.parametrize("sides", SIDES)
 @pytest.mark.parametrize("strategy", ["adaptive", "constant", "slopes"])
 def test_windows_relax_as_the_dense_rows_that_they_stand_for(strategy, sides):
     A, rows = windows(sides)
