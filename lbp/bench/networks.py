@@ -63,6 +63,7 @@ NETWORKS = {
     "DM-Medium": (1, 28, 28),
     "DM-Large": (3, 32, 32),
     "Small MNIST": (1, 28, 28),
+    "Small MNIST 8x8": (1, 8, 8),
     "ResNet": (3, 32, 32),
     "CNN-7+BN": (3, 32, 32),
 }
