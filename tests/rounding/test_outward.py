@@ -137,14 +137,20 @@ def losing_network(kind, terms):
         model[0].weight.fill_(1)
         model[0].bias.fill_(0)
         model[2].weight.copy_(losing_row(terms).reshape(model[2].weight.shape))
-    return model, torch.ones(1, 1, 1, 1) if kind == "convolutions" else torch.ones(1, 1)
+    return model, torch.ones(1, 1, 2, 2) if kind == "convolutions" else torch.ones(1, 1)
+
+
+def losing_sums(terms, places, factor=1.0):
+    """What such sums are, for every place of an image."""
+    sums = Exact.of(factor * torch.ones(1, terms)) @ Exact.of(losing_row(terms)).mT
+    return sums.each(lambda values: values.repeat(places, 1))
 
 
 @pytest.mark.parametrize("kind", ["convolutions", "matrices"])
 @pytest.mark.parametrize("method", METHODS)
 def test_terms_that_sums_lose_one_by_one_are_paid_behind_activations_too(method, kind):
     model, x = losing_network(kind, 512)
-    exact = Exact.of(torch.ones(1, 512)) @ Exact.of(losing_row(512)).mT
+    exact = losing_sums(512, x.numel())
     for mode in ("patches", "matrix"):
         for rounding in ("nearest", "outward"):
             found = bounds(model, x, x, method=method, rounding=rounding, options={"conv_mode": mode})
@@ -158,11 +164,24 @@ def test_terms_that_sums_lose_one_by_one_are_paid_where_inputs_change_their_sign
     model, x = losing_network(kind, terms)
     with torch.no_grad():
         model[0].bias.fill_(1)
-    largest = Exact.of(2 * torch.ones(1, terms)) @ Exact.of(losing_row(terms)).mT
+    largest = losing_sums(terms, x.numel(), 2.0)
     for rounding in ("nearest", "outward"):
         found = bounds(model, -x, x, method=method, rounding=rounding)
         wrong, _ = violations(found, largest.negative(), largest.positive())
         assert (wrong == 0) == (rounding == "outward")
+
+
+@pytest.mark.parametrize("kind", ["convolutions", "matrices"])
+def test_terms_that_rows_of_hidden_neurons_lose_one_by_one_are_paid(kind):
+    model, x = losing_network(kind, 512)
+    net = BoundedModule(nn.Sequential(*model, nn.ReLU()), x, bound_opts={"sparse_intermediate_bounds": False})
+    exact = losing_sums(512, x.numel())
+    for rounding in ("nearest", "outward"):
+        region = BoundedTensor(x, PerturbationLpNorm(x_L=x, x_U=x))
+        with torch.no_grad():
+            net.compute_bounds(x=(region,), method="CROWN", rounding=rounding)
+        hidden = net.get_layers_requiring_bounds()[-1]
+        assert (violations((hidden.lower, hidden.upper), exact, exact)[0] == 0) == (rounding == "outward")
 
 
 @pytest.mark.parametrize("norm", [float("inf"), 2.0, 1.0])
