@@ -184,6 +184,30 @@ def test_terms_that_rows_of_hidden_neurons_lose_one_by_one_are_paid(kind):
         assert (violations((hidden.lower, hidden.upper), exact, exact)[0] == 0) == (rounding == "outward")
 
 
+@pytest.mark.parametrize("images", [1, 20])
+@pytest.mark.parametrize("kind", ["convolution", "matrix"])
+def test_what_biases_swallow_is_paid_by_intervals(kind, images):
+    layer = nn.Conv2d(1, 2, 1) if kind == "convolution" else nn.Linear(1, 2)
+    with torch.no_grad():
+        layer.bias.copy_(losing_row(2)[:, 0])
+        layer.weight.copy_(losing_row(2)[:, 1].reshape(layer.weight.shape))
+    x = torch.ones(images, 1, 2, 2) if kind == "convolution" else torch.ones(images, 1)
+    exact = losing_sums(2, x[0].numel()).each(lambda values: values.repeat(images, 0))
+    for rounding in ("nearest", "outward"):
+        found = bounds(nn.Sequential(layer, nn.Flatten()), x, x, method="IBP", rounding=rounding)
+        assert (violations(found, exact, exact)[0] == 0) == (rounding == "outward")
+
+
+@pytest.mark.parametrize("kind", ["convolutions", "matrices"])
+def test_intervals_pay_for_nearly_all_that_their_sums_may_lose(kind):
+    """As far as half of the constant: a smaller one would be found out."""
+    terms = 16384
+    model, x = losing_network(kind, terms)
+    exact = losing_sums(terms, x.numel())
+    lower, upper = bounds(nn.Sequential(model[0], model[2]), x, x, method="IBP", rounding="outward")
+    assert violations((lower, upper), exact, exact)[0] == 0
+
+
 @pytest.mark.parametrize("norm", [float("inf"), 2.0, 1.0])
 @pytest.mark.parametrize("method", ["CROWN", "LBP"])
 def test_evaluations_over_the_region_lose_terms_in_float64(method, norm):
