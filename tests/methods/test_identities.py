@@ -114,6 +114,18 @@ def test_one_side_alone_equals_both_sides(method, side):
     torch.testing.assert_close(kept, lower if side == "lower" else upper, **EXACT)
 
 
+def test_both_sides_of_all_rows_of_a_layer_share_each_read_of_lines_and_weights():
+    model, shape = network("mlp")
+    net, x = bounded(model, shape), region(inputs(shape), 0.1)
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        net.compute_bounds(x, method="CROWN")
+    calls = {event.key.removeprefix("lbp::"): event.count for event in profile.key_averages()}
+    # From the five layers with weights down to the input: as many activations, and layers with weights below them.
+    passed = 0 + 1 + 2 + 3 + 4
+    assert calls["relax_windows"] + calls["relax_backward_linear"] == passed
+    assert calls["backward_linear"] + calls["relax_backward_linear"] == passed
+
+
 @pytest.mark.parametrize("method", ["IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN", "Relaxed-CROWN-2"])
 def test_an_identity_specification_bounds_the_outputs(method):
     model, shape = network("mlp", "leaky_param_ramp")
