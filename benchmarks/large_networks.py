@@ -233,7 +233,8 @@ def main() -> None:
     else:
         results = run_cases(options)
         if options.json:
-            record = {"environment": collect(), "options": vars(options), "results": results}
+            settings = {name: value for name, value in vars(options).items() if name not in ("json", "here")}
+            record = {"environment": collect(), "options": settings, "results": results}
             options.json.write_text(json.dumps(record, indent=2, default=str) + "\n")
 
 
