@@ -137,6 +137,17 @@ class BoundNode(ABC):
             "rounding='nearest', whose bounds may be wrong by rounding"
         )
 
+    def evaluation_roundings(self, dtype: torch.dtype) -> Roundings:
+        """Return how often a run of the network rounds here, in whatever way it computes the node's value.
+
+        Args:
+            dtype: of the run.
+
+        Raises:
+            UnanalysedRoundingError: nobody has analysed this kind of node.
+        """
+        return self.roundings(dtype)
+
     def outward_interval(self, *inputs: Interval, by: Widening, margin: Tensor) -> Interval:
         """Return what `interval` does over wider inputs, further apart, with long sums added up in blocks.
 

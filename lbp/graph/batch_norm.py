@@ -52,26 +52,26 @@ class Normalisation:
     bias: Value
     eps: Value
 
-    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """Return scale and shift [C], differentiable.
+    def scale_and_shift(self, added: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return scale and shift [C], differentiable: computed in float64, rounded to the format of the statistics.
+
+        Args:
+            added: bias [C] of the layer before, of which the shift takes care; None: none.
 
         Raises:
             MissingStatisticsError: batch statistics are wanted and there was no clean forward pass.
         """
-        mean, variance = self._moments()
-        weight, bias = self.weight.read(), self.bias.read()
-        scale = torch.rsqrt(variance + self.eps.read())
-        scale = scale if weight is None else scale * weight
-        shift = -mean * scale
-        return scale, (shift if bias is None else shift + bias)
+        scale, shift, _ = self._in_float64(added)
+        dtype = self._moments()[0].dtype
+        return scale.to(dtype), shift.to(dtype)
 
-    def rounded(self, roundings: Roundings, added: Tensor | None, dims: int, dtype: torch.dtype) -> Roundings:
-        """Return the roundings of a layer with this normalisation after it.
+    def roundings(self, of_layer: Roundings, added: Tensor | None, dims: int, dtype: torch.dtype) -> Roundings:
+        """Return the roundings of a layer with this normalisation merged into it.
 
         The network that bounds are about normalises by the stored statistics; scale and shift are rounded.
 
         Args:
-            roundings: of the layer.
+            of_layer: roundings of the layer alone.
             added: the layer's own bias [C]; None: none.
             dims: dimensions of the layer after that of the channels.
             dtype: of the bounds.
@@ -79,20 +79,44 @@ class Normalisation:
         Raises:
             UnanalysedRoundingError: batch statistics are in use, which are rounded themselves.
         """
+        self._refuse_batch_statistics()
+        _, shift, size = self._in_float64(added)
+        stored = shift.detach().abs()
+        # In float64 a sum, a root and a quotient (which some devices round by two units of the last place), a product.
+        by_parts = size * (14 * unit_roundoff(torch.float64))
+        # Where the bounds are float32: scale and shift are rounded to it, the product of weight and scale is.
+        count, error = (10, by_parts) if dtype == torch.float64 else (3, by_parts + stored * (2 * unit_roundoff(dtype)))
+        shift, error = (_per_channel(part.to(dtype), dims) for part in (stored + error, error))
+        return replace(of_layer, weights=count, value=1, shift=shift, shift_error=error)
+
+    def evaluated(self, of_layer: Roundings, added: Tensor | None, dims: int, dtype: torch.dtype) -> Roundings:
+        """Return the roundings of a run of the layer and of this normalisation after it; see `roundings`."""
+        self._refuse_batch_statistics()
+        size = _per_channel(self._in_float64(added)[2].to(dtype), dims)
+        return replace(of_layer, weights=10, value=1, shift=size, shift_error=size * (14 * unit_roundoff(dtype)))
+
+    def _in_float64(self, added: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return scale and shift [C], and what the magnitudes of the shift's parts add up to."""
+        mean, variance = self._moments()
+        weight, bias = self.weight.read(), self.bias.read()
+        # The number eps counts as rounded to the network's format, as PyTorch rounds it.
+        eps = torch.as_tensor(self.eps.read(), dtype=variance.dtype)
+        scale = torch.rsqrt(variance.double() + eps)
+        scale = scale if weight is None else scale * weight
+        shift = -mean * scale
+        size = shift.detach().abs()
+        for part in (None if added is None else added * scale, bias):
+            if part is not None:
+                shift, size = shift + part, size + part.detach().abs()
+        return scale, shift, size
+
+    def _refuse_batch_statistics(self) -> None:
         module = None if self.module is None else self.module.read()
         if module is not None and uses_batch_statistics(module):
             raise UnanalysedRoundingError(
                 f"rounding: batch normalisation {self.name!r} uses batch statistics (it is in training mode or keeps "
                 "no running ones), which are rounded themselves; call eval(), or use rounding='nearest'"
             )
-        scale = self.scale_and_shift()[0].detach()
-        bias, mean = self.bias.read(), self._moments()[0].detach()
-        size = (mean * scale).abs()
-        size = size if bias is None else size + bias.detach().abs()
-        size = (size if added is None else size + (added.detach() * scale).abs()).reshape(-1, *[1] * dims)
-        # Scale: a sum, a root and a quotient (which some devices round by two units of the last place), a product.
-        error = 14 * unit_roundoff(dtype) * size
-        return replace(roundings, weights=10, value=1, shift=size, shift_error=error)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         module = None if self.module is None else self.module.read()
@@ -117,11 +141,14 @@ class BatchNormNode(ScaleShiftNode):
 
     def constants(self) -> tuple[Tensor, Tensor]:
         scale, shift = self.normalisation.scale_and_shift()
-        spatial = (-1, *[1] * (len(self.shape) - 1))
-        return scale.reshape(spatial), shift.reshape(spatial)
+        dims = len(self.shape) - 1
+        return _per_channel(scale, dims), _per_channel(shift, dims)
 
     def roundings(self, dtype: torch.dtype) -> Roundings:
-        return self.normalisation.rounded(super().roundings(dtype), None, len(self.shape) - 1, dtype)
+        return self.normalisation.roundings(super().roundings(dtype), None, len(self.shape) - 1, dtype)
+
+    def evaluation_roundings(self, dtype: torch.dtype) -> Roundings:
+        return self.normalisation.evaluated(super().roundings(dtype), None, len(self.shape) - 1, dtype)
 
 
 class NormalisedLinearNode(LinearNode):
@@ -135,7 +162,10 @@ class NormalisedLinearNode(LinearNode):
         return _folded(*super().parameters(), self.normalisation)
 
     def roundings(self, dtype: torch.dtype) -> Roundings:
-        return self.normalisation.rounded(super().roundings(dtype), self.bias.read(), 0, dtype)
+        return self.normalisation.roundings(super().roundings(dtype), self.bias.read(), 0, dtype)
+
+    def evaluation_roundings(self, dtype: torch.dtype) -> Roundings:
+        return self.normalisation.evaluated(super().roundings(dtype), self.bias.read(), 0, dtype)
 
 
 class NormalisedConv2dNode(Conv2dNode):
@@ -149,13 +179,20 @@ class NormalisedConv2dNode(Conv2dNode):
         return _folded(*super().parameters(), self.normalisation)
 
     def roundings(self, dtype: torch.dtype) -> Roundings:
-        return self.normalisation.rounded(super().roundings(dtype), self.bias.read(), 2, dtype)
+        return self.normalisation.roundings(super().roundings(dtype), self.bias.read(), 2, dtype)
+
+    def evaluation_roundings(self, dtype: torch.dtype) -> Roundings:
+        return self.normalisation.evaluated(super().roundings(dtype), self.bias.read(), 2, dtype)
 
 
 def _folded(weight: Tensor, bias: Tensor | None, normalisation: Normalisation) -> tuple[Tensor, Tensor]:
-    scale, shift = normalisation.scale_and_shift()
-    scaled = weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
-    return scaled, shift if bias is None else bias * scale + shift
+    scale, shift = normalisation.scale_and_shift(bias)
+    return weight * _per_channel(scale, weight.dim() - 1), shift
+
+
+def _per_channel(values: Tensor, dims: int) -> Tensor:
+    """Return values [C] with so many dimensions of size 1 after that of the channels."""
+    return values.reshape(-1, *[1] * dims)
 
 
 def fold_batch_norms(output: BoundNode) -> BoundNode:

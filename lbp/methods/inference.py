@@ -60,7 +60,7 @@ def _error(problem: Problem, node: BoundNode, before: list[Tensor]) -> Tensor:
     """Return the error of a node's value from those of its inputs."""
     assert problem.outward is not None
     dtype, floor = problem.dtype, absolute_floor(problem.dtype)
-    roundings = node.roundings(dtype)
+    roundings = node.evaluation_roundings(dtype)
     sizes = [problem.outward.magnitude(source) + error for source, error in zip(node.inputs, before, strict=True)]
     if isinstance(node, RampNode):
         # No slope is above 1; `r + eta (z - r)` is taken where |r| <= |z|, so its parts add up to 3 |z| at most.

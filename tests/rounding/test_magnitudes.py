@@ -1,6 +1,7 @@
 """What the errors of a step are made of: bounds of magnitudes, and counts of the terms of sums."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -62,3 +63,38 @@ def test_intercepts_of_ramps_that_bend_at_0_alone_are_no_larger_than_slopes_time
                 (lines.upper_slope, lines.upper_intercept),
             ):
                 assert (intercept.abs() <= (1 + 32 * u) * slope.double() * size + 8 * least * (1 + size)).all()
+
+
+def exact_merge(layer, normalisation, channel):
+    """The weights and the bias of one output of a Linear layer with batch normalisation merged into it."""
+    eps = torch.tensor(normalisation.eps, dtype=normalisation.running_var.dtype).item()
+    squared = Fraction(normalisation.running_var[channel].item()) + Fraction(eps)
+    root = Fraction(2**300, math.isqrt(int(squared * 2**600)))
+    weight, bias, mean, scale, shift = (
+        [Fraction(number) for number in part[channel].double().flatten().tolist()]
+        for part in (layer.weight, layer.bias, normalisation.running_mean, normalisation.weight, normalisation.bias)
+    )
+    factor = root * scale[0]
+    return [factor * entry for entry in weight], (bias[0] - mean[0]) * factor + shift[0]
+
+
+@pytest.mark.parametrize(("dtype", "counted"), [(torch.float32, 3), (torch.float64, 10)])
+def test_merged_batch_normalisations_are_as_exact_as_counted(dtype, counted):
+    channels = 200
+    layer, normalisation = nn.Linear(3, channels), nn.BatchNorm1d(channels)
+    model = fill(nn.Sequential(layer, normalisation), "gaussian").eval()
+    with torch.no_grad():
+        normalisation.running_var.copy_(torch.logspace(-9, 5, channels))
+        normalisation.running_mean.copy_(layer.bias + 1e-4 * numbers("gaussian", channels, seed=3))
+    node = BoundedModule(model.to(dtype), torch.zeros(1, 3, dtype=dtype))._network().output
+    weight, bias = (part.detach().double() for part in node.parameters())
+    roundings, unit = node.roundings(dtype), Fraction(2) ** (-24 if dtype == torch.float32 else -53)
+    assert roundings.weights == counted
+    most = Fraction(0)
+    for channel in range(channels):
+        entries, offset = exact_merge(layer, normalisation, channel)
+        for found, entry in zip(weight[channel].tolist(), entries, strict=True):
+            most = max(most, abs(Fraction(found) - entry) / abs(entry) / unit)
+        assert abs(Fraction(bias[channel].item()) - offset) <= Fraction(roundings.shift_error[channel].item())
+        assert abs(offset) <= Fraction(roundings.shift[channel].item())
+    assert 1 < most <= counted
