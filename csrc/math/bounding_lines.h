@@ -81,7 +81,7 @@ struct Neuron {
   T rise_gap, rise_share;      // chord from (l, eta l) to (reached, reached): slope eta + complement * rise_share
   T width, fall_share;         // chord from (l, l) to (u, act(u)), 0 <= l < r < u: slope eta + complement * fall_share
   T across_share;              // chord from (l, eta l) to (u, act(u)), l < 0 < u: slope eta + complement * across_share
-  bool exact_offset;           // (1 - eta) r carries no rounding error
+  bool exact_offset;           // u > r, and (1 - eta) r carries no rounding error
   bool left_dead, left_unstable, alive, right_unstable, right_dead, unstable, undefined;
 };
 
@@ -99,8 +99,9 @@ LBP_HOST_DEVICE Neuron<T> neuron(T l, T u, T r, T eta) {
   x.width = floored(x.u - x.l);
   x.fall_share = (r - x.l) / x.width;
   x.across_share = x.reached / x.width;
-  x.exact_offset = (eta == T(0)) | (eta == T(1));
   const bool negative = x.l<T(0), beyond = x.u> r;
+  // Not of eta alone: GCC vectorises no selection by a condition that all neurons share.
+  x.exact_offset = beyond & ((eta == T(0)) | (eta == T(1)));
   x.left_dead = x.u <= T(0);
   x.left_unstable = negative & !x.left_dead & !beyond;
   x.alive = !negative & !x.left_dead & !beyond;

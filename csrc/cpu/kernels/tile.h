@@ -59,75 +59,14 @@ struct LineTile {
   alignas(64) T upper_intercept[kTile];
 };
 
+// Computes the lines of neurons [begin, begin + size) of one image. Defined in lines.cpp.
 template <typename T>
-GivenLines<T> given_lines(const Relaxation<T>& relaxation, Index at) {
-  const auto value = [at](const T* data) { return data == nullptr ? T(0) : data[at]; };
-  return {value(relaxation.lower_slope),     value(relaxation.lower_intercept), value(relaxation.upper_slope),
-          value(relaxation.upper_intercept), relaxation.lower_slope != nullptr, relaxation.upper_slope != nullptr};
-}
+void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index size, LineTile<T>& lines);
 
-// Computes the lines of neurons [begin, begin + size) of one image.
-template <typename T>
-void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index size, LineTile<T>& lines) {
-  alignas(64) T r_tile[kTile];
-  load_per_neuron(relaxation.r, begin, size, r_tile);
-  const T* __restrict l = relaxation.l + image * relaxation.batch_stride + begin;
-  const T* __restrict u = relaxation.u + image * relaxation.batch_stride + begin;
-  const Index given_begin = image * relaxation.given_batch_stride + begin;
-  const T eta = relaxation.eta;
-  with_strategy(relaxation.strategy, [&](auto strategy) {
-    for (Index j = 0; j < size; ++j) {
-      GivenLines<T> given = {};
-      if constexpr (reads_given(strategy)) given = given_lines(relaxation, given_begin + j);
-      const BoundingLines<T> line = lbp::bounding_lines<strategy>(l[j], u[j], r_tile[j], eta, given);
-      lines.lower_slope[j] = line.lower_slope;
-      lines.lower_intercept[j] = line.lower_intercept;
-      lines.upper_slope[j] = line.upper_slope;
-      lines.upper_intercept[j] = line.upper_intercept;
-    }
-  });
-}
-
-// Writes the gradients of a tile's bounds, r and given lines from the gradients of its lines.
+// Writes the gradients of a tile's bounds, r and given lines from the gradients of its lines. Defined in lines.cpp.
 template <typename T>
 void store_line_gradients(const Relaxation<T>& relaxation, Index image, Index neurons, Index begin, Index size,
-                          const LineTile<T>& line_gradients, const RelaxationGradients<T>& gradients) {
-  alignas(64) T r_tile[kTile];
-  load_per_neuron(relaxation.r, begin, size, r_tile);
-  const T* __restrict l = relaxation.l + image * relaxation.batch_stride + begin;
-  const T* __restrict u = relaxation.u + image * relaxation.batch_stride + begin;
-  const Index given_begin = image * relaxation.given_batch_stride + begin;
-  const Index out = image * neurons + begin;
-  const T eta = relaxation.eta;
-  with_strategy(relaxation.strategy, [&](auto strategy) {
-    alignas(64) T gl[kTile], gu[kTile], gr[kTile];
-    constexpr bool kGiven = reads_given(strategy);
-    for (Index j = 0; j < size; ++j) {
-      GivenLines<T> given = {};
-      if constexpr (kGiven) given = given_lines(relaxation, given_begin + j);
-      const BoundingLines<T> gradient = {line_gradients.lower_slope[j], line_gradients.lower_intercept[j],
-                                         line_gradients.upper_slope[j], line_gradients.upper_intercept[j]};
-      const LineGradients<T> result =
-          lbp::bounding_lines_gradient<strategy>(l[j], u[j], r_tile[j], eta, given, gradient);
-      gl[j] = result.l;
-      gu[j] = result.u;
-      gr[j] = result.r;
-      if constexpr (kGiven) {
-        if (gradients.lower_slope != nullptr) gradients.lower_slope[out + j] = result.given.lower_slope;
-        if (gradients.lower_intercept != nullptr) gradients.lower_intercept[out + j] = result.given.lower_intercept;
-        if (gradients.upper_slope != nullptr) gradients.upper_slope[out + j] = result.given.upper_slope;
-        if (gradients.upper_intercept != nullptr) gradients.upper_intercept[out + j] = result.given.upper_intercept;
-      }
-    }
-    const auto store = [&](T* target, const T* tile) {
-      if (target == nullptr) return;
-      for (Index j = 0; j < size; ++j) target[out + j] = tile[j];
-    };
-    store(gradients.l, gl);
-    store(gradients.u, gu);
-    store(gradients.r, gr);
-  });
-}
+                          const LineTile<T>& line_gradients, const RelaxationGradients<T>& gradients);
 
 inline Index side_count(int sides) { return sides == 3 ? 2 : 1; }
 inline bool is_lower(int sides, Index side) { return sides == 1 || (sides == 3 && side == 0); }

@@ -1,0 +1,116 @@
+// The bounding lines of tiles of neurons, and their gradients, in a file of its own: each formula is compiled once, and
+// cmake/InstructionSets.cmake keeps GCC from turning its selections into branches, which are eight times slower.
+#include "cpu/kernels/tile.h"
+#include "dispatch.h"
+
+namespace lbp::LBP_ISA {
+namespace {
+
+template <typename T>
+LBP_HOST_DEVICE GivenLines<T> given_lines(const Relaxation<T>& relaxation, Index at) {
+  const auto value = [at](const T* data) { return data == nullptr ? T(0) : data[at]; };
+  return {value(relaxation.lower_slope),     value(relaxation.lower_intercept), value(relaxation.upper_slope),
+          value(relaxation.upper_intercept), relaxation.lower_slope != nullptr, relaxation.upper_slope != nullptr};
+}
+
+// Lines of neuron j of a tile. Loops over neurons call functions, as structs of their own keep them from being
+// vectorised.
+template <Strategy kStrategy, typename T>
+LBP_HOST_DEVICE void load_line(Index j, T l, T u, T r, T eta, const Relaxation<T>& relaxation, Index given_at,
+                               LineTile<T>& lines) {
+  GivenLines<T> given = {};
+  if constexpr (reads_given(kStrategy)) given = given_lines(relaxation, given_at);
+  const BoundingLines<T> line = lbp::bounding_lines<kStrategy>(l, u, r, eta, given);
+  lines.lower_slope[j] = line.lower_slope;
+  lines.lower_intercept[j] = line.lower_intercept;
+  lines.upper_slope[j] = line.upper_slope;
+  lines.upper_intercept[j] = line.upper_intercept;
+}
+
+// Gradients of the bounds and r of a tile.
+template <typename T>
+struct BoundsTile {
+  alignas(64) T l[kTile];
+  alignas(64) T u[kTile];
+  alignas(64) T r[kTile];
+};
+
+template <Strategy kStrategy, typename T>
+LBP_HOST_DEVICE void line_gradient(Index j, T l, T u, T r, T eta, const Relaxation<T>& relaxation, Index given_at,
+                                   const LineTile<T>& line_gradients, BoundsTile<T>& bounds, LineTile<T>& given_lines) {
+  GivenLines<T> given = {};
+  if constexpr (reads_given(kStrategy)) given = LBP_ISA::given_lines(relaxation, given_at);
+  const BoundingLines<T> gradient = {line_gradients.lower_slope[j], line_gradients.lower_intercept[j],
+                                     line_gradients.upper_slope[j], line_gradients.upper_intercept[j]};
+  const LineGradients<T> result = lbp::bounding_lines_gradient<kStrategy>(l, u, r, eta, given, gradient);
+  bounds.l[j] = result.l;
+  bounds.u[j] = result.u;
+  bounds.r[j] = result.r;
+  if constexpr (reads_given(kStrategy)) {
+    given_lines.lower_slope[j] = result.given.lower_slope;
+    given_lines.lower_intercept[j] = result.given.lower_intercept;
+    given_lines.upper_slope[j] = result.given.upper_slope;
+    given_lines.upper_intercept[j] = result.given.upper_intercept;
+  }
+}
+
+}  // namespace
+
+template <typename T>
+void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index size, LineTile<T>& lines) {
+  alignas(64) T r_tile[kTile];
+  load_per_neuron(relaxation.r, begin, size, r_tile);
+  with_strategy(relaxation.strategy, [&](auto strategy) {
+    const T* __restrict l = relaxation.l + image * relaxation.batch_stride + begin;
+    const T* __restrict u = relaxation.u + image * relaxation.batch_stride + begin;
+    const T* __restrict r = r_tile;
+    const Index given_begin = image * relaxation.given_batch_stride + begin;
+    const T eta = relaxation.eta;
+#pragma omp simd
+    for (Index j = 0; j < size; ++j) load_line<strategy>(j, l[j], u[j], r[j], eta, relaxation, given_begin + j, lines);
+  });
+}
+
+template <typename T>
+void store_line_gradients(const Relaxation<T>& relaxation, Index image, Index neurons, Index begin, Index size,
+                          const LineTile<T>& line_gradients, const RelaxationGradients<T>& gradients) {
+  alignas(64) T r_tile[kTile];
+  load_per_neuron(relaxation.r, begin, size, r_tile);
+  with_strategy(relaxation.strategy, [&](auto strategy) {
+    const T* __restrict l = relaxation.l + image * relaxation.batch_stride + begin;
+    const T* __restrict u = relaxation.u + image * relaxation.batch_stride + begin;
+    const T* __restrict r = r_tile;
+    const Index given_begin = image * relaxation.given_batch_stride + begin;
+    const T eta = relaxation.eta;
+    BoundsTile<T> bounds;
+    LineTile<T> given;
+#pragma omp simd
+    for (Index j = 0; j < size; ++j) {
+      line_gradient<strategy>(j, l[j], u[j], r[j], eta, relaxation, given_begin + j, line_gradients, bounds, given);
+    }
+    const auto store = [&](T* target, const T* tile) {
+      if (target == nullptr) return;
+      T* __restrict out = target + image * neurons + begin;
+      for (Index j = 0; j < size; ++j) out[j] = tile[j];
+    };
+    store(gradients.l, bounds.l);
+    store(gradients.u, bounds.u);
+    store(gradients.r, bounds.r);
+    if constexpr (reads_given(strategy)) {
+      store(gradients.lower_slope, given.lower_slope);
+      store(gradients.lower_intercept, given.lower_intercept);
+      store(gradients.upper_slope, given.upper_slope);
+      store(gradients.upper_intercept, given.upper_intercept);
+    }
+  });
+}
+
+#define LBP_INSTANTIATE(T)                                                                                 \
+  template void load_lines(const Relaxation<T>&, Index, Index, Index, LineTile<T>&);                       \
+  template void store_line_gradients(const Relaxation<T>&, Index, Index, Index, Index, const LineTile<T>&, \
+                                     const RelaxationGradients<T>&);
+
+LBP_INSTANTIATE(float)
+LBP_INSTANTIATE(double)
+
+}  // namespace lbp::LBP_ISA
