@@ -25,6 +25,17 @@ struct PerNeuron {
   T value = T(0);
 };
 
+// By how much lines move outward: |slope| per_slope + rest, per_slope [B, n] and rest [B, n] or [B], two arrays that
+// are there together. They count as constants: gradients are those of the lines.
+template <typename T>
+struct LineMargins {
+  const T* per_slope = nullptr;
+  const T* rest = nullptr;
+  Index per_slope_batch_stride = 0;
+  Index rest_batch_stride = 0;
+  Index rest_stride = 0;  // 1, or 0 where all neurons of an image share one number
+};
+
 // What the bounding lines of a layer are made of. l, u and the given lines are [B, n].
 template <typename T>
 struct Relaxation {
@@ -40,6 +51,7 @@ struct Relaxation {
   const T* upper_intercept;
   Index given_batch_stride;
   const T* eta_data = nullptr;  // device memory only: where eta lies, if it is not the number
+  LineMargins<T> margins = {};
 };
 
 // Gradients of a Relaxation, each [B, n] or null.

@@ -9,12 +9,14 @@
 
 // The parameters that every op on an activation takes, in the order of the schema.
 #define LBP_RAMP_PARAMETERS double r, OptionalTensor r_tensor, double eta, OptionalTensor eta_tensor
-#define LBP_RELAXATION_PARAMETERS                                                        \
-  Tensor l, Tensor u, LBP_RAMP_PARAMETERS, int64_t strategy, OptionalTensor lower_slope, \
-      OptionalTensor lower_intercept, OptionalTensor upper_slope, OptionalTensor upper_intercept
-#define LBP_RELAXATION_TENSORS                                                                                 \
-  RelaxationTensors {                                                                                          \
-    l, u, {r, r_tensor, eta, eta_tensor}, strategy, lower_slope, lower_intercept, upper_slope, upper_intercept \
+#define LBP_RELAXATION_PARAMETERS                                                                 \
+  Tensor l, Tensor u, LBP_RAMP_PARAMETERS, int64_t strategy, OptionalTensor lower_slope,          \
+      OptionalTensor lower_intercept, OptionalTensor upper_slope, OptionalTensor upper_intercept, \
+      OptionalTensor margin_per_slope, OptionalTensor margin
+#define LBP_RELAXATION_TENSORS                                                                                  \
+  RelaxationTensors {                                                                                           \
+    l, u, {r, r_tensor, eta, eta_tensor}, strategy, lower_slope, lower_intercept, upper_slope, upper_intercept, \
+        margin_per_slope, margin                                                                                \
   }
 #define LBP_CONVOLUTION_PARAMETERS \
   std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups

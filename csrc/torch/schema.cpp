@@ -17,9 +17,10 @@ std::string cpu_capability() {
 }  // namespace lbp::binding
 
 #define RAMP "float r, Tensor? r_tensor, float eta, Tensor? eta_tensor"
-#define RELAXATION            \
-  "Tensor l, Tensor u, " RAMP \
-  ", int strategy, Tensor? lower_slope, Tensor? lower_intercept, Tensor? upper_slope, Tensor? upper_intercept"
+#define RELAXATION                                                                                             \
+  "Tensor l, Tensor u, " RAMP                                                                                  \
+  ", int strategy, Tensor? lower_slope, Tensor? lower_intercept, Tensor? upper_slope, Tensor? upper_intercept" \
+  ", Tensor? margin_per_slope, Tensor? margin"
 #define FORWARD "Tensor center, Tensor? radius, Tensor center_bias, Tensor? radius_bias"
 #define CONVOLUTION "int[] stride, int[] padding, int[] dilation, int groups"
 #define SEVEN_GRADIENTS "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"

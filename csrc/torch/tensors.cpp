@@ -162,6 +162,21 @@ Eta<T> outer_slope(Device on, const RampParameters& parameters) {
   return {T(eta), {}, nullptr};
 }
 
+// The margins of the lines of a layer; what they point to is added to the storage.
+template <typename T>
+LineMargins<T> line_margins(Device on, const RelaxationTensors& tensors, Index batch, Index neurons,
+                            std::vector<Tensor>& storage) {
+  STD_TORCH_CHECK(tensors.margin_per_slope.has_value() == tensors.margin.has_value(),
+                  "margin_per_slope and margin: expected both or none");
+  if (!tensors.margin.has_value()) return {};
+  const Batched<T> per_slope = batched<T>(on, *tensors.margin_per_slope, "margin_per_slope", batch, neurons);
+  const bool shared = neurons != 1 && trailing_size(*tensors.margin, 1) == 1;
+  const Batched<T> rest = batched<T>(on, *tensors.margin, "margin", batch, shared ? 1 : neurons);
+  storage.push_back(per_slope.storage);
+  storage.push_back(rest.storage);
+  return {per_slope.data, rest.data, per_slope.stride, rest.stride, shared ? 0 : 1};
+}
+
 template <typename T>
 OwnedRelaxation<T> relaxation(Device on, const RelaxationTensors& tensors, Index batch, Index neurons) {
   OwnedRelaxation<T> result;
@@ -195,8 +210,19 @@ OwnedRelaxation<T> relaxation(Device on, const RelaxationTensors& tensors, Index
   STD_TORCH_CHECK(strategy != Strategy::kLines || (lower_slope && lower_intercept && upper_slope && upper_intercept),
                   "strategy 'lines' takes all four of lower_slope, lower_intercept, upper_slope, upper_intercept");
   result.eta = outer_slope<T>(on, tensors.ramp);
-  result.view = {l.data,      u.data,          l.stride,    result.r.view(), result.eta.value, strategy,
-                 lower_slope, lower_intercept, upper_slope, upper_intercept, given_stride,     result.eta.data};
+  result.view = {l.data,
+                 u.data,
+                 l.stride,
+                 result.r.view(),
+                 result.eta.value,
+                 strategy,
+                 lower_slope,
+                 lower_intercept,
+                 upper_slope,
+                 upper_intercept,
+                 given_stride,
+                 result.eta.data,
+                 line_margins<T>(on, tensors, batch, neurons, result.storage)};
   return result;
 }
 

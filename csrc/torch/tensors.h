@@ -34,6 +34,7 @@ struct RelaxationTensors {
   RampParameters ramp;
   int64_t strategy;
   OptionalTensor lower_slope, lower_intercept, upper_slope, upper_intercept;
+  OptionalTensor margin_per_slope, margin;
 };
 
 // A tensor of the given type and number of elements, contiguous, on the device that the op runs on; `name` is for the

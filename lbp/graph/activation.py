@@ -86,7 +86,9 @@ class RampNode(BoundNode):
 
     def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
         lower, upper = relaxations.before(self)
-        keywords = self._keywords(relaxations) if relaxations.lines is None else relaxations.lines(self)
+        keywords = self._keywords(relaxations)
+        if relaxations.margins is not None:
+            keywords |= relaxations.margins(self)
         if isinstance(coefficients, WindowRows):
             windows, added = to_windows(coefficients)
             return (PendingWindowRelaxation(windows, lower, upper, relaxations.sides, keywords),), added

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,14 +36,14 @@ class Relaxations:
         strategy: name of the bounding-line strategy, as `lbp.ops.bounding_lines` takes it.
         sides: sides that the coefficients hold: "lower", "upper" or "both".
         bounds: pre-activation bounds known so far.
-        lines: returns the lines of a ramp for back-substitution, as keywords of the relaxation ops, instead of those of
-            the strategy; None: those of the strategy.
+        margins: returns by how much the lines of a ramp move outward in back-substitution, as keywords of the
+            relaxation ops; None: not at all.
     """
 
     strategy: str
     sides: str = "both"
     bounds: Mapping[BoundNode, Interval] = field(default_factory=dict)
-    lines: Callable[[BoundNode], dict[str, Any]] | None = None
+    margins: Callable[[BoundNode], dict[str, Tensor]] | None = None
 
     def before(self, activation: BoundNode) -> Interval:
         """Return the bounds [B, *shape] of an activation's input."""

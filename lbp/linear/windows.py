@@ -206,7 +206,10 @@ class PendingWindowRelaxation:
             return value
         if name == "r":
             return value.expand(shape).reshape(layer)
-        return value.reshape(-1, *layer) if name.endswith(("_slope", "_intercept")) else value
+        if name == "eta":
+            return value
+        # Of an image: a number of every neuron, or one for all of them (a margin).
+        return value.reshape(len(value), *(layer if value[:1].numel() > 1 else (1, 1, 1)))
 
     def relaxed(self, bias: Tensor | None = None) -> tuple[WindowCoefficients, Tensor]:
         """Return the coefficients of the pre-activation, and the constants [K, R] of the lines and a bias [*shape]."""

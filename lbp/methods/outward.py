@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -36,7 +36,6 @@ from lbp.linear import (
     to_dense,
     to_windows,
 )
-from lbp.ops import bounding_lines
 from lbp.ops.outward_intervals import Widening
 from lbp.rounding import (
     SLACK,
@@ -136,7 +135,7 @@ class Outward:
         self._intervals: dict[BoundNode, Interval] = {}
         self._magnitudes: dict[BoundNode, Tensor] = {}
         self._steps: dict[BoundNode, StepError | None] = {}
-        self._lines: dict[BoundNode, dict[str, Any]] = {}
+        self._margins: dict[BoundNode, tuple[Tensor, Tensor]] = {}
         self._underflows: dict[BoundNode, Tensor] = {}
         self._regions: dict[BoundNode, Region] = {}
         self._largest: dict[BoundNode, Tensor] = {}
@@ -260,35 +259,17 @@ class Outward:
         """Return the relative error of constants: rounded products, and float64 sums over a layer and its bias."""
         return 4 * unit_roundoff(self.dtype) + gamma(2 * node.size + 4, torch.float64)
 
-    def lines(self, activation: BoundNode) -> dict[str, Any]:
-        """Return the bounding lines of a ramp as keywords of the relaxation ops.
+    def margins(self, activation: BoundNode) -> dict[str, Tensor]:
+        """Return by how much the lines of a ramp move outward, as keywords of the relaxation ops.
 
-        Their intercepts pay for the relaxation itself and for the step through the node below.
+        They pay for the relaxation itself and for the step through the node below.
         """
         assert isinstance(activation, RampNode)
-        if self.by_intervals:
-            return self._widened_lines(activation)  # rows of the output pass once: no memory is held for later ones
-        if activation not in self._lines:
-            self._lines[activation] = self._widened_lines(activation)
-        return self._lines[activation]
-
-    def _widened_lines(self, activation: RampNode) -> dict[str, Any]:
-        below = activation.inputs[0]
-        lower, upper = self._problem.bounds[below]
-        r, eta = activation.ramp_parameters()
-        lines = bounding_lines(lower, upper, r, eta, self._problem.strategy)
-        with torch.no_grad():
-            per_slope, rest = self._lost_by_lines(activation)
-        # Slopes are not negative.
-        below_zero = torch.addcmul(lines.lower_intercept, lines.lower_slope.detach(), per_slope, value=-1)
-        above_zero = torch.addcmul(lines.upper_intercept, lines.upper_slope.detach(), per_slope)
-        return {
-            "strategy": "lines",
-            "lower_slope": lines.lower_slope,
-            "lower_intercept": below_zero.sub_(rest),
-            "upper_slope": lines.upper_slope,
-            "upper_intercept": above_zero.add_(rest),
-        }
+        if activation not in self._margins:
+            with torch.no_grad():
+                self._margins[activation] = self._lost_by_lines(activation)
+        per_slope, rest = self._margins[activation]
+        return {"margin_per_slope": per_slope, "margin": rest}
 
     def _lost_by_lines(self, activation: RampNode) -> tuple[Tensor, Tensor]:
         """Return by how much the intercepts of a ramp's lines move: so much times the slope, and so much."""

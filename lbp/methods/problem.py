@@ -116,8 +116,8 @@ class Problem:
 
     def relaxations(self, sides: str = "both") -> Relaxations:
         """Return how activations are enclosed, by the bounds known so far."""
-        lines = None if self.outward is None else self.outward.lines
-        return Relaxations(self.strategy, sides, self.bounds, lines)
+        margins = None if self.outward is None else self.outward.margins
+        return Relaxations(self.strategy, sides, self.bounds, margins)
 
     def interval(self, node: BoundNode, inputs: Sequence[Interval]) -> Interval:
         """Return bounds of a node by interval arithmetic from those of its inputs."""

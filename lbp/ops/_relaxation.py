@@ -26,10 +26,12 @@ class LineOptions(TypedDict, total=False):
     upper_slope: Tensor | None
     lower_intercept: Tensor | None
     upper_intercept: Tensor | None
+    margin_per_slope: Tensor | None
+    margin: Tensor | None
 
 
 class RelaxationArguments(NamedTuple):
-    """The arguments l ... upper_intercept of the schema, in its order."""
+    """The arguments l ... margin of the schema, in its order."""
 
     l: Tensor
     u: Tensor
@@ -42,9 +44,12 @@ class RelaxationArguments(NamedTuple):
     lower_intercept: Tensor | None
     upper_slope: Tensor | None
     upper_intercept: Tensor | None
+    margin_per_slope: Tensor | None
+    margin: Tensor | None
 
 
 RELAXATION_LENGTH = len(RelaxationArguments._fields)
+_GIVEN = ("lower_slope", "lower_intercept", "upper_slope", "upper_intercept")
 
 
 class Lines(NamedTuple):
@@ -57,20 +62,22 @@ class Lines(NamedTuple):
     upper_slope: Tensor | None = None
     lower_intercept: Tensor | None = None
     upper_intercept: Tensor | None = None
+    margin_per_slope: Tensor | None = None
+    margin: Tensor | None = None
 
     def checked(self) -> Lines:
         """Return these lines, if r and eta are in range and the given lines belong to the strategy.
 
         Raises:
             ValueError: an unknown strategy, lines or slopes with a strategy that does not read them (or missing where
-                it does), or r or eta out of range.
+                it does), r or eta out of range, or one margin without the other.
         """
         check_numbers(self.r, self.eta)
         strategy_code(self.strategy)
         slopes = self.lower_slope is not None or self.upper_slope is not None
         intercepts = self.lower_intercept is not None or self.upper_intercept is not None
         if self.strategy == "lines":
-            if any(line is None for line in self[3:]):
+            if any(line is None for line in self[3:7]):
                 raise ValueError(
                     "strategy 'lines' takes all four of lower_slope, lower_intercept, upper_slope, upper_intercept"
                 )
@@ -81,6 +88,8 @@ class Lines(NamedTuple):
             )
         elif self.strategy == "slopes" and not slopes:
             raise ValueError("strategy 'slopes' takes lower_slope, upper_slope or both")
+        if (self.margin_per_slope is None) != (self.margin is None):
+            raise ValueError("margin_per_slope and margin go together: give both, or none")
         return self
 
     def arguments(self, l: Tensor, u: Tensor) -> RelaxationArguments:
@@ -98,7 +107,8 @@ class Lines(NamedTuple):
             batch = common_batch(*[line for line in present if line.dim() == l.dim()])
             given = [None if line is None else line.expand(batch, *l.shape[1:]) for line in given]
         parameters = ramp_parameters(self.r, self.eta, l.shape[1:])
-        return RelaxationArguments(l, u, *parameters, strategy_code(self.strategy), *given)
+        code = strategy_code(self.strategy)
+        return RelaxationArguments(l, u, *parameters, code, *[*given, self.margin_per_slope, self.margin])
 
 
 def needed_gradients(needs_input_grad: Sequence[bool], start: int) -> int:
@@ -107,7 +117,7 @@ def needed_gradients(needs_input_grad: Sequence[bool], start: int) -> int:
     wanted = {name: needs_input_grad[start + i] for i, name in enumerate(fields)}
     bounds = NEED_BOUNDS if wanted["l"] or wanted["u"] else 0
     bending = NEED_R if wanted["r_tensor"] else 0
-    given = NEED_GIVEN if any(wanted[name] for name in fields[-4:]) else 0
+    given = NEED_GIVEN if any(wanted[name] for name in _GIVEN) else 0
     return bounds | bending | given
 
 
@@ -130,6 +140,8 @@ def relaxation_gradients(arguments: RelaxationArguments, gradients: Sequence[Ten
         fitted(lower_intercept, arguments.lower_intercept),
         fitted(upper_slope, arguments.upper_slope),
         fitted(upper_intercept, arguments.upper_intercept),
+        None,
+        None,
     ]
 
 

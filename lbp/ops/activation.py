@@ -123,6 +123,8 @@ def bounding_lines(
     upper_slope: Tensor | None = None,
     lower_intercept: Tensor | None = None,
     upper_intercept: Tensor | None = None,
+    margin_per_slope: Tensor | None = None,
+    margin: Tensor | None = None,
 ) -> BoundingLines:
     """The lines that enclose ParamRamp on [l, u] (Lyu et al. 2021, section 5, Table 2).
 
@@ -141,16 +143,20 @@ def bounding_lines(
         upper_slope: likewise, of the upper lines through (r, r).
         lower_intercept: for ``"lines"`` only.
         upper_intercept: for ``"lines"`` only.
+        margin_per_slope: [B or 1, *shape], not negative. Lines move outward by `|slope| margin_per_slope + margin`,
+            room for the rounding errors of what is computed with them (docs/rounding.md, section 4).
+        margin: [B or 1, *shape] or [B or 1, 1, ...], not negative; together with margin_per_slope.
 
     Returns:
         Slopes and intercepts, each [B, *shape]. Differentiable with respect to l, u, r and the given lines; outward
-        rounding counts as the identity.
+        rounding, and moving outward, count as the identity.
 
     Raises:
-        ValueError: an unknown strategy, given lines that do not belong to it, or see `ramp`.
+        ValueError: an unknown strategy, given lines that do not belong to it, one margin alone, or see `ramp`.
         RuntimeError: see `ramp`.
     """
-    lines = Lines(r, eta, strategy, lower_slope, upper_slope, lower_intercept, upper_intercept).checked()
+    given = (lower_slope, upper_slope, lower_intercept, upper_intercept)
+    lines = Lines(r, eta, strategy, *given, margin_per_slope, margin).checked()
     if current_backend() == "reference":
         return reference.bounding_lines(l, u, *lines)
     return BoundingLines(*native("bounding_lines")(*lines.arguments(l, u)))

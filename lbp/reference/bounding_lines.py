@@ -247,8 +247,36 @@ def bounding_lines(
     upper_slope: Tensor | None = None,
     lower_intercept: Tensor | None = None,
     upper_intercept: Tensor | None = None,
+    margin_per_slope: Tensor | None = None,
+    margin: Tensor | None = None,
 ) -> BoundingLines:
     """See `lbp.ops.bounding_lines`."""
+    lines = _lines(l, u, r, eta, strategy, lower_slope, upper_slope, lower_intercept, upper_intercept)
+    if margin_per_slope is None or margin is None:
+        return lines
+
+    def room(slope: Tensor) -> Tensor:
+        return slope.detach().abs() * margin_per_slope.detach() + margin.detach()
+
+    return BoundingLines(
+        lines.lower_slope,
+        lines.lower_intercept - room(lines.lower_slope),
+        lines.upper_slope,
+        lines.upper_intercept + room(lines.upper_slope),
+    )
+
+
+def _lines(
+    l: Tensor,
+    u: Tensor,
+    r: Tensor | float,
+    eta: Tensor | float,
+    strategy: str,
+    lower_slope: Tensor | None,
+    upper_slope: Tensor | None,
+    lower_intercept: Tensor | None,
+    upper_intercept: Tensor | None,
+) -> BoundingLines:
     strategy_code(strategy)
     if strategy == "lines":
         given = (lower_slope, lower_intercept, upper_slope, upper_intercept)

@@ -51,9 +51,15 @@ void read_lines(const Fields& f, Lines& a) {
 }
 
 template <typename T>
+void read(const Fields& f, LineMargins<T>& a) {
+  f("per_slope", a.per_slope)("rest", a.rest)("per_slope_batch_stride", a.per_slope_batch_stride);
+  f("rest_batch_stride", a.rest_batch_stride)("rest_stride", a.rest_stride);
+}
+
+template <typename T>
 void read(const Fields& f, Relaxation<T>& a) {
   f("l", a.l)("u", a.u)("batch_stride", a.batch_stride)("r", a.r)("eta", a.eta)("strategy", a.strategy);
-  f("given_batch_stride", a.given_batch_stride)("eta_data", a.eta_data);
+  f("given_batch_stride", a.given_batch_stride)("eta_data", a.eta_data)("margins", a.margins);
   read_lines(f, a);
 }
 

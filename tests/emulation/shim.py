@@ -12,6 +12,7 @@ from lbp.strategies import STRATEGIES
 
 NEED_BOUNDS, NEED_R, NEED_GIVEN, NEED_MATRIX, NEED_BIAS = 1, 2, 4, 8, 16
 EMPTY = (0,)
+NO_MARGINS = {"per_slope_batch_stride": 0, "rest_batch_stride": 0, "rest_stride": 0}
 
 
 def array(tensor):
@@ -54,7 +55,8 @@ def ramp_fields(like, neurons, r, r_tensor, eta, eta_tensor):
     }
 
 
-def relaxation(neurons, l, u, r, r_tensor, eta, eta_tensor, strategy, *given):
+def relaxation(neurons, l, u, r, r_tensor, eta, eta_tensor, strategy, *given_and_margins):
+    *given, per_slope, rest = given_and_margins
     names = ("lower_slope", "lower_intercept", "upper_slope", "upper_intercept")
     return {
         **ramp_fields(l, neurons, r, r_tensor, eta, eta_tensor),
@@ -64,6 +66,18 @@ def relaxation(neurons, l, u, r, r_tensor, eta, eta_tensor, strategy, *given):
         "batch_stride": stride(l, neurons),
         "strategy": strategy,
         "given_batch_stride": next((stride(line, neurons) for line in given if line is not None), 0),
+        "margins": NO_MARGINS if rest is None else margins(neurons, per_slope, rest),
+    }
+
+
+def margins(neurons, per_slope, rest):
+    shared = size(rest, 1) != neurons
+    return {
+        "per_slope": array(per_slope),
+        "rest": array(rest),
+        "per_slope_batch_stride": stride(per_slope, neurons),
+        "rest_batch_stride": stride(rest, size(rest, 1)),
+        "rest_stride": 0 if shared else 1,
     }
 
 
@@ -389,6 +403,7 @@ class Shim:
         coefficients = output(A, A.shape[0], len(rows), *window, inputs)
         constants = output(A, A.shape[0], len(rows), dtype=torch.float64)
         absent = {"l": None, "u": None, "batch_stride": 0, "strategy": 0, "given_batch_stride": 0}
+        absent["margins"] = NO_MARGINS
         absent |= ramp_fields(A, neurons, math.inf, None, 0.0, None)
         self.module.relax_convolve_windows(
             {

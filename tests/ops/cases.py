@@ -21,8 +21,10 @@ RS = ("number", "infinite", "tensor", "channel", "neuron", "row", "some infinite
 # Strategies by name; "slopes" with both, one or the other slope given.
 STRATEGIES = (
     *("constant", "tight", "adaptive", "same-slope", "zero", "one"),
-    *("slopes", "slopes below", "slopes above", "lines"),
+    *("slopes", "slopes below", "slopes above", "lines", "adaptive with margins"),
 )
+# Keywords without a gradient.
+CONSTANTS = ("eta", "margin_per_slope", "margin")
 # Rounding errors of a handful of operations, relative to the largest entry of a result.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 # Where `evaluate` runs the native backend; tests/gpu replaces it.
@@ -73,7 +75,7 @@ def outer_slope(eta):
 
 
 def given_lines(strategy, batch, shape, seed=5):
-    """Keywords of a strategy's name and the lines that belong to it; slopes of both signs, some outside the range."""
+    """Keywords of a strategy's name and what is given with it; slopes of both signs, some outside the range."""
     name = strategy.split()[0]
     lines = {}
     if strategy in ("slopes", "slopes below", "lines"):
@@ -83,7 +85,18 @@ def given_lines(strategy, batch, shape, seed=5):
     if strategy == "lines":
         lines["lower_intercept"] = normal(batch, *shape, seed=seed + 2)
         lines["upper_intercept"] = normal(batch, *shape, seed=seed + 3)
+    if strategy.endswith("with margins"):
+        lines |= margins(batch, shape, shared=True, seed=seed)
     return {"strategy": name, **lines}
+
+
+def margins(batch, shape, *, shared, seed=5):
+    """Keywords by which lines move outward; `shared`: the margin is one number of an image."""
+    own = [1] * len(shape) if shared else shape
+    return {
+        "margin_per_slope": uniform(batch, *shape, seed=seed + 4),
+        "margin": uniform(batch, *own, seed=seed + 5),
+    }
 
 
 def relaxation(strategy="adaptive", r="neuron", eta=0.1, batch=2, shape=(3, 2, 3)):
@@ -137,8 +150,9 @@ def converted(value: Any, dtype: torch.dtype, leaves: list[Tensor] | None = None
     if isinstance(value, tuple | list):
         return tuple(converted(item, dtype, leaves, device) for item in value)
     if isinstance(value, dict):
-        # eta is a hyperparameter and has no gradient.
-        return {name: converted(item, dtype, None if name == "eta" else leaves, device) for name, item in value.items()}
+        return {
+            name: converted(item, dtype, None if name in CONSTANTS else leaves, device) for name, item in value.items()
+        }
     return value
 
 

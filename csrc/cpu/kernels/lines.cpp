@@ -27,6 +27,24 @@ LBP_HOST_DEVICE void load_line(Index j, T l, T u, T r, T eta, const Relaxation<T
   lines.upper_intercept[j] = line.upper_intercept;
 }
 
+template <typename T>
+LBP_HOST_DEVICE void widen_line(Index j, T per_slope, T rest, LineTile<T>& lines) {
+  const BoundingLines<T> line =
+      widened<T>({lines.lower_slope[j], lines.lower_intercept[j], lines.upper_slope[j], lines.upper_intercept[j]},
+                 per_slope, rest);
+  lines.lower_intercept[j] = line.lower_intercept;
+  lines.upper_intercept[j] = line.upper_intercept;
+}
+
+// Moves the lines of a tile outward.
+template <bool kShared, typename T>
+void widen_lines(const LineMargins<T>& margins, Index image, Index begin, Index size, LineTile<T>& lines) {
+  const T* __restrict per_slope = margins.per_slope + image * margins.per_slope_batch_stride + begin;
+  const T* __restrict rest = margins.rest + image * margins.rest_batch_stride + (kShared ? 0 : begin);
+#pragma omp simd
+  for (Index j = 0; j < size; ++j) widen_line(j, per_slope[j], rest[kShared ? 0 : j], lines);
+}
+
 // Gradients of the bounds and r of a tile.
 template <typename T>
 struct BoundsTile {
@@ -69,6 +87,9 @@ void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index
 #pragma omp simd
     for (Index j = 0; j < size; ++j) load_line<strategy>(j, l[j], u[j], r[j], eta, relaxation, given_begin + j, lines);
   });
+  if (relaxation.margins.per_slope == nullptr) return;
+  const auto widen = relaxation.margins.rest_stride == 0 ? widen_lines<true, T> : widen_lines<false, T>;
+  widen(relaxation.margins, image, begin, size, lines);
 }
 
 template <typename T>

@@ -51,6 +51,8 @@ template <typename T>
 struct Neuron {
   T l, u, r, eta;
   GivenLines<T> given;
+  bool widened;  // by |slope| margin_per_slope + margin
+  T margin_per_slope, margin;
 };
 
 // The value of one neuron.
@@ -67,12 +69,17 @@ template <typename T>
 LBP_DEVICE Neuron<T> load_neuron(const Relaxation<T>& relaxation, Index image, Index neuron, T l, T u) {
   const Index given_at = image * relaxation.given_batch_stride + neuron;
   const auto given = [given_at](const T* data) { return data == nullptr ? T(0) : read(data + given_at); };
+  const LineMargins<T>& margins = relaxation.margins;
+  const bool widened = margins.per_slope != nullptr;
   return {l,
           u,
           load_per_neuron(relaxation.r, neuron),
           load_eta(relaxation.eta, relaxation.eta_data),
           {given(relaxation.lower_slope), given(relaxation.lower_intercept), given(relaxation.upper_slope),
-           given(relaxation.upper_intercept), relaxation.lower_slope != nullptr, relaxation.upper_slope != nullptr}};
+           given(relaxation.upper_intercept), relaxation.lower_slope != nullptr, relaxation.upper_slope != nullptr},
+          widened,
+          widened ? read(margins.per_slope + image * margins.per_slope_batch_stride + neuron) : T(0),
+          widened ? read(margins.rest + image * margins.rest_batch_stride + neuron * margins.rest_stride) : T(0)};
 }
 
 template <typename T>
@@ -82,8 +89,14 @@ LBP_DEVICE Neuron<T> load_neuron(const Relaxation<T>& relaxation, Index image, I
 }
 
 template <typename T>
-LBP_DEVICE BoundingLines<T> lines_of(Strategy strategy, const Neuron<T>& x) {
+LBP_DEVICE BoundingLines<T> table_lines(Strategy strategy, const Neuron<T>& x) {
   LBP_SWITCH_STRATEGY(strategy, lbp::bounding_lines<kStrategy>(x.l, x.u, x.r, x.eta, x.given))
+}
+
+template <typename T>
+LBP_DEVICE BoundingLines<T> lines_of(Strategy strategy, const Neuron<T>& x) {
+  const BoundingLines<T> lines = table_lines(strategy, x);
+  return x.widened ? widened(lines, x.margin_per_slope, x.margin) : lines;
 }
 
 // The lines of one neuron.
