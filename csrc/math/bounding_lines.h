@@ -249,7 +249,7 @@ LBP_HOST_DEVICE BoundingLines<T> bounding_lines(T l, T u, T r, T eta, const Give
 }
 
 // The lines moved outward by |slope| per_slope + rest, room for the rounding errors of what is computed with them
-// (docs/rounding.md, section 4). Four roundings, of which one is relative to the intercept.
+// (docs/rounding.md, section 4). Three roundings, of which one is relative to the intercept.
 template <typename T>
 LBP_HOST_DEVICE BoundingLines<T> widened(const BoundingLines<T>& lines, T per_slope, T rest) {
   return {lines.lower_slope, lines.lower_intercept - (absolute(lines.lower_slope) * per_slope + rest),

@@ -184,7 +184,7 @@ def image_bytes(
         itemsize: bytes of a number.
         windows: whether rows are kept as windows where that is smaller.
         by_work: whether forward bounds are dense where that is less work.
-        outward: whether rounding is accounted for, by intervals, errors and lines of every layer.
+        outward: whether rounding is accounted for, by intervals, errors and margins of every layer.
     """
     nodes = network.below(output)
     widest = max(node.size for node in nodes)

@@ -107,8 +107,18 @@ class Lines(NamedTuple):
             batch = common_batch(*[line for line in present if line.dim() == l.dim()])
             given = [None if line is None else line.expand(batch, *l.shape[1:]) for line in given]
         parameters = ramp_parameters(self.r, self.eta, l.shape[1:])
+        for margin, shared in ((self.margin_per_slope, False), (self.margin, True)):
+            if margin is not None:
+                _check_margin(margin, l.shape[1:], shared=shared)
         code = strategy_code(self.strategy)
         return RelaxationArguments(l, u, *parameters, code, *[*given, self.margin_per_slope, self.margin])
+
+
+def _check_margin(margin: Tensor, shape: torch.Size, *, shared: bool) -> None:
+    """Refuse a margin that is not [B or 1, *shape] (`shared`: or [B or 1, 1, ...])."""
+    if margin.shape[1:] != shape and not (shared and margin.dim() == 1 + len(shape) and margin.shape[1:].numel() == 1):
+        name = "margin" if shared else "margin_per_slope"
+        raise ValueError(f"{name}: expected a number for every neuron of {tuple(shape)}, got {tuple(margin.shape)}")
 
 
 def needed_gradients(needs_input_grad: Sequence[bool], start: int) -> int:

@@ -10,6 +10,7 @@ from ops.cases import (
     assert_matches_reference,
     bending,
     intervals,
+    margins,
     outer_slope,
     relaxation,
 )
@@ -50,6 +51,13 @@ def test_bounding_lines_and_their_gradients(strategy, r, eta, dtype):
 def test_given_lines_may_serve_the_whole_batch(strategy, batch):
     l, u = intervals(2, *SHAPE)
     assert_matches_reference(ops.bounding_lines, l, u, **relaxation(strategy, batch=batch, shape=SHAPE))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("strategy", ["constant", "slopes", "lines"])
+def test_margins_of_neurons_may_serve_the_whole_batch(strategy, batch):
+    keywords = relaxation(strategy, shape=SHAPE) | margins(batch, SHAPE, shared=False)
+    assert_matches_reference(ops.bounding_lines, *intervals(2, *SHAPE), **keywords)
 
 
 @pytest.mark.parametrize("strategy", ["adaptive", "tight", "same-slope", "constant"])

@@ -82,6 +82,19 @@ def test_strategies_and_given_lines_belong_together(name, backend):
             op(*args, **{**kwargs, "strategy": "slopes"})
         with pytest.raises(ValueError, match="strategy 'lines' takes all four"):
             op(*args, **{**kwargs, "strategy": "lines"}, lower_slope=line, upper_slope=line)
+        with pytest.raises(ValueError, match="margin_per_slope and margin go together"):
+            op(*args, **kwargs, margin=line)
+
+
+def test_margins_of_another_shape():
+    l, u = intervals(2, 3, 4)
+    one, every = torch.ones(2, 1, 1).double(), torch.ones(2, 3, 4).double()
+    with pytest.raises(ValueError, match=r"margin_per_slope: expected a number for every neuron of \(3, 4\), got"):
+        ops.bounding_lines(l, u, margin_per_slope=one, margin=one)
+    with pytest.raises(ValueError, match=r"margin: expected a number for every neuron of \(3, 4\), got \(2, 4, 3\)"):
+        ops.bounding_lines(l, u, margin_per_slope=every, margin=every.mT)
+    with pytest.raises(RuntimeError, match=r"margin: expected a batch of 2 \(or 1\) and 1 values each"):
+        ops.bounding_lines(l, u, margin_per_slope=every, margin=torch.ones(3, 1, 1).double())
 
 
 def test_parameters_that_do_not_broadcast_to_the_layer():
