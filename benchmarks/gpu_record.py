@@ -41,8 +41,9 @@ WATCHED = ("-q", "-rf", "tests/gpu/test_every_op.py", "tests/gpu/test_sizes.py",
 # Few enough kernels to be compiled one after the other.
 FEW_KERNELS = "values_and_gradients and dtype0 and (ramp or relax_backward-dtype0 or interval_linear)"
 JUST_IN_TIME = ("-q", "-rf", "tests/gpu/test_every_op.py", "-k", FEW_KERNELS)
-# The names of ops whose bandwidth is a target.
-MEMORY_BOUND = ("ramp", "bounding_lines", "relax_backward", "relax_forward", "concretize")
+# Parts of the names of the ops that are measured: those whose bandwidth is a target (`lbp bench` begins with the sizes
+# that fill a GPU), the fused back-substitution, and the intervals whose alternative is two products of the library.
+MEASURED = ("ramp", "bounding_lines", "relax_backward", "relax_forward", "concretize", "interval_")
 
 
 class Stage(NamedTuple):
@@ -88,20 +89,21 @@ def stages(device: str, capability: str) -> list[Stage]:
     ahead = {"LBP_CUDA": "ON", "LBP_CUDA_ARCHITECTURES": capability.replace(".", "")}
     just_in_time = {"LBP_CUDA": "JIT", "LBP_CACHE_DIR": str(JIT / "cache")}
     benchmark = ["bench", "ops", "--device", "cuda", "--no-compiled", "--output", str(RESULTS / f"{device}-ops.json")]
-    for name in MEMORY_BOUND:
+    for name in MEASURED:
         benchmark += ["--only", name]
 
     def start_afresh() -> None:
         (RESULTS / f"{device}-ops.json").unlink(missing_ok=True)  # `lbp bench` continues records of its own commit only
 
     tests = python("-m", "pytest", "-m", "gpu", "-q", "-rf")
-    cases = "tests/gpu/test_cpu_cases.py"
+    # Last, as they take long and would show little alone.
+    cases = ["tests/gpu/test_cpu_cases.py", "tests/gpu/test_compile.py"]
     return [
         Stage("build", 150, python("setup.py", "build_ext", "--inplace"), ahead),
-        Stage("test", 110, [*tests, "tests/gpu", f"--ignore={cases}"]),
+        Stage("test", 110, [*tests, "tests/gpu", *(f"--ignore={path}" for path in cases)]),
         Stage("benchmark", 60, python("-m", "lbp", *benchmark), prepare=start_afresh),
         Stage("memcheck", 50, *sanitizer("memcheck")),
-        Stage("test-cases", 60, [*tests, cases]),
+        Stage("test-cases", 60, [*tests, *cases]),
         Stage("racecheck", 40, *sanitizer("racecheck")),
         Stage("synccheck", 30, *sanitizer("synccheck")),
         Stage("jit-build", 40, python("setup.py", "build_ext", "--inplace"), just_in_time, JIT, copy_for_jit),

@@ -333,7 +333,7 @@ struct ConcretizeForwardWindowsArguments {
   T* u;
 };
 
-// Entries outside the image are not written: the arrays of gradients come filled with zeros.
+// The gradients of entries outside the image are 0. CPU kernels do not write them: the arrays come filled with zeros.
 template <typename T>
 struct ConcretizeForwardWindowsGradientArguments {
   Index batch;

@@ -49,7 +49,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def order_of_threads(request: pytest.FixtureRequest, kernels_in_place: ModuleType | None) -> None:
-    """Run the emulated threads of every test in an order of its own, always the same."""
+def ways_of_emulation(request: pytest.FixtureRequest, kernels_in_place: ModuleType | None) -> None:
+    """Run the emulated threads of every test in an order of its own, and half of the tests with large layers' kernels.
+
+    It is always the same order, and the same half.
+    """
     if kernels_in_place is not None:
-        kernels_in_place.set_seed(zlib.crc32(request.node.nodeid.encode()))
+        checksum = zlib.crc32(request.node.nodeid.encode())
+        kernels_in_place.set_seed(checksum)
+        kernels_in_place.set_one_launch(checksum % 2 == 0)

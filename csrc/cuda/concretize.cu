@@ -49,6 +49,14 @@ Status concretize_rows(const ConcretizeArguments<T>& args, RowSum* workspace, Ro
   });
 }
 
+// Instead of norms, and gradients from them: rows that a block has by itself, and no more than are launch-bound.
+template <typename T>
+bool takes_blocks_of_rows(const ConcretizeGradientArguments<T>& args) {
+  const Index slots = slot_count(args.sides, args.rows);
+  return needs_norm(args.region) && row_tiling<T>(args.inputs, slots, args.batch, kMostRows).tiling.tiles == 1 &&
+         is_launch_bound<T>(slots, args.inputs, args.batch);
+}
+
 template <typename T>
 ConcretizeArguments<T> rows_of(const ConcretizeGradientArguments<T>& args) {
   return {args.sides, args.batch, args.rows, args.inputs, args.A, args.region, nullptr};
@@ -69,11 +77,24 @@ Status concretize(const ConcretizeArguments<T>& args, void* workspace, Stream st
 template <typename T>
 Index concretize_gradient_workspace_bytes(const ConcretizeGradientArguments<T>& args) {
   const ConcretizeArguments<T> rows = rows_of(args);
-  return needs_norm(args.region) ? row_count(rows) * Index(sizeof(RowSum)) + sums_bytes(rows) : 0;
+  return needs_norm(args.region) && !takes_blocks_of_rows(args)
+             ? row_count(rows) * Index(sizeof(RowSum)) + sums_bytes(rows)
+             : 0;
 }
 
 template <typename T>
 Status concretize_gradient(const ConcretizeGradientArguments<T>& args, void* workspace, Stream stream) {
+  if (takes_blocks_of_rows(args)) {
+    return with_region(args.region, [&](auto kind) -> Status {
+      if constexpr (RowNorm<decltype(kind)>::kNeeded) {
+        const ConcretizeRowGradientLaunch<T> launch = {args};
+        return LBP_LAUNCH_BLOCKS((concretize_row_gradient_kernel<T, decltype(kind)>),
+                                 slot_count(args.sides, args.rows) * args.batch, 0, stream, launch);
+      } else {
+        return kInvalidConfiguration;  // takes_blocks_of_rows says no
+      }
+    });
+  }
   const ConcretizeArguments<T> rows = rows_of(args);
   RowSum* const totals = needs_norm(args.region) ? static_cast<RowSum*>(workspace) : nullptr;
   if (totals != nullptr) {

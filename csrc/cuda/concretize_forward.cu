@@ -1,4 +1,5 @@
 #include "cuda/kernels/concretize_forward.cuh"
+#include "cuda/kernels/concretize_forward_strips.cuh"
 #include "cuda/kernels/concretize_forward_windows.cuh"
 
 #include "cuda/region.h"
@@ -17,6 +18,24 @@ Index sums_bytes(Index batch, Index neurons, Index pieces) {
   return 6 * pieces * batch * neurons * Index(sizeof(double));
 }
 
+// Instead of several pieces.
+template <typename T>
+bool takes_strips(const ConcretizeForwardArguments<T>& args) {
+  return sum_tiling<T>(args.batch, args.inputs, args.neurons).pieces > 1 &&
+         is_launch_bound<T>(args.inputs, args.neurons, args.batch);
+}
+
+// Instead of norms, and gradients from them.
+template <typename T>
+bool takes_strips(const ConcretizeForwardGradientArguments<T>& args) {
+  return needs_norm(args.region) && is_launch_bound<T>(args.inputs, args.neurons, args.batch);
+}
+
+template <typename Arguments>
+ConcretizeForwardStripsLaunch<Arguments> strips_launch(const Arguments& args, const Windows* windows) {
+  return {args, windows != nullptr, windows == nullptr ? Windows{} : *windows, strips_of(args.inputs, args.neurons)};
+}
+
 template <typename T>
 Index split_bytes(Index batch, Index inputs, Index neurons) {
   const Index pieces = sum_tiling<T>(batch, inputs, neurons).pieces;
@@ -27,6 +46,13 @@ Index split_bytes(Index batch, Index inputs, Index neurons) {
 template <typename T>
 Status concretize_neurons(const ConcretizeForwardArguments<T>& args, const Windows* windows, double* workspace,
                           double* totals, Stream stream) {
+  if (totals == nullptr && takes_strips(args)) {
+    const auto launch = strips_launch(args, windows);
+    return with_region(args.region, [&](auto kind) -> Status {
+      return LBP_LAUNCH_BLOCKS((concretize_forward_strips_kernel<T, decltype(kind)>), launch.strips.count * args.batch,
+                               0, stream, launch);
+    });
+  }
   const Tiling tiling = sum_tiling<T>(args.batch, args.inputs, args.neurons);
   const Index blocks = blocks_of(tiling) * args.batch, count = args.batch * args.neurons;
   const bool split = tiling.pieces > 1;
@@ -53,7 +79,7 @@ Status concretize_neurons(const ConcretizeForwardArguments<T>& args, const Windo
 
 template <typename T>
 Index gradient_bytes(const ConcretizeForwardGradientArguments<T>& args) {
-  if (!needs_norm(args.region)) return 0;
+  if (!needs_norm(args.region) || takes_strips(args)) return 0;
   return sums_bytes(args.batch, args.neurons, 1) + split_bytes<T>(args.batch, args.inputs, args.neurons);
 }
 
@@ -62,6 +88,17 @@ Status neuron_gradients(const ConcretizeForwardGradientArguments<T>& args, const
                         Stream stream) {
   const Index count = args.batch * args.neurons;
   if (count == 0) return kSuccess;
+  if (takes_strips(args)) {
+    const auto launch = strips_launch(args, windows);
+    return with_region(args.region, [&](auto kind) -> Status {
+      if constexpr (RowNorm<decltype(kind)>::kNeeded) {
+        return LBP_LAUNCH_BLOCKS((concretize_forward_gradient_strips_kernel<T, decltype(kind)>),
+                                 launch.strips.count * args.batch, 0, stream, launch);
+      } else {
+        return kInvalidConfiguration;  // takes_strips says no
+      }
+    });
+  }
   double* const totals = needs_norm(args.region) ? static_cast<double*>(workspace) : nullptr;
   if (totals != nullptr) {
     const ConcretizeForwardArguments<T> sums = {
@@ -128,7 +165,7 @@ ConcretizeForwardGradientArguments<T> by_entries(const ConcretizeForwardWindowsG
 
 template <typename T>
 Index concretize_forward_workspace_bytes(const ConcretizeForwardArguments<T>& args) {
-  return split_bytes<T>(args.batch, args.inputs, args.neurons);
+  return takes_strips(args) ? 0 : split_bytes<T>(args.batch, args.inputs, args.neurons);
 }
 
 template <typename T>

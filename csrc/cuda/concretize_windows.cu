@@ -17,9 +17,13 @@ Status concretize_rows(const ConcretizeWindowsArguments<T>& args, RowSum* sums, 
   });
 }
 
+// So few steps that each of a source's warps reads all of them for the norm: a launch would take longer.
+constexpr Index kFewSteps = 8;
+
 template <typename T>
 Index sum_count(const ConcretizeWindowsGradientArguments<T>& args) {
-  return needs_norm(args.region) ? side_count(args.sides) * args.A.rows : 0;
+  const bool few = small_layers_take_one_launch && step_count(args.A) <= kFewSteps;
+  return needs_norm(args.region) && !few ? side_count(args.sides) * args.A.rows : 0;
 }
 
 }  // namespace
@@ -42,7 +46,7 @@ Index concretize_windows_gradient_workspace_bytes(const ConcretizeWindowsGradien
 template <typename T>
 Status concretize_windows_gradient(const ConcretizeWindowsGradientArguments<T>& args, void* workspace, Stream stream) {
   RowSum* const sums = static_cast<RowSum*>(workspace);
-  ConcretizeWindowsGradientLaunch<T> launch = {args, {}, needs_norm(args.region) ? sums : nullptr};
+  ConcretizeWindowsGradientLaunch<T> launch = {args, {}, sum_count(args) > 0 ? sums : nullptr};
   if (launch.sums != nullptr) {
     LBP_RETURN_IF_FAILED(concretize_rows<T>({args.sides, args.A, args.region, nullptr}, sums, stream));
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/kernels/slot.cuh"
+#include "cuda/kernels/strips.cuh"
 #include "cuda/launch.h"
 #include "dispatch.h"
 
@@ -12,6 +13,8 @@ constexpr Index kMostBlocks = 0x7fffffff;
 
 // Blocks that fill the largest chips several times over. A constant, so that results do not depend on the device.
 constexpr Index kManyBlocks = 2048;
+// Blocks that run at the same time on the largest chips.
+constexpr Index kBlocksAtATime = 528;
 
 inline Index quotient_up(Index a, Index b) { return (a + b - 1) / b; }
 
@@ -34,10 +37,41 @@ struct RowTiling {
 
 template <typename T>
 RowTiling row_tiling(Index size, Index rows, Index images, Index most_rows) {
-  constexpr Index kTilesOfOneBlock = 8, kLeastRows = 4, kBlocksAtATime = 528;
+  constexpr Index kTilesOfOneBlock = 8, kLeastRows = 4;
   const Index tiles = larger<Index>(1, quotient_up(size, kTile<T>));
   if (tiles <= kTilesOfOneBlock) return {tiling(1, rows, images, 1, kBlocksAtATime, most_rows), tiles};
   return {tiling(tiles, rows, images, kLeastRows, kManyBlocks, most_rows), 1};
+}
+
+// Launch-bound sizes, at which an op takes one launch. A launch costs 2 to 4 us. In that time 4e12 bytes/s move six
+// matrices, the most that an op has, of kLaunchBoundBytes each; and a thread that reads eight rows at a time, 0.7 us
+// from memory, comes through kRowsOfThread of them, so that strips of one neuron take kThreads times as many.
+constexpr Index kLaunchBoundBytes = Index(2) << 20, kRowsOfThread = 32;
+constexpr Index kLaunchBoundRows = 2 * kRowsOfThread * kThreads;
+
+#if defined(LBP_EMULATE)
+inline bool small_layers_take_one_launch = true;  // tests reach the kernels of large layers with small ones
+#else
+constexpr bool small_layers_take_one_launch = true;
+#endif
+
+template <typename T>
+bool is_launch_bound(Index rows, Index neurons, Index images) {
+  return small_layers_take_one_launch && rows <= kLaunchBoundRows &&
+         rows * neurons * images * Index(sizeof(T)) <= kLaunchBoundBytes;
+}
+
+// The widest strips of which a thread has no more than kRowsOfThread rows.
+inline Strips strips_of(Index rows, Index neurons) {
+  int width = kThreads;
+  while (width > 1 && rows * width > kRowsOfThread * kThreads) width /= 2;
+  return {rows, quotient_up(neurons, width), width};
+}
+
+// A transposed convolution of few rows in one launch: blocks that run at a time, of which each relaxes a row of
+// `numbers` and whose threads add up `terms` products each, in about the time of two launches.
+inline bool is_launch_bound_convolution(Index blocks, Index numbers, Index terms) {
+  return small_layers_take_one_launch && blocks <= 2 * kBlocksAtATime && numbers <= 8 * kThreads && terms <= 512;
 }
 
 // Of one image.

@@ -1,6 +1,7 @@
 #include "cuda/kernels/ramp.cuh"
 
 #include "cuda/grid.h"
+#include "cuda/kernels/ramp_strips.cuh"
 #include "cuda/sums.h"
 
 namespace lbp::cuda {
@@ -19,19 +20,32 @@ Tiling sum_tiling(Index batch, Index neurons) {
   return tiling(tile_count<T>(neurons), batch, 1, kSumRows, kSumBlocks);
 }
 
-// What the gradients by r need: nothing where one piece has all images.
+// How the gradients by r are added up.
+enum class Sums { kOnePiece, kStrips, kPieces };
+
 template <typename T>
-Index sums_bytes(Index batch, Index neurons, bool need_r) {
-  const Index pieces = sum_tiling<T>(batch, neurons).pieces;
-  return need_r && pieces > 1 ? pieces * neurons * Index(sizeof(T)) : 0;
+Sums sums_of(Index batch, Index neurons, bool need_r) {
+  if (!need_r || sum_tiling<T>(batch, neurons).pieces == 1) return Sums::kOnePiece;
+  return is_launch_bound<T>(batch, neurons, 1) ? Sums::kStrips : Sums::kPieces;
 }
 
-// Runs start(launch, aligned), and adds up what several pieces leave of the gradients by r; `all`: whether the arrays
-// of images are aligned.
-template <typename Launch, template <typename> class Arguments, typename T, typename Start>
-Status launch_gradient(const Arguments<T>& args, bool all, void* workspace, Stream stream, const Start& start) {
+template <typename T>
+Index sums_bytes(Index batch, Index neurons, bool need_r) {
+  if (sums_of<T>(batch, neurons, need_r) != Sums::kPieces) return 0;
+  return sum_tiling<T>(batch, neurons).pieces * neurons * Index(sizeof(T));
+}
+
+// Runs start_strips(launch) or start(launch, aligned), and adds up what several pieces leave of the gradients by r;
+// `all`: whether the arrays of images are aligned.
+template <typename Launch, template <typename> class Arguments, typename T, typename StartStrips, typename Start>
+Status launch_gradient(const Arguments<T>& args, bool all, void* workspace, const StartStrips& start_strips,
+                       Stream stream, const Start& start) {
+  const Sums sums = sums_of<T>(args.batch, args.neurons, args.r_gradient != nullptr);
+  if (sums == Sums::kStrips) {
+    return start_strips(RampStripsLaunch<Arguments<T>>{args, strips_of(args.batch, args.neurons)});
+  }
   Launch launch = {args, sum_tiling<T>(args.batch, args.neurons), args.r_gradient};
-  const bool split = args.r_gradient != nullptr && launch.tiling.pieces > 1;
+  const bool split = sums == Sums::kPieces;
   if (split) launch.r_sums = static_cast<T*>(workspace);
   const bool aligned_arrays = all && all_aligned(launch.r_sums) && whole_packs<T>(args.neurons);
   LBP_RETURN_IF_FAILED(with_flag(aligned_arrays, [&](auto aligned) { return start(launch, aligned); }));
@@ -62,9 +76,13 @@ Index ramp_gradient_workspace_bytes(const RampGradientArguments<T>& args) {
 template <typename T>
 Status ramp_gradient(const RampGradientArguments<T>& args, void* workspace, Stream stream) {
   const bool all = all_aligned(args.z, args.out_gradient, args.z_gradient);
-  return launch_gradient<RampGradientLaunch<T>>(args, all, workspace, stream, [&](const auto& launch, auto aligned) {
-    return LBP_LAUNCH_BLOCKS((ramp_gradient_kernel<T, aligned>), blocks_of(launch.tiling), 0, stream, launch);
-  });
+  const auto start_strips = [&](const auto& launch) {
+    return LBP_LAUNCH_BLOCKS((ramp_gradient_strips_kernel<T>), launch.strips.count, 0, stream, launch);
+  };
+  return launch_gradient<RampGradientLaunch<T>>(
+      args, all, workspace, start_strips, stream, [&](const auto& launch, auto aligned) {
+        return LBP_LAUNCH_BLOCKS((ramp_gradient_kernel<T, aligned>), blocks_of(launch.tiling), 0, stream, launch);
+      });
 }
 
 namespace {
@@ -74,16 +92,27 @@ Tiling interval_tiling(const RampIntervalArguments<T>& args) {
   return ramp_tiling<T>(args.batch, args.neurons, args.counts == nullptr ? kMostBlocks : kMostCounted / kOwn<T>);
 }
 
+// One multiprocessor moves so many neurons' 16 bytes, at 60e9 bytes/s, while a second launch would begin.
+template <typename T>
+bool is_counted_by_one_block(const RampIntervalArguments<T>& args) {
+  constexpr Index kMostNeurons = 64 * 1024 / sizeof(T);
+  static_assert(kMostNeurons <= kMostCounted * kCountThreads);
+  return args.batch * args.neurons == 0 || (small_layers_take_one_launch && args.batch * args.neurons <= kMostNeurons);
+}
+
 }  // namespace
 
 template <typename T>
 Index ramp_interval_workspace_bytes(const RampIntervalArguments<T>& args) {
   const Index blocks = blocks_of(interval_tiling(args));
-  return args.counts != nullptr && blocks > 1 ? 6 * blocks * Index(sizeof(Index)) : 0;
+  return args.counts != nullptr && blocks > 1 && !is_counted_by_one_block(args) ? 6 * blocks * Index(sizeof(Index)) : 0;
 }
 
 template <typename T>
 Status ramp_interval(const RampIntervalArguments<T>& args, void* workspace, Stream stream) {
+  if (args.counts != nullptr && is_counted_by_one_block(args)) {
+    return LBP_LAUNCH_ROW((ramp_interval_count_kernel<T>), 1, kCountThreads, 0, stream, args);
+  }
   RampIntervalLaunch<T> launch = {args, interval_tiling(args), args.counts};
   const Index blocks = blocks_of(launch.tiling);
   const bool counted = args.counts != nullptr, split = counted && blocks != 1;
@@ -96,8 +125,7 @@ Status ramp_interval(const RampIntervalArguments<T>& args, void* workspace, Stre
       });
     }));
   }
-  const bool any = args.batch > 0 && args.neurons > 0;
-  return split || (counted && !any) ? sum_rows(launch.counts, args.counts, 6, any ? blocks : 0, stream) : kSuccess;
+  return split ? sum_rows(launch.counts, args.counts, 6, blocks, stream) : kSuccess;
 }
 
 template <typename T>
@@ -109,8 +137,11 @@ template <typename T>
 Status ramp_interval_gradient(const RampIntervalGradientArguments<T>& args, void* workspace, Stream stream) {
   const bool all =
       all_aligned(args.l, args.u, args.lower_gradient, args.upper_gradient, args.l_gradient, args.u_gradient);
+  const auto start_strips = [&](const auto& launch) {
+    return LBP_LAUNCH_BLOCKS((ramp_interval_gradient_strips_kernel<T>), launch.strips.count, 0, stream, launch);
+  };
   return launch_gradient<RampIntervalGradientLaunch<T>>(
-      args, all, workspace, stream, [&](const auto& launch, auto aligned) {
+      args, all, workspace, start_strips, stream, [&](const auto& launch, auto aligned) {
         return LBP_LAUNCH_BLOCKS((ramp_interval_gradient_kernel<T, aligned>), blocks_of(launch.tiling), 0, stream,
                                  launch);
       });

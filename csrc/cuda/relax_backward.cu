@@ -1,6 +1,7 @@
 #include "cuda/kernels/relax_backward.cuh"
 
 #include "cuda/grid.h"
+#include "cuda/kernels/relax_strips.cuh"
 #include "cuda/sums.h"
 
 namespace lbp::cuda {
@@ -24,6 +25,13 @@ template <typename T>
 Tiling gradient_tiling(const RelaxBackwardGradientArguments<T>& args) {
   constexpr Index kBlocks = 528, kRows = 32;
   return tiling(tile_count<T>(args.neurons), args.rows, args.batch, kRows, kBlocks);
+}
+
+// Instead of several pieces.
+template <typename T>
+bool takes_strips(const RelaxBackwardGradientArguments<T>& args) {
+  return gradient_tiling(args).pieces > 1 &&
+         is_launch_bound<T>(slot_count(args.sides, args.rows), args.neurons, args.batch);
 }
 
 }  // namespace
@@ -56,11 +64,17 @@ Status relax_backward(const RelaxBackwardArguments<T>& args, void* workspace, St
 template <typename T>
 Index relax_backward_gradient_workspace_bytes(const RelaxBackwardGradientArguments<T>& args) {
   const Index pieces = gradient_tiling(args).pieces;
-  return pieces > 1 ? 5 * pieces * args.batch * args.neurons * Index(sizeof(T)) : 0;
+  return pieces > 1 && !takes_strips(args) ? 5 * pieces * args.batch * args.neurons * Index(sizeof(T)) : 0;
 }
 
 template <typename T>
 Status relax_backward_gradient(const RelaxBackwardGradientArguments<T>& args, void* workspace, Stream stream) {
+  if (takes_strips(args)) {
+    const RelaxBackwardGradientStripsLaunch<T> launch = {args,
+                                                         strips_of(slot_count(args.sides, args.rows), args.neurons)};
+    return LBP_LAUNCH_BLOCKS((relax_backward_gradient_strips_kernel<T>), launch.strips.count * args.batch, 0, stream,
+                             launch);
+  }
   const Tiling tiling = gradient_tiling(args);
   const bool split = tiling.pieces > 1;
   const RelaxBackwardGradientLaunch<T> launch = {args, tiling, split ? static_cast<T*>(workspace) : nullptr};

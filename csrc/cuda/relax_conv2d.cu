@@ -1,5 +1,6 @@
 #include "cuda/kernels/relax_conv2d.cuh"
 
+#include "cuda/kernels/relax_few_conv2d.cuh"
 #include "cuda/sums.h"
 #include "cuda/tile_plan.h"
 
@@ -20,7 +21,7 @@ struct Plan {
         count(rows * args.batch),
         relaxed(args.sides != 0) {}
 
-  Index parts_bytes() const { return chunks * count * Index(sizeof(double)); }
+  Index parts_bytes() const { return chunks == 1 ? 0 : chunks * count * Index(sizeof(double)); }
   Index slopes_bytes(Index batch) const {
     return relaxed ? quotient_up(2 * batch * neurons * Index(sizeof(T)), 16) * 16 : 0;
   }
@@ -41,27 +42,49 @@ TransposedProduct<T> transposed_product(const RelaxBackwardConv2dArguments<T>& a
 }
 
 template <typename T>
+RelaxFewConv2dLaunch<T> few_rows(const RelaxBackwardConv2dArguments<T>& args, const Plan<T>& plan) {
+  const Index size = Index(args.layer.channels) * args.layer.input.height * args.layer.input.width;
+  return {args, plan.neurons, larger(quotient_up(size, kThreads), Index(1))};
+}
+
+// Whether the rows are few and short enough for one launch; tensor cores serve products.
+template <typename T>
+bool are_few(const RelaxBackwardConv2dArguments<T>& args, const Plan<T>& plan) {
+  const ConvolutionLayer<T>& layer = args.layer;
+  const Index terms = Index(layer.out_channels / layer.groups) * layer.kernel.height * layer.kernel.width;
+  return args.arithmetic == Arithmetic::kPlain &&
+         is_launch_bound_convolution(plan.count * few_rows(args, plan).chunks, plan.neurons, terms);
+}
+
+template <typename T>
 Status launch_constants(const RelaxBackwardConv2dArguments<T>& args, const Plan<T>& plan, T* slopes, double* parts,
                         Stream stream) {
   const RelaxConstantsArguments<T> relax = {args, plan.neurons, plan.row_groups, plan.chunks, slopes, parts};
   LBP_RETURN_IF_FAILED(
       LBP_LAUNCH_BLOCKS((relax_constants_kernel<T>), args.batch * plan.row_groups * plan.chunks, 0, stream, relax));
-  return sum_columns(parts, args.constants, plan.count, plan.chunks, stream);
+  return plan.chunks == 1 ? kSuccess : sum_columns(parts, args.constants, plan.count, plan.chunks, stream);
 }
 
 }  // namespace
 
 template <typename T>
 Index relax_backward_conv2d_workspace_bytes(const RelaxBackwardConv2dArguments<T>& args) {
-  return Plan<T>(args).bytes(args.batch) + tiles_workspace_bytes(transposed_product<T>(args, nullptr), args.arithmetic);
+  const Plan<T> plan(args);
+  if (are_few(args, plan)) return 0;
+  return plan.bytes(args.batch) + tiles_workspace_bytes(transposed_product<T>(args, nullptr), args.arithmetic);
 }
 
 template <typename T>
 Status relax_backward_conv2d(const RelaxBackwardConv2dArguments<T>& args, void* workspace, Stream stream) {
   const Plan<T> plan(args);
   if (plan.count == 0) return kSuccess;
+  if (are_few(args, plan)) {
+    const RelaxFewConv2dLaunch<T> few = few_rows(args, plan);
+    return LBP_LAUNCH_BLOCKS((relax_few_conv2d_kernel<T>), plan.count * few.chunks,
+                             std::size_t(plan.neurons) * sizeof(T), stream, few);
+  }
   auto* bytes = static_cast<unsigned char*>(workspace);
-  auto* parts = reinterpret_cast<double*>(bytes);
+  auto* parts = plan.chunks == 1 ? args.constants : reinterpret_cast<double*>(bytes);
   T* slopes = plan.relaxed ? reinterpret_cast<T*>(bytes + quotient_up(plan.parts_bytes(), 16) * 16) : nullptr;
   LBP_RETURN_IF_FAILED(launch_constants(args, plan, slopes, parts, stream));
   return launch_tiles(transposed_product<T>(args, slopes), args.arithmetic, bytes + plan.bytes(args.batch), stream);

@@ -1,5 +1,6 @@
 #include "cuda/kernels/relax_conv2d_windows.cuh"
 
+#include "cuda/kernels/relax_few_conv2d.cuh"
 #include "cuda/relax_windows.h"
 #include "cuda/tile_plan.h"
 
@@ -34,16 +35,43 @@ WindowsProduct<T> windows_product(const RelaxConvolveWindowsArguments<T>& args, 
           args.coefficients};
 }
 
+template <typename T>
+RelaxFewConvolveWindowsLaunch<T> few_rows(const RelaxConvolveWindowsArguments<T>& args) {
+  const WindowConvolution<T>& c = args.convolution;
+  return {args, larger(quotient_up(c.height * c.width * c.inputs, kThreads), Index(1))};
+}
+
+// Blocks of `few_rows` launches.
+template <typename T>
+Index few_blocks(const RelaxConvolveWindowsArguments<T>& args) {
+  return slot_count(args.relax.sides, args.relax.A.rows) * few_rows(args).chunks;
+}
+
+// Whether the rows are few and short enough for one launch; tensor cores serve products.
+template <typename T>
+bool are_few(const RelaxConvolveWindowsArguments<T>& args) {
+  const WindowConvolution<T>& c = args.convolution;
+  const RowWindows<T>& A = args.relax.A;
+  return args.arithmetic == Arithmetic::kPlain &&
+         is_launch_bound_convolution(few_blocks(args), window_size(A),
+                                     A.channels / c.groups * c.kernel[0] * c.kernel[1]);
+}
+
 }  // namespace
 
 template <typename T>
 Index relax_convolve_windows_workspace_bytes(const RelaxConvolveWindowsArguments<T>& args) {
+  if (are_few(args)) return 0;
   return packed_bytes(args.convolution, args.relax.A.channels) + layer_lines_bytes(args.relax) +
          tiles_workspace_bytes(windows_product<T>(args, layer_lines(args.relax, nullptr), nullptr), args.arithmetic);
 }
 
 template <typename T>
 Status relax_convolve_windows(const RelaxConvolveWindowsArguments<T>& args, void* workspace, Stream stream) {
+  if (are_few(args)) {
+    return LBP_LAUNCH_BLOCKS((relax_few_convolve_windows_kernel<T>), few_blocks(args),
+                             std::size_t(window_size(args.relax.A)) * sizeof(T), stream, few_rows(args));
+  }
   const WindowConvolution<T>& c = args.convolution;
   const Index channels = args.relax.A.channels, outputs = channels / c.groups, inputs = c.inputs / c.groups;
   auto* const bytes = static_cast<unsigned char*>(workspace);

@@ -1,6 +1,7 @@
 #include "cuda/kernels/relax_forward.cuh"
 
 #include "cuda/grid.h"
+#include "cuda/kernels/relax_strips.cuh"
 
 namespace lbp::cuda {
 namespace {
@@ -15,6 +16,12 @@ template <typename T>
 Tiling gradient_tiling(const RelaxForwardGradientArguments<T>& args) {
   constexpr Index kBlocks = 528, kRows = 32;
   return tiling(tile_count<T>(args.neurons), args.inputs, args.batch, kRows, kBlocks);
+}
+
+// Instead of several pieces.
+template <typename T>
+bool takes_strips(const RelaxForwardGradientArguments<T>& args) {
+  return gradient_tiling(args).pieces > 1 && is_launch_bound<T>(args.inputs, args.neurons, args.batch);
 }
 
 }  // namespace
@@ -40,11 +47,16 @@ Status relax_forward(const RelaxForwardArguments<T>& args, void*, Stream stream)
 template <typename T>
 Index relax_forward_gradient_workspace_bytes(const RelaxForwardGradientArguments<T>& args) {
   const Index pieces = gradient_tiling(args).pieces;
-  return pieces > 1 ? 4 * pieces * args.batch * args.neurons * Index(sizeof(T)) : 0;
+  return pieces > 1 && !takes_strips(args) ? 4 * pieces * args.batch * args.neurons * Index(sizeof(T)) : 0;
 }
 
 template <typename T>
 Status relax_forward_gradient(const RelaxForwardGradientArguments<T>& args, void* workspace, Stream stream) {
+  if (takes_strips(args)) {
+    const RelaxForwardGradientStripsLaunch<T> launch = {args, strips_of(args.inputs, args.neurons)};
+    return LBP_LAUNCH_BLOCKS((relax_forward_gradient_strips_kernel<T>), launch.strips.count * args.batch, 0, stream,
+                             launch);
+  }
   const Tiling tiling = gradient_tiling(args);
   const bool split = tiling.pieces > 1;
   const RelaxForwardGradientLaunch<T> launch = {args, tiling, split ? static_cast<T*>(workspace) : nullptr};

@@ -234,8 +234,10 @@ std::tuple<Tensor, Tensor> concretize_forward_windows_gradient(Tensor l_gradient
     std::vector<int64_t> sizes = sizes_of(center);
     sizes[0] = batch;
     Tensor to_center = empty<T>(center, sizes), to_radius = empty<T>(center, spread ? sizes : std::vector<int64_t>{0});
-    torch::stable::zero_(to_center);
-    torch::stable::zero_(to_radius);
+    if (on.is_cpu()) {
+      torch::stable::zero_(to_center);
+      torch::stable::zero_(to_radius);
+    }
     launch::concretize_forward_windows_gradient<T>(
         on, {batch, windows, matrix.data, spread ? spread->data : nullptr, matrix.stride, region.view,
              to_l.const_data_ptr<T>(), to_u.const_data_ptr<T>(), to_center.mutable_data_ptr<T>(),

@@ -2,6 +2,7 @@
 
 import multiprocessing
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from lbp.bench.methods import (
     measure_training,
 )
 from lbp.bench.networks import NETWORKS, Network, named, neurons
+from lbp.bench.op_case import Shape
 from lbp.bench.op_cases import op_cases
 from lbp.bench.ops import OpOptions, largest_difference, measure_ops
 from lbp.bench.worker import Limits, RunFailedError, Work, Worker
@@ -52,6 +54,29 @@ def test_every_op_is_in_the_grid_and_agrees_with_the_reference_there():
                     assert ops._difference(result, case.call()) <= ops.RELATIVE_TOLERANCE, case.name
     assert len(set(keys)) == len(keys)
     assert measured == {name for name in lbp.ops.__all__ if not isinstance(getattr(lbp.ops, name), type)}
+
+
+class OnPaper(Shape):
+    """A shape whose tensors take no memory."""
+
+    def __init__(self, layer, batch, device, **rows):
+        super().__init__(layer, batch, CPU, **rows)
+        self.device = device
+
+    def normal(self, *shape):
+        return torch.empty(*shape, device="meta")
+
+    uniform = normal
+
+
+def test_on_a_gpu_the_sizes_that_fill_it_come_first(monkeypatch):
+    monkeypatch.setattr("lbp.bench.op_cases.Shape", OnPaper)
+    first = [case.parameters for case in islice(op_cases(torch.device("cuda")), 24)]
+    assert {"B": 32, "n": 65536} in first
+    assert {"B": 32, "S": 9, "n": 65536} in first
+    assert {"B": 1, "S": 4096, "n": 32768} in first
+    assert any(sizes["B"] == 1 and sizes["n"] == 32768 and "n0" in sizes for sizes in first)
+    assert all(sizes["B"] * sizes["n"] * max(sizes.get("S", 1), sizes.get("n0", 1)) >= 2**21 for sizes in first)
 
 
 def test_results_that_differ_are_not_timed(monkeypatch):

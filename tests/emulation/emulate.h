@@ -67,9 +67,17 @@ class Kernel {
     static std::vector<Kernel*> kernels;
     return kernels;
   }
+  // The names of kernels in the order of their launches, those that nobody has taken yet.
+  static std::vector<std::string>& launches() {
+    static std::vector<std::string> names;
+    return names;
+  }
   const std::string& name() const { return name_; }
   bool was_launched() const { return was_launched_; }
-  void note_launch() { was_launched_ = true; }
+  void note_launch() {
+    was_launched_ = true;
+    launches().push_back(name_);
+  }
 
  private:
   std::string name_;

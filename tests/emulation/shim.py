@@ -329,9 +329,8 @@ class Shim:
     def concretize_forward_windows_gradient(self, to_l, to_u, center, radius, x, x_U, eps, p, *places):
         batch = to_l.shape[0]
         _, fields = forward_matrices(center, radius, to_l, None, batch)
-        # Entries beside the image are not written.
-        to_center = torch.zeros(batch, *center.shape[1:], dtype=center.dtype)
-        to_radius = torch.zeros(EMPTY if radius is None else to_center.shape, dtype=center.dtype)
+        to_center = output(center, batch, *center.shape[1:])
+        to_radius = output(center, *(EMPTY if radius is None else to_center.shape))
         self.module.concretize_forward_windows_gradient(
             {
                 **fields,

@@ -35,6 +35,12 @@ def dtype(request, emulated):
     return request.param
 
 
+@pytest.fixture(params=["one launch", "several"], autouse=True)
+def launches(request, emulated):
+    """Kernels of small layers, and of large ones."""
+    emulated.set_one_launch(request.param == "one launch")
+
+
 def assert_values_match_reference(op, *args, dtype, **kwargs):
     """`assert_matches_reference` without gradients."""
     with lbp.backend("reference"):
@@ -60,6 +66,7 @@ def test_activations(neurons, dtype):
     ramp = {name: lines[name] for name in ("r", "eta")}
     assert_matches_reference(ops.ramp, bounds[0], **ramp, dtype=dtype)
     assert_matches_reference(ops.ramp_interval, *bounds, **ramp, dtype=dtype)
+    assert_matches_reference(ops.ramp_interval_with_status, *bounds, **ramp, dtype=dtype)
     assert_matches_reference(ops.bounding_lines, *bounds, **lines, dtype=dtype)
 
 
@@ -102,6 +109,19 @@ def test_windows_over_regions(dtype):
     for p in NORMS:
         assert_matches_reference(ops.concretize_windows_ball, A, rows, l, 0.5, p, sides="both", dtype=dtype)
         assert_matches_reference(ops.concretize_forward_windows_ball, *matrices, x[0], 0.5, p, **places, dtype=dtype)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_windows_through_an_activation(channels, dtype):
+    layer = (channels, 4, 3)
+    A, rows = windows(rows=5, layer=layer)
+    bounds, lines = intervals(2, *layer), relaxation(shape=layer)
+    assert_matches_reference(ops.relax_windows, A, rows, *bounds, sides="both", **lines, dtype=dtype)
+    weight, corners = normal(channels, 2, 3, 3, seed=52), torch.zeros(len(rows), 2, dtype=torch.int64)
+    assert_values_match_reference(
+        *(ops.relax_backward_conv2d_windows, A, rows, *bounds, weight, None, corners, (5, 4)),
+        **{"sides": "both", **lines, "dtype": dtype},
+    )
 
 
 def test_windows_through_a_convolution_of_many_channels(dtype):

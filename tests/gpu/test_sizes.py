@@ -14,6 +14,7 @@ from ops.cases import (
     normal,
     relaxation,
 )
+from ops.small_layers import SHARED_SUMS
 
 from lbp import ops
 
@@ -78,3 +79,9 @@ def test_windows(rows, dtype):
     assert_matches_reference(ops.relax_windows, A, where, *bounds, **keywords, dtype=dtype)
     assert_matches_reference(ops.concretize_windows_box, A, where, *bounds, sides="both", dtype=dtype)
     assert_matches_reference(ops.concretize_windows_ball, A, where, bounds[0], 0.5, 2.0, sides="both", dtype=dtype)
+
+
+@pytest.mark.parametrize("name", SHARED_SUMS)
+def test_small_layers_in_one_launch(name, dtype):
+    op, args, kwargs = SHARED_SUMS[name]
+    assert_matches_reference(op, *args, **kwargs, dtype=dtype)

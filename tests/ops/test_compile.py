@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from ops import cases
 from ops.cases import assert_close, coefficients, intervals, normal, uniform
 
 from lbp import ops
@@ -46,9 +47,13 @@ class TwoLayers(torch.nn.Module):
         return bounds, ball, *ops.concretize_forward_box(*through, x_L, x_U), ops.ramp(top_l, 2.0, eta)
 
 
+def two_layers():
+    return TwoLayers().to(cases.native_device)
+
+
 def arguments():
-    x_L, x_U = intervals(2, 6)
-    return x_L, x_U, coefficients("both", 2, 3, 2, 3, 1), torch.tensor(0.125, dtype=torch.float64)
+    tensors = *intervals(2, 6), coefficients("both", 2, 3, 2, 3, 1), torch.tensor(0.125, dtype=torch.float64)
+    return tuple(tensor.to(cases.native_device) for tensor in tensors)
 
 
 def run(function, module):
@@ -62,7 +67,7 @@ def run(function, module):
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_one_compiled_graph_has_the_values_and_gradients_of_eager_mode(backend):
-    module = TwoLayers()
+    module = two_layers()
     torch.compiler.reset()
     values, gradients = run(torch.compile(module, fullgraph=True, backend=backend), module)
     expected_values, expected_gradients = run(module, module)
@@ -71,18 +76,18 @@ def test_one_compiled_graph_has_the_values_and_gradients_of_eager_mode(backend):
 
 
 def test_a_schedule_of_eta_does_not_compile_again():
-    module = TwoLayers()
+    module = two_layers()
     torch.compiler.reset()
     counter = torch._dynamo.testing.CompileCounter()
     compiled = torch.compile(module, fullgraph=True, backend=counter)
     *tensors, _ = arguments()
     for eta in (0.0, 0.01, 0.5):
-        compiled(*tensors, torch.tensor(eta, dtype=torch.float64))
+        compiled(*tensors, torch.tensor(eta, dtype=torch.float64, device=cases.native_device))
     assert counter.frame_count == 1
 
 
 def test_an_exported_program_has_the_values_of_the_module():
-    module = TwoLayers()
+    module = two_layers()
     program = torch.export.export(module, arguments())
     called = {str(node.target) for node in program.graph.nodes if str(node.target).startswith("lbp.")}
     assert "lbp.relax_backward_conv2d.default" in called
@@ -90,7 +95,7 @@ def test_an_exported_program_has_the_values_of_the_module():
 
 
 def test_an_exported_program_takes_any_batch():
-    module = TwoLayers()
+    module = two_layers()
     batch = torch.export.Dim("batch", min=2, max=16)
     program = torch.export.export(module, arguments(), dynamic_shapes=({0: batch}, {0: batch}, {1: batch}, None))
     x_L, x_U, A, eta = arguments()

@@ -5,6 +5,7 @@
 
 #include "cuda/kernels/reduce.cuh"
 #include "cuda/kernels/slot.cuh"
+#include "cuda/kernels/strips.cuh"
 #include "math/box.h"
 #include "math/dual_norm.h"
 
@@ -253,6 +254,38 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_gradient_kernel(const Concr
       }
       own.store(op.A_gradient + slot.out_row * op.inputs, A[k]);
     }
+  }
+}
+
+// For short rows, whose norm is needed: a block for every row of every image reads it twice, in one launch.
+template <typename T>
+struct ConcretizeRowGradientLaunch {
+  ConcretizeGradientArguments<T> op;
+};
+
+template <typename T, typename Kind>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_row_gradient_kernel(const ConcretizeRowGradientLaunch<T> args) {
+  static_assert(RowNorm<Kind>::kNeeded, "else one launch will do anyway");
+  constexpr bool kScaled = Kind::template kScaled<T>;
+  LBP_SHARED(RowSum, shared, kThreads);
+  const ConcretizeGradientArguments<T>& op = args.op;
+  const Region<T>& region = op.region;
+  const double q = region.q;
+  const Index slots = slot_count(op.sides, op.rows), image = quotient(blockIdx.x, slots);
+  const Slot<T> slot(op.A, op.sides, op.batch, op.rows, image, 0, Index(blockIdx.x) - image * slots);
+  RowSum sum = empty_row<Kind, kScaled>();
+#pragma unroll 4
+  for (Index i = threadIdx.x; i < op.inputs; i += kThreads) {
+    sum.norm = with_entry<Kind::kNorm, kScaled>(sum.norm, double(read(slot.A + i)), q);
+  }
+  const RowNorm<Kind> norm(combine_groups(sum, 1, shared, CombineRows<Kind, kScaled>{q}), q);
+  const double gradient = read(op.bounds_gradient + slot.out_row);
+  const double eps = read(region.eps + image * region.eps_stride);
+#pragma unroll 4
+  for (Index i = threadIdx.x; i < op.inputs; i += kThreads) {
+    const T x = read(region.x_L + image * region.batch_stride + i);
+    op.A_gradient[slot.out_row * op.inputs + i] =
+        T(gradient * point_under<Kind>(read(slot.A + i), x, x, slot.lower, eps, norm, q));
   }
 }
 

@@ -1,6 +1,6 @@
 // Forward linear bounds on windows of the input, over a box or an l_p ball; and the gradient. As for dense rows, but
-// every neuron reads the part of the image under its own window: what lies beside the image is neither read nor
-// written.
+// every neuron reads the part of the image under its own window: what lies beside the image is not read, and its
+// gradient is 0.
 #pragma once
 
 #include "cuda/kernels/concretize_forward.cuh"
@@ -26,27 +26,37 @@ struct WindowEntry {
   }
 };
 
-// Where the windows of a thread's neurons begin.
+// Where the window of a neuron begins.
+struct NeuronWindow {
+  int row, column;
+
+  NeuronWindow() = default;
+  LBP_DEVICE NeuronWindow(const Windows& windows, Index neuron) {
+    const Index line = quotient(neuron, windows.width), x = neuron - line * windows.width;
+    const Index y = line - quotient(line, windows.height) * windows.height;
+    row = int(windows.row_scale * y + windows.row_offset);
+    column = int(windows.column_scale * x + windows.column_offset);
+  }
+
+  // The number of the image that an entry belongs to; negative beside the image.
+  LBP_DEVICE Index at(const Windows& windows, const WindowEntry& entry) const {
+    const int y = row + entry.row, x = column + entry.column;
+    if (y < 0 || y >= windows.image_rows || x < 0 || x >= windows.image_columns) return -1;
+    return (entry.channel * windows.image_rows + y) * windows.image_columns + x;
+  }
+};
+
+// Those of a thread's neurons.
 template <typename T>
 struct OwnWindows {
-  int row[kOwn<T>], column[kOwn<T>];
+  NeuronWindow of[kOwn<T>];
 
   LBP_DEVICE OwnWindows(const Windows& windows, const Own<T, false>& own) {
 #pragma unroll
-    for (int i = 0; i < kOwn<T>; ++i) {
-      const Index line = quotient(own.has(i) ? own.at(i) : 0, windows.width);
-      const Index x = (own.has(i) ? own.at(i) : 0) - line * windows.width;
-      const Index y = line - quotient(line, windows.height) * windows.height;
-      row[i] = int(windows.row_scale * y + windows.row_offset);
-      column[i] = int(windows.column_scale * x + windows.column_offset);
-    }
+    for (int i = 0; i < kOwn<T>; ++i) of[i] = NeuronWindow(windows, own.has(i) ? own.at(i) : 0);
   }
-
-  // The number of the image that an entry of neuron i belongs to; negative beside the image.
   LBP_DEVICE Index at(const Windows& windows, const WindowEntry& entry, int i) const {
-    const int y = row[i] + entry.row, x = column[i] + entry.column;
-    if (y < 0 || y >= windows.image_rows || x < 0 || x >= windows.image_columns) return -1;
-    return (entry.channel * windows.image_rows + y) * windows.image_columns + x;
+    return of[i].at(windows, entry);
   }
 };
 
@@ -116,12 +126,16 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1)
     const Index row = number * op.neurons;
 #pragma unroll
     for (int i = 0; i < kOwn<T>; ++i) {
-      const Index at = own.has(i) ? where.at(args.windows, entry, i) : -1;
-      if (at < 0) continue;
+      if (!own.has(i)) continue;
+      const Index at = where.at(args.windows, entry, i);
       const Index in = neurons.matrix + row + own.at(i), out = neurons.out + row + own.at(i);
-      T center = read(op.center + in), radius = neurons.has_radius ? read(op.radius + in) : T(0);
-      const InputEnds x = input_ends<Kind>(region, neurons.image * region.batch_stride + at);
-      neurons.replace(i, center, radius, x, region.q);
+      T center = T(0), radius = T(0);
+      if (at >= 0) {
+        center = read(op.center + in);
+        if (neurons.has_radius) radius = read(op.radius + in);
+        const InputEnds x = input_ends<Kind>(region, neurons.image * region.batch_stride + at);
+        neurons.replace(i, center, radius, x, region.q);
+      }
       op.center_gradient[out] = center;
       if (op.radius_gradient != nullptr) op.radius_gradient[out] = radius;
     }

@@ -77,8 +77,22 @@ template <typename T>
 struct ConcretizeWindowsGradientLaunch {
   ConcretizeWindowsGradientArguments<T> op;
   RowRanges ranges;
-  const RowSum* sums;  // [K, rows]; null where the gradient does not need the norms
+  const RowSum* sums;  // [K, rows]; null where the gradient does not need the norms, or each warp those of its source
 };
+
+// The norm of one side of a source, for all lanes of a warp.
+template <typename Kind, typename T>
+LBP_DEVICE RowNorm<Kind> norm_of_source(const RowWindows<T>& A, Index side, Index source, double q) {
+  constexpr bool kScaled = Kind::template kScaled<T>;
+  using Part = PartOfRow<Kind, kScaled>;
+  const T* const numbers = A.data + side * A.side_stride + source * A.source_stride;
+  const CombineRows<Kind, kScaled> combine = {q};
+  Part part[1] = {{empty_row<Kind, kScaled>()}};
+  for (Index i = lane(); i < window_size(A); i += kLanes) {
+    part[0].row.norm = with_entry<Kind::kNorm, kScaled>(part[0].row.norm, double(read(numbers + i)), q);
+  }
+  return {reduce_group(part, combine).row, q};
+}
 
 template <typename T, typename Kind>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1)
@@ -86,6 +100,17 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1)
   const ConcretizeWindowsGradientArguments<T>& op = args.op;
   const RowWindows<T>& A = op.A;
   const Region<T>& region = op.region;
+  RowNorm<Kind> norms[2];
+  if constexpr (RowNorm<Kind>::kNeeded) {
+    if (args.sums == nullptr) {
+      const Index source = source_of_warp(A);
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        if (source < A.sources && side < side_count(op.sides))
+          norms[side] = norm_of_source<Kind>(A, side, source, region.q);
+      }
+    }
+  }
   add_by_sources<double>(A, op.sides, args.ranges, op.A_gradient, [&](const SourceRow<T>& at, auto& sums) {
     const Index begin = at.where.image * region.batch_stride + first_in_layer(A, at.where);
     const Pack<T> x_L = at.numbers.under(region.x_L + begin, T(0));
@@ -96,7 +121,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1)
       if (side >= side_count(op.sides)) break;
       const Index row = side * A.rows + at.row;
       const double gradient = read(op.bounds_gradient + row);
-      const RowNorm<Kind> norm = read_row_norm<Kind>(args.sums + row, region.q);
+      const RowNorm<Kind> norm = args.sums == nullptr ? norms[side] : read_row_norm<Kind>(args.sums + row, region.q);
 #pragma unroll
       for (int i = 0; i < kOwn<T>; ++i) {
         sums[side][i] +=

@@ -85,19 +85,19 @@ struct RampIntervalLaunch {
 // A thread counts each status in a byte of its own.
 constexpr int kMostCounted = 255;
 
-// Adds up the threads' counts: counts[status, block].
-LBP_DEVICE void store_counts(unsigned long long own_counts, Index* counts) {
-  LBP_SHARED(Index, warp_counts, 6 * kWarps);
+// Adds up the threads' counts: counts[status, block]. `warp_counts` is [6, kWarpsOfBlock] in shared memory.
+template <int kWarpsOfBlock>
+LBP_DEVICE void store_counts(unsigned long long own_counts, Index* warp_counts, Index* counts) {
 #pragma unroll
   for (int status = 0; status < 6; ++status) {
     Index count[1] = {Index(own_counts >> (8 * status) & 0xff)};
     const Index total = reduce_group(count, Sum());
-    if (lane() == 0) warp_counts[status * kWarps + warp()] = total;
+    if (lane() == 0) warp_counts[status * kWarpsOfBlock + warp()] = total;
   }
   __syncthreads();
   if (threadIdx.x < 6) {
     Index total = 0;
-    for (int i = 0; i < kWarps; ++i) total += warp_counts[threadIdx.x * kWarps + i];
+    for (int i = 0; i < kWarpsOfBlock; ++i) total += warp_counts[threadIdx.x * kWarpsOfBlock + i];
     counts[Index(threadIdx.x) * gridDim.x + blockIdx.x] = total;
   }
 }
@@ -124,7 +124,10 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 3) ramp_interval_kernel(const RampInterva
         x.own.store(args.op.lower + row * x.own.neurons, l[k]);
         x.own.store(args.op.upper + row * x.own.neurons, u[k]);
       });
-  if constexpr (kCount) store_counts(counts, args.counts);
+  if constexpr (kCount) {
+    LBP_SHARED(Index, warp_counts, 6 * kWarps);
+    store_counts<kWarps>(counts, warp_counts, args.counts);
+  }
 }
 
 template <typename T>

@@ -95,12 +95,36 @@ struct RelaxBackwardGradientLaunch {
   T* sums;  // [pieces, 5, B, n]: gradients of the lines and of the bias; null where one piece has all rows
 };
 
-// The gradients of a thread's lines and biases, added up over rows.
+// The gradients of a neuron's lines and bias, added up over rows.
+template <typename T>
+struct NeuronLineSums {
+  BoundingLines<T> lines;
+  T bias;
+};
+
+// Of a thread's neurons.
 template <typename T>
 struct LineSums {
   OwnLines<T> lines;
   Pack<T> bias;
 };
+
+// Adds the gradients of one coefficient to those of its neuron's lines and bias, and returns its own; `gradient` is
+// that of the relaxed coefficient.
+template <typename T>
+LBP_DEVICE T relax_gradient(T a, T gradient, T to_constant, bool lower, const BoundingLines<T>& line,
+                            BoundingLines<T>& sum, T& bias_sum) {
+  const bool takes_lower = (a >= T(0)) == lower;
+  const T slope = takes_lower ? line.lower_slope : line.upper_slope;
+  const T intercept = takes_lower ? line.lower_intercept : line.upper_intercept;
+  const T to_slope = gradient * a, to_intercept = to_constant * a;
+  sum.lower_slope += takes_lower ? to_slope : T(0);
+  sum.upper_slope += takes_lower ? T(0) : to_slope;
+  sum.lower_intercept += takes_lower ? to_intercept : T(0);
+  sum.upper_intercept += takes_lower ? T(0) : to_intercept;
+  bias_sum += to_constant * a * slope;
+  return gradient * slope + to_constant * intercept;
+}
 
 template <typename T, bool kAligned>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_backward_gradient_kernel(const RelaxBackwardGradientLaunch<T> args) {
@@ -134,22 +158,11 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_backward_gradient_kernel(const R
       Pack<T> to_A;
 #pragma unroll
       for (int i = 0; i < kOwn<T>; ++i) {
-        const BoundingLines<T>& line = lines.of[i];
-        BoundingLines<T>& sum = sums.lines.of[i];
-        const T a = A[k][i];
-        const bool takes_lower = (a >= T(0)) == slot.lower;
-        const T slope = takes_lower ? line.lower_slope : line.upper_slope;
-        const T intercept = takes_lower ? line.lower_intercept : line.upper_intercept;
         // The bias sees the relaxed coefficient, so its gradient joins that of the coefficient.
         T gradient = to_relaxed[k][i];
         if (op.bias.data != nullptr) gradient += to_constant[k] * bias[i];
-        to_A[i] = gradient * slope + to_constant[k] * intercept;
-        const T to_slope = gradient * a, to_intercept = to_constant[k] * a;
-        sum.lower_slope += takes_lower ? to_slope : T(0);
-        sum.upper_slope += takes_lower ? T(0) : to_slope;
-        sum.lower_intercept += takes_lower ? to_intercept : T(0);
-        sum.upper_intercept += takes_lower ? T(0) : to_intercept;
-        sums.bias[i] += to_constant[k] * a * slope;
+        to_A[i] =
+            relax_gradient(A[k][i], gradient, to_constant[k], slot.lower, lines.of[i], sums.lines.of[i], sums.bias[i]);
       }
       if (op.A_gradient != nullptr) own.store(op.A_gradient + slot.out_row * op.neurons, to_A);
     }

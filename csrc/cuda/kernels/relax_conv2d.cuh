@@ -23,7 +23,7 @@ struct RelaxConstantsArguments {
   RelaxBackwardConv2dArguments<T> args;
   Index neurons, row_groups, chunks;
   T* slopes;      // [2, B, n]: lower, upper; null without an activation
-  double* parts;  // [chunks, K, B, S]
+  double* parts;  // [chunks, K, B, S]; the constants themselves where there is one chunk
 };
 
 template <typename T>

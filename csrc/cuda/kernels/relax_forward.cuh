@@ -102,20 +102,26 @@ struct RelaxForwardGradientLaunch {
   T* sums;  // [pieces, 4, B, n]: gradients of the scales; null where one piece has all rows
 };
 
-// Adds one row's gradients with respect to the scales, and turns those of the results into those of center and radius.
+// Adds the gradients with respect to the scales, and turns those of the results into those of center and radius.
+template <typename T>
+LBP_DEVICE void scale_gradient(const ForwardScales<T>& scale, T center, T radius, T& to_center, T& to_radius,
+                               ForwardScales<T>& sum) {
+  const T to_c = to_center, to_r = to_radius;
+  sum.center_to_center += to_c * center;
+  sum.center_to_radius += to_r * center;
+  sum.radius_to_center += to_c * radius;
+  sum.radius_to_radius += to_r * radius;
+  to_center = to_c * scale.center_to_center + to_r * scale.center_to_radius;
+  to_radius = to_c * scale.radius_to_center + to_r * scale.radius_to_radius;
+}
+
+// The same for a row of a thread's neurons.
 template <typename T>
 LBP_DEVICE void scale_row_gradient(const OwnScales<T>& scales, const Pack<T>& center, const Pack<T>& radius,
                                    Pack<T>& to_center, Pack<T>& to_radius, ForwardScales<T> (&sums)[kOwn<T>]) {
 #pragma unroll
   for (int i = 0; i < kOwn<T>; ++i) {
-    const ForwardScales<T>& scale = scales.of[i];
-    const T to_c = to_center[i], to_r = to_radius[i];
-    sums[i].center_to_center += to_c * center[i];
-    sums[i].center_to_radius += to_r * center[i];
-    sums[i].radius_to_center += to_c * radius[i];
-    sums[i].radius_to_radius += to_r * radius[i];
-    to_center[i] = to_c * scale.center_to_center + to_r * scale.center_to_radius;
-    to_radius[i] = to_c * scale.radius_to_center + to_r * scale.radius_to_radius;
+    scale_gradient(scales.of[i], center[i], radius[i], to_center[i], to_radius[i], sums[i]);
   }
 }
 

@@ -37,25 +37,31 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_windows_gradient_kernel(const Re
   });
 }
 
-// The gradients of what the lines are made of, and of the bias: a lane for every channel of a pixel of an image.
 template <typename T>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) window_lines_gradient_kernel(const RelaxWindowsGradientLaunch<T> args) {
-  const RelaxWindowsGradientArguments<T>& op = args.op;
+struct SlopesAndBias {
+  T lower_slope, upper_slope, bias;
+};
+
+// The gradients of what the lines are made of, and of the bias: a lane for every channel of a pixel of an image, a warp
+// for 32 of them. of_neuron(image, neuron, place with channels last) returns the SlopesAndBias.
+template <typename T, typename OfNeuron>
+LBP_DEVICE void add_by_pixels(const RelaxWindowsGradientArguments<T>& op, const RowRanges& ranges, Index item,
+                              const OfNeuron& of_neuron) {
   const RowWindows<T>& A = op.A;
   const Index pixels = A.layer_height * A.layer_width, neurons = pixels * A.channels, size = window_size(A);
-  const Index groups = (A.channels + kLanes - 1) / kLanes, item = Index(blockIdx.x) * kWarps + warp();
+  const Index groups = (A.channels + kLanes - 1) / kLanes;
   if (item >= A.images * pixels * groups) return;  // the whole warp
   const Index place = quotient(item, groups), image = quotient(place, pixels), pixel = place - image * pixels;
   const Index y = quotient(pixel, A.layer_width), x = pixel - y * A.layer_width;
   const Index channel = (item - place * groups) * kLanes + lane();
   const bool inside = channel < A.channels;
-  const Index at = image * neurons + pixel * A.channels + (inside ? channel : 0);
-  const T bias = args.lines.bias == nullptr ? T(0) : read(args.lines.bias + at - image * neurons);
-  const T lower_slope = read(args.lines.plane(0) + at), upper_slope = read(args.lines.plane(2) + at);
+  const Index neuron = channel * pixels + pixel;
+  SlopesAndBias<T> own = {};
+  if (inside) own = of_neuron(image, neuron, pixel * A.channels + channel);
   BoundingLines<T> sums = {};
   T to_bias = T(0);
   for_wanted_rows(
-      A, args.ranges.of_image(image, A.rows),
+      A, ranges.of_image(image, A.rows),
       [&](const WindowRow& where) {
         return where.image == image && where.top <= y && y < where.top + A.height && where.left <= x &&
                x < where.left + A.width;
@@ -68,19 +74,29 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) window_lines_gradient_kernel(const Rel
           if (side >= side_count(op.sides)) break;
           const T a = read(numbers_of(A, side, where) + number);
           const T to_constant = T(read(op.constants_gradient + side * A.rows + row));
-          const T gradient = read(op.relaxed_gradient + (side * A.rows + row) * size + number) + to_constant * bias;
+          const T gradient = read(op.relaxed_gradient + (side * A.rows + row) * size + number) + to_constant * own.bias;
           const bool takes_lower = (a >= T(0)) == is_lower(op.sides, side);
           sums.lower_slope += takes_lower ? gradient * a : T(0);
           sums.upper_slope += takes_lower ? T(0) : gradient * a;
           sums.lower_intercept += takes_lower ? to_constant * a : T(0);
           sums.upper_intercept += takes_lower ? T(0) : to_constant * a;
-          to_bias += to_constant * a * (takes_lower ? lower_slope : upper_slope);
+          to_bias += to_constant * a * (takes_lower ? own.lower_slope : own.upper_slope);
         }
       });
   if (!inside) return;
-  const Index neuron = channel * pixels + pixel;
   store_line_gradient(op.relaxation, image, neurons, neuron, sums, op.gradients);
   if (op.bias_gradient != nullptr) op.bias_gradient[image * neurons + neuron] = to_bias;
+}
+
+template <typename T>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) window_lines_gradient_kernel(const RelaxWindowsGradientLaunch<T> args) {
+  const RowWindows<T>& A = args.op.A;
+  const LayerLines<T>& lines = args.lines;
+  add_by_pixels(args.op, args.ranges, Index(blockIdx.x) * kWarps + warp(), [&](Index image, Index, Index place) {
+    const Index at = image * A.layer_height * A.layer_width * A.channels + place;
+    const T bias = lines.bias == nullptr ? T(0) : read(lines.bias + place);
+    return SlopesAndBias<T>{read(lines.plane(0) + at), read(lines.plane(2) + at), bias};
+  });
 }
 
 }  // namespace lbp::cuda

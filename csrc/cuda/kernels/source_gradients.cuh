@@ -60,6 +60,12 @@ struct SourceRow {
   const Pack<T> (&a)[2];  // of the source, by sides
 };
 
+// A warp has a step through a source.
+template <typename T>
+LBP_DEVICE Index source_of_warp(const RowWindows<T>& A) {
+  return quotient(Index(blockIdx.x) * kWarps + warp(), step_count(A));
+}
+
 // Writes the gradients of A, added up over the rows of every source: a warp for every step through every source.
 // add(SourceRow, Sum sums[2][]) adds those of one row.
 template <typename Sum, typename T, typename Add>
@@ -67,7 +73,7 @@ LBP_DEVICE void add_by_sources(const RowWindows<T>& A, int sides, const RowRange
                                const Add& add) {
   const Index steps = step_count(A), item = Index(blockIdx.x) * kWarps + warp();
   if (item >= A.sources * steps) return;  // the whole warp
-  const Index source = quotient(item, steps);
+  const Index source = source_of_warp(A);
   const WindowStep<T, false> numbers(A, item - source * steps);
   Pack<T> a[2];
   Sum sums[2][kOwn<T>] = {};

@@ -1,0 +1,121 @@
+"""Layers of launch-bound sizes, as csrc/cuda/grid.h defines them, take one launch per op, and one for its gradient."""
+
+import pytest
+import torch
+from emulation.products import Products
+from emulation.shim import Shim
+from ops.cases import (
+    OP_NAMES,
+    assert_matches_reference,
+    coefficients,
+    converted,
+    every_op,
+    forward_matrices,
+    intervals,
+    normal,
+    relaxation,
+)
+from ops.small_layers import SHARED_SUMS
+from ops.test_affine import INPUT, convolution
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lbp import ops
+
+
+class Launches(TorchDispatchMode):
+    """Notes how many kernels every registered op that is emulated launches, by its name."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.by_op = module, {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.module.take_launches()
+        result = function(*args, **(kwargs or {}))
+        if function.namespace == "lbp" and function._opname in Shim(self.module).names():
+            launched = len(self.module.take_launches())
+            self.by_op[function._opname] = max(launched, self.by_op.get(function._opname, 0))
+        return result
+
+
+@pytest.fixture(autouse=True)
+def one_launch(emulated):
+    emulated.set_one_launch(True)
+
+
+@pytest.fixture
+def launches(emulated):
+    return Launches(emulated)
+
+
+# Their kernels are products, below; what is theirs beside them is the library's.
+OF_PRODUCTS = (
+    *("interval_linear", "interval_conv2d", "backward_linear", "backward_conv2d", "forward_linear", "forward_conv2d"),
+    *("insert_forward", "forward_conv2d_windows", "forward_linear_windows", "insert_forward_windows"),
+)
+
+
+def more_than_once(launches):
+    assert launches.by_op
+    return {name: count for name, count in launches.by_op.items() if count != 1}
+
+
+@pytest.mark.parametrize("name", [name for name in OP_NAMES if name not in OF_PRODUCTS])
+def test_every_op_and_its_gradient_launch_one_kernel_for_a_small_layer(launches, name):
+    op, args, kwargs = every_op()[name]
+    with launches:
+        assert_matches_reference(op, *args, **kwargs)
+    assert more_than_once(launches) == {}
+
+
+@pytest.mark.parametrize("name", SHARED_SUMS)
+def test_launch_bound_layers_take_one_launch(launches, name):
+    op, args, kwargs = SHARED_SUMS[name]
+    with launches:
+        assert_matches_reference(op, *args, **kwargs)
+    assert more_than_once(launches) == {}
+
+
+def product_calls():
+    """Fused products whose depth is not split."""
+    weight, bias = normal(20, 500, seed=50), normal(20, seed=51)
+    for batch in (1, 4, 7):
+        yield f"interval_linear {batch}", "interval_linear", (*intervals(batch, 500), weight, bias), {}
+    yield "forward_linear", "forward_linear", (*forward_matrices(1, 30, 500), weight, bias), {}
+    yield (
+        "insert_forward",
+        "insert_forward",
+        (coefficients("both", 2, 9, 60), *forward_matrices(2, 50, 60)),
+        {"sides": "both"},
+    )
+    (l, u), lines = intervals(2, 500), relaxation(shape=(500,))
+    A = coefficients("both", 2, 9, 500)
+    yield "relax_backward_linear", "relax_backward_linear", (A, l, u, normal(500, 20), None), {"sides": "both", **lines}
+    weight, bias, geometry, shape = convolution(2)
+    yield "interval_conv2d", "interval_conv2d", (*intervals(2, *INPUT), weight, bias), geometry
+    yield "forward_conv2d", "forward_conv2d", (*forward_matrices(2, 9, *INPUT), weight, bias), geometry
+    A, (l, u) = coefficients("both", 2, 9, *shape), intervals(2, *shape)
+    keywords = {"sides": "both", **geometry, **relaxation(shape=shape)}
+    yield "relax_backward_conv2d", "relax_backward_conv2d", (A, l, u, weight, bias, INPUT[1:]), keywords
+    yield "backward_conv2d", "backward_conv2d", (A, weight, bias, INPUT[1:]), geometry
+
+
+PRODUCTS = {name: call for name, *call in product_calls()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_small_products_take_one_launch(emulated, name, dtype):
+    function, args, kwargs = PRODUCTS[name]
+    emulated.take_launches()
+    getattr(Products(emulated, split=False), function)(*converted(args, dtype), **converted(kwargs, dtype))
+    assert len(emulated.take_launches()) == 1
+
+
+def test_sums_do_not_depend_on_other_images(emulated):
+    """A layer of launch-bound size gives the same bits whatever batch it is part of."""
+    center, radius, *biases = forward_matrices(3, 200, 20)
+    x = intervals(3, 200, seed=3)
+    alone = ops.concretize_forward_box(center[:1], radius[:1], *(bias[:1] for bias in biases), *(end[:1] for end in x))
+    together = ops.concretize_forward_box(center, radius, *biases, *x)
+    assert all(torch.equal(one, many[:1]) for one, many in zip(alone, together, strict=True))
