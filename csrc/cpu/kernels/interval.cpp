@@ -1,5 +1,8 @@
 #include <cmath>
+#include <cstdint>
+#include <type_traits>
 
+#include "cpu/kernels/simd.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/tile.h"
 
@@ -9,22 +12,88 @@ namespace {
 // Terms that are added up before the next sum begins (BLOCK of lbp/rounding/sums.py): long sums round less.
 constexpr Index kBlock = 512;
 
-// The products of one row of W with a center and of its magnitudes with a radius.
+// Rows of W and examples of one tile of sums.
+constexpr Index kRows = 16, kExamples = 16;
+
 template <typename T>
-void row_products(Index size, const T* __restrict weight, const T* __restrict center, const T* __restrict radius,
-                  T& at_center, T& spread) {
-  at_center = spread = T(0);
-  for (Index begin = 0; begin < size; begin += kBlock) {
-    const Index end = minimum(size, begin + kBlock);
-    T product = 0, magnitude = 0;
-#pragma omp simd reduction(+ : product, magnitude)
-    for (Index i = begin; i < end; ++i) {
-      product += weight[i] * center[i];
-      magnitude += absolute(weight[i]) * radius[i];
+typename Vector<T>::Type magnitude(typename Vector<T>::Type value) {
+  using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  typedef Bits Mask __attribute__((vector_size(kVectorBytes)));
+  const Mask all_but_sign = Mask{} + Bits(~(Bits(1) << (8 * sizeof(T) - 1)));
+  return typename Vector<T>::Type(Mask(value) & all_but_sign);
+}
+
+// A block of the centers and radii of a tile's examples side by side. Where layers are as wide as a power of two, the
+// examples themselves lie so far apart that a cache has room for few of them.
+template <typename T>
+struct ExampleBlock {
+  alignas(64) T center[kExamples][kBlock];
+  alignas(64) T radius[kExamples][kBlock];
+
+  void load(const IntervalLinearArguments<T>& args, Index first, Index examples, Index begin, Index size) {
+    for (Index k = 0; k < examples; ++k) {
+      const T* __restrict c = args.center + (first + k) * args.inputs + begin;
+      const T* __restrict r = args.radius + (first + k) * args.inputs + begin;
+      for (Index i = 0; i < size; ++i) center[k][i] = c[i];
+      for (Index i = 0; i < size; ++i) radius[k][i] = r[i];
     }
-    at_center += product;
-    spread += magnitude;
   }
+};
+
+// The sums of a tile, `W c` and `|W| r`, each a vector whose lanes are still to be added up.
+template <typename T>
+struct TileSums {
+  typename Vector<T>::Type at_center[kRows][kExamples], spread[kRows][kExamples];
+};
+
+// Adds the products of a block of R rows of W from `row` on and E examples from `example` on; `weight` is the first
+// row.
+template <Index R, Index E, typename T>
+void add_products(const T* weight, Index stride, Index vectors, const ExampleBlock<T>& block, Index row, Index example,
+                  TileSums<T>& sums) {
+  typename Vector<T>::Type at_center[R][E] = {}, spread[R][E] = {};
+  for (Index i = 0; i < vectors; ++i) {
+    const Index at = i * Vector<T>::kSize;
+    typename Vector<T>::Type w[R], absolute_w[R];
+    for (Index j = 0; j < R; ++j) {
+      w[j] = load_vector(weight + j * stride + at);
+      absolute_w[j] = magnitude<T>(w[j]);
+    }
+    for (Index k = 0; k < E; ++k) {
+      const auto c = load_vector(block.center[example + k] + at), r = load_vector(block.radius[example + k] + at);
+      for (Index j = 0; j < R; ++j) {
+        at_center[j][k] = multiply_add(w[j], c, at_center[j][k]);
+        spread[j][k] = multiply_add(absolute_w[j], r, spread[j][k]);
+      }
+    }
+  }
+  for (Index j = 0; j < R; ++j) {
+    for (Index k = 0; k < E; ++k) {
+      sums.at_center[row + j][example + k] += at_center[j][k];
+      sums.spread[row + j][example + k] += spread[j][k];
+    }
+  }
+}
+
+// The same for all rows and examples of a tile, two by two: two rows stay in the first cache while the examples pass.
+template <typename T>
+void add_products_of_tile(const T* weight, Index stride, Index vectors, const ExampleBlock<T>& block, Index rows,
+                          Index examples, TileSums<T>& sums) {
+  for (Index row = 0; row < rows; row += 2) {
+    for (Index example = 0; example < examples; example += 2) {
+      const bool two_rows = row + 1 < rows, two_examples = example + 1 < examples;
+      const auto add = two_rows ? (two_examples ? add_products<2, 2, T> : add_products<2, 1, T>)
+                                : (two_examples ? add_products<1, 2, T> : add_products<1, 1, T>);
+      add(weight + row * stride, stride, vectors, block, row, example, sums);
+    }
+  }
+}
+
+template <typename T>
+T sum_of_lanes(typename Vector<T>::Type value) {
+  T sum = value[0];
+  for (Index i = 1; i < Vector<T>::kSize; ++i) sum += value[i];
+  return sum;
 }
 
 // An infinite bound of a sum that has overflowed is none.
@@ -39,19 +108,39 @@ void store_ends(T center, T radius, bool outward, T& lower, T& upper) {
 
 template <typename T>
 void interval_linear(const IntervalLinearArguments<T>& args) {
-  parallel_for(args.outputs, args.inputs * args.batch, [&](Index first, Index last) {
-    for (Index row = first; row < last; ++row) {
-      const T* weight = args.weight + row * args.inputs;
-      const T bias = args.bias == nullptr ? T(0) : args.bias[row];
-      const T margin = args.margin == nullptr ? T(0) : args.margin[row];
-      // The row stays in the cache for the examples after the first.
-      for (Index image = 0; image < args.batch; ++image) {
-        T at_center, spread;
-        row_products(args.inputs, weight, args.center + image * args.inputs, args.radius + image * args.inputs,
-                     at_center, spread);
-        const Index out = image * args.outputs + row;
+  const Index whole = args.inputs / Vector<T>::kSize * Vector<T>::kSize;
+  const auto tile = [&](Index first_row, Index first_example) {
+    const Index rows = minimum(args.outputs - first_row, kRows);
+    const Index examples = minimum(args.batch - first_example, kExamples);
+    const T* weight = args.weight + first_row * args.inputs;
+    const T* center = args.center + first_example * args.inputs;
+    const T* radius = args.radius + first_example * args.inputs;
+    TileSums<T> sums = {};
+    ExampleBlock<T> block;
+    for (Index begin = 0; begin < whole; begin += kBlock) {
+      const Index size = minimum(whole - begin, kBlock);
+      block.load(args, first_example, examples, begin, size);
+      add_products_of_tile(weight + begin, args.inputs, size / Vector<T>::kSize, block, rows, examples, sums);
+    }
+    for (Index row = 0; row < rows; ++row) {
+      const T bias = args.bias == nullptr ? T(0) : args.bias[first_row + row];
+      const T margin = args.margin == nullptr ? T(0) : args.margin[first_row + row];
+      for (Index example = 0; example < examples; ++example) {
+        T at_center = sum_of_lanes<T>(sums.at_center[row][example]);
+        T spread = sum_of_lanes<T>(sums.spread[row][example]);
+        for (Index i = whole; i < args.inputs; ++i) {
+          const T w = weight[row * args.inputs + i];
+          at_center += w * center[example * args.inputs + i];
+          spread += absolute(w) * radius[example * args.inputs + i];
+        }
+        const Index out = (first_example + example) * args.outputs + first_row + row;
         store_ends(at_center + bias, spread + margin, args.margin != nullptr, args.lower[out], args.upper[out]);
       }
+    }
+  };
+  parallel_for(quotient_up(args.outputs, kRows), kRows * args.inputs * args.batch, [&](Index first, Index last) {
+    for (Index group = first; group < last; ++group) {
+      for (Index example = 0; example < args.batch; example += kExamples) tile(group * kRows, example);
     }
   });
 }
