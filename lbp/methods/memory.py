@@ -40,6 +40,9 @@ SCRATCH_BYTES = 2**16
 CHUNK_BYTES = 64 * 2**20
 """Rows at once take no more than this even where the budget allows: more does not make them faster."""
 
+CACHED_BYTES = 20 * 2**20
+"""Rows of the output of so many bytes stay in a processor's cache from layer to layer."""
+
 
 def budget_in_bytes(value: int | float | str) -> int:
     """Return a budget given as a number of bytes or as text like "4GiB".

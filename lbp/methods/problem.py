@@ -19,9 +19,10 @@ from lbp.linear import (
     add_constants,
     tighter,
 )
-from lbp.methods.memory import CHUNK_BYTES, row_bytes, rows_within, shared_bytes, start_bytes
+from lbp.methods.memory import CACHED_BYTES, CHUNK_BYTES, row_bytes, rows_within, shared_bytes, start_bytes
 from lbp.methods.outward import Outward, add_outward, outward_interval
 from lbp.methods.outward_forward import OutwardForward
+from lbp.strategies import side_names
 
 
 @dataclass
@@ -78,7 +79,7 @@ class Problem:
                 self.record(node, self.known[node])
 
     def part(self, first: int, last: int) -> Problem:
-        """Return the same question about some of the images."""
+        """Return the same question about some of the images, and what is known of them so far."""
         batch = self.region.batch
 
         def cut(values: Tensor) -> Tensor:
@@ -87,15 +88,33 @@ class Problem:
         def cut_all(bounds: Mapping[BoundNode, Interval]) -> dict[BoundNode, Interval]:
             return {node: (cut(lower), cut(upper)) for node, (lower, upper) in bounds.items()}
 
-        return replace(
+        part = replace(
             self,
             region=self.region.part(first, last),
             specification=None if self.specification is None else cut(self.specification),
             given=cut_all(self.given),
             reference=cut_all(self.reference),
             known=cut_all(self.known),
-            bounds={},
+            bounds=cut_all(self.bounds),
         )
+        if self.outward is not None and part.outward is not None:
+            part.outward.by_intervals = self.outward.by_intervals
+        return part
+
+    def cached_parts(self, sides: str) -> Sequence[Problem]:
+        """Return the question in parts of so many images that a processor's cache holds their rows from the output.
+
+        The rows of all images would pass through memory once for every layer, most of it memory that the system has to
+        hand out first. Where gradients are wanted the rows of all layers are kept, and their products are wanted whole.
+        """
+        if self.region.lower.device.type != "cpu" or torch.is_grad_enabled():
+            return [self]
+        widest = max(node.size for node in self.nodes)
+        each = len(side_names(sides)) * self.row_count * widest * self.dtype.itemsize
+        images, batch = max(CACHED_BYTES // max(each, 1), 1), self.region.batch
+        if images >= batch:
+            return [self]
+        return [self.part(first, min(first + images, batch)) for first in range(0, batch, images)]
 
     @cached_property
     def outward_forward(self) -> OutwardForward | None:

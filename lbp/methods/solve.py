@@ -156,19 +156,26 @@ def _by_substitution(
     forward: dict[BoundNode, ForwardBounds] | None = None,
 ) -> Solution:
     inserted = (matrix for bounds in (forward or {}).values() for matrix in bounds.matrices if matrix is not None)
-    starts = problem.starts(held=sum(matrix.nbytes for matrix in inserted))
+    held = sum(matrix.nbytes for matrix in inserted)
     coefficients = constants = None
     if keep_linear or stops:
+        starts = problem.starts(held=held)
         found = substitute_to_input(problem, problem.output, starts, sides, stops, forward or {})
         coefficients, constants, values = found.coefficients, found.constants, found.values
     else:
-        parts = [
-            over_region(problem, back_substitute(problem, problem.output, start, sides), sides) for start in starts
-        ]
-        values = torch.cat(parts, dim=-1)
+        values = torch.cat([_over_region(part, sides, held) for part in problem.cached_parts(sides)], dim=1)
     lower, upper = split_sides(values, sides, problem.dtype)
     if problem.specification is None:
         shape = problem.output.shape
         lower = None if lower is None else lower.reshape(-1, *shape)
         upper = None if upper is None else upper.reshape(-1, *shape)
     return Solution(lower, upper, sides, coefficients, constants)
+
+
+def _over_region(problem: Problem, sides: str, held: int) -> Tensor:
+    """Return bounds [K, B, S] float64 of the output by back-substitution to the input."""
+    parts = [
+        over_region(problem, back_substitute(problem, problem.output, start, sides), sides)
+        for start in problem.starts(held=held)
+    ]
+    return torch.cat(parts, dim=-1)

@@ -88,15 +88,16 @@ def _save_interval(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _interval_linear_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:
     l, u, weight = ctx.saved_tensors
-    to_center, to_radius = (upper + lower).flatten(0, -2), (upper - lower).flatten(0, -2)
+    # Half of the gradients with respect to center and radius of the result.
+    to_center, to_radius = split_interval(lower.flatten(0, -2), upper.flatten(0, -2))
     to_l, to_u, to_weight = None, None, None
     if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-        center, radius = to_center @ weight, _times_magnitude(to_radius, weight)
-        to_l, to_u = (half.reshape(l.shape) for half in _ends(center, radius))
+        ends = join_interval(to_center @ weight, _times_magnitude(to_radius, weight))
+        to_l, to_u = (end.reshape(l.shape) for end in ends)
     if ctx.needs_input_grad[2]:
-        center, radius = ((u + l) / 2).flatten(0, -2), ((u - l) / 2).flatten(0, -2)
-        to_weight = _interval_weight_gradient(to_center, to_radius, center, radius, weight)
-    return to_l, to_u, to_weight, to_center.sum(0) if ctx.needs_input_grad[3] else None
+        center, radius = split_interval(l.flatten(0, -2), u.flatten(0, -2))
+        to_weight = _interval_weight_gradient(to_center, to_radius, 2 * center, 2 * radius, weight)
+    return to_l, to_u, to_weight, to_center.sum(0) * 2 if ctx.needs_input_grad[3] else None
 
 
 def _times_magnitude(rows: Tensor, weight: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ def _times_magnitude(rows: Tensor, weight: Tensor) -> Tensor:
     first, *rest = _row_blocks(weight)
     product = rows[:, first] @ weight[first].abs()
     for block in rest:
-        product = torch.addmm(product, rows[:, block], weight[block].abs())
+        product = product.addmm_(rows[:, block], weight[block].abs())
     return product
 
 
@@ -116,8 +117,9 @@ def _interval_weight_gradient(
         return to_center.mT @ center + weight.sign() * (to_radius.mT @ radius)
     result = torch.empty_like(weight)
     for block in _row_blocks(weight):
-        signed = torch.mm(to_radius[:, block].mT, radius).mul_(weight[block].sign())
-        torch.addmm(signed, to_center[:, block].mT, center, out=result[block])
+        rows = result[block]
+        torch.mm(to_radius[:, block].mT, radius, out=rows)
+        rows.mul_(weight[block].sign()).addmm_(to_center[:, block].mT, center)
     return result
 
 
@@ -129,25 +131,19 @@ def _row_blocks(weight: Tensor) -> list[slice]:
     return [slice(first, first + rows) for first in range(0, max(outputs, 1), rows)]
 
 
-def _ends(center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-    """Return half of `center -/+ radius`, written over a center that nobody else reads."""
-    lower = (center - radius).div_(2)
-    return lower, center.add_(radius).div_(2)
-
-
 def _interval_conv2d_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:
     l, u, weight = ctx.saved_tensors
     needs = (ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[2])
-    to_center, to_radius = upper + lower, upper - lower
-    # What is new is written over: memory that is new costs a small layer as much as the arithmetic.
-    middle, half = (u + l).div_(2), (u - l).div_(2)
+    # Half of the gradients with respect to center and radius of the result.
+    to_center, to_radius = split_interval(lower, upper)
+    middle, half = split_interval(l, u)
     center, through_center = convolution_gradients(to_center, middle, weight, ctx.convolution, needs)
     radius, through_radius = convolution_gradients(to_radius, half, weight.abs(), ctx.convolution, needs)
-    to_l, to_u = (None, None) if center is None or radius is None else _ends(center, radius)
+    to_l, to_u = (None, None) if center is None or radius is None else join_interval(center, radius)
     to_weight = None
     if through_center is not None and through_radius is not None:
-        to_weight = through_center.add_(weight.sign().mul_(through_radius))
-    to_bias = to_center.sum((0, 2, 3)) if ctx.needs_input_grad[3] else None
+        to_weight = through_center.add_(weight.sign().mul_(through_radius)).mul_(2)
+    to_bias = to_center.sum((0, 2, 3)) * 2 if ctx.needs_input_grad[3] else None
     return to_l, to_u, to_weight, to_bias, None, None, None, None
 
 
@@ -183,7 +179,13 @@ def _register() -> None:
     def interval_conv2d(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
         return tuple(l.new_empty((l.shape[0], *convolved_size(l.shape, weight, convolution))) for _ in range(2))
 
-    for fake in (interval_linear, interval_conv2d):
+    def split_interval(l: Tensor, u: Tensor, relative: float, absolute: float) -> Any:
+        return tuple(l.new_empty(l.shape) for _ in range(2))
+
+    def join_interval(center: Tensor, radius: Tensor, outward: bool) -> Any:
+        return tuple(center.new_empty(center.shape) for _ in range(2))
+
+    for fake in (interval_linear, interval_conv2d, split_interval, join_interval):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
     register_composite("interval_linear", _interval_linear_cpu, devices=("CPU",))
     register_composite("interval_conv2d", _interval_conv2d_composite, devices=("CPU",))

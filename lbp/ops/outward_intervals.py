@@ -129,4 +129,5 @@ def _in_one_pass(*tensors: Tensor) -> bool:
     """Whether there is a kernel, which autograd does not see into."""
     needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     on_cpu = all(tensor.device.type == "cpu" for tensor in tensors)
-    return on_cpu and not needs_gradient and current_backend() != "reference"
+    transformed = torch._C._are_functorch_transforms_active()
+    return on_cpu and not needs_gradient and not transformed and current_backend() != "reference"
