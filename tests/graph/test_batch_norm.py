@@ -18,6 +18,7 @@ from methods.networks import (
 from torch import nn
 from torch.nn import functional as F
 
+from lbp import ops
 from lbp.errors import MissingStatisticsError
 from lbp.graph.batch_norm import BatchNormNode, NormalisedConv2dNode, NormalisedLinearNode
 
@@ -60,6 +61,15 @@ def test_it_stands_alone_when_something_else_reads_that_layer():
     x = inputs((2, 4, 4))
     for method in METHODS:
         assert_contains(net.compute_bounds(region(x), method=method), values_at(model, samples(x, 0.05, torch.inf)))
+
+
+def test_intervals_scale_the_results_of_a_linear_layer_as_folding_scales_its_weight():
+    nodes = bounded(with_statistics(_model(), (2, 4, 4)), (2, 4, 4)).nodes()
+    (layer,) = (node for node in nodes if isinstance(node, NormalisedLinearNode))
+    ends = inputs((2, 48)).sort(dim=1).values.unbind(1)
+    weight, bias = layer.parameters()
+    assert (layer.normalisation.scale_and_shift()[0] < 0).any()
+    torch.testing.assert_close(layer.interval(ends), ops.interval_linear(*ends, weight, bias))
 
 
 def test_folding_follows_the_running_statistics_at_each_call():

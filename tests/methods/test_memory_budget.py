@@ -7,6 +7,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import lbp
 from lbp.errors import InvalidInputError
+from lbp.methods import Problem, problem
 from lbp.methods.memory import budget_in_bytes
 
 MIB = 2**20
@@ -172,6 +173,24 @@ def test_verdicts_do_not_depend_on_the_budget(model, method, eps):
         found = [bounded(model, 4, budget, method, C, eps)()[0] > 0 for budget in budgets]
     assert torch.equal(*found)
     assert 6 <= int(found[0].sum()) <= 30
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "outward"])
+@pytest.mark.parametrize("method", ["CROWN-IBP", "CROWN"])
+def test_rows_of_the_output_may_go_image_by_image(model, monkeypatch, method, rounding):
+    images, starts = [], Problem.starts
+
+    def counted(self, **named):
+        images.append(self.region.batch)
+        return starts(self, **named)
+
+    monkeypatch.setattr(Problem, "starts", counted)
+    with torch.no_grad():
+        call = bounded(model, 3, "8GiB", method, rounding=rounding)
+        together = call()
+        monkeypatch.setattr(problem, "CACHED_BYTES", 1)
+        assert_close(call(), together)
+    assert images == [3, 1, 1, 1]
 
 
 @pytest.mark.parametrize(

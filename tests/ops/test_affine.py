@@ -183,7 +183,7 @@ def test_layouts_of_coefficients_do_not_matter(layout):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("batch", [0, 1, SMALL_BATCH, SMALL_BATCH + 1])
-@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (5, 37), (3, 1025), (0, 4), (4, 0)])
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (5, 37), (3, 1025), (35, 530), (0, 4), (4, 0)])
 def test_an_interval_through_a_linear_layer_for_few_and_for_many_examples(outputs, inputs, batch, with_bias, dtype):
     weight = torch.randn(outputs, inputs).double()
     bias = torch.randn(outputs).double() if with_bias else None
