@@ -19,6 +19,14 @@ from lbp.ops._convolution import Convolution, Pair, convolved_size
 OPERAND_BYTES = 16 * 2**20
 """Size of what a convolution prepares at a time on a CPU: images that fit are convolved together."""
 
+FEW_ROWS = 128
+"""Rows up to which a kernel multiplies them with a window matrix on a CPU; with more, the library's products pay."""
+
+
+def has_kernel(rows: int, device: torch.device) -> bool:
+    """Whether a kernel multiplies so many rows with a window matrix; any number has one for the gradient on a CPU."""
+    return device.type == "cpu" and rows <= FEW_ROWS
+
 
 def operand_bytes(device: torch.device) -> int:
     """Return the size of what a convolution prepares at a time; on a GPU each product costs its launch."""
@@ -329,6 +337,10 @@ def accumulation_bytes(
     device: torch.device,
 ) -> int:
     """Return the bytes that `accumulate_windows` takes beside windows, coefficients and result of `count` rows."""
+    if has_kernel(count, device):
+        # The coefficients once more, rows of the layer filled up to whole vectors.
+        vector = 64 // itemsize
+        return count * layer[0] * layer[1] * -(-layer[2] // vector) * vector * itemsize
     row = _row_numbers(image, window, layer, scale, count) * itemsize
     together = min(max(operand_bytes(device) // row, 1), batch)
     coefficients = 3 * count * layer[0] * layer[2] * itemsize
@@ -431,21 +443,33 @@ def accumulate_windows_gradient(
     """Return the gradients of `accumulate_windows` by rows and by windows, in the batch of the result, as above."""
     batch, _, count = gradient.shape
     channels, _, window_width, depth, height, width = windows.shape[1:]
-    arriving = gradient.unflatten(1, tuple(image))
+    # Columns of zeros, so that every window of a row of the layer reads as many.
+    before = max(-offset[1], 0)
+    after = max(scale[1] * (width - 1) + offset[1] + window_width - image[2], 0)
+    arriving = functional.pad(gradient.unflatten(1, tuple(image)), (0, 0, before, after))
     to_rows = rows.new_zeros((batch, *rows.shape[1:]) if needs[0] else (0,))
     to_windows = windows.new_zeros((batch, *windows.shape[1:]) if needs[1] else (0,))
+    per_position = batch * channels * windows.shape[2] * window_width * (count + depth) * windows.itemsize
+    together = max(operand_bytes(windows.device) // max(per_position, 1), 1)
     for y in range(height):
         down, top = _inside(windows.shape[2], image[1], scale[0] * y + offset[0])
-        for x in range(width):
-            across, start = _inside(window_width, image[2], scale[1] * x + offset[1])
-            size = (down.stop - down.start, across.stop - across.start)
-            if 0 in size:
-                continue
-            part = arriving[:, :, top : top + size[0], start : start + size[1]].flatten(1, 3)  # [B, entries, S]
+        if down.start == down.stop:
+            continue
+        size = down.stop - down.start
+        # [B, C0, kh, W, S, kw]
+        reached = arriving[:, :, top : top + size, max(offset[1], 0) :].unfold(3, window_width, scale[1])
+        for first in range(0, width, together):
+            positions = slice(first, min(first + together, width))
+            part = reached[:, :, :, positions].permute(0, 3, 1, 2, 5, 4).flatten(2, 4)  # [B, W, entries, S]
+            column = torch.arange(positions.start, positions.stop, device=windows.device)[:, None] * scale[1] + offset[1]
+            column = column + torch.arange(window_width, device=windows.device)
+            on_image = ((column >= 0) & (column < image[2])).repeat(1, channels * size)[..., None]  # [W, entries, 1]
             if needs[0]:
-                read = windows[:, :, down, across, :, y, x].flatten(1, 3)  # [B, entries, C]
-                to_rows[..., y, x] = (part.mT @ read).reshape(batch, count, depth)
+                read = windows[:, :, down, :, :, y, positions].permute(0, 5, 1, 2, 3, 4).flatten(2, 4)
+                product = part.mT @ torch.where(on_image, read, 0)  # [B, W, S, C]
+                to_rows[:, :, :, y, positions] = product.permute(0, 2, 3, 1)
             if needs[1]:
-                product = part @ rows[..., y, x]
-                to_windows[:, :, down, across, :, y, x] = product.unflatten(1, (channels, *size))
+                product = torch.where(on_image, part @ rows[:, :, :, y, positions].permute(0, 3, 1, 2), 0)
+                by_entry = product.unflatten(2, (channels, size, window_width)).permute(0, 2, 3, 4, 5, 1)
+                to_windows[:, :, down, :, :, y, positions] = by_entry
     return to_rows, to_windows

@@ -28,6 +28,7 @@ from lbp.ops._windows import (
     convolve_windows,
     convolve_windows_gradient,
     convolved_shape,
+    has_kernel,
 )
 from lbp.ops.forward import ForwardMatrices, forward_conv2d, forward_linear
 from lbp.precision import full_precision
@@ -285,14 +286,6 @@ def _accumulated(A: Tensor, windows: Tensor, image: Image, scale: Pair, offset: 
     return by_side.reshape(sides, batch, count, product.shape[1])
 
 
-FEW_ROWS = 32
-"""Rows up to which reading a window matrix costs more than multiplying it, on a CPU."""
-
-
-def _has_few_rows(rows: Tensor) -> bool:
-    return rows.device.type == "cpu" and rows.shape[1] <= FEW_ROWS
-
-
 @full_precision()
 def _convolve_windows(windows: Tensor, weight: Tensor, scale: list[int], *convolution: Any) -> Tensor:
     return convolve_windows(windows, weight, scale, convolution)
@@ -300,7 +293,7 @@ def _convolve_windows(windows: Tensor, weight: Tensor, scale: list[int], *convol
 
 @full_precision()
 def _accumulate_windows(rows: Tensor, windows: Tensor, *places: Any) -> Tensor:
-    if _has_few_rows(rows):
+    if has_kernel(rows.shape[1], rows.device):
         product: Tensor = native("accumulate_windows_few_rows")(rows, windows, *places)
         return product
     return accumulate_windows(rows, windows, *places)
@@ -319,7 +312,7 @@ def _convolve_windows_gradient(
 
 @full_precision()
 def _accumulate_windows_gradient(gradient: Tensor, rows: Tensor, windows: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    if _has_few_rows(rows):
+    if rows.device.type == "cpu":
         to_rows, to_windows = native("accumulate_windows_few_rows_gradient")(gradient, rows, windows, *rest)
         return to_rows, to_windows
     image, scale, offset, need_rows, need_windows = rest

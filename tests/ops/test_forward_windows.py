@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ops.cases import (
     DTYPES,
     SIDES,
+    TOLERANCE,
     assert_close,
     assert_matches_reference,
     coefficients,
@@ -20,7 +21,7 @@ from ops.cases import (
 
 from lbp import ops
 from lbp.ops import _windows
-from lbp.ops.forward_windows import FEW_ROWS
+from lbp.ops._windows import FEW_ROWS
 from lbp.reference import dense_to_windows
 
 NORMS = (1.0, 1.5, 2.0, math.inf)
@@ -101,19 +102,31 @@ def test_insertion(image, window, layer, scale, offset, sides, matrix_batch):
 
 
 @pytest.mark.parametrize("size", [1, 2**14, 2**22])
-@pytest.mark.parametrize("matrix_batch", [1, 3])
-def test_products_with_a_layer_in_several_chunks(matrix_batch, size, monkeypatch):
+@pytest.mark.parametrize(("matrix_batch", "row_batch"), [(1, 1), (1, 3), (3, 1), (3, 3)])
+@pytest.mark.parametrize(("image", "window", "layer", "scale", "offset"), PLACES)
+def test_the_librarys_products_are_those_of_the_kernels(
+    image, window, layer, scale, offset, matrix_batch, row_batch, size, monkeypatch
+):
+    """In several chunks; entries over the padding are selected away."""
     monkeypatch.setattr(_windows, "OPERAND_BYTES", size)
-    image, window, layer, scale, offset = PLACES[1]
-    places = {"image": (2, *image), "scale": scale, "offset": offset}
-    matrices = window_matrices(matrix_batch, window, layer, bias_batch=3)
-    A, weight = coefficients("both", 3, 2, *layer), normal(4, math.prod(layer), seed=30)
-    assert_matches_reference(ops.insert_forward_windows, A, *matrices, sides="both", **places)
-    assert_matches_reference(ops.forward_linear_windows, *matrices, weight, None, **places)
+    center = window_matrices(matrix_batch, window, layer)[0].double()
+    center = torch.where(entries_inside(center, image, scale, offset), center, math.nan)
+    rows = normal(row_batch, 5, *layer, seed=30).double()
+    places = ((2, *image), scale, offset)
+    gradient = normal(max(matrix_batch, row_batch), 2 * math.prod(image), 5, seed=31).double()
+    results = (
+        _windows.accumulate_windows(rows, center, *places),
+        *_windows.accumulate_windows_gradient(gradient, rows, center, *places, (True, True)),
+    )
+    kernels = (
+        torch.ops.lbp.accumulate_windows(rows, center, *places),
+        *torch.ops.lbp.accumulate_windows_gradient(gradient, rows, center, *places, True, True),
+    )
+    assert_close(results, kernels, TOLERANCE[torch.float64], "result")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("count", [0, 1, 13, FEW_ROWS, FEW_ROWS + 1])
+@pytest.mark.parametrize("count", [0, 1, 13, FEW_ROWS + 1])
 @pytest.mark.parametrize("scale", [1, 2])
 def test_insertion_of_any_number_of_rows_at_wide_layers(scale, count, dtype):
     """A layer of more columns than a vector has lanes, and no multiple of them."""

@@ -1,7 +1,6 @@
-// Few rows of coefficients times a window matrix, which is read once: neighbouring positions of a layer are the lanes
-// of a vector, so that neither the matrix nor its gradient is ever transposed.
+// Rows of coefficients times a window matrix: neighbouring positions of a layer are the lanes of a vector, so that the
+// matrix is never transposed.
 #include <algorithm>
-#include <utility>
 #include <vector>
 
 #include "cpu/kernels/forward_rows.h"
@@ -142,127 +141,6 @@ class PixelRow {
   std::vector<T> sums_;
 };
 
-// What the gradients read: that of the result, [B, C0, rows, S, columns].
-template <typename T>
-std::vector<T> gradient_by_rows(const AccumulateWindowsGradientArguments<T>& args) {
-  const Windows& w = args.windows;
-  const Index columns = w.image_columns, size = columns * args.rows;
-  std::vector<T> turned(size_t(args.batch * w.image_channels * w.image_rows * size));
-  parallel_for(args.batch * w.image_channels * w.image_rows, size, [&](Index first, Index last) {
-    for (Index item = first; item < last; ++item) {
-      for (Index x = 0; x < columns; ++x) {
-        for (Index s = 0; s < args.rows; ++s) {
-          turned[size_t(item * size + s * columns + x)] = args.gradient[item * size + x * args.rows + s];
-        }
-      }
-    }
-  });
-  return turned;
-}
-
-// sum += a * b with numbers of b that lie a step apart.
-template <typename T, typename ColumnStep>
-void add_products(Index count, const T* __restrict a, const T* __restrict b, ColumnStep step, T* __restrict sum) {
-#pragma omp simd
-  for (Index x = 0; x < count; ++x) sum[x] += a[x] * b[x * step];
-}
-
-// Both gradients visit, for an entry of the windows and a channel, the positions whose entry lies on the image.
-template <typename T>
-class ProductGradient {
- public:
-  explicit ProductGradient(const AccumulateWindowsGradientArguments<T>& args)
-      : args_(args),
-        w_(args.windows),
-        places_(w_.height * w_.width),
-        entries_(w_.image_channels * w_.rows * w_.columns),
-        arriving_(gradient_by_rows(args)) {}
-
-  void run() const {
-    if (w_.column_scale == 1) {
-      run_stepped(Step<1>());
-    } else {
-      run_stepped(w_.column_scale);
-    }
-  }
-
- private:
-  template <typename ColumnStep>
-  void run_stepped(ColumnStep step) const {
-    const Index cost = args_.rows * places_;
-    if (args_.A_gradient != nullptr) {
-      parallel_for(args_.batch * w_.channels, cost * entries_, [&](Index first, Index last) {
-        for (Index item = first; item < last; ++item) to_rows(item / w_.channels, item % w_.channels, step);
-      });
-    }
-    if (args_.matrix_gradient != nullptr) {
-      parallel_for(args_.batch * entries_, cost * w_.channels, [&](Index first, Index last) {
-        for (Index item = first; item < last; ++item) to_matrix(item / entries_, item % entries_, step);
-      });
-    }
-  }
-
-  const T* row(Index image, Index s, Index channel) const {
-    return args_.A + image * args_.A_batch_stride + (s * w_.channels + channel) * places_;
-  }
-
-  // Runs body(y, columns, gradients) for the rows of positions whose entry lies on the image: the columns inside, and
-  // where the gradients of the first of them lie, those of the rows of A `image_columns` apart.
-  template <typename Body>
-  void for_positions(Index image, Index entry, const Body& body) const {
-    const Index j = entry % w_.columns, i = entry / w_.columns % w_.rows, source = entry / w_.columns / w_.rows;
-    const Inside across(0, w_.width, w_.column_scale, w_.column_offset + j, w_.image_columns);
-    const Inside down(0, w_.height, w_.row_scale, w_.row_offset + i, w_.image_rows);
-    if (across.first >= across.stop) return;
-    for (Index y = down.first; y < down.stop; ++y) {
-      const Index pixel_row = w_.row_scale * y + w_.row_offset + i;
-      const Index at = (image * w_.image_channels + source) * w_.image_rows + pixel_row;
-      const Index column = w_.column_scale * across.first + w_.column_offset + j;
-      body(y, across, arriving_.data() + at * args_.rows * w_.image_columns + column);
-    }
-  }
-
-  // Of one channel of all rows.
-  template <typename ColumnStep>
-  void to_rows(Index image, Index channel, ColumnStep step) const {
-    T* out = args_.A_gradient + (image * args_.rows * w_.channels + channel) * places_;
-    for (Index s = 0; s < args_.rows; ++s) {
-      std::fill(out + s * w_.channels * places_, out + s * w_.channels * places_ + places_, T(0));
-    }
-    for (Index entry = 0; entry < entries_; ++entry) {
-      const T* matrix = args_.matrix + image * args_.matrix_batch_stride + (entry * w_.channels + channel) * places_;
-      for_positions(image, entry, [&](Index y, const Inside& across, const T* gradients) {
-        const Index at = y * w_.width + across.first;
-        for (Index s = 0; s < args_.rows; ++s) {
-          add_products(across.stop - across.first, matrix + at, gradients + s * w_.image_columns, step,
-                       out + s * w_.channels * places_ + at);
-        }
-      });
-    }
-  }
-
-  // Of one entry of all windows.
-  template <typename ColumnStep>
-  void to_matrix(Index image, Index entry, ColumnStep step) const {
-    T* out = args_.matrix_gradient + (image * entries_ + entry) * w_.channels * places_;
-    std::fill(out, out + w_.channels * places_, T(0));
-    for_positions(image, entry, [&](Index y, const Inside& across, const T* gradients) {
-      const Index at = y * w_.width + across.first;
-      for (Index channel = 0; channel < w_.channels; ++channel) {
-        for (Index s = 0; s < args_.rows; ++s) {
-          add_products(across.stop - across.first, row(image, s, channel) + at, gradients + s * w_.image_columns, step,
-                       out + channel * places_ + at);
-        }
-      }
-    });
-  }
-
-  const AccumulateWindowsGradientArguments<T>& args_;
-  const Windows& w_;
-  const Index places_, entries_;
-  const std::vector<T> arriving_;
-};
-
 }  // namespace
 
 template <typename T>
@@ -282,16 +160,7 @@ void accumulate_windows(const AccumulateWindowsArguments<T>& args) {
   });
 }
 
-template <typename T>
-void accumulate_windows_gradient(const AccumulateWindowsGradientArguments<T>& args) {
-  ProductGradient<T>(args).run();
-}
-
-#define LBP_INSTANTIATE(T)                                                \
-  template void accumulate_windows(const AccumulateWindowsArguments<T>&); \
-  template void accumulate_windows_gradient(const AccumulateWindowsGradientArguments<T>&);
-
-LBP_INSTANTIATE(float)
-LBP_INSTANTIATE(double)
+template void accumulate_windows(const AccumulateWindowsArguments<float>&);
+template void accumulate_windows(const AccumulateWindowsArguments<double>&);
 
 }  // namespace lbp::LBP_ISA
