@@ -163,17 +163,71 @@ void count_ties(const Tile& tile, NormTile& norms) {
   });
 }
 
-// Writes the gradients of a segment of center and radius from point(a, j, lower), where its coefficients act.
-template <typename T, typename Arguments, typename Point>
-void store_segment(const Arguments& args, const T* __restrict l_gradient, const T* __restrict u_gradient,
-                   const Segment<T>& segment, const Point& point) {
-  for (Index j = 0; j < segment.count; ++j) {
-    const Index at = segment.first + j;
-    const double lower = l_gradient[at] * point(lower_coefficient(segment.center, segment.radius, j), j, true);
-    const double upper = u_gradient[at] * point(upper_coefficient(segment.center, segment.radius, j), j, false);
-    args.center_gradient[segment.out + j] = T(upper + lower);
-    if (args.radius_gradient != nullptr) args.radius_gradient[segment.out + j] = T(upper - lower);
+// Writes the gradients of a segment of center and radius: those of the bounds times the points at which the lower and
+// the upper coefficients act, lower_point(a, j) and upper_point(a, j).
+template <typename T, typename Arguments, typename LowerPoint, typename UpperPoint>
+void store_segment(const Arguments& args, const T* l_gradient, const T* u_gradient, const Segment<T>& segment,
+                   const LowerPoint& lower_point, const UpperPoint& upper_point) {
+  const T* __restrict to_l = l_gradient + segment.first;
+  const T* __restrict to_u = u_gradient + segment.first;
+  const T* __restrict center = segment.center;
+  const T* __restrict radius = segment.radius;
+  T* __restrict to_center = args.center_gradient + segment.out;
+  if (radius == nullptr) {
+#pragma omp simd
+    for (Index j = 0; j < segment.count; ++j) {
+      const double a = center[j];
+      to_center[j] = T(to_u[j] * upper_point(a, j) + to_l[j] * lower_point(a, j));
+    }
+  } else {
+    T* __restrict to_radius = args.radius_gradient + segment.out;
+#pragma omp simd
+    for (Index j = 0; j < segment.count; ++j) {
+      const double lower = to_l[j] * lower_point(lower_coefficient(center, radius, j), j);
+      const double upper = to_u[j] * upper_point(upper_coefficient(center, radius, j), j);
+      to_center[j] = T(upper + lower);
+      to_radius[j] = T(upper - lower);
+    }
   }
+}
+
+// The gradients of a tile's coefficients over a box.
+template <typename T, typename Tile, typename Arguments>
+void store_box_gradients(const Arguments& args, const Tile& tile, const T* l_gradient, const T* u_gradient) {
+  const Index image = tile.image * args.region.batch_stride;
+  tile.for_segments([&](const Segment<T>& segment, auto step) {
+    const T* x_L = args.region.x_L + image + segment.input;
+    const T* x_U = args.region.x_U + image + segment.input;
+    const auto end = [=](Index j, bool low) { return double(extreme_point(x_L[j * step], x_U[j * step], low)); };
+    store_segment(
+        args, l_gradient, u_gradient, segment, [=](double a, Index j) { return a >= 0 ? end(j, true) : end(j, false); },
+        [=](double a, Index j) { return a >= 0 ? end(j, false) : end(j, true); });
+  });
+}
+
+// The gradients of a tile's coefficients over a ball, from their norms.
+template <typename T, typename Tile, typename Arguments>
+void store_ball_gradients(const Arguments& args, const Tile& tile, const T* l_gradient, const T* u_gradient,
+                          const NormTile& norms) {
+  const Region<T>& region = args.region;
+  const double eps = region.eps[tile.image * region.eps_stride], q = region.q;
+  with_norm(q, [&](auto kind) {
+    tile.for_segments([&](const Segment<T>& segment, auto step) {
+      const T* x = region.x_L + tile.image * region.batch_stride + segment.input;
+      const Index first = segment.first;
+      const double *norm_l = norms.norm.lower + first, *norm_u = norms.norm.upper + first;
+      const double *sum_l = norms.sum.lower + first, *sum_u = norms.sum.upper + first;
+      const double *largest_l = norms.largest.lower + first, *largest_u = norms.largest.upper + first;
+      store_segment(
+          args, l_gradient, u_gradient, segment,
+          [=](double a, Index j) {
+            return x[j * step] - eps * norm_slope<kind>(a, norm_l[j], sum_l[j], largest_l[j], q);
+          },
+          [=](double a, Index j) {
+            return x[j * step] + eps * norm_slope<kind>(a, norm_u[j], sum_u[j], largest_u[j], q);
+          });
+    });
+  });
 }
 
 template <typename T, typename Rows, typename Arguments>
@@ -186,40 +240,13 @@ void gradients_of_rows(const Rows& rows, Index neurons, const Arguments& args) {
       const auto tile = rows.tile(item / tiles, item % tiles);
       const T* l_gradient = args.l_gradient + tile.image * neurons + tile.begin;
       const T* u_gradient = args.u_gradient + tile.image * neurons + tile.begin;
-      const T* x = region.x_L + tile.image * region.batch_stride;
       if (region.x_U != nullptr) {
-        const T* x_U = region.x_U + tile.image * region.batch_stride;
-        tile.for_segments([&](const Segment<T>& segment, auto step) {
-          const auto end = [&](Index j, bool low) {
-            const Index at = segment.input + j * step;
-            return double(extreme_point(x[at], x_U[at], low));
-          };
-          if constexpr (std::is_same_v<decltype(step), Step<0>>) {
-            const double low = end(0, true), high = end(0, false);
-            store_segment(args, l_gradient, u_gradient, segment,
-                          [=](double a, Index, bool lower) { return (a >= 0) == lower ? low : high; });
-          } else {
-            store_segment(args, l_gradient, u_gradient, segment,
-                          [&](double a, Index j, bool lower) { return end(j, (a >= 0) == lower); });
-          }
-        });
+        store_box_gradients(args, tile, l_gradient, u_gradient);
         continue;
       }
-      const double eps = region.eps[tile.image * region.eps_stride];
       norms<T>(region.q, tile, tile_norms);
       if (norm_kind(region.q) == Norm::kInfinity) count_ties<T>(tile, tile_norms);
-      with_norm(region.q, [&](auto kind) {
-        tile.for_segments([&](const Segment<T>& segment, auto step) {
-          store_segment(args, l_gradient, u_gradient, segment, [&](double a, Index j, bool lower) {
-            const Index at = segment.first + j;
-            const double norm = lower ? tile_norms.norm.lower[at] : tile_norms.norm.upper[at];
-            const double sum = lower ? tile_norms.sum.lower[at] : tile_norms.sum.upper[at];
-            const double largest = lower ? tile_norms.largest.lower[at] : tile_norms.largest.upper[at];
-            const double slope = norm_slope<kind>(a, norm, sum, largest, region.q);
-            return x[segment.input + j * step] + (lower ? -eps : eps) * slope;
-          });
-        });
-      });
+      store_ball_gradients(args, tile, l_gradient, u_gradient, tile_norms);
     }
   });
 }
