@@ -81,14 +81,14 @@ def sum_to(gradient: Tensor, shape: Sequence[int]) -> Tensor:
     return gradient if tuple(gradient.shape) == tuple(shape) else gradient.sum_to_size(tuple(shape))
 
 
-def added_at(total: Tensor, index: Tensor, values: Tensor) -> Tensor:
-    """Return `total` with values [R, ...] added to its rows that `index` [R] names, always in the same order.
+def add_at(total: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """Add values [R, ...] to the rows of `total` that `index` [R] names, always in the same order, and return it.
 
     On CUDA devices `index_add` adds in the order in which threads arrive; `index_put` sorts first.
     """
     if values.is_cuda:
-        return total.index_put((index,), values, accumulate=True)
-    return total.index_add(0, index, values)
+        return total.index_put_((index,), values, accumulate=True)
+    return total.index_add_(0, index, values)
 
 
 def common_batch(*tensors: Tensor) -> int:

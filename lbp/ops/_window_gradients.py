@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbp.ops._arguments import added_at, native, sum_to
+from lbp.ops._arguments import add_at, native, sum_to
 from lbp.ops._convolution import convolution_gradients, convolve
 from lbp.ops._relaxation import (
     NEED_BIAS,
@@ -88,7 +88,7 @@ def _adjoint(
     images = move_windows(gradient, corners, natural, size).flatten(0, 1).movedim(-1, 1)
     unpadded = (stride, (0, 0), dilation, groups)
     to_taken = convolve(images, weight, unpadded).movedim(1, -1).reshape(taken.shape)
-    outputs = taken.flatten(0, 1).movedim(-1, 1).contiguous()
+    outputs = taken.flatten(0, 1).movedim(-1, 1)
     return to_taken, convolution_gradients(outputs, images, weight, unpadded, (False, True))[1]
 
 
@@ -107,11 +107,13 @@ def conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[
     to_bias = None
     if bias is not None:
         weights = constants.to(A.dtype).unsqueeze(-1)
-        to_taken = to_taken + (weights * bias)[:, :, None, None]
-        to_bias = (taken.sum((2, 3)) * weights).sum((0, 1))
+        to_taken.add_((weights * bias)[:, :, None, None])
+        if ctx.needs_input_grad[4]:
+            to_bias = (taken.sum((2, 3)) * weights).sum((0, 1))
+    to_A = A.new_zeros(A.shape)
     # A side at a time: what belongs to a row lies together.
-    nothing = A.new_zeros(A.shape[1:])
-    to_A = torch.stack([added_at(nothing, rows[:, 0], of_a_side) for of_a_side in to_taken])
+    for side, of_a_side in enumerate(to_taken):
+        add_at(to_A[side], rows[:, 0], of_a_side)
     return to_A, None, None, to_weight, to_bias, *[None] * 6
 
 
@@ -149,7 +151,7 @@ def _region_gradients(
 
     def at_inputs(values: Tensor) -> Tensor:
         total = values.new_zeros(batch * height * width, channels)
-        return added_at(total, places.flatten(), values.reshape(-1, channels)).reshape(x.shape).to(x.dtype)
+        return add_at(total, places.flatten(), values.reshape(-1, channels)).reshape(x.shape).to(x.dtype)
 
     to_x: Any = 0.0
     to_x_U: Any = 0.0
@@ -169,7 +171,7 @@ def _region_gradients(
     if x_U is not None:
         return at_inputs(to_x), at_inputs(to_x_U), None
     assert eps is not None
-    to_eps = added_at(torch.zeros(batch, dtype=torch.float64, device=A.device), rows[:, 1], to_radius)
+    to_eps = add_at(torch.zeros(batch, dtype=torch.float64, device=A.device), rows[:, 1], to_radius)
     return at_inputs(to_x), None, sum_to(to_eps, eps.shape)
 
 

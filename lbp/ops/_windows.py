@@ -461,7 +461,9 @@ def accumulate_windows_gradient(
         for first in range(0, width, together):
             positions = slice(first, min(first + together, width))
             part = reached[:, :, :, positions].permute(0, 3, 1, 2, 5, 4).flatten(2, 4)  # [B, W, entries, S]
-            column = torch.arange(positions.start, positions.stop, device=windows.device)[:, None] * scale[1] + offset[1]
+            column = (
+                torch.arange(positions.start, positions.stop, device=windows.device)[:, None] * scale[1] + offset[1]
+            )
             column = column + torch.arange(window_width, device=windows.device)
             on_image = ((column >= 0) & (column < image[2])).repeat(1, channels * size)[..., None]  # [W, entries, 1]
             if needs[0]:

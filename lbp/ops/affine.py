@@ -181,29 +181,34 @@ def _save_affine(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.convolution = tuple(convolution[1:])
 
 
-def _bias_gradients(A: Tensor, bias: Tensor | None, constants: Tensor) -> tuple[Tensor | float, Tensor | None]:
-    """Return the gradients with respect to A and bias of the constants `sum A bias`, bias along dimension 3 of A."""
+def _add_bias_gradient(to_A: Tensor, bias: Tensor | None, constants: Tensor) -> Tensor:
+    """Add the gradient with respect to A of the constants `sum A bias` to what nobody else reads."""
     if bias is None:
-        return 0.0, None
+        return to_A
+    weights = constants.to(to_A.dtype).reshape(*constants.shape, *[1] * (to_A.dim() - 3))
+    return to_A.add_(weights * bias.reshape(-1, *[1] * (to_A.dim() - 4)))
+
+
+def _bias_gradient(A: Tensor, constants: Tensor) -> Tensor:
+    """Return the gradient of the constants `sum A bias` with respect to bias, which lies along dimension 3 of A."""
     weights = constants.to(A.dtype).reshape(*constants.shape, *[1] * (A.dim() - 3))
-    to_A = weights * bias.reshape(-1, *[1] * (A.dim() - 4))
-    return to_A, (A * weights).sum([i for i in range(A.dim()) if i != 3])
+    return (A * weights).sum([i for i in range(A.dim()) if i != 3])
 
 
 def _backward_linear_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
     A, weight, bias = ctx.saved_tensors
-    through_bias, to_bias = _bias_gradients(A, bias, constants)
-    to_A = coefficients @ weight.mT + through_bias if ctx.needs_input_grad[0] else None
-    to_weight = A.flatten(0, 2).mT @ coefficients.flatten(0, 2) if ctx.needs_input_grad[1] else None
-    return to_A, to_weight, to_bias
+    need_A, need_weight, need_bias = ctx.needs_input_grad[:3]
+    to_A = _add_bias_gradient(coefficients @ weight.mT, bias, constants) if need_A else None
+    to_weight = A.flatten(0, 2).mT @ coefficients.flatten(0, 2) if need_weight else None
+    return to_A, to_weight, _bias_gradient(A, constants) if need_bias else None
 
 
 def _backward_conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
     A, weight, bias = ctx.saved_tensors
-    through_bias, to_bias = _bias_gradients(A, bias, constants)
-    to_A = convolve(coefficients, weight, ctx.convolution) + through_bias if ctx.needs_input_grad[0] else None
-    to_weight = _transposed_weight_gradient(A, coefficients, weight, ctx) if ctx.needs_input_grad[1] else None
-    return to_A, to_weight, to_bias, None, None, None, None, None
+    need_A, need_weight, need_bias = ctx.needs_input_grad[:3]
+    to_A = _add_bias_gradient(convolve(coefficients, weight, ctx.convolution), bias, constants) if need_A else None
+    to_weight = _transposed_weight_gradient(A, coefficients, weight, ctx) if need_weight else None
+    return to_A, to_weight, _bias_gradient(A, constants) if need_bias else None, *[None] * 5
 
 
 def _transposed_weight_gradient(A: Tensor, gradient: Tensor, weight: Tensor, ctx: Any) -> Tensor | None:

@@ -100,8 +100,9 @@ def _concretize_backward(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor | None,
         )
         to_center = sum_to(to_center, center.shape)
         to_radius = None if radius is None else sum_to(to_radius, center.shape)
-    to_center_bias = sum_to(l + u, center_bias.shape)
-    to_radius_bias = None if radius_bias is None else sum_to(u - l, radius_bias.shape)
+    need_center_bias, need_radius_bias = ctx.needs_input_grad[2:4]
+    to_center_bias = sum_to(l + u, center_bias.shape) if need_center_bias else None
+    to_radius_bias = sum_to(u - l, radius_bias.shape) if need_radius_bias else None
     to_region: tuple[Tensor | None, ...] = (None, None, None)
     if any(ctx.needs_input_grad[4:7]):
         to_region = _region_gradients(ctx, l, u)

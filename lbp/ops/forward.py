@@ -202,7 +202,6 @@ def _signs(sides: int, A: Tensor) -> Tensor:
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs[:5])
-    ctx.bias_shape = None if inputs[5] is None else inputs[5].shape
     ctx.convolution = tuple(inputs[6:])
 
 
@@ -237,7 +236,7 @@ def _forward_backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]
         if to_weight is not None and through is not None:
             to_weight = to_weight + (sign * through if is_radius else through)
     to_bias = None
-    if ctx.bias_shape is not None:
+    if ctx.needs_input_grad[5]:
         to_bias = gradients[2].sum((0, 2, 3) if ctx.convolution else 0)
     return *to_matrices, to_weight, to_bias, *[None] * len(ctx.convolution)
 
@@ -249,20 +248,30 @@ def _save_insert(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _insert_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
     A, center, radius, center_bias, radius_bias = ctx.saved_tensors
-    signs = _signs(ctx.sides, A)
+    need_A, need_center, need_radius, need_center_bias, need_radius_bias = ctx.needs_input_grad[:5]
     rows, weights = A.flatten(3), constants.to(A.dtype).unsqueeze(-1)
-    to_rows = coefficients @ center.flatten(2) + weights * center_bias.flatten(1).unsqueeze(1)
-    spread = torch.where(rows >= 0, signs, -signs)  # where A = 0 the gradient takes the line of positive A
-    to_radius, to_radius_bias = None, None
-    if radius is not None:
-        to_rows = to_rows + spread * (coefficients @ radius.flatten(2))
-        to_radius = _matrix_gradient(coefficients, signs * rows.abs(), radius)
-    if radius_bias is not None:
-        to_rows = to_rows + spread * (weights * radius_bias.flatten(1).unsqueeze(1))
-        to_radius_bias = _vector_gradient(weights, signs * rows.abs(), radius_bias)
-    to_center = _matrix_gradient(coefficients, rows, center)
-    to_center_bias = _vector_gradient(weights, rows, center_bias)
-    return to_rows.reshape(A.shape), to_center, to_radius, to_center_bias, to_radius_bias, None
+    magnitudes = rows.abs() * _signs(ctx.sides, A) if need_radius or need_radius_bias else rows
+    return (
+        _row_gradient(ctx, coefficients, weights) if need_A else None,
+        _matrix_gradient(coefficients, rows, center) if need_center else None,
+        _matrix_gradient(coefficients, magnitudes, radius) if need_radius else None,
+        _vector_gradient(weights, rows, center_bias) if need_center_bias else None,
+        _vector_gradient(weights, magnitudes, radius_bias) if need_radius_bias else None,
+        None,
+    )
+
+
+def _row_gradient(ctx: Any, coefficients: Tensor, weights: Tensor) -> Tensor:
+    """Return the gradient of `insert_forward` by A; where A = 0 it takes the line of positive A."""
+    A, center, radius, center_bias, radius_bias = ctx.saved_tensors
+    to_rows = (coefficients @ center.flatten(2)).addcmul_(weights, center_bias.flatten(1).unsqueeze(1))
+    if radius is not None or radius_bias is not None:
+        spread = torch.zeros_like(to_rows) if radius is None else coefficients @ radius.flatten(2)
+        if radius_bias is not None:
+            spread.addcmul_(weights, radius_bias.flatten(1).unsqueeze(1))
+        signs = _signs(ctx.sides, A)
+        to_rows.addcmul_(spread, torch.where(A.flatten(3) >= 0, signs, -signs))
+    return to_rows.reshape(A.shape)
 
 
 def _matrix_gradient(coefficients: Tensor, rows: Tensor, like: Tensor) -> Tensor:
