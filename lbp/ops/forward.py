@@ -264,7 +264,8 @@ def _insert_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple
 def _row_gradient(ctx: Any, coefficients: Tensor, weights: Tensor) -> Tensor:
     """Return the gradient of `insert_forward` by A; where A = 0 it takes the line of positive A."""
     A, center, radius, center_bias, radius_bias = ctx.saved_tensors
-    to_rows = (coefficients @ center.flatten(2)).addcmul_(weights, center_bias.flatten(1).unsqueeze(1))
+    to_rows: Tensor = coefficients @ center.flatten(2)
+    to_rows.addcmul_(weights, center_bias.flatten(1).unsqueeze(1))
     if radius is not None or radius_bias is not None:
         spread = torch.zeros_like(to_rows) if radius is None else coefficients @ radius.flatten(2)
         if radius_bias is not None:
