@@ -35,7 +35,7 @@ def dtype(request, emulated):
     return request.param
 
 
-@pytest.fixture(params=["one launch", "several"], autouse=True)
+@pytest.fixture(params=["one launch", "several"])
 def launches(request, emulated):
     """Kernels of small layers, and of large ones."""
     emulated.set_one_launch(request.param == "one launch")
@@ -60,6 +60,7 @@ def test_the_emulator_has_the_kernels_that_are_compiled_just_in_time(emulated):
     assert sorted(emulated.kernels()) == _native.jit.kernels()
 
 
+@pytest.mark.usefixtures("launches")
 @pytest.mark.parametrize("neurons", PACKED)
 def test_activations(neurons, dtype):
     bounds, lines = intervals(33, neurons), relaxation(shape=(neurons,))
@@ -70,6 +71,7 @@ def test_activations(neurons, dtype):
     assert_matches_reference(ops.bounding_lines, *bounds, **lines, dtype=dtype)
 
 
+@pytest.mark.usefixtures("launches")
 @pytest.mark.parametrize("neurons", PACKED)
 def test_relaxations_of_many_rows(neurons, dtype):
     bounds, lines = intervals(1, neurons), relaxation(batch=1, shape=(neurons,))
@@ -78,6 +80,7 @@ def test_relaxations_of_many_rows(neurons, dtype):
     assert_matches_reference(ops.relax_forward, *forward_matrices(1, 37, neurons), *bounds, **lines, dtype=dtype)
 
 
+@pytest.mark.usefixtures("launches")
 @pytest.mark.parametrize("size", PACKED)
 def test_bounds_over_regions(size, dtype):
     A, x = coefficients("both", 2, 2, size), intervals(2, size)
@@ -98,6 +101,7 @@ def test_rows_of_many_tiles(dtype):
         assert_values_match_reference(ops.concretize_ball, A, x[0], 0.5, p, sides="lower", dtype=dtype)
 
 
+@pytest.mark.usefixtures("launches")
 def test_windows_over_regions(dtype):
     layer = (2, 4, 3)
     A, rows = windows(rows=5, layer=layer)
@@ -111,6 +115,7 @@ def test_windows_over_regions(dtype):
         assert_matches_reference(ops.concretize_forward_windows_ball, *matrices, x[0], 0.5, p, **places, dtype=dtype)
 
 
+@pytest.mark.usefixtures("launches")
 @pytest.mark.parametrize("channels", [3, 4])
 def test_windows_through_an_activation(channels, dtype):
     layer = (channels, 4, 3)
