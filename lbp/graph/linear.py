@@ -100,9 +100,11 @@ class LinearNode(BoundNode):
         total = size.new_zeros(())
         for part, run in ((slice(0, whole), RUN), (slice(whole, None), size.shape[1] - whole)):
             if run and size[:, part].shape[1]:
-                # Few rows at a time stay in the cache.
-                rows = weight[:, part].split(max(2**20 // weight.shape[1], 1))
-                sums = torch.cat([row.unflatten(1, (-1, run)).abs().sum(-1) for row in rows])
+                # Few rows at a time stay in the cache, and no new memory is asked for them.
+                rows = weight[:, part].split(max(2**18 // weight.shape[1], 1))
+                memory = torch.empty_like(rows[0])
+                runs = (torch.abs(row, out=memory[: len(row)]).unflatten(1, (-1, run)) for row in rows)
+                sums = torch.cat([magnitudes.sum(-1) for magnitudes in runs])
                 with full_precision():
                     total = total + functional.linear(size[:, part].unflatten(1, (-1, run)).amax(-1), sums)
         return total.expand(size.shape[0], weight.shape[0])
