@@ -8,10 +8,17 @@ from lbp.graph import BoundNode, InputNode
 from lbp.graph.conv import Conv2dNode, channels_rows_columns
 from lbp.graph.linear import LinearNode
 from lbp.linear import InputWindows
-from lbp.ops.forward_windows import ConvolvedWindows
+from lbp.ops.forward_windows import ConvolvedWindows, has_kernel
 
-CALL = 1_000_000
-"""Multiply-adds in the time of a call of a small product or copy from Python: 15 to 30 us."""
+CALL = 2_100_000
+"""Multiply-adds in the time of a call of a small product or copy from Python.
+
+Fitted, with `ENTRY`, to `benchmarks/forward_windows.py` on two cores: LBP of 18 small networks (images of 8x8 to 16x16,
+4 to 32 channels, two or three convolutions) for 1, 4 and 16 images. Windows took 0.08 to 2.3 times as long as dense
+matrices there; the choice by work was slower than the other by 12 % once, and by 2 % together in the 53 other cases.
+It depends on the number of images: at 12x12 with 16 channels windows take 1.3 times as long for one image and 0.4
+times for 16, so that any choice for both would be wrong for one.
+"""
 
 ENTRY = 80
 """Multiply-adds in the time in which an entry of the matrices passes an activation and is evaluated: 24 bytes."""
@@ -69,8 +76,9 @@ def forward_work(nodes: Collection[BoundNode], *, windows: bool, batch: int) -> 
             calls = 1 if own is None or before is None else _convolution_calls(node, before)
         elif isinstance(node, LinearNode):
             multiply_adds = node.parameters()[0].numel() * (inputs if before is None else before.entries)
-            # For each row of the layer a product for every column of windows that overlap, and some copies.
-            calls = 1 if before is None else before.layer[1] * (8 - (-before.field.columns.size // before.scale[1]))
+            if before is not None and not has_kernel(node.size, node.parameters()[0].device):
+                # For each row of the layer a product for every column of windows that overlap, and some copies.
+                calls = before.layer[1] * (8 - (-before.field.columns.size // before.scale[1]))
         elif node.is_activation:
             matrices = 2
         if own is None and before is not None and not isinstance(node, LinearNode):

@@ -42,6 +42,7 @@ __all__ = [
     "combine_windows",
     "forward_conv2d_windows",
     "forward_linear_windows",
+    "has_kernel",
     "insert_forward_windows",
     "windows_to_dense",
 ]

@@ -37,32 +37,18 @@ void store_vector(T* to, typename Vector<T>::Type value) {
   *reinterpret_cast<typename Vector<T>::Unaligned*>(to) = value;
 }
 
-// accumulator + a * b, a number a in every lane.
-inline Vector<float>::Type multiply_add(float a, Vector<float>::Type b, Vector<float>::Type accumulator) {
-#if defined(__AVX512F__)
-  return Vector<float>::Type(_mm512_fmadd_ps(_mm512_set1_ps(a), __m512(b), __m512(accumulator)));
-#elif defined(__AVX2__) && defined(__FMA__)
-  return Vector<float>::Type(_mm256_fmadd_ps(_mm256_set1_ps(a), __m256(b), __m256(accumulator)));
-#else
-  return accumulator + a * b;
-#endif
+// A number in every lane.
+template <typename T>
+typename Vector<T>::Type broadcast(T number) {
+  return number - typename Vector<T>::Type{};  // -0 - 0 is -0
 }
 
+// accumulator + a * b.
 inline Vector<float>::Type multiply_add(Vector<float>::Type a, Vector<float>::Type b, Vector<float>::Type accumulator) {
 #if defined(__AVX512F__)
   return Vector<float>::Type(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(accumulator)));
 #elif defined(__AVX2__) && defined(__FMA__)
   return Vector<float>::Type(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(accumulator)));
-#else
-  return accumulator + a * b;
-#endif
-}
-
-inline Vector<double>::Type multiply_add(double a, Vector<double>::Type b, Vector<double>::Type accumulator) {
-#if defined(__AVX512F__)
-  return Vector<double>::Type(_mm512_fmadd_pd(_mm512_set1_pd(a), __m512d(b), __m512d(accumulator)));
-#elif defined(__AVX2__) && defined(__FMA__)
-  return Vector<double>::Type(_mm256_fmadd_pd(_mm256_set1_pd(a), __m256d(b), __m256d(accumulator)));
 #else
   return accumulator + a * b;
 #endif
