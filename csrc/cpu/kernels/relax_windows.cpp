@@ -122,9 +122,9 @@ void accumulate(const Factors<T>* factors, Index number, Index lane_stride, Inde
       const V w0 = load_vector(weight), w1 = load_vector(weight + kSize);
 #pragma GCC unroll 12
       for (int i = 0; i < kCount; ++i) {
-        const V number = broadcast(a[i][o]);
-        total[i][0] = multiply_add(number, w0, total[i][0]);
-        total[i][1] = multiply_add(number, w1, total[i][1]);
+        const V lane = broadcast(a[i][o]);
+        total[i][0] = multiply_add(lane, w0, total[i][0]);
+        total[i][1] = multiply_add(lane, w1, total[i][1]);
       }
     }
   }
