@@ -17,7 +17,13 @@ from lbp.bench.timing import Call, seconds_of
 from lbp.ops._arguments import composite
 from lbp.precision import full_precision
 
-_MATRIX_PRODUCTS = {"aten::mm": (0, 1), "aten::addmm": (1, 2), "aten::bmm": (0, 1), "aten::baddbmm": (1, 2)}
+_MATRIX_PRODUCTS = {
+    "aten::mm": (0, 1),
+    "aten::addmm": (1, 2),
+    "aten::addmm_": (1, 2),
+    "aten::bmm": (0, 1),
+    "aten::baddbmm": (1, 2),
+}
 _FORWARD, _BACKWARD = "aten::convolution", "aten::convolution_backward"
 _MADE_OF_PRODUCTS = ("aten::conv2d", "aten::conv_transpose2d", "aten::linear", "aten::matmul")
 """What PyTorch takes apart into the above, but not before this list sees it where autograd is out of the way."""
