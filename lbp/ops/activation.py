@@ -179,9 +179,19 @@ def _ramp_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 def _ramp_interval_backward(ctx: Any, lower: Tensor, upper: Tensor, _: object) -> tuple[Tensor | None, ...]:
     l, u, r_tensor, eta_tensor = ctx.saved_tensors
     r, eta = ctx.numbers
+    if r_tensor is None and eta_tensor is None and is_leaky_relu(r, eta) and l.is_cpu:
+        # See `ramp_interval`.
+        return _leaky_relu_gradient(lower, l, eta), _leaky_relu_gradient(upper, u, eta), *[None] * 5
     need_r = ctx.needs_input_grad[3]
     to_l, to_u, to_r = native("ramp_interval_gradient")(lower, upper, l, u, r, r_tensor, eta, eta_tensor, need_r)
     return to_l, to_u, None, sum_to(to_r, r_tensor.shape) if need_r else None, None, None, None
+
+
+def _leaky_relu_gradient(gradient: Tensor, z: Tensor, eta: float) -> Tensor:
+    """Return the gradient of `leaky_relu` by z."""
+    if eta:
+        return torch.ops.aten.leaky_relu_backward(gradient, z, eta, False)  # type: ignore[no-any-return]
+    return torch.ops.aten.threshold_backward(gradient, z, 0)  # type: ignore[no-any-return]
 
 
 def _save_lines(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
