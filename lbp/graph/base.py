@@ -178,11 +178,16 @@ class BoundNode(ABC):
         lower, upper = self.interval(*((-m, m) for m in inputs))
         return (upper - lower) / 2
 
-    def magnitude_at_most(self, *inputs: Interval) -> Tensor:
+    def weight_sums(self) -> tuple[Tensor, ...]:
+        """Return the few numbers of the weights that `magnitude_at_most` is found from."""
+        return ()
+
+    def magnitude_at_most(self, *inputs: Interval, sums: tuple[Tensor, ...]) -> Tensor:
         """Return a bound of `magnitude`, broadcastable to it, for what reading weights and inputs once costs.
 
         Args:
             inputs: bounds of the inputs.
+            sums: what `weight_sums` returns.
         """
         return self.magnitude(*map(magnitude_of, inputs))
 

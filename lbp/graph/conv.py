@@ -129,13 +129,15 @@ class Conv2dNode(BoundNode):
         with full_precision():
             return functional.conv2d(inputs[0], self.parameters()[0].detach().abs(), None, **self.geometry.keywords())
 
-    def magnitude_at_most(self, *inputs: Interval) -> Tensor:
+    def weight_sums(self) -> tuple[Tensor, ...]:
+        return (self.parameters()[0].detach().abs().sum((-2, -1)).unflatten(0, (self.geometry.groups, -1)),)
+
+    def magnitude_at_most(self, *inputs: Interval, sums: tuple[Tensor, ...]) -> Tensor:
         # The largest magnitude of every channel, at every place.
         lower, upper = (bound.detach() for bound in inputs[0])
         largest = magnitude_of((lower.amin((-2, -1)), upper.amax((-2, -1)))).unflatten(1, (self.geometry.groups, -1))
-        sums = self.parameters()[0].detach().abs().sum((-2, -1)).unflatten(0, (self.geometry.groups, -1))
         with full_precision():
-            return torch.einsum("bgi,goi->bgo", largest, sums).flatten(1)[:, :, None, None]
+            return torch.einsum("bgi,goi->bgo", largest, *sums).flatten(1)[:, :, None, None]
 
     def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
         (before,) = inputs

@@ -93,21 +93,26 @@ class LinearNode(BoundNode):
         # The radius of an interval around 0: for few examples W is read once and not copied.
         return ops.interval_linear(-size, size, self.parameters()[0].detach(), None)[1]
 
-    def magnitude_at_most(self, *inputs: Interval) -> Tensor:
-        # The largest magnitude of every run of inputs, times what the weights of the run add up to.
-        size, weight = magnitude_of(inputs[0]), self.parameters()[0].detach()
-        whole = size.shape[1] // RUN * RUN
+    def weight_sums(self) -> tuple[Tensor, ...]:
+        # What the magnitudes of a row's weights add up to over every run of inputs.
+        weight = self.parameters()[0].detach()
+        sums = []
+        for part, run in _runs(weight.shape[1]):
+            # Few rows at a time stay in the cache, and no new memory is asked for them.
+            rows = weight[:, part].split(max(2**18 // weight.shape[1], 1))
+            memory = torch.empty_like(rows[0])
+            magnitudes = (torch.abs(row, out=memory[: len(row)]).unflatten(1, (-1, run)) for row in rows)
+            sums.append(torch.cat([entries.sum(-1) for entries in magnitudes]))
+        return tuple(sums)
+
+    def magnitude_at_most(self, *inputs: Interval, sums: tuple[Tensor, ...]) -> Tensor:
+        # The largest magnitude of every run of inputs, times its sum.
+        size = magnitude_of(inputs[0])
         total = size.new_zeros(())
-        for part, run in ((slice(0, whole), RUN), (slice(whole, None), size.shape[1] - whole)):
-            if run and size[:, part].shape[1]:
-                # Few rows at a time stay in the cache, and no new memory is asked for them.
-                rows = weight[:, part].split(max(2**18 // weight.shape[1], 1))
-                memory = torch.empty_like(rows[0])
-                runs = (torch.abs(row, out=memory[: len(row)]).unflatten(1, (-1, run)) for row in rows)
-                sums = torch.cat([magnitudes.sum(-1) for magnitudes in runs])
-                with full_precision():
-                    total = total + functional.linear(size[:, part].unflatten(1, (-1, run)).amax(-1), sums)
-        return total.expand(size.shape[0], weight.shape[0])
+        for (part, run), of_run in zip(_runs(size.shape[1]), sums, strict=True):
+            with full_precision():
+                total = total + functional.linear(size[:, part].unflatten(1, (-1, run)).amax(-1), of_run)
+        return total.expand(size.shape[0], *self.shape)
 
     def outward_interval(self, *inputs: Interval, by: Widening, margin: Tensor) -> Interval:
         return outward_interval_linear(*inputs[0], *self.parameters(), by, margin.expand(self.shape), _sum_in_blocks)
@@ -172,6 +177,13 @@ class LinearNode(BoundNode):
         else:
             A, constants = ops.backward_linear(to_dense(coefficients)[0].A, weight, bias)
         return (DenseCoefficients(A),), constants
+
+
+def _runs(inputs: int) -> list[tuple[slice, int]]:
+    """Return the inputs that are taken in whole runs, and those that are left, each with the length of a run."""
+    whole = inputs // RUN * RUN
+    runs = [(slice(0, whole), RUN), (slice(whole, None), inputs - whole)]
+    return [(part, run) for part, run in runs if len(range(*part.indices(inputs)))]
 
 
 def _sum_in_blocks(values: Tensor, weight: Tensor, offset: Tensor | None) -> Tensor:

@@ -139,6 +139,12 @@ class Outward:
         self._underflows: dict[BoundNode, Tensor] = {}
         self._regions: dict[BoundNode, Region] = {}
         self._largest: dict[BoundNode, Tensor] = {}
+        self._weight_sums: dict[BoundNode, tuple[Tensor, ...]] = {}
+
+    def follow(self, whole: Outward) -> None:
+        """Bound part of the images of a problem as the whole does, and share what depends on the weights alone."""
+        self.by_intervals = whole.by_intervals
+        self._weight_sums = whole._weight_sums
 
     @property
     def _problem(self) -> Problem:
@@ -237,12 +243,18 @@ class Outward:
         if not self.by_intervals:
             return node.magnitude(*map(self.magnitude, node.inputs)), None
         if not self._follows(node):
-            return node.magnitude_at_most(*inputs), None
+            return node.magnitude_at_most(*inputs, sums=self._sums_of_weights(node)), None
         # A number of an interval is no larger than the interval is wide and far from 0, and |W| times the widths of the
         # inputs is the width of the output. What is the far end of an interval from the one side is the near end from
         # the other.
         lower, upper = self.interval(node)
-        return node.magnitude_at_most(*((high, low) for low, high in inputs)), upper.detach() - lower.detach()
+        nearest = ((high, low) for low, high in inputs)
+        return node.magnitude_at_most(*nearest, sums=self._sums_of_weights(node)), upper.detach() - lower.detach()
+
+    def _sums_of_weights(self, node: BoundNode) -> tuple[Tensor, ...]:
+        if node not in self._weight_sums:
+            self._weight_sums[node] = node.weight_sums()
+        return self._weight_sums[node]
 
     def _follows(self, node: BoundNode) -> bool:
         """Whether the bounds of an affine node are those of intervals from the bounds of its inputs, all known."""

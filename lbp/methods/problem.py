@@ -98,7 +98,7 @@ class Problem:
             bounds=cut_all(self.bounds),
         )
         if self.outward is not None and part.outward is not None:
-            part.outward.by_intervals = self.outward.by_intervals
+            part.outward.follow(self.outward)
         return part
 
     def cached_parts(self, sides: str) -> Sequence[Problem]:

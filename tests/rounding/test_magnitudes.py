@@ -5,10 +5,12 @@ from fractions import Fraction
 
 import pytest
 import torch
-from rounding.cases import KINDS, box, fill, numbers
+from rounding.cases import KINDS, bounds, box, fill, numbers
 from torch import nn
 
 from lbp.bounded import BoundedModule
+from lbp.graph.linear import LinearNode
+from lbp.methods import problem
 from lbp.ops import bounding_lines
 from lbp.rounding import blocked_terms, magnitude_of
 
@@ -30,9 +32,24 @@ def test_bounds_of_magnitudes_are_no_smaller(name):
     computed = node.magnitude(magnitude_of(interval))
     # All are rounded sums.
     least = computed * (1 - 1e-12)
-    assert (node.magnitude_at_most(interval).expand_as(computed) >= least).all()
+    sums = node.weight_sums()
+    assert (node.magnitude_at_most(interval, sums=sums).expand_as(computed) >= least).all()
     lower, upper = node.interval(interval)
-    assert (upper - lower + node.magnitude_at_most(interval[::-1]) >= least).all()
+    assert (upper - lower + node.magnitude_at_most(interval[::-1], sums=sums) >= least).all()
+
+
+def test_parts_of_a_call_read_the_weights_once_for_magnitudes(monkeypatch):
+    model = fill(nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)), "gaussian")
+    interval = box(4, 5)
+    read, sums = [], LinearNode.weight_sums
+    monkeypatch.setattr(LinearNode, "weight_sums", lambda node: read.append(node.name) or sums(node))
+    whole = bounds(model, *interval, method="CROWN-IBP", rounding="outward")
+    once = sorted(read)
+    monkeypatch.setattr(problem, "CACHED_BYTES", 1)
+    read.clear()
+    in_parts = bounds(model, *interval, method="CROWN-IBP", rounding="outward")
+    assert sorted(read) == once
+    torch.testing.assert_close(in_parts, whole)
 
 
 @pytest.mark.parametrize("name", LAYERS)
