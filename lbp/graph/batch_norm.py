@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -101,9 +102,7 @@ class Normalisation:
         """Return scale and shift [C], and what the magnitudes of the shift's parts add up to."""
         mean, variance = self._moments()
         weight, bias = self.weight.read(), self.bias.read()
-        # The number eps counts as rounded to the network's format, as PyTorch rounds it.
-        eps = torch.as_tensor(self.eps.read(), dtype=variance.dtype)
-        scale = torch.rsqrt(variance.double() + eps)
+        scale = torch.rsqrt(variance.double() + self._rounded_eps(variance.dtype))
         scale = scale if weight is None else scale * weight
         shift = -mean * scale
         size = shift.detach().abs()
@@ -111,6 +110,11 @@ class Normalisation:
             if part is not None:
                 shift, size = shift + part, size + part.detach().abs()
         return scale, shift, size
+
+    def _rounded_eps(self, dtype: torch.dtype) -> float:
+        """Return the number eps as rounded to the network's format, as PyTorch rounds it."""
+        eps = float(self.eps.read())
+        return float(np.float32(eps)) if dtype == torch.float32 else eps
 
     def _refuse_batch_statistics(self) -> None:
         module = None if self.module is None else self.module.read()

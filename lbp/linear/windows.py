@@ -209,7 +209,7 @@ class PendingWindowRelaxation:
         if name == "eta":
             return value
         # Of an image: a number of every neuron, or one for all of them (a margin).
-        return value.reshape(len(value), *(layer if value[:1].numel() > 1 else (1, 1, 1)))
+        return value.reshape(len(value), *(layer if value.shape[1:].numel() > 1 else (1, 1, 1)))
 
     def relaxed(self, bias: Tensor | None = None) -> tuple[WindowCoefficients, Tensor]:
         """Return the coefficients of the pre-activation, and the constants [K, R] of the lines and a bias [*shape]."""
