@@ -11,8 +11,12 @@ struct BoundingLinesLaunch {
   Tiling tiling;
 };
 
+// Blocks of a multiprocessor, few enough for the registers of the formulas.
+template <typename T>
+constexpr int kLineBlocks = sizeof(T) == 8 ? 2 : 3;
+
 template <typename T, bool kAligned>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 3) bounding_lines_kernel(const BoundingLinesLaunch<T> args) {
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, kLineBlocks<T>) bounding_lines_kernel(const BoundingLinesLaunch<T> args) {
   LBP_SHARED(T, line_data, kLineTileSize<T>);
   const BoundingLinesArguments<T>& op = args.op;
   const Index tile = args.tiling.tile(), image = args.tiling.image(), row = image * op.neurons;
