@@ -7,6 +7,7 @@
 #pragma once
 
 #include "math/bounding_lines.h"
+#include "math/interval.h"
 
 namespace lbp {
 
@@ -225,11 +226,11 @@ struct IntervalLinearArguments {
   T* upper;
 };
 
-// Center and radius of intervals; radii grow by relative (|center| + radius) + absolute.
+// Center and radius of intervals, the radii widened.
 template <typename T>
 struct SplitIntervalArguments {
   Index count;
-  T relative, absolute;
+  Widening<T> by;
   const T* l;
   const T* u;
   T* center;

@@ -28,7 +28,9 @@ struct ConvolutionLayer {
   const T* bias;
 };
 
-// W c + bias -/+ |W| r of the intervals [l, u] of `batch` examples, center c and radius r.
+// W c + bias -/+ (|W| r + margin) of the intervals [l, u] of `batch` examples, center c and widened radius r. With a
+// margin, one for each row of W or output channel, bounds are rounded outward: the sums of a Linear layer are added up
+// in blocks, and infinite bounds on the wrong side become NaN.
 template <typename T, typename Layer>
 struct IntervalProductArguments {
   Index batch;
@@ -37,7 +39,9 @@ struct IntervalProductArguments {
   const T* u;
   T* lower;
   T* upper;
-  Arithmetic arithmetic;
+  Arithmetic arithmetic;  // outward: plain
+  Widening<T> by = {};
+  const T* margin = nullptr;
 };
 
 // Forward linear bounds through a layer: W center, |W| radius. `rows` counts the rows of the matrices (B n0), and

@@ -24,6 +24,8 @@ ConvolutionProduct<T, true> interval_product(const IntervalConv2dArguments<T>& a
   product.second = args.u;
   product.first_out = args.lower;
   product.second_out = args.upper;
+  product.by = args.by;
+  product.margin = args.margin;
   return product;
 }
 

@@ -8,8 +8,9 @@ namespace {
 template <typename T>
 LinearProduct<T, true> interval_product(const IntervalLinearProductArguments<T>& args) {
   const LinearLayer<T>& layer = args.layer;
-  return {1,       args.batch,   layer.outputs, layer.inputs, args.batch, args.l,  args.u, nullptr,
-          nullptr, layer.weight, layer.bias,    args.lower,   args.upper, nullptr, nullptr};
+  return {1,          args.batch, layer.outputs, layer.inputs, args.batch, args.l,
+          args.u,     nullptr,    nullptr,       layer.weight, layer.bias, args.lower,
+          args.upper, nullptr,    nullptr,       args.by,      args.margin};
 }
 
 template <typename T>
@@ -32,6 +33,18 @@ LinearProduct<T, false> forward_product(const ForwardLinearArguments<T>& args) {
           args.radius_bias_out};
 }
 
+// Sums that are rounded outward consist of blocks (docs/rounding.md, section 12).
+template <typename T>
+Index longest_part(const IntervalLinearProductArguments<T>& args) {
+  return args.margin == nullptr ? kAnyLength : kSumBlock;
+}
+
+// Whether there are so few examples that reading W is the cost; a thread adds up no more than such a part.
+template <typename T>
+bool has_few_examples(const IntervalLinearProductArguments<T>& args) {
+  return args.batch <= kFewExamples && quotient_up(args.layer.inputs, kThreads) <= longest_part(args);
+}
+
 template <typename T, int kExamples>
 Status launch_few(const IntervalLinearProductArguments<T>& args, Stream stream) {
   const Index blocks = quotient_up(args.layer.outputs, kFewOutputs);
@@ -45,18 +58,20 @@ Status launch_few(const IntervalLinearProductArguments<T>& args, Stream stream) 
 
 template <typename T>
 Index interval_linear_workspace_bytes(const IntervalLinearProductArguments<T>& args) {
-  if (args.batch <= kFewExamples) return 0;
-  return tiles_workspace_bytes(interval_product(args), args.arithmetic);
+  if (has_few_examples(args)) return 0;
+  return tiles_workspace_bytes(interval_product(args), args.arithmetic, longest_part(args));
 }
 
 template <typename T>
 Status interval_linear(const IntervalLinearProductArguments<T>& args, void* workspace, Stream stream) {
   if (args.batch == 0) return kSuccess;
+  if (!has_few_examples(args)) {
+    return launch_tiles(interval_product(args), args.arithmetic, workspace, stream, longest_part(args));
+  }
   if (args.batch == 1) return launch_few<T, 1>(args, stream);
   if (args.batch == 2) return launch_few<T, 2>(args, stream);
   if (args.batch == 3) return launch_few<T, 3>(args, stream);
-  if (args.batch == kFewExamples) return launch_few<T, kFewExamples>(args, stream);
-  return launch_tiles(interval_product(args), args.arithmetic, workspace, stream);
+  return launch_few<T, kFewExamples>(args, stream);
 }
 
 template <typename T>

@@ -37,6 +37,8 @@ LBP_DECLARE_LAUNCHER(bounding_lines, BoundingLinesArguments);
 LBP_DECLARE_LAUNCHER(bounding_lines_gradient, BoundingLinesGradientArguments);
 LBP_DECLARE_LAUNCHER(relax_backward, RelaxBackwardArguments);
 LBP_DECLARE_LAUNCHER(relax_backward_gradient, RelaxBackwardGradientArguments);
+LBP_DECLARE_LAUNCHER(split_interval, SplitIntervalArguments);
+LBP_DECLARE_LAUNCHER(join_interval, JoinIntervalArguments);
 LBP_DECLARE_LAUNCHER(relax_forward, RelaxForwardArguments);
 LBP_DECLARE_LAUNCHER(relax_forward_gradient, RelaxForwardGradientArguments);
 LBP_DECLARE_LAUNCHER(concretize, ConcretizeArguments);

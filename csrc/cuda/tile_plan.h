@@ -15,6 +15,9 @@ constexpr Index kEnoughBlocks = 264;
 // A split adds up at least so much of the depth: less would not pay for writing its sums and reading them again.
 constexpr Index kLeastSplitDepth = 256;
 
+// A sum that may be one chain of multiply-adds, however long.
+constexpr Index kAnyLength = 0x7fffffffffffffff;
+
 // Tiles. Tall ones reuse what they read most; flat ones serve products of few rows (a specification, a small batch),
 // whose cost is reading the other operand; square ones are for two sums on tensor cores, and for float64, where a tall
 // tile would take more registers than there are.
@@ -63,7 +66,7 @@ auto with_sums(const Product& product, Arithmetic arithmetic, const Body& body) 
 }
 
 template <typename Shape, typename Product>
-TilePlan<typename Product::Scalar> plan_tiles(const Product& product, void* workspace) {
+TilePlan<typename Product::Scalar> plan_tiles(const Product& product, Index longest_part, void* workspace) {
   using T = typename Product::Scalar;
   TilePlan<T> plan = {quotient_up(product.rows, Shape::kRows),
                       quotient_up(product.columns, Shape::kColumns),
@@ -72,12 +75,13 @@ TilePlan<typename Product::Scalar> plan_tiles(const Product& product, void* work
                       nullptr,
                       nullptr};
   const Index blocks = product.batches * plan.row_tiles * plan.column_tiles;
+  Index splits = product.depth > longest_part ? quotient_up(product.depth, longest_part) : 1;
   if (blocks > 0 && blocks < kEnoughBlocks) {
-    const Index splits = smaller(quotient_up(kEnoughBlocks, blocks), product.depth / kLeastSplitDepth);
-    if (splits > 1) {
-      plan.split_depth = quotient_up(quotient_up(product.depth, splits), Shape::kDepth) * Shape::kDepth;
-      plan.splits = int(quotient_up(product.depth, plan.split_depth));
-    }
+    splits = larger(splits, smaller(quotient_up(kEnoughBlocks, blocks), product.depth / kLeastSplitDepth));
+  }
+  if (splits > 1) {
+    plan.split_depth = quotient_up(quotient_up(product.depth, splits), Shape::kDepth) * Shape::kDepth;
+    plan.splits = int(quotient_up(product.depth, plan.split_depth));
   }
   if (Product::kConstants && plan.column_tiles == 0) plan.column_tiles = 1;  // no columns have constants, too
   const Index constants = Product::kConstants ? plan.splits * product.batches * product.rows : 0;
@@ -87,9 +91,9 @@ TilePlan<typename Product::Scalar> plan_tiles(const Product& product, void* work
 }
 
 template <typename Product>
-Index tiles_workspace_bytes(const Product& product, Arithmetic arithmetic) {
+Index tiles_workspace_bytes(const Product& product, Arithmetic arithmetic, Index longest_part = kAnyLength) {
   return with_sums(product, arithmetic, [&](auto kind) -> Index {
-    const auto plan = plan_tiles<typename decltype(kind)::Type::Tile>(product, nullptr);
+    const auto plan = plan_tiles<typename decltype(kind)::Type::Tile>(product, longest_part, nullptr);
     if (plan.splits == 1) return 0;
     constexpr Index kProducts = Product::kPairing == Pairing::kSingle ? 1 : 2;
     constexpr Index kConstantBytes = Product::kConstants ? sizeof(double) : 0;
@@ -99,11 +103,12 @@ Index tiles_workspace_bytes(const Product& product, Arithmetic arithmetic) {
 }
 
 template <typename Product>
-Status launch_tiles(const Product& product, Arithmetic arithmetic, void* workspace, Stream stream) {
+Status launch_tiles(const Product& product, Arithmetic arithmetic, void* workspace, Stream stream,
+                    Index longest_part = kAnyLength) {
   return with_sums(product, arithmetic, [&](auto kind) -> Status {
     using Sums = typename decltype(kind)::Type;
     using Shape = typename Sums::Tile;
-    const TileArguments<Product> args = {product, plan_tiles<Shape>(product, workspace)};
+    const TileArguments<Product> args = {product, plan_tiles<Shape>(product, longest_part, workspace)};
     const Index blocks = product.batches * args.plan.splits * args.plan.row_tiles * args.plan.column_tiles;
     LBP_RETURN_IF_FAILED(
         LBP_LAUNCH_ROW((tile_product_kernel<Product, Sums>), blocks, Shape::kThreads, 0, stream, args));

@@ -22,12 +22,14 @@ template <>
 struct Float<float> {
   static constexpr float epsilon = 1.1920928955078125e-07f;           // 2^-23
   static constexpr float smallest_normal = 1.17549435082228751e-38f;  // 2^-126
+  static constexpr float largest = 3.40282346638528860e+38f;          // (2 - 2^-23) 2^127
 };
 
 template <>
 struct Float<double> {
   static constexpr double epsilon = 2.220446049250313e-16;            // 2^-52
   static constexpr double smallest_normal = 2.2250738585072014e-308;  // 2^-1022
+  static constexpr double largest = 1.7976931348623157e+308;          // (2 - 2^-52) 2^1023
 };
 
 // NaN stays NaN.

@@ -50,6 +50,8 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CUDA, library) {
   library.impl("bounding_lines_gradient", TORCH_BOX(&lbp::binding::bounding_lines_gradient));
   library.impl("relax_backward", TORCH_BOX(&lbp::binding::relax_backward));
   library.impl("relax_backward_gradient", TORCH_BOX(&lbp::binding::relax_backward_gradient));
+  library.impl("split_interval", TORCH_BOX(&lbp::binding::split_interval));
+  library.impl("join_interval", TORCH_BOX(&lbp::binding::join_interval));
   library.impl("relax_forward", TORCH_BOX(&lbp::binding::relax_forward));
   library.impl("relax_forward_gradient", TORCH_BOX(&lbp::binding::relax_forward_gradient));
   library.impl("concretize", TORCH_BOX(&lbp::binding::concretize));

@@ -125,9 +125,18 @@ std::vector<int64_t> last_sizes(const Tensor& tensor, int64_t count) {
   return {sizes.end() - count, sizes.end()};
 }
 
+// By how much bounds of an interval move outward: the widening of the input, and a margin for each row of W or output
+// channel.
+struct OutwardTensors {
+  double relative, absolute;
+  Tensor margin;
+};
+
+// `outward` null: rounded to nearest.
 template <typename T, typename Layer, typename Launch, typename Bytes>
 std::tuple<Tensor, Tensor> interval(Device on, const char* op, const Tensor& l, const Tensor& u,
-                                    const Owned<Layer>& owned, const Bytes& bytes, const Launch& launch) {
+                                    const OutwardTensors* outward, const Owned<Layer>& owned, const Bytes& bytes,
+                                    const Launch& launch) {
   check_last_sizes(l, "l", owned.input);
   check_last_sizes(u, "u", owned.input);
   const Tensor lower_in = checked<T>(on, l, "l", l.numel()), upper_in = checked<T>(on, u, "u", l.numel());
@@ -136,13 +145,20 @@ std::tuple<Tensor, Tensor> interval(Device on, const char* op, const Tensor& l, 
   const Index batch = product_of(sizes);
   sizes.insert(sizes.end(), owned.output.begin(), owned.output.end());
   Tensor lower = empty<T>(l, sizes), upper = empty<T>(l, sizes);
-  const IntervalProductArguments<T, Layer> args = {batch,
-                                                   owned.layer,
-                                                   lower_in.const_data_ptr<T>(),
-                                                   upper_in.const_data_ptr<T>(),
-                                                   lower.mutable_data_ptr<T>(),
-                                                   upper.mutable_data_ptr<T>(),
-                                                   arithmetic()};
+  IntervalProductArguments<T, Layer> args = {batch,
+                                             owned.layer,
+                                             lower_in.const_data_ptr<T>(),
+                                             upper_in.const_data_ptr<T>(),
+                                             lower.mutable_data_ptr<T>(),
+                                             upper.mutable_data_ptr<T>(),
+                                             arithmetic()};
+  std::optional<Tensor> margin;
+  if (outward != nullptr) {
+    margin = checked<T>(on, outward->margin, "margin", owned.output[0]);
+    args.arithmetic = Arithmetic::kPlain;  // nobody specifies what tensor cores round
+    args.by = {T(outward->relative), T(outward->absolute)};
+    args.margin = margin->template const_data_ptr<T>();
+  }
   on_cuda(on, op, bytes(args), [&](void* workspace, void* stream) { return launch(args, workspace, stream); });
   return {lower, upper};
 }
@@ -155,7 +171,17 @@ std::tuple<Tensor, Tensor> interval(Device on, const char* op, const Tensor& l, 
 std::tuple<Tensor, Tensor> interval_linear(Tensor l, Tensor u, Tensor weight, OptionalTensor bias) {
   return with_type(l, "interval_linear", [&](auto type, Device on) {
     using T = decltype(type);
-    return interval<T>(on, "interval_linear", l, u, linear_layer<T>(on, weight, bias),
+    return interval<T>(on, "interval_linear", l, u, nullptr, linear_layer<T>(on, weight, bias),
+                       LBP_LAUNCH_FUNCTIONS(interval_linear));
+  });
+}
+
+std::tuple<Tensor, Tensor> interval_linear_outward(Tensor l, Tensor u, Tensor weight, OptionalTensor bias,
+                                                   double relative, double absolute, Tensor margin) {
+  return with_type(l, "interval_linear", [&](auto type, Device on) {
+    using T = decltype(type);
+    const OutwardTensors outward = {relative, absolute, margin};
+    return interval<T>(on, "interval_linear", l, u, &outward, linear_layer<T>(on, weight, bias),
                        LBP_LAUNCH_FUNCTIONS(interval_linear));
   });
 }
@@ -166,7 +192,19 @@ std::tuple<Tensor, Tensor> interval_conv2d_fused(Tensor l, Tensor u, Tensor weig
   return with_type(l, "interval_conv2d", [&](auto type, Device on) {
     using T = decltype(type);
     const auto layer = convolution_layer<T>(on, weight, bias, last_sizes(l, 2), {stride, padding, dilation, groups});
-    return interval<T>(on, "interval_conv2d", l, u, layer, LBP_LAUNCH_FUNCTIONS(interval_conv2d));
+    return interval<T>(on, "interval_conv2d", l, u, nullptr, layer, LBP_LAUNCH_FUNCTIONS(interval_conv2d));
+  });
+}
+
+std::tuple<Tensor, Tensor> interval_conv2d_outward(Tensor l, Tensor u, Tensor weight, OptionalTensor bias,
+                                                   double relative, double absolute, Tensor margin,
+                                                   std::vector<int64_t> stride, std::vector<int64_t> padding,
+                                                   std::vector<int64_t> dilation, int64_t groups) {
+  return with_type(l, "interval_conv2d", [&](auto type, Device on) {
+    using T = decltype(type);
+    const OutwardTensors outward = {relative, absolute, margin};
+    const auto layer = convolution_layer<T>(on, weight, bias, last_sizes(l, 2), {stride, padding, dilation, groups});
+    return interval<T>(on, "interval_conv2d", l, u, &outward, layer, LBP_LAUNCH_FUNCTIONS(interval_conv2d));
   });
 }
 
@@ -359,7 +397,9 @@ std::tuple<Tensor, Tensor> backward_conv2d(Tensor A, Tensor weight, OptionalTens
 
 STABLE_TORCH_LIBRARY_IMPL(lbp, CUDA, library) {
   library.impl("interval_linear", TORCH_BOX(&lbp::binding::interval_linear));
+  library.impl("interval_linear_outward", TORCH_BOX(&lbp::binding::interval_linear_outward));
   library.impl("interval_conv2d_fused", TORCH_BOX(&lbp::binding::interval_conv2d_fused));
+  library.impl("interval_conv2d_outward", TORCH_BOX(&lbp::binding::interval_conv2d_outward));
   library.impl("forward_linear", TORCH_BOX(&lbp::binding::forward_linear));
   library.impl("forward_conv2d", TORCH_BOX(&lbp::binding::forward_conv2d));
   library.impl("insert_forward", TORCH_BOX(&lbp::binding::insert_forward));

@@ -1,4 +1,4 @@
-// Intervals through affine layers on the CPU: from tensors to the kernels.
+// Parts of intervals through affine layers: from tensors to the kernels.
 #include "torch/ops.h"
 
 namespace lbp::binding {
@@ -31,9 +31,12 @@ std::tuple<Tensor, Tensor> split_interval(Tensor l, Tensor u, double relative, d
     using T = decltype(type);
     const Tensor low = checked<T>(on, l, "l", l.numel()), high = checked<T>(on, u, "u", l.numel());
     Tensor center = empty<T>(l, sizes_of(l)), radius = empty<T>(l, sizes_of(l));
-    launch::split_interval<T>(on,
-                              {l.numel(), T(relative), T(absolute), low.const_data_ptr<T>(), high.const_data_ptr<T>(),
-                               center.mutable_data_ptr<T>(), radius.mutable_data_ptr<T>()});
+    launch::split_interval<T>(on, {l.numel(),
+                                   {T(relative), T(absolute)},
+                                   low.const_data_ptr<T>(),
+                                   high.const_data_ptr<T>(),
+                                   center.mutable_data_ptr<T>(),
+                                   radius.mutable_data_ptr<T>()});
     return std::make_tuple(center, radius);
   });
 }

@@ -22,6 +22,7 @@ std::string cpu_capability() {
   ", int strategy, Tensor? lower_slope, Tensor? lower_intercept, Tensor? upper_slope, Tensor? upper_intercept" \
   ", Tensor? margin_per_slope, Tensor? margin"
 #define FORWARD "Tensor center, Tensor? radius, Tensor center_bias, Tensor? radius_bias"
+#define OUTWARD "float relative, float absolute, Tensor margin"
 #define CONVOLUTION "int[] stride, int[] padding, int[] dilation, int groups"
 #define SEVEN_GRADIENTS "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"
 
@@ -79,13 +80,20 @@ STABLE_TORCH_LIBRARY(lbp, library) {
       "interval_linear_small_batch(Tensor center, Tensor radius, Tensor weight, Tensor? bias, Tensor? margin=None) -> "
       "(Tensor, Tensor)");
 
-  // What the CPU does around the library's products: the center and radius of intervals, the radius larger by
+  // What stands around the library's products: the center and radius of intervals, the radius larger by
   // relative (|center| + radius) + absolute, and back; outward: infinite bounds on the wrong side become NaN.
   library.def("split_interval(Tensor l, Tensor u, float relative, float absolute) -> (Tensor, Tensor)");
   library.def("join_interval(Tensor center, Tensor radius, bool outward) -> (Tensor, Tensor)");
 
   // What CUDA devices do for interval_conv2d where that pays: one product for both, from one read of the weights.
   library.def("interval_conv2d_fused(Tensor l, Tensor u, Tensor weight, Tensor? bias, " CONVOLUTION
+              ") -> (Tensor, Tensor)");
+
+  // What CUDA devices do for intervals that are rounded outward: the same from widened radii, further apart by a margin
+  // for each output or output channel; the sums of a Linear layer in blocks. Without gradients.
+  library.def("interval_linear_outward(Tensor l, Tensor u, Tensor weight, Tensor? bias, " OUTWARD
+              ") -> (Tensor, Tensor)");
+  library.def("interval_conv2d_outward(Tensor l, Tensor u, Tensor weight, Tensor? bias, " OUTWARD ", " CONVOLUTION
               ") -> (Tensor, Tensor)");
 
   // Forward linear bounds through an activation and through affine layers, and their insertion into back-substitution.

@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lbp import ops
 from lbp.bench.layers import affine_layers
 from lbp.bench.op_case import COMPILED, OpCase, Shape, activations, bytes_of, geometry_of, wanted, words_of
 from lbp.bench.window_cases import window_cases
+from lbp.ops.outward_intervals import Widening, outward_interval_conv2d, outward_interval_linear
+from lbp.precision import full_precision
 
 
 def op_cases(device: torch.device, *, quick: bool = False) -> Iterator[OpCase]:
@@ -208,11 +211,37 @@ def _product_cases(shape: Shape) -> Iterator[OpCase]:
         4 * multiply_adds * shape.batch,
         sizes,
     )
+    if shape.device.type == "cuda":
+        yield _outward_interval(shape, (l.detach(), u.detach()), weight.detach(), bias, multiply_adds)
     if layer.is_output:
         return
     for activation, parameters, trained in activations(shape, *layer.output_shape):
         yield _fused(shape, activation, parameters, trained, (weight, bias), multiply_adds)
     yield _unfused(shape, (weight, bias), multiply_adds)
+
+
+def _outward_interval(
+    shape: Shape, bounds: tuple[Tensor, Tensor], weight: Tensor, bias: Tensor | None, multiply_adds: int
+) -> OpCase:
+    """What verdicts take of intervals, without gradients; the reference has two products of the library."""
+    module = shape.layer.module
+    by, margin = Widening(1e-4, 1e-19), torch.full((weight.shape[0],), 1e-4, device=shape.device)
+    layer = (*bounds, weight, bias, by, margin)
+    kind = "conv2d" if isinstance(module, nn.Conv2d) else "linear"
+    call: Callable[[], Any] = partial(outward_interval_linear, *layer, full_precision()(functional.linear))
+    if isinstance(module, nn.Conv2d):
+        call = partial(outward_interval_conv2d, *layer, **geometry_of(module))
+    outputs = 2 * shape.batch * shape.neurons * weight.element_size()
+    return OpCase(
+        f"outward_interval_{kind}",
+        f"{shape.layer.name} B={shape.batch}",
+        "",
+        call,
+        (*bounds, weight),
+        bytes_of(*bounds, weight) + outputs,
+        4 * multiply_adds * shape.batch,
+        {"B": shape.batch, "n": shape.neurons},
+    )
 
 
 def _unfused(shape: Shape, weights: tuple[Tensor, Tensor | None], multiply_adds: int) -> OpCase:

@@ -28,7 +28,7 @@ from lbp.linear import (
 from lbp.ops.forward_windows import accumulated_terms
 from lbp.ops.interval import BLOCK_ENTRIES
 from lbp.ops.norms import dual_norm
-from lbp.ops.outward_intervals import SMALL_BATCH, Widening, outward_interval_linear
+from lbp.ops.outward_intervals import SMALL_BATCH, Widening, has_fused_products, outward_interval_linear
 from lbp.precision import full_precision
 from lbp.rounding import BLOCK, Roundings, blocked_terms, magnitude_of, sum_in_blocks
 
@@ -72,6 +72,12 @@ class LinearNode(BoundNode):
     def interval_numbers(self, batch: int) -> int:
         """Return how many numbers intervals of so many examples make of the weight at a time."""
         return min(self.parameters()[0].numel(), BLOCK_ENTRIES) if batch > SMALL_BATCH else 0
+
+    def outward_numbers(self) -> int:
+        """Return how many numbers outward intervals of one example leave in scratch memory: parts of long sums."""
+        weight = self.parameters()[0]
+        parts = -(-weight.shape[1] // BLOCK)
+        return 2 * parts * weight.shape[0] if has_fused_products(weight) and parts > 1 else 0
 
     def value(self, x: Tensor) -> Tensor:
         """Return the layer's value at x [B, n_in]."""

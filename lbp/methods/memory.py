@@ -192,6 +192,8 @@ def image_bytes(
     nodes = network.below(output)
     widest = max(node.size for node in nodes)
     total = (10 if outward else 2) * _numbers(nodes) + 6 * widest
+    if outward:
+        total += max((node.outward_numbers() for node in nodes if isinstance(node, LinearNode)), default=0)
     if method.output != "ibp":
         total += max(node.numbers_of_lines() for node in nodes)
     if "lbp" in (method.hidden, method.output):

@@ -179,13 +179,21 @@ def _register() -> None:
     def interval_conv2d(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
         return tuple(l.new_empty((l.shape[0], *convolved_size(l.shape, weight, convolution))) for _ in range(2))
 
+    def interval_linear_outward(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *outward: Any) -> Any:
+        return interval_linear(l, u, weight, bias)
+
+    def interval_conv2d_outward(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Any:
+        _, _, _, *convolution = rest
+        return interval_conv2d(l, u, weight, bias, *convolution)
+
     def split_interval(l: Tensor, u: Tensor, relative: float, absolute: float) -> Any:
         return tuple(l.new_empty(l.shape) for _ in range(2))
 
     def join_interval(center: Tensor, radius: Tensor, outward: bool) -> Any:
         return tuple(center.new_empty(center.shape) for _ in range(2))
 
-    for fake in (interval_linear, interval_conv2d, split_interval, join_interval):
+    outward = (interval_linear_outward, interval_conv2d_outward)
+    for fake in (interval_linear, interval_conv2d, *outward, split_interval, join_interval):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
     register_composite("interval_linear", _interval_linear_cpu, devices=("CPU",))
     register_composite("interval_conv2d", _interval_conv2d_composite, devices=("CPU",))

@@ -2,7 +2,8 @@
 
 Of an interval with center c and radius r the bounds `W c + b -/+ |W| r` are two products between two passes over
 neurons. Where `r` grows in the first pass, and `|W| r` starts from a margin instead of zero, the products pay for all
-rounding errors (docs/rounding.md, section 6).
+rounding errors (docs/rounding.md, section 6). On CUDA devices all of it is one kernel that reads W once, wherever that
+serves rounding to nearest too (`fused_convolution_pays`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lbp import _native
 from lbp.backend import current_backend
 from lbp.ops._arguments import native
-from lbp.ops._convolution import Pair
+from lbp.ops._convolution import Pair, fused_convolution_pays
 from lbp.precision import full_precision
 
 SMALL_BATCH = 16
@@ -94,8 +96,13 @@ def outward_interval_linear(
     Returns:
         Lower and upper bounds [B, n_out]. Differentiable as `interval_linear` is: widening counts as the identity.
     """
+    in_one_pass = _in_one_pass(l, u, weight, bias)
+    if in_one_pass and has_fused_products(weight):
+        l, u = torch.broadcast_tensors(l, u)
+        lower, upper = native("interval_linear_outward")(l, u, weight, bias, by.relative, by.absolute, margin)
+        return lower, upper
     center, radius = split_interval(l, u, by)
-    if _in_one_pass(center, weight) and l.shape[0] <= SMALL_BATCH:
+    if in_one_pass and l.shape[0] <= SMALL_BATCH:
         lower, upper = native("interval_linear_small_batch")(center, radius, weight, bias, margin)
         return lower, upper
     return join_interval(product(center, weight, bias), product(radius, weight.abs(), margin), outward=True)
@@ -118,6 +125,12 @@ def outward_interval_conv2d(
 
     See `outward_interval_linear`, and `lbp.ops.interval_conv2d` for the other arguments.
     """
+    if has_fused_products(weight) and fused_convolution_pays(weight, groups) and _in_one_pass(l, u, weight, bias):
+        l, u = torch.broadcast_tensors(l, u)
+        outward = (by.relative, by.absolute, margin)
+        convolution = (stride, padding, dilation, groups)
+        lower, upper = native("interval_conv2d_outward")(l, u, weight, bias, *outward, *convolution)
+        return lower, upper
     center, radius = split_interval(l, u, by)
     with full_precision():
         center = F.conv2d(center, weight, bias, stride, padding, dilation, groups)
@@ -125,9 +138,16 @@ def outward_interval_conv2d(
     return join_interval(center, radius, outward=True)
 
 
-def _in_one_pass(*tensors: Tensor) -> bool:
+def has_fused_products(weight: Tensor) -> bool:
+    """Whether intervals through layers are single kernels where a weight lies."""
+    return weight.is_cuda
+
+
+def _in_one_pass(*tensors: Tensor | None) -> bool:
     """Whether there is a kernel, which autograd does not see into."""
-    needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    on_cpu = all(tensor.device.type == "cpu" for tensor in tensors)
+    given = [tensor for tensor in tensors if tensor is not None]
+    needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+    devices = ("cpu",) if _native.cuda_build == "none" else ("cpu", "cuda")
+    has_kernel = all(tensor.device.type in devices for tensor in given)
     transformed = torch._C._are_functorch_transforms_active()
-    return on_cpu and not needs_gradient and not transformed and current_backend() != "reference"
+    return has_kernel and not needs_gradient and not transformed and current_backend() != "reference"

@@ -108,6 +108,22 @@ void read(const Fields& f, RelaxBackwardGradientArguments<T>& a) {
 }
 
 template <typename T>
+void read(const Fields& f, Widening<T>& a) {
+  f("relative", a.relative)("absolute", a.absolute);
+}
+
+template <typename T>
+void read(const Fields& f, SplitIntervalArguments<T>& a) {
+  f("count", a.count)("by", a.by)("l", a.l)("u", a.u)("center", a.center)("radius", a.radius);
+}
+
+template <typename T>
+void read(const Fields& f, JoinIntervalArguments<T>& a) {
+  f("count", a.count)("outward", a.outward)("center", a.center)("radius", a.radius);
+  f("lower", a.lower)("upper", a.upper);
+}
+
+template <typename T>
 void read(const Fields& f, ConcretizeArguments<T>& a) {
   read_rows(f, a);
   f("inputs", a.inputs)("region", a.region)("bounds", a.bounds);
@@ -248,6 +264,8 @@ LBP_EMULATED_BINDINGS(module) {
   LBP_BIND(bounding_lines_gradient);
   LBP_BIND(relax_backward);
   LBP_BIND(relax_backward_gradient);
+  LBP_BIND(split_interval);
+  LBP_BIND(join_interval);
   LBP_BIND(relax_forward);
   LBP_BIND(relax_forward_gradient);
   LBP_BIND(concretize);

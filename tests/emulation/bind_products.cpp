@@ -58,26 +58,53 @@ void run_with_workspace(Index bytes, const Arguments& args,
 
 #define LBP_RUN(op, args) run_with_workspace(cuda::op##_workspace_bytes(args), args, &cuda::op)
 
+// By how much intervals move outward: the widening of the input, and a margin or None.
+struct Outward {
+  double relative, absolute;
+  py::object margin;
+
+  template <typename Arguments>
+  void add_to(Arguments& args) const {
+    args.by.relative = decltype(args.by.relative)(relative);
+    args.by.absolute = decltype(args.by.absolute)(absolute);
+    args.margin = pointer<std::remove_pointer_t<decltype(args.margin)>>(margin);
+  }
+};
+
 void interval_linear(const py::array& l, const py::array& u, const py::array& weight, const py::object& bias,
-                     const py::array& lower, const py::array& upper, bool split) {
+                     const py::array& lower, const py::array& upper, bool split, const Outward& outward) {
   with_type(l, [&](auto type) {
     using T = decltype(type);
-    const IntervalLinearProductArguments<T> args = {l.shape(0),          linear_layer<T>(weight, bias),
-                                                    pointer<const T>(l), pointer<const T>(u),
-                                                    pointer<T>(lower),   pointer<T>(upper),
-                                                    arithmetic(split)};
+    IntervalLinearProductArguments<T> args = {l.shape(0),          linear_layer<T>(weight, bias),
+                                              pointer<const T>(l), pointer<const T>(u),
+                                              pointer<T>(lower),   pointer<T>(upper),
+                                              arithmetic(split)};
+    outward.add_to(args);
     LBP_RUN(interval_linear, args);
   });
 }
 
+// Of a float32 layer of these sizes.
+Index interval_linear_workspace_bytes(Index batch, Index inputs, Index outputs, bool outward) {
+  IntervalLinearProductArguments<float> args = {};
+  args.batch = batch;
+  args.layer.inputs = inputs;
+  args.layer.outputs = outputs;
+  const float margin = 0;
+  if (outward) args.margin = &margin;
+  return cuda::interval_linear_workspace_bytes(args);
+}
+
 void interval_conv2d(const py::array& l, const py::array& u, const py::array& weight, const py::object& bias,
-                     const std::vector<int>& geometry, const py::array& lower, const py::array& upper, bool split) {
+                     const std::vector<int>& geometry, const py::array& lower, const py::array& upper, bool split,
+                     const Outward& outward) {
   with_type(l, [&](auto type) {
     using T = decltype(type);
-    const IntervalConv2dArguments<T> args = {l.shape(0),          convolution_layer<T>(weight, bias, geometry),
-                                             pointer<const T>(l), pointer<const T>(u),
-                                             pointer<T>(lower),   pointer<T>(upper),
-                                             arithmetic(split)};
+    IntervalConv2dArguments<T> args = {l.shape(0),          convolution_layer<T>(weight, bias, geometry),
+                                       pointer<const T>(l), pointer<const T>(u),
+                                       pointer<T>(lower),   pointer<T>(upper),
+                                       arithmetic(split)};
+    outward.add_to(args);
     LBP_RUN(interval_conv2d, args);
   });
 }
@@ -213,7 +240,9 @@ void split_tf32(const py::array& numbers, const py::array& high, const py::array
 
 LBP_EMULATED_BINDINGS(module) {
   module.def("split_tf32", &split_tf32);
+  py::class_<Outward>(module, "Outward").def(py::init<double, double, py::object>());
   module.def("interval_linear", &interval_linear);
+  module.def("interval_linear_workspace_bytes", &interval_linear_workspace_bytes);
   module.def("interval_conv2d", &interval_conv2d);
   module.def("forward_linear", &forward_linear);
   module.def("forward_conv2d", &forward_conv2d);

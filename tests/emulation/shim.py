@@ -95,6 +95,10 @@ def relaxation_gradients(relax, batch, needs):
     return outputs, {"gradients": {name: nonempty(out) for name, out in zip(names, outputs, strict=True)}}
 
 
+def elements(tensor):
+    return {"float32": tensor.dtype == torch.float32, "count": tensor.numel()}
+
+
 def nonempty(tensor):
     return None if tensor.numel() == 0 else tensor.numpy()
 
@@ -237,6 +241,19 @@ class Shim:
             }
         )
         return to_A, *outputs, to_bias
+
+    def split_interval(self, l, u, relative, absolute):
+        center, radius = output(l, *l.shape), output(l, *l.shape)
+        by = {"relative": relative, "absolute": absolute}
+        ends = {"l": array(l), "u": array(u), "center": center.numpy(), "radius": radius.numpy()}
+        self.module.split_interval({**elements(l), "by": by, **ends})
+        return center, radius
+
+    def join_interval(self, center, radius, outward):
+        lower, upper = output(center, *center.shape), output(center, *center.shape)
+        ends = {"center": array(center), "radius": array(radius), "lower": lower.numpy(), "upper": upper.numpy()}
+        self.module.join_interval({**elements(center), "outward": outward, **ends})
+        return lower, upper
 
     def relax_forward(self, center, radius, center_bias, radius_bias, *relax):
         batch, fields = forward_matrices(center, radius, center_bias, radius_bias, relax[0].shape[0])

@@ -53,6 +53,7 @@ OF_PRODUCTS = (
     *("interval_linear", "interval_conv2d", "backward_linear", "backward_conv2d", "forward_linear", "forward_conv2d"),
     *("insert_forward", "forward_conv2d_windows", "forward_linear_windows", "insert_forward_windows"),
 )
+OUTWARD = (2.0**-8, 2.0**-20)  # relative and absolute widening
 
 
 def more_than_once(launches):
@@ -80,7 +81,9 @@ def product_calls():
     """Fused products whose depth is not split."""
     weight, bias = normal(20, 500, seed=50), normal(20, seed=51)
     for batch in (1, 4, 7):
-        yield f"interval_linear {batch}", "interval_linear", (*intervals(batch, 500), weight, bias), {}
+        layer = (*intervals(batch, 500), weight, bias)
+        yield f"interval_linear {batch}", "interval_linear", layer, {}
+        yield f"interval_linear {batch}, outward", "interval_linear_outward", (*layer, *OUTWARD, bias.abs()), {}
     yield "forward_linear", "forward_linear", (*forward_matrices(1, 30, 500), weight, bias), {}
     yield (
         "insert_forward",
@@ -92,7 +95,10 @@ def product_calls():
     A = coefficients("both", 2, 9, 500)
     yield "relax_backward_linear", "relax_backward_linear", (A, l, u, normal(500, 20), None), {"sides": "both", **lines}
     weight, bias, geometry, shape = convolution(2)
-    yield "interval_conv2d", "interval_conv2d", (*intervals(2, *INPUT), weight, bias), geometry
+    layer = (*intervals(2, *INPUT), weight, bias)
+    yield "interval_conv2d", "interval_conv2d", layer, geometry
+    outward = (*layer, *OUTWARD, bias.abs(), *geometry.values())
+    yield "interval_conv2d, outward", "interval_conv2d_outward", outward, {}
     yield "forward_conv2d", "forward_conv2d", (*forward_matrices(2, 9, *INPUT), weight, bias), geometry
     A, (l, u) = coefficients("both", 2, 9, *shape), intervals(2, *shape)
     keywords = {"sides": "both", **geometry, **relaxation(shape=shape)}

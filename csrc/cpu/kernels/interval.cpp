@@ -1,4 +1,3 @@
-#include <cmath>
 #include <cstdint>
 #include <type_traits>
 
@@ -9,8 +8,7 @@
 namespace lbp::LBP_ISA {
 namespace {
 
-// Terms that are added up before the next sum begins (BLOCK of lbp/rounding/sums.py): long sums round less.
-constexpr Index kBlock = 512;
+constexpr Index kBlock = kSumBlock;
 
 // Rows of W and examples of one tile of sums.
 constexpr Index kRows = 16, kExamples = 16;
@@ -96,14 +94,6 @@ T sum_of_lanes(typename Vector<T>::Type value) {
   return sum;
 }
 
-// An infinite bound of a sum that has overflowed is none.
-template <typename T>
-void store_ends(T center, T radius, bool outward, T& lower, T& upper) {
-  const T low = center - radius, high = center + radius, infinity = T(HUGE_VAL);
-  lower = outward & (low == infinity) ? quiet_nan<T>() : low;
-  upper = outward & (high == -infinity) ? quiet_nan<T>() : high;
-}
-
 }  // namespace
 
 template <typename T>
@@ -134,7 +124,8 @@ void interval_linear(const IntervalLinearArguments<T>& args) {
           spread += absolute(w) * radius[example * args.inputs + i];
         }
         const Index out = (first_example + example) * args.outputs + first_row + row;
-        store_ends(at_center + bias, spread + margin, args.margin != nullptr, args.lower[out], args.upper[out]);
+        args.lower[out] = lower_end(at_center + bias, spread + margin, args.margin != nullptr);
+        args.upper[out] = upper_end(at_center + bias, spread + margin, args.margin != nullptr);
       }
     }
   };
@@ -147,23 +138,23 @@ void interval_linear(const IntervalLinearArguments<T>& args) {
 
 template <typename T>
 void split_interval(const SplitIntervalArguments<T>& args) {
-  const T relative = args.relative, absolute_part = args.absolute;
+  const Widening<T> by = args.by;
   parallel_for(quotient_up(args.count, kTile), 4 * kTile, [&](Index first, Index last) {
     const Index begin = first * kTile, size = minimum(args.count, last * kTile) - begin;
     const T* __restrict l = args.l + begin;
     const T* __restrict u = args.u + begin;
     T* __restrict center = args.center + begin;
     T* __restrict radius = args.radius + begin;
-    if (relative == T(0)) {
+    if (by.relative == T(0)) {
       for (Index i = 0; i < size; ++i) {
-        center[i] = (u[i] + l[i]) / 2;
-        radius[i] = (u[i] - l[i]) / 2;
+        center[i] = interval_center(l[i], u[i]);
+        radius[i] = interval_radius(l[i], u[i]);
       }
     } else {
       for (Index i = 0; i < size; ++i) {
-        const T middle = (u[i] + l[i]) / 2, half = (u[i] - l[i]) / 2;
+        const T middle = interval_center(l[i], u[i]), half = interval_radius(l[i], u[i]);
         center[i] = middle;
-        radius[i] = half + ((absolute(middle) + half) * relative + absolute_part);
+        radius[i] = widened(middle, half, by);
       }
     }
   });
@@ -178,7 +169,11 @@ void join_interval(const JoinIntervalArguments<T>& args) {
     T* __restrict lower = args.lower + begin;
     T* __restrict upper = args.upper + begin;
     const bool outward = args.outward;
-    for (Index i = 0; i < size; ++i) store_ends(center[i], radius[i], outward, lower[i], upper[i]);
+    for (Index i = 0; i < size; ++i) {
+      const T middle = center[i], half = radius[i];
+      lower[i] = lower_end(middle, half, outward);
+      upper[i] = upper_end(middle, half, outward);
+    }
   });
 }
 

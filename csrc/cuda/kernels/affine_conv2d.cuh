@@ -40,6 +40,8 @@ struct ConvolutionProduct {
   T* first_bias_out;
   T* second_bias_out;
   Index group;
+  Widening<T> by;
+  const T* margin;  // of intervals that are rounded outward
 
   LBP_DEVICE ConvolutionProduct view(Index batch) const {
     ConvolutionProduct product = *this;
@@ -86,7 +88,7 @@ struct ConvolutionProduct {
 
   LBP_DEVICE Pair<T> left_values(const LeftLoad& load, const LeftState&, const Stage&, int, double&) const {
     if constexpr (kInterval) {
-      return {(load.second + load.first) / 2, (load.second - load.first) / 2};
+      return center_and_radius(load.first, load.second, by);
     } else {
       return load;
     }
@@ -103,8 +105,10 @@ struct ConvolutionProduct {
     const Index at = ((matrix ? image : image - images) * layer.out_channels + channel) * pixels + row - image * pixels;
     const T offset = layer.bias == nullptr ? T(0) : layer.bias[channel];
     if constexpr (kInterval) {
-      first_out[at] = (center + offset) - radius;
-      second_out[at] = (center + offset) + radius;
+      const bool outward = margin != nullptr;
+      if (outward) radius += margin[channel];
+      first_out[at] = lower_end(center + offset, radius, outward);
+      second_out[at] = upper_end(center + offset, radius, outward);
     } else {
       (matrix ? first_out : first_bias_out)[at] = matrix ? center : center + offset;
       T* radius_out = matrix ? second_out : second_bias_out;

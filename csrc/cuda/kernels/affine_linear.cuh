@@ -34,6 +34,8 @@ struct LinearProduct {
   T* second_out;
   T* first_bias_out;
   T* second_bias_out;
+  Widening<T> by = {};
+  const T* margin = nullptr;  // of intervals that are rounded outward
 
   LBP_DEVICE const LinearProduct& view(Index) const { return *this; }
 
@@ -55,7 +57,7 @@ struct LinearProduct {
 
   LBP_DEVICE Pair<T> left_values(const LeftLoad& load, const LeftState&, const Stage&, int, double&) const {
     if constexpr (kInterval) {
-      return {(load.second + load.first) / 2, (load.second - load.first) / 2};
+      return center_and_radius(load.first, load.second, by);
     } else {
       return load;
     }
@@ -69,8 +71,10 @@ struct LinearProduct {
     const T offset = bias == nullptr ? T(0) : bias[column];
     if constexpr (kInterval) {
       const Index at = row * columns + column;
-      first_out[at] = (center + offset) - radius;
-      second_out[at] = (center + offset) + radius;
+      const bool outward = margin != nullptr;
+      if (outward) radius += margin[column];
+      first_out[at] = lower_end(center + offset, radius, outward);
+      second_out[at] = upper_end(center + offset, radius, outward);
     } else {
       const bool matrix = row < matrix_rows;
       const Index at = (matrix ? row : row - matrix_rows) * columns + column;
@@ -112,12 +116,12 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) interval_linear_kernel(const IntervalL
       const Vector u = *reinterpret_cast<const Vector*>(args.u + example * inputs + k);
 #pragma unroll
       for (int lane = 0; lane < kLength; ++lane) {
-        const T center = (u.lanes[lane] + l.lanes[lane]) / 2, radius = (u.lanes[lane] - l.lanes[lane]) / 2;
+        const Pair<T> x = center_and_radius(l.lanes[lane], u.lanes[lane], args.by);
 #pragma unroll
         for (int i = 0; i < kFewOutputs; ++i) {
           const T w = weight[i].lanes[lane];
-          sums[i][example][0] = multiply_add(w, center, sums[i][example][0]);
-          sums[i][example][1] = multiply_add(absolute(w), radius, sums[i][example][1]);
+          sums[i][example][0] = multiply_add(w, x.first, sums[i][example][0]);
+          sums[i][example][1] = multiply_add(absolute(w), x.second, sums[i][example][1]);
         }
       }
     }
@@ -141,8 +145,10 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) interval_linear_kernel(const IntervalL
     radius += parts[warp * kSums + 2 * thread + 1];
   }
   if (args.layer.bias != nullptr) center += args.layer.bias[output];
-  args.lower[example * outputs + output] = center - radius;
-  args.upper[example * outputs + output] = center + radius;
+  const bool outward = args.margin != nullptr;
+  if (outward) radius += args.margin[output];
+  args.lower[example * outputs + output] = lower_end(center, radius, outward);
+  args.upper[example * outputs + output] = upper_end(center, radius, outward);
 }
 
 }  // namespace lbp::cuda

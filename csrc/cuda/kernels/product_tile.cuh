@@ -6,6 +6,7 @@
 
 #include "cuda/kernels/split_tf32.cuh"
 #include "cuda/runtime.cuh"
+#include "math/interval.h"
 
 namespace lbp::cuda {
 
@@ -20,6 +21,14 @@ template <typename T>
 struct Pair {
   T first, second;
 };
+
+// Of an interval, its radius widened. What is 0, padding say, stays 0: devices do not flush, so nothing of it is lost.
+template <typename T>
+LBP_DEVICE Pair<T> center_and_radius(T l, T u, const Widening<T>& by) {
+  const T center = interval_center(l, u), radius = interval_radius(l, u);
+  const bool as_it_is = (by.relative == T(0)) | ((l == T(0)) & (u == T(0)));
+  return {center, as_it_is ? radius : widened(center, radius, by)};
+}
 
 constexpr int kMostDepth = 16;  // of a tile, for which a product keeps what belongs to each step of the depth
 

@@ -1,0 +1,84 @@
+"""Intervals through layers that are rounded outward: one kernel on the device, and what the CPU gives."""
+
+import pytest
+import torch
+from ops.cases import DTYPES, intervals, normal, uniform
+from ops.outward_cases import (
+    LAYERS,
+    WIDENING,
+    assert_infinite_bounds_on_the_wrong_side_are_none,
+    assert_outward_conv2d,
+    assert_outward_linear,
+)
+from ops.test_affine import CONVOLUTIONS
+from ops.test_registration import GRADIENT_CHECKS
+from rounding.test_outward import losing_row, losing_sums, violations
+
+import lbp
+from lbp.ops import outward_intervals
+
+
+@pytest.fixture(params=["fused", "library's"])
+def convolutions(request, monkeypatch):
+    """Convolutions by the kernel, and by the library's products between passes of kernels."""
+    monkeypatch.setattr(outward_intervals, "fused_convolution_pays", lambda *_: request.param == "fused")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layer", [*LAYERS, (300, 1100, 130), (2, 140_000, 3)], ids=str)
+def test_bounds_of_linear_layers_are_those_of_the_reference(layer, dtype):
+    assert_outward_linear(*layer, dtype, "cuda")
+
+
+@pytest.mark.usefixtures("convolutions")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("index", range(len(CONVOLUTIONS)))
+def test_bounds_of_convolutions_are_those_of_the_reference(index, dtype):
+    assert_outward_conv2d(index, dtype, "cuda")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [3, 20])
+def test_infinite_bounds_on_the_wrong_side_are_none(batch, dtype):
+    assert_infinite_bounds_on_the_wrong_side_are_none(batch, dtype, "cuda")
+
+
+def outward_ibp(model, x, device):
+    """Bounds of a network at a point, on a device."""
+    net = lbp.BoundedModule(model.to(device), x.to(device))
+    region = lbp.BoundedTensor(x.to(device), lbp.PerturbationLpNorm(eps=0.0))
+    with torch.no_grad():
+        return [side.cpu() for side in net.compute_bounds(x=(region,), method="IBP", rounding="outward")]
+
+
+@pytest.mark.parametrize("batch", [1, 20])
+@pytest.mark.parametrize("terms", [512, 4096, 140_000])
+def test_terms_that_sums_lose_one_by_one_are_paid_as_on_the_cpu(batch, terms):
+    model, x, exact = torch.nn.Sequential(torch.nn.Linear(terms, 2)), torch.ones(batch, terms), losing_sums(terms, 1)
+    with torch.no_grad():
+        model[0].weight.copy_(losing_row(terms))
+        model[0].bias.zero_()
+    on_device, on_cpu = outward_ibp(model, x, "cuda"), outward_ibp(model, x, "cpu")
+    assert violations(on_device, exact, exact)[0] == 0
+    width = float((on_cpu[1] - on_cpu[0]).max())
+    assert all(torch.allclose(one, other, rtol=0, atol=width) for one, other in zip(on_device, on_cpu, strict=True))
+
+
+def calls():
+    """Each op with arguments."""
+    (l, u), image = intervals(3, 6), intervals(2, 2, 5, 4)
+    outward = (WIDENING.relative, WIDENING.absolute)
+    kernel, geometry = normal(8, 2, 3, 3), ((2, 1), (1, 1), (1, 1), 1)
+    yield "split_interval", (l, u, *outward)
+    yield "join_interval", (l, u, True)
+    yield "interval_linear_outward", (l, u, normal(4, 6), normal(4), *outward, uniform(4))
+    yield "interval_conv2d_outward", (*image, kernel, None, *outward, uniform(8), *geometry)
+
+
+CALLS = dict(calls())
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_registration_of_the_op_is_complete(name):
+    on_device = [value.cuda() if isinstance(value, torch.Tensor) else value for value in CALLS[name]]
+    torch.library.opcheck(getattr(torch.ops.lbp, name).default, on_device, test_utils=GRADIENT_CHECKS)
