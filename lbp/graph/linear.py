@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -31,9 +32,6 @@ from lbp.ops.norms import dual_norm
 from lbp.ops.outward_intervals import SMALL_BATCH, Widening, has_fused_products, outward_interval_linear
 from lbp.precision import full_precision
 from lbp.rounding import BLOCK, Roundings, blocked_terms, magnitude_of, sum_in_blocks
-
-RUN = 256
-"""Inputs of a Linear layer that are taken for one where a bound of their magnitudes will do."""
 
 NORM_ENTRIES = 2**12
 """Entries of a weight, in whole rows, of which dual norms are taken at a time; four copies of them are made."""
@@ -100,25 +98,19 @@ class LinearNode(BoundNode):
         return ops.interval_linear(-size, size, self.parameters()[0].detach(), None)[1]
 
     def weight_sums(self) -> tuple[Tensor, ...]:
-        # What the magnitudes of a row's weights add up to over every run of inputs.
+        # The l_2 norms of the rows [n_out]. Of n squares below the normal range as much as n times its end may be lost.
         weight = self.parameters()[0].detach()
-        sums = []
-        for part, run in _runs(weight.shape[1]):
-            # Few rows at a time stay in the cache, and no new memory is asked for them.
-            rows = weight[:, part].split(max(2**18 // weight.shape[1], 1))
-            memory = torch.empty_like(rows[0])
-            magnitudes = (torch.abs(row, out=memory[: len(row)]).unflatten(1, (-1, run)) for row in rows)
-            sums.append(torch.cat([entries.sum(-1) for entries in magnitudes]))
-        return tuple(sums)
+        lost = 2 * math.sqrt(weight.shape[1] * torch.finfo(weight.dtype).tiny)
+        return (torch.linalg.vector_norm(weight, dim=1) + lost,)
 
     def magnitude_at_most(self, *inputs: Interval, sums: tuple[Tensor, ...]) -> Tensor:
-        # The largest magnitude of every run of inputs, times its sum.
-        size = magnitude_of(inputs[0])
-        total = size.new_zeros(())
-        for (part, run), of_run in zip(_runs(size.shape[1]), sums, strict=True):
-            with full_precision():
-                total = total + functional.linear(size[:, part].unflatten(1, (-1, run)).amax(-1), of_run)
-        return total.expand(size.shape[0], *self.shape)
+        # By the inequality of Cauchy and Schwarz, on inputs of which the largest is 1.
+        size, (norms,) = magnitude_of(inputs[0]), sums
+        if size.shape[1] == 0:
+            return size.new_zeros(size.shape[0], *self.shape)
+        largest = size.amax(1, keepdim=True)
+        of_inputs: Tensor = largest * torch.linalg.vector_norm(size / largest, dim=1, keepdim=True)
+        return of_inputs * norms
 
     def outward_interval(self, *inputs: Interval, by: Widening, margin: Tensor) -> Interval:
         return outward_interval_linear(*inputs[0], *self.parameters(), by, margin.expand(self.shape), _sum_in_blocks)
@@ -183,13 +175,6 @@ class LinearNode(BoundNode):
         else:
             A, constants = ops.backward_linear(to_dense(coefficients)[0].A, weight, bias)
         return (DenseCoefficients(A),), constants
-
-
-def _runs(inputs: int) -> list[tuple[slice, int]]:
-    """Return the inputs that are taken in whole runs, and those that are left, each with the length of a run."""
-    whole = inputs // RUN * RUN
-    runs = [(slice(0, whole), RUN), (slice(whole, None), inputs - whole)]
-    return [(part, run) for part, run in runs if len(range(*part.indices(inputs)))]
 
 
 def _sum_in_blocks(values: Tensor, weight: Tensor, offset: Tensor | None) -> Tensor:

@@ -23,6 +23,7 @@ from lbp.linear import (
     to_dense,
     to_windows,
 )
+from lbp.methods.outward import lost_by_rows
 from lbp.methods.problem import Problem
 from lbp.methods.rows import Neurons
 from lbp.strategies import side_names
@@ -66,6 +67,7 @@ def back_substitute(
         watch: sees windowed rows where they are all that is under way, and may drop some of them.
     """
     relaxations, outward = problem.relaxations(sides), problem.outward
+    underflow = _Underflow(problem, sides)
     arriving: dict[BoundNode, list[Coefficients | WindowRows]] = {start: [coefficients]}
     result = Substituted({}, None)
     for node in reversed(problem.network.below(start)):
@@ -77,14 +79,38 @@ def back_substitute(
             result.coefficients[node], added = to_windows(total) if isinstance(total, WindowRows) else to_dense(total)
         else:
             if watch is not None and not arriving and isinstance(total, WindowCoefficients):
+                result.constants = underflow.paid(result.constants, total)
                 total, result.constants = watch(node, total, result.constants)
             if outward is not None:
                 result.constants = problem.add(sides, result.constants, outward.loss(node, total, sides))
+                underflow.through(node)
             steps, added = _step(node, total, relaxations)
             for source, step in zip(node.inputs, steps, strict=True):
                 arriving.setdefault(source, []).append(step)
         result.constants = problem.add(sides, result.constants, added)
+    result.constants = underflow.paid(result.constants, next(iter(result.coefficients.values()), coefficients))
     return result
+
+
+class _Underflow:
+    """What rows have lost by underflow on their way, [B] and the same for all rows of an image, until they pay."""
+
+    def __init__(self, problem: Problem, sides: str) -> None:
+        self._problem, self._sides = problem, sides
+        self._lost: Tensor | None = None
+
+    def through(self, node: BoundNode) -> None:
+        """Add what a step through a node loses."""
+        assert self._problem.outward is not None
+        lost = self._problem.outward.underflow(node)
+        self._lost = add_constants(self._lost, lost)
+
+    def paid(self, constants: Tensor | None, rows: Coefficients | WindowRows) -> Tensor | None:
+        """Return the constants after all that is owed so far."""
+        if self._lost is None:
+            return constants
+        lost, self._lost = self._lost, None
+        return self._problem.add(self._sides, constants, lost_by_rows(lost, rows, self._sides))
 
 
 def _joined(

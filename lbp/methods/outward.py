@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -47,20 +47,29 @@ from lbp.rounding import (
     raised,
     unit_roundoff,
 )
+from lbp.strategies import side_names
 
 if TYPE_CHECKING:
     from lbp.methods.problem import Problem
 
 
-def outward_interval(node: BoundNode, inputs: Sequence[Interval], dtype: torch.dtype) -> Interval:
+def outward_interval(
+    node: BoundNode, inputs: Sequence[Interval], dtype: torch.dtype, largest: Callable[[], Tensor]
+) -> Interval:
     """Return bounds of a node by interval arithmetic that hold in exact arithmetic.
 
     Of a sum `W a` the inputs' intervals are widened so far that `|W| radius` covers all errors; what the shift rounds
     is added to the result.
+
+    Args:
+        node: the node.
+        inputs: intervals of its inputs.
+        dtype: of the bounds.
+        largest: returns a bound [B] float64 of what magnitudes of the inputs, one of each, add up to.
     """
     roundings = node.roundings(dtype)
     if roundings.forward:
-        return _outward_sum(node, inputs, roundings, dtype)
+        return _outward_sum(node, inputs, roundings, dtype, largest())
     lower, upper = node.interval(*inputs)
     if not roundings.value and not isinstance(roundings.shift_error, Tensor) and not roundings.shift_error:
         return lower, upper
@@ -72,7 +81,9 @@ def outward_interval(node: BoundNode, inputs: Sequence[Interval], dtype: torch.d
     return lower - by, upper + by
 
 
-def _outward_sum(node: BoundNode, inputs: Sequence[Interval], roundings: Roundings, dtype: torch.dtype) -> Interval:
+def _outward_sum(
+    node: BoundNode, inputs: Sequence[Interval], roundings: Roundings, dtype: torch.dtype, largest: Tensor
+) -> Interval:
     unit, floor = unit_roundoff(dtype), absolute_floor(dtype)
     # Besides the terms of the sum: center and radius, those of the shift and the margin, and the last subtraction.
     error = gamma(roundings.forward + roundings.weights + roundings.value + 6, dtype)
@@ -80,7 +91,6 @@ def _outward_sum(node: BoundNode, inputs: Sequence[Interval], roundings: Roundin
     # One margin for all images, except those with numbers so large that it would swamp the bounds of the others.
     most = floor**-0.5
     with torch.no_grad():
-        largest = reduce(torch.add, map(largest_of, inputs))
         ordinary = largest <= most
         common = largest.where(ordinary, 0).amax() if largest.numel() else largest.new_zeros(())
         margin = (floor * (1 + common)).to(dtype) + roundings.shift_error * (SLACK + relative)
@@ -105,19 +115,39 @@ class StepError:
 
     Attributes:
         per_coefficient: broadcastable to [B, *shape]: coefficients A of the node's value lose at most
-            `|A| per_coefficient`.
-        least: [B, 1, ...], a part of it that exceeds all losses by underflow.
+            `|A| (per_coefficient + per_width (u - l))` for bounds l and u of the node.
+        per_width: a factor, or None for 0. Where there is one, these losses also cover what the coefficients A of a
+            ramp of slope 1 above the node, and intercepts no larger than the node's bounds, round.
+        least: [B, 1, ...], a part of `per_coefficient` that exceeds all losses by underflow.
         absolute: [B] float64, the loss by underflow, whatever A is.
         copies_rows: whether single neurons lose nothing, as their coefficients are rows of the stored weight.
-        covers_ramp: whether `per_coefficient` also covers what the coefficients A of a ramp of slope 1 above the node,
-            and intercepts no larger than the node's bounds, round.
     """
 
     per_coefficient: Tensor
+    per_width: float | None
     least: Tensor
     absolute: Tensor
     copies_rows: bool
-    covers_ramp: bool
+
+    def part(self, images: Images) -> StepError:
+        """Return the same for some of the images."""
+        cut = images.of
+        return replace(
+            self, per_coefficient=cut(self.per_coefficient), least=cut(self.least), absolute=cut(self.absolute)
+        )
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images `first` to `last` of a batch."""
+
+    first: int
+    last: int
+    batch: int
+
+    def of(self, values: Tensor) -> Tensor:
+        """Return the values [B or 1, ...] of these images."""
+        return values[self.first : self.last] if len(values) == self.batch else values
 
 
 class Outward:
@@ -140,11 +170,16 @@ class Outward:
         self._regions: dict[BoundNode, Region] = {}
         self._largest: dict[BoundNode, Tensor] = {}
         self._weight_sums: dict[BoundNode, tuple[Tensor, ...]] = {}
+        self._whole: tuple[Outward, Images] | None = None
 
     def follow(self, whole: Outward) -> None:
         """Bound part of the images of a problem as the whole does, and share what depends on the weights alone."""
         self.by_intervals = whole.by_intervals
         self._weight_sums = whole._weight_sums
+
+    def share(self, whole: Outward, images: Images) -> None:
+        """Take over what is found about all images of a problem that has bounded all layers, for some of them."""
+        self._whole = whole, images
 
     @property
     def _problem(self) -> Problem:
@@ -163,11 +198,22 @@ class Outward:
             return self._problem.bounds[node]
         if node not in self._intervals:
             if node.inputs:
-                found = outward_interval(node, [self.interval(source) for source in node.inputs], self.dtype)
+                found = self.interval_from(node, [self.interval(source) for source in node.inputs])
             else:
                 found = (self._problem.region.lower, self._problem.region.upper)
             self._intervals[node] = found
         return self._intervals[node]
+
+    def interval_from(self, node: BoundNode, inputs: Sequence[Interval]) -> Interval:
+        """Return bounds of a node by interval arithmetic from those of its inputs."""
+
+        def largest() -> Tensor:
+            # What is known of the inputs' own bounds is not looked for again.
+            known, pairs = self._problem.bounds, zip(node.inputs, inputs, strict=True)
+            sizes = (self.largest(source) if known.get(source) is own else largest_of(own) for source, own in pairs)
+            return reduce(torch.add, sizes)
+
+        return outward_interval(node, inputs, self.dtype, largest)
 
     def magnitude(self, node: BoundNode) -> Tensor:
         """Return a bound [B, *shape] of the magnitude of a node's value over the region."""
@@ -177,7 +223,12 @@ class Outward:
         return self._magnitudes[node]
 
     def largest(self, node: BoundNode) -> Tensor:
-        """Return the largest magnitudes [B] float64 of a node's values over the region."""
+        """Return a bound [B] float64 of the magnitudes of a node's values over the region, and of its intervals'.
+
+        It serves for losses by underflow, where factors do not matter.
+        """
+        if isinstance(node, RampNode) and node.inputs[0] in self._problem.bounds:
+            return self.largest(node.inputs[0])  # ramps make no number larger
         if node not in self._largest:
             self._largest[node] = largest_of(self.interval(node))
         return self._largest[node]
@@ -192,15 +243,23 @@ class Outward:
         """Return what the step through a node that is no ramp may lose; None: nothing."""
         if node not in self._steps:
             with torch.no_grad():
-                self._steps[node] = self._step(node)
+                self._steps[node] = self._step_of_whole(node) or self._step(node)
         return self._steps[node]
+
+    def _step_of_whole(self, node: BoundNode) -> StepError | None:
+        """Return a step that the whole knows, or finds from a few numbers of every image; None: it does not."""
+        if self._whole is None:
+            return None
+        whole, images = self._whole
+        step = whole.step(node) if self.by_intervals else whole._steps.get(node)
+        return None if step is None else step.part(images)
 
     def _step(self, node: BoundNode) -> StepError | None:
         roundings = node.roundings(self.dtype)
         if not roundings.backward and roundings.shift is None:
             return None
         floor = absolute_floor(self.dtype)
-        value, width = self._magnitude_of_sum(node)
+        value, has_width = self._magnitude_of_sum(node)
         relative = gamma(roundings.backward + roundings.weights + 2, self.dtype) if roundings.backward else 0.0
         if node.is_activation:
             relative += self._constants_relative(node)
@@ -213,7 +272,7 @@ class Outward:
         if roundings.shift is not None:
             size = size + roundings.shift * SLACK
         total = _total(size) * (node.size / max(size[:1].numel(), 1))
-        if width is not None:
+        if has_width:
             total = total + self.largest(node) * (2 * above * node.size)
         for source in node.inputs:
             total = total + self.largest(source) * source.size
@@ -221,35 +280,40 @@ class Outward:
         least: Tensor = (floor * (1 + total)).to(self.dtype).reshape(-1, *[1] * len(node.shape))
         rest = least + SLACK * SLACK * roundings.shift_error
         of_shift = SLACK * SLACK * self._constants_relative(node)
-        if width is not None:
+        if has_width:
             # The node's value, and its bounds as intervals give them, are no larger than |W| m + |b|.
             of_ramp = self._ramp_relative(node)
             relative, of_shift = relative + of_ramp * above, of_shift + of_ramp * SLACK
         if roundings.shift is not None:
             rest = rest + roundings.shift * of_shift
         error = torch.add(rest, value, alpha=relative)
-        if width is not None:
-            error = torch.add(error, width, alpha=relative, out=width)
         copies_rows = not roundings.weights and not isinstance(roundings.shift_error, Tensor) and not node.is_activation
-        return StepError(error, least, floor * (1 + 2 * total), copies_rows, covers_ramp=width is not None)
+        return StepError(error, relative if has_width else None, least, floor * (1 + 2 * total), copies_rows)
 
-    def _magnitude_of_sum(self, node: BoundNode) -> tuple[Tensor, Tensor | None]:
-        """Return two parts of a bound of `|W| m`, for W of a node and the magnitudes m of its inputs.
+    def _lost_per_coefficient(self, node: BoundNode, step: StepError) -> Tensor:
+        """Return what coefficients of a node lose in a step, times their magnitude, broadcastable to [B, *shape]."""
+        if step.per_width is None:
+            return step.per_coefficient
+        lower, upper = (bound.detach() for bound in self.interval(node))
+        width = upper - lower
+        return torch.add(step.per_coefficient, width, alpha=step.per_width, out=width)
+
+    def _magnitude_of_sum(self, node: BoundNode) -> tuple[Tensor, bool]:
+        """Return a bound of `|W| m`, for W of a node and the magnitudes m of its inputs.
 
         Returns:
-            One that is broadcastable to [B, *shape], and one [B, *shape] that nothing else holds, or None for zero.
+            one that is broadcastable to [B, *shape], and whether the width of the node's bounds belongs to it as well.
         """
-        inputs = [self.interval(source) for source in node.inputs]
         if not self.by_intervals:
-            return node.magnitude(*map(self.magnitude, node.inputs)), None
+            return node.magnitude(*map(self.magnitude, node.inputs)), False
+        inputs = [self.interval(source) for source in node.inputs]
         if not self._follows(node):
-            return node.magnitude_at_most(*inputs, sums=self._sums_of_weights(node)), None
+            return node.magnitude_at_most(*inputs, sums=self._sums_of_weights(node)), False
         # A number of an interval is no larger than the interval is wide and far from 0, and |W| times the widths of the
         # inputs is the width of the output. What is the far end of an interval from the one side is the near end from
         # the other.
-        lower, upper = self.interval(node)
         nearest = ((high, low) for low, high in inputs)
-        return node.magnitude_at_most(*nearest, sums=self._sums_of_weights(node)), upper.detach() - lower.detach()
+        return node.magnitude_at_most(*nearest, sums=self._sums_of_weights(node)), True
 
     def _sums_of_weights(self, node: BoundNode) -> tuple[Tensor, ...]:
         if node not in self._weight_sums:
@@ -290,23 +354,32 @@ class Outward:
         r, _ = activation.ramp_parameters()
         # Of ramps that bend at 0 alone, intercepts are no larger than the slope times the bounds.
         by_slope = isinstance(r, float) and math.isinf(r) and self._problem.strategy != "constant"
-        if step is not None and step.covers_ramp and by_slope:
-            return step.per_coefficient, step.least
+        if step is not None and step.per_width is not None and by_slope:
+            return self._lost_per_coefficient(below, step), step.least
         size = magnitude_of(self._problem.bounds[below])
         per_slope = size * (2 * SLACK * unit_roundoff(self.dtype))
         if step is not None:
-            per_slope.add_(step.per_coefficient)
+            per_slope.add_(self._lost_per_coefficient(below, step))
         # No intercept is larger than the bounds (and than their image, which is no larger).
         rest = size.mul_(self._ramp_relative(activation))
         rest += SLACK * activation.roundings(self.dtype).shift_error
         return per_slope, rest
 
-    def _underflow(self, activation: RampNode) -> Tensor:
-        """Return what any row may lose by underflow [B] float64 on its way through a ramp."""
-        if activation not in self._underflows:
-            largest = self.largest(activation.inputs[0])
-            self._underflows[activation] = absolute_floor(self.dtype) * (1 + largest * activation.size)
-        return self._underflows[activation]
+    def underflow(self, node: BoundNode) -> Tensor | None:
+        """Return what any row may lose by underflow [B] float64 on its way through a node; None: nothing."""
+        if not isinstance(node, RampNode):
+            step = self.step(node)
+            return None if step is None else step.absolute
+        if node not in self._underflows:
+            if self._whole is not None:
+                whole, images = self._whole
+                self._underflows[node] = images.of(whole._underflow_of_ramp(node))
+            else:
+                self._underflows[node] = self._underflow_of_ramp(node)
+        return self._underflows[node]
+
+    def _underflow_of_ramp(self, node: RampNode) -> Tensor:
+        return absolute_floor(self.dtype) * (1 + self.largest(node.inputs[0]) * node.size)
 
     def loss(self, node: BoundNode, coefficients: Coefficients | WindowRows, sides: str) -> Tensor | None:
         """Return what the step through a node adds to the constants [K, B, S] or [K, R]; None: nothing.
@@ -316,18 +389,13 @@ class Outward:
             coefficients: of its value, as they reach it.
             sides: "lower", "upper" or "both".
         """
-        if node.is_activation and isinstance(node, RampNode):
-            return _signed(_per_row(self._underflow(node), coefficients), sides)
+        if isinstance(node, RampNode) or isinstance(coefficients, PendingRelaxation | PendingWindowRelaxation):
+            return None  # lines pay
         step = self.step(node)
-        if step is None:
+        if step is None or (isinstance(coefficients, IdentityCoefficients | NeuronRows) and step.copies_rows):
             return None
-        lost = _signed(_per_row(step.absolute, coefficients), sides)
-        if isinstance(coefficients, PendingRelaxation | PendingWindowRelaxation):
-            return lost  # the activation has paid
-        if isinstance(coefficients, IdentityCoefficients | NeuronRows) and step.copies_rows:
-            return lost
-        error = step.per_coefficient.expand(-1, *node.shape)
-        return lost + self._spread(_up_to(error), coefficients, sides)
+        error = self._lost_per_coefficient(node, step).expand(-1, *node.shape)
+        return self._spread(_up_to(error), coefficients, sides)
 
     def loss_of_sum(self, node: BoundNode, total: DenseCoefficients | WindowCoefficients, sides: str) -> Tensor:
         """Return what the constants owe for the rounding of a sum of coefficients of a node."""
@@ -369,16 +437,23 @@ def add_outward(sides: str, *parts: Tensor | None) -> Tensor | None:
             continue
         total = total + part
         with torch.no_grad():
-            step = total.abs() * (4 * unit_roundoff(total.dtype)) + absolute_floor(total.dtype)
-        total = total + _signed(step, sides, has_sides=True)
+            step = total.abs().mul_(4 * unit_roundoff(total.dtype)).add_(absolute_floor(total.dtype))
+            count = len(side_names(sides))
+            step = step.repeat(count, *[1] * (step.dim() - 1)) if len(step) < count else step
+            if sides != "upper":
+                step[0].neg_()
+        total = total + step
     return total
 
 
-def _signed(values: Tensor, sides: str, *, has_sides: bool = False) -> Tensor:
+def lost_by_rows(lost: Tensor, rows: Coefficients | WindowRows, sides: str) -> Tensor:
+    """Return a loss [B] that all rows of an image have in common as what it adds to constants, [K, B, 1] or [K, R]."""
+    return _signed(_per_row(lost, rows), sides)
+
+
+def _signed(values: Tensor, sides: str) -> Tensor:
     """Return values, with a first dimension for the sides, as what they change: below 0 for lower bounds."""
-    signs = side_signs(sides, values)
-    dims = values.dim() - (1 if has_sides else 0)
-    return signs.reshape(-1, *[1] * dims) * values
+    return side_signs(sides, values).reshape(-1, *[1] * values.dim()) * values
 
 
 def _per_row(values: Tensor, coefficients: Coefficients | WindowRows) -> Tensor:

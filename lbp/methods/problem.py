@@ -20,7 +20,7 @@ from lbp.linear import (
     tighter,
 )
 from lbp.methods.memory import CACHED_BYTES, CHUNK_BYTES, row_bytes, rows_within, shared_bytes, start_bytes
-from lbp.methods.outward import Outward, add_outward, outward_interval
+from lbp.methods.outward import Images, Outward, add_outward
 from lbp.methods.outward_forward import OutwardForward
 from lbp.strategies import side_names
 
@@ -114,7 +114,13 @@ class Problem:
         images, batch = max(CACHED_BYTES // max(each, 1), 1), self.region.batch
         if images >= batch:
             return [self]
-        return [self.part(first, min(first + images, batch)) for first in range(0, batch, images)]
+        return [self._cached_part(first, min(first + images, batch)) for first in range(0, batch, images)]
+
+    def _cached_part(self, first: int, last: int) -> Problem:
+        part = self.part(first, last)
+        if self.outward is not None and part.outward is not None:
+            part.outward.share(self.outward, Images(first, last, self.region.batch))
+        return part
 
     @cached_property
     def outward_forward(self) -> OutwardForward | None:
@@ -140,7 +146,7 @@ class Problem:
 
     def interval(self, node: BoundNode, inputs: Sequence[Interval]) -> Interval:
         """Return bounds of a node by interval arithmetic from those of its inputs."""
-        return node.interval(*inputs) if self.outward is None else outward_interval(node, inputs, self.dtype)
+        return node.interval(*inputs) if self.outward is None else self.outward.interval_from(node, inputs)
 
     def region_at(self, node: BoundNode) -> Region:
         """Return bounds of a node as a region over which linear functions are evaluated.
