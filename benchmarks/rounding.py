@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--eps", type=float, nargs="+", default=[0.1, 0.2, 0.3])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    lbp.keep_freed_memory()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     methods = options.methods.split(",")

@@ -13,6 +13,7 @@ from lbp import nn, ops
 from lbp.backend import backend
 from lbp.bounded import BoundedModule
 from lbp.errors import InvalidInputError, LbpError, StaleBoundsError, UnsupportedLayerError
+from lbp.host_memory import keep_freed_memory
 from lbp.onnx_import import load_onnx
 from lbp.perturbations import BoundedParameter, BoundedTensor, PerturbationL0Norm, PerturbationLpNorm
 from lbp.specification import Flatten, get_spec_matrix, margins
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "backend",
     "get_spec_matrix",
+    "keep_freed_memory",
     "load_onnx",
     "margins",
     "nn",

@@ -17,6 +17,7 @@ from lbp.commands.train import train
 from lbp.commands.verify import verify
 from lbp.commands.verify_vnnlib import verify_vnnlib
 from lbp.errors import LbpError
+from lbp.host_memory import keep_freed_memory
 from lbp.settings import validation_message
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ USER_ERROR = 2
 
 def main() -> None:
     """Runs the command line; what a user can mend is one sentence and exit code 2, not a traceback."""
+    keep_freed_memory()
     try:
         app()
     except LbpError as error:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lbp.bench.timing import Call
+from lbp.host_memory import release_freed_memory
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -38,7 +37,7 @@ def peak_bytes(call: Call, device: torch.device, *, collect: bool = True) -> tup
         return result, torch.cuda.max_memory_allocated(device) - before
     if not _CLEAR.exists():
         return call(), None
-    _release_freed_memory()
+    release_freed_memory()  # what is kept would hide the call's need
     _CLEAR.write_text(_RESET_PEAK)
     before = _status("VmRSS")
     result = call()
@@ -49,10 +48,3 @@ def _status(field: str) -> int:
     """Returns a field of the process's status in bytes."""
     lines = _STATUS.read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
-
-
-def _release_freed_memory() -> None:
-    """Gives freed memory back to the system, where the C library can: what is kept would hide the call's need."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)

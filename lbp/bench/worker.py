@@ -22,6 +22,7 @@ from lbp.bench.memory import peak_bytes
 from lbp.bench.networks import Network
 from lbp.bench.products import Product, products_of, seconds_alone
 from lbp.bench.timing import seconds_of
+from lbp.host_memory import keep_freed_memory
 from lbp.specification import margins
 from lbp.training.losses import margin_loss
 
@@ -196,6 +197,7 @@ def _serve(connection: Connection, contender: Contender, device: str, limits: Li
 
 def _load_within(contender: Contender, device: torch.device, limits: Limits, peer: Path | None) -> ModuleType:
     torch.set_num_threads(limits.threads)
+    keep_freed_memory()  # for all contenders alike, as in every command
     if device.type == "cpu" and sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_DATA, (limits.memory, limits.memory))
     return load(contender, peer)
