@@ -255,11 +255,11 @@ class BoundedModule(nn.Module):
             raise InvalidInputError("compute_bounds: at least one of bound_lower and bound_upper must be True")
         scheme = parse_method(method, ibp=IBP, forward=forward)
         level = rounding_of(self.bound_opts, rounding)
-        network = self._network()
+        structure, network = self._traced()
         for guard in network.guards:
             guard()
         output = network.output if final_node_name is None else network[final_node_name]
-        x, region, cached = self._input(x, network, level, reuse=scheme.is_backward, reuse_given=reuse_ibp)
+        x, region, cached = self._input(x, structure, network, level, reuse=scheme.is_backward, reuse_given=reuse_ibp)
         budget, asked = budget_of(self.bound_opts, memory_budget, region.lower.device)
         problem = Problem(
             network,
@@ -281,7 +281,7 @@ class BoundedModule(nn.Module):
         )
         wanted = wanted_coefficients(network, output, scheme, needed_A_dict) if return_A else {}
         solution = solve(problem, scheme, keep_linear=output in wanted)
-        self._keep(x, problem, solution, reused=bool(cached))
+        self._keep(x, structure, problem, solution, reused=bool(cached))
         if not return_A:
             return solution.lower, solution.upper
         coefficients = linear_coefficients(problem, solution, wanted)
@@ -401,6 +401,10 @@ class BoundedModule(nn.Module):
 
     def _network(self) -> Network:
         """Return the graph for the model as it is: modules may have been replaced, modes and settings changed."""
+        return self._traced()[1]
+
+    def _traced(self) -> tuple[Structure, Network]:
+        """Return the model's present structure, and its graph."""
         refuse_hooks(self._model)
         structure = structure_of(self._model)
         if structure not in self._networks:
@@ -410,7 +414,7 @@ class BoundedModule(nn.Module):
             if len(self._networks) == _KEPT_NETWORKS:
                 self._networks.pop(next(iter(self._networks)))
             self._networks[structure] = network
-        return self._networks[structure]
+        return structure, self._networks[structure]
 
     def _like(self) -> Tensor:
         """Return a tensor with the dtype and device of the model."""
@@ -418,7 +422,14 @@ class BoundedModule(nn.Module):
         return next((t for t in tensors if t.is_floating_point()), self._example)
 
     def _input(
-        self, x: Tensor | tuple[Tensor, ...] | None, network: Network, level: str, *, reuse: bool, reuse_given: bool
+        self,
+        x: Tensor | tuple[Tensor, ...] | None,
+        structure: Structure,
+        network: Network,
+        level: str,
+        *,
+        reuse: bool,
+        reuse_given: bool,
     ) -> tuple[Tensor, Region, dict[BoundNode, Interval]]:
         """Return the input, its region and the cached bounds of hidden layers to use."""
         cache = self._cache
@@ -427,7 +438,9 @@ class BoundedModule(nn.Module):
                 raise InvalidInputError("compute_bounds: x=None and reuse_ibp=True need an earlier call with an input")
             if x is not None and single_tensor(x, "x") is not cache.x:
                 raise StaleBoundsError("compute_bounds: reuse_ibp=True, but x is not the input of the latest call")
-            hidden = cache.hidden(stamp_of(self._model, self._statistics, cache.x), level) if reuse else {}
+            hidden = {}
+            if reuse:
+                hidden = cache.hidden(stamp_of(structure, self._model, self._statistics, cache.x), level)
             return cache.x, cache.region_for(level), hidden
         x = single_tensor(x, "x")
         check_same_kind("the input x", x, self._like(), "the model")
@@ -436,7 +449,7 @@ class BoundedModule(nn.Module):
             raise InvalidInputError(f"the input x must have shape [B, {expected}], got {list(x.shape)}")
         return x, region_of(x, outward=level != "nearest"), {}
 
-    def _keep(self, x: Tensor, problem: Problem, solution: Solution, *, reused: bool) -> None:
+    def _keep(self, x: Tensor, structure: Structure, problem: Problem, solution: Solution, *, reused: bool) -> None:
         """Leave the bounds on the nodes, and those of hidden layers for the next call."""
         if problem.specification is None and solution.lower is not None and solution.upper is not None:
             problem.bounds[problem.output] = (solution.lower, solution.upper)
@@ -448,7 +461,7 @@ class BoundedModule(nn.Module):
         hidden = {node: problem.bounds[node] for node in problem.pre_activations if node in problem.bounds}
         if reused and self._cache is not None:
             hidden = self._cache.bounds | hidden
-        stamp = stamp_of(self._model, self._statistics, x)
+        stamp = stamp_of(structure, self._model, self._statistics, x)
         self._cache = CachedBounds(x, problem.region, hidden, stamp, problem.rounding)
 
 

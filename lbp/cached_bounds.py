@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lbp.errors import StaleBoundsError
 from lbp.graph import BoundNode
 from lbp.graph.registry import BatchStatistics
-from lbp.graph.structure import structure_of
+from lbp.graph.structure import Structure
 from lbp.linear import Interval, Region
 from lbp.perturbations import PerturbationLpNorm, region_of
 from lbp.rounding import LEVELS
@@ -58,12 +58,12 @@ class CachedBounds:
         return dict(self.bounds)
 
 
-def stamp_of(model: nn.Module, statistics: BatchStatistics, x: Tensor) -> tuple[Any, ...]:
-    """Return the versions of everything that a model's bounds for x depend on."""
+def stamp_of(structure: Structure, model: nn.Module, statistics: BatchStatistics, x: Tensor) -> tuple[Any, ...]:
+    """Return the versions of everything that the bounds for x of a model, which has that structure, depend on."""
     tensors = chain(model.parameters(), model.buffers())
     moments = chain.from_iterable(chain.from_iterable(statistics.values()))
     perturbation = getattr(x, "ptb", None) or PerturbationLpNorm()
-    return (structure_of(model), *map(_version, (*vars(perturbation).values(), x, *tensors, *moments)))
+    return (structure, *map(_version, (*vars(perturbation).values(), x, *tensors, *moments)))
 
 
 def _version(value: Any) -> Any:

@@ -64,9 +64,9 @@ class Normalisation:
         Raises:
             MissingStatisticsError: batch statistics are wanted and there was no clean forward pass.
         """
-        scale, shift, _ = self._in_float64(added)
+        scale, parts = self._in_float64(added)
         dtype = self._moments()[0].dtype
-        return scale.to(dtype), shift.to(dtype)
+        return scale.to(dtype), sum(parts[1:], parts[0]).to(dtype)
 
     def roundings(self, of_layer: Roundings, added: Tensor | None, dims: int, dtype: torch.dtype) -> Roundings:
         """Return the roundings of a layer with this normalisation merged into it.
@@ -83,8 +83,8 @@ class Normalisation:
             UnanalysedRoundingError: batch statistics are in use, which are rounded themselves.
         """
         self._refuse_batch_statistics()
-        _, shift, size = self._in_float64(added)
-        stored = shift.detach().abs()
+        _, parts = self._in_float64(added)
+        stored, size = sum(parts[1:], parts[0]).detach().abs(), _magnitudes(parts)
         # In float64 a sum, a root and a quotient (which some devices round by two units of the last place), a product.
         by_parts = size * (14 * unit_roundoff(torch.float64))
         # Where the bounds are float32: scale and shift are rounded to it, the product of weight and scale is.
@@ -95,21 +95,17 @@ class Normalisation:
     def evaluated(self, of_layer: Roundings, added: Tensor | None, dims: int, dtype: torch.dtype) -> Roundings:
         """Return the roundings of a run of the layer and of this normalisation after it; see `roundings`."""
         self._refuse_batch_statistics()
-        size = _per_channel(self._in_float64(added)[2].to(dtype), dims)
+        size = _per_channel(_magnitudes(self._in_float64(added)[1]).to(dtype), dims)
         return replace(of_layer, weights=10, value=1, shift=size, shift_error=size * (14 * unit_roundoff(dtype)))
 
-    def _in_float64(self, added: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return scale and shift [C], and what the magnitudes of the shift's parts add up to."""
+    def _in_float64(self, added: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """Return the scale [C], and what adds up to the shift [C]."""
         mean, variance = self._moments()
         weight, bias = self.weight.read(), self.bias.read()
         scale = torch.rsqrt(variance.double() + self._rounded_eps(variance.dtype))
         scale = scale if weight is None else scale * weight
-        shift = -mean * scale
-        size = shift.detach().abs()
-        for part in (None if added is None else added * scale, bias):
-            if part is not None:
-                shift, size = shift + part, size + part.detach().abs()
-        return scale, shift, size
+        parts = (-mean * scale, None if added is None else added * scale, bias)
+        return scale, [part for part in parts if part is not None]
 
     def _rounded_eps(self, dtype: torch.dtype) -> float:
         """Return the number eps as rounded to the network's format, as PyTorch rounds it."""
@@ -202,6 +198,12 @@ class NormalisedConv2dNode(Conv2dNode):
 def _folded(weight: Tensor, bias: Tensor | None, normalisation: Normalisation) -> tuple[Tensor, Tensor]:
     scale, shift = normalisation.scale_and_shift(bias)
     return weight * _per_channel(scale, weight.dim() - 1), shift
+
+
+def _magnitudes(parts: list[Tensor]) -> Tensor:
+    """Return what the magnitudes of the parts of a shift add up to."""
+    sizes = [part.detach().abs() for part in parts]
+    return sum(sizes[1:], sizes[0])
 
 
 def _per_channel(values: Tensor, dims: int) -> Tensor:

@@ -64,12 +64,12 @@ class LinearNode(BoundNode):
 
     def norm_numbers(self) -> int:
         """Return how many numbers `row_norms` makes of the weight at a time."""
-        weight = self.parameters()[0]
+        weight: Tensor = self.weight.read()
         return 4 * min(weight.numel(), max(NORM_ENTRIES, weight.shape[1]))
 
     def interval_numbers(self, batch: int) -> int:
         """Return how many numbers intervals of so many examples make of the weight at a time."""
-        return min(self.parameters()[0].numel(), BLOCK_ENTRIES) if batch > SMALL_BATCH else 0
+        return min(self.weight.read().numel(), BLOCK_ENTRIES) if batch > SMALL_BATCH else 0
 
     def outward_numbers(self) -> int:
         """Return how many numbers outward intervals of one example leave in scratch memory: parts of long sums."""

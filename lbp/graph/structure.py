@@ -14,6 +14,8 @@ Structure = tuple[tuple[nn.Module, tuple[tuple[str, Any], ...]], ...]
 
 
 _PLAIN = (bool, int, float, str, type(None))
+_OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
+"""Parameters, modules and hooks: nothing that a trace takes for constant."""
 
 
 def _is_setting(value: Any) -> bool:
@@ -27,7 +29,14 @@ def structure_of(model: nn.Module) -> Structure:
     the structure that it was made from.
     """
     return tuple(
-        (module, tuple((name, value) for name, value in vars(module).items() if _is_setting(value)))
+        (
+            module,
+            tuple(
+                (name, value)
+                for name, value in vars(module).items()
+                if name not in _OF_EVERY_MODULE and _is_setting(value)
+            ),
+        )
         for module in model.modules()
     )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from lbp.errors import InvalidInputError
 from lbp.graph import BoundNode, InputNode, Network, pre_activations
@@ -147,7 +148,7 @@ def _weight_bytes(network: Network, node: BoundNode, itemsize: int, batch: int, 
         return max(norms, node.interval_numbers(batch)) * itemsize
     if not isinstance(node, Conv2dNode):
         return 0
-    kernel = node.parameters()[0]
+    kernel: Tensor = node.weight.read()
     # Columns of the kernel as products read them, and as the library's convolutions arrange it.
     columns = -(-kernel.shape[1] // 32) * 32 * kernel.shape[0] * kernel.shape[2] * kernel.shape[3] * itemsize
     # The kernel once for every way in which the windows that start with it are moved inside the layer.
@@ -161,9 +162,10 @@ def start_bytes(node: BoundNode, itemsize: int) -> int:
     """Return the bytes of what one windowed row starts with beside its window: at a convolution, all of the kernel."""
     if not isinstance(node, Conv2dNode):
         return 0
+    kernel: Tensor = node.weight.read()
     geometry = node.geometry
     spread = geometry.groups > 1 or max(geometry.dilation) > 1
-    return (4 if spread else 3) * node.parameters()[0].numel() * geometry.groups * itemsize
+    return (4 if spread else 3) * kernel.numel() * geometry.groups * itemsize
 
 
 def image_bytes(
@@ -296,10 +298,10 @@ def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, it
         copies.append(batch * inputs * node.numbers_in_forward_step() * itemsize)
         before = found[node.inputs[0]] if node.inputs else None
         if isinstance(node, LinearNode):
-            copies.append(node.parameters()[0].numel() * itemsize)  # |W|
+            copies.append(node.weight.read().numel() * itemsize)  # |W|
             if before is not None:
                 sizes = (before.image, before.field.size, before.layer, before.scale)
-                copies.append(accumulation_bytes(*sizes, node.size, batch, itemsize, node.parameters()[0].device))
+                copies.append(accumulation_bytes(*sizes, node.size, batch, itemsize, node.weight.read().device))
         if own is None and isinstance(node, Conv2dNode):
             # The library's convolution arranges what it reads and writes, one matrix at a time.
             copies.append(batch * inputs * (node.inputs[0].size + node.size) * itemsize)
@@ -315,7 +317,7 @@ def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, it
 
 def _convolution_bytes(node: Conv2dNode, windows: InputWindows, batch: int, itemsize: int) -> int:
     """Return the bytes that a convolution takes beside windows of its input and of its output."""
-    kernel, geometry = node.parameters()[0], node.geometry
+    kernel, geometry = node.weight.read(), node.geometry
     convolution = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
     sizes = ConvolvedWindows.of(windows.field.size, windows.layer, kernel, windows.scale, convolution)
     return sizes.numbers * itemsize * sizes.together(batch * windows.image[0], itemsize, kernel.device)
