@@ -312,7 +312,7 @@ class BoundedModule(nn.Module):
             like.dtype.itemsize,
             windows=windows_of(self.bound_opts),
             by_work=by_work(self.bound_opts),
-            outward=rounding_of(self.bound_opts, None) != "nearest",
+            rounding=rounding_of(self.bound_opts, None),
             strict=asked,
         )
 

@@ -177,7 +177,7 @@ def image_bytes(
     *,
     windows: bool,
     by_work: bool = False,
-    outward: bool = False,
+    rounding: str = "nearest",
 ) -> int:
     """Return the bytes that bounding one image takes, apart from the rows of hidden layers and of the output.
 
@@ -189,12 +189,12 @@ def image_bytes(
         itemsize: bytes of a number.
         windows: whether rows are kept as windows where that is smaller.
         by_work: whether forward bounds are dense where that is less work.
-        outward: whether rounding is accounted for, by intervals, errors and margins of every layer.
+        rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
     """
     nodes = network.below(output)
     widest = max(node.size for node in nodes)
-    total = (10 if outward else 2) * _numbers(nodes) + 6 * widest
-    if outward:
+    total = (2 + _outward_numbers(method, rounding)) * _numbers(nodes) + 6 * widest
+    if rounding != "nearest":
         total += max((node.outward_numbers() for node in nodes if isinstance(node, LinearNode)), default=0)
     if method.output != "ibp":
         total += max(node.numbers_of_lines() for node in nodes)
@@ -210,6 +210,19 @@ def image_bytes(
         numbers = [matrix_numbers(network, node, found[node]) for node in pre_activations(nodes)]
         total += sum(numbers) + COPIES_OF_MATRICES * max(numbers, default=0)
     return total * itemsize
+
+
+def _outward_numbers(method: Method, rounding: str) -> int:
+    """Return how many numbers of every neuron are kept, at most, to account for rounding.
+
+    Intervals do without. Behind them a pre-activation has the two parts of its margins and the error of its step.
+    Bounds of other kinds need magnitudes besides, and some layers a region that is enlarged. An evaluation of the
+    network has magnitudes and an error of its own.
+    """
+    if rounding == "nearest":
+        return 0
+    of_bounds = 0 if method.output == "ibp" else 3 if method.hidden == "ibp" else 5
+    return of_bounds + (2 if rounding == "inference" else 0)
 
 
 def _numbers(nodes: Sequence[BoundNode]) -> int:
@@ -349,7 +362,7 @@ def images_at_once(problem: Problem, method: Method) -> int:
             problem.dtype.itemsize,
             windows=problem.windows,
             by_work=problem.by_work,
-            outward=problem.outward is not None,
+            rounding=problem.rounding,
             kept=kept,
             strict=strict,
         )
@@ -370,7 +383,7 @@ def images_within(
     *,
     windows: bool,
     by_work: bool = False,
-    outward: bool = False,
+    rounding: str = "nearest",
     kept: int = 0,
     strict: bool,
 ) -> int:
@@ -385,18 +398,18 @@ def images_within(
         itemsize: bytes of a number.
         windows: whether rows are kept as windows where that is smaller.
         by_work: whether forward bounds are dense where that is less work.
-        outward: whether rounding is accounted for.
+        rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
         kept: images whose bounds of all layers are kept while others are bounded.
         strict: whether a budget that is too small for a single image is an error.
 
     Raises:
         InvalidInputError: such a budget; the least that is needed is named.
     """
-    apart = image_bytes(network, method, output, rows, itemsize, windows=windows, by_work=by_work, outward=outward)
+    apart = image_bytes(network, method, output, rows, itemsize, windows=windows, by_work=by_work, rounding=rounding)
     output_row = _output_row_bytes(network, method, output, rows, itemsize)
     hidden = _hidden_row_bytes(network, method, output, itemsize, windows=windows)
     # Over a ball, outward intervals of the first layer come of rows.
-    starts_rows = windows and (hidden > 0 or outward)
+    starts_rows = windows and (hidden > 0 or rounding != "nearest")
     fixed = shared_bytes(network, itemsize, rows=int(starts_rows))
     fixed += 2 * max(kept - 1, 0) * _numbers(network.below(output)) * itemsize
     least = fixed + apart + max(output_row, hidden)
