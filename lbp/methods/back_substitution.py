@@ -67,60 +67,65 @@ def back_substitute(
         watch: sees windowed rows where they are all that is under way, and may drop some of them.
     """
     relaxations, outward = problem.relaxations(sides), problem.outward
-    underflow = _Underflow(problem, sides)
+    constants = _Constants(problem, sides)
     arriving: dict[BoundNode, list[Coefficients | WindowRows]] = {start: [coefficients]}
     result = Substituted({}, None)
     for node in reversed(problem.network.below(start)):
         parts = arriving.pop(node, None)
         if parts is None:
             continue
-        total = _joined(problem, node, parts, sides, result)
+        total = _joined(problem, node, parts, sides, constants)
         if isinstance(node, InputNode) or node in stops:
             result.coefficients[node], added = to_windows(total) if isinstance(total, WindowRows) else to_dense(total)
         else:
             if watch is not None and not arriving and isinstance(total, WindowCoefficients):
-                result.constants = underflow.paid(result.constants, total)
-                total, result.constants = watch(node, total, result.constants)
+                total, left = watch(node, total, constants.taken(total))
+                constants.add(left)
             if outward is not None:
-                result.constants = problem.add(sides, result.constants, outward.loss(node, total, sides))
-                underflow.through(node)
+                constants.add(outward.loss(node, total, sides))
+                constants.lose(outward.underflow(node))
             steps, added = _step(node, total, relaxations)
             for source, step in zip(node.inputs, steps, strict=True):
                 arriving.setdefault(source, []).append(step)
-        result.constants = problem.add(sides, result.constants, added)
-    result.constants = underflow.paid(result.constants, next(iter(result.coefficients.values()), coefficients))
+        constants.add(added)
+    result.constants = constants.taken(next(iter(result.coefficients.values()), coefficients))
     return result
 
 
-class _Underflow:
-    """What rows have lost by underflow on their way, [B] and the same for all rows of an image, until they pay."""
+class _Constants:
+    """The constants of rows on their way, and what they owe for rounding until somebody reads them."""
 
     def __init__(self, problem: Problem, sides: str) -> None:
         self._problem, self._sides = problem, sides
+        self._sum = problem.sum()
+        # Lost by underflow, [B]: the same for all rows of an image.
         self._lost: Tensor | None = None
 
-    def through(self, node: BoundNode) -> None:
-        """Add what a step through a node loses."""
-        assert self._problem.outward is not None
-        lost = self._problem.outward.underflow(node)
+    def add(self, *parts: Tensor | None) -> None:
+        """Add constants [K, B, S] or [K, R], of which any may be absent."""
+        self._sum.add(*parts)
+
+    def lose(self, lost: Tensor | None) -> None:
+        """Add a loss [B] of all rows of an image."""
         self._lost = add_constants(self._lost, lost)
 
-    def paid(self, constants: Tensor | None, rows: Coefficients | WindowRows) -> Tensor | None:
-        """Return the constants after all that is owed so far."""
-        if self._lost is None:
-            return constants
-        lost, self._lost = self._lost, None
-        return self._problem.add(self._sides, constants, lost_by_rows(lost, rows, self._sides))
+    def taken(self, rows: Coefficients | WindowRows) -> Tensor | None:
+        """Return the constants of the rows after all that is owed, and begin anew."""
+        if self._lost is not None:
+            self._sum.add(lost_by_rows(self._lost, rows, self._sides))
+        result = self._sum.result(self._sides)
+        self._sum, self._lost = self._problem.sum(), None
+        return result
 
 
 def _joined(
-    problem: Problem, node: BoundNode, parts: Sequence[Coefficients | WindowRows], sides: str, result: Substituted
+    problem: Problem, node: BoundNode, parts: Sequence[Coefficients | WindowRows], sides: str, constants: _Constants
 ) -> Coefficients | WindowRows:
     """Add the coefficients that reach a node, and to the constants what this adds."""
-    total, constants, sums = combine(parts)
-    added = problem.add(sides, *constants)
-    lost = [] if problem.outward is None else [problem.outward.loss_of_sum(node, part, sides) for part in sums]
-    result.constants = problem.add(sides, result.constants, added, *lost)
+    total, added, sums = combine(parts)
+    constants.add(*added)
+    if problem.outward is not None:
+        constants.add(*(problem.outward.loss_of_sum(node, part, sides) for part in sums))
     return total
 
 

@@ -47,7 +47,6 @@ from lbp.rounding import (
     raised,
     unit_roundoff,
 )
-from lbp.strategies import side_names
 
 if TYPE_CHECKING:
     from lbp.methods.problem import Problem
@@ -423,27 +422,6 @@ def _up_to(error: Tensor) -> Region:
     with torch.no_grad():
         error = error.contiguous()
         return Region(-error, error)
-
-
-def add_outward(sides: str, *parts: Tensor | None) -> Tensor | None:
-    """Return the sum of constants [K, B, S] or [K, R] float64, rounded to the safe side; None for zero.
-
-    A lower bound of +infinity, or an upper one of -infinity, is no bound and becomes NaN.
-    """
-    total: Tensor | None = None
-    for part in parts:
-        if total is None or part is None:
-            total = part if total is None else total
-            continue
-        total = total + part
-        with torch.no_grad():
-            step = total.abs().mul_(4 * unit_roundoff(total.dtype)).add_(absolute_floor(total.dtype))
-            count = len(side_names(sides))
-            step = step.repeat(count, *[1] * (step.dim() - 1)) if len(step) < count else step
-            if sides != "upper":
-                step[0].neg_()
-        total = total + step
-    return total
 
 
 def lost_by_rows(lost: Tensor, rows: Coefficients | WindowRows, sides: str) -> Tensor:

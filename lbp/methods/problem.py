@@ -16,12 +16,12 @@ from lbp.linear import (
     IdentityCoefficients,
     Interval,
     Region,
-    add_constants,
     tighter,
 )
 from lbp.methods.memory import CACHED_BYTES, CHUNK_BYTES, row_bytes, rows_within, shared_bytes, start_bytes
-from lbp.methods.outward import Images, Outward, add_outward
+from lbp.methods.outward import Images, Outward
 from lbp.methods.outward_forward import OutwardForward
+from lbp.methods.sums import Sum
 from lbp.strategies import side_names
 
 
@@ -160,12 +160,13 @@ class Problem:
 
     def add(self, sides: str, *constants: Tensor | None) -> Tensor | None:
         """Return the sum of constants [K, B, S] or [K, R] float64, of which any may be absent; None for zero."""
-        if self.outward is not None:
-            return add_outward(sides, *constants)
-        total = None
-        for part in constants:
-            total = add_constants(total, part)
-        return total
+        total = self.sum()
+        total.add(*constants)
+        return total.result(sides)
+
+    def sum(self) -> Sum:
+        """Return an empty sum of constants."""
+        return Sum(outward=self.outward is not None)
 
     def identity(self, node: BoundNode, start: int, stop: int) -> IdentityCoefficients:
         """Return the rows of a node's identity that stand for its neurons start to stop."""

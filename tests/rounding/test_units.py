@@ -6,12 +6,15 @@ from fractions import Fraction
 import pytest
 import torch
 from methods.networks import inputs, network
+from rounding.cases import numbers
 from torch import nn
 
 from lbp import BoundedModule, BoundedTensor, PerturbationLpNorm
 from lbp.errors import InvalidInputError, StaleBoundsError, UnanalysedRoundingError
 from lbp.graph import BoundNode
+from lbp.methods.sums import Sum
 from lbp.rounding import gamma, lowered, raised, unit_roundoff
+from lbp.strategies import side_names
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -111,3 +114,28 @@ def test_cached_bounds_serve_no_stricter_level():
     ask(net, x, method="IBP", rounding="outward")
     # CROWN-IBP in one call knows how few rows there are, and rounds a little more generously.
     torch.testing.assert_close(net.compute_bounds(method="CROWN", rounding="outward"), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("sides", ["lower", "upper", "both"])
+@pytest.mark.parametrize("kind", ["cancelling", "ratios"])
+def test_sums_of_constants_lie_on_the_safe_side_of_the_exact_ones(kind, sides):
+    parts = [numbers(kind, 1, 2, 3, seed=seed).double() / 3 for seed in range(40)]
+    parts += [-part * (1 + 2.0**-50) for part in parts]
+    total = Sum(outward=True)
+    total.add(*parts, None)
+    found = total.result(sides)
+    assert len(found) == (2 if sides == "both" else 1)
+    for side, values in zip(side_names(sides), found.flatten(1).tolist(), strict=True):
+        for at, value in enumerate(values):
+            exact = sum(Fraction(part.flatten()[at].item()) for part in parts)
+            assert (Fraction(value) < exact) == (side == "lower")
+            assert abs(Fraction(value) - exact) <= 2.0**-46 * sum(abs(part.flatten()[at].item()) for part in parts)
+
+
+def test_sums_of_constants_that_overflow_bound_nothing():
+    infinite = torch.full((2, 1, 1), torch.inf, dtype=torch.float64)
+    total = Sum(outward=True)
+    total.add(infinite, torch.zeros_like(infinite))
+    lower, upper = total.result("both")
+    assert lower.isnan().all()
+    assert (upper == torch.inf).all()
