@@ -213,16 +213,17 @@ struct RelaxForwardGradientArguments {
   RelaxationGradients<T> gradients;
 };
 
-// W center + bias -/+ (|W| radius + margin) for a few examples, from one read of W.
+// W center + bias -/+ (|W| radius + margins) for a few examples, from one read of W.
 template <typename T>
 struct IntervalLinearArguments {
   Index batch, inputs, outputs;
   const T* center;  // [B, inputs]
   const T* radius;
-  const T* weight;  // [outputs, inputs]
-  const T* bias;    // [outputs] or null
-  const T* margin;  // [outputs] or null; where given, infinite bounds on the wrong side become NaN
-  T* lower;         // [B, outputs]
+  const T* weight;             // [outputs, inputs]
+  const T* bias;               // [outputs] or null
+  const T* margin;             // [outputs] or null; where given, infinite bounds on the wrong side become NaN
+  const T* margin_of_example;  // [B] or null
+  T* lower;                    // [B, outputs]
   T* upper;
 };
 

@@ -28,9 +28,9 @@ struct ConvolutionLayer {
   const T* bias;
 };
 
-// W c + bias -/+ (|W| r + margin) of the intervals [l, u] of `batch` examples, center c and widened radius r. With a
+// W c + bias -/+ (|W| r + margins) of the intervals [l, u] of `batch` examples, center c and widened radius r. With a
 // margin, one for each row of W or output channel, bounds are rounded outward: the sums of a Linear layer are added up
-// in blocks, and infinite bounds on the wrong side become NaN.
+// in blocks, and infinite bounds on the wrong side become NaN. Examples may have margins of their own besides.
 template <typename T, typename Layer>
 struct IntervalProductArguments {
   Index batch;
@@ -42,6 +42,7 @@ struct IntervalProductArguments {
   Arithmetic arithmetic;  // outward: plain
   Widening<T> by = {};
   const T* margin = nullptr;
+  const T* margin_of_example = nullptr;
 };
 
 // Forward linear bounds through a layer: W center, |W| radius. `rows` counts the rows of the matrices (B n0), and

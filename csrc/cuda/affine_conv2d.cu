@@ -26,6 +26,7 @@ ConvolutionProduct<T, true> interval_product(const IntervalConv2dArguments<T>& a
   product.second_out = args.upper;
   product.by = args.by;
   product.margin = args.margin;
+  product.margin_of_example = args.margin_of_example;
   return product;
 }
 

@@ -8,9 +8,9 @@ namespace {
 template <typename T>
 LinearProduct<T, true> interval_product(const IntervalLinearProductArguments<T>& args) {
   const LinearLayer<T>& layer = args.layer;
-  return {1,          args.batch, layer.outputs, layer.inputs, args.batch, args.l,
-          args.u,     nullptr,    nullptr,       layer.weight, layer.bias, args.lower,
-          args.upper, nullptr,    nullptr,       args.by,      args.margin};
+  return {1,          args.batch, layer.outputs, layer.inputs, args.batch,  args.l,
+          args.u,     nullptr,    nullptr,       layer.weight, layer.bias,  args.lower,
+          args.upper, nullptr,    nullptr,       args.by,      args.margin, args.margin_of_example};
 }
 
 template <typename T>

@@ -126,10 +126,11 @@ std::vector<int64_t> last_sizes(const Tensor& tensor, int64_t count) {
 }
 
 // By how much bounds of an interval move outward: the widening of the input, and a margin for each row of W or output
-// channel.
+// channel, and for each example.
 struct OutwardTensors {
   double relative, absolute;
   Tensor margin;
+  OptionalTensor margin_of_example;
 };
 
 // `outward` null: rounded to nearest.
@@ -152,12 +153,14 @@ std::tuple<Tensor, Tensor> interval(Device on, const char* op, const Tensor& l, 
                                              lower.mutable_data_ptr<T>(),
                                              upper.mutable_data_ptr<T>(),
                                              arithmetic()};
-  std::optional<Tensor> margin;
+  std::optional<Tensor> margin, margin_of_example;
   if (outward != nullptr) {
     margin = checked<T>(on, outward->margin, "margin", owned.output[0]);
     args.arithmetic = Arithmetic::kPlain;  // nobody specifies what tensor cores round
     args.by = {T(outward->relative), T(outward->absolute)};
     args.margin = margin->template const_data_ptr<T>();
+    margin_of_example = checked_if_given<T>(on, outward->margin_of_example, "margin_of_example", batch);
+    args.margin_of_example = data_of<T>(margin_of_example);
   }
   on_cuda(on, op, bytes(args), [&](void* workspace, void* stream) { return launch(args, workspace, stream); });
   return {lower, upper};
@@ -177,10 +180,11 @@ std::tuple<Tensor, Tensor> interval_linear(Tensor l, Tensor u, Tensor weight, Op
 }
 
 std::tuple<Tensor, Tensor> interval_linear_outward(Tensor l, Tensor u, Tensor weight, OptionalTensor bias,
-                                                   double relative, double absolute, Tensor margin) {
+                                                   double relative, double absolute, Tensor margin,
+                                                   OptionalTensor margin_of_example) {
   return with_type(l, "interval_linear", [&](auto type, Device on) {
     using T = decltype(type);
-    const OutwardTensors outward = {relative, absolute, margin};
+    const OutwardTensors outward = {relative, absolute, margin, margin_of_example};
     return interval<T>(on, "interval_linear", l, u, &outward, linear_layer<T>(on, weight, bias),
                        LBP_LAUNCH_FUNCTIONS(interval_linear));
   });
@@ -198,11 +202,12 @@ std::tuple<Tensor, Tensor> interval_conv2d_fused(Tensor l, Tensor u, Tensor weig
 
 std::tuple<Tensor, Tensor> interval_conv2d_outward(Tensor l, Tensor u, Tensor weight, OptionalTensor bias,
                                                    double relative, double absolute, Tensor margin,
-                                                   std::vector<int64_t> stride, std::vector<int64_t> padding,
-                                                   std::vector<int64_t> dilation, int64_t groups) {
+                                                   OptionalTensor margin_of_example, std::vector<int64_t> stride,
+                                                   std::vector<int64_t> padding, std::vector<int64_t> dilation,
+                                                   int64_t groups) {
   return with_type(l, "interval_conv2d", [&](auto type, Device on) {
     using T = decltype(type);
-    const OutwardTensors outward = {relative, absolute, margin};
+    const OutwardTensors outward = {relative, absolute, margin, margin_of_example};
     const auto layer = convolution_layer<T>(on, weight, bias, last_sizes(l, 2), {stride, padding, dilation, groups});
     return interval<T>(on, "interval_conv2d", l, u, &outward, layer, LBP_LAUNCH_FUNCTIONS(interval_conv2d));
   });

@@ -4,7 +4,7 @@
 namespace lbp::binding {
 
 std::tuple<Tensor, Tensor> interval_linear_small_batch(Tensor center, Tensor radius, Tensor weight, OptionalTensor bias,
-                                                       OptionalTensor margin) {
+                                                       OptionalTensor margin, OptionalTensor margin_of_example) {
   return with_type(center, "interval_linear_small_batch", [&](auto type, Device on) {
     using T = decltype(type);
     STD_TORCH_CHECK(
@@ -14,13 +14,15 @@ std::tuple<Tensor, Tensor> interval_linear_small_batch(Tensor center, Tensor rad
     const Tensor c = checked<T>(on, center, "center", batch * inputs),
                  r = checked<T>(on, radius, "radius", batch * inputs);
     const Tensor w = checked<T>(on, weight, "weight", outputs * inputs);
-    std::optional<Tensor> b, m;
+    std::optional<Tensor> b, m, of_example;
     if (bias.has_value()) b = checked<T>(on, *bias, "bias", outputs);
     if (margin.has_value()) m = checked<T>(on, *margin, "margin", outputs);
+    if (margin_of_example.has_value()) of_example = checked<T>(on, *margin_of_example, "margin_of_example", batch);
     Tensor lower = empty<T>(center, {batch, outputs}), upper = empty<T>(center, {batch, outputs});
     launch::interval_linear<T>(
         on, {batch, inputs, outputs, c.const_data_ptr<T>(), r.const_data_ptr<T>(), w.const_data_ptr<T>(),
-             b ? b->const_data_ptr<T>() : nullptr, m ? m->const_data_ptr<T>() : nullptr, lower.mutable_data_ptr<T>(),
+             b ? b->const_data_ptr<T>() : nullptr, m ? m->const_data_ptr<T>() : nullptr,
+             of_example ? of_example->const_data_ptr<T>() : nullptr, lower.mutable_data_ptr<T>(),
              upper.mutable_data_ptr<T>()});
     return std::make_tuple(lower, upper);
   });

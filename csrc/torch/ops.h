@@ -96,7 +96,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, LBP_RELAXATION_GRADIENT_TYPES> relax_
     Tensor center, OptionalTensor radius, Tensor center_bias, OptionalTensor radius_bias, LBP_RELAXATION_PARAMETERS,
     int64_t needs);
 std::tuple<Tensor, Tensor> interval_linear_small_batch(Tensor center, Tensor radius, Tensor weight, OptionalTensor bias,
-                                                       OptionalTensor margin);
+                                                       OptionalTensor margin, OptionalTensor margin_of_example);
 std::tuple<Tensor, Tensor> split_interval(Tensor l, Tensor u, double relative, double absolute);
 std::tuple<Tensor, Tensor> join_interval(Tensor center, Tensor radius, bool outward);
 Tensor concretize(Tensor A, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p, int64_t sides);

@@ -22,7 +22,7 @@ std::string cpu_capability() {
   ", int strategy, Tensor? lower_slope, Tensor? lower_intercept, Tensor? upper_slope, Tensor? upper_intercept" \
   ", Tensor? margin_per_slope, Tensor? margin"
 #define FORWARD "Tensor center, Tensor? radius, Tensor center_bias, Tensor? radius_bias"
-#define OUTWARD "float relative, float absolute, Tensor margin"
+#define OUTWARD "float relative, float absolute, Tensor margin, Tensor? margin_of_example"
 #define CONVOLUTION "int[] stride, int[] padding, int[] dilation, int groups"
 #define SEVEN_GRADIENTS "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"
 
@@ -74,10 +74,11 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   library.def("interval_linear(Tensor l, Tensor u, Tensor weight, Tensor? bias) -> (Tensor, Tensor)");
   library.def("interval_conv2d(Tensor l, Tensor u, Tensor weight, Tensor? bias, " CONVOLUTION ") -> (Tensor, Tensor)");
 
-  // What the CPU does for interval_linear with few examples: W c + b -/+ (|W| r + margin) from one read of W, with sums
-  // in blocks.
+  // What the CPU does for interval_linear with few examples: W c + b -/+ (|W| r + margins) from one read of W, with
+  // sums in blocks.
   library.def(
-      "interval_linear_small_batch(Tensor center, Tensor radius, Tensor weight, Tensor? bias, Tensor? margin=None) -> "
+      "interval_linear_small_batch(Tensor center, Tensor radius, Tensor weight, Tensor? bias, Tensor? margin=None, "
+      "Tensor? margin_of_example=None) -> "
       "(Tensor, Tensor)");
 
   // What stands around the library's products: the center and radius of intervals, the radius larger by
@@ -90,7 +91,7 @@ STABLE_TORCH_LIBRARY(lbp, library) {
               ") -> (Tensor, Tensor)");
 
   // What CUDA devices do for intervals that are rounded outward: the same from widened radii, further apart by a margin
-  // for each output or output channel; the sums of a Linear layer in blocks. Without gradients.
+  // for each output or output channel, and for each example; the sums of a Linear layer in blocks. Without gradients.
   library.def("interval_linear_outward(Tensor l, Tensor u, Tensor weight, Tensor? bias, " OUTWARD
               ") -> (Tensor, Tensor)");
   library.def("interval_conv2d_outward(Tensor l, Tensor u, Tensor weight, Tensor? bias, " OUTWARD ", " CONVOLUTION

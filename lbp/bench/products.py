@@ -118,7 +118,7 @@ class _Listing(TorchDispatchMode):
         return func(*args, **named)
 
 
-def _pair_of_products(center: Tensor, radius: Tensor, weight: Tensor, bias: Tensor | None) -> list[Product]:
+def _pair_of_products(center: Tensor, radius: Tensor, weight: Tensor, *rest: Tensor | None) -> list[Product]:
     """Returns the two products that a kernel computes in one pass over the weights."""
     count = 2 * center.numel() * weight.shape[0]
     arguments = tree_map_only(Tensor, _Layout.of, (center, weight.mT))

@@ -147,7 +147,9 @@ class BoundNode(ABC):
         """
         return self.roundings(dtype)
 
-    def outward_interval(self, *inputs: Interval, by: Widening, margin: Tensor) -> Interval:
+    def outward_interval(
+        self, *inputs: Interval, by: Widening, margin: Tensor, of_example: Tensor | None = None
+    ) -> Interval:
         """Return what `interval` does over wider inputs, further apart, with long sums added up in blocks.
 
         Args:
@@ -155,9 +157,12 @@ class BoundNode(ABC):
             by: how far each is widened.
             margin: broadcastable to [*shape], by which both bounds move outward. An infinite bound on the wrong side,
                 as overflows leave it, becomes NaN.
+            of_example: [B], by which the bounds of an example move outward besides; None: by nothing.
         """
         wider = [join_interval(*split_interval(lower, upper, by)) for lower, upper in inputs]
         lower, upper = self.interval(*wider)
+        if of_example is not None:
+            margin = margin + of_example.reshape(-1, *[1] * len(self.shape))
         lower, upper = lower - margin, upper + margin
         return lower.masked_fill(lower == torch.inf, torch.nan), upper.masked_fill(upper == -torch.inf, torch.nan)
 

@@ -109,10 +109,14 @@ class Conv2dNode(BoundNode):
     def interval(self, *inputs: Interval) -> Interval:
         return ops.interval_conv2d(*inputs[0], *self.parameters(), **self.geometry.keywords())
 
-    def outward_interval(self, *inputs: Interval, by: Widening, margin: Tensor) -> Interval:
+    def outward_interval(
+        self, *inputs: Interval, by: Widening, margin: Tensor, of_example: Tensor | None = None
+    ) -> Interval:
         weight, bias = self.parameters()
         per_channel = margin.expand(self.shape[0], 1, 1).flatten()
-        return outward_interval_conv2d(*inputs[0], weight, bias, by, per_channel, **self.geometry.keywords())
+        return outward_interval_conv2d(
+            *inputs[0], weight, bias, by, per_channel, of_example=of_example, **self.geometry.keywords()
+        )
 
     def roundings(self, dtype: torch.dtype) -> Roundings:
         weight, bias = self.parameters()

@@ -112,8 +112,12 @@ class LinearNode(BoundNode):
         of_inputs: Tensor = largest * torch.linalg.vector_norm(size / largest, dim=1, keepdim=True)
         return of_inputs * norms
 
-    def outward_interval(self, *inputs: Interval, by: Widening, margin: Tensor) -> Interval:
-        return outward_interval_linear(*inputs[0], *self.parameters(), by, margin.expand(self.shape), _sum_in_blocks)
+    def outward_interval(
+        self, *inputs: Interval, by: Widening, margin: Tensor, of_example: Tensor | None = None
+    ) -> Interval:
+        weight, bias = self.parameters()
+        margin = margin.expand(self.shape)
+        return outward_interval_linear(*inputs[0], weight, bias, by, margin, _sum_in_blocks, of_example=of_example)
 
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         (b,) = inputs

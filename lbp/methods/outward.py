@@ -42,9 +42,7 @@ from lbp.rounding import (
     Roundings,
     absolute_floor,
     gamma,
-    lowered,
     magnitude_of,
-    raised,
     unit_roundoff,
 )
 
@@ -95,12 +93,11 @@ def _outward_sum(
         margin = (floor * (1 + common)).to(dtype) + roundings.shift_error * (SLACK + relative)
         if roundings.shift is not None:
             margin = margin + roundings.shift * relative
-    lower, upper = node.outward_interval(*inputs, by=Widening(relative, relative * floor**0.5), margin=margin)
-    if not _waits_to_be_read(ordinary) and bool(ordinary.all()):
-        return lower, upper
-    ordinary = ordinary.reshape(-1, *[1] * len(node.shape))
-    more = (largest * (SLACK * floor)).to(dtype).reshape(ordinary.shape)
-    return torch.where(ordinary, lower, lowered(lower, more)), torch.where(ordinary, upper, raised(upper, more))
+        of_example = None
+        if _waits_to_be_read(ordinary) or not bool(ordinary.all()):
+            of_example = torch.where(ordinary, 0, largest * (SLACK * floor)).to(dtype)
+    by = Widening(relative, relative * floor**0.5)
+    return node.outward_interval(*inputs, by=by, margin=margin, of_example=of_example)
 
 
 def _waits_to_be_read(values: Tensor) -> bool:

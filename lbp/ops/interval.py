@@ -183,7 +183,7 @@ def _register() -> None:
         return interval_linear(l, u, weight, bias)
 
     def interval_conv2d_outward(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Any:
-        _, _, _, *convolution = rest
+        _, _, _, _, *convolution = rest
         return interval_conv2d(l, u, weight, bias, *convolution)
 
     def split_interval(l: Tensor, u: Tensor, relative: float, absolute: float) -> Any:

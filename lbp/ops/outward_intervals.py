@@ -80,7 +80,15 @@ def join_interval(center: Tensor, radius: Tensor, *, outward: bool = False) -> I
 
 
 def outward_interval_linear(
-    l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, by: Widening, margin: Tensor, product: Product
+    l: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    by: Widening,
+    margin: Tensor,
+    product: Product,
+    *,
+    of_example: Tensor | None = None,
 ) -> Interval:
     """Bounds of `W x + b` for x in widened intervals, further apart by a margin.
 
@@ -92,6 +100,7 @@ def outward_interval_linear(
         by: how far the input's intervals are widened.
         margin: [n_out], by which both bounds move outward; without gradient.
         product: returns x weight^T + offset for x [B, n_in], a weight like the given one and an offset [n_out] or None.
+        of_example: [B], by which both bounds of an example move outward besides; None: by nothing.
 
     Returns:
         Lower and upper bounds [B, n_out]. Differentiable as `interval_linear` is: widening counts as the identity.
@@ -99,13 +108,15 @@ def outward_interval_linear(
     in_one_pass = _in_one_pass(l, u, weight, bias)
     if in_one_pass and has_fused_products(weight):
         l, u = torch.broadcast_tensors(l, u)
-        lower, upper = native("interval_linear_outward")(l, u, weight, bias, by.relative, by.absolute, margin)
+        outward = (by.relative, by.absolute, margin, of_example)
+        lower, upper = native("interval_linear_outward")(l, u, weight, bias, *outward)
         return lower, upper
     center, radius = split_interval(l, u, by)
     if in_one_pass and l.shape[0] <= SMALL_BATCH:
-        lower, upper = native("interval_linear_small_batch")(center, radius, weight, bias, margin)
+        lower, upper = native("interval_linear_small_batch")(center, radius, weight, bias, margin, of_example)
         return lower, upper
-    return join_interval(product(center, weight, bias), product(radius, weight.abs(), margin), outward=True)
+    center, radius = product(center, weight, bias), product(radius, weight.abs(), margin)
+    return join_interval(center, _plus(radius, of_example), outward=True)
 
 
 def outward_interval_conv2d(
@@ -116,18 +127,19 @@ def outward_interval_conv2d(
     by: Widening,
     margin: Tensor,
     *,
+    of_example: Tensor | None = None,
     stride: Pair = (1, 1),
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
     groups: int = 1,
 ) -> Interval:
-    """Bounds of a convolution over widened intervals, further apart by a margin [C_out].
+    """Bounds of a convolution over widened intervals, further apart by a margin [C_out], and one of examples [B].
 
     See `outward_interval_linear`, and `lbp.ops.interval_conv2d` for the other arguments.
     """
     if has_fused_products(weight) and fused_convolution_pays(weight, groups) and _in_one_pass(l, u, weight, bias):
         l, u = torch.broadcast_tensors(l, u)
-        outward = (by.relative, by.absolute, margin)
+        outward = (by.relative, by.absolute, margin, of_example)
         convolution = (stride, padding, dilation, groups)
         lower, upper = native("interval_conv2d_outward")(l, u, weight, bias, *outward, *convolution)
         return lower, upper
@@ -135,7 +147,11 @@ def outward_interval_conv2d(
     with full_precision():
         center = F.conv2d(center, weight, bias, stride, padding, dilation, groups)
         radius = F.conv2d(radius, weight.abs(), margin, stride, padding, dilation, groups)
-    return join_interval(center, radius, outward=True)
+    return join_interval(center, _plus(radius, of_example), outward=True)
+
+
+def _plus(radius: Tensor, of_example: Tensor | None) -> Tensor:
+    return radius if of_example is None else radius + of_example.reshape(-1, *[1] * (radius.dim() - 1))
 
 
 def has_fused_products(weight: Tensor) -> bool:

@@ -58,16 +58,17 @@ void run_with_workspace(Index bytes, const Arguments& args,
 
 #define LBP_RUN(op, args) run_with_workspace(cuda::op##_workspace_bytes(args), args, &cuda::op)
 
-// By how much intervals move outward: the widening of the input, and a margin or None.
+// By how much intervals move outward: the widening of the input, and margins or None.
 struct Outward {
   double relative, absolute;
-  py::object margin;
+  py::object margin, margin_of_example;
 
   template <typename Arguments>
   void add_to(Arguments& args) const {
     args.by.relative = decltype(args.by.relative)(relative);
     args.by.absolute = decltype(args.by.absolute)(absolute);
     args.margin = pointer<std::remove_pointer_t<decltype(args.margin)>>(margin);
+    args.margin_of_example = pointer<std::remove_pointer_t<decltype(args.margin)>>(margin_of_example);
   }
 };
 
@@ -240,7 +241,7 @@ void split_tf32(const py::array& numbers, const py::array& high, const py::array
 
 LBP_EMULATED_BINDINGS(module) {
   module.def("split_tf32", &split_tf32);
-  py::class_<Outward>(module, "Outward").def(py::init<double, double, py::object>());
+  py::class_<Outward>(module, "Outward").def(py::init<double, double, py::object, py::object>());
   module.def("interval_linear", &interval_linear);
   module.def("interval_linear_workspace_bytes", &interval_linear_workspace_bytes);
   module.def("interval_conv2d", &interval_conv2d);

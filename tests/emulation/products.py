@@ -44,22 +44,22 @@ class Products:
         self._module, self._split = module, split
 
     def interval_linear(self, l, u, weight, bias):
-        return self.interval_linear_outward(l, u, weight, bias, 0.0, 0.0, None)
+        return self.interval_linear_outward(l, u, weight, bias, 0.0, 0.0, None, None)
 
-    def interval_linear_outward(self, l, u, weight, bias, relative, absolute, margin):
+    def interval_linear_outward(self, l, u, weight, bias, relative, absolute, *margins):
         lower, upper = (output(l, l.shape[0], weight.shape[0]) for _ in range(2))
-        outward = self._module.Outward(relative, absolute, array(margin))
+        outward = self._module.Outward(relative, absolute, *map(array, margins))
         self._module.interval_linear(*map(array, (l, u, weight, bias, lower, upper)), self._split, outward)
         return lower, upper
 
     def interval_conv2d(self, l, u, weight, bias, **geometry):
         convolution = Convolution((0, 0), (0, 0), **geometry)[2:]
-        return self.interval_conv2d_outward(l, u, weight, bias, 0.0, 0.0, None, *convolution)
+        return self.interval_conv2d_outward(l, u, weight, bias, 0.0, 0.0, None, None, *convolution)
 
-    def interval_conv2d_outward(self, l, u, weight, bias, relative, absolute, margin, *geometry):
+    def interval_conv2d_outward(self, l, u, weight, bias, relative, absolute, margin, of_example, *geometry):
         convolution = Convolution(tuple(l.shape[-2:]), tuple(weight.shape[-2:]), *geometry)
         lower, upper = (output(l, l.shape[0], weight.shape[0], *convolution.output) for _ in range(2))
-        outward = self._module.Outward(relative, absolute, array(margin))
+        outward = self._module.Outward(relative, absolute, array(margin), array(of_example))
         arrays = list(map(array, (l, u, weight, bias)))
         self._module.interval_conv2d(*arrays, convolution.numbers(), array(lower), array(upper), self._split, outward)
         return lower, upper

@@ -83,7 +83,7 @@ def product_calls():
     for batch in (1, 4, 7):
         layer = (*intervals(batch, 500), weight, bias)
         yield f"interval_linear {batch}", "interval_linear", layer, {}
-        yield f"interval_linear {batch}, outward", "interval_linear_outward", (*layer, *OUTWARD, bias.abs()), {}
+        yield f"interval_linear {batch}, outward", "interval_linear_outward", (*layer, *OUTWARD, bias.abs(), None), {}
     yield "forward_linear", "forward_linear", (*forward_matrices(1, 30, 500), weight, bias), {}
     yield (
         "insert_forward",
@@ -97,7 +97,7 @@ def product_calls():
     weight, bias, geometry, shape = convolution(2)
     layer = (*intervals(2, *INPUT), weight, bias)
     yield "interval_conv2d", "interval_conv2d", layer, geometry
-    outward = (*layer, *OUTWARD, bias.abs(), *geometry.values())
+    outward = (*layer, *OUTWARD, bias.abs(), None, *geometry.values())
     yield "interval_conv2d, outward", "interval_conv2d_outward", outward, {}
     yield "forward_conv2d", "forward_conv2d", (*forward_matrices(2, 9, *INPUT), weight, bias), geometry
     A, (l, u) = coefficients("both", 2, 9, *shape), intervals(2, *shape)

@@ -71,8 +71,8 @@ def calls():
     kernel, geometry = normal(8, 2, 3, 3), ((2, 1), (1, 1), (1, 1), 1)
     yield "split_interval", (l, u, *outward)
     yield "join_interval", (l, u, True)
-    yield "interval_linear_outward", (l, u, normal(4, 6), normal(4), *outward, uniform(4))
-    yield "interval_conv2d_outward", (*image, kernel, None, *outward, uniform(8), *geometry)
+    yield "interval_linear_outward", (l, u, normal(4, 6), normal(4), *outward, uniform(4), uniform(3))
+    yield "interval_conv2d_outward", (*image, kernel, None, *outward, uniform(8), None, *geometry)
 
 
 CALLS = dict(calls())

@@ -21,24 +21,33 @@ def product(values, weight, offset):
 
 def assert_outward_linear(batch, inputs, outputs, dtype, device="cpu"):
     """Assert that bounds of a Linear layer are those of the float64 reference, in the dtype's precision."""
-    weight, margin = normal(outputs, inputs, seed=50), uniform(outputs, seed=52)
-    bias = normal(outputs, seed=51) if batch % 2 else None
-    _assert_reference(outward_interval_linear, intervals(batch, inputs), (weight, bias), margin, dtype, device, product)
+    layer = normal(outputs, inputs, seed=50), normal(outputs, seed=51) if batch % 2 else None
+    margins = uniform(outputs, seed=52), of_examples(batch) if batch % 3 else None
+    _assert_reference(outward_interval_linear, intervals(batch, inputs), layer, margins, dtype, device, product)
 
 
 def assert_outward_conv2d(index, dtype, device="cpu"):
     """Likewise, of one of the convolutions of tests/ops/test_affine.py."""
     weight, bias, geometry, _ = convolution(index)
-    layer, margin = (weight, bias if index % 2 else None), uniform(weight.shape[0], seed=52)
-    _assert_reference(outward_interval_conv2d, intervals(2, *INPUT), layer, margin, dtype, device, **geometry)
+    layer, of_both = (weight, bias if index % 2 else None), of_examples(2) if index % 3 else None
+    margins = uniform(weight.shape[0], seed=52), of_both
+    _assert_reference(outward_interval_conv2d, intervals(2, *INPUT), layer, margins, dtype, device, **geometry)
 
 
-def _assert_reference(function, bounds, layer, margin, dtype, device, *rest, **geometry):
+def of_examples(batch):
+    """Margins of some examples."""
+    return torch.arange(batch).double() % 2
+
+
+def _assert_reference(function, bounds, layer, margins, dtype, device, *rest, **geometry):
+    def on(layer, margins):
+        return function(*bounds, *layer, WIDENING, margins[0], *rest, of_example=margins[1], **geometry)
+
     with lbp.backend("reference"), torch.no_grad():
-        expected = function(*bounds, *layer, WIDENING, margin, *rest, **geometry)
-    tensors = converted((*bounds, *layer, margin), dtype, None, device)
+        expected = on(layer, margins)
+    bounds, layer, margins = converted((bounds, layer, margins), dtype, None, device)
     with torch.no_grad():
-        found = function(*tensors[:-1], WIDENING, tensors[-1], *rest, **geometry)
+        found = on(layer, margins)
     assert_close([side.cpu() for side in found], expected, TOLERANCE[dtype], "bound")
 
 

@@ -123,9 +123,11 @@ void interval_linear(const IntervalLinearArguments<T>& args) {
           at_center += w * center[example * args.inputs + i];
           spread += absolute(w) * radius[example * args.inputs + i];
         }
+        spread += margin;
+        if (args.margin_of_example != nullptr) spread += args.margin_of_example[first_example + example];
         const Index out = (first_example + example) * args.outputs + first_row + row;
-        args.lower[out] = lower_end(at_center + bias, spread + margin, args.margin != nullptr);
-        args.upper[out] = upper_end(at_center + bias, spread + margin, args.margin != nullptr);
+        args.lower[out] = lower_end(at_center + bias, spread, args.margin != nullptr);
+        args.upper[out] = upper_end(at_center + bias, spread, args.margin != nullptr);
       }
     }
   };

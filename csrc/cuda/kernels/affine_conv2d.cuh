@@ -41,7 +41,8 @@ struct ConvolutionProduct {
   T* second_bias_out;
   Index group;
   Widening<T> by;
-  const T* margin;  // of intervals that are rounded outward
+  const T* margin;             // of intervals that are rounded outward
+  const T* margin_of_example;  // or null
 
   LBP_DEVICE ConvolutionProduct view(Index batch) const {
     ConvolutionProduct product = *this;
@@ -107,6 +108,7 @@ struct ConvolutionProduct {
     if constexpr (kInterval) {
       const bool outward = margin != nullptr;
       if (outward) radius += margin[channel];
+      if (margin_of_example != nullptr) radius += margin_of_example[image];
       first_out[at] = lower_end(center + offset, radius, outward);
       second_out[at] = upper_end(center + offset, radius, outward);
     } else {

@@ -36,6 +36,7 @@ struct LinearProduct {
   T* second_bias_out;
   Widening<T> by = {};
   const T* margin = nullptr;  // of intervals that are rounded outward
+  const T* margin_of_example = nullptr;
 
   LBP_DEVICE const LinearProduct& view(Index) const { return *this; }
 
@@ -73,6 +74,7 @@ struct LinearProduct {
       const Index at = row * columns + column;
       const bool outward = margin != nullptr;
       if (outward) radius += margin[column];
+      if (margin_of_example != nullptr) radius += margin_of_example[row];
       first_out[at] = lower_end(center + offset, radius, outward);
       second_out[at] = upper_end(center + offset, radius, outward);
     } else {
@@ -147,6 +149,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) interval_linear_kernel(const IntervalL
   if (args.layer.bias != nullptr) center += args.layer.bias[output];
   const bool outward = args.margin != nullptr;
   if (outward) radius += args.margin[output];
+  if (args.margin_of_example != nullptr) radius += args.margin_of_example[example];
   args.lower[example * outputs + output] = lower_end(center, radius, outward);
   args.upper[example * outputs + output] = upper_end(center, radius, outward);
 }
