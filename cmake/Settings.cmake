@@ -24,8 +24,8 @@ add_library(lbp_settings INTERFACE)
 target_include_directories(lbp_settings INTERFACE "${PROJECT_SOURCE_DIR}/csrc")
 # Of the host compiler; those of nvcc stand in cmake/Cuda.cmake. The list is one generator expression for C++ alone.
 set(lbp_cxx_options
-  # Targets whose code is compiled more often than it runs set LBP_QUICK_BUILD.
-  $<IF:$<BOOL:$<TARGET_PROPERTY:LBP_QUICK_BUILD>>,-O0,-O3>
+  # Targets whose code is compiled about as often as it runs set LBP_OPTIMIZATION.
+  $<IF:$<BOOL:$<TARGET_PROPERTY:LBP_OPTIMIZATION>>,$<TARGET_PROPERTY:LBP_OPTIMIZATION>,-O3>
   # A bound is a statement about rounded arithmetic, so the compiler keeps every operation as it is written:
   # -ffp-contract=off  a*b+c is not fused unless the code says fma: the same bound on every instruction set, and a
   #                    line that was checked to be valid is the line that is evaluated.
