@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from methods.networks import METHODS, NETWORKS, NORMS, bounded, inputs, network, region, seeded
+from methods.networks import METHODS, NETWORKS, NORMS, bounded, inputs, network, paired, region, seeded
 from torch import nn
 
 from lbp.bounded import BoundedModule, BoundedTensor
@@ -140,10 +140,8 @@ def test_an_empty_batch_and_an_empty_specification_give_empty_bounds(net):
         assert net.compute_bounds(region(inputs((2, 6, 6))), C=C, method=method)[0].shape == (2, 0)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_an_empty_batch_gives_empty_bounds_by_every_method_and_norm(name, method, norm):
+@pytest.mark.parametrize(("method", "name", "norm"), paired(METHODS, NETWORKS, NORMS))
+def test_an_empty_batch_gives_empty_bounds_by_every_method_and_norm(method, name, norm):
     model, shape = network(name, "leaky_param_ramp")
     net, empty = bounded(model, shape), inputs(shape, batch=0)
     C = margins(torch.zeros(0, dtype=torch.int64), 3, dtype=torch.float64)

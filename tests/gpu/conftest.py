@@ -1,4 +1,4 @@
-"""Tests that need a CUDA device: `pytest -m gpu`. Elsewhere they are collected and skipped, with the reason."""
+"""Tests that need a CUDA device: `pytest -m gpu`. Elsewhere the first case of each is skipped, with the reason."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +21,18 @@ def why_not() -> str | None:
     return None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     reason = why_not()
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.gpu)
-            if reason is not None:
-                item.add_marker(pytest.mark.skip(reason=reason))
+    here = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
+    for item in here:
+        item.add_marker(pytest.mark.gpu)
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
+    if reason is not None:
+        first = {item.nodeid.partition("[")[0]: item for item in reversed(here)}
+        others = {*here}.difference(first.values())
+        items[:] = [item for item in items if item not in others]
+        config.hook.pytest_deselected(items=[*others])
 
 
 @pytest.fixture

@@ -16,6 +16,14 @@ STRATEGIES = ("adaptive", "tight", "constant", "same-slope", "zero-lb", "one-lb"
 NORMS = (math.inf, 2.0, 1.0, 3.0)
 
 
+def paired(first, second, third):
+    """Triples in which every pair of a first and a second value occurs once, with third values taking turns.
+
+    Where the first two have as many values as the third and more, every pair of values of any two occurs.
+    """
+    return [(a, b, third[(i + j) % len(third)]) for i, a in enumerate(first) for j, b in enumerate(second)]
+
+
 def _ramp(shape, eta):
     size = torch.Size(shape).numel()
     return ParamRamp(shape, eta=eta, r=torch.linspace(0.5, 3.0, size).reshape(shape), dtype=torch.float64)

@@ -15,6 +15,7 @@ from methods.networks import (
     bounded,
     inputs,
     network,
+    paired,
     region,
     samples,
     trained,
@@ -27,41 +28,39 @@ RADIUS = {math.inf: 0.1, 3.0: 0.3, 2.0: 0.5, 1.0: 1.0}
 LABELS = torch.tensor([0, 2])
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "strategy", "norm"), paired(NETWORKS, STRATEGIES, NORMS))
 def test_sampled_points_stay_within_every_bound(name, strategy, norm):
     model, shape = network(name, "leaky_param_ramp")
     net, x = bounded(model, shape, strategy), inputs(shape)
     C = margins(LABELS, 3, dtype=torch.float64)
     points = samples(x, RADIUS[norm], norm)
-    for method in METHODS:
-        for rows in (None, C):
-            found = net.compute_bounds(region(x, RADIUS[norm], norm), C=rows, method=method)
-            assert_contains(found, values_at(model, points, rows))
+    for rows in (None, C):
+        values = values_at(model, points, rows)
+        for method in METHODS:
+            assert_contains(net.compute_bounds(region(x, RADIUS[norm], norm), C=rows, method=method), values)
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_activation_in_every_network_is_bounded_soundly(name, activation, method):
+def test_every_activation_in_every_network_is_bounded_soundly(name, activation):
     model, shape = network(name, activation)
     x = inputs(shape) * 3 - 1
-    net, points = bounded(model, shape), samples(x, 0.7, math.inf)
-    assert_contains(net.compute_bounds(region(x, 0.7), method=method), values_at(model, points))
+    net, values = bounded(model, shape), values_at(model, samples(x, 0.7, math.inf))
+    for method in METHODS:
+        assert_contains(net.compute_bounds(region(x, 0.7), method=method), values)
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_an_attack_does_not_break_the_margins(name, method):
+def test_an_attack_does_not_break_the_margins(name):
     model, shape = network(name, "param_ramp")
     model = trained(model.train(False), shape)
     x, eps = inputs(shape), 0.1
     C = margins(LABELS, 3, dtype=torch.float64)
-    points = attacked(model, x, eps, C, clip=(0, 1))
-    lower, _ = bounded(model, shape).compute_bounds(region(x, eps, clip=(0, 1)), C=C, method=method)
-    reached = values_at(model, points, C).amin(0)
-    assert (reached >= lower - 1e-9).all()
+    reached = values_at(model, attacked(model, x, eps, C, clip=(0, 1)), C).amin(0)
+    net = bounded(model, shape)
+    for method in METHODS:
+        lower, _ = net.compute_bounds(region(x, eps, clip=(0, 1)), C=C, method=method)
+        assert (reached >= lower - 1e-9).all(), method
     center = values_at(model, x.unsqueeze(0), C)[0]
     assert (reached < center).all(), "the attack must have found something"
 
@@ -90,9 +89,7 @@ def steepest(gradient, norm):
     return direction / length.clamp(min=1e-300)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("strategy", "activation", "norm"), paired(STRATEGIES, ACTIVATIONS, NORMS))
 def test_an_attack_in_the_ball_breaks_no_margin_of_any_method(strategy, activation, norm):
     model, shape = network("cnn", activation)
     x, eps = inputs(shape), RADIUS[norm]

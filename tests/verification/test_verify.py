@@ -99,7 +99,8 @@ def test_the_cascade_runs_the_cheapest_method_first(trained, digits):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_verdicts_do_not_depend_on_the_batches(trained, digits, batch_size):
-    whole, split = verify_digits(trained, digits), verify_digits(trained, digits, batch_size=batch_size)
+    few = digits.first(10)
+    whole, split = verify_digits(trained, few), verify_digits(trained, few, batch_size=batch_size)
     for name in METHODS:
         torch.testing.assert_close(split.methods[name].margins, whole.methods[name].margins, rtol=1e-9, atol=1e-9)
     assert torch.equal(split.verified, whole.verified)
