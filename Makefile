@@ -128,7 +128,8 @@ $(STAMPS)/cuda: $(STAMPS)/dependencies constraints-cuda.txt constraints-nvcc.txt
 $(STAMPS)/dependencies: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lbp needs Python 3.11 or newer; name one by PYTHON=")'
 	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian and Ubuntu: python3-venv)." >&2; exit 1; }
-	$(PY) -m pip install --requirement constraints.txt
+	$(PY) -m pip install --no-compile --requirement constraints.txt
+	@$(PY) -m compileall -q -j 0 $(VENV)/lib > /dev/null || true  # as pip would by itself, but on all cores
 	@touch $@
 endif
 
