@@ -16,7 +16,7 @@ def _network(name, activation, state):
     model, shape = network(name, activation)
     if state == "untrained":
         return model, shape
-    return trained(model, shape, bound_loss=state == "trained on bounds"), shape
+    return trained(model, shape, steps=20, bound_loss=state == "trained on bounds"), shape
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -18,23 +18,27 @@ def run(model, digits, settings=SETTINGS, **options):
     return evaluate(model, digits.images.double(), digits.labels, settings, **options)
 
 
-def test_verdicts_are_those_of_every_method_with_all_lines(trained, digits):
-    images = run(trained, digits)
-    assert [image.index for image in images] == list(range(len(digits)))
+@pytest.fixture(scope="session")
+def evaluated(trained, digits):
+    """All images of a network, evaluated at once."""
+    return run(trained, digits)
+
+
+def test_verdicts_are_those_of_every_method_with_all_lines(trained, digits, evaluated):
+    assert [image.index for image in evaluated] == list(range(len(digits)))
     for strategy in ("tight", "adaptive"):
         reference = verify(
             trained, digits.images.double(), digits.labels, EPS, clip=(0, 1), methods=METHODS, strategy=strategy
         )
         for name, method in reference.methods.items():
-            assert [image.verified[f"{name} {strategy}"] for image in images] == method.verified.tolist()
-            bounds = [image.margins[f"{name} {strategy}"] for image in images]
+            assert [image.verified[f"{name} {strategy}"] for image in evaluated] == method.verified.tolist()
+            bounds = [image.margins[f"{name} {strategy}"] for image in evaluated]
             assert bounds == pytest.approx(method.margins.amin(1).tolist())
 
 
-def test_attacks_are_those_on_the_correct_images(trained, digits):
-    images = run(trained, digits)
+def test_attacks_are_those_on_the_correct_images(trained, digits, evaluated):
     found = falsify(trained, digits.images.double(), digits.labels, EPS, clip=(0, 1), settings=QUICK)
-    for image, attack, margin in zip(images, found.found_by, found.margins.tolist(), strict=True):
+    for image, attack, margin in zip(evaluated, found.found_by, found.margins.tolist(), strict=True):
         if image.prediction == image.label:
             assert image.attacked_by == attack
             assert image.attack_margin == pytest.approx(margin)
@@ -42,8 +46,8 @@ def test_attacks_are_those_on_the_correct_images(trained, digits):
             assert image.attacked_by is image.attack_margin is None
 
 
-def test_errors_lie_in_the_order_that_soundness_and_theorem_2_ask_for(trained, digits):
-    errors = errors_of(run(trained, digits))
+def test_errors_lie_in_the_order_that_soundness_and_theorem_2_ask_for(evaluated):
+    errors = errors_of(evaluated)
     assert 0 < errors["clean"] < errors["PGD"] <= errors["attacked"] <= errors["verified"] < 1
     tight = [errors[f"{method} tight"] for method in METHODS]
     assert tight[0] == max(tight)
@@ -51,11 +55,9 @@ def test_errors_lie_in_the_order_that_soundness_and_theorem_2_ask_for(trained, d
     assert errors["verified"] <= min(errors[f"{method} {kind}"] for method in METHODS for kind in ("tight", "adaptive"))
 
 
-def test_nothing_depends_on_the_batches(trained, digits):
-    part = range(3, 14)
-    whole, split = run(trained, digits), run(trained, digits, indices=part, batch_size=4)
-    for image in split:
-        other = whole[image.index]
+def test_nothing_depends_on_the_batches(trained, digits, evaluated):
+    for image in run(trained, digits, indices=range(3, 14), batch_size=4):
+        other = evaluated[image.index]
         assert (image.verified, image.attacked_by) == (other.verified, other.attacked_by)
         assert image.margins == pytest.approx(other.margins, rel=1e-9, abs=1e-9)
 
