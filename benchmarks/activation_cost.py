@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+import lbp
 from lbp.training.benchmark import make_step
 
 
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     options = parser.parse_args()
+    lbp.keep_freed_memory()
     torch.set_num_threads(options.threads)
     for loss in ("ibp", "crown-ibp"):
         steps = [
