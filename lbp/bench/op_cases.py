@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lbp import ops
-from lbp.bench.layers import affine_layers
+from lbp.backend import current_backend
+from lbp.bench.layers import AffineLayer, affine_layers
 from lbp.bench.op_case import COMPILED, OpCase, Shape, activations, bytes_of, geometry_of, wanted, words_of
 from lbp.bench.window_cases import window_cases
+from lbp.ops._arguments import native
 from lbp.ops.outward_intervals import Widening, outward_interval_conv2d, outward_interval_linear
 from lbp.precision import full_precision
 
@@ -35,6 +37,7 @@ def op_cases(device: torch.device, *, quick: bool = False) -> Iterator[OpCase]:
         seen.add((shape.batch, shape.neurons))
         yield from _activation_cases(shape)
         yield from _rows_of_crown(device)
+        yield from _narrow_convolutions(device)
     for network in networks:
         for layer in affine_layers(network):
             for batch in batches:
@@ -218,6 +221,37 @@ def _product_cases(shape: Shape) -> Iterator[OpCase]:
     for activation, parameters, trained in activations(shape, *layer.output_shape):
         yield _fused(shape, activation, parameters, trained, (weight, bias), multiply_adds)
     yield _unfused(shape, (weight, bias), multiply_adds)
+
+
+def _narrow_convolutions(device: torch.device) -> Iterator[OpCase]:
+    """Intervals by the fused product where few output channels of a group leave most of its tile idle.
+
+    They lie around the limit of `fused_convolution_pays`; the reference has two products of the library.
+    """
+    for channels, groups in ((4, 1), (8, 1), (64, 64), (64, 8)):
+        module = nn.Conv2d(64, channels, 3, padding=1, groups=groups)
+        name = f"64 to {channels} channels in {groups} groups"
+        shape = Shape(AffineLayer(name, module, (64, 32, 32), (channels, 32, 32)), 32, device)
+        l, u = (bound.detach() for bound in shape.bounds(64, 32, 32))
+        weight = module.weight.detach().to(device)
+        yield OpCase(
+            "interval_conv2d_fused",
+            f"{name} B={shape.batch}",
+            "",
+            partial(_by_fused_product, l, u, weight, geometry_of(module)),
+            (l, u, weight),
+            bytes_of(l, u, weight) + 2 * shape.batch * shape.neurons * weight.element_size(),
+            4 * weight.numel() * 32 * 32 * shape.batch,
+            {"B": shape.batch, "n": shape.neurons},
+        )
+
+
+def _by_fused_product(l: Tensor, u: Tensor, weight: Tensor, geometry: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    if current_backend() == "reference":
+        return ops.interval_conv2d(l, u, weight, None, **geometry)
+    convolution = [geometry[name] for name in ("stride", "padding", "dilation", "groups")]
+    lower, upper = native("interval_conv2d_fused")(l, u, weight, None, *convolution)
+    return lower, upper
 
 
 def _outward_interval(

@@ -119,7 +119,7 @@ class Conv2dNode(BoundNode):
         )
 
     def roundings(self, dtype: torch.dtype) -> Roundings:
-        weight, bias = self.parameters()
+        weight, bias = self.weight.read(), self.bias.read()
         check_convolution(self.name, weight, self.geometry.stride, self.geometry.dilation)
         taps = weight.shape[2] * weight.shape[3]
         return Roundings(

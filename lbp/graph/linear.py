@@ -73,7 +73,7 @@ class LinearNode(BoundNode):
 
     def outward_numbers(self) -> int:
         """Return how many numbers outward intervals of one example leave in scratch memory: parts of long sums."""
-        weight = self.parameters()[0]
+        weight = self.weight.read()
         parts = -(-weight.shape[1] // BLOCK)
         return 2 * parts * weight.shape[0] if has_fused_products(weight) and parts > 1 else 0
 
@@ -86,7 +86,7 @@ class LinearNode(BoundNode):
         return ops.interval_linear(*inputs[0], *self.parameters())
 
     def roundings(self, dtype: torch.dtype) -> Roundings:
-        weight, bias = self.parameters()
+        weight, bias = self.weight.read(), self.bias.read()
         outputs, inputs = weight.shape
         # One more rounding: that of center -/+ radius.
         shift = None if bias is None else bias.detach().abs()

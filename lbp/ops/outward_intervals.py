@@ -3,7 +3,7 @@
 Of an interval with center c and radius r the bounds `W c + b -/+ |W| r` are two products between two passes over
 neurons. Where `r` grows in the first pass, and `|W| r` starts from a margin instead of zero, the products pay for all
 rounding errors (docs/rounding.md, section 6). On CUDA devices all of it is one kernel that reads W once, wherever that
-serves rounding to nearest too (`fused_convolution_pays`).
+serves rounding to nearest too (`fused_convolution_pays`) and no gradient is wanted.
 """
 
 from __future__ import annotations

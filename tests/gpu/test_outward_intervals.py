@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from ops.cases import DTYPES, intervals, normal, uniform
+from ops.cases import DTYPES, converted
 from ops.outward_cases import (
+    CALLS,
     LAYERS,
-    WIDENING,
     assert_infinite_bounds_on_the_wrong_side_are_none,
     assert_outward_conv2d,
     assert_outward_linear,
@@ -64,21 +64,29 @@ def test_terms_that_sums_lose_one_by_one_are_paid_as_on_the_cpu(batch, terms):
     assert all(torch.allclose(one, other, rtol=0, atol=width) for one, other in zip(on_device, on_cpu, strict=True))
 
 
-def calls():
-    """Each op with arguments."""
-    (l, u), image = intervals(3, 6), intervals(2, 2, 5, 4)
-    outward = (WIDENING.relative, WIDENING.absolute)
-    kernel, geometry = normal(8, 2, 3, 3), ((2, 1), (1, 1), (1, 1), 1)
-    yield "split_interval", (l, u, *outward)
-    yield "join_interval", (l, u, True)
-    yield "interval_linear_outward", (l, u, normal(4, 6), normal(4), *outward, uniform(4), uniform(3))
-    yield "interval_conv2d_outward", (*image, kernel, None, *outward, uniform(8), None, *geometry)
-
-
-CALLS = dict(calls())
+def run(name, dtype, device="cuda"):
+    """Results of an op on a device."""
+    return getattr(torch.ops.lbp, name)(*converted(CALLS[name], dtype, None, device))
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_the_registration_of_the_op_is_complete(name):
-    on_device = [value.cuda() if isinstance(value, torch.Tensor) else value for value in CALLS[name]]
+    on_device = converted(CALLS[name], torch.float64, None, "cuda")
     torch.library.opcheck(getattr(torch.ops.lbp, name).default, on_device, test_utils=GRADIENT_CHECKS)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CALLS)
+def test_two_runs_agree_to_the_last_bit(name, dtype):
+    assert all(map(torch.equal, run(name, dtype), run(name, dtype)))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_device_that_is_not_the_current_one_computes_the_same(name):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    with torch.cuda.device(0):
+        found = run(name, torch.float32, "cuda:1")
+        assert torch.cuda.current_device() == 0
+    assert all(side.device.index == 1 for side in found)
+    assert all(map(torch.equal, run(name, torch.float32, "cuda:0"), (side.to("cuda:0") for side in found)))

@@ -4,11 +4,15 @@ import pytest
 import torch
 from gpu.names import NAMES
 from ops.cases import as_tuple, converted, every_op, is_float
+from ops.outward_cases import CALLS
 
 
 def arguments(name, scale=1.0):
     """An op with its arguments on the device, in float32; with a scale, other numbers of the same shapes."""
-    op, args, kwargs = every_op(torch.float32)[name]
+    if name in CALLS:
+        op, args, kwargs = getattr(torch.ops.lbp, name), CALLS[name], {}
+    else:
+        op, args, kwargs = every_op(torch.float32)[name]
     args, kwargs = converted(args, torch.float32, None, "cuda"), converted(kwargs, torch.float32, None, "cuda")
     return op, (args[0] * scale, *args[1:]), kwargs
 
@@ -18,7 +22,7 @@ def call(op, args, kwargs):
         return as_tuple(op(*args, **kwargs))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *CALLS])
 def test_a_captured_op_computes_from_the_numbers_at_the_time_of_replay(name):
     op, args, kwargs = arguments(name)
     side = torch.cuda.Stream()
@@ -35,7 +39,7 @@ def test_a_captured_op_computes_from_the_numbers_at_the_time_of_replay(name):
         assert torch.equal(replayed, eager)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *CALLS])
 def test_two_streams_do_not_disturb_each_other(name):
     problems = [arguments(name), arguments(name, 0.5)]
     expected = [call(*problem) for problem in problems]
@@ -52,7 +56,7 @@ def test_two_streams_do_not_disturb_each_other(name):
             assert torch.equal(actual, wanted)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *CALLS])
 def test_an_op_waits_for_no_other_work(name):
     op, args, kwargs = arguments(name)
     call(op, args, kwargs)

@@ -67,3 +67,17 @@ def assert_infinite_bounds_on_the_wrong_side_are_none(batch, dtype, device="cpu"
     assert (upper[:, 0] == torch.inf).all()
     assert (lower[:, 1] == -torch.inf).all()
     assert upper[:, 1].isnan().all()
+
+
+def _calls():
+    (l, u), image = intervals(3, 6), intervals(2, 2, 5, 4)
+    outward = (WIDENING.relative, WIDENING.absolute)
+    kernel, geometry = normal(8, 2, 3, 3), ((2, 1), (1, 1), (1, 1), 1)
+    yield "split_interval", (l, u, *outward)
+    yield "join_interval", (l, u, True)
+    yield "interval_linear_outward", (l, u, normal(4, 6), normal(4), *outward, uniform(4), uniform(3))
+    yield "interval_conv2d_outward", (*image, kernel, None, *outward, uniform(8), None, *geometry)
+
+
+CALLS = dict(_calls())
+"""The kernels of CUDA devices, by name, with arguments."""
