@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ RELATIVE_TOLERANCE = 1e-4
 """Largest difference of bounds and losses that are compared, as a share of the largest number in them."""
 
 _PATIENCE = 4
-"""A median needs three rounds, so that the first ones may take longer than the rest."""
+"""A median needs three rounds, so that the first ones may take longer than all of them otherwise."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,8 @@ class MethodOptions:
     Attributes:
         limits: of every run.
         repeats: most rounds of a case.
-        seconds: of a case, after which no further round begins; the second and third wait `_PATIENCE` times as long.
+        seconds: that the runs of a contender in a case may take before it begins no further one; the second and third
+            wait `_PATIENCE` times as long. A slow contender thus takes no rounds from a fast one.
         networks, methods, batches, contenders: to take; empty for all.
         peer: folder of auto_LiRPA, None for the installed one.
         done: rows that are not to be measured again; what failed there is not tried at larger sizes either.
@@ -45,7 +45,7 @@ class MethodOptions:
 
     limits: Limits
     repeats: int = 5
-    seconds: float = 3.0
+    seconds: float = 0.75
     networks: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     batches: tuple[int, ...] = ()
@@ -244,19 +244,19 @@ def _remember(history: dict[tuple[str, ...], _Earlier], runners: Sequence[_Runne
 
 
 def _in_turn(runners: Sequence[_Runner], options: MethodOptions) -> list[tuple[_Runner, dict[str, Any]]]:
-    """Returns what rounds of one run each measured: times, and those of the products alone."""
+    """Returns what rounds of one run each measured: times, and those of the products alone.
+
+    Who has used up its time leaves the rounds to the others.
+    """
     seconds: dict[Key, list[float]] = {runner.key: [] for runner in runners}
     alone: dict[Key, list[float]] = {runner.key: [] for runner in runners}
     operations: dict[Key, int] = {}
     failed: dict[Key, str] = {}
-    begin = time.perf_counter()
     for number in range(options.repeats):
         patience = options.seconds * (_PATIENCE if number < 3 else 1)
-        if number > 0 and time.perf_counter() - begin > patience:
-            break
         for runner in runners:
             key = runner.key
-            if key in failed:
+            if key in failed or sum(seconds[key]) > patience:
                 continue
             try:
                 seconds[key].append(runner.worker.seconds())

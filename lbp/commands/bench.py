@@ -54,8 +54,11 @@ def bench(
     repeats: Annotated[int, typer.Option(help="most repeats of a measurement", min=1)] = 7,
     time_limit: Annotated[float, typer.Option(help="seconds after which a run of a method is stopped")] = 60.0,
     case_seconds: Annotated[
-        float, typer.Option(help="seconds of repeats of a case of methods; three repeats may take four times as long")
-    ] = 3.0,
+        float,
+        typer.Option(
+            help="seconds that the repeats of a contender in a case of methods take; three may take four times as long"
+        ),
+    ] = 0.75,
     run_limit: Annotated[
         float, typer.Option(help="minutes after which no further case begins; the same --output continues")
     ] = 600.0,

@@ -16,6 +16,7 @@ from lbp.bench.methods import (
     MethodOptions,
     _disagreements,
     _Earlier,
+    _in_turn,
     _Runner,
     measure_methods,
     measure_training,
@@ -164,6 +165,26 @@ def test_what_took_too_long_is_not_tried_at_larger_sizes():
     failed = _Earlier("B=1", 1, seconds=None, note="out of memory")
     assert failed.forbids(16, Limits(60.0, 0, 1)) == "not run: out of memory at B=1"
     assert failed.forbids(1, Limits(60.0, 0, 1)) is None
+
+
+@pytest.mark.parametrize(
+    ("slow", "rounds_of_slow"),
+    [
+        pytest.param(2.0, 2, id="up to the third round"),
+        pytest.param(0.5, 3, id="then"),
+        pytest.param(9.0, 1, id="at once"),
+    ],
+)
+def test_a_slow_contender_takes_no_rounds_from_a_fast_one(slow, rounds_of_slow):
+    class Fixed(Worker):
+        def seconds(self):
+            return slow if self.contender.name == "reference" else 0.1
+
+    case = case_of("CROWN")
+    runners = [_Runner(case, TINY, Fixed(find(name), "cpu", LIMITS, None)) for name in ("native", "reference")]
+    measured = _in_turn(runners, MethodOptions(LIMITS, repeats=7, seconds=0.75))
+    assert [found["timing"].repeats for _, found in measured] == [7, rounds_of_slow]
+    assert [found["timing"].median for _, found in measured] == [0.1, slow]
 
 
 def test_nan_counts_as_a_difference():
