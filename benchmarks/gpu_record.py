@@ -2,7 +2,8 @@
 
     benchmarks/gpu_record.sh             all stages
     benchmarks/gpu_record.sh build test  these
-    benchmarks/gpu_record.sh --rest      those that the record of this commit and device lacks, or that have not passed
+    benchmarks/gpu_record.sh --rest      those that the record of this commit and device lacks, or that have not passed;
+                                         the benchmark measures what its own record lacks, and begins anew otherwise
 
 A stage that fails, or runs past its limit, is recorded as such, and the next one runs. After TIME_S seconds in all a
 stage is interrupted, or not begun: --rest goes on. Logs: build/gpu_record.
@@ -87,8 +88,14 @@ def copy_for_jit() -> str | None:
     return None if importlib.util.find_spec("cupy_backends") else "CuPy is missing"
 
 
-def stages(device: str, capability: str) -> list[Stage]:
-    """Return all stages in their order, the most telling first; their limits add up to less than ten minutes."""
+def stages(device: str, capability: str, *, continued: bool) -> list[Stage]:
+    """Return all stages in their order, the most telling first; their limits add up to less than ten minutes.
+
+    Args:
+        device: begins the names of the records.
+        capability: of the device, as "9.0".
+        continued: whether the benchmark adds to the record of an earlier one of the same commit and machine.
+    """
     ahead = {"LBP_CUDA": "ON", "LBP_CUDA_ARCHITECTURES": capability.replace(".", "")}
     just_in_time = {"LBP_CUDA": "JIT", "LBP_CACHE_DIR": str(JIT / "cache")}
     benchmark = ["bench", "ops", "--device", "cuda", "--no-compiled", "--output", str(RESULTS / f"{device}-ops.json")]
@@ -96,7 +103,8 @@ def stages(device: str, capability: str) -> list[Stage]:
         benchmark += ["--only", name]
 
     def start_afresh() -> None:
-        (RESULTS / f"{device}-ops.json").unlink(missing_ok=True)  # `lbp bench` continues records of its own commit only
+        if not continued:  # `lbp bench` refuses a record of another commit
+            (RESULTS / f"{device}-ops.json").unlink(missing_ok=True)
 
     tests = python("-m", "pytest", "-m", "gpu", "-q", "-rf")
     # Last, as they take long and would show little alone.
@@ -227,20 +235,28 @@ def main() -> None:
     device = "gpu-" + re.sub(r"[^a-z0-9]+", "-", record["device"].lower()).strip("-")
     path = RESULTS / f"{device}.json"
     done = earlier_stages(path, record)
-    every = stages(device, record["compute_capability"])
+    rest = sys.argv[1:] == ["--rest"]
+    every = stages(device, record["compute_capability"], continued=rest and has_run("benchmark", done))
     passed = {name for name, entry in done.items() if entry["status"] == "passed"} - unbuilt()
-    wanted = [stage.name for stage in every if stage.name not in passed] if sys.argv[1:] == ["--rest"] else sys.argv[1:]
+    wanted = [stage.name for stage in every if stage.name not in passed] if rest else sys.argv[1:]
     LOGS.mkdir(parents=True, exist_ok=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
     chosen = [stage for stage in every if stage.name in wanted or not sys.argv[1:]]
     for stage in chosen:
         print(f"{stage.name}: at most {stage.limit_s} s ...", flush=True)
-        done[stage.name] = run(stage, started + TIME_S)
-        print(json.dumps(done[stage.name], indent=2), flush=True)
+        entry = run(stage, started + TIME_S)
+        print(json.dumps(entry, indent=2), flush=True)
+        if entry["status"] != "not run" or not has_run(stage.name, done):
+            done[stage.name] = entry
         record["stages"] = [done[stage.name] for stage in every if stage.name in done]
         path.write_text(json.dumps(record, indent=2) + "\n")
     if any(done[stage.name]["status"] != "passed" for stage in chosen):
         sys.exit(1)
+
+
+def has_run(name: str, done: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Say whether a stage has run, to its end or not."""
+    return name in done and done[name]["status"] != "not run"
 
 
 def unbuilt() -> set[str]:
@@ -250,7 +266,7 @@ def unbuilt() -> set[str]:
 
 def earlier_stages(path: Path, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return by name the stages of a record that is about the same tree, device and versions."""
-    same = ("device", "driver", "nvcc", "torch", "python", "commit", "changed_files")
+    same = ("device", "driver", "nvcc", "cupy", "torch", "python", "commit", "changed_files")
     try:
         earlier = json.loads(path.read_text())
         if any(earlier[name] != record[name] for name in same):

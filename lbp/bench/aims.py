@@ -22,14 +22,17 @@ class LevelRows:
 
     Attributes:
         rows: by case, activation and contender.
+        record: that has them.
     """
 
     rows: dict[tuple[str, str, str], Row]
+    record: Record
 
     @classmethod
     def of(cls, record: Record, level: str) -> LevelRows:
         """Returns the rows that a record has of a level."""
-        return cls({(row.case, row.activation, row.contender): row for row in record.rows if row.level == level})
+        rows = {(row.case, row.activation, row.contender): row for row in record.rows if row.level == level}
+        return cls(rows, record)
 
     def row(self, case: str, activation: str, contender: str) -> Row:
         """Returns a row that has a time.
@@ -58,7 +61,7 @@ Measure = Callable[[LevelRows], float]
 
 @dataclass(frozen=True)
 class Aim:
-    """What is to be reached on two cores of a CPU.
+    """What is to be reached on a kind of device.
 
     Attributes:
         words: what is compared.
@@ -115,9 +118,21 @@ def _memory(case: str) -> Measure:
     return ratio
 
 
+def _share_of_copy(case: str, activation: str) -> Measure:
+    """The bytes that the op cannot avoid, over those that a copy between buffers moves in its time."""
+
+    def ratio(rows: LevelRows) -> float:
+        row = rows.row(case, activation, "native")
+        if not row.moved_bytes:
+            raise NotMeasuredError("native: its bytes are not counted")
+        return row.moved_bytes / (rows.seconds(case, activation) * rows.record.rates_of(row).copy)
+
+    return ratio
+
+
 _RELAX, _INTERVAL = "relax_backward B=32 S=9 n=65,536", "ramp_interval B=32 n=65,536"
 
-AIMS = (
+CPU_AIMS = (
     Aim("relax_backward over PyTorch, ReLU, B=32 S=9 n=65,536", 4, True, "ops", _speed_up(_RELAX, "ReLU")),
     Aim("relax_backward over PyTorch, ParamRamp", 10, True, "ops", _speed_up(_RELAX, "ParamRamp")),
     Aim("ramp_interval over PyTorch, ParamRamp, B=32 n=65,536", 8, True, "ops", _speed_up(_INTERVAL, "ParamRamp")),
@@ -160,17 +175,44 @@ AIMS = (
 )
 """Aims for two cores; without a GPU."""
 
+_RAMPS = ("ReLU", "ParamRamp")
+_FILLING = (
+    *(("relax_backward", sizes, _RAMPS) for sizes in ("B=32 S=9 n=65,536", "B=1 S=4,096 n=32,768")),
+    *(("relax_forward", sizes, _RAMPS) for sizes in ("B=32 n0=32 n=65,536", "B=1 n0=2,048 n=32,768")),
+    *(
+        (op, sizes, ("",))
+        for op in ("concretize_box", *(f"concretize_ball p={p}" for p in ("1", "2", "inf")))
+        for sizes in ("B=32 S=9 n=65,536", "B=1 S=4,096 n=32,768")
+    ),
+    *((op, sizes, _RAMPS) for op in ("ramp", "ramp_interval") for sizes in ("B=32 n=65,536", "B=512 n=65,536")),
+)
+"""Ops that memory bounds, sizes that fill a GPU, and activations."""
+
+CUDA_AIMS = tuple(
+    Aim(
+        f"{op}{activation and f', {activation}'}, {sizes}: share of the copy's bandwidth",
+        0.85,
+        True,
+        "ops",
+        _share_of_copy(f"{op} {sizes}", activation),
+    )
+    for op, sizes, activations in _FILLING
+    for activation in activations
+)
+"""Aims for any CUDA device, whose own copies set the measure."""
+
 
 def aims_table(record: Record) -> Table | None:
-    """Returns the aims of the levels that the record has rows of, None where there are none.
+    """Returns the aims for the record's kind of device and the levels it has rows of, None where there are none.
 
     What was not measured is said, and why: an aim left out would look like one that is met.
     """
+    on_cuda = str(record.settings.get("device")).startswith("cuda")
     levels = {row.level for row in record.rows}
-    table = Table(title="Aims on two cores", box=SIMPLE_HEAD)
+    table = Table(title="Aims on a GPU" if on_cuda else "Aims on two cores", box=SIMPLE_HEAD)
     for heading in ("what", "aim", "measured", ""):
         table.add_column(heading, justify="left" if heading == "what" else "right")
-    for aim in AIMS:
+    for aim in CUDA_AIMS if on_cuda else CPU_AIMS:
         if aim.level in levels:
             table.add_row(aim.words, f"{'>=' if aim.at_least else '<='} {aim.bound:g}", *_verdict(aim, record))
     return table if table.row_count else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -68,9 +69,13 @@ class Shape:
         self.layer = layer
         self.batch = batch
         self.rows = rows
-        self.generator = torch.Generator(device).manual_seed(0)
         self.device = device
         self.neurons = math.prod(layer.output_shape)
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """Of the random numbers, on the device."""
+        return torch.Generator(self.device).manual_seed(0)
 
     def normal(self, *shape: int) -> Tensor:
         """Returns normally distributed numbers."""

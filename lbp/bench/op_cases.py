@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,8 +35,7 @@ def op_cases(device: torch.device, *, quick: bool = False) -> Iterator[OpCase]:
     if on_gpu:  # first what fills a GPU, in case time runs out
         shape = Shape(next(iter(affine_layers("DM-Large"))), 32, device)
         seen.add((shape.batch, shape.neurons))
-        yield from _activation_cases(shape)
-        yield from _rows_of_crown(device)
+        yield from filling_cases(shape)
         yield from _narrow_convolutions(device)
     for network in networks:
         for layer in affine_layers(network):
@@ -46,6 +45,23 @@ def op_cases(device: torch.device, *, quick: bool = False) -> Iterator[OpCase]:
                     yield replace(case, compiled=layer.name in COMPILED and several)
     if not quick and not on_gpu:
         yield from _rows_of_crown(device)
+
+
+def filling_cases(shape: Shape) -> Iterator[OpCase]:
+    """Yields the ops that memory bounds at sizes that fill a GPU.
+
+    Args:
+        shape: a large layer and several images; the ops without rows take more images besides, as theirs would lie in
+            a GPU's cache.
+    """
+    yield from _activation_cases(shape)
+    for activation, parameters, trained in activations(shape, shape.neurons):
+        bounds = wanted(*shape.bounds(shape.neurons))
+        yield _relax_forward(shape, activation, parameters, bounds, _forward_bounds(shape), trained)
+    yield from _rows_of_crown(shape.device)
+    many = Shape(shape.layer, 16 * shape.batch, shape.device)
+    for activation, parameters, trained in activations(many, many.neurons):
+        yield from _ramp_cases(many, activation, parameters, wanted(*many.bounds(many.neurons)), trained)
 
 
 def _cases(shape: Shape, seen: set[tuple[int, int]]) -> Iterator[OpCase]:
@@ -62,34 +78,34 @@ def _cases(shape: Shape, seen: set[tuple[int, int]]) -> Iterator[OpCase]:
 
 
 def _activation_cases(shape: Shape) -> Iterator[OpCase]:
-    n = shape.neurons
-    narrow = {"B": shape.batch, "n": n}
-    for activation, parameters, trained in activations(shape, n):
-        l, u = wanted(*shape.bounds(n))
-        x, x_U = l.detach(), u.detach()
-
-        def case(
-            op: str,
-            tensors: Sequence[Tensor],
-            moved: int,
-            call: Callable[[], Any],
-            sizes: dict[str, int] = narrow,
-            of: str = activation,
-            trained: tuple[Tensor, ...] = trained,
-        ) -> OpCase:
-            return OpCase(op, words_of(sizes), of, call, (*tensors, *trained), moved, parameters=sizes)
-
-        pair = bytes_of(l, u)
-        yield case("ramp", (l,), pair, partial(ops.ramp, l, **parameters))
-        yield case("ramp_interval", (l, u), 2 * pair, partial(ops.ramp_interval, l, u, **parameters))
-        status = partial(ops.ramp_interval_with_status, l, u, **parameters)
-        yield case("ramp_interval_with_status", (l, u), 2 * pair, status)
-        yield case("bounding_lines", (l, u), 3 * pair, partial(ops.bounding_lines, l, u, **parameters))
+    for activation, parameters, trained in activations(shape, shape.neurons):
+        l, u = wanted(*shape.bounds(shape.neurons))
+        yield from _ramp_cases(shape, activation, parameters, (l, u), trained)
         yield _relax_backward(shape, activation, parameters, (l, u), trained)
         if shape.batch == 1:
             yield from _forward_cases(shape, activation, parameters, (l, u), trained)
         if activation == "ReLU":
-            yield from _concretize_cases(shape, x, x_U)
+            yield from _concretize_cases(shape, l.detach(), u.detach())
+
+
+def _ramp_cases(
+    shape: Shape,
+    activation: str,
+    parameters: dict[str, Any],
+    bounds: tuple[Tensor, ...],
+    trained: tuple[Tensor, ...],
+) -> Iterator[OpCase]:
+    """The ops that know no rows."""
+    l, u = bounds
+    pair = bytes_of(l, u)
+    sizes = {"B": shape.batch, "n": shape.neurons}
+    for op, tensors, moved, call in (
+        ("ramp", (l,), pair, partial(ops.ramp, l, **parameters)),
+        ("ramp_interval", (l, u), 2 * pair, partial(ops.ramp_interval, l, u, **parameters)),
+        ("ramp_interval_with_status", (l, u), 2 * pair, partial(ops.ramp_interval_with_status, l, u, **parameters)),
+        ("bounding_lines", (l, u), 3 * pair, partial(ops.bounding_lines, l, u, **parameters)),
+    ):
+        yield OpCase(op, words_of(sizes), activation, call, (*tensors, *trained), moved, parameters=sizes)
 
 
 def _relax_backward(
@@ -127,8 +143,38 @@ def _inputs(shape: Shape) -> int:
     """Inputs of the network in forward bounds: few where the matrices would take much memory."""
     inputs = math.prod(shape.layer.input_shape)
     if shape.device.type == "cuda":
-        return min(inputs, 2**26 // shape.neurons)
+        return min(inputs, 2**26 // (shape.batch * shape.neurons))
     return inputs if inputs * shape.neurons < 2**23 else 64
+
+
+def _forward_bounds(shape: Shape) -> tuple[Tensor, ...]:
+    """Center, radius and their constants."""
+    batch, inputs, n = shape.batch, _inputs(shape), shape.neurons
+    return (
+        *wanted(shape.normal(batch, inputs, n), shape.uniform(batch, inputs, n)),
+        *wanted(shape.normal(batch, n), shape.uniform(batch, n)),
+    )
+
+
+def _relax_forward(
+    shape: Shape,
+    activation: str,
+    parameters: dict[str, Any],
+    bounds: tuple[Tensor, ...],
+    matrices: tuple[Tensor, ...],
+    trained: tuple[Tensor, ...],
+) -> OpCase:
+    center, radius, *_ = matrices
+    sizes = {"B": shape.batch, "n0": center.shape[1], "n": shape.neurons}
+    return OpCase(
+        "relax_forward",
+        words_of(sizes),
+        activation,
+        partial(ops.relax_forward, *matrices, *bounds, **parameters),
+        (center, radius, *bounds, *trained),
+        2 * bytes_of(center, radius) + bytes_of(*bounds),
+        parameters=sizes,
+    )
 
 
 def _forward_cases(
@@ -138,22 +184,12 @@ def _forward_cases(
     bounds: tuple[Tensor, ...],
     trained: tuple[Tensor, ...],
 ) -> Iterator[OpCase]:
-    l, u = bounds
     n = shape.neurons
     inputs = _inputs(shape)
     sizes = {"B": shape.batch, "n0": inputs, "n": n}
-    center, radius = wanted(shape.normal(shape.batch, inputs, n), shape.uniform(shape.batch, inputs, n))
-    center_bias, radius_bias = wanted(shape.normal(shape.batch, n), shape.uniform(shape.batch, n))
-    matrices = (center, radius, center_bias, radius_bias)
-    yield OpCase(
-        "relax_forward",
-        words_of(sizes),
-        activation,
-        partial(ops.relax_forward, *matrices, l, u, **parameters),
-        (center, radius, l, u, *trained),
-        2 * bytes_of(center, radius) + bytes_of(l, u),
-        parameters=sizes,
-    )
+    matrices = _forward_bounds(shape)
+    center, radius, *_ = matrices
+    yield _relax_forward(shape, activation, parameters, bounds, matrices, trained)
     if activation == "ReLU":
         x = shape.uniform(shape.batch, inputs)
         yield OpCase(

@@ -195,7 +195,7 @@ def _show(console: Console, record: Record, plots: Path | None) -> None:
         f"products {rates.products / 1e9:.0f} GFLOP/s",
         highlight=False,
     )
-    aims = aims_table(record) if record.settings.get("device") == "cpu" else None
+    aims = aims_table(record)
     for table in [*result_tables(record), *([] if aims is None else [aims])]:
         console.print(table)
     if plots is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lbp.bench.aims import AIMS
+from lbp.bench.aims import CPU_AIMS
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cpu_record.sh"
 README = SCRIPT.with_name("README.md")
@@ -35,7 +35,7 @@ def test_every_piece_adds_to_the_record_and_its_pictures_are_drawn_last(tmp_path
     assert code == 0
     assert all(command.endswith(f"--peer folder --output {record}") for command in commands[:-1])
     assert commands[-1] == f"bench --show {record} --plots {tmp_path / 'record-plots'}"
-    assert {command.split()[1] for command in commands[:-1]} == {aim.level for aim in AIMS} | {"growth"}
+    assert {command.split()[1] for command in commands[:-1]} == {aim.level for aim in CPU_AIMS} | {"growth"}
 
 
 def test_the_pieces_are_those_of_the_readme_and_take_less_than_an_hour(tmp_path):

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-FACTS = {"device": "A", "driver": "1", "nvcc": "13", "torch": "2", "python": "3", "commit": "c", "changed_files": 0}
+VERSIONS = {"driver": "1", "nvcc": "13", "cupy": "14", "torch": "2", "python": "3"}
+FACTS = {"device": "A", "compute_capability": "9.0", "commit": "c", "changed_files": 0, **VERSIONS}
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def stage(script, code, limit=30.0):
 
 
 def test_the_limits_of_all_stages_fit_ten_minutes(script):
-    stages = script.stages("gpu-a", "9.0")
+    stages = script.stages("gpu-a", "9.0", continued=False)
     assert sum(stage.limit_s for stage in stages) <= 600
     assert len({stage.name for stage in stages}) == len(stages)
     assert script.TIME_S < 600
@@ -55,3 +56,43 @@ def test_what_was_done_for_the_same_tree_and_machine_is_kept(script, tmp_path):
     path.write_text(json.dumps({**FACTS, "stages": [{"stage": "test", "status": "passed"}]}))
     assert script.earlier_stages(path, FACTS) == {"test": {"stage": "test", "status": "passed"}}
     assert script.earlier_stages(path, {**FACTS, "commit": "d"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "facts", "status", "kept"),
+    [
+        (["--rest"], FACTS, "ran out of time", True),
+        (["--rest"], FACTS, "failed", True),
+        (["--rest"], FACTS, "not run", False),
+        (["--rest"], {**FACTS, "commit": "d"}, "ran out of time", False),
+        (["benchmark"], FACTS, "ran out of time", False),
+        ([], FACTS, "ran out of time", False),
+    ],
+)
+def test_the_rest_of_a_benchmark_is_added_to_its_record_and_any_other_begins_anew(
+    script, monkeypatch, tmp_path, arguments, facts, status, kept
+):
+    of_every, measured = script.stages, tmp_path / "gpu-a-ops.json"
+    measured.write_text("{}")
+    entry = {"stage": "benchmark", "status": status}
+    (tmp_path / "gpu-a.json").write_text(json.dumps({**facts, "stages": [entry]}))
+
+    def benchmark_alone(device, capability, *, continued):
+        stages = {stage.name: stage for stage in of_every(device, capability, continued=continued)}
+        return [stages["benchmark"]._replace(command=[sys.executable, "-c", "print('done')"], folder=tmp_path)]
+
+    monkeypatch.setattr(script, "RESULTS", tmp_path)
+    monkeypatch.setattr(script, "NEEDED", ())
+    monkeypatch.setattr(script, "TOOLS", ())
+    monkeypatch.setattr(script, "facts", lambda: dict(FACTS))
+    monkeypatch.setattr(script, "stages", benchmark_alone)
+    monkeypatch.setattr(sys, "argv", ["gpu_record.py", *arguments])
+    script.main()
+    assert measured.exists() == kept
+    (done,) = json.loads((tmp_path / "gpu-a.json").read_text())["stages"]
+    assert done["status"] == "passed"
+
+
+def test_a_stage_for_which_no_time_was_left_keeps_what_it_did_before(script):
+    done = {"test": {"status": "failed"}, "memcheck": {"status": "not run"}}
+    assert [script.has_run(name, done) for name in ("test", "memcheck", "build")] == [True, False, False]

@@ -5,11 +5,15 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from lbp.bench.aims import AIMS, aims_table
+from lbp.bench.aims import CPU_AIMS, CUDA_AIMS, aims_table
 from lbp.bench.comparison import compare, comparison_table
 from lbp.bench.growth import exponent, fitted_growth
+from lbp.bench.layers import affine_layers
+from lbp.bench.op_case import Shape
+from lbp.bench.op_cases import filling_cases
 from lbp.bench.rates import Rates
 from lbp.bench.record import Record, Row, continue_record, read_record, write_record
 from lbp.bench.tables import cases, floor_seconds, result_tables
@@ -90,7 +94,7 @@ def test_aims_are_compared_with_what_the_record_says(ratio, verdict):
 def test_aims_that_were_not_measured_are_shown_with_the_reason():
     stopped = row(1.0, contender="reference", timing=None, note="stopped after 20 s [x]", **RELAX)
     found = aims(record(row(1.0, **RELAX), stopped))
-    assert [words for words, *_ in found] == [aim.words for aim in AIMS if aim.level == "ops"]
+    assert [words for words, *_ in found] == [aim.words for aim in CPU_AIMS if aim.level == "ops"]
     assert found[0][2:] == ["[yellow]not measured[/]", r"reference: stopped after 20 s \[x]"]
     assert found[1][2:] == ["[yellow]not measured[/]", "reference: no row"]
     assert aims_table(record(replace(row(1.0), level="growth"))) is None
@@ -124,6 +128,37 @@ def test_every_kind_of_aim_is_read_off_its_rows():
         "CROWN on DM-Medium over auto_LiRPA's patches": "3.00",
         "CROWN-IBP training step on DM-Large: memory / PyTorch's": "0.06",
     }
+
+
+GPU = {"settings": {"threads": 2, "device": "cuda:0"}}
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.9, "[green]met[/]"), (0.8, "[red]missed[/]")])
+def test_aims_of_a_gpu_are_shares_of_the_bandwidth_that_copies_had_in_the_same_run(tmp_path, share, verdict):
+    path, faster, moved = tmp_path / "record.json", replace(RATES, copy=4e9), 10**9
+    write_record(record(row(9.0), **GPU), path)
+    seconds = moved / faster.copy / share
+    found = continue_record(path, record(rates=faster, **GPU)).with_rows(
+        row(seconds, activation=activation, moved_bytes=moved, **RELAX) for activation in ("ReLU", "ParamRamp")
+    )
+    shown = {words: cells for words, *cells in aims(found)}
+    for activation in ("ReLU", "ParamRamp"):
+        words = f"relax_backward, {activation}, B=32 S=9 n=65,536: share of the copy's bandwidth"
+        assert shown.pop(words) == [">= 0.85", f"{share:.2f}", verdict]
+    assert {measured for _, measured, _ in shown.values()} == {"[yellow]not measured[/]"}
+    assert len(shown) + 2 == len(CUDA_AIMS)
+
+
+def test_what_the_aims_of_a_gpu_name_is_measured_on_one(monkeypatch):
+    """The grid of a GPU, with tensors that have a shape and no numbers: there is no device here."""
+    for draw in ("normal", "uniform"):
+        monkeypatch.setattr(Shape, draw, lambda self, *shape: torch.empty(*shape, device="meta"))
+    shape = Shape(affine_layers("DM-Large")[0], 32, torch.device("cuda"))
+    rows = [
+        row(1.0, case=case.name, activation=case.activation, moved_bytes=case.moved_bytes)
+        for case in filling_cases(shape)
+    ]
+    assert [cells for cells in aims(record(*rows, **GPU)) if "not measured" in cells[2]] == []
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 0, "rows": []}', "not json"])
