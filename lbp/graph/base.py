@@ -102,6 +102,11 @@ class BoundNode(ABC):
     def interval(self, *inputs: Interval) -> Interval:
         """Return bounds [B, *shape] from bounds of the inputs (interval bound propagation)."""
 
+    @property
+    def interval_steps(self) -> tuple[BoundNode, ...]:
+        """The nodes that intervals pass one after the other, where each step rounds outward by itself."""
+        return (self,)
+
     @abstractmethod
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         """Return linear bounds in terms of the network's input from those of the inputs."""

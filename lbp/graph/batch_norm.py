@@ -17,7 +17,7 @@ from lbp.errors import MissingStatisticsError, UnanalysedRoundingError
 from lbp.graph.base import BoundNode
 from lbp.graph.conv import Conv2dNode
 from lbp.graph.elementwise import ScaleShiftNode
-from lbp.graph.linear import LinearNode
+from lbp.graph.linear import LinearNode, norms_lost
 from lbp.graph.registry import REQUIRED, BatchStatistics, Call, for_functions, for_modules
 from lbp.graph.values import Attribute, Expression, Literal, Value
 from lbp.linear import Interval
@@ -159,9 +159,19 @@ class NormalisedLinearNode(LinearNode):
     def __init__(self, name: str, layer: LinearNode, normalisation: Normalisation) -> None:
         super().__init__(name, layer.inputs[0], layer.shape, layer.weight, layer.bias)
         self.normalisation = normalisation
+        self._steps = (layer, BatchNormNode(name, layer, normalisation))
 
     def parameters(self) -> tuple[Tensor, Tensor | None]:
         return _folded(*super().parameters(), self.normalisation)
+
+    @property
+    def interval_steps(self) -> tuple[BoundNode, ...]:
+        return self._steps
+
+    def weight_sums(self) -> tuple[Tensor, ...]:
+        # Those of the stored rows times the scale, and what entries below the normal range may be off.
+        (norms,), (size, _) = self._steps[0].weight_sums(), self.normalisation.scale_and_shift()
+        return (norms * size.detach().abs() + norms_lost(self.weight.read()),)
 
     def interval(self, *inputs: Interval) -> Interval:
         # Far fewer numbers to scale than a weight has, here and in the gradients.

@@ -98,10 +98,9 @@ class LinearNode(BoundNode):
         return ops.interval_linear(-size, size, self.parameters()[0].detach(), None)[1]
 
     def weight_sums(self) -> tuple[Tensor, ...]:
-        # The l_2 norms of the rows [n_out]. Of n squares below the normal range as much as n times its end may be lost.
+        # The l_2 norms of the rows [n_out].
         weight = self.parameters()[0].detach()
-        lost = 2 * math.sqrt(weight.shape[1] * torch.finfo(weight.dtype).tiny)
-        return (torch.linalg.vector_norm(weight, dim=1) + lost,)
+        return (torch.linalg.vector_norm(weight, dim=1) + norms_lost(weight),)
 
     def magnitude_at_most(self, *inputs: Interval, sums: tuple[Tensor, ...]) -> Tensor:
         # By the inequality of Cauchy and Schwarz, on inputs of which the largest is 1.
@@ -179,6 +178,11 @@ class LinearNode(BoundNode):
         else:
             A, constants = ops.backward_linear(to_dense(coefficients)[0].A, weight, bias)
         return (DenseCoefficients(A),), constants
+
+
+def norms_lost(weight: Tensor) -> float:
+    """Return how much the l_2 norm of a row may lose: of n squares below the normal range n times its end."""
+    return 2 * math.sqrt(weight.shape[1] * torch.finfo(weight.dtype).tiny)
 
 
 def _sum_in_blocks(values: Tensor, weight: Tensor, offset: Tensor | None) -> Tensor:

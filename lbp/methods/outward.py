@@ -13,7 +13,7 @@ import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,6 +64,16 @@ def outward_interval(
         dtype: of the bounds.
         largest: returns a bound [B] float64 of what magnitudes of the inputs, one of each, add up to.
     """
+    first, *others = node.interval_steps
+    bounds = _outward_step(first, inputs, dtype, largest)
+    for step in others:
+        bounds = _outward_step(step, [bounds], dtype, partial(largest_of, bounds))
+    return bounds
+
+
+def _outward_step(
+    node: BoundNode, inputs: Sequence[Interval], dtype: torch.dtype, largest: Callable[[], Tensor]
+) -> Interval:
     roundings = node.roundings(dtype)
     if roundings.forward:
         return _outward_sum(node, inputs, roundings, dtype, largest())

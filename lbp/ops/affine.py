@@ -6,6 +6,7 @@ CUDA devices they are fused products (csrc/cuda/launch_products.h).
 
 from __future__ import annotations
 
+import math
 from typing import Any, Unpack
 
 import torch
@@ -186,13 +187,14 @@ def _add_bias_gradient(to_A: Tensor, bias: Tensor | None, constants: Tensor) -> 
     if bias is None:
         return to_A
     weights = constants.to(to_A.dtype).reshape(*constants.shape, *[1] * (to_A.dim() - 3))
-    return to_A.add_(weights * bias.reshape(-1, *[1] * (to_A.dim() - 4)))
+    return to_A.addcmul_(weights, bias.reshape(-1, *[1] * (to_A.dim() - 4)))
 
 
 def _bias_gradient(A: Tensor, constants: Tensor) -> Tensor:
     """Return the gradient of the constants `sum A bias` with respect to bias, which lies along dimension 3 of A."""
-    weights = constants.to(A.dtype).reshape(*constants.shape, *[1] * (A.dim() - 3))
-    return (A * weights).sum([i for i in range(A.dim()) if i != 3])
+    rows = A.reshape(constants.numel(), math.prod(A.shape[3:]))
+    of_neurons = constants.to(A.dtype).flatten() @ rows
+    return of_neurons.reshape(A.shape[3], math.prod(A.shape[4:])).sum(1)
 
 
 def _backward_linear_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
@@ -299,7 +301,10 @@ def _transposed(A: Tensor, weight: Tensor, input_size: Any, convolution: Any) ->
 def _bias_constants(A: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None:
         return A.new_zeros(A.shape[:3], dtype=torch.float64)
-    return (A * bias).flatten(3).sum(-1, dtype=torch.float64)
+    # The sums over a box of one point, which a kernel adds up in float64 as it reads A: nothing as large as A is made.
+    point = bias.expand(A.shape[3:])[None]
+    constants: Tensor = native("concretize")(A, point, point, None, math.inf, 3 if A.shape[0] == 2 else 1)
+    return constants
 
 
 def _register_fakes() -> None:

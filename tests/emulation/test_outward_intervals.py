@@ -13,6 +13,7 @@ from ops.outward_cases import (
 )
 from ops.test_affine import CONVOLUTIONS
 from rounding.cases import KINDS, bounds, box, case
+from rounding.test_merged import assert_intervals_hold
 from rounding.test_outward import (
     BATCH,
     INPUTS,
@@ -51,6 +52,10 @@ def test_bounds_are_those_of_the_reference(dtype):
         assert_outward_linear(*layer, dtype)
     for index in range(len(CONVOLUTIONS)):
         assert_outward_conv2d(index, dtype)
+
+
+def test_intervals_of_layers_with_merged_batch_normalisation_lie_outside_of_the_exact_range():
+    assert_intervals_hold(torch.float32, ["cancelling"])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -14,8 +14,10 @@ from ops.cases import (
     normal,
     relaxation,
 )
+from ops.watching import Largest
 
 from lbp import ops
+from lbp.ops._arguments import composite
 from lbp.ops.interval import SMALL_BATCH
 
 # stride, padding, dilation, groups, kernel: with rows and columns of the input that no entry of the kernel reads, too.
@@ -111,6 +113,19 @@ def test_linear_back_substitution_of_every_size(sizes):
     weight, bias = normal(neurons, inputs, seed=50), normal(neurons, seed=51)
     assert_matches_reference(ops.backward_linear, A, weight, bias)
     assert_matches_reference(ops.relax_backward_linear, A, l, u, weight, bias, sides="both", r=0.75)
+
+
+def test_constants_of_a_linear_layer_make_nothing_as_large_as_the_coefficients():
+    A, weight = coefficients("both", 2, 3, 300), normal(300, 5, seed=50)
+    bias = normal(300, seed=51).requires_grad_()
+    with Largest() as largest, torch.no_grad():
+        composite("backward_linear", A.device)(A, weight, bias)
+    assert 0 < largest.elements < A.numel()
+    constants = ops.backward_linear(A, weight, bias)[1]
+    with Largest() as largest:
+        (to_bias,) = torch.autograd.grad(constants.sum(), bias)
+    assert torch.allclose(to_bias, A.sum((0, 1, 2)), rtol=1e-12)
+    assert 0 < largest.elements < A.numel()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

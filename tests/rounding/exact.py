@@ -223,15 +223,17 @@ def _(module: Beside, x: Exact) -> Exact:
 
 
 @value.register
-def _(module: nn.BatchNorm2d, x: Exact) -> Exact:
-    columns = []
+def _(module: nn.BatchNorm1d | nn.BatchNorm2d, x: Exact) -> Exact:
+    columns, channels = [], (-1, *[1] * (len(x.shape) - 2))
     # PyTorch rounds the number to the format of the statistics.
     eps = torch.tensor(module.eps, dtype=module.running_var.dtype).item()
     for variance in module.running_var.tolist():
         squared = Fraction(variance) + Fraction(eps)
         columns.append(Fraction(2**300, math.isqrt(int(squared * 2**600))))
-    scale = Exact(np.array(columns, dtype=object).reshape(-1, 1, 1), 0)
-    mean, weight, bias = (Exact.of(part[:, None, None]) for part in (module.running_mean, module.weight, module.bias))
+    scale = Exact(np.array(columns, dtype=object).reshape(channels), 0)
+    mean, weight, bias = (
+        Exact.of(part.reshape(channels)) for part in (module.running_mean, module.weight, module.bias)
+    )
     return (x - mean) * scale * weight + bias
 
 
