@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
-from emulation.shim import array, output, relaxation
+from emulation.arguments import array, output, relaxation
 from torch import Tensor
 
 from lbp.ops._relaxation import Lines
