@@ -1,5 +1,7 @@
 """More than 2^31 elements in one tensor: offsets are 64 bits wide."""
 
+import math
+
 import pytest
 import torch
 
@@ -133,3 +135,138 @@ def test_a_linear_layer_of_many_boxes():
             rows_beyond(l[None, None]),
             lambda rows, bound=bound: ops.interval_linear(l[rows].clone(), u[rows].clone(), weight, None)[bound],
         )
+
+
+CONVOLUTIONS = {
+    "read": ((8, 64, 64), (8, 8, 3, 3), {"stride": (4, 4)}),
+    "written": ((1, 64, 64), (8, 1, 3, 3), {"padding": (1, 1)}),
+}
+"""Image, weight and geometry of convolutions that read, or write, N numbers for an image."""
+
+
+def images_of_a_convolution(large):
+    """ROWS images, a weight, and keywords; the numbers read, or written, are more than 2^31."""
+    image, weight, geometry = CONVOLUTIONS[large]
+    assert ROWS * max(math.prod(image), N) > 2**31
+    return torch.randn(ROWS, *image, device="cuda"), torch.randn(weight, device="cuda"), geometry
+
+
+@pytest.mark.parametrize("large", CONVOLUTIONS)
+def test_a_convolution_of_many_boxes(large):
+    need(30)
+    l, weight, geometry = images_of_a_convolution(large)
+    u = l + 0.5
+    for whole, bound in zip(ops.interval_conv2d(l, u, weight, None, **geometry), (0, 1), strict=True):
+        assert_rows_are(
+            whole,
+            rows_beyond(l.flatten(1)[None, None]),
+            lambda rows, bound=bound: ops.interval_conv2d(l[rows].clone(), u[rows].clone(), weight, None, **geometry)[
+                bound
+            ],
+        )
+
+
+@pytest.mark.parametrize("large", CONVOLUTIONS)
+def test_forward_bounds_through_a_convolution(large):
+    need(20)
+    center, weight, geometry = images_of_a_convolution(large)
+    bias = torch.zeros(1, *center.shape[1:], device="cuda")
+
+    def product(center):
+        return ops.forward_conv2d(center[None], None, bias, None, weight, None, **geometry)[0][0]
+
+    assert_rows_are(
+        product(center), rows_beyond(center.flatten(1)[None, None]), lambda rows: product(center[rows].clone())
+    )
+
+
+WINDOW, LAYER = (8, 8), (512, 16, 16)
+
+
+def rows_on_windows(height, width, channels):
+    """Rows [1, ROWS, height, width, channels], each a source of its own, and where their windows lie in a layer."""
+    A = torch.randn(1, ROWS, height, width, channels, device="cuda")
+    source = torch.arange(ROWS, device="cuda")
+    return A, torch.stack([source, torch.zeros_like(source), source % 9, source // 9 % 9], 1)
+
+
+def one_of(A, rows, row):
+    """A row alone, and its place."""
+    place = rows[row : row + 1].clone()
+    place[:, 0] = 0
+    return A[:, row : row + 1].clone(), place
+
+
+def layer_of(channels, height, width):
+    generator = torch.Generator("cuda").manual_seed(5)
+    l = torch.randn(1, channels, height, width, device="cuda", generator=generator) - 0.5
+    return l, l + torch.rand(1, channels, height, width, device="cuda", generator=generator) * 2
+
+
+def test_rows_on_windows_through_an_activation_and_over_a_box():
+    need(22)
+    (A, rows), (l, u) = rows_on_windows(*WINDOW, LAYER[0]), layer_of(*LAYER)
+    assert A.numel() > 2**31
+    relaxed, constants = ops.relax_windows(A, rows, l, u, sides="lower", r=0.75, eta=0.1)
+    bounds = ops.concretize_windows_box(A, rows, l, u, sides="upper")
+    for row in rows_beyond(A[None]):
+        part, place = one_of(A, rows, row)
+        of_row, constant = ops.relax_windows(part, place, l, u, sides="lower", r=0.75, eta=0.1)
+        assert torch.equal(relaxed[:, row], of_row[:, 0])
+        assert torch.allclose(constants[:, row], constant[:, 0], rtol=1e-12, atol=1e-9)
+        bound = ops.concretize_windows_box(part, place, l, u, sides="upper")
+        assert torch.allclose(bounds[:, row], bound[:, 0], rtol=1e-12, atol=1e-9)
+
+
+# Window of the rows and its channels; kernel and channels of the layer below; window of the result.
+@pytest.mark.parametrize(
+    ("window", "channels", "kernel", "below", "result"),
+    [(WINDOW, 512, 3, 8, (10, 10)), ((2, 2), 8, 7, 512, WINDOW)],
+    ids=["read", "written"],
+)
+def test_a_transposed_convolution_of_rows_on_windows(window, channels, kernel, below, result):
+    need(14)
+    (A, rows), (l, u) = rows_on_windows(*window, channels), layer_of(channels, 16, 16)
+    weight = torch.randn(channels, below, kernel, kernel, device="cuda")
+
+    def product(A, rows):
+        corners = rows[:, 2:].contiguous()  # without padding the window of the result begins where that of A does
+        found, _ = ops.relax_backward_conv2d_windows(
+            A, rows, l, u, weight, None, corners, result, sides="lower", r=0.75, eta=0.1
+        )
+        return found[0]
+
+    whole = product(A, rows)
+    assert max(A.numel(), whole.numel()) > 2**31
+    assert_rows_are(whole, rows_beyond(A[None]), lambda part: product(*one_of(A, rows, part.start)))
+
+
+def test_forward_bounds_on_windows_over_a_box():
+    need(12)
+    channels, height, width = 128, 16, 16
+    assert channels * height * width == N
+    side = math.isqrt(ROWS // 3) + 1
+    center = torch.randn(1, 3, side, side, channels, height, width, device="cuda")
+    assert center.numel() > 2**31
+    bias = torch.zeros(1, channels, height, width, device="cuda")
+    x_L = torch.randn(1, 3, side + height - 1, side + width - 1, device="cuda")
+
+    def bounds(center, bias):
+        return ops.concretize_forward_windows_box(center, None, bias, None, x_L, x_L + 0.5, scale=(1, 1), offset=(0, 0))
+
+    whole = bounds(center, bias)
+    for channel in (0, channels - 1):
+        part = slice(channel, channel + 1)
+        for found, expected in zip(whole, bounds(center[:, :, :, :, part].clone(), bias[:, part]), strict=True):
+            assert torch.allclose(found[:, part], expected, rtol=1e-6, atol=1e-4)
+
+
+def test_the_gradient_of_relax_backward():
+    need(46)
+    A, (l, u) = rows_of_a_layer().requires_grad_(), layer()
+    relaxed, _ = ops.relax_backward(A, l, u, sides="lower", r=0.75, eta=0.1)
+    (gradient,) = torch.autograd.grad(relaxed, A, A.detach())
+    for row in rows_beyond(A):
+        part = A.detach()[:, :, row : row + 1].clone().requires_grad_()
+        of_row, _ = ops.relax_backward(part, l, u, sides="lower", r=0.75, eta=0.1)
+        assert torch.equal(gradient[:, :, row : row + 1], torch.autograd.grad(of_row, part, part.detach())[0])
