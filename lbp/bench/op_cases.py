@@ -147,13 +147,15 @@ def _inputs(shape: Shape) -> int:
     return inputs if inputs * shape.neurons < 2**23 else 64
 
 
-def _forward_bounds(shape: Shape) -> tuple[Tensor, ...]:
-    """Center, radius and their constants."""
+ForwardMatrices = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Center, radius and their constants."""
+
+
+def _forward_bounds(shape: Shape) -> ForwardMatrices:
     batch, inputs, n = shape.batch, _inputs(shape), shape.neurons
-    return (
-        *wanted(shape.normal(batch, inputs, n), shape.uniform(batch, inputs, n)),
-        *wanted(shape.normal(batch, n), shape.uniform(batch, n)),
-    )
+    center, radius = wanted(shape.normal(batch, inputs, n), shape.uniform(batch, inputs, n))
+    center_bias, radius_bias = wanted(shape.normal(batch, n), shape.uniform(batch, n))
+    return center, radius, center_bias, radius_bias
 
 
 def _relax_forward(
@@ -161,7 +163,7 @@ def _relax_forward(
     activation: str,
     parameters: dict[str, Any],
     bounds: tuple[Tensor, ...],
-    matrices: tuple[Tensor, ...],
+    matrices: ForwardMatrices,
     trained: tuple[Tensor, ...],
 ) -> OpCase:
     center, radius, *_ = matrices
