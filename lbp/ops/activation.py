@@ -89,9 +89,7 @@ def ramp_interval(
     check_numbers(r, eta)
     if current_backend() == "reference":
         return reference.ramp_interval(l, u, r, eta)
-    if is_leaky_relu(r, eta) and l.is_cpu and (l.shape, l.dtype, l.device) == (u.shape, u.dtype, u.device):
-        # As many bytes as one pass over both; PyTorch's own gradients spare small layers the way through Python. On a
-        # device it would be two launches instead of one.
+    if _is_library_interval(l, u, r, eta):
         return leaky_relu(l, float(eta)), leaky_relu(u, float(eta))
     lower, upper, _ = native("ramp_interval")(l, u, *ramp_parameters(r, eta, l.shape[1:]), False)
     return lower, upper
@@ -109,8 +107,26 @@ def ramp_interval_with_status(
     check_numbers(r, eta)
     if current_backend() == "reference":
         return reference.ramp_interval_with_status(l, u, r, eta)
-    lower, upper, counts = native("ramp_interval")(l, u, *ramp_parameters(r, eta, l.shape[1:]), True)
+    parameters = ramp_parameters(r, eta, l.shape[1:])
+    differentiable = torch.is_grad_enabled() and (l.requires_grad or u.requires_grad)
+    if differentiable and l.numel() <= _FEW and _is_library_interval(l, u, r, eta):
+        # Reading few bounds once more takes less time than a gradient's way through Python.
+        counts = native("ramp_interval")(l.detach(), u.detach(), *parameters, True)[2]
+        return *ramp_interval(l, u, r, eta), counts
+    lower, upper, counts = native("ramp_interval")(l, u, *parameters, True)
     return lower, upper, counts
+
+
+_FEW = 2**16
+
+
+def _is_library_interval(l: Tensor, u: Tensor, r: Tensor | float, eta: Tensor | float) -> bool:
+    """Say whether PyTorch's own activation bounds an interval as fast as a kernel for both ends.
+
+    It moves as many bytes as one pass over both, and its gradients spare small layers the way through Python. On a
+    device it would be two launches instead of one.
+    """
+    return is_leaky_relu(r, eta) and l.is_cpu and (l.shape, l.dtype, l.device) == (u.shape, u.dtype, u.device)
 
 
 def bounding_lines(
@@ -180,7 +196,7 @@ def _ramp_interval_backward(ctx: Any, lower: Tensor, upper: Tensor, _: object) -
     l, u, r_tensor, eta_tensor = ctx.saved_tensors
     r, eta = ctx.numbers
     if r_tensor is None and eta_tensor is None and is_leaky_relu(r, eta) and l.is_cpu:
-        # See `ramp_interval`.
+        # See `_is_library_interval`.
         return _leaky_relu_gradient(lower, l, eta), _leaky_relu_gradient(upper, u, eta), *[None] * 5
     need_r = ctx.needs_input_grad[3]
     to_l, to_u, to_r = native("ramp_interval_gradient")(lower, upper, l, u, r, r_tensor, eta, eta_tensor, need_r)
@@ -190,8 +206,8 @@ def _ramp_interval_backward(ctx: Any, lower: Tensor, upper: Tensor, _: object) -
 def _leaky_relu_gradient(gradient: Tensor, z: Tensor, eta: float) -> Tensor:
     """Return the gradient of `leaky_relu` by z."""
     if eta:
-        return torch.ops.aten.leaky_relu_backward(gradient, z, eta, False)  # type: ignore[no-any-return]
-    return torch.ops.aten.threshold_backward(gradient, z, 0)  # type: ignore[no-any-return]
+        return torch.ops.aten.leaky_relu_backward.default(gradient, z, eta, False)  # type: ignore[no-any-return]
+    return torch.ops.aten.threshold_backward.default(gradient, z, 0)  # type: ignore[no-any-return]
 
 
 def _save_lines(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -4,33 +4,73 @@
 namespace lbp::LBP_ISA {
 namespace {
 
-// Runs body(image, begin, size, r of the tile) over tiles of [B, n].
-template <typename T, typename Body>
-void for_tiles(Index batch, Index neurons, const PerNeuron<T>& r, const Body& body) {
+// Runs body(image, begin, size, r of the tile, state) over tiles of [B, n]; every thread makes a state for its tiles.
+template <typename T, typename MakeState, typename Body>
+void for_tiles(Index batch, Index neurons, const PerNeuron<T>& r, const MakeState& make_state, const Body& body) {
   const Index tiles = quotient_up(neurons, kTile);
   parallel_for(batch * tiles, minimum(neurons, kTile), [&](Index first, Index last) {
     alignas(64) T r_tile[kTile];
+    auto state = make_state();
     Index loaded = -1;
     for (Index item = first; item < last; ++item) {
       // Images innermost, so that a tile of r serves the whole batch.
       const Index tile = item / batch, begin = tile * kTile, size = minimum(kTile, neurons - begin);
       if (tile != loaded) load_per_neuron(r, begin, size, r_tile);
       loaded = tile;
-      body(item % batch, begin, size, r_tile);
+      body(item % batch, begin, size, r_tile, state);
     }
   });
 }
+
+struct Nothing {};
+
+// How many neurons a thread has met of each status; added to the counts of all threads when it is done.
+class StatusCounts {
+ public:
+  explicit StatusCounts(Index* all) : all_(all) {}
+  StatusCounts(const StatusCounts&) = delete;
+  StatusCounts& operator=(const StatusCounts&) = delete;
+
+  ~StatusCounts() {
+    for (int status = 0; all_ != nullptr && status < 6; ++status) {
+      __atomic_fetch_add(&all_[status], counts_[status], __ATOMIC_RELAXED);
+    }
+  }
+
+  // Adds the neurons of a tile.
+  template <typename T>
+  void add(Index size, const T* __restrict l, const T* __restrict u, const T* __restrict r) {
+    int dead = 0, left = 0, alive = 0, right = 0, beyond = 0, unstable = 0;
+#pragma omp simd reduction(+ : dead, left, alive, right, beyond, unstable)
+    for (Index j = 0; j < size; ++j) {
+      const int status = neuron_status(l[j], u[j], r[j]);
+      dead += status == 0;
+      left += status == 1;
+      alive += status == 2;
+      right += status == 3;
+      beyond += status == 4;
+      unstable += status == 5;
+    }
+    const int found[6] = {dead, left, alive, right, beyond, unstable};
+    for (int status = 0; status < 6; ++status) counts_[status] += found[status];
+  }
+
+ private:
+  Index* all_;
+  Index counts_[6] = {};
+};
 
 }  // namespace
 
 template <typename T>
 void ramp(const RampArguments<T>& args) {
-  for_tiles(args.batch, args.neurons, args.r, [&](Index image, Index begin, Index size, const T* __restrict r) {
+  const auto body = [&](Index image, Index begin, Index size, const T* __restrict r, Nothing&) {
     const T* __restrict z = args.z + image * args.neurons + begin;
     T* __restrict out = args.out + image * args.neurons + begin;
     const T eta = args.eta;
     for (Index j = 0; j < size; ++j) out[j] = lbp::ramp(z[j], r[j], eta);
-  });
+  };
+  for_tiles(args.batch, args.neurons, args.r, [] { return Nothing(); }, body);
 }
 
 template <typename T>
@@ -67,7 +107,7 @@ void ramp_interval(const RampIntervalArguments<T>& args) {
   if (args.counts != nullptr) {
     for (int status = 0; status < 6; ++status) args.counts[status] = 0;
   }
-  for_tiles(args.batch, args.neurons, args.r, [&](Index image, Index begin, Index size, const T* __restrict r) {
+  const auto body = [&](Index image, Index begin, Index size, const T* __restrict r, StatusCounts& counts) {
     const Index at = image * args.neurons + begin;
     const T* __restrict l = args.l + at;
     const T* __restrict u = args.u + at;
@@ -78,17 +118,9 @@ void ramp_interval(const RampIntervalArguments<T>& args) {
       lower[j] = lbp::ramp(l[j], r[j], eta);
       upper[j] = lbp::ramp(u[j], r[j], eta);
     }
-    if (args.counts != nullptr) {
-      int in_tile[7] = {};
-      for (int status = 0; status < 6; ++status) {
-        int count = 0;
-        for (Index j = 0; j < size; ++j) count += neuron_status(l[j], u[j], r[j]) == status;
-        in_tile[status] = count;
-      }
-      for (int status = 0; status < 6; ++status)
-        __atomic_fetch_add(&args.counts[status], in_tile[status], __ATOMIC_RELAXED);
-    }
-  });
+    if (args.counts != nullptr) counts.add(size, l, u, r);
+  };
+  for_tiles(args.batch, args.neurons, args.r, [&] { return StatusCounts(args.counts); }, body);
 }
 
 template <typename T>
