@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <vector>
+
 #include "cpu/kernels/row_norm.h"
 #include "cpu/kernels/table.h"
 
@@ -104,30 +107,63 @@ void concretize_gradient(const ConcretizeGradientArguments<T>& args) {
   });
 }
 
+namespace {
+
+// The part of the region under a window as one run of numbers. Neighbouring rows mostly stand at one place, whose part
+// is gathered once for all of them.
+template <typename T>
+class RegionWindow {
+ public:
+  explicit RegionWindow(const ConcretizeWindowsArguments<T>& args)
+      : args_(args), run_(args.A.width * args.A.channels), x_L_(size_t(args.A.height * run_)) {
+    if (args.region.x_U != nullptr) x_U_.resize(x_L_.size());
+  }
+
+  void move_to(const WindowRow& where) {
+    if (where.image == image_ && where.top == top_ && where.left == left_) return;
+    image_ = where.image;
+    top_ = where.top;
+    left_ = where.left;
+    const RowWindows<T>& A = args_.A;
+    // With channels last, a row of pixels is one run of numbers in the window and in the image.
+    for (Index y = 0; y < A.height; ++y) {
+      const Index at = image_ * args_.region.batch_stride + ((top_ + y) * A.layer_width + left_) * A.channels;
+      std::copy_n(args_.region.x_L + at, run_, x_L_.data() + y * run_);
+      if (args_.region.x_U != nullptr) std::copy_n(args_.region.x_U + at, run_, x_U_.data() + y * run_);
+    }
+  }
+
+  const T* x_L() const { return x_L_.data(); }
+  const T* x_U() const { return x_U_.data(); }
+
+ private:
+  const ConcretizeWindowsArguments<T>& args_;
+  const Index run_;
+  std::vector<T> x_L_, x_U_;
+  Index image_ = -1, top_ = 0, left_ = 0;
+};
+
+}  // namespace
+
 template <typename T>
 void concretize_windows(const ConcretizeWindowsArguments<T>& args) {
   const RowWindows<T>& A = args.A;
   const Region<T>& region = args.region;
-  const Index sides = side_count(args.sides), run = A.width * A.channels, size = A.height * run;
+  const Index sides = side_count(args.sides), size = A.height * A.width * A.channels;
   parallel_for(sides * A.rows, size, [&](Index first, Index last) {
+    RegionWindow<T> window(args);
     for (Index item = first; item < last; ++item) {
       const Index side = item / A.rows;
       const WindowRow where = A.where[item % A.rows];
       const bool lower = is_lower(args.sides, side);
       const T* a = A.data + side * A.side_stride + where.source * A.source_stride;
-      const Index image = where.image * region.batch_stride;
-      double sum = 0;
-      // With channels last, a row of pixels is one run of numbers in the window and in the image.
-      for (Index y = 0; y < A.height; ++y) {
-        const Index at = image + ((where.top + y) * A.layer_width + where.left) * A.channels;
-        sum += region.x_U != nullptr ? box_row(run, a + y * run, region.x_L + at, region.x_U + at, lower)
-                                     : dot_row(run, a + y * run, region.x_L + at);
-      }
-      if (region.x_U == nullptr) {
+      window.move_to(where);
+      if (region.x_U != nullptr) {
+        args.bounds[item] = box_row(size, a, window.x_L(), window.x_U(), lower);
+      } else {
         const double spread = region.eps[where.image * region.eps_stride] * row_norm(size, a, region.q).norm;
-        sum += lower ? -spread : spread;
+        args.bounds[item] = dot_row(size, a, window.x_L()) + (lower ? -spread : spread);
       }
-      args.bounds[item] = sum;
     }
   });
 }

@@ -19,9 +19,9 @@ void relax_windows(const RelaxWindowsArguments<T>& args) {
       for (Index row = first_row + first; row < first_row + last; ++row) {
         Lane<T> lanes[2] = {};
         for (Index side = 0; side < sides; ++side) {
-          lanes[side] = lane_of(args, row, side, args.relaxed + (side * A.rows + row) * size, occupied.data());
+          lanes[side] = lane_of(args, row, side, args.relaxed + (side * A.rows + row) * size);
         }
-        relax_lanes(args, A.where[row], lanes, sides);
+        relax_lanes(args, A.where[row], lanes, sides, sides, occupied.data());
       }
     });
   });
@@ -102,16 +102,27 @@ struct Factors {
   const T* weight;
 };
 
+// Where the sums of a group of lanes stand: those of a lane side by side, and whether products are added to what is
+// there.
+template <typename T>
+struct Sums {
+  T* data;
+  Index stride;
+  bool begun;
+};
+
 // sums [kLanes, kColumns] += lanes [kCount, outputs] weight [outputs, kColumns], for several factors in turn.
 template <typename T, int kCount>
-void accumulate(const Factors<T>* factors, Index number, Index lane_stride, Index outputs, T* sums) {
+void accumulate(const Factors<T>* factors, Index number, Index lane_stride, Index outputs, const Sums<T>& sums) {
   using V = typename Vector<T>::Type;
   constexpr Index kSize = Vector<T>::kSize;
   V total[kCount][kVectors];
 #pragma GCC unroll 12
   for (int i = 0; i < kCount; ++i) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) total[i][v] = load_vector(sums + i * kColumns<T> + v * kSize);
+    for (int v = 0; v < kVectors; ++v) {
+      total[i][v] = sums.begun ? load_vector(sums.data + i * sums.stride + v * kSize) : V{};
+    }
   }
   for (Index n = 0; n < number; ++n) {
     const T* weight = factors[n].weight;
@@ -131,12 +142,13 @@ void accumulate(const Factors<T>* factors, Index number, Index lane_stride, Inde
 #pragma GCC unroll 12
   for (int i = 0; i < kCount; ++i) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) store_vector(sums + i * kColumns<T> + v * kSize, total[i][v]);
+    for (int v = 0; v < kVectors; ++v) store_vector(sums.data + i * sums.stride + v * kSize, total[i][v]);
   }
 }
 
 template <typename T, int kCount = int(kLanes)>
-void accumulate_lanes(Index count, const Factors<T>* factors, Index number, Index lane_stride, Index outputs, T* sums) {
+void accumulate_lanes(Index count, const Factors<T>* factors, Index number, Index lane_stride, Index outputs,
+                      const Sums<T>& sums) {
   if constexpr (kCount > 1) {
     if (count < kCount) {
       return accumulate_lanes<T, kCount - 1>(count, factors, number, lane_stride, outputs, sums);
@@ -152,6 +164,22 @@ void copy_columns(const T* from, T* to) {
   for (Index v = 0; v < kVectors; ++v) {
     store_vector(to + v * Vector<T>::kSize, load_vector(from + v * Vector<T>::kSize));
   }
+}
+
+// Adds few numbers: a row of the kernel, without a loop's way in and out of vectors.
+template <typename T>
+void add_few(Index count, const T* from, T* to) {
+  typedef T Four __attribute__((vector_size(4 * sizeof(T)), aligned(alignof(T))));
+  typedef T Two __attribute__((vector_size(2 * sizeof(T)), aligned(alignof(T))));
+  for (; count >= 4; count -= 4, from += 4, to += 4) {
+    *reinterpret_cast<Four*>(to) += *reinterpret_cast<const Four*>(from);
+  }
+  if (count >= 2) {
+    *reinterpret_cast<Two*>(to) += *reinterpret_cast<const Two*>(from);
+    from += 2;
+    to += 2;
+  }
+  if (count % 2 != 0) *to += *from;
 }
 
 bool same_place(const WindowRow& a, const WindowRow& b) { return a.top == b.top && a.left == b.left; }
@@ -231,10 +259,10 @@ class BlockConvolution {
     occupied_.assign(size_t(groups_ * pixels_), skip_zeros_ ? 0 : 1);
     lanes_.clear();
     for (Index i = 0; i < count_; ++i) {
-      lanes_.push_back(lane_of(args_.relax, block.first + i / sides, i % sides, relaxed_.data() + i * lane_stride_,
-                               occupied_.data() + i / kLanes * pixels_));
+      T* relaxed = relaxed_.data() + i * lane_stride_;
+      lanes_.push_back(lane_of(args_.relax, block.first + i / sides, i % sides, relaxed));
     }
-    relax_lanes(args_.relax, A_.where[block.first], lanes_.data(), count_);
+    relax_lanes(args_.relax, A_.where[block.first], lanes_.data(), count_, kLanes, occupied_.data());
   }
 
   // The coefficients of a lane's result.
@@ -247,7 +275,7 @@ class BlockConvolution {
     return relaxed_.data() + group * kLanes * lane_stride_ + pixel * A_.channels + channel;
   }
 
-  void multiply(Index group, const Factors<T>* factors, Index number, T* sums) const {
+  void multiply(Index group, const Factors<T>* factors, Index number, const Sums<T>& sums) const {
     accumulate_lanes<T>(minimum(kLanes, count_ - group * kLanes), factors, number, lane_stride_, packing_.outputs,
                         sums);
   }
@@ -294,7 +322,9 @@ class BlockConvolution {
           if (column < 0 || occupied_[size_t(group * pixels_ + pixel)] == 0) continue;
           factors_[size_t(number++)] = {outputs_at(group, pixel, channel), weight + j * tap_size};
         }
-        if (number > 0) multiply(group, factors_.data(), number, sums_.data() + (group * conv_.width + x) * kSums<T>);
+        if (number == 0) continue;
+        multiply(group, factors_.data(), number,
+                 {sums_.data() + (group * conv_.width + x) * kSums<T>, kColumns<T>, true});
       }
     }
   }
@@ -319,37 +349,32 @@ class BlockConvolution {
     for (Index lane = 0; lane < count_; ++lane) {
       std::fill(out(lane), out(lane) + conv_.height * conv_.width * inputs, T(0));
     }
-    products_.resize(size_t(kLanes * packing_.blocks * kColumns<T>));
+    const Index stride = packing_.blocks * kColumns<T>;  // between lanes of the products
+    products_.resize(size_t(kLanes * stride));
     for (Index item = 0; item < groups_ * pixels_; ++item) {
       if (occupied_[size_t(item)] == 0) continue;
       const Index group = item / pixels_, pixel = item % pixels_;
-      multiply_all(group, pixel);
+      multiply_all(group, pixel, stride);
       const Index top = origin_[0] + pixel / A_.width * conv_.stride[0];
       const Index left = origin_[1] + pixel % A_.width * conv_.stride[1];
       const Index first = maximum(0, -left), last = minimum(conv_.kernel[1], conv_.width - left);
       for (Index i = 0; i < conv_.kernel[0]; ++i) {
         const Index y = top + i * conv_.dilation[0];
         if (y < 0 || y >= conv_.height || first >= last) continue;
-        for (Index lane = group * kLanes; lane < minimum(count_, (group + 1) * kLanes); ++lane) {
-          const T* __restrict from =
-              products_.data() + lane % kLanes * packing_.blocks * kColumns<T> + i * row_size + first * inputs;
-          T* __restrict to = out(lane) + (y * conv_.width + left + first) * inputs;
-          for (Index c = 0; c < (last - first) * inputs; ++c) to[c] += from[c];
+        const Index first_lane = group * kLanes, lanes = minimum(kLanes, count_ - first_lane);
+        for (Index lane = 0; lane < lanes; ++lane) {
+          add_few((last - first) * inputs, products_.data() + lane * stride + i * row_size + first * inputs,
+                  out(first_lane + lane) + (y * conv_.width + left + first) * inputs);
         }
       }
     }
   }
 
   // products [kLanes, columns] of a pixel of A with the whole kernel.
-  void multiply_all(Index group, Index pixel) {
-    alignas(64) T sums[kSums<T>];
+  void multiply_all(Index group, Index pixel, Index stride) {
     for (Index block = 0; block < packing_.blocks; ++block) {
-      std::fill(sums, sums + kSums<T>, T(0));
       const Factors<T> factors = {outputs_at(group, pixel, 0), conv_.packed + block * packing_.template tap_size<T>()};
-      multiply(group, &factors, 1, sums);
-      for (Index lane = 0; lane < kLanes; ++lane) {
-        copy_columns(sums + lane * kColumns<T>, products_.data() + (lane * packing_.blocks + block) * kColumns<T>);
-      }
+      multiply(group, &factors, 1, {products_.data() + block * kColumns<T>, stride, false});
     }
   }
 

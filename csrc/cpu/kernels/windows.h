@@ -89,67 +89,94 @@ struct PixelLines {
         bias(planes + 4 * channels) {}
 };
 
-// One pixel of a window; returns its share of the constants and notes whether any coefficient is not 0.
+// Channels that are pushed through their lines side by side.
+constexpr Index kAbreast = 8;
+
+// One side of a row on its way through the lines.
 template <typename T>
-double relax_pixel(Index channels, const T* __restrict A, const T* __restrict lines, bool lower, T* __restrict relaxed,
-                   char& occupied) {
-  const PixelLines<const T> line(lines, channels, lower);
+struct Lane {
+  const T* from;  // its window of A
+  T* relaxed;     // where the result goes
+  bool lower;
+  Index out;                            // its place among the constants
+  alignas(64) double shares[kAbreast];  // of its constant
+};
+
+template <typename T>
+Lane<T> lane_of(const RelaxWindowsArguments<T>& args, Index row, Index side, T* relaxed) {
+  const RowWindows<T>& A = args.A;
+  const T* from = A.data + side * A.side_stride + A.where[row].source * A.source_stride;
+  return {from, relaxed, is_lower(args.sides, side), side * A.rows + row, {}};
+}
+
+// One coefficient; adds to the constant and to the sum of magnitudes.
+template <typename T>
+LBP_HOST_DEVICE void relax_coefficient(T a, Index c, const T* __restrict positive_slope,
+                                       const T* __restrict positive_intercept, const T* __restrict negative_slope,
+                                       const T* __restrict negative_intercept, const T* __restrict bias,
+                                       T* __restrict relaxed, double& constant, T& magnitude) {
+  const bool positive = a >= T(0);
+  const T value = a * (positive ? positive_slope[c] : negative_slope[c]);
+  const T intercept = positive ? positive_intercept[c] : negative_intercept[c];
+  relaxed[c] = value;
+  magnitude += absolute(value);
+  constant += double(a) * double(intercept) + double(value) * double(bias[c]);
+}
+
+// One pixel of a window; adds to the lane's constant, and to sums of magnitudes, which are 0 while every coefficient
+// is.
+template <typename T>
+void relax_pixel(Index channels, const T* __restrict lines, Index at, Lane<T>& lane, T* __restrict magnitudes) {
+  const PixelLines<const T> line(lines, channels, lane.lower);
+  const T* __restrict A = lane.from + at;
+  T* __restrict relaxed = lane.relaxed + at;
+  double* __restrict shares = lane.shares;
   const T* __restrict positive_slope = line.positive_slope;
   const T* __restrict positive_intercept = line.positive_intercept;
   const T* __restrict negative_slope = line.negative_slope;
   const T* __restrict negative_intercept = line.negative_intercept;
   const T* __restrict bias = line.bias;
-  double constant = 0;
-  int any = 0;
-#pragma omp simd reduction(+ : constant) reduction(| : any)
-  for (Index c = 0; c < channels; ++c) {
-    const T a = A[c];
-    const bool positive = a >= T(0);
-    const T value = a * (positive ? positive_slope[c] : negative_slope[c]);
-    const T intercept = positive ? positive_intercept[c] : negative_intercept[c];
-    relaxed[c] = value;
-    any |= value != T(0) ? 1 : 0;
-    constant += double(a) * double(intercept) + double(value) * double(bias[c]);
+  Index first = 0;
+  for (; first + kAbreast <= channels; first += kAbreast) {
+#pragma omp simd
+    for (Index i = 0; i < kAbreast; ++i) {
+      relax_coefficient(A[first + i], first + i, positive_slope, positive_intercept, negative_slope, negative_intercept,
+                        bias, relaxed, shares[i], magnitudes[i]);
+    }
   }
-  if (any != 0) occupied = 1;
-  return constant;
-}
-
-// One side of a row on its way through the lines.
-template <typename T>
-struct Lane {
-  const T* from;   // its window of A
-  T* relaxed;      // where the result goes
-  char* occupied;  // [height * width], set where a coefficient is not 0; rows may share it
-  bool lower;
-  Index out;  // its place among the constants
-  double constant;
-};
-
-template <typename T>
-Lane<T> lane_of(const RelaxWindowsArguments<T>& args, Index row, Index side, T* relaxed, char* occupied) {
-  const RowWindows<T>& A = args.A;
-  const T* from = A.data + side * A.side_stride + A.where[row].source * A.source_stride;
-  return {from, relaxed, occupied, is_lower(args.sides, side), side * A.rows + row, 0};
+  for (Index i = 0; first + i < channels; ++i) {
+    relax_coefficient(A[first + i], first + i, positive_slope, positive_intercept, negative_slope, negative_intercept,
+                      bias, relaxed, shares[i], magnitudes[i]);
+  }
 }
 
 // Pushes lanes whose windows lie at one place through the lines of their image, and writes their constants. The lines
-// of a pixel are read once for all lanes.
+// of a pixel are read once for all lanes. For every group of `together` lanes, occupied [groups, height * width] is set
+// where a coefficient of any of them is not 0.
 template <typename T>
-void relax_lanes(const RelaxWindowsArguments<T>& args, const WindowRow& where, Lane<T>* lanes, Index count) {
+void relax_lanes(const RelaxWindowsArguments<T>& args, const WindowRow& where, Lane<T>* lanes, Index count,
+                 Index together, char* occupied) {
   const RowWindows<T>& A = args.A;
   for (Index y = 0; y < A.height; ++y) {
     const T* lines = args.lines + ((where.top + y) * A.layer_width + where.left) * kLinePlanes * A.channels;
     for (Index x = 0; x < A.width; ++x, lines += kLinePlanes * A.channels) {
-      const Index pixel = y * A.width + x, at = pixel * A.channels;
-      for (Index i = 0; i < count; ++i) {
-        Lane<T>& lane = lanes[i];
-        lane.constant +=
-            relax_pixel(A.channels, lane.from + at, lines, lane.lower, lane.relaxed + at, lane.occupied[pixel]);
+      const Index pixel = y * A.width + x;
+      for (Index first = 0; first < count; first += together) {
+        alignas(64) T magnitudes[kAbreast] = {};
+        for (Index i = first; i < minimum(count, first + together); ++i) {
+          relax_pixel(A.channels, lines, pixel * A.channels, lanes[i], magnitudes);
+        }
+        T magnitude = T(0);
+        for (Index i = 0; i < kAbreast; ++i) magnitude += magnitudes[i];
+        if (!(magnitude == T(0))) occupied[first / together * A.height * A.width + pixel] = 1;
       }
     }
   }
-  for (Index i = 0; i < count; ++i) args.constants[lanes[i].out] = lanes[i].constant;
+  for (Index i = 0; i < count; ++i) {
+    double constant = 0;
+    for (Index j = 0; j < kAbreast; ++j) constant += lanes[i].shares[j];
+    args.constants[lanes[i].out] = constant;
+  }
 }
 
 }  // namespace lbp::LBP_ISA
