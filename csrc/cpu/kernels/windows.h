@@ -115,9 +115,12 @@ LBP_HOST_DEVICE void relax_coefficient(T a, Index c, const T* __restrict positiv
                                        const T* __restrict positive_intercept, const T* __restrict negative_slope,
                                        const T* __restrict negative_intercept, const T* __restrict bias,
                                        T* __restrict relaxed, double& constant, T& magnitude) {
+  // Both lines are read: loads behind a condition are slower.
+  const T slope_above = positive_slope[c], slope_below = negative_slope[c];
+  const T intercept_above = positive_intercept[c], intercept_below = negative_intercept[c];
   const bool positive = a >= T(0);
-  const T value = a * (positive ? positive_slope[c] : negative_slope[c]);
-  const T intercept = positive ? positive_intercept[c] : negative_intercept[c];
+  const T value = a * (positive ? slope_above : slope_below);
+  const T intercept = positive ? intercept_above : intercept_below;
   relaxed[c] = value;
   magnitude += absolute(value);
   constant += double(a) * double(intercept) + double(value) * double(bias[c]);
@@ -126,7 +129,8 @@ LBP_HOST_DEVICE void relax_coefficient(T a, Index c, const T* __restrict positiv
 // One pixel of a window; adds to the lane's constant, and to sums of magnitudes, which are 0 while every coefficient
 // is.
 template <typename T>
-void relax_pixel(Index channels, const T* __restrict lines, Index at, Lane<T>& lane, T* __restrict magnitudes) {
+LBP_HOST_DEVICE void relax_pixel(Index channels, const T* __restrict lines, Index at, Lane<T>& lane,
+                                 T* __restrict magnitudes) {
   const PixelLines<const T> line(lines, channels, lane.lower);
   const T* __restrict A = lane.from + at;
   T* __restrict relaxed = lane.relaxed + at;
