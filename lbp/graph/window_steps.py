@@ -100,7 +100,7 @@ def _kernel_rows(
     outputs = weight.shape[0]
     every = torch.arange(outputs, device=weight.device).repeat(len(shifts))
     to = shifts.repeat_interleave(outputs, 0)
-    A = move_windows(base[:, every], torch.zeros_like(to), to, window)
+    A = move_windows(base, torch.zeros_like(to), to, window, every)
     windows = WindowCoefficients(A, shift_of * outputs + channels, rows.images, places, field, source)
     return (windows,), None if bias is None else bias[channels].double()[None]
 
@@ -200,8 +200,7 @@ def through_reshape(rows: WindowRows, source: tuple[int, ...]) -> BackwardStep:
     windows, constants = to_windows(rows)
     if windows.shape == source:
         return (windows,), constants
-    matrix = windows.matrix()
-    return (windows.from_matrix(matrix.reshape(*matrix.shape[:3], *source), source),), constants
+    return (windows.reshaped(source),), constants
 
 
 def through_sum(rows: WindowRows, weight: float) -> BackwardStep:

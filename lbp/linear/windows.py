@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lbp.linear.receptive_field import Pair, ReceptiveField
 from lbp.ops import relax_windows
+from lbp.ops._arguments import take_at
 from lbp.ops.window_places import move_windows
 from lbp.strategies import side_names
 
@@ -133,7 +134,7 @@ class WindowCoefficients:
 
     def taken(self) -> Tensor:
         """Return A with one source per row, in order."""
-        return self.A if self.sources is None else self.A[:, self.sources]
+        return self.A if self.sources is None else take_at(self.A, 1, self.sources)
 
     def stepped(self, A: Tensor, field: ReceptiveField | None, shape: tuple[int, ...]) -> WindowCoefficients:
         """Return the rows after a step down to another layer, one source per row."""
@@ -157,6 +158,17 @@ class WindowCoefficients:
         field = None if self.field is None else self.field.union(other.field)
         first, second = self.widened(field), other.widened(field)
         return self.stepped(first + second, field, self.shape)
+
+    def reshaped(self, shape: tuple[int, ...]) -> WindowCoefficients:
+        """Return the rows over the whole layer in another shape."""
+        if not self.covers:
+            matrix = self.matrix()
+            return self.from_matrix(matrix.reshape(*matrix.shape[:3], *shape), shape)
+        # Rows go on sharing their sources, where those are not more than the rows.
+        shared = self.sources is not None and self.A.shape[1] <= self.count
+        A = self.A if shared else self.taken()
+        columns = A.movedim(-1, 2).flatten(2).unflatten(2, layer_of(shape)).movedim(2, -1)
+        return replace(self, A=columns.contiguous(), sources=self.sources if shared else None, field=None, shape=shape)
 
     def matrix(self) -> Tensor:
         """Return the rows over the whole layer, [K, R, 1, *shape]: as if every row had an image of its own."""

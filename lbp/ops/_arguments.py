@@ -91,6 +91,16 @@ def add_at(total: Tensor, index: Tensor, values: Tensor) -> Tensor:
     return total.index_add_(0, index, values)
 
 
+def take_at(values: Tensor, dimension: int, index: Tensor) -> Tensor:
+    """Return the entries of `values` along a dimension that `index` [R] names.
+
+    On CUDA devices the gradient of `index_select` adds in the order in which threads arrive; indexing sorts first.
+    """
+    if values.is_cuda:
+        return values[(slice(None),) * dimension + (index,)]
+    return values.index_select(dimension, index)
+
+
 def common_batch(*tensors: Tensor) -> int:
     """Return the batch that the first dimensions of the tensors broadcast to: a size of 1 serves any batch."""
     for tensor in tensors:

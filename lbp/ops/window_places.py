@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lbp.ops._arguments import take_at
 from lbp.ops._convolution import Pair
 
 
@@ -30,23 +31,31 @@ def gather_windows(values: Tensor, rows: Tensor, window: Pair) -> Tensor:
     return values.movedim(1, -1).flatten(0, 2)[window_places(rows, layer, window)]
 
 
-def move_windows(A: Tensor, corners: Tensor, to: Tensor, window: Pair) -> Tensor:
+def move_windows(A: Tensor, corners: Tensor, to: Tensor, window: Pair, sources: Tensor | None = None) -> Tensor:
     """Return the same rows over other windows, zero where the old ones have nothing.
 
     Args:
-        A: [K, R, height, width, C].
+        A: [K, sources, height, width, C].
         corners: int64 [R, 2], first row and column of the old windows.
         to: int64 [R, 2], those of the new ones.
         window: rows and columns of the new windows.
+        sources: int64 [R], the source of each row; None: one per row, in order.
+
+    Returns:
+        [K, R, *window, C].
     """
-    height, width = A.shape[2:4]
+    sides, count, height, width, channels = A.shape
     shift = to - corners
     y = shift[:, 0, None] + torch.arange(window[0], device=A.device)
     x = shift[:, 1, None] + torch.arange(window[1], device=A.device)
     inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
-    row = torch.arange(A.shape[1], device=A.device)[:, None, None]
-    moved = A[:, row, y.clamp(0, max(height - 1, 0))[:, :, None], x.clamp(0, max(width - 1, 0))[:, None, :]]
-    return torch.where(inside[..., None], moved, moved.new_zeros(()))
+    if sources is None:
+        sources = torch.arange(count, device=A.device)
+    places = (sources[:, None, None] * height + y[:, :, None]) * width + x[:, None, :]
+    # A pixel of zeros stands after all others.
+    pixels = torch.cat((A.reshape(sides, -1, channels), A.new_zeros(sides, 1, channels)), dim=1)
+    places = torch.where(inside, places, pixels.shape[1] - 1)
+    return take_at(pixels, 1, places.flatten()).reshape(sides, *inside.shape, channels)
 
 
 def natural_windows(
