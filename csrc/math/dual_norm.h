@@ -18,6 +18,13 @@ LBP_HOST_DEVICE Norm norm_kind(double q) {
   return q == 1.0 ? Norm::kOne : (q == 2.0 ? Norm::kTwo : (q == 0.0 ? Norm::kInfinity : Norm::kGeneral));
 }
 
+// x^q for x >= 0. Devices have it out of line: it is longer than what kernels do around it, at many places each.
+#if defined(__CUDACC__)
+__host__ __device__ __noinline__ inline double power(double x, double q) { return ::pow(x, q); }
+#else
+LBP_HOST_DEVICE double power(double x, double q) { return ::pow(x, q); }
+#endif
+
 // What powers are scaled by: the largest entry, kept away from 0 so that its inverse is finite. NaN stays NaN.
 LBP_HOST_DEVICE double norm_scale(double largest) {
   return largest < Float<double>::smallest_normal ? Float<double>::smallest_normal : largest;
@@ -35,7 +42,7 @@ LBP_HOST_DEVICE double norm_term(double a, double inverse_scale, double q) {
     const double scaled = magnitude * inverse_scale;
     return scaled * scaled;
   } else {
-    return ::pow(magnitude * inverse_scale, q);
+    return power(magnitude * inverse_scale, q);
   }
 }
 
@@ -49,7 +56,7 @@ LBP_HOST_DEVICE double norm_of(double sum, double largest, double q) {
   } else if constexpr (kNorm == Norm::kTwo) {
     return ::sqrt(sum) * norm_scale(largest);
   } else {
-    return ::pow(sum, 1.0 / q) * norm_scale(largest);
+    return power(sum, 1.0 / q) * norm_scale(largest);
   }
 }
 
@@ -79,7 +86,7 @@ LBP_HOST_DEVICE NormSum combined(const NormSum& a, const NormSum& b, double q) {
       const double scale = inverse_scale(largest);
       const double of_a = norm_scale(a.largest) * scale, of_b = norm_scale(b.largest) * scale;
       if constexpr (kNorm == Norm::kTwo) return {a.sum * (of_a * of_a) + b.sum * (of_b * of_b), largest};
-      return {a.sum * ::pow(of_a, q) + b.sum * ::pow(of_b, q), largest};
+      return {a.sum * power(of_a, q) + b.sum * power(of_b, q), largest};
     }
   }
 }
@@ -114,7 +121,7 @@ LBP_HOST_DEVICE double norm_slope(double a, double norm, double sum, double larg
     return absolute(a) == largest ? sign / sum : 0.0;
   } else {
     const double scale = inverse_scale(largest);
-    return norm > 0 ? sign * ::pow(absolute(a) * scale, q - 1) * (norm * scale) / sum : 0.0;
+    return norm > 0 ? sign * power(absolute(a) * scale, q - 1) * (norm * scale) / sum : 0.0;
   }
 }
 

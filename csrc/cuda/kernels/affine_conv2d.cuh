@@ -99,23 +99,43 @@ struct ConvolutionProduct {
     return {row == nullptr || k < 0 ? T(0) : row[k], T(0)};
   }
 
-  LBP_DEVICE void store(Index row, Index column, T center, T radius) const {
-    const int pixels = layer.output.height * layer.output.width;
-    const Index image = quotient(row, pixels), channel = group * columns + column;
-    const bool matrix = image < images;
-    const Index at = ((matrix ? image : image - images) * layer.out_channels + channel) * pixels + row - image * pixels;
-    const T offset = layer.bias == nullptr ? T(0) : layer.bias[channel];
-    if constexpr (kInterval) {
-      const bool outward = margin != nullptr;
-      if (outward) radius += margin[channel];
-      if (margin_of_example != nullptr) radius += margin_of_example[image];
-      first_out[at] = lower_end(center + offset, radius, outward);
-      second_out[at] = upper_end(center + offset, radius, outward);
-    } else {
-      (matrix ? first_out : first_bias_out)[at] = matrix ? center : center + offset;
-      T* radius_out = matrix ? second_out : second_bias_out;
-      if (radius_out != nullptr) radius_out[at] = radius;
+  // A pixel of the output, in all channels.
+  struct OutputRow {
+    const ConvolutionProduct& of;
+    T* first;     // in the group's first channel
+    T* second;    // or null
+    bool matrix;  // not of the biases
+    T margin_of_example;
+    int pixels;
+
+    LBP_DEVICE void store(Index column, T center, T radius) const {
+      const Index at = column * pixels, channel = of.group * of.columns + column;
+      const T offset = of.layer.bias == nullptr ? T(0) : of.layer.bias[channel];
+      if constexpr (kInterval) {
+        const bool outward = of.margin != nullptr;
+        if (outward) radius += of.margin[channel];
+        if (of.margin_of_example != nullptr) radius += margin_of_example;
+        first[at] = lower_end(center + offset, radius, outward);
+        second[at] = upper_end(center + offset, radius, outward);
+      } else {
+        first[at] = matrix ? center : center + offset;
+        if (second != nullptr) second[at] = radius;
+      }
     }
+  };
+  LBP_DEVICE OutputRow output(Index row) const {
+    const int pixels = layer.output.height * layer.output.width;
+    const Index image = quotient(row, pixels);
+    const bool matrix = image < images;
+    const Index at =
+        ((matrix ? image : image - images) * layer.out_channels + group * columns) * pixels + row - image * pixels;
+    T* const radius_out = matrix ? second_out : second_bias_out;
+    return {*this,
+            (matrix ? first_out : first_bias_out) + at,
+            radius_out == nullptr ? nullptr : radius_out + at,
+            matrix,
+            margin_of_example == nullptr ? T(0) : margin_of_example[image],
+            pixels};
   }
   LBP_DEVICE void store_constant(Index, double) const {}
 };

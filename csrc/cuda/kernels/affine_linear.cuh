@@ -68,22 +68,33 @@ struct LinearProduct {
     return {row == nullptr || k < 0 ? T(0) : row[k], T(0)};
   }
 
-  LBP_DEVICE void store(Index row, Index column, T center, T radius) const {
-    const T offset = bias == nullptr ? T(0) : bias[column];
-    if constexpr (kInterval) {
-      const Index at = row * columns + column;
-      const bool outward = margin != nullptr;
-      if (outward) radius += margin[column];
-      if (margin_of_example != nullptr) radius += margin_of_example[row];
-      first_out[at] = lower_end(center + offset, radius, outward);
-      second_out[at] = upper_end(center + offset, radius, outward);
-    } else {
-      const bool matrix = row < matrix_rows;
-      const Index at = (matrix ? row : row - matrix_rows) * columns + column;
-      (matrix ? first_out : first_bias_out)[at] = matrix ? center : center + offset;
-      T* radius_out = matrix ? second_out : second_bias_out;
-      if (radius_out != nullptr) radius_out[at] = radius;
+  struct OutputRow {
+    const LinearProduct& of;
+    T* first;
+    T* second;    // or null
+    bool matrix;  // not of the biases
+    T margin_of_example;
+
+    LBP_DEVICE void store(Index column, T center, T radius) const {
+      const T offset = of.bias == nullptr ? T(0) : of.bias[column];
+      if constexpr (kInterval) {
+        const bool outward = of.margin != nullptr;
+        if (outward) radius += of.margin[column];
+        if (of.margin_of_example != nullptr) radius += margin_of_example;
+        first[column] = lower_end(center + offset, radius, outward);
+        second[column] = upper_end(center + offset, radius, outward);
+      } else {
+        first[column] = matrix ? center : center + offset;
+        if (second != nullptr) second[column] = radius;
+      }
     }
+  };
+  LBP_DEVICE OutputRow output(Index row) const {
+    const bool matrix = row < matrix_rows;
+    const Index at = (matrix ? row : row - matrix_rows) * columns;
+    T* const radius_out = matrix ? second_out : second_bias_out;
+    return {*this, (matrix ? first_out : first_bias_out) + at, radius_out == nullptr ? nullptr : radius_out + at,
+            matrix, margin_of_example == nullptr ? T(0) : margin_of_example[row]};
   }
   LBP_DEVICE void store_constant(Index, double) const {}
 };

@@ -84,10 +84,17 @@ struct InsertProduct {
     return {state.center[k], state.radius == nullptr ? T(0) : state.radius[k]};
   }
 
-  LBP_DEVICE void store(Index row, Index column, T first, T second) const {
+  struct OutputRow {
+    T* coefficients;
+    bool lower;
+    LBP_DEVICE void store(Index column, T first, T second) const {
+      coefficients[column] = lower ? first - second : first + second;
+    }
+  };
+  LBP_DEVICE OutputRow output(Index row) const {
     const Place at = place(row);
-    args.coefficients[((at.side * args.batch + at.image) * args.rows + at.row) * columns + column] =
-        is_lower(args.sides, at.side) ? first - second : first + second;
+    return {args.coefficients + ((at.side * args.batch + at.image) * args.rows + at.row) * columns,
+            is_lower(args.sides, at.side)};
   }
   LBP_DEVICE void store_constant(Index row, double constant) const {
     const Place at = place(row);

@@ -117,16 +117,18 @@ struct PlainSums {
     }
   }
 
-  // Calls body(row, column, first, second) for every sum of this thread.
+  // Calls body(row, for_each_column) for every row that this thread has sums of; for_each_column(store) then calls
+  // store(column, first, second) for each of them.
   template <typename Body>
-  LBP_DEVICE void for_each(int thread, const Body& body) const {
+  LBP_DEVICE void for_each_row(int thread, const Body& body) const {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
+      body(thread / kAcross * kRows + i, [&](const auto& store) {
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j) {
-        body(thread / kAcross * kRows + i, thread % kAcross * kColumns + j, first[i][j],
-             kTwo ? second[kTwo ? i : 0][kTwo ? j : 0] : T(0));
-      }
+        for (int j = 0; j < kColumns; ++j) {
+          store(thread % kAcross * kColumns + j, first[i][j], kTwo ? second[kTwo ? i : 0][kTwo ? j : 0] : T(0));
+        }
+      });
     }
   }
 
@@ -177,18 +179,19 @@ struct SplitSums {
     }
   }
 
+  // As for plain sums; a fragment has two columns of each of two rows.
   template <typename Body>
-  LBP_DEVICE void for_each(int thread, const Body& body) const {
+  LBP_DEVICE void for_each_row(int thread, const Body& body) const {
 #pragma unroll
-    for (int i = 0; i < kHigh; ++i) {
+    for (int i = 0; i < 2 * kHigh; ++i) {
+      body(row(thread, i / 2, i % 2 * 2), [&](const auto& store) {
 #pragma unroll
-      for (int j = 0; j < kWide; ++j) {
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          body(row(thread, i, c), column(thread, j, c), first[i][j][c],
-               kTwo ? second[kTwo ? i : 0][kTwo ? j : 0][c] : 0.0f);
+        for (int j = 0; j < 2 * kWide; ++j) {
+          const int c = i % 2 * 2 + j % 2;
+          store(column(thread, j / 2, c), first[i / 2][j / 2][c],
+                kTwo ? second[kTwo ? i / 2 : 0][kTwo ? j / 2 : 0][c] : 0.0f);
         }
-      }
+      });
     }
   }
 

@@ -173,15 +173,21 @@ struct TransposedProduct {
       return {column == nullptr || depth_or_none < 0 ? T(0) : column[stage.weight[k]], T(0)};
     }
 
-    LBP_DEVICE void store(Index row, Index column, T sum, T) const {
+    struct OutputRow {
+      T* pixel;  // in the group's first channel
+      Index pixels;
+      LBP_DEVICE void store(Index column, T sum, T) const { pixel[column * pixels] = sum; }
+    };
+    LBP_DEVICE OutputRow output(Index row) const {
       const ConvolutionLayer<T>& layer = args.layer;
       const int pixels = down.count * across.count;
       const Index row_of_A = quotient(row, pixels);
       const int pixel = int(row - row_of_A * pixels);
       const int y = down.first + pixel / across.count * layer.stride.height;
       const int x = across.first + pixel % across.count * layer.stride.width;
-      const Index channel = row_of_A * layer.channels + group * columns + column;
-      args.coefficients[(channel * layer.input.height + y) * layer.input.width + x] = sum;
+      const Index channel = row_of_A * layer.channels + group * columns;
+      return {args.coefficients + (channel * layer.input.height + y) * layer.input.width + x,
+              Index(layer.input.height) * layer.input.width};
     }
     LBP_DEVICE void store_constant(Index, double) const {}
   };

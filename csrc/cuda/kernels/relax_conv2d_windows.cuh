@@ -133,15 +133,22 @@ struct WindowsProduct {
       return {column == nullptr || depth_or_none < 0 ? T(0) : read(column + stage.weight[k]), T(0)};
     }
 
-    LBP_DEVICE void store(Index row, Index column, T sum, T) const {
+    struct OutputRow {
+      T* coefficients;  // null where the window has no such pixel
+      bool stands;
+      LBP_DEVICE void store(Index column, T sum, T) const {
+        if (coefficients != nullptr) coefficients[column] = stands ? sum : quiet_nan<T>();
+      }
+    };
+    LBP_DEVICE OutputRow output(Index row) const {
       const Place at = place(row);
       const ResiduePixels down = pixels_down(at.row), across = pixels_across(at.row);
-      if (at.down >= down.count || at.across >= across.count) return;
+      if (at.down >= down.count || at.across >= across.count) return {nullptr, false};
       const Index y = down.first + at.down * of.convolution.stride[0];
       const Index x = across.first + at.across * of.convolution.stride[1];
       const Index pixel = ((at.side * of.A.rows + at.row) * of.convolution.height + y) * of.convolution.width + x;
-      of.coefficients[pixel * of.convolution.inputs + group * columns + column] =
-          stands(of.A, read_row(of.A.where + at.row)) ? sum : quiet_nan<T>();
+      return {of.coefficients + pixel * of.convolution.inputs + group * columns,
+              stands(of.A, read_row(of.A.where + at.row))};
     }
     LBP_DEVICE void store_constant(Index, double) const {}
   };

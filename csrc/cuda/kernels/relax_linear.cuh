@@ -95,9 +95,11 @@ struct RelaxLinearProduct {
     const Place at = place(row);
     return (at.side * args.batch + first_image + at.image) * args.rows + at.row;
   }
-  LBP_DEVICE void store(Index row, Index column, T sum, T) const {
-    args.coefficients[output_row(row) * columns + column] = sum;
-  }
+  struct OutputRow {
+    T* coefficients;
+    LBP_DEVICE void store(Index column, T sum, T) const { coefficients[column] = sum; }
+  };
+  LBP_DEVICE OutputRow output(Index row) const { return {args.coefficients + output_row(row) * columns}; }
   LBP_DEVICE void store_constant(Index row, double constant) const { args.constants[output_row(row)] = constant; }
 };
 

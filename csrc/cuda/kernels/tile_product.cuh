@@ -16,7 +16,8 @@
 //     LeftLoad load_left(LeftState, Stage, int k, Index depth) const                     reads memory
 //     Pair<T> left_values(LeftLoad, LeftState, Stage, int k, double& constant) const     what is multiplied
 //     Pair<T> load_right(RightState, Stage, int k, Index depth) const
-//     void store(Index row, Index column, T first, T second) const
+//     OutputRow output(Index row) const                                                  where sums of a row go:
+//       void store(Index column, T first, T second) const
 //     void store_constant(Index row, double constant) const
 //
 // States of rows and columns outside the product, and depths outside it, load zeros.
@@ -153,16 +154,24 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, 1) tile_product_kernel(c
   const bool whole = plan.splits == 1;
   const Index part = split * args.product.batches + batch;
   constexpr int kProducts = Product::kPairing == Pairing::kSingle ? 1 : 2;
-  sums.for_each(thread, [&](int row_of_tile, int column_of_tile, T first, T second) {
-    const Index row = row_begin + row_of_tile, column = column_begin + column_of_tile;
-    if (row >= view.rows || column >= view.columns) return;
+  sums.for_each_row(thread, [&](int row_of_tile, const auto& for_each_column) {
+    const Index row = row_begin + row_of_tile;
+    if (row >= view.rows) return;
     if (whole) {
-      view.store(row, column, first, second);
+      const auto output = view.output(row);
+      for_each_column([&](int column_of_tile, T first, T second) {
+        const Index column = column_begin + column_of_tile;
+        if (column < view.columns) output.store(column, first, second);
+      });
     } else {
       const Index size = args.product.rows * args.product.columns;
-      T* target = plan.sums + part * kProducts * size + row * args.product.columns + column;
-      target[0] = first;
-      if constexpr (kProducts == 2) target[size] = second;
+      T* const target = plan.sums + part * kProducts * size + row * args.product.columns;
+      for_each_column([&](int column_of_tile, T first, T second) {
+        const Index column = column_begin + column_of_tile;
+        if (column >= view.columns) return;
+        target[column] = first;
+        if constexpr (kProducts == 2) target[size + column] = second;
+      });
     }
   });
   if constexpr (Product::kConstants) {
@@ -203,7 +212,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) finish_product_kernel(const TileArgume
       sums[i] += args.plan.sums[(part * kProducts + i) * size + row * product.columns + column];
     if (Product::kConstants && column == 0) constant += args.plan.constants[part * product.rows + row];
   }
-  view.store(row, column, sums[0], sums[kProducts - 1]);
+  view.output(row).store(column, sums[0], sums[kProducts - 1]);
   if constexpr (Product::kConstants) {
     if (column == 0) view.store_constant(row, constant);
   }
