@@ -1,7 +1,8 @@
 """Compiles every CUDA kernel for every architecture, without a GPU: `make cuda-check`.
 
 check_cuda.py nvcc     the library with all kernels ahead of time; a table of what ptxas says; fails where a memory-
-                       bound kernel spills, or an instruction's rounding is unproven; then that library on the CPU
+                       bound kernel spills, where one that takes whole packs does not read 16 bytes at a time, or an
+                       instruction's rounding is unproven; then that library on the CPU
 check_cuda.py nvrtc    all kernels that the library compiles just in time, by NVRTC, those that share their headers by
                        turns for one architecture and the next; some as a user's machine does
 """
@@ -37,6 +38,11 @@ AS_LAUNCHED_ON = 90
 UNPROVEN = re.compile(
     r"(?<![.\w])(?!rcp\.approx\.ftz\.f64\b)[a-z0-9]+(?:\.\w+)*\.(?:ftz|approx|full)\b[.\w]*|\b(?:atom|red)\.[.\w]*\.f\d+"
 )
+# Those whose first flag says that they read whole packs.
+IN_PACKS = re.compile(r"_kernel<float, (?!false).*true>$")
+# A kernel in PTX, and accesses of 16 bytes in it.
+ENTRY = re.compile(r"^\.visible \.entry (\w+)\(.*?^\}$", re.MULTILINE | re.DOTALL)
+WHOLE_PACK = re.compile(r"\bld\.global[.\w]*\.(?:v4\.\w32|v2\.\w64)\b")
 WORKERS = max(2, (os.cpu_count() or 2) // 2)
 
 
@@ -102,8 +108,19 @@ def check_instructions() -> None:
                 f"{program.stem}.cu has instructions whose rounding docs/rounding.md does not cover: "
                 f"{', '.join(unproven)}"
             )
+        check_accesses(program.read_text())
     if len(programs) < len(list((ROOT / "csrc" / "cuda").glob("*.cu"))):
         sys.exit(f"nvcc kept the PTX of {', '.join(program.stem for program in programs)} only")
+
+
+def check_accesses(program: str) -> None:
+    """Fail where a kernel of float32 that is launched for whole packs reads none at once."""
+    kernels = {entry[1]: entry[0] for entry in ENTRY.finditer(program)}
+    if len(kernels) != program.count(".entry "):
+        sys.exit(f"of {program.count('.entry ')} kernels in a program of PTX, {len(kernels)} were recognised")
+    for name, text in zip(demangled(list(kernels)), kernels.values(), strict=True):
+        if IN_PACKS.search(name) and not WHOLE_PACK.search(text):
+            sys.exit(f"{name} reads nothing by 16 bytes at a time")
 
 
 def check_library() -> None:

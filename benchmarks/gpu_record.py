@@ -112,7 +112,7 @@ def stages(device: str, capability: str, *, continued: bool) -> list[Stage]:
     return [
         Stage("build", 150, python("setup.py", "build_ext", "--inplace"), ahead),
         Stage("test", 110, [*tests, "tests/gpu", *(f"--ignore={path}" for path in cases)]),
-        Stage("benchmark", 60, python("-m", "lbp", *benchmark), prepare=start_afresh),
+        Stage("benchmark", 60, python("-m", "lbp", *benchmark), {"COLUMNS": "160"}, prepare=start_afresh),
         Stage("memcheck", 50, *sanitizer("memcheck")),
         Stage("test-cases", 60, [*tests, *cases]),
         Stage("racecheck", 40, *sanitizer("racecheck")),
@@ -172,10 +172,9 @@ def command_text(stage: Stage) -> str:
 def summary(log: str) -> list[str]:
     """Return the lines of a log that say how it went, else its last ones."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    telling = [
-        line for line in lines if re.search(r"^FAILED|^ERROR|\d+ passed|\d+ failed|ERROR SUMMARY|CUDA kernels", line)
-    ]
-    return [line.replace(f"{ROOT}/", "") for line in (telling[-20:] or lines[-5:])]
+    said = r"^FAILED|^ERROR|\d+ passed|\d+ failed|ERROR SUMMARY|CUDA kernels|share of the copy's bandwidth"
+    telling = [re.sub(" +", " ", line) for line in lines if re.search(said, line)]
+    return [line.replace(f"{ROOT}/", "") for line in (telling[-40:] or lines[-5:])]
 
 
 def facts() -> dict[str, Any]:

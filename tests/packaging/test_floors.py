@@ -1,0 +1,23 @@
+"""Every CUDA kernel has a row with its floor in benchmarks/README.md."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+# Rows that stand for several kernels.
+FAMILIES = {"_strips": "`..._strips`", "_finish": "`..._finish`", "sum_": "`sum_...`"}
+
+
+def test_every_kernel_has_a_floor():
+    sources = "\n".join(path.read_text() for path in sorted((ROOT / "csrc" / "cuda" / "kernels").glob("*.cuh")))
+    kernels = re.findall(r"^LBP_KERNEL void .*?\b(\w+)_kernel\(", sources, re.MULTILINE | re.DOTALL)
+    assert len(kernels) == sources.count("LBP_KERNEL void") > 0
+    rows = [line for line in (ROOT / "benchmarks" / "README.md").read_text().splitlines() if line.startswith("| ")]
+    named = set(re.findall(r"`([\w.]+)`", "\n".join(rows)))
+    named |= {"tile_product", "finish_product"}  # all rows of fused products
+
+    def has_row(kernel: str) -> bool:
+        families = [row for part, row in FAMILIES.items() if part in kernel]
+        return kernel in named or any(row.strip("`") in named for row in families)
+
+    assert [kernel for kernel in kernels if not has_row(kernel)] == []
