@@ -440,7 +440,7 @@ class BoundedModule(nn.Module):
                 raise StaleBoundsError("compute_bounds: reuse_ibp=True, but x is not the input of the latest call")
             hidden = {}
             if reuse:
-                hidden = cache.hidden(stamp_of(structure, self._model, self._statistics, cache.x), level)
+                hidden = cache.hidden(stamp_of(structure, self._statistics, cache.x), level)
             return cache.x, cache.region_for(level), hidden
         x = single_tensor(x, "x")
         check_same_kind("the input x", x, self._like(), "the model")
@@ -461,7 +461,7 @@ class BoundedModule(nn.Module):
         hidden = {node: problem.bounds[node] for node in problem.pre_activations if node in problem.bounds}
         if reused and self._cache is not None:
             hidden = self._cache.bounds | hidden
-        stamp = stamp_of(structure, self._model, self._statistics, x)
+        stamp = stamp_of(structure, self._statistics, x)
         self._cache = CachedBounds(x, problem.region, hidden, stamp, problem.rounding)
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lbp.errors import StaleBoundsError
 from lbp.graph import BoundNode
 from lbp.graph.registry import BatchStatistics
-from lbp.graph.structure import Structure
+from lbp.graph.structure import Structure, tensors_of
 from lbp.linear import Interval, Region
 from lbp.perturbations import PerturbationLpNorm, region_of
 from lbp.rounding import LEVELS
@@ -58,9 +58,9 @@ class CachedBounds:
         return dict(self.bounds)
 
 
-def stamp_of(structure: Structure, model: nn.Module, statistics: BatchStatistics, x: Tensor) -> tuple[Any, ...]:
-    """Return the versions of everything that the bounds for x of a model, which has that structure, depend on."""
-    tensors = chain(model.parameters(), model.buffers())
+def stamp_of(structure: Structure, statistics: BatchStatistics, x: Tensor) -> tuple[Any, ...]:
+    """Return the versions of everything that the bounds for x of a model of that structure depend on."""
+    tensors = tensors_of(structure)
     moments = chain.from_iterable(chain.from_iterable(statistics.values()))
     perturbation = getattr(x, "ptb", None) or PerturbationLpNorm()
     return (structure, *map(_version, (*vars(perturbation).values(), x, *tensors, *moments)))

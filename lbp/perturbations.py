@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbp.checks import Check, check_same_kind, not_finite, raise_if_any
+from lbp.checks import Check, check_same_kind, known_to_hold, not_finite, raise_if_any
 from lbp.errors import InvalidInputError, UnsupportedArgumentError
 from lbp.linear import Ball, Region, round_down, round_up
 from lbp.rounding import lowered, raised
@@ -130,6 +130,8 @@ class PerturbationLpNorm:
     def _ordered(self, x: Tensor, lower: Tensor, upper: Tensor, checks: list[Check]) -> tuple[Tensor, Tensor]:
         """Return the box with sides that rounding has crossed put around x."""
         crossed = lower > upper
+        if known_to_hold(~crossed.any()):
+            return lower, upper
         scale = torch.maximum(torch.maximum(lower.abs(), upper.abs()), x.abs())
         too_far = crossed & (lower - upper > ULPS * torch.finfo(x.dtype).eps * scale)
 

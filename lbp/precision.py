@@ -7,7 +7,7 @@ import os
 import platform
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from types import TracebackType
 from typing import ParamSpec, TypeVar
 
@@ -70,22 +70,24 @@ class full_precision:
     """
 
     def __enter__(self) -> None:
-        self._entered: ExitStack | None = None
-        if getattr(_thread, "inside", False):
+        self._outermost = not getattr(_thread, "inside", False)
+        if not self._outermost:
             return
-        with ExitStack() as stack:
-            _switch_off()
-            stack.callback(_restore)
-            for device in _AUTOCAST_DEVICES:
-                if torch.is_autocast_enabled(device):
-                    stack.enter_context(torch.autocast(device, enabled=False))
-            self._entered = stack.pop_all()
+        _switch_off()
+        self._autocasts = [
+            torch.autocast(device, enabled=False) for device in _AUTOCAST_DEVICES if torch.is_autocast_enabled(device)
+        ]
+        for autocast in self._autocasts:
+            autocast.__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._entered is not None:
-            self._entered.close()
+        if not self._outermost:
+            return
+        for autocast in reversed(self._autocasts):
+            autocast.__exit__(kind, error, trace)
+        _restore()
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Return the function with such a block around every call."""

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from lbp.bench.timing import Call, seconds_of
-from lbp.ops._arguments import composite
+from lbp.ops._calls import composite
 from lbp.precision import full_precision
 
 _MATRIX_PRODUCTS = {

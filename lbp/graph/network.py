@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 
 from lbp.errors import UnknownNodeError
@@ -18,6 +18,7 @@ class Network:
         input: the network's input.
         output: the network's output.
         guards: conditions to check before every use.
+        counts: what others have counted from the shapes in the graph, which never change; by what it is.
     """
 
     def __init__(self, nodes: Sequence[BoundNode], output: BoundNode, guards: Sequence[Guard] = ()) -> None:
@@ -25,7 +26,9 @@ class Network:
         self.output = output
         self.guards = tuple(guards)
         self.input = next(node for node in nodes if isinstance(node, InputNode))
+        self.counts: dict[Hashable, int] = {}
         self._by_name = {node.name: node for node in nodes}
+        self._below: dict[BoundNode, tuple[BoundNode, ...]] = {}
 
     def __getitem__(self, name: str) -> BoundNode:
         """Return the node of that name.
@@ -40,11 +43,13 @@ class Network:
 
     def below(self, node: BoundNode) -> tuple[BoundNode, ...]:
         """Return the nodes that a node depends on, itself included, in topological order."""
-        wanted = {node}
-        for candidate in reversed(self.nodes):
-            if candidate in wanted:
-                wanted.update(candidate.inputs)
-        return tuple(candidate for candidate in self.nodes if candidate in wanted)
+        if node not in self._below:
+            wanted = {node}
+            for candidate in reversed(self.nodes):
+                if candidate in wanted:
+                    wanted.update(candidate.inputs)
+            self._below[node] = tuple(candidate for candidate in self.nodes if candidate in wanted)
+        return self._below[node]
 
     @property
     def activations(self) -> tuple[BoundNode, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 
 from lbp.errors import UnsupportedLayerError
 
@@ -15,7 +17,7 @@ Structure = tuple[tuple[nn.Module, tuple[tuple[str, Any], ...]], ...]
 
 _PLAIN = (bool, int, float, str, type(None))
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
-"""Parameters, modules and hooks: nothing that a trace takes for constant."""
+"""Parameters, modules and hooks: nothing that a trace takes for constant, but the shapes of parameters and buffers."""
 
 
 def _is_setting(value: Any) -> bool:
@@ -26,19 +28,32 @@ def structure_of(model: nn.Module) -> Structure:
     """Return the modules of a model in order, each with the plain values among its attributes.
 
     Tracing turns such values (a stride, a slope, a flag, the training mode) into constants, so a trace serves only
-    the structure that it was made from.
+    the structure that it was made from. Of tensors the shapes are, and memory is counted for the device where they lie.
     """
-    return tuple(
-        (
-            module,
-            tuple(
-                (name, value)
-                for name, value in vars(module).items()
-                if name not in _OF_EVERY_MODULE and _is_setting(value)
-            ),
-        )
-        for module in model.modules()
-    )
+    return tuple((module, _constants_of(module)) for module in model.modules())
+
+
+def _constants_of(module: nn.Module) -> tuple[tuple[str, Any], ...]:
+    found: list[tuple[str, Any]] = []
+    for name, value in vars(module).items():
+        if name in _OF_EVERY_MODULE:
+            continue
+        if isinstance(value, Tensor):
+            found.append((name, (value.shape, value.device)))
+        elif _is_setting(value):
+            found.append((name, value))
+    for tensors in (module._parameters, module._buffers):
+        for name, tensor in tensors.items():
+            if tensor is not None and not is_lazy(tensor):
+                found.append((name, (tensor.shape, tensor.device)))
+    return tuple(found)
+
+
+def tensors_of(structure: Structure) -> Iterator[Tensor]:
+    """Yield the parameters and buffers of the modules."""
+    for module, _ in structure:
+        for tensors in (module._parameters, module._buffers):
+            yield from (tensor for tensor in tensors.values() if tensor is not None)
 
 
 def refuse_hooks(model: nn.Module) -> None:
@@ -48,6 +63,11 @@ def refuse_hooks(model: nn.Module) -> None:
         UnsupportedLayerError: forward hooks (older forms of weight_norm, spectral_norm and pruning use them), or a
             forward of the instance's own.
     """
+    for module in model.modules():
+        if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
+            break
+    else:
+        return
     for name, module in model.named_modules():
         where = f"{name or 'the model'} ({type(module).__name__})"
         if "forward" in vars(module):

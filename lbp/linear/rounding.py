@@ -13,20 +13,27 @@ class _RoundOutward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, bound: Tensor, dtype: torch.dtype, direction: float) -> Tensor:
-        nearest = bound.to(dtype)
-        back = nearest.to(bound.dtype)
-        wrong = back > bound if direction < 0 else back < bound
-        limit = torch.full((), direction, dtype=dtype, device=bound.device)
-        return torch.where(wrong, torch.nextafter(nearest, limit), nearest)
+        return _on_the_safe_side(bound, dtype, direction)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         return grads[0].double(), None, None
 
 
+def _on_the_safe_side(bound: Tensor, dtype: torch.dtype, direction: float) -> Tensor:
+    nearest = bound.to(dtype)
+    # Both float32 and float64 numbers are compared as float64.
+    wrong = nearest > bound if direction < 0 else nearest < bound
+    limit = torch.full((), direction, dtype=dtype, device=bound.device)
+    return torch.where(wrong, torch.nextafter(nearest, limit), nearest)
+
+
 def _rounded(bound: Tensor, dtype: torch.dtype, direction: float) -> Tensor:
     if bound.dtype == dtype:
         return bound
+    if not (torch.is_grad_enabled() and bound.requires_grad):
+        # An autograd function takes longer than all of this.
+        return _on_the_safe_side(bound, dtype, direction)
     result: Tensor = _RoundOutward.apply(bound, dtype, direction)  # type: ignore[no-untyped-call]
     return result
 

@@ -6,11 +6,12 @@ shapes before anything is computed, so that splits depend on nothing but the net
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 import torch
 from torch import Tensor
@@ -70,17 +71,45 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    available = [8 * 2**30]
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        match = re.search(r"MemAvailable:\s*(\d+) kB", meminfo.read_text())
-        available = [int(match[1]) * 1024] if match else available
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()).isdigit():
-        available.append(max(int(text) - int(used.read_text()), 2**20))
-    return min(available)
+    match = re.search(rb"MemAvailable:\s*(\d+) kB", _contents(_SYSTEM))
+    available = int(match[1]) * 1024 if match else 8 * 2**30
+    limit, used = (_contents(path).strip() for path in _CONTAINER)
+    if limit.isdigit() and used.isdigit():
+        available = min(available, max(int(limit) - int(used), 2**20))
+    return available
 
 
+_SYSTEM = Path("/proc/meminfo")
+_CONTAINER = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
+
+
+def _contents(path: Path) -> bytes:
+    """Return what a file of the system says; nothing where there is none."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+P = ParamSpec("P")
+
+
+def _counted_once(
+    count: Callable[Concatenate[Network, P], int],
+) -> Callable[Concatenate[Network, P], int]:
+    """Keep what a function counts from a network's shapes, which are those of its trace; see `lbp.graph.structure`."""
+
+    @functools.wraps(count)
+    def counted(network: Network, /, *args: P.args, **named: P.kwargs) -> int:
+        key = (count, args, *named.items())
+        if key not in network.counts:
+            network.counts[key] = count(network, *args, **named)
+        return network.counts[key]
+
+    return counted
+
+
+@_counted_once
 def row_bytes(network: Network, start: BoundNode, itemsize: int, *, windows: bool = True) -> int:
     """Return the most bytes that one row of two sides holds at a time, on its way from a node to the input.
 
@@ -128,6 +157,7 @@ def _window_bytes(field: ReceptiveField | None, shape: tuple[int, ...], itemsize
     return 2 * layer[0] * height * width * itemsize
 
 
+@_counted_once
 def shared_bytes(network: Network, itemsize: int, *, batch: int = 1, rows: int | None = None) -> int:
     """Return the bytes that rows and images take together: weights laid out anew, and the lines of one image.
 
@@ -168,6 +198,7 @@ def start_bytes(node: BoundNode, itemsize: int) -> int:
     return (4 if spread else 3) * kernel.numel() * geometry.groups * itemsize
 
 
+@_counted_once
 def image_bytes(
     network: Network,
     method: Method,
@@ -242,6 +273,7 @@ def _output_row_bytes(network: Network, method: Method, output: BoundNode, rows:
     return row_bytes(network, output, itemsize, windows=False)
 
 
+@_counted_once
 def _hidden_row_bytes(network: Network, method: Method, output: BoundNode, itemsize: int, *, windows: bool) -> int:
     """Return the bytes of the fewest rows of a hidden layer that start at a time.
 

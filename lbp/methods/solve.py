@@ -19,7 +19,7 @@ from lbp.methods.memory import images_at_once
 from lbp.methods.names import Method
 from lbp.methods.problem import Problem
 from lbp.methods.relaxed_crown import insertion_points, relaxed_crown_pre_activations, substitute_to_input
-from lbp.precision import check_products
+from lbp.precision import check_products, full_precision
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Solution:
     constants: Tensor | None = None
 
 
+@full_precision()  # once, instead of around every product
 def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Solution:
     """Bound the problem's output; bounds of other nodes are left in `problem.bounds`.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lbp import _native
-from lbp.ops._calls import add_gradient, call_of
+from lbp.ops._calls import add_composite, add_gradient, call_of
 from lbp.precision import full_precision
 
 RampParameters = tuple[float, Tensor | None, float, Tensor | None]
@@ -118,15 +118,7 @@ def register_composite(name: str, function: Callable[..., Any], *, devices: Sequ
     for device in devices:
         if device == "CPU" or _native.cuda_build != "none":
             torch.library.impl(f"lbp::{name}", device, function)
-            _COMPOSITES[name, device.lower()] = function
-
-
-_COMPOSITES: dict[tuple[str, str], Callable[..., Any]] = {}
-
-
-def composite(name: str, device: torch.device) -> Callable[..., Any] | None:
-    """Return what an op is made of on a device, None where it is a kernel of its own."""
-    return _COMPOSITES.get((name, device.type))
+            add_composite(name, device.lower(), function)
 
 
 def register_gradient(

@@ -3,7 +3,8 @@
 An op with a gradient written in Python costs tens of microseconds more than its kernel when it goes through PyTorch's
 dispatcher: once for each way through the wrapper that `torch.library` keeps for autograd, also where nothing is to be
 differentiated. That is longer than a small layer takes. A call therefore goes below autograd where no argument requires
-a gradient, and else through an autograd function of its own. Tracing and function transforms see the registered op.
+a gradient, and else through an autograd function of its own. An op that is made of other ops is called as the Python
+function that it is. Tracing, dispatch modes and function transforms see the registered op.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 Backward = Callable[..., Any]
 SetupContext = Callable[[Any, tuple[Any, ...], Any], None]
 
+_composites: dict[tuple[str, str], Callable[..., Any]] = {}
 _functions: dict[str, type[torch.autograd.Function]] = {}
 _calls: dict[str, Callable[..., Any]] = {}
 
@@ -36,24 +39,55 @@ def add_gradient(name: str, backward: Backward, setup_context: SetupContext) -> 
     _functions[name] = _make_function(name, backward, setup_context)
 
 
+def add_composite(name: str, device: str, function: Callable[..., Any]) -> None:
+    """Remember what `lbp::name` is made of on devices of a type."""
+    _composites[name, device] = function
+
+
+def composite(name: str, device: torch.device) -> Callable[..., Any] | None:
+    """Return what an op is made of on a device, None where it is a kernel of its own."""
+    return _composites.get((name, device.type))
+
+
 def _overload(name: str) -> torch._ops.OpOverload:
     overload: torch._ops.OpOverload = getattr(torch.ops.lbp, name).default
     return overload
 
 
-def _below_autograd(overload: torch._ops.OpOverload, arguments: tuple[Any, ...]) -> Any:
-    with torch._C._AutoDispatchBelowAutograd():
-        return overload(*arguments)
+def _below_autograd(name: str) -> Callable[..., Any]:
+    """Return what runs the op below autograd, on the CPU without the dispatcher where it is made of other ops."""
+    overload = _overload(name)
+    # The dispatcher puts defaults in place of what is left out.
+    count = len(overload._schema.arguments)
+
+    def run(*arguments: Any) -> Any:
+        on_cpu = _composites.get((name, "cpu"))
+        with torch._C._AutoDispatchBelowAutograd():
+            if (
+                on_cpu is None
+                or len(arguments) != count
+                or torch._C._len_torch_dispatch_stack()
+                or not _plain(arguments)
+            ):
+                return overload(*arguments)
+            return on_cpu(*arguments)
+
+    return run
+
+
+def _plain(arguments: tuple[Any, ...]) -> bool:
+    """Whether all tensors among the arguments are PyTorch's own, on the CPU."""
+    return all(type(a) in (Tensor, Parameter) and a.is_cpu for a in arguments if isinstance(a, Tensor))
 
 
 def _make_call(name: str) -> Callable[..., Any]:
-    overload, function = _overload(name), _functions.get(name)
+    overload, function, run = _overload(name), _functions.get(name), _below_autograd(name)
 
     def call(*arguments: Any) -> Any:
         if torch._C._are_functorch_transforms_active():
             return overload(*arguments)
         if not torch.is_grad_enabled() or not any(isinstance(a, Tensor) and a.requires_grad for a in arguments):
-            return _below_autograd(overload, arguments)
+            return run(*arguments)
         if function is None:
             return overload(*arguments)
         return function.apply(*arguments)
@@ -62,12 +96,12 @@ def _make_call(name: str) -> Callable[..., Any]:
 
 
 def _make_function(name: str, backward: Backward, setup_context: SetupContext) -> type[torch.autograd.Function]:
-    overload = _overload(name)
+    run = _below_autograd(name)
 
     class Differentiable(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Any:
-            output = _below_autograd(overload, arguments)
+            output = run(*arguments)
             setup_context(ctx, arguments, output)
             return tuple(output) if isinstance(output, list) else output
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import lbp
-from lbp.errors import StaleBoundsError, UnsupportedLayerError
+from lbp.errors import InvalidInputError, StaleBoundsError, UnsupportedLayerError
 
 
 @pytest.fixture
@@ -129,3 +129,23 @@ def test_a_model_can_be_bounded_under_inference_mode(model, point):
     with torch.inference_mode():
         net = lbp.BoundedModule(model, point)
         assert bounds_are_the_value(net, model, point)
+
+
+def test_the_shape_of_a_replaced_parameter_counts(point):
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double().eval()
+    net = lbp.BoundedModule(model, point)
+    taken = net.images_within("CROWN", memory_budget="1MiB")
+    model[0].weight, model[0].bias = (nn.Parameter(torch.randn(50, *rest, dtype=torch.float64)) for rest in ([4], []))
+    model[2].weight = nn.Parameter(torch.randn(3, 50, dtype=torch.float64))
+    assert bounds_are_the_value(net, model, point)
+    assert net.images_within("CROWN", memory_budget="1MiB") < taken
+
+
+def test_infinite_inputs_are_refused_and_the_largest_numbers_are_not(point):
+    net = lbp.BoundedModule(nn.Linear(4, 5).double(), point)
+    net.compute_bounds(x=torch.full_like(point, torch.finfo(torch.float64).max), method="IBP")
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        wrong = point.clone()
+        wrong[1, 2] = bad
+        with pytest.raises(InvalidInputError, match="flat index 6"):
+            net.compute_bounds(x=wrong, method="IBP")

@@ -141,7 +141,7 @@ void interval_linear(const IntervalLinearArguments<T>& args) {
 template <typename T>
 void split_interval(const SplitIntervalArguments<T>& args) {
   const Widening<T> by = args.by;
-  parallel_for(quotient_up(args.count, kTile), 4 * kTile, [&](Index first, Index last) {
+  parallel_for(quotient_up(args.count, kTile), kTile, [&](Index first, Index last) {
     const Index begin = first * kTile, size = minimum(args.count, last * kTile) - begin;
     const T* __restrict l = args.l + begin;
     const T* __restrict u = args.u + begin;
@@ -164,7 +164,7 @@ void split_interval(const SplitIntervalArguments<T>& args) {
 
 template <typename T>
 void join_interval(const JoinIntervalArguments<T>& args) {
-  parallel_for(quotient_up(args.count, kTile), 4 * kTile, [&](Index first, Index last) {
+  parallel_for(quotient_up(args.count, kTile), kTile, [&](Index first, Index last) {
     const Index begin = first * kTile, size = minimum(args.count, last * kTile) - begin;
     const T* __restrict center = args.center + begin;
     const T* __restrict radius = args.radius + begin;
