@@ -77,6 +77,8 @@ def back_substitute(
         total = _joined(problem, node, parts, sides, constants)
         if isinstance(node, InputNode) or node in stops:
             result.coefficients[node], added = to_windows(total) if isinstance(total, WindowRows) else to_dense(total)
+            if outward is not None:
+                constants.lose(outward.underflow_over(node))
         else:
             if watch is not None and not arriving and isinstance(total, WindowCoefficients):
                 total, left = watch(node, total, constants.taken(total))

@@ -173,6 +173,7 @@ class Outward:
         self._steps: dict[BoundNode, StepError | None] = {}
         self._margins: dict[BoundNode, tuple[Tensor, Tensor]] = {}
         self._underflows: dict[BoundNode, Tensor] = {}
+        self._evaluations: dict[BoundNode, Tensor] = {}
         self._regions: dict[BoundNode, Region] = {}
         self._largest: dict[BoundNode, Tensor] = {}
         self._weight_sums: dict[BoundNode, tuple[Tensor, ...]] = {}
@@ -383,6 +384,12 @@ class Outward:
             else:
                 self._underflows[node] = self._underflow_of_ramp(node)
         return self._underflows[node]
+
+    def underflow_over(self, node: BoundNode) -> Tensor:
+        """Return what any row may lose by underflow [B] float64 where it is evaluated over the bounds of a node."""
+        if node not in self._evaluations:
+            self._evaluations[node] = absolute_floor(self.dtype) * (1 + self.largest(node) * node.size)
+        return self._evaluations[node]
 
     def _underflow_of_ramp(self, node: RampNode) -> Tensor:
         return absolute_floor(self.dtype) * (1 + self.largest(node.inputs[0]) * node.size)

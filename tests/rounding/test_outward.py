@@ -273,6 +273,18 @@ def test_flushed_rows_lose_their_share_of_large_constants(method):
     assert violations(found, exact, exact)[0] == 0
 
 
+@pytest.mark.parametrize("layer", [nn.Flatten(), nn.ReLU()], ids=["flatten", "relu"])
+@pytest.mark.parametrize("method", METHODS)
+def test_products_of_rows_and_inputs_that_underflow_are_accounted_for_without_a_step_that_rounds(method, layer):
+    x, C = torch.full((1, 1), 2.0**100), torch.full((1, 1, 1), 2.0**-127)
+    with flushed_subnormals():
+        found = bounds(nn.Sequential(layer), x, x, C=C, method=method, rounding="outward")
+    assert violations(found, *[Exact.of(torch.full((1, 1), 2.0**-27))] * 2) == (0, 2)
+    x = torch.full((1, 1), 1e-200, dtype=torch.float64)
+    lower, _ = bounds(nn.Sequential(layer), x, x, C=-x.unsqueeze(0), method=method, rounding="outward")
+    assert lower < 0
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("method", METHODS)
 def test_no_point_of_a_small_region_leaves_the_bounds(method, name):
