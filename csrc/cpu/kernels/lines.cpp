@@ -6,21 +6,61 @@
 namespace lbp::LBP_ISA {
 namespace {
 
+// Copies what the caller gives of the lines of a tile, 0 where that is nothing.
 template <typename T>
-LBP_HOST_DEVICE GivenLines<T> given_lines(const Relaxation<T>& relaxation, Index at) {
-  const auto value = [at](const T* data) { return data == nullptr ? T(0) : data[at]; };
-  return {value(relaxation.lower_slope),     value(relaxation.lower_intercept), value(relaxation.upper_slope),
-          value(relaxation.upper_intercept), relaxation.lower_slope != nullptr, relaxation.upper_slope != nullptr};
+void load_given(const Relaxation<T>& relaxation, Index image, Index begin, Index size, LineTile<T>& lines) {
+  const auto load = [&](const T* source, T* __restrict tile) {
+    if (source != nullptr) source += image * relaxation.given_batch_stride + begin;
+    for (Index j = 0; j < size; ++j) tile[j] = source == nullptr ? T(0) : source[j];
+  };
+  load(relaxation.lower_slope, lines.lower_slope);
+  load(relaxation.lower_intercept, lines.lower_intercept);
+  load(relaxation.upper_slope, lines.upper_slope);
+  load(relaxation.upper_intercept, lines.upper_intercept);
+}
+
+// What the lines of a tile of neurons are computed from.
+template <typename T>
+struct LineInputs {
+  const T* l;
+  const T* u;
+  T eta;
+  alignas(64) T r[kTile];
+  // Of given slopes: these, and 1 where there are any. The caller gives them to all neurons or to none, but GCC
+  // vectorises no selection by a condition that all neurons share.
+  LineTile<T> given;
+  alignas(64) T has_lower[kTile];
+  alignas(64) T has_upper[kTile];
+
+  LineInputs(const Relaxation<T>& relaxation, Index image, Index begin, Index size)
+      : l(relaxation.l + image * relaxation.batch_stride + begin),
+        u(relaxation.u + image * relaxation.batch_stride + begin),
+        eta(relaxation.eta) {
+    load_per_neuron(relaxation.r, begin, size, r);
+    if (relaxation.strategy != Strategy::kSlopes) return;
+    load_given(relaxation, image, begin, size, given);
+    const T lower = relaxation.lower_slope == nullptr ? T(0) : T(1);
+    const T upper = relaxation.upper_slope == nullptr ? T(0) : T(1);
+    for (Index j = 0; j < size; ++j) has_lower[j] = lower;
+    for (Index j = 0; j < size; ++j) has_upper[j] = upper;
+  }
+};
+
+template <Strategy kStrategy, typename T>
+LBP_HOST_DEVICE GivenLines<T> given_slopes(const LineInputs<T>& inputs, Index j) {
+  if constexpr (kStrategy == Strategy::kSlopes) {
+    return {inputs.given.lower_slope[j], T(0), inputs.given.upper_slope[j], T(0), inputs.has_lower[j] != T(0),
+            inputs.has_upper[j] != T(0)};
+  } else {
+    return {};
+  }
 }
 
 // Lines of neuron j of a tile. Loops over neurons call functions, as structs of their own keep them from being
 // vectorised.
 template <Strategy kStrategy, typename T>
-LBP_HOST_DEVICE void load_line(Index j, T l, T u, T r, T eta, const Relaxation<T>& relaxation, Index given_at,
-                               LineTile<T>& lines) {
-  GivenLines<T> given = {};
-  if constexpr (reads_given(kStrategy)) given = given_lines(relaxation, given_at);
-  const BoundingLines<T> line = lbp::bounding_lines<kStrategy>(l, u, r, eta, given);
+LBP_HOST_DEVICE void load_line(Index j, T l, T u, T r, const LineInputs<T>& inputs, LineTile<T>& lines) {
+  const BoundingLines<T> line = lbp::bounding_lines<kStrategy>(l, u, r, inputs.eta, given_slopes<kStrategy>(inputs, j));
   lines.lower_slope[j] = line.lower_slope;
   lines.lower_intercept[j] = line.lower_intercept;
   lines.upper_slope[j] = line.upper_slope;
@@ -54,13 +94,12 @@ struct BoundsTile {
 };
 
 template <Strategy kStrategy, typename T>
-LBP_HOST_DEVICE void line_gradient(Index j, T l, T u, T r, T eta, const Relaxation<T>& relaxation, Index given_at,
+LBP_HOST_DEVICE void line_gradient(Index j, T l, T u, T r, const LineInputs<T>& inputs,
                                    const LineTile<T>& line_gradients, BoundsTile<T>& bounds, LineTile<T>& given_lines) {
-  GivenLines<T> given = {};
-  if constexpr (reads_given(kStrategy)) given = LBP_ISA::given_lines(relaxation, given_at);
   const BoundingLines<T> gradient = {line_gradients.lower_slope[j], line_gradients.lower_intercept[j],
                                      line_gradients.upper_slope[j], line_gradients.upper_intercept[j]};
-  const LineGradients<T> result = lbp::bounding_lines_gradient<kStrategy>(l, u, r, eta, given, gradient);
+  const LineGradients<T> result =
+      lbp::bounding_lines_gradient<kStrategy>(l, u, r, inputs.eta, given_slopes<kStrategy>(inputs, j), gradient);
   bounds.l[j] = result.l;
   bounds.u[j] = result.u;
   bounds.r[j] = result.r;
@@ -76,17 +115,15 @@ LBP_HOST_DEVICE void line_gradient(Index j, T l, T u, T r, T eta, const Relaxati
 
 template <typename T>
 void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index size, LineTile<T>& lines) {
-  alignas(64) T r_tile[kTile];
-  load_per_neuron(relaxation.r, begin, size, r_tile);
-  with_strategy(relaxation.strategy, [&](auto strategy) {
-    const T* __restrict l = relaxation.l + image * relaxation.batch_stride + begin;
-    const T* __restrict u = relaxation.u + image * relaxation.batch_stride + begin;
-    const T* __restrict r = r_tile;
-    const Index given_begin = image * relaxation.given_batch_stride + begin;
-    const T eta = relaxation.eta;
+  if (relaxation.strategy == Strategy::kLines) {
+    load_given(relaxation, image, begin, size, lines);
+  } else {
+    const LineInputs<T> inputs(relaxation, image, begin, size);
+    with_strategy(relaxation.strategy, [&](auto strategy) {
 #pragma omp simd
-    for (Index j = 0; j < size; ++j) load_line<strategy>(j, l[j], u[j], r[j], eta, relaxation, given_begin + j, lines);
-  });
+      for (Index j = 0; j < size; ++j) load_line<strategy>(j, inputs.l[j], inputs.u[j], inputs.r[j], inputs, lines);
+    });
+  }
   if (relaxation.margins.per_slope == nullptr) return;
   const auto widen = relaxation.margins.rest_stride == 0 ? widen_lines<true, T> : widen_lines<false, T>;
   widen(relaxation.margins, image, begin, size, lines);
@@ -95,19 +132,13 @@ void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index
 template <typename T>
 void store_line_gradients(const Relaxation<T>& relaxation, Index image, Index neurons, Index begin, Index size,
                           const LineTile<T>& line_gradients, const RelaxationGradients<T>& gradients) {
-  alignas(64) T r_tile[kTile];
-  load_per_neuron(relaxation.r, begin, size, r_tile);
+  const LineInputs<T> inputs(relaxation, image, begin, size);
   with_strategy(relaxation.strategy, [&](auto strategy) {
-    const T* __restrict l = relaxation.l + image * relaxation.batch_stride + begin;
-    const T* __restrict u = relaxation.u + image * relaxation.batch_stride + begin;
-    const T* __restrict r = r_tile;
-    const Index given_begin = image * relaxation.given_batch_stride + begin;
-    const T eta = relaxation.eta;
     BoundsTile<T> bounds;
     LineTile<T> given;
 #pragma omp simd
     for (Index j = 0; j < size; ++j) {
-      line_gradient<strategy>(j, l[j], u[j], r[j], eta, relaxation, given_begin + j, line_gradients, bounds, given);
+      line_gradient<strategy>(j, inputs.l[j], inputs.u[j], inputs.r[j], inputs, line_gradients, bounds, given);
     }
     const auto store = [&](T* target, const T* tile) {
       if (target == nullptr) return;
