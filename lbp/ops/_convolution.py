@@ -25,7 +25,7 @@ def convolution_gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients with respect to input and weight of a convolution of inputs of the shape of `like`."""
     stride, padding, dilation, groups = convolution
-    results = torch.ops.aten.convolution_backward(
+    results = torch.ops.aten.convolution_backward.default(
         gradient, like, weight, None, stride, padding, dilation, False, [0, 0], groups, [*needs, False]
     )
     return results[0], results[1]

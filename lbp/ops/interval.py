@@ -134,15 +134,15 @@ def _row_blocks(weight: Tensor) -> list[slice]:
 def _interval_conv2d_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:
     l, u, weight = ctx.saved_tensors
     needs = (ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[2])
-    # Half of the gradients with respect to center and radius of the result.
+    # Half of the gradients with respect to center and radius of the result, and twice the center and radius of the
+    # input, which only the weight's gradient reads.
     to_center, to_radius = split_interval(lower, upper)
-    middle, half = split_interval(l, u)
-    center, through_center = convolution_gradients(to_center, middle, weight, ctx.convolution, needs)
-    radius, through_radius = convolution_gradients(to_radius, half, weight.abs(), ctx.convolution, needs)
+    center, through_center = convolution_gradients(to_center, l + u, weight, ctx.convolution, needs)
+    radius, through_radius = convolution_gradients(to_radius, u - l, weight.abs(), ctx.convolution, needs)
     to_l, to_u = (None, None) if center is None or radius is None else join_interval(center, radius)
     to_weight = None
     if through_center is not None and through_radius is not None:
-        to_weight = through_center.add_(weight.sign().mul_(through_radius)).mul_(2)
+        to_weight = through_center.addcmul_(weight.sign(), through_radius)
     to_bias = to_center.sum((0, 2, 3)) * 2 if ctx.needs_input_grad[3] else None
     return to_l, to_u, to_weight, to_bias, None, None, None, None
 
