@@ -17,7 +17,7 @@ from ops.cases import (
 from ops.watching import Largest
 
 from lbp import ops
-from lbp.ops._arguments import composite
+from lbp.ops._calls import composite
 from lbp.ops.interval import SMALL_BATCH
 
 # stride, padding, dilation, groups, kernel: with rows and columns of the input that no entry of the kernel reads, too.
