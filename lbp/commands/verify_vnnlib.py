@@ -65,7 +65,7 @@ class Choices:
         if self.precision == "auto" and self.rounding == "inference":
             return own
         if self.precision == "auto":
-            return torch.float64 if neurons <= DOUBLE_UP_TO else torch.float32
+            return torch.float64 if neurons <= DOUBLE_UP_TO else own
         return torch.float64 if self.precision == "float64" else torch.float32
 
 
@@ -176,6 +176,7 @@ def _decide(network: Path, specification: Path, choices: Choices, timeout: float
             file, module = read_onnx(network), load_onnx(network)
     except OutOfTimeError:
         return PropertyResult(Verdict.TIMEOUT, deadline.elapsed)
+    own = torch.float64 if file.dtype is np.float64 else torch.float32
     return verify_property(
         module,
         problem,
@@ -183,7 +184,8 @@ def _decide(network: Path, specification: Path, choices: Choices, timeout: float
         methods=choices.methods,
         split_method=choices.split_method,
         strategy=choices.strategy,
-        dtype=choices.dtype(module.neurons, torch.float64 if file.dtype is np.float64 else torch.float32),
+        dtype=choices.dtype(module.neurons, own),
+        network_dtype=own,
         deadline=deadline,
         memory_budget=choices.memory_budget,
         rounding=choices.rounding,

@@ -12,8 +12,8 @@ from torch.nn.parameter import UninitializedParameter, is_lazy
 from lbp.errors import InvalidInputError
 from lbp.ops import ramp
 
-R_MIN = 1e-4
-"""Smallest bending point that a forward pass or a bound ever uses."""
+R_MIN = 9.999999747378752e-05
+"""Smallest bending point that a forward pass or a bound ever uses: 1e-4, as a number that float32 holds."""
 
 
 class ParamRamp(nn.Module):

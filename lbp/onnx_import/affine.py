@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from lbp.onnx_import.modules import Permute, Reshape
+from lbp.onnx_import.modules import AddMultiple, Permute, Reshape, ScaleShift
 from lbp.onnx_import.registry import OnnxCall, for_operators
 from lbp.onnx_import.windows import Window, window_of
 
@@ -28,14 +30,23 @@ def _gemm(call: OnnxCall) -> nn.Module:
     if weight.dim() != 2 or len(call.shape()) != 2:
         raise call.refuse(f"has a weight of shape {list(weight.shape)}; matrices on values [B, n] are supported")
     weight = weight if call.attribute("transB", 0) else weight.T
-    weight = weight * call.attribute("alpha", 1.0)
+    alpha, beta = call.attribute("alpha", 1.0), call.attribute("beta", 1.0)
     bias = None
     if call.constant(2) is not None:
         values = call.tensor(2)
         if values.dim() == 2 and values.shape[0] != 1:
             raise call.refuse(f"adds a constant of shape {list(values.shape)}, which has a batch of its own")
-        bias = (values * call.attribute("beta", 1.0)).reshape(-1).expand(weight.shape[0]).clone()
-    return linear(weight, bias)
+        bias = values.reshape(-1).expand(weight.shape[0]).clone()
+    if _scales_exactly(weight, alpha) and (bias is None or _scales_exactly(bias, beta)):
+        return linear(weight * alpha, None if bias is None else bias * beta)
+    # Rounded products as weights would be another network.
+    steps = [linear(weight), ScaleShift(call.number(alpha))]
+    return nn.Sequential(*steps, *([] if bias is None else [AddMultiple(bias, beta)]))
+
+
+def _scales_exactly(values: Tensor, factor: float) -> bool:
+    """Whether no product with a factor rounds: it is a power of two, and nothing overflows or underflows."""
+    return abs(math.frexp(factor)[0]) == 0.5 and torch.equal(values * factor / factor, values)
 
 
 @for_operators("MatMul")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from lbp.onnx_import.activations import broadcast_constant
-from lbp.onnx_import.modules import Combine, ScaleShift
+from lbp.onnx_import.modules import Combine, Divide, ScaleShift
 from lbp.onnx_import.registry import OnnxCall, for_operators
 
 
@@ -43,7 +43,7 @@ def _div(call: OnnxCall) -> nn.Module:
     divisor = broadcast_constant(call, 1)
     if bool((divisor == 0).any()):
         raise call.refuse("divides by zero")
-    return ScaleShift(1 / divisor)
+    return Divide(divisor)
 
 
 @for_operators("Neg")

@@ -33,7 +33,7 @@ class BatchNormalization(OpRun):
         mean: Floats,
         variance: Floats,
         *,
-        epsilon: float = 1e-5,
+        epsilon: float = float(np.float32(1e-5)),
         **_: object,
     ) -> tuple[Floats]:
         over = (-1, *[1] * (x.ndim - 2))

@@ -86,6 +86,35 @@ class ScaleShift(nn.Module):
         return x if self.shift is None else x + self.shift
 
 
+class Divide(nn.Module):
+    """`x / divisor` by a constant that broadcasts to x. A stored reciprocal would be another network, by rounding."""
+
+    divisor: Tensor
+
+    def __init__(self, divisor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("divisor", divisor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the quotient."""
+        return x / self.divisor
+
+
+class AddMultiple(nn.Module):
+    """`x + weight * constant`, the product not rounded before."""
+
+    constant: Tensor
+
+    def __init__(self, constant: Tensor, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.register_buffer("constant", constant)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum."""
+        return torch.add(x, self.constant, alpha=self.weight)
+
+
 class AtLeast(nn.Module):
     """`max(x, limit)`, as a ReLU between two shifts."""
 

@@ -82,8 +82,8 @@ class OnnxCall:
         return (1, *self._shapes[self._name(index)])
 
     def attribute(self, name: str, default: Any = None) -> Any:
-        """Return an attribute; strings as text, lists as lists."""
-        value = self._attributes.get(name, default)
+        """Return an attribute; strings as text, lists as lists. Numbers are those of float32, the default as well."""
+        value = self._attributes.get(name, float(np.float32(default)) if isinstance(default, float) else default)
         return value.decode() if isinstance(value, bytes) else value
 
     def constant(self, index: int) -> Array | None:

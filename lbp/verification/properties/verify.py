@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lbp.errors import InvalidInputError
+from lbp.graph.float64_copy import float64_copy, own_dtype
 from lbp.methods.names import parse_method
 from lbp.nn import evaluation_mode
 from lbp.verification.properties.attack import Confirmation, Counterexample, Evaluation, attack
@@ -66,6 +67,7 @@ def verify_property(
     split_method: str = "CROWN",
     strategy: str = "adaptive",
     dtype: torch.dtype = torch.float64,
+    network_dtype: torch.dtype | None = None,
     deadline: Deadline | None = None,
     evaluations: Sequence[Evaluation] | None = None,
     memory_budget: int | str | None = None,
@@ -85,7 +87,10 @@ def verify_property(
         methods: for the whole box, in this order.
         split_method: for the parts of boxes with at most `FEW_INPUTS` inputs.
         strategy: bounding lines of the activations.
-        dtype: of the bounds, float32 or float64.
+        dtype: of the bounds, float32 or float64. Bounds in float64 of a float32 network are those of its
+            `lbp.graph.float64_copy`.
+        network_dtype: format in which the network is given; by default float64 where it holds float64 tensors, else
+            float32.
         deadline: when to give up; without one, boxes are split until they are decided.
         evaluations: other ways to compute the output, float64 [inputs] to [outputs], that must agree with the network
             about a counterexample; by default the network in float32. The first one's output is reported.
@@ -95,7 +100,7 @@ def verify_property(
 
     Raises:
         InvalidInputError: a network that does not fit the property, IBP as split_method, a budget that is too small, or
-            coefficients of the property that the dtype of the bounds does not hold exactly.
+            coefficients of the property, or parameters, that the dtype of the bounds does not hold exactly.
         UnanalysedRoundingError: a layer, or an environment, whose rounding errors are not known.
         UnsupportedLayerError: a layer without bounds.
         UnsupportedArgumentError: an unknown method.
@@ -104,8 +109,9 @@ def verify_property(
     if parse_method(split_method).output == "ibp":
         raise InvalidInputError("split_method: IBP has no linear bounds to choose the cut by; use CROWN or LBP")
     deadline = deadline or Deadline()
+    own = network_dtype or own_dtype(network)
     session = _Session(
-        network, problem, input_shape, deadline, strategy, dtype, evaluations, memory_budget, rounding, seed
+        network, problem, input_shape, deadline, strategy, dtype, own, evaluations, memory_budget, rounding, seed
     )
     decided: list[str] = []
     verdict = Verdict.HOLDS
@@ -143,12 +149,17 @@ class _Session:
         deadline: Deadline,
         strategy: str,
         dtype: torch.dtype,
+        own: torch.dtype,
         evaluations: Sequence[Evaluation] | None,
         memory_budget: int | str | None,
         rounding: str,
         seed: int,
     ) -> None:
-        self.network = copy.deepcopy(network).to(dtype).eval().requires_grad_(False)
+        network = copy.deepcopy(network).eval().requires_grad_(False)
+        _check_parameters(network, dtype, rounding)
+        _check_fit(network, problem, input_shape, own)
+        double = float64_copy(network, torch.zeros(1, *input_shape, dtype=own))
+        self.network = double if dtype == torch.float64 else copy.deepcopy(network).to(dtype)
         self.problem = problem
         self.input_shape = input_shape
         self.deadline = deadline
@@ -156,9 +167,9 @@ class _Session:
         self.rounding = rounding
         self.seed = seed
         self.boxes = 0
-        _check_fit(self.network, problem, input_shape, dtype)
-        others = (_evaluation(network, input_shape, torch.float32),) if evaluations is None else tuple(evaluations)
-        self.confirm = Confirmation(problem, (*others, _evaluation(network, input_shape, torch.float64)))
+        if evaluations is None:
+            evaluations = (_evaluation(copy.deepcopy(network).float(), input_shape, torch.float32),)
+        self.confirm = Confirmation(problem, (*evaluations, _evaluation(double, input_shape, torch.float64)))
         self.bounds = BoxBounds(self.network, input_shape, dtype, strategy, memory_budget, rounding)
 
     def result(
@@ -215,14 +226,24 @@ class _Session:
 
 
 def _evaluation(network: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> Evaluation:
-    copied = copy.deepcopy(network).to(dtype).eval()
-
     def evaluate(x: Tensor) -> Tensor:
         with torch.no_grad():
-            output: Tensor = copied(x.to(dtype).reshape(1, *input_shape))
+            output: Tensor = network(x.to(dtype).reshape(1, *input_shape))
         return output.reshape(-1)
 
     return evaluate
+
+
+def _check_parameters(network: nn.Module, dtype: torch.dtype, rounding: str) -> None:
+    """Refuse bounds of a network that is not the given one."""
+    if rounding == "nearest" or dtype == torch.float64:
+        return
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if tensor.dtype == torch.float64 and bool(((tensor.to(dtype) != tensor) & ~tensor.isnan()).any()):
+            raise InvalidInputError(
+                f"{name!r} of shape {list(tensor.shape)} has {tensor.dtype} numbers that {dtype} bounds do not hold "
+                "exactly; use dtype=torch.float64 (--precision float64)"
+            )
 
 
 def _check_fit(network: nn.Module, problem: Property, input_shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -1,0 +1,108 @@
+"""A float32 network as the same function in float64."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
+
+from lbp.graph.structure import refuse_hooks
+from lbp.graph.trace import BoundTracer, TensorShape, trace_model
+
+
+def own_dtype(model: nn.Module) -> torch.dtype:
+    """Return the format in which a network is given: float64 where one of its tensors is, else float32."""
+    tensors = (*model.parameters(), *model.buffers())
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+
+
+def float64_copy(model: nn.Module, example: Tensor) -> nn.Module:
+    """Return a copy in float64 that is, in real arithmetic, the same function (docs/rounding.md, section 1).
+
+    `model.double()` alone is another one: numbers that are not tensors (a slope of 0.2, `x * 0.1`), which PyTorch
+    rounds to float32 where they meet float32 tensors, would keep their digits beyond, and what the network computes
+    from its parameters alone would be computed in float64. Here both have the values that they have in float32.
+
+    Args:
+        model: in evaluation mode; left as it is.
+        example: an input [B, *shape] in the network's own format; only shape, dtype and device are used. Of a float64
+            network a plain copy is returned.
+
+    Raises:
+        UnsupportedLayerError: the model cannot be traced, or has hooks.
+        InvalidInputError: the model does not run on inputs of that shape.
+    """
+    refuse_hooks(model)
+    model = copy.deepcopy(model)
+    if example.dtype == torch.float64:
+        return model.double()
+    for layer in model.modules():
+        if parametrize.is_parametrized(layer):
+            _keep_parametrized(layer)
+    if BoundTracer().is_leaf_module(model, ""):
+        model = nn.Sequential(model).train(model.training)
+    trace = trace_model(model, example)
+    module = fx.GraphModule(model, trace.graph)
+    of_input = _reached_from_input(trace.graph)
+    _keep_constants(module, of_input, example)
+    for node in of_input:
+        if isinstance(trace.results[0][node], TensorShape):
+            node.args = fx.node.map_aggregate(node.args, _rounded)
+            node.kwargs = fx.node.map_aggregate(node.kwargs, _rounded)
+    module.recompile()
+    for layer in module.modules():
+        for name, value in vars(layer).items():
+            if type(value) is float:
+                vars(layer)[name] = _in_float32(value)
+    return module.double()
+
+
+def _keep_parametrized(layer: nn.Module) -> None:
+    """Replace parametrisations by their present values."""
+    # `parametrize.remove_parametrizations` changes the class, which the copy shares with the original.
+    values = {name: getattr(layer, name).detach().clone() for name in layer.parametrizations}  # type: ignore[union-attr]
+    layer.__class__ = type(layer).__bases__[0]
+    del layer.parametrizations
+    for name, value in values.items():
+        layer.register_parameter(name, nn.Parameter(value, requires_grad=False))
+
+
+def _reached_from_input(graph: fx.Graph) -> list[fx.Node]:
+    """Return the operations on the input, in order."""
+    found: dict[fx.Node, None] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(source in found for source in node.all_input_nodes):
+            found[node] = None
+    return [node for node in found if node.op not in ("placeholder", "output")]
+
+
+def _keep_constants(module: fx.GraphModule, of_input: list[fx.Node], example: Tensor) -> None:
+    """Replace what is computed from parameters alone by buffers with its present values."""
+    graph = module.graph
+    run = fx.Interpreter(module, garbage_collect_values=False)
+    with torch.no_grad():
+        run.run(torch.zeros(2, *example.shape[1:], dtype=example.dtype, device=example.device))
+    computed = [node for node in graph.nodes if node.op.startswith("call_") and node not in set(of_input)]
+    for node in computed:
+        value = run.env[node]
+        if isinstance(value, Tensor):
+            name = f"{node.name}_in_float32"
+            module.register_buffer(name, value.detach().clone())
+            with graph.inserting_before(node):
+                node.replace_all_uses_with(graph.get_attr(name))
+    for node in reversed(computed):
+        if not node.users:
+            graph.erase_node(node)
+
+
+def _rounded(part: Any) -> Any:
+    """Return an argument, a number as it is where it meets a float32 tensor."""
+    # Whole numbers up to 2^24 are float32 numbers. Larger ones may be the end of a slice, where nothing rounds them.
+    return _in_float32(part) if isinstance(part, float) else part
+
+
+def _in_float32(value: float) -> float:
+    return float(torch.tensor(value, dtype=torch.float32))

@@ -1,0 +1,117 @@
+"""The network that is certified is the one in its own format, with every number as it is there."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from onnx_import.graphs import model, node, save
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+
+from lbp.bounded import BoundedModule, BoundedTensor
+from lbp.errors import InvalidInputError
+from lbp.graph.float64_copy import float64_copy
+from lbp.onnx_import import load_onnx
+from lbp.perturbations import PerturbationLpNorm
+from lbp.verification.properties import Deadline, Verdict, verify_property
+from lbp.vnnlib import parse_vnnlib
+
+
+def single(value):
+    """A number as float32 rounds it."""
+    return Fraction(float(np.float32(value)))
+
+
+def outward(network, x):
+    """Bounds of a network's one output at a point, as fractions."""
+    region = BoundedTensor(x, PerturbationLpNorm(0.0))
+    found = BoundedModule(network, x).compute_bounds((region,), method="IBP", rounding="outward")
+    return [Fraction(bound.item()) for bound in found]
+
+
+W = {"w": np.array([[3.0]]), "b": np.array([3.0])}
+THIRD, TENTH = float(np.float32(1 / 3)), float(np.float32(0.1))
+ONNX = {
+    "Div": ([node("Div", ["x", "b"])], 3.0, Fraction(1)),
+    "Gemm alpha": ([node("Gemm", ["x", "w"], alpha=THIRD)], 1.0, 3 * single(1 / 3)),
+    "Gemm beta": ([node("Gemm", ["x", "w", "b"], alpha=2.0, beta=TENTH)], 1.0, 6 + 3 * single(0.1)),
+    "LeakyRelu default": ([node("LeakyRelu", ["x"])], -1.0, -single(0.01)),
+    "HardSigmoid default": ([node("HardSigmoid", ["x"])], 1.0, single(0.2) + Fraction(1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", ONNX)
+def test_bounds_of_an_onnx_file_hold_for_its_own_numbers(tmp_path, name):
+    nodes, at, expected = ONNX[name]
+    network = load_onnx(save(tmp_path, model(nodes, [1, 1], W)))
+    x = torch.tensor([[at]])
+    lower, upper = outward(network, x)
+    assert lower <= expected <= upper
+    lower, upper = outward(float64_copy(network, x), x.double())
+    assert lower <= expected <= upper
+    assert upper - lower < 1e-12
+
+
+def test_the_default_epsilon_of_an_onnx_file_is_a_float32(tmp_path):
+    constants = {name: np.ones(1) for name in "sbmv"}
+    network = load_onnx(save(tmp_path, model([node("BatchNormalization", ["x", *"sbmv"])], [1, 1], constants)))
+    (layer,) = (part for part in network.modules() if isinstance(part, nn.BatchNorm1d))
+    assert layer.eps == single(1e-5)
+
+
+class Computed(nn.Module):
+    """A function of the input, a parameter and numbers."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[0.1]]))
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x, self.weight)
+
+
+class Times(nn.Module):
+    def forward(self, weight):
+        return weight * 0.1
+
+
+# Networks of one operation that rounds nothing at the point.
+NETWORKS = {
+    "LeakyReLU": lambda: nn.LeakyReLU(0.2),
+    "Hardtanh": lambda: nn.Sequential(nn.Hardtanh(-0.1, 0.7)),
+    "times a number": lambda: Computed(lambda x, w: x * 0.1),
+    "a slope of a function": lambda: Computed(lambda x, w: functional.leaky_relu(x, negative_slope=0.3)),
+    "a computed weight": lambda: Computed(lambda x, w: functional.linear(x, w * 0.1)),
+    "a parametrised weight": lambda: nn.Sequential(nn.Linear(1, 1, bias=False)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_copy_in_float64_is_the_same_function(name):
+    network, x = NETWORKS[name]().eval(), torch.tensor([[-1.0]])
+    if name == "a parametrised weight":
+        parametrize.register_parametrization(network[0], "weight", Times())
+    expected = network(x).item()
+    copied = float64_copy(network, x)
+    assert copied(x.double()).item() == expected
+    lower, upper = outward(copied, x.double())
+    assert lower <= Fraction(expected) <= upper
+    assert network(x).item() == expected
+
+
+def test_no_property_is_proved_that_the_network_violates_by_the_rounding_of_its_numbers():
+    assert nn.LeakyReLU(0.2)(torch.tensor(-1.0)).item() < -0.2000000001
+    problem = parse_vnnlib(
+        "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (>= X_0 -1.0))(assert (<= X_0 -1.0))"
+        "(assert (<= Y_0 -0.2000000001))"
+    )
+    for rounding in ("outward", "inference"):
+        found = verify_property(nn.LeakyReLU(0.2), problem, (1,), rounding=rounding, deadline=Deadline(60))
+        assert found.verdict is Verdict.VIOLATED
+    tenth = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(tenth.weight, 0.1)
+    with pytest.raises(InvalidInputError, match=r"'weight' of shape .* do not hold exactly"):
+        verify_property(tenth, problem, (1,), dtype=torch.float32)
