@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from lbp.bounded import BoundedModule
 from lbp.nn import evaluation_mode
 from lbp.settings import Settings
-from lbp.verification import AttackSettings, check_consistent, falsify, verify
+from lbp.verification import AttackSettings, Falsification, check_consistent, falsify, verify
 from lbp.verification.batches import images_at_once
+from lbp.verification.real_margins import certainly_misclassified
 from lbp.verification.verify import Rounding, Strategy, bound_options
 
 METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP")
@@ -54,6 +56,8 @@ class EvaluatedImage(Settings):
         margins: by the same names, the smallest margin bound; None where it is NaN or infinite.
         attacked_by: attack that found a misclassified point of the region; None: none, or misclassified anyway.
         attack_margin: smallest margin that the attacks saw; None for an image that was not attacked.
+        attacked_by_rounding: attack that found a point of the region of a verified image which this run of the network
+            misclassifies, while the network in real arithmetic, of which the certificate speaks, has not been shown to.
         seconds: time spent on the image, its share of its batch.
     """
 
@@ -64,6 +68,7 @@ class EvaluatedImage(Settings):
     margins: dict[str, float | None]
     attacked_by: str | None = None
     attack_margin: float | None = None
+    attacked_by_rounding: str | None = None
     seconds: float = 0.0
 
     @model_validator(mode="after")
@@ -105,7 +110,8 @@ def evaluate(
 
     Raises:
         ContradictionError: an image is both verified and misclassified at a point of its region; the error names it,
-            and images of the batches before have been handed over.
+            and images of the batches before have been handed over. Outward certificates are held against the network in
+            real arithmetic: what is misclassified by rounding alone is recorded.
         InvalidInputError, UnsupportedArgumentError, UnsupportedLayerError, UnanalysedRoundingError: as `verify`.
     """
     todo = list(range(len(x))) if indices is None else list(indices)
@@ -162,6 +168,10 @@ def _evaluate_batch(
         clip=settings.clip, settings=settings.attack, indices=[indices[place] for place in correct.tolist()],
     )  # fmt: skip
     certificates = [_certificate(verified, margins, place) for place in correct.tolist()]
+    by_rounding: dict[int, str] = {}
+    if settings.rounding == "outward":
+        attacked, names = _without_rounding(model, labels[correct.to(x.device)], certificates, attacked)
+        by_rounding = {int(correct[place]): name for place, name in names.items()}
     check_consistent([indices[place] for place in correct.tolist()], certificates, attacked)
     attacks = dict(zip(correct.tolist(), zip(attacked.found_by, attacked.margins.tolist(), strict=True), strict=True))
     seconds = (time.perf_counter() - started) / len(indices)
@@ -174,10 +184,30 @@ def _evaluate_batch(
             margins={name: _finite(values[place]) for name, values in margins.items()},
             attacked_by=attacks[place][0] if place in attacks else None,
             attack_margin=_finite(attacks[place][1]) if place in attacks else None,
+            attacked_by_rounding=by_rounding.get(place),
             seconds=seconds,
         )
         for place, index in enumerate(indices)
     ]
+
+
+def _without_rounding(
+    model: nn.Module, labels: Tensor, certificates: list[tuple[str, float] | None], attacked: Falsification
+) -> tuple[Falsification, dict[int, str]]:
+    """Take from what attacks found on verified images the points that rounding alone may misclassify.
+
+    Returns:
+        the rest, and by place in the batch the attacks that found the others.
+    """
+    found_by = list(attacked.found_by)
+    places = [place for place, holds in enumerate(certificates) if holds is not None and found_by[place] is not None]
+    if not places:
+        return attacked, {}
+    wrong = certainly_misclassified(model, attacked.points[places], labels[places]).tolist()
+    names = {place: str(found_by[place]) for place, real in zip(places, wrong, strict=True) if not real}
+    for place in names:
+        found_by[place] = None
+    return replace(attacked, found_by=found_by), names
 
 
 def _certificate(

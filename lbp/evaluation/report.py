@@ -49,6 +49,7 @@ def summary_of(images: Sequence[EvaluatedImage]) -> dict[str, Any]:
         "errors": errors_of(images),
         "mean_margin": margins,
         "falsified_by": attacks,
+        "verified_but_misclassified_by_rounding": sum(image.attacked_by_rounding is not None for image in images),
         "seconds_per_image": sum(image.seconds for image in images) / len(images),
     }
 

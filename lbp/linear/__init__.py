@@ -13,7 +13,7 @@ from lbp.linear.forward_bounds import ForwardBounds, aligned
 from lbp.linear.input_windows import InputWindows, common_windows
 from lbp.linear.receptive_field import ReceptiveField, Span
 from lbp.linear.region import Ball, Interval, Region, tighter
-from lbp.linear.rounding import round_down, round_up
+from lbp.linear.rounding import round_down, round_up, sum_down, sum_up
 from lbp.linear.windows import (
     NeuronRows,
     PendingWindowRelaxation,
@@ -49,6 +49,8 @@ __all__ = [
     "move_windows",
     "round_down",
     "round_up",
+    "sum_down",
+    "sum_up",
     "tighter",
     "to_dense",
     "to_windows",

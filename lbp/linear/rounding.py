@@ -46,3 +46,21 @@ def round_down(lower: Tensor, dtype: torch.dtype) -> Tensor:
 def round_up(upper: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the float64 upper bounds in `dtype`, never below themselves."""
     return _rounded(upper, dtype, torch.inf)
+
+
+def sum_up(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return float64 `a + b` in `dtype`, never below the exact sum: the next number where that is none."""
+    total, lost = _two_sum(a, b)
+    return round_up(torch.where(lost > 0, torch.nextafter(total, torch.full_like(total, torch.inf)), total), dtype)
+
+
+def sum_down(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return float64 `a + b` in `dtype`, never above the exact sum; see `sum_up`."""
+    return -sum_up(-a, -b, dtype)
+
+
+def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rounded sum, and what rounding took from it (Knuth, The Art of Computer Programming, 4.2.2)."""
+    total = a + b
+    of_b = total - a
+    return total, (a - (total - of_b)) + (b - of_b)

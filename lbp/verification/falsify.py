@@ -73,7 +73,7 @@ def falsify(
 ) -> Falsification:
     """Looks for misclassified points in the l_inf balls around inputs by one attack after the other.
 
-    An attack sees the examples that the ones before it left. A point counts when it lies in the very region that the
+    An attack sees the examples that the ones before it left. A point counts when it lies in the exact region, which
     bounds are computed over, and the network itself, evaluated there once more, prefers another class.
 
     Args:
@@ -95,8 +95,8 @@ def falsify(
     } if settings.restarts else {}  # fmt: skip
     if settings.queries:
         attacks["Square"] = partial(square_attack, queries=settings.queries)
-    region = PerturbationLpNorm(eps=eps, clip=clip).region(x)
-    box = Box(region.lower, region.upper)
+    PerturbationLpNorm(eps=eps, clip=clip).region(x)  # refuses what is no region
+    box = Box.around(x, eps, clip)
     points = x.clone()
     margins, predictions = _evaluate(model, points, labels)
     found_by: list[str | None] = [None] * len(x)

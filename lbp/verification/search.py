@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lbp.errors import InvalidInputError
+from lbp.linear import round_down, round_up, sum_down, sum_up
 
 Limit = float | Tensor
 
@@ -25,7 +26,7 @@ class Box:
 
     @classmethod
     def around(cls, x: Tensor, eps: Limit, clip: tuple[Limit, Limit] | None) -> Self:
-        """The box around inputs.
+        """The box around inputs, its ends rounded inward: every point lies in the exact ball and the exact range.
 
         Args:
             x: [B, *shape].
@@ -35,13 +36,15 @@ class Box:
         Raises:
             InvalidInputError: negative or NaN eps.
         """
-        radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device)
+        radius = torch.as_tensor(eps, dtype=torch.float64, device=x.device)
         if not bool((radius >= 0).all()):
             raise InvalidInputError(f"attack: eps must be >= 0, got {eps}")
-        low, high = x - eps, x + eps
+        center = x.double()
+        low, high = sum_up(center, -radius, x.dtype), sum_down(center, radius, x.dtype)
         if clip is not None:
-            least, greatest = (torch.as_tensor(limit, dtype=x.dtype, device=x.device) for limit in clip)
-            low, high = torch.maximum(low, least), torch.minimum(high, greatest)
+            least, greatest = (torch.as_tensor(limit, dtype=torch.float64, device=x.device) for limit in clip)
+            low = torch.maximum(low, round_up(least, x.dtype))
+            high = torch.minimum(high, round_down(greatest, x.dtype))
         return cls(low, high)
 
     def __getitem__(self, index: Tensor) -> "Box":

@@ -1,14 +1,18 @@
 """The attacks that verdicts are held against."""
 
+from fractions import Fraction
 from functools import partial
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from lbp.errors import InvalidInputError
 from lbp.nn import ParamRamp
 from lbp.verification import pgd, square_attack
+from lbp.verification.search import Box
 
 ATTACKS = {
     "PGD margin": partial(pgd, loss="margin"),
@@ -121,3 +125,19 @@ def test_an_empty_batch_is_no_error(attack):
 def test_bad_radii_are_refused(attack, eps):
     with pytest.raises(InvalidInputError, match="eps must be >= 0"):
         attack(linear_model(), torch.rand(1, 4), torch.tensor([0]), eps)
+
+
+@settings(deadline=None, max_examples=30)
+@given(x=st.floats(-1.5, 1.5, width=32), eps=st.floats(0, 1), wide=st.booleans())
+@example(x=1.0, eps=0.1, wide=False)
+def test_the_ends_of_the_box_lie_in_the_exact_region(x, eps, wide):
+    point = torch.tensor([[x]], dtype=torch.float64 if wide else torch.float32)
+    box = Box.around(point, eps, None)
+    exact = Fraction(x) - Fraction(eps), Fraction(x) + Fraction(eps)
+    low, high = Fraction(box.low.item()), Fraction(box.high.item())
+    assert exact[0] <= low <= Fraction(x) <= high <= exact[1]
+    unit = Fraction(torch.finfo(point.dtype).eps) * 4
+    assert low - exact[0] <= unit
+    assert exact[1] - high <= unit
+    cut = Box.around(point, 2.0, (0.1, 0.7))
+    assert Fraction(0.1) <= Fraction(cut.low.item()) <= Fraction(cut.high.item()) <= Fraction(0.7)

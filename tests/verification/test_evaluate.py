@@ -1,12 +1,14 @@
 """Every method and attack on every image, and certificates held against attacks."""
 
 import importlib
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from lbp.evaluation import EvaluatedImage, EvaluationSettings, errors_of, evaluate, summary_of
-from lbp.verification import AttackSettings, ContradictionError, falsify, pgd, verify
+from lbp.verification import AttackSettings, ContradictionError, Falsification, falsify, pgd, verify
 
 EPS = 0.03
 METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN")
@@ -87,6 +89,50 @@ def test_a_false_verdict_is_raised_with_the_image_and_loses_nothing_before_it(tr
     with pytest.raises(ContradictionError, match=rf"image {target} is verified by LBP tight lines .*found a point"):
         run(trained, digits, batch_size=5, on_images=seen.extend)
     assert [image.index for image in seen] == list(range(target // 5 * 5))
+
+
+def rounded_away():
+    """A network whose first logit is the larger one at (2^20, 2^20), and the smaller one in any float32 evaluation.
+
+    (1 + 2^-12)^2 is 1 + 2^-11 + 2^-24, of which float32 loses the last term.
+    """
+    rough = 1 + 2.0**-12
+    layers = [nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2)]
+    with torch.no_grad():
+        layers[0].weight.copy_(torch.diag(torch.tensor([rough, 1.0])))
+        layers[2].weight.copy_(torch.diag(torch.tensor([rough, 1 + 2.0**-11])))
+        layers[4].weight.copy_(torch.tensor([[1.0, -1.0], [0.0, 0.0]]))
+        layers[4].bias.copy_(torch.tensor([-(2.0**-5), 0.0]))
+    return nn.Sequential(*layers).eval()
+
+
+def test_what_rounding_alone_misclassifies_is_recorded_and_no_contradiction(monkeypatch):
+    # Two images that somebody verifies, both misclassified in float32, the second one in real arithmetic as well.
+    model, x = rounded_away(), torch.tensor([[2.0**20, 2.0**20], [2.0**19, 2.0**20]])
+    labels = torch.tensor([0, 0])
+    assert model(x).argmax(1).tolist() == [1, 1]
+    evaluation = importlib.import_module("lbp.evaluation.evaluate")
+    honest = evaluation.verify
+
+    def planted(*arguments, **options):
+        found = honest(*arguments, **options)
+        holds = torch.ones(len(found.labels), dtype=torch.bool)
+        method = replace(found.methods["IBP"], verified=holds, margins=torch.ones(len(holds), 1))
+        return replace(found, predictions=found.labels, methods={"IBP": method})
+
+    def attacked(model, x, labels, eps, **options):
+        return Falsification(["PGD"] * len(x), x, torch.full((len(x),), -0.1), 1 - labels)
+
+    monkeypatch.setattr(evaluation, "verify", planted)
+    monkeypatch.setattr(evaluation, "falsify", attacked)
+    settings = EvaluationSettings(eps=0.0, clip=None, methods=("IBP",), strategies=("tight",))
+    (image,) = evaluate(model, x, labels, settings, indices=[0])
+    assert (image.verified["IBP tight"], image.attacked_by, image.attacked_by_rounding) == (True, None, "PGD")
+    assert summary_of([image])["verified_but_misclassified_by_rounding"] == 1
+    strict = settings.model_copy(update={"rounding": "inference"})
+    for index, level in ((1, settings), (0, strict)):
+        with pytest.raises(ContradictionError, match=f"image {index} is verified by IBP tight"):
+            evaluate(model, x, labels, level, indices=[index])
 
 
 def test_descent_of_many_steps_is_what_the_attack_settings_say():
