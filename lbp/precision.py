@@ -125,7 +125,11 @@ def _restore() -> None:
             precisions, torch.backends.cudnn.enabled, nnpack = _before
             torch.backends.nnpack.set_flags(nnpack)
             for switch, precision in zip(_SWITCHES, precisions, strict=True):
-                switch.fp32_precision = precision
+                # PyTorch does not say whether a value was inherited. One that inheriting gives is, so that a later
+                # change of the switch above reaches it.
+                switch.fp32_precision = "none"
+                if switch.fp32_precision != precision:
+                    switch.fp32_precision = precision
 
 
 # Variables of the environment that let products be less than IEEE arithmetic behind every switch of PyTorch: the device

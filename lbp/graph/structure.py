@@ -20,15 +20,27 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 """Parameters, modules and hooks: nothing that a trace takes for constant, but the shapes of parameters and buffers."""
 
 
-def _is_setting(value: Any) -> bool:
-    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(_is_setting, value)))
+_NO_SETTING = object()
+
+
+def _setting(value: Any) -> Any:
+    """Return a plain value, or a tuple, list or dictionary of plain values, in a form that can be hashed."""
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, dict):
+        value = tuple(value.items())
+    if not isinstance(value, tuple | list):
+        return _NO_SETTING
+    parts = tuple(map(_setting, value))
+    return _NO_SETTING if _NO_SETTING in parts else parts
 
 
 def structure_of(model: nn.Module) -> Structure:
     """Return the modules of a model in order, each with the plain values among its attributes.
 
-    Tracing turns such values (a stride, a slope, a flag, the training mode) into constants, so a trace serves only
-    the structure that it was made from. Of tensors the shapes are, and memory is counted for the device where they lie.
+    Tracing turns such values (a stride, a slope, a flag, the training mode, numbers in a list) into constants, so a
+    trace serves only the structure that it was made from. Of tensors the shapes are, and memory is counted for the
+    device where they lie.
     """
     return tuple((module, _constants_of(module)) for module in model.modules())
 
@@ -40,8 +52,8 @@ def _constants_of(module: nn.Module) -> tuple[tuple[str, Any], ...]:
             continue
         if isinstance(value, Tensor):
             found.append((name, (value.shape, value.device)))
-        elif _is_setting(value):
-            found.append((name, value))
+        elif (setting := _setting(value)) is not _NO_SETTING:
+            found.append((name, setting))
     for tensors in (module._parameters, module._buffers):
         for name, tensor in tensors.items():
             if tensor is not None and not is_lazy(tensor):

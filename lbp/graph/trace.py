@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torch.nn.parameter import is_lazy
 
 from lbp.errors import InvalidInputError, UnsupportedLayerError
 from lbp.nn import GlobalBatchNorm, LeakyReLU, ParamRamp
@@ -92,9 +93,10 @@ def trace_model(model: nn.Module, example: Tensor) -> Trace:
         example: [B, *shape]; only shape, dtype and device are used.
 
     Raises:
-        UnsupportedLayerError: the model cannot be traced.
+        UnsupportedLayerError: the model cannot be traced, or changes a buffer when it runs.
         InvalidInputError: the model does not run on inputs of the example's shape with another batch size.
     """
+    before = {name: _version(buffer) for name, buffer in model.named_buffers() if not is_lazy(buffer)}
     try:
         graph = BoundTracer().trace(model)
     except Exception as error:
@@ -103,6 +105,12 @@ def trace_model(model: nn.Module, example: Tensor) -> Trace:
             f"torch.fx cannot trace {type(model).__name__}: {error}. The forward pass must not branch on values of "
             "tensors; move such code out of the model"
         ) from error
+    for name, buffer in model.named_buffers():
+        if _version(buffer) != before.get(name, _version(buffer)):
+            raise UnsupportedLayerError(
+                f"the forward pass of {type(model).__name__} changes the buffer {name!r}, of shape "
+                f"{list(buffer.shape)}, in place (tracing just did): a network that changes as it runs has no bounds"
+            )
     module = fx.GraphModule(model, graph)
     runs = [_shape_run(module, model, example, batch) for batch in BATCH_SIZES]
     results = tuple({node: _summary(run.env[node]) for node in run.env} for run in runs)

@@ -99,3 +99,19 @@ def test_activations_give_their_pre_activation_and_parameters():
         pre = activation.pre_activation
         assert pre.lower.shape == (2, *pre.shape)
         assert (pre.lower <= pre.upper).all()
+
+
+def test_changing_a_number_in_a_list_moves_the_bounds():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factors = [2.0, {"last": 3.0}]
+
+        def forward(self, x):
+            return x * self.factors[0] * self.factors[1]["last"]
+
+    model, x = Scaled(), inputs((4,))
+    net = BoundedModule(model, x)
+    for value in (1.0, 5.0):
+        model.factors[0] = model.factors[1]["last"] = value
+        torch.testing.assert_close(net.compute_bounds(region(x, 0.0), method="IBP")[0], model(x))

@@ -174,3 +174,17 @@ def test_a_forward_pass_that_depends_on_the_mode_is_bounded_in_the_present_mode(
         net.train(mode)
         lower, _ = net.compute_bounds(region(x, 0.0))
         torch.testing.assert_close(lower, model(x))
+
+
+def test_a_forward_pass_that_changes_a_buffer_is_refused_by_its_name():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.ones(4))
+
+        def forward(self, x):
+            self.scale.mul_(2.0)
+            return x * self.scale
+
+    with pytest.raises(UnsupportedLayerError, match=r"changes the buffer 'scale', of shape \[4\], in place"):
+        BoundedModule(Counting(), torch.zeros(1, 4))

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import lbp
 from lbp import ops
 from lbp.backend import current_backend
-from lbp.precision import full_precision
+from lbp.precision import _SWITCHES, full_precision
 
 
 @pytest.fixture(autouse=True)
@@ -213,3 +213,21 @@ def test_gradients_are_products_in_full_precision(name):
     assert all(switches == ["ieee"] * 4 for switches in products.seen)
     # The products of forward bounds on windows are inside ops of their own.
     assert products.seen or name.startswith(("forward", "insert"))
+
+
+def test_an_inherited_switch_goes_on_inheriting():
+    before = torch.backends.fp32_precision, state()
+    try:
+        for precision in ("tf32", "ieee"):
+            torch.backends.fp32_precision = precision
+            for switch in _SWITCHES:
+                switch.fp32_precision = "none"
+            with full_precision():
+                assert state() == ["ieee"] * 4
+            assert state() == [precision] * 4
+        torch.backends.fp32_precision = "tf32"
+        assert state() == ["tf32"] * 4
+    finally:
+        torch.backends.fp32_precision = before[0]
+        for switch, precision in zip(_SWITCHES, before[1], strict=True):
+            switch.fp32_precision = precision
