@@ -281,7 +281,8 @@ struct ConcretizeGradientArguments {
   T* A_gradient;                  // [K, B, S, n0]
 };
 
-// Forward linear bounds over the region: l, u [B, n].
+// Forward linear bounds over the region: l, u [B, n]; over a box also the magnitudes `(|center| + |radius|) |x|`, |x|
+// the largest of every input, where they are wanted.
 template <typename T>
 struct ConcretizeForwardArguments {
   Index batch, inputs, neurons;
@@ -294,6 +295,7 @@ struct ConcretizeForwardArguments {
   Region<T> region;
   T* l;
   T* u;
+  T* magnitude;  // [B, n], or null
 };
 
 template <typename T>
@@ -333,6 +335,7 @@ struct ConcretizeForwardWindowsArguments {
   Region<T> region;
   T* l;
   T* u;
+  T* magnitude;  // [B, n], or null
 };
 
 // The gradients of entries outside the image are 0. CPU kernels do not write them: the arrays come filled with zeros.

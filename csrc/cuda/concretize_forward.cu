@@ -15,7 +15,7 @@ Tiling sum_tiling(Index batch, Index inputs, Index neurons) {
 }
 
 Index sums_bytes(Index batch, Index neurons, Index pieces) {
-  return 6 * pieces * batch * neurons * Index(sizeof(double));
+  return NeuronSums::kPerNeuron * pieces * batch * neurons * Index(sizeof(double));
 }
 
 // Instead of several pieces.
@@ -42,13 +42,26 @@ Index split_bytes(Index batch, Index inputs, Index neurons) {
   return pieces > 1 ? sums_bytes(batch, neurons, pieces) : 0;
 }
 
+// Calls body with the kind of region, and with what else is wanted over it.
+template <typename T, typename Body>
+Status with_wanted(const ConcretizeForwardArguments<T>& args, const Body& body) {
+  return args.magnitude != nullptr ? body(BoxWithMagnitude()) : with_region(args.region, body);
+}
+
+// The same with whether whole packs are read.
+template <typename T, typename Body>
+Status with_wanted(const ConcretizeForwardArguments<T>& args, bool aligned, const Body& body) {
+  if (args.magnitude == nullptr) return with_region(args.region, aligned, body);
+  return with_flag(aligned, [&](auto flag) { return body(BoxWithMagnitude(), flag); });
+}
+
 // Writes the bounds, or to `totals` the sums of all inputs. With windows the inputs are their entries.
 template <typename T>
 Status concretize_neurons(const ConcretizeForwardArguments<T>& args, const Windows* windows, double* workspace,
                           double* totals, Stream stream) {
   if (totals == nullptr && takes_strips(args)) {
     const auto launch = strips_launch(args, windows);
-    return with_region(args.region, [&](auto kind) -> Status {
+    return with_wanted(args, [&](auto kind) -> Status {
       return LBP_LAUNCH_BLOCKS((concretize_forward_strips_kernel<T, decltype(kind)>), launch.strips.count * args.batch,
                                0, stream, launch);
     });
@@ -59,19 +72,19 @@ Status concretize_neurons(const ConcretizeForwardArguments<T>& args, const Windo
   const NeuronSums sums = {split ? workspace : totals, count};
   if (windows != nullptr) {
     const ConcretizeForwardWindowsLaunch<T> launch = {args, *windows, tiling, sums};
-    LBP_RETURN_IF_FAILED(with_region(args.region, [&](auto kind) -> Status {
+    LBP_RETURN_IF_FAILED(with_wanted(args, [&](auto kind) -> Status {
       return LBP_LAUNCH_BLOCKS((concretize_forward_windows_kernel<T, decltype(kind)>), blocks, 0, stream, launch);
     }));
   } else {
     const ConcretizeForwardLaunch<T> launch = {args, tiling, sums};
     const bool all = all_aligned(args.center, args.radius) && whole_packs<T>(args.neurons, args.matrix_batch_stride);
-    LBP_RETURN_IF_FAILED(with_region(args.region, all, [&](auto kind, auto aligned) -> Status {
+    LBP_RETURN_IF_FAILED(with_wanted(args, all, [&](auto kind, auto aligned) -> Status {
       return LBP_LAUNCH_BLOCKS((concretize_forward_kernel<T, decltype(kind), aligned>), blocks, 0, stream, launch);
     }));
   }
   if (!split) return kSuccess;
   const ConcretizeForwardFinishLaunch<T> finish = {args, {workspace, count}, tiling.pieces, {totals, count}};
-  return with_region(args.region, [&](auto kind) -> Status {
+  return with_wanted(args, [&](auto kind) -> Status {
     return LBP_LAUNCH_BLOCKS((concretize_forward_finish_kernel<T, decltype(kind)>), quotient_up(count, kThreads), 0,
                              stream, finish);
   });
@@ -102,9 +115,9 @@ Status neuron_gradients(const ConcretizeForwardGradientArguments<T>& args, const
   double* const totals = needs_norm(args.region) ? static_cast<double*>(workspace) : nullptr;
   if (totals != nullptr) {
     const ConcretizeForwardArguments<T> sums = {
-        args.batch, args.inputs, args.neurons, args.center, args.radius, args.matrix_batch_stride, nullptr,
-        nullptr,    0,           args.region,  nullptr,     nullptr};
-    LBP_RETURN_IF_FAILED(concretize_neurons<T>(sums, windows, totals + 6 * count, totals, stream));
+        args.batch, args.inputs, args.neurons, args.center, args.radius, args.matrix_batch_stride, nullptr, nullptr,
+        0,          args.region, nullptr,      nullptr,     nullptr};
+    LBP_RETURN_IF_FAILED(concretize_neurons<T>(sums, windows, totals + NeuronSums::kPerNeuron * count, totals, stream));
   }
   if (args.inputs == 0) return kSuccess;
   const Tiling chosen = tiling(tile_count<T>(args.neurons), args.inputs, args.batch, 8);
@@ -143,7 +156,8 @@ ConcretizeForwardArguments<T> by_entries(const ConcretizeForwardWindowsArguments
           args.bias_batch_stride,
           args.region,
           args.l,
-          args.u};
+          args.u,
+          args.magnitude};
 }
 
 template <typename T>

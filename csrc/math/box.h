@@ -12,4 +12,10 @@ LBP_HOST_DEVICE T extreme_point(T x_L, T x_U, bool low) {
   return (x_L == x_L) & (x_U == x_U) ? (low ? smallest : largest) : quiet_nan<T>();
 }
 
+// The largest magnitude of the numbers between two ends in order; NaN where they are.
+template <typename T>
+LBP_HOST_DEVICE T largest_magnitude_between(T low, T high) {
+  return -low > high ? -low : high;
+}
+
 }  // namespace lbp

@@ -58,6 +58,24 @@ struct ImageWindows {
   }
 };
 
+// What is evaluated for every neuron of a layer; `magnitude` is empty where it is not wanted.
+template <typename T>
+struct NeuronBounds {
+  Tensor l, u, magnitude;
+
+  NeuronBounds(const Tensor& like, const std::vector<int64_t>& sizes, const OwnedRegion<T>& region, bool with_magnitude)
+      : l(empty<T>(like, sizes)),
+        u(empty<T>(like, sizes)),
+        magnitude(empty<T>(like, with_magnitude ? sizes : std::vector<int64_t>{0})),
+        wanted(with_magnitude) {
+    STD_TORCH_CHECK(!wanted || region.view.x_U != nullptr, "magnitude: over a box only, x_U is missing");
+  }
+  T* magnitude_data() { return wanted ? magnitude.template mutable_data_ptr<T>() : nullptr; }
+
+ private:
+  bool wanted;
+};
+
 Index batch_of(const Tensor& center, const Tensor& center_bias, const Tensor& x) {
   STD_TORCH_CHECK(center.dim() >= 2 && center_bias.dim() >= 1 && x.dim() >= 1,
                   "expected center [batch, inputs, ...], center_bias [batch, ...] and x [batch, ...]");
@@ -137,9 +155,9 @@ Tensor concretize_windows_gradient(Tensor bounds_gradient, Tensor A, Tensor rows
   });
 }
 
-std::tuple<Tensor, Tensor> concretize_forward(Tensor center, OptionalTensor radius, Tensor center_bias,
-                                              OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
-                                              OptionalTensor eps, double p) {
+std::tuple<Tensor, Tensor, Tensor> concretize_forward(Tensor center, OptionalTensor radius, Tensor center_bias,
+                                                      OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
+                                                      OptionalTensor eps, double p, bool magnitude) {
   return with_type(center, "concretize_forward", [&](auto type, Device on) {
     using T = decltype(type);
     const Index batch = batch_of(center, center_bias, x), inputs = center.size(1), neurons = trailing_size(center, 2);
@@ -152,11 +170,12 @@ std::tuple<Tensor, Tensor> concretize_forward(Tensor center, OptionalTensor radi
     STD_TORCH_CHECK(!spread_bias || spread_bias->stride == vector.stride,
                     "radius_bias: expected the batch size of center_bias");
     const OwnedRegion<T> region(on, x, x_U, eps, p, batch, inputs);
-    Tensor l = empty<T>(center, bounds_shape(center, batch)), u = empty<T>(center, bounds_shape(center, batch));
+    NeuronBounds<T> bounds(center, bounds_shape(center, batch), region, magnitude);
     launch::concretize_forward<T>(on, {batch, inputs, neurons, matrix.data, spread ? spread->data : nullptr,
                                        matrix.stride, vector.data, spread_bias ? spread_bias->data : nullptr,
-                                       vector.stride, region.view, l.mutable_data_ptr<T>(), u.mutable_data_ptr<T>()});
-    return std::make_tuple(l, u);
+                                       vector.stride, region.view, bounds.l.template mutable_data_ptr<T>(),
+                                       bounds.u.template mutable_data_ptr<T>(), bounds.magnitude_data()});
+    return std::make_tuple(bounds.l, bounds.u, bounds.magnitude);
   });
 }
 
@@ -186,10 +205,10 @@ std::tuple<Tensor, Tensor> concretize_forward_gradient(Tensor l_gradient, Tensor
   });
 }
 
-std::tuple<Tensor, Tensor> concretize_forward_windows(Tensor center, OptionalTensor radius, Tensor center_bias,
-                                                      OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
-                                                      OptionalTensor eps, double p, std::vector<int64_t> scale,
-                                                      std::vector<int64_t> offset) {
+std::tuple<Tensor, Tensor, Tensor> concretize_forward_windows(Tensor center, OptionalTensor radius, Tensor center_bias,
+                                                              OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
+                                                              OptionalTensor eps, double p, std::vector<int64_t> scale,
+                                                              std::vector<int64_t> offset, bool magnitude) {
   return with_type(center, "concretize_forward_windows", [&](auto type, Device on) {
     using T = decltype(type);
     const Windows windows = windows_on(center, x, scale, offset);
@@ -205,13 +224,12 @@ std::tuple<Tensor, Tensor> concretize_forward_windows(Tensor center, OptionalTen
     STD_TORCH_CHECK(!spread_bias || spread_bias->stride == vector.stride,
                     "radius_bias: expected the batch size of center_bias");
     const OwnedRegion<T> region(on, x, x_U, eps, p, batch, inputs);
-    Tensor l = empty<T>(center, window_bounds_shape(center, batch));
-    Tensor u = empty<T>(center, window_bounds_shape(center, batch));
-    launch::concretize_forward_windows<T>(
-        on, {batch, windows, matrix.data, spread ? spread->data : nullptr, matrix.stride, vector.data,
-             spread_bias ? spread_bias->data : nullptr, vector.stride, region.view, l.mutable_data_ptr<T>(),
-             u.mutable_data_ptr<T>()});
-    return std::make_tuple(l, u);
+    NeuronBounds<T> bounds(center, window_bounds_shape(center, batch), region, magnitude);
+    launch::concretize_forward_windows<T>(on, {batch, windows, matrix.data, spread ? spread->data : nullptr,
+                                               matrix.stride, vector.data, spread_bias ? spread_bias->data : nullptr,
+                                               vector.stride, region.view, bounds.l.template mutable_data_ptr<T>(),
+                                               bounds.u.template mutable_data_ptr<T>(), bounds.magnitude_data()});
+    return std::make_tuple(bounds.l, bounds.u, bounds.magnitude);
   });
 }
 

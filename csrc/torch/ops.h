@@ -121,16 +121,16 @@ std::tuple<Tensor, Tensor> relax_backward_conv2d_windows(Tensor A, Tensor rows, 
 std::tuple<Tensor, Tensor> backward_conv2d_windows(Tensor A, Tensor rows, std::vector<int64_t> layer, Tensor weight,
                                                    OptionalTensor bias, Tensor corners, std::vector<int64_t> window,
                                                    LBP_CONVOLUTION_PARAMETERS);
-std::tuple<Tensor, Tensor> concretize_forward(Tensor center, OptionalTensor radius, Tensor center_bias,
-                                              OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
-                                              OptionalTensor eps, double p);
+std::tuple<Tensor, Tensor, Tensor> concretize_forward(Tensor center, OptionalTensor radius, Tensor center_bias,
+                                                      OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
+                                                      OptionalTensor eps, double p, bool magnitude);
 std::tuple<Tensor, Tensor> concretize_forward_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center,
                                                        OptionalTensor radius, Tensor x, OptionalTensor x_U,
                                                        OptionalTensor eps, double p);
-std::tuple<Tensor, Tensor> concretize_forward_windows(Tensor center, OptionalTensor radius, Tensor center_bias,
-                                                      OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
-                                                      OptionalTensor eps, double p, std::vector<int64_t> scale,
-                                                      std::vector<int64_t> offset);
+std::tuple<Tensor, Tensor, Tensor> concretize_forward_windows(Tensor center, OptionalTensor radius, Tensor center_bias,
+                                                              OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
+                                                              OptionalTensor eps, double p, std::vector<int64_t> scale,
+                                                              std::vector<int64_t> offset, bool magnitude);
 std::tuple<Tensor, Tensor> concretize_forward_windows_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center,
                                                                OptionalTensor radius, Tensor x, OptionalTensor x_U,
                                                                OptionalTensor eps, double p, std::vector<int64_t> scale,

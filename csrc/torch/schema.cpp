@@ -118,7 +118,8 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   library.def(
       "concretize_windows_gradient(Tensor bounds_gradient, Tensor A, Tensor rows, Tensor x, Tensor? x_U, Tensor? eps, "
       "float p, int sides) -> Tensor");
-  library.def("concretize_forward(" FORWARD ", Tensor x, Tensor? x_U, Tensor? eps, float p) -> (Tensor, Tensor)");
+  library.def("concretize_forward(" FORWARD
+              ", Tensor x, Tensor? x_U, Tensor? eps, float p, bool magnitude) -> (Tensor, Tensor, Tensor)");
   library.def(
       "concretize_forward_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center, Tensor? radius, Tensor x, "
       "Tensor? x_U, Tensor? eps, float p) -> (Tensor, Tensor)");
@@ -141,7 +142,8 @@ STABLE_TORCH_LIBRARY(lbp, library) {
       "int[] offset, bool need_rows, bool need_windows) -> (Tensor, Tensor)");
 
   library.def("concretize_forward_windows(" FORWARD
-              ", Tensor x, Tensor? x_U, Tensor? eps, float p, int[] scale, int[] offset) -> (Tensor, Tensor)");
+              ", Tensor x, Tensor? x_U, Tensor? eps, float p, int[] scale, int[] offset, bool magnitude) -> "
+              "(Tensor, Tensor, Tensor)");
   library.def(
       "concretize_forward_windows_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center, Tensor? radius, "
       "Tensor x, Tensor? x_U, Tensor? eps, float p, int[] scale, int[] offset) -> (Tensor, Tensor)");

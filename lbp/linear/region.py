@@ -15,8 +15,10 @@ from lbp.ops import (
     concretize_box,
     concretize_forward_ball,
     concretize_forward_box,
+    concretize_forward_box_with_magnitude,
     concretize_forward_windows_ball,
     concretize_forward_windows_box,
+    concretize_forward_windows_box_with_magnitude,
     concretize_windows_ball,
     concretize_windows_box,
 )
@@ -157,6 +159,25 @@ class Region:
             return self._forward_over_box(bounds)
         over_ball = _forward_over_ball(bounds, self.ball)
         return tighter(over_ball, self._forward_over_box(bounds)) if self.box_counts else over_ball
+
+    def concretize_forward_with_magnitude(self, bounds: ForwardBounds) -> tuple[Interval, Tensor]:
+        """Return the bounds, and the layer's `(|center| + |radius|) |x|` [B, *shape], |x| the largest over the box.
+
+        The magnitudes come with the bounds over the box; they are rounded to nearest and have no gradient.
+        """
+        windows = bounds.windows
+        if windows is None:
+            *over_box, magnitude = concretize_forward_box_with_magnitude(*bounds.matrices, self.lower, self.upper)
+        else:
+            *over_box, magnitude = concretize_forward_windows_box_with_magnitude(
+                *bounds.on_windows(windows), self.lower, self.upper, scale=windows.scale, offset=windows.offset
+            )
+            magnitude = magnitude.reshape(-1, *bounds.center_bias.shape[1:])
+        lower, upper = _shaped_like(bounds.center_bias, (over_box[0], over_box[1]))
+        if self.ball is None:
+            return (lower, upper), magnitude
+        over_ball = _forward_over_ball(bounds, self.ball)
+        return (tighter(over_ball, (lower, upper)) if self.box_counts else over_ball), magnitude
 
     def _forward_over_box(self, bounds: ForwardBounds) -> Interval:
         windows = bounds.windows

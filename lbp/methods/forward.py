@@ -34,7 +34,7 @@ def propagate_forward(
     for node in needed:
         held[node] = _step(problem, node, [held[source] for source in node.inputs], windows=windows)
         if node in problem.pre_activations and node not in problem.bounds:
-            problem.record(node, bounds_over_region(problem, held[node]))
+            problem.record(node, bounds_over_region(problem, node, held[node]))
         for source in set(node.inputs):
             readers[source] -= node.inputs.count(source)
             if readers[source] == 0 and source not in keep:
@@ -55,10 +55,10 @@ def _step(problem: Problem, node: BoundNode, sources: list[ForwardBounds], *, wi
     return node.forward_linear(*sources, relaxations=relaxations)
 
 
-def bounds_over_region(problem: Problem, bounds: ForwardBounds) -> Interval:
-    """Return lower and upper bounds [B, *shape] of a layer from its forward linear bounds."""
+def bounds_over_region(problem: Problem, node: BoundNode, bounds: ForwardBounds) -> Interval:
+    """Return lower and upper bounds [B, *shape] of a node from its forward linear bounds."""
     if problem.outward_forward is not None:
-        return problem.outward_forward.bounds(bounds)
+        return problem.outward_forward.bounds(node, bounds)
     return problem.region.concretize_forward(bounds)
 
 

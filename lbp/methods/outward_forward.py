@@ -78,13 +78,16 @@ class OutwardForward:
             result = self._widened(node, result, SLACK * 2 * unit_roundoff(dtype))
         return self._settled(node, sources, result, terms, roundings)
 
-    def bounds(self, bounds: ForwardBounds) -> Interval:
-        """Return lower and upper bounds [B, *shape] of a layer over the region."""
+    def bounds(self, node: BoundNode, bounds: ForwardBounds) -> Interval:
+        """Return lower and upper bounds [B, *shape] of a node over the region, and note its magnitudes on the way."""
         with torch.no_grad():
             by = (bounds.center_bias.abs() + bounds.radius_bias_or_zero.abs()) * (8 * unit_roundoff(torch.float64))
-        lower, upper = self._region.concretize_forward(
-            replace(bounds, radius_bias=raised(bounds.radius_bias_or_zero, by))
-        )
+        widened = replace(bounds, radius_bias=raised(bounds.radius_bias_or_zero, by))
+        if node in self._magnitudes:
+            lower, upper = self._region.concretize_forward(widened)
+        else:
+            (lower, upper), magnitude = self._region.concretize_forward_with_magnitude(widened)
+            self._note(node, magnitude)
         return lowered(lower), raised(upper)
 
     def insertable(self, node: BoundNode, bounds: ForwardBounds) -> ForwardBounds:
@@ -214,22 +217,14 @@ class OutwardForward:
         """Return q = (|C| + |R|) |x| [B, *shape], rounded up, of a node's forward bounds."""
         if node not in self._magnitudes:
             with torch.no_grad():
-                self._magnitudes[node] = self._evaluated(bounds)
+                self._note(node, self._box.concretize_forward_with_magnitude(bounds)[1])
         return self._magnitudes[node]
 
-    def _evaluated(self, bounds: ForwardBounds) -> Tensor:
-        rows = ForwardBounds(
-            bounds.center.detach(),
-            None if bounds.radius is None else bounds.radius.detach(),
-            torch.zeros_like(bounds.center_bias),
-            None,
-            bounds.windows,
-        )
-        lower, upper = self._box.concretize_forward(rows)
-        # With both signs of x the sums are those of |C + R| and of |C - R|: together at least |C| + |R|.
-        total = upper if bounds.radius is None else upper - lower
-        inputs = self._box.lower[:1].numel()
-        return raised(total, total * gamma(inputs + 8, torch.float64))
+    def _note(self, node: BoundNode, magnitude: Tensor) -> None:
+        """Keep the magnitudes of a node, which were added up in float64 and rounded to nearest."""
+        with torch.no_grad():
+            inputs = self._box.lower[:1].numel()
+            self._magnitudes[node] = raised(magnitude, magnitude * gamma(inputs + 8, torch.float64))
 
     def _carry(self, node: BoundNode) -> None:
         """Note the magnitudes of a node that moves or scales numbers one by one."""

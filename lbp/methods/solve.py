@@ -125,7 +125,7 @@ def _by_forward_bounds(problem: Problem, keep_linear: bool) -> Solution:
         forward = propagate_forward(problem, problem.pre_activations, keep=_last(problem, stops))
         return _by_substitution(problem, "both", keep_linear, stops, forward)
     bounds = propagate_forward(problem, [*problem.pre_activations, output], keep=[output])[output]
-    lower, upper = problem.record(output, bounds_over_region(problem, bounds))
+    lower, upper = problem.record(output, bounds_over_region(problem, output, bounds))
     if not keep_linear:
         return Solution(lower, upper)
     if problem.outward_forward is not None:

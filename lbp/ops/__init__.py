@@ -23,8 +23,13 @@ from lbp.ops.concretize import (
     concretize_box,
     concretize_forward_ball,
     concretize_forward_box,
+    concretize_forward_box_with_magnitude,
 )
-from lbp.ops.concretize_forward_windows import concretize_forward_windows_ball, concretize_forward_windows_box
+from lbp.ops.concretize_forward_windows import (
+    concretize_forward_windows_ball,
+    concretize_forward_windows_box,
+    concretize_forward_windows_box_with_magnitude,
+)
 from lbp.ops.forward import forward_conv2d, forward_linear, insert_forward
 from lbp.ops.forward_windows import (
     combine_windows,
@@ -56,8 +61,10 @@ __all__ = [
     "concretize_box",
     "concretize_forward_ball",
     "concretize_forward_box",
+    "concretize_forward_box_with_magnitude",
     "concretize_forward_windows_ball",
     "concretize_forward_windows_box",
+    "concretize_forward_windows_box_with_magnitude",
     "concretize_windows_ball",
     "concretize_windows_box",
     "forward_conv2d",

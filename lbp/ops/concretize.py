@@ -114,8 +114,34 @@ def concretize_forward_box(
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
         return reference.concretize_forward_box(*matrices, x_L, x_U)
-    lower, upper = native("concretize_forward")(*matrices, x_L, x_U, None, math.inf)
+    lower, upper, _ = native("concretize_forward")(*matrices, x_L, x_U, None, math.inf, False)
     return lower, upper
+
+
+def concretize_forward_box_with_magnitude(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    x_L: Tensor,
+    x_U: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`concretize_forward_box`, and how large the rows may be: what rounding errors are relative to.
+
+    Args: see `concretize_forward_box`.
+
+    Returns:
+        Lower and upper bounds, and `(|center| + |radius|) |x|` [B, *shape], |x| the largest magnitude of every input
+        over the box, added up in float64 and rounded to nearest; without gradient.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    matrices = (center, radius, center_bias, radius_bias)
+    if current_backend() == "reference":
+        return reference.concretize_forward_box_with_magnitude(*matrices, x_L, x_U)
+    lower, upper, magnitude = native("concretize_forward")(*matrices, x_L, x_U, None, math.inf, True)
+    return lower, upper, magnitude.detach()
 
 
 def concretize_forward_ball(
@@ -142,7 +168,7 @@ def concretize_forward_ball(
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
         return reference.concretize_forward_ball(*matrices, x0, eps, p)
-    lower, upper = native("concretize_forward")(*matrices, x0, None, radius_tensor(eps, center), p)
+    lower, upper, _ = native("concretize_forward")(*matrices, x0, None, radius_tensor(eps, center), p, False)
     return lower, upper
 
 
@@ -189,9 +215,9 @@ def _input_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     return sum_to(gradient.reshape(gradient.shape[0], *x.shape[1:]), x.shape).to(x.dtype)
 
 
-def _concretize_forward_backward(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor | None, ...]:
+def _concretize_forward_backward(ctx: Any, l: Tensor, u: Tensor, _magnitude: Tensor) -> tuple[Tensor | None, ...]:
     center, radius, center_bias, radius_bias, x, x_U, eps = ctx.saved_tensors
-    (p,) = ctx.numbers
+    p, _ = ctx.numbers
     to_center, to_radius = None, None
     if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
         to_center, to_radius = native("concretize_forward_gradient")(l, u, center, radius, x, x_U, eps, p)
@@ -203,7 +229,7 @@ def _concretize_forward_backward(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor
     to_region: tuple[Tensor | None, ...] = (None, None, None)
     if any(ctx.needs_input_grad[4:7]):
         to_region = region_gradients(center, radius, x, x_U, eps, p, l, u)
-    return to_center, to_radius, to_center_bias, to_radius_bias, *to_region, None
+    return to_center, to_radius, to_center_bias, to_radius_bias, *to_region, None, None
 
 
 def region_gradients(
@@ -242,7 +268,7 @@ def _register() -> None:
         center: Tensor, radius: Any, center_bias: Tensor, radius_bias: Any, x: Tensor, *rest: Any
     ) -> Any:
         shape = (common_batch(center, center_bias, x), *center.shape[2:])
-        return center.new_empty(shape), center.new_empty(shape)
+        return tuple(center.new_empty(size) for size in (shape, shape, shape if rest[-1] else (0,)))
 
     def concretize_forward_gradient(l: Tensor, u: Tensor, center: Tensor, radius: Tensor | None, *rest: Any) -> Any:
         shape = (l.shape[0], *center.shape[1:])

@@ -49,8 +49,38 @@ def concretize_forward_windows_box(
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
         return reference.concretize_forward_windows_box(*matrices, x_L, x_U, scale=scale, offset=offset)
-    lower, upper = native("concretize_forward_windows")(*matrices, x_L, x_U, None, math.inf, scale, offset)
+    region = (x_L, x_U, None, math.inf)
+    lower, upper, _ = native("concretize_forward_windows")(*matrices, *region, scale, offset, False)
     return lower, upper
+
+
+def concretize_forward_windows_box_with_magnitude(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    x_L: Tensor,
+    x_U: Tensor,
+    *,
+    scale: Pair,
+    offset: Pair,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`concretize_forward_windows_box`, and how large the rows may be; see `concretize_forward_box_with_magnitude`.
+
+    Args: see `concretize_forward_windows_box`.
+
+    Returns:
+        Lower and upper bounds and magnitudes [B, C, H, W].
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    matrices = (center, radius, center_bias, radius_bias)
+    if current_backend() == "reference":
+        return reference.concretize_forward_windows_box_with_magnitude(*matrices, x_L, x_U, scale=scale, offset=offset)
+    region = (x_L, x_U, None, math.inf)
+    lower, upper, magnitude = native("concretize_forward_windows")(*matrices, *region, scale, offset, True)
+    return lower, upper, magnitude.detach()
 
 
 def concretize_forward_windows_ball(
@@ -81,7 +111,7 @@ def concretize_forward_windows_ball(
     if current_backend() == "reference":
         return reference.concretize_forward_windows_ball(*matrices, x0, eps, p, scale=scale, offset=offset)
     region = (x0, None, radius_tensor(eps, center), p)
-    lower, upper = native("concretize_forward_windows")(*matrices, *region, scale, offset)
+    lower, upper, _ = native("concretize_forward_windows")(*matrices, *region, scale, offset, False)
     return lower, upper
 
 
@@ -90,9 +120,9 @@ def _save_concretize(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.numbers = inputs[7:]
 
 
-def _concretize_backward(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor | None, ...]:
+def _concretize_backward(ctx: Any, l: Tensor, u: Tensor, _magnitude: Tensor) -> tuple[Tensor | None, ...]:
     center, radius, center_bias, radius_bias, x, x_U, eps = ctx.saved_tensors
-    p, scale, offset = ctx.numbers
+    p, scale, offset, _ = ctx.numbers
     to_center, to_radius = None, None
     if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
         to_center, to_radius = native("concretize_forward_windows_gradient")(
@@ -106,13 +136,13 @@ def _concretize_backward(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor | None,
     to_region: tuple[Tensor | None, ...] = (None, None, None)
     if any(ctx.needs_input_grad[4:7]):
         to_region = _region_gradients(ctx, l, u)
-    return to_center, to_radius, to_center_bias, to_radius_bias, *to_region, None, None, None
+    return to_center, to_radius, to_center_bias, to_radius_bias, *to_region, None, None, None, None
 
 
 def _region_gradients(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients by x, x_U and eps, by way of the dense matrices; a step for the input is rarely wanted."""
     center, radius, _, _, x, x_U, eps = ctx.saved_tensors
-    p, scale, offset = ctx.numbers
+    p, scale, offset, _ = ctx.numbers
     image = (x.shape[1], x.shape[2], x.shape[3])
     dense, spread = (
         None if matrix is None else windows_to_dense(matrix.detach(), image, scale, offset).flatten(2)
@@ -127,7 +157,7 @@ def _register() -> None:
         center: Tensor, radius: Any, center_bias: Tensor, radius_bias: Any, x: Tensor, *rest: Any
     ) -> Any:
         shape = (common_batch(center, center_bias, x), *center.shape[4:])
-        return center.new_empty(shape), center.new_empty(shape)
+        return tuple(center.new_empty(size) for size in (shape, shape, shape if rest[-1] else (0,)))
 
     def concretize_forward_windows_gradient(
         l: Tensor, u: Tensor, center: Tensor, radius: Tensor | None, *rest: Any

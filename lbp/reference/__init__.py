@@ -17,10 +17,12 @@ from lbp.reference.concretize import (
     concretize_box,
     concretize_forward_ball,
     concretize_forward_box,
+    concretize_forward_box_with_magnitude,
 )
 from lbp.reference.forward_windows import (
     concretize_forward_windows_ball,
     concretize_forward_windows_box,
+    concretize_forward_windows_box_with_magnitude,
     dense_to_windows,
     forward_conv2d_windows,
     forward_linear_windows,
@@ -46,8 +48,10 @@ __all__ = [
     "concretize_box",
     "concretize_forward_ball",
     "concretize_forward_box",
+    "concretize_forward_box_with_magnitude",
     "concretize_forward_windows_ball",
     "concretize_forward_windows_box",
+    "concretize_forward_windows_box_with_magnitude",
     "concretize_windows_ball",
     "concretize_windows_box",
     "dense_to_windows",

@@ -55,13 +55,28 @@ def concretize_forward_box(
 ) -> tuple[Tensor, Tensor]:
     """See `lbp.ops.concretize_forward_box`."""
     lower_rows, upper_rows, lower_bias, upper_bias = _rows(center, radius, center_bias, radius_bias)
-    low, high = (
-        torch.minimum(x_L, x_U).flatten(1).unsqueeze(-1).double(),
-        torch.maximum(x_L, x_U).flatten(1).unsqueeze(-1).double(),
-    )
+    low, high = _ends(x_L, x_U)
     lower = (lower_rows * torch.where(lower_rows >= 0, low, high)).sum(1) + lower_bias
     upper = (upper_rows * torch.where(upper_rows >= 0, high, low)).sum(1) + upper_bias
     return _as_bounds(lower, center), _as_bounds(upper, center)
+
+
+def concretize_forward_box_with_magnitude(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    x_L: Tensor,
+    x_U: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `lbp.ops.concretize_forward_box_with_magnitude`."""
+    bounds = concretize_forward_box(center, radius, center_bias, radius_bias, x_L, x_U)
+    low, high = _ends(x_L, x_U)
+    rows = center.detach().double().abs().flatten(2)
+    if radius is not None:
+        rows = rows + radius.detach().double().abs().flatten(2)
+    magnitude = (rows * torch.maximum(low.abs(), high.abs()).detach()).sum(1).expand(bounds[0].shape[0], -1)
+    return *bounds, _as_bounds(magnitude, center)
 
 
 def concretize_forward_ball(
@@ -80,6 +95,13 @@ def concretize_forward_ball(
     lower = (lower_rows * point).sum(1) - spread * dual_norm(lower_rows, p, 1) + lower_bias
     upper = (upper_rows * point).sum(1) + spread * dual_norm(upper_rows, p, 1) + upper_bias
     return _as_bounds(lower, center), _as_bounds(upper, center)
+
+
+def _ends(x_L: Tensor, x_U: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ends of the inputs' intervals in order, [B, n0, 1] float64."""
+    ends = (torch.minimum(x_L, x_U), torch.maximum(x_L, x_U))
+    low, high = (end.flatten(1).unsqueeze(-1).double() for end in ends)
+    return low, high
 
 
 def _rows(

@@ -178,6 +178,30 @@ def concretize_forward_windows_box(
     return _with_biases(lower, upper, center_bias, radius_bias)
 
 
+def concretize_forward_windows_box_with_magnitude(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    x_L: Tensor,
+    x_U: Tensor,
+    *,
+    scale: Pair,
+    offset: Pair,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `lbp.ops.concretize_forward_windows_box_with_magnitude`."""
+    places = {"scale": scale, "offset": offset}
+    bounds = concretize_forward_windows_box(center, radius, center_bias, radius_bias, x_L, x_U, **places)
+    with torch.no_grad():
+        at = places_of(center, x_L, **places)
+        inside = at < x_L.shape[1:].numel()
+        rows = center.double().abs().where(inside, 0.0)
+        if radius is not None:
+            rows = rows + radius.double().abs().where(inside, 0.0)
+        magnitude = (rows * under_windows(torch.maximum(x_L.abs(), x_U.abs()), at)).sum((1, 2, 3))
+    return *bounds, magnitude.expand_as(bounds[0]).to(center.dtype)
+
+
 def concretize_forward_windows_ball(
     center: Tensor,
     radius: Tensor | None,

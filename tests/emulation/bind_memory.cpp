@@ -170,7 +170,7 @@ template <typename Arguments>
 void read_bounds(const Fields& f, Arguments& a) {
   read_matrices(f, a);
   read_biases(f, a);
-  f("region", a.region)("l", a.l)("u", a.u);
+  f("region", a.region)("l", a.l)("u", a.u)("magnitude", a.magnitude);
 }
 
 template <typename Arguments>

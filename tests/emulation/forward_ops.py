@@ -17,6 +17,17 @@ from emulation.arguments import (
 from emulation.module import Emulated
 
 
+def bounds_and_magnitude(center, shape, magnitude):
+    """What forward bounds are evaluated to; the magnitude is empty unless wanted."""
+    wanted = shape if magnitude else EMPTY
+    return {"l": output(center, *shape), "u": output(center, *shape), "magnitude": output(center, *wanted)}
+
+
+def arrays(outputs):
+    """Outputs as fields, empty ones as missing."""
+    return {name: nonempty(out) for name, out in outputs.items()}
+
+
 class ForwardOps(Emulated):
     def relax_forward(self, center, radius, center_bias, radius_bias, *relax):
         batch, fields = forward_matrices(center, radius, center_bias, radius_bias, relax[0].shape[0])
@@ -53,11 +64,11 @@ class ForwardOps(Emulated):
         )
         return *outputs.values(), *relax_outputs
 
-    def concretize_forward(self, center, radius, center_bias, radius_bias, x, x_U, eps, p):
+    def concretize_forward(self, center, radius, center_bias, radius_bias, x, x_U, eps, p, magnitude):
         batch, fields = forward_matrices(center, radius, center_bias, radius_bias, x.shape[0])
-        l, u = (output(center, batch, *center.shape[2:]) for _ in range(2))
-        self.module.concretize_forward({**fields, **region(x, x_U, eps, p), "l": l.numpy(), "u": u.numpy()})
-        return l, u
+        bounds = bounds_and_magnitude(center, (batch, *center.shape[2:]), magnitude)
+        self.module.concretize_forward({**fields, **region(x, x_U, eps, p), **arrays(bounds)})
+        return tuple(bounds.values())
 
     def concretize_forward_gradient(self, to_l, to_u, center, radius, x, x_U, eps, p):
         batch = to_l.shape[0]
@@ -78,19 +89,19 @@ class ForwardOps(Emulated):
         return to_center, to_radius
 
     def concretize_forward_windows(self, center, radius, center_bias, radius_bias, x, x_U, eps, p, *places):
+        *places, magnitude = places
         batch, fields = forward_matrices(center, radius, center_bias, radius_bias, x.shape[0])
-        l, u = (output(center, batch, *center.shape[4:]) for _ in range(2))
+        bounds = bounds_and_magnitude(center, (batch, *center.shape[4:]), magnitude)
         self.module.concretize_forward_windows(
             {
                 **fields,
                 **region(x, x_U, eps, p),
                 "windows": input_windows(center, x, *places),
                 "bias_batch_stride": stride(center_bias, size(center, 4)),
-                "l": l.numpy(),
-                "u": u.numpy(),
+                **arrays(bounds),
             }
         )
-        return l, u
+        return tuple(bounds.values())
 
     def concretize_forward_windows_gradient(self, to_l, to_u, center, radius, x, x_U, eps, p, *places):
         batch = to_l.shape[0]

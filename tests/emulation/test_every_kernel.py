@@ -86,7 +86,8 @@ def test_bounds_over_regions(size, dtype):
     A, x = coefficients("both", 2, 2, size), intervals(2, size)
     matrices, inputs = forward_matrices(1, 40, size), intervals(1, 40, seed=3)
     assert_matches_reference(ops.concretize_box, A, *x, sides="both", dtype=dtype)
-    assert_matches_reference(ops.concretize_forward_box, *matrices, *inputs, dtype=dtype)
+    for op in (ops.concretize_forward_box, ops.concretize_forward_box_with_magnitude):
+        assert_matches_reference(op, *matrices, *inputs, dtype=dtype)
     for p in NORMS:
         assert_matches_reference(ops.concretize_ball, A, x[0], 0.5, p, sides="both", dtype=dtype)
         assert_matches_reference(ops.concretize_forward_ball, *matrices, inputs[0], 0.5, p, dtype=dtype)
@@ -109,7 +110,8 @@ def test_windows_over_regions(dtype):
     matrices, places = window_matrices(1, (2, 3), (2, 3, 2)), {"scale": (2, 1), "offset": (-1, 0)}
     x = intervals(1, 2, 5, 4, seed=5)
     assert_matches_reference(ops.concretize_windows_box, A, rows, l, u, sides="both", dtype=dtype)
-    assert_matches_reference(ops.concretize_forward_windows_box, *matrices, *x, **places, dtype=dtype)
+    for op in (ops.concretize_forward_windows_box, ops.concretize_forward_windows_box_with_magnitude):
+        assert_matches_reference(op, *matrices, *x, **places, dtype=dtype)
     for p in NORMS:
         assert_matches_reference(ops.concretize_windows_ball, A, rows, l, 0.5, p, sides="both", dtype=dtype)
         assert_matches_reference(ops.concretize_forward_windows_ball, *matrices, x[0], 0.5, p, **places, dtype=dtype)

@@ -274,6 +274,11 @@ def every_op(dtype=torch.float64):
             (*window_matrices(batch, (2, 3), (2, 3, 2)), *intervals(batch, 2, 5, 4, seed=5)),
             {"scale": places["scale"], "offset": places["offset"]},
         ),
+        "concretize_forward_windows_box_with_magnitude": (
+            ops.concretize_forward_windows_box_with_magnitude,
+            (*window_matrices(batch, (2, 3), (2, 3, 2)), *intervals(batch, 2, 5, 4, seed=5)),
+            {"scale": places["scale"], "offset": places["offset"]},
+        ),
         "concretize_forward_windows_ball": (
             ops.concretize_forward_windows_ball,
             (
@@ -285,6 +290,11 @@ def every_op(dtype=torch.float64):
             {"scale": places["scale"], "offset": places["offset"]},
         ),
         "concretize_forward_box": (ops.concretize_forward_box, (*matrices, x_L, x_U), {}),
+        "concretize_forward_box_with_magnitude": (
+            ops.concretize_forward_box_with_magnitude,
+            (*matrices, x_L, x_U),
+            {},
+        ),
         "concretize_forward_ball": (
             ops.concretize_forward_ball,
             (*matrices, x_L, torch.tensor([0.25, 0.5]).double(), 2.0),

@@ -56,7 +56,9 @@ def test_ball_of_every_size(batch, rows, inputs, p):
 @pytest.mark.parametrize(("matrix_batch", "bias_batch", "region_batch"), [(2, 2, 2), (1, 1, 2), (1, 2, 2), (2, 2, 1)])
 def test_forward_box(matrix_batch, bias_batch, region_batch, exact, dtype):
     matrices = forward_matrices(matrix_batch, 6, 3, 4, bias_batch=bias_batch, exact=exact)
-    assert_matches_reference(ops.concretize_forward_box, *matrices, *intervals(region_batch, 2, 3), dtype=dtype)
+    box = intervals(region_batch, 2, 3)
+    for op in (ops.concretize_forward_box, ops.concretize_forward_box_with_magnitude):
+        assert_matches_reference(op, *matrices, *box, dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -69,13 +71,13 @@ def test_forward_ball(exact, p, eps, dtype):
     assert_matches_reference(ops.concretize_forward_ball, *matrices, normal(2, 2, 3, seed=1), radius, p, dtype=dtype)
 
 
-@pytest.mark.parametrize("neurons", [0, 1, 511, 512, 513, 1025])
+@pytest.mark.parametrize("neurons", [0, 1, 511, 1024, 1025])
 @pytest.mark.parametrize("inputs", [0, 1, 5])
 @pytest.mark.parametrize("batch", [0, 1, 2])
 @pytest.mark.parametrize("matrix_batch", ["one", "all"])
 def test_forward_bounds_of_every_size(matrix_batch, batch, inputs, neurons):
     matrices = forward_matrices(batch if matrix_batch == "all" else 1, inputs, neurons)
-    assert_matches_reference(ops.concretize_forward_box, *matrices, *intervals(batch, inputs))
+    assert_matches_reference(ops.concretize_forward_box_with_magnitude, *matrices, *intervals(batch, inputs))
     for p in (1.0, 2.0, 3.0):
         assert_matches_reference(ops.concretize_forward_ball, *matrices, normal(batch, inputs), 0.25, p)
 

@@ -145,13 +145,21 @@ def test_bounds_over_a_box(image, window, layer, scale, offset, matrix_batch, re
     matrices = window_matrices(matrix_batch, window, layer, exact=exact)
     box = intervals(region_batch, 2, *image)
     places = {"scale": scale, "offset": offset}
-    assert_matches_reference(ops.concretize_forward_windows_box, *matrices, *box, dtype=dtype, **places)
+    for op in (ops.concretize_forward_windows_box, ops.concretize_forward_windows_box_with_magnitude):
+        assert_matches_reference(op, *matrices, *box, dtype=dtype, **places)
 
 
-def test_bounds_of_layers_wider_than_a_tile():
-    matrices = window_matrices(1, (2, 3), (1, 2, 600))
-    places = {"scale": (1, 1), "offset": (0, -1)}
-    assert_matches_reference(ops.concretize_forward_windows_box, *matrices, *intervals(1, 2, 2, 600), **places)
+@pytest.mark.parametrize(
+    ("layer", "scale"),
+    [((1, 2, 1100), 1), ((2, 40, 30), 1), ((23, 7, 14), 2), ((2, 3, 530), 3)],
+    ids=["wider than a tile", "rows of one channel", "channels together", "a part of the rows"],
+)
+def test_bounds_of_layers_larger_than_a_tile(layer, scale):
+    matrices = window_matrices(1, (2, 3), layer)
+    places = {"scale": (1, scale), "offset": (-1, -2)}
+    box = intervals(1, 2, layer[1], layer[2] * scale - 1)
+    assert_matches_reference(ops.concretize_forward_windows_box_with_magnitude, *matrices, *box, **places)
+    assert_matches_reference(ops.concretize_forward_windows_ball, *matrices, box[0], 0.25, 2.0, **places)
 
 
 @pytest.mark.parametrize("p", NORMS)
@@ -176,7 +184,7 @@ def test_entries_over_the_padding_are_never_multiplied(value):
     assert not inside.all()
     A, weight = coefficients("both", 1, 3, *layer), normal(4, math.prod(layer))
     for op, before, after, keywords in (
-        (ops.concretize_forward_windows_box, (), intervals(1, 2, *image), places),
+        (ops.concretize_forward_windows_box_with_magnitude, (), intervals(1, 2, *image), places),
         (ops.concretize_forward_windows_ball, (), (normal(1, 2, *image), 0.25, 2.0), places),
         (ops.insert_forward_windows, (A,), (), {"image": (2, *image), "sides": "both", **places}),
         (ops.forward_linear_windows, (), (weight, None), {"image": (2, *image), **places}),

@@ -155,7 +155,7 @@ def test_max_pooling_follows_the_sides_of_a_pixel(outward):
     x = numbers("gaussian", 1, INPUTS, seed=9)
     for seed, kind in enumerate(KINDS):
         forward, bounds = OutwardForward(Region(x, x)), forward_bounds(kind, x, *shape, seed=seed)
-        before = tuple(side.unflatten(1, shape) for side in forward.bounds(flat(bounds)))
+        before = tuple(side.unflatten(1, shape) for side in forward.bounds(node, flat(bounds)))
         relaxations = Relaxations("adaptive", "both", {node.inputs[0]: before})
         if outward:
             found = forward.step(node, [bounds], relaxations)

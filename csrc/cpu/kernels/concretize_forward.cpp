@@ -1,3 +1,4 @@
+#include "cpu/kernels/ends_under_windows.h"
 #include "cpu/kernels/forward_rows.h"
 #include "cpu/kernels/region.h"
 #include "cpu/kernels/table.h"
@@ -27,32 +28,80 @@ LBP_HOST_DEVICE double upper_coefficient(const T* center, const T* radius, Index
   return radius == nullptr ? double(center[j]) : double(center[j]) + double(radius[j]);
 }
 
-template <typename T, typename Tile>
-void box_sums(const Region<T>& region, const Tile& tile, SumTile& sums) {
-  sums.fill(0);
-  tile.for_segments([&](const Segment<T>& segment, auto step) {
-    const T* __restrict center = segment.center;
-    const T* __restrict radius = segment.radius;
-    const T* __restrict x_L = region.x_L + tile.image * region.batch_stride + segment.input;
-    const T* __restrict x_U = region.x_U + tile.image * region.batch_stride + segment.input;
-    double* __restrict lower = sums.lower + segment.first;
-    double* __restrict upper = sums.upper + segment.first;
-    if (radius == nullptr) {
-      for (Index j = 0; j < segment.count; ++j) {
-        const double low = extreme_point(x_L[j * step], x_U[j * step], true);
-        const double high = extreme_point(x_L[j * step], x_U[j * step], false);
-        const double a = center[j];
-        lower[j] += a * (a >= 0 ? low : high);
-        upper[j] += a * (a >= 0 ? high : low);
-      }
-    } else {
-      for (Index j = 0; j < segment.count; ++j) {
-        const double low = extreme_point(x_L[j * step], x_U[j * step], true);
-        const double high = extreme_point(x_L[j * step], x_U[j * step], false);
-        const double a = lower_coefficient(center, radius, j), b = upper_coefficient(center, radius, j);
-        lower[j] += a * (a >= 0 ? low : high);
-        upper[j] += b * (b >= 0 ? high : low);
-      }
+// The sums over a box for a tile of neurons; those of the magnitudes `(|center| + |radius|) |x|` where they are wanted.
+struct BoxTile {
+  SumTile sums;
+  alignas(64) double magnitude[kSums];
+};
+
+// Adds the terms of a coefficient center -/+ radius of an input in [low, high] to the sums of its neuron.
+template <bool kMagnitude>
+void add_box_terms(double center, double radius, double low, double high, double& lower, double& upper,
+                   double& magnitude) {
+  const double a = center - radius, b = center + radius;
+  lower += a * (a >= 0 ? low : high);
+  upper += b * (b >= 0 ? high : low);
+  if constexpr (kMagnitude) magnitude += (absolute(center) + absolute(radius)) * largest_magnitude_between(low, high);
+}
+
+// The terms of one input for neurons side by side.
+template <bool kMagnitude, typename T>
+void add_input(Index count, const T* __restrict center, const T* __restrict radius, double low, double high,
+               double* __restrict lower, double* __restrict upper, double* __restrict magnitude) {
+  if (radius == nullptr) {
+#pragma omp simd
+    for (Index j = 0; j < count; ++j) {
+      add_box_terms<kMagnitude>(center[j], 0.0, low, high, lower[j], upper[j], magnitude[j]);
+    }
+  } else {
+#pragma omp simd
+    for (Index j = 0; j < count; ++j) {
+      add_box_terms<kMagnitude>(center[j], radius[j], low, high, lower[j], upper[j], magnitude[j]);
+    }
+  }
+}
+
+// The terms of one entry of the windows of neurons side by side. What lies over the padding is selected away: it may be
+// anything.
+template <bool kMagnitude, typename T, typename Flag>
+void add_entry(Index count, const T* __restrict center, const T* __restrict radius, const Flag* __restrict inside,
+               const double* __restrict low, const double* __restrict high, double* __restrict lower,
+               double* __restrict upper, double* __restrict magnitude) {
+  if (radius == nullptr) {
+#pragma omp simd
+    for (Index j = 0; j < count; ++j) {
+      const T c = center[j];
+      add_box_terms<kMagnitude>(inside[j] != 0 ? c : T(0), 0.0, low[j], high[j], lower[j], upper[j], magnitude[j]);
+    }
+  } else {
+#pragma omp simd
+    for (Index j = 0; j < count; ++j) {
+      const T c = center[j], r = radius[j];
+      add_box_terms<kMagnitude>(inside[j] != 0 ? c : T(0), inside[j] != 0 ? r : T(0), low[j], high[j], lower[j],
+                                upper[j], magnitude[j]);
+    }
+  }
+}
+
+template <bool kMagnitude, typename T>
+void box_sums(const Region<T>& region, const DenseTile<T>& tile, BoxTile& box) {
+  tile.for_segments([&](const Segment<T>& segment, auto) {
+    const Index at = tile.image * region.batch_stride + segment.input;
+    add_input<kMagnitude>(
+        segment.count, segment.center, segment.radius, extreme_point(region.x_L[at], region.x_U[at], true),
+        extreme_point(region.x_L[at], region.x_U[at], false), box.sums.lower, box.sums.upper, box.magnitude);
+  });
+}
+
+template <bool kMagnitude, typename T>
+void box_sums(const Region<T>& region, const WindowTile<T>& tile, BoxTile& box) {
+  EndsUnderWindows<T> ends(region, tile);
+  ends.for_entries([&](Index entry, Index first, Index stop) {
+    for (Index number = 0; number < tile.channels; ++number) {
+      const Index at = tile.at(entry, number, tile.top, tile.left) + first, to = number * tile.places() + first;
+      const Segment<T> segment = tile.matrices.segment(tile.image, 0, at, to, stop - first, 0);
+      add_entry<kMagnitude>(segment.count, segment.center, segment.radius, ends.inside + first, ends.low + first,
+                            ends.high + first, box.sums.lower + to, box.sums.upper + to, box.magnitude + to);
     }
   });
 }
@@ -128,13 +177,18 @@ template <typename T, typename Rows, typename Arguments>
 void bounds_of_rows(const Rows& rows, Index neurons, const Arguments& args) {
   const Index tiles = rows.tiles();
   parallel_for(args.batch * tiles, 2 * rows.cost(), [&](Index first, Index last) {
-    SumTile sums;
+    BoxTile box;
+    SumTile& sums = box.sums;
     for (Index item = first; item < last; ++item) {
       const auto tile = rows.tile(item / tiles, item % tiles);
-      if (args.region.x_U != nullptr) {
-        box_sums(args.region, tile, sums);
-      } else {
+      if (args.region.x_U == nullptr) {
         ball_sums(args.region, tile, sums);
+      } else if (args.magnitude == nullptr) {
+        sums.fill(0);
+        box_sums<false>(args.region, tile, box);
+      } else {
+        box = {};
+        box_sums<true>(args.region, tile, box);
       }
       const Index in = tile.image * args.bias_batch_stride + tile.begin, out = tile.image * neurons + tile.begin;
       const T* center_bias = args.center_bias + in;
@@ -142,6 +196,9 @@ void bounds_of_rows(const Rows& rows, Index neurons, const Arguments& args) {
       for (Index j = 0; j < tile.size; ++j) {
         args.l[out + j] = T(sums.lower[j] + lower_coefficient(center_bias, radius_bias, j));
         args.u[out + j] = T(sums.upper[j] + upper_coefficient(center_bias, radius_bias, j));
+      }
+      if (args.magnitude != nullptr) {
+        for (Index j = 0; j < tile.size; ++j) args.magnitude[out + j] = T(box.magnitude[j]);
       }
     }
   });

@@ -9,8 +9,8 @@
 
 namespace lbp::LBP_ISA {
 
-// Neurons in a tile here: two sums in float64 each, beside the rows that stream past.
-constexpr Index kSums = 512;
+// Neurons in a tile here: two or three sums in float64 each, beside the rows that stream past.
+constexpr Index kSums = 1024;
 
 // The coefficients of `count` neurons from neuron `first` of the tile on. The first belongs to element `input` of the
 // input, each next one to the element `step` further on.
@@ -79,13 +79,28 @@ struct Inside {
   }
 };
 
-// Rows [top, bottom) and columns [left, right) of one channel of one image; whole rows, or a part of one.
+// Rows [top, bottom) and columns [left, right) of some channels of one image: whole channels, whole rows of one, or a
+// part of a row.
 template <typename T>
 struct WindowTile {
   Matrices<T> matrices;
   Windows windows;
-  Index image, channel, top, bottom, left, right;
+  Index image, channel, channels, top, bottom, left, right;
   Index begin, size;
+
+  Index columns() const { return right - left; }
+  Index places() const { return (bottom - top) * columns(); }
+  // Places whose window entry in column j, or row i, lies on the image.
+  Inside across(Index j) const {
+    return {left, right, windows.column_scale, windows.column_offset + j, windows.image_columns};
+  }
+  Inside down(Index i) const { return {top, bottom, windows.row_scale, windows.row_offset + i, windows.image_rows}; }
+  // Where the coefficients of an entry begin, at a place of one of the channels.
+  Index at(Index entry, Index number, Index y, Index x) const {
+    return ((entry * windows.channels + channel + number) * windows.height + y) * windows.width + x;
+  }
+  // Neuron of the tile.
+  Index neuron(Index number, Index y, Index x) const { return number * places() + (y - top) * columns() + x - left; }
 
   // Runs body(segment, step) for every part of a row of the tile with a window entry on the image.
   template <typename Body>
@@ -101,20 +116,20 @@ struct WindowTile {
   template <typename Body, typename ColumnStep>
   void for_stepped(const Body& body, ColumnStep step) const {
     const Windows& w = windows;
-    const Index places = w.height * w.width, neurons = w.channels * places;
-    const Index image_size = w.image_channels * w.rows * w.columns * neurons;
-    for (Index entry = 0; entry < w.image_channels * w.rows * w.columns; ++entry) {
+    const Index entries = w.image_channels * w.rows * w.columns;
+    const Index image_size = entries * w.channels * w.height * w.width;
+    for (Index entry = 0; entry < entries; ++entry) {
       const Index j = entry % w.columns, i = entry / w.columns % w.rows, source = entry / w.columns / w.rows;
-      const Inside across(left, right, w.column_scale, w.column_offset + j, w.image_columns);
-      const Inside down(top, bottom, w.row_scale, w.row_offset + i, w.image_rows);
-      if (across.first >= across.stop) continue;
-      for (Index y = down.first; y < down.stop; ++y) {
-        const Index row = w.row_scale * y + w.row_offset + i;
-        const Index column = w.column_scale * across.first + w.column_offset + j;
-        body(matrices.segment(image, image_size, entry * neurons + channel * places + y * w.width + across.first,
-                              (y - top) * (right - left) + across.first - left, across.stop - across.first,
-                              (source * w.image_rows + row) * w.image_columns + column),
-             step);
+      const Inside inside = across(j), rows = down(i);
+      if (inside.first >= inside.stop) continue;
+      for (Index number = 0; number < channels; ++number) {
+        for (Index y = rows.first; y < rows.stop; ++y) {
+          const Index row = w.row_scale * y + w.row_offset + i;
+          const Index column = w.column_scale * inside.first + w.column_offset + j;
+          body(matrices.segment(image, image_size, at(entry, number, y, inside.first), neuron(number, y, inside.first),
+                                inside.stop - inside.first, (source * w.image_rows + row) * w.image_columns + column),
+               step);
+        }
       }
     }
   }
@@ -126,23 +141,28 @@ struct WindowRows {
   Windows windows;
 
   Index tile_columns() const { return minimum(maximum(windows.width, 1), kSums); }
-  Index tile_rows() const { return windows.width > kSums ? 1 : kSums / tile_columns(); }
+  Index tile_rows() const { return minimum(maximum(windows.height, 1), kSums / tile_columns()); }
+  Index tile_channels() const {
+    return minimum(maximum(windows.channels, 1), maximum(kSums / (tile_rows() * tile_columns()), 1));
+  }
   Index tiles_across() const { return quotient_up(windows.width, tile_columns()); }
   Index tiles_down() const { return quotient_up(windows.height, tile_rows()); }
-  Index tiles() const { return windows.channels * tiles_down() * tiles_across(); }
+  Index tiles() const { return quotient_up(windows.channels, tile_channels()) * tiles_down() * tiles_across(); }
   Index cost() const {
     const Index entries = windows.image_channels * windows.rows * windows.columns;
-    return (entries + 1) * minimum(windows.height * windows.width, kSums);
+    return (entries + 1) * tile_channels() * tile_rows() * tile_columns();
   }
 
   WindowTile<T> tile(Index image, Index number) const {
-    const Index channel = number / tiles_across() / tiles_down();
+    const Index channel = number / tiles_across() / tiles_down() * tile_channels();
+    const Index channels = minimum(tile_channels(), windows.channels - channel);
     const Index top = number / tiles_across() % tiles_down() * tile_rows();
     const Index left = number % tiles_across() * tile_columns();
     const Index bottom = minimum(top + tile_rows(), windows.height);
     const Index right = minimum(left + tile_columns(), windows.width);
     const Index begin = (channel * windows.height + top) * windows.width + left;
-    return {matrices, windows, image, channel, top, bottom, left, right, begin, (bottom - top) * (right - left)};
+    const Index size = channels * (bottom - top) * (right - left);
+    return {matrices, windows, image, channel, channels, top, bottom, left, right, begin, size};
   }
 };
 

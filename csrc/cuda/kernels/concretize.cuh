@@ -11,16 +11,18 @@
 
 namespace lbp::cuda {
 
-// A box, or a ball by the kind of its dual norm.
-template <bool kIsBox, Norm kDualNorm>
+// A box, or a ball by the kind of its dual norm. Over a box forward bounds may want the magnitudes of their neurons.
+template <bool kIsBox, Norm kDualNorm, bool kWithMagnitude = false>
 struct RegionKind {
   static constexpr bool kBox = kIsBox;
+  static constexpr bool kMagnitude = kWithMagnitude;
   static constexpr Norm kNorm = kDualNorm;
   // Whether terms are relative to the largest entry.
   template <typename T>
   static constexpr bool kScaled = !kIsBox && kDualNorm != Norm::kOne && (sizeof(T) == 8 || kDualNorm != Norm::kTwo);
 };
 using Box = RegionKind<true, Norm::kOne>;
+using BoxWithMagnitude = RegionKind<true, Norm::kOne, true>;
 template <Norm kNorm>
 using Ball = RegionKind<false, kNorm>;
 

@@ -7,29 +7,49 @@
 
 namespace lbp::cuda {
 
-// The sums of one neuron: with the lower coefficients center - radius, and with the upper ones.
+// The sums of one neuron: with the lower coefficients center - radius, with the upper ones, and of the magnitudes.
 struct NeuronSum {
   RowSum lower, upper;
+  double magnitude;
 };
 
-// Sums of the pieces of the inputs, as arrays [6, B, n] each.
+template <typename Kind, bool kScaled>
+LBP_DEVICE NeuronSum empty_neuron() {
+  return {empty_row<Kind, kScaled>(), empty_row<Kind, kScaled>(), 0.0};
+}
+
+template <typename Kind, bool kScaled>
+struct CombineNeurons {
+  CombineRows<Kind, kScaled> rows;
+  LBP_DEVICE NeuronSum operator()(const NeuronSum& a, const NeuronSum& b) const {
+    const double magnitude = Kind::kMagnitude ? a.magnitude + b.magnitude : 0.0;
+    return {rows(a.lower, b.lower), rows(a.upper, b.upper), magnitude};
+  }
+};
+
+// Sums of the pieces of the inputs, as arrays [kPerNeuron, B, n] each.
 struct NeuronSums {
+  static constexpr Index kPerNeuron = 6;
   double* data;
   Index count;  // B n
 
+  // Over a box there are no norms: the magnitude takes the place of the first.
+  template <typename Kind>
   LBP_DEVICE void put(Index piece, Index neuron, const NeuronSum& sum) const {
-    double* const at = data + 6 * piece * count + neuron;
+    double* const at = data + kPerNeuron * piece * count + neuron;
     at[0] = sum.lower.dot;
     at[count] = sum.upper.dot;
-    at[2 * count] = sum.lower.norm.sum;
+    at[2 * count] = Kind::kMagnitude ? sum.magnitude : sum.lower.norm.sum;
     at[3 * count] = sum.upper.norm.sum;
     at[4 * count] = sum.lower.norm.largest;
     at[5 * count] = sum.upper.norm.largest;
   }
   LBP_DEVICE NeuronSum get(Index piece, Index neuron) const {
-    const double* const at = data + 6 * piece * count + neuron;
-    return {{read(at), {read(at + 2 * count), read(at + 4 * count)}},
-            {read(at + count), {read(at + 3 * count), read(at + 5 * count)}}};
+    const double* const at = data + kPerNeuron * piece * count + neuron;
+    const double third = read(at + 2 * count);
+    return {{read(at), {third, read(at + 4 * count)}},
+            {read(at + count), {read(at + 3 * count), read(at + 5 * count)}},
+            third};
   }
 };
 
@@ -78,6 +98,10 @@ template <typename Kind, bool kScaled, typename T>
 LBP_DEVICE void add_coefficients(NeuronSum& sum, T center, T radius, bool has_radius, const InputEnds& x, double q) {
   add_coefficient<Kind, kScaled>(sum.lower, lower_coefficient(center, radius, has_radius), x.low, x.high, q);
   add_coefficient<Kind, kScaled>(sum.upper, upper_coefficient(center, radius, has_radius), x.high, x.low, q);
+  if constexpr (Kind::kMagnitude) {
+    const double size = absolute(double(center)) + (has_radius ? absolute(double(radius)) : 0.0);
+    sum.magnitude += size * largest_magnitude_between(x.low, x.high);
+  }
 }
 
 // Writes l and u of one neuron.
@@ -89,6 +113,7 @@ LBP_DEVICE void store_bounds(const ConcretizeForwardArguments<T>& op, Index imag
   const T radius = has_radius ? read(op.radius_bias + bias) : T(0);
   op.l[out] = T(bound_of<Kind>(sum.lower, op.region, image, true) + lower_coefficient(center, radius, has_radius));
   op.u[out] = T(bound_of<Kind>(sum.upper, op.region, image, false) + upper_coefficient(center, radius, has_radius));
+  if constexpr (Kind::kMagnitude) op.magnitude[out] = T(sum.magnitude);
 }
 
 // Writes the bounds of a thread's neurons, or to `out` the sums of a piece.
@@ -99,7 +124,7 @@ LBP_DEVICE void store_sums(const ConcretizeForwardArguments<T>& op, const Neuron
   for (int i = 0; i < kOwn<T>; ++i) {
     if (!own.has(i)) continue;
     if (out.data != nullptr) {
-      out.put(piece, image * op.neurons + own.at(i), sums[i]);
+      out.put<Kind>(piece, image * op.neurons + own.at(i), sums[i]);
     } else {
       store_bounds<Kind>(op, image, own.at(i), sums[i]);
     }
@@ -118,7 +143,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) concretize_forward_kernel(const Concre
   const bool has_radius = op.radius != nullptr;
   NeuronSum sums[kOwn<T>];
 #pragma unroll
-  for (int i = 0; i < kOwn<T>; ++i) sums[i] = {empty_row<Kind, kScaled>(), empty_row<Kind, kScaled>()};
+  for (int i = 0; i < kOwn<T>; ++i) sums[i] = empty_neuron<Kind, kScaled>();
   for (Index first = args.tiling.first_row(); first < end; first += kRows) {
     Pack<T> center[kRows], radius[kRows];
 #pragma unroll
@@ -156,16 +181,15 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2)
     concretize_forward_finish_kernel(const ConcretizeForwardFinishLaunch<T> args) {
   constexpr bool kScaled = Kind::template kScaled<T>;
   const ConcretizeForwardArguments<T>& op = args.op;
-  const CombineRows<Kind, kScaled> combine = {op.region.q};
+  const CombineNeurons<Kind, kScaled> combine = {{op.region.q}};
   const Index at = Index(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= op.batch * op.neurons) return;
-  NeuronSum total = {empty_row<Kind, kScaled>(), empty_row<Kind, kScaled>()};
+  NeuronSum total = empty_neuron<Kind, kScaled>();
   for (Index piece = 0; piece < args.pieces; ++piece) {
-    const NeuronSum part = args.sums.get(piece, at);
-    total = {combine(total.lower, part.lower), combine(total.upper, part.upper)};
+    total = combine(total, args.sums.get(piece, at));
   }
   if (args.totals.data != nullptr) {
-    args.totals.put(0, at, total);
+    args.totals.template put<Kind>(0, at, total);
   } else {
     const Index image = quotient(at, op.neurons);
     store_bounds<Kind>(op, image, at - image * op.neurons, total);

@@ -36,7 +36,7 @@ LBP_DEVICE NeuronSum sum_of_strip(const Launch& args, const NeuronWindow& window
   const auto& op = args.op;
   const Strips& strips = args.strips;
   const Index image = strips.image(), neuron = strips.neuron(), corner = image * op.region.batch_stride;
-  NeuronSum sum = {empty_row<Kind, kScaled>(), empty_row<Kind, kScaled>()};
+  NeuronSum sum = empty_neuron<Kind, kScaled>();
   if (neuron < op.neurons) {
     const Index matrix = image * op.matrix_batch_stride + neuron;
     const bool has_radius = op.radius != nullptr;
@@ -49,10 +49,7 @@ LBP_DEVICE NeuronSum sum_of_strip(const Launch& args, const NeuronWindow& window
                                       op.region.q);
     }
   }
-  const CombineRows<Kind, kScaled> combine = {op.region.q};
-  return combine_groups(sum, strips.width, shared, [&](const NeuronSum& a, const NeuronSum& b) {
-    return NeuronSum{combine(a.lower, b.lower), combine(a.upper, b.upper)};
-  });
+  return combine_groups(sum, strips.width, shared, CombineNeurons<Kind, kScaled>{{op.region.q}});
 }
 
 template <typename T, typename Kind>

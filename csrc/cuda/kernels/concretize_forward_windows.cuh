@@ -80,7 +80,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1)
   const bool has_radius = op.radius != nullptr;
   NeuronSum sums[kOwn<T>];
 #pragma unroll
-  for (int i = 0; i < kOwn<T>; ++i) sums[i] = {empty_row<Kind, kScaled>(), empty_row<Kind, kScaled>()};
+  for (int i = 0; i < kOwn<T>; ++i) sums[i] = empty_neuron<Kind, kScaled>();
   WindowEntry entry(args.windows, args.tiling.first_row());
   for (Index number = args.tiling.first_row(); number < end; ++number, entry.advance(args.windows)) {
     const Index row = matrix + number * op.neurons;
