@@ -302,12 +302,13 @@ def accumulate_windows(
     total = windows.new_zeros(batch, channels, image[1], blocks.count, blocks.size, count)
     each = _row_numbers(image, windows.shape[2:4], windows.shape[4:], scale, count) * windows.itemsize
     together = max(operand_bytes(windows.device) // each, 1)
+    by_position = _by_position(rows)
     for y in range(height):
         down, top = _inside(windows.shape[2], image[1], scale[0] * y + offset[0])
         if down.start == down.stop:
             continue
         # [1 or B, W, S C]: the positions of one row of the layer.
-        coefficients = _transposed(rows[:, :, :, y].flatten(1, 2))
+        coefficients = by_position[:, width * y : width * (y + 1)]
         for first in range(0, batch, together):
             examples = slice(first, min(first + together, batch))
             read = _some(windows, examples)[:, :, down, :, :, y]
@@ -343,7 +344,7 @@ def accumulation_bytes(
         return count * layer[0] * layer[1] * -(-layer[2] // vector) * vector * itemsize
     row = _row_numbers(image, window, layer, scale, count) * itemsize
     together = min(max(operand_bytes(device) // row, 1), batch)
-    coefficients = 3 * count * layer[0] * layer[2] * itemsize
+    coefficients = count * math.prod(layer) * itemsize
     # Columns beyond the image are cut off the sum at the end.
     return row * together + coefficients + batch * math.prod(image) * count * itemsize
 
@@ -426,9 +427,12 @@ def _inside(window: int, length: int, origin: int) -> tuple[slice, int]:
     return slice(first, max(stop, first)), origin + first
 
 
-def _transposed(matrix: Tensor) -> Tensor:
-    """Return [B, n, W] as [B, W, n], contiguous; one example at a time is what the library transposes fast."""
-    return torch.stack([part.contiguous().T.contiguous() for part in matrix]) if len(matrix) else matrix.mT
+def _by_position(rows: Tensor) -> Tensor:
+    """Return rows [B, S, C, H, W] as [B, H W, S C]; a whole matrix at a time is what the library transposes fast."""
+    result = rows.new_empty(rows.shape[0], rows.shape[3:].numel(), rows.shape[1:3].numel())
+    for of_example, transposed in zip(rows, result, strict=True):
+        transposed.copy_(of_example.flatten(0, 1).flatten(1).T)
+    return result
 
 
 def accumulate_windows_gradient(
