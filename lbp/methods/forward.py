@@ -16,7 +16,7 @@ from lbp.ops import insert_forward, insert_forward_windows
 
 
 def propagate_forward(
-    problem: Problem, targets: Collection[BoundNode], keep: Collection[BoundNode] = ()
+    problem: Problem, targets: Collection[BoundNode], keep: Collection[BoundNode] = (), *, windows: bool | None = None
 ) -> dict[BoundNode, ForwardBounds]:
     """Carry linear bounds forward to the targets, recording pre-activation bounds on the way.
 
@@ -26,11 +26,14 @@ def propagate_forward(
         problem: pre-activation bounds already recorded are taken as they are.
         targets: nodes to reach.
         keep: targets whose linear bounds are returned.
+        windows: whether matrices are kept as windows where that is smaller; None: where the problem allows it and that
+            is less work.
     """
     needed = _needed(problem, targets)
     readers = Counter(source for node in needed for source in node.inputs)
     held: dict[BoundNode, ForwardBounds] = {}
-    windows = problem.windows and (not problem.by_work or windows_pay(needed, batch=problem.region.batch))
+    if windows is None:
+        windows = problem.windows and (not problem.by_work or windows_pay(needed, batch=problem.region.batch))
     for node in needed:
         held[node] = _step(problem, node, [held[source] for source in node.inputs], windows=windows)
         if node in problem.pre_activations and node not in problem.bounds:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 COPIES_OF_ROWS = 2
 """Insertion of forward bounds takes its rows in another order, beside those that arrive."""
 
+COPIES_OF_INSERTED_ROWS = 3
+"""Insertion into whole rows makes their magnitudes, in two steps, beside the rows that arrive."""
+
 COPIES_OF_MATRICES = 3
 """Forward matrices that come of rows are collected, and arranged by neuron, beside those that are inserted."""
 
@@ -270,7 +273,8 @@ def _output_row_bytes(network: Network, method: Method, output: BoundNode, rows:
     """Return the bytes of one row of the output on its way down, for one image."""
     if method.output == "ibp" or _forward_to_output(method, rows):
         return 0
-    return row_bytes(network, output, itemsize, windows=False)
+    copies = COPIES_OF_INSERTED_ROWS if "relaxed-crown" in (method.hidden, method.output) else 1
+    return copies * row_bytes(network, output, itemsize, windows=False)
 
 
 @_counted_once

@@ -199,12 +199,18 @@ class Problem:
         """Return the bytes of a row of a node, whole and for every image, of which no batch counts as less than one."""
         return max(self.region.batch, 1) * row_bytes(self.network, node, self.dtype.itemsize, windows=False)
 
-    def row_chunks(self, node: BoundNode) -> list[IdentityCoefficients]:
-        """Return the identity of a node in chunks of whole rows that stay within the budget."""
+    def row_chunks(self, node: BoundNode, *, copies: int = 1, held: int = 0) -> list[IdentityCoefficients]:
+        """Return the identity of a node in chunks of whole rows that stay within the budget.
+
+        Args:
+            node: where they start.
+            copies: how often each is held.
+            held: bytes of the budget that something else takes meanwhile.
+        """
         rows = self.rows
         if rows is None:
-            budget, held = (CHUNK_BYTES, 0) if self.budget is None else (self.budget, self._held())
-            rows = rows_within(budget, held, self._matrix_row_bytes(node))
+            budget, held = (CHUNK_BYTES, 0) if self.budget is None else (self.budget, held + self._held())
+            rows = rows_within(budget, held, copies * self._matrix_row_bytes(node))
         return [self.identity(node, i, min(i + rows, node.size)) for i in range(0, node.size, rows)]
 
     @property
@@ -212,18 +218,20 @@ class Problem:
         """Number of rows with which back-substitution from the output starts."""
         return self.output.size if self.specification is None else self.specification.shape[1]
 
-    def starts(self, *, held: int = 0) -> Sequence[Coefficients]:
+    def starts(self, *, copies: int = 1, held: int = 0) -> Sequence[Coefficients]:
         """Return what back-substitution from the output starts with, in chunks that stay within the budget.
 
         Args:
+            copies: how often each row is held.
             held: bytes of the budget that something else takes meanwhile.
         """
         if self.specification is None:
-            return self.row_chunks(self.output)
+            return self.row_chunks(self.output, copies=copies, held=held)
         whole = self.specified()
         if self.budget is None:
             return [whole]
-        rows = max((self.budget - held - self._held()) // self._matrix_row_bytes(self.output), 1)
+        each = copies * self._matrix_row_bytes(self.output)
+        rows = max((self.budget - held - self._held()) // each, 1)
         return [DenseCoefficients(part) for part in whole.A.split(rows, dim=2)]
 
     def specified(self) -> DenseCoefficients:

@@ -17,7 +17,7 @@ from lbp.methods.back_substitution import back_substitute, both_sides, over_regi
 from lbp.methods.forward import insert, propagate_forward
 from lbp.methods.intervals import propagate_intervals
 from lbp.methods.problem import Problem
-from lbp.methods.row_insertion import linear_bounds_of_rows
+from lbp.methods.row_insertion import linear_bounds_of_rows, matrix_bytes
 
 
 def insertion_points(problem: Problem, node: BoundNode, depth: int) -> list[BoundNode]:
@@ -41,7 +41,8 @@ def relaxed_crown_pre_activations(problem: Problem, depth: int) -> dict[BoundNod
         below for node in (*problem.pre_activations, problem.output) for below in insertion_points(problem, node, depth)
     }
     first = [node for node in problem.pre_activations if rank[node] == 0 and node in points]
-    forward = propagate_forward(problem, first, keep=first)
+    # Windowed rows end there as windows; matrices would make whole rows of them.
+    forward = propagate_forward(problem, first, keep=first, windows=problem.windows)
     for node in problem.pre_activations:
         keep = node in points and node not in forward
         if keep or node not in problem.bounds:
@@ -59,7 +60,9 @@ def _linear_bounds(
     if problem.windows and problem.region.batch > 0:
         values, bounds = linear_bounds_of_rows(problem, node, stops, forward, keep=keep)
     else:
-        found = substitute_to_input(problem, node, problem.row_chunks(node), "both", stops, forward)
+        whole = dict.fromkeys((node, *stops))
+        starts = problem.row_chunks(node, held=matrix_bytes(problem, whole, whole))
+        found = substitute_to_input(problem, node, starts, "both", stops, forward)
         values = found.values
         bounds = ForwardBounds.from_sides(found.coefficients.flatten(3), found.constants, node.shape) if keep else None
     if node not in problem.bounds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -58,8 +58,7 @@ def linear_bounds_of_rows(
     windows = on_windows[node] if keep else None
     insertions = {stop: Insertion.of(insertable(problem, stop, forward[stop])) for stop in stops}
     group = position_rows(node)
-    numbers = [matrix_numbers(problem.network, below, on_windows[below]) for below in (node, *stops)]
-    held = problem.region.batch * problem.dtype.itemsize * (sum(numbers) + COPIES_OF_MATRICES * max(numbers))
+    held = matrix_bytes(problem, (node, *stops), on_windows)
     rows_at_once = problem.rows_at_once(node, copies=COPIES_OF_ROWS, held=held)
     values, matrices, constants = [], [], []
     for part in every.chunks(max(rows_at_once // group, 1) * group):
@@ -75,6 +74,14 @@ def linear_bounds_of_rows(
     batch = problem.region.batch
     found = every.put(values[0].new_zeros(2, batch, *node.shape), torch.cat(values, 1)).flatten(2)
     return found, _forward_bounds(every, batch, matrices, constants, windows) if keep else None
+
+
+def matrix_bytes(
+    problem: Problem, nodes: Collection[BoundNode], windows: Mapping[BoundNode, InputWindows | None]
+) -> int:
+    """Return the bytes that forward matrices of the nodes take, those of one of them being made."""
+    numbers = [matrix_numbers(problem.network, node, windows[node]) for node in nodes]
+    return problem.region.batch * problem.dtype.itemsize * (sum(numbers) + COPIES_OF_MATRICES * max(numbers))
 
 
 def _in_terms_of_input(

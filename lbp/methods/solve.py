@@ -15,7 +15,7 @@ from lbp.methods.crown import crown_pre_activations
 from lbp.methods.forward import bounds_over_region, propagate_forward
 from lbp.methods.inference import for_inference
 from lbp.methods.intervals import propagate_intervals, specification_by_intervals
-from lbp.methods.memory import images_at_once
+from lbp.methods.memory import COPIES_OF_INSERTED_ROWS, images_at_once
 from lbp.methods.names import Method
 from lbp.methods.problem import Problem
 from lbp.methods.relaxed_crown import insertion_points, relaxed_crown_pre_activations, substitute_to_input
@@ -160,7 +160,7 @@ def _by_substitution(
     held = sum(matrix.nbytes for matrix in inserted)
     coefficients = constants = None
     if keep_linear or stops:
-        starts = problem.starts(held=held)
+        starts = problem.starts(copies=COPIES_OF_INSERTED_ROWS if stops else 1, held=held)
         found = substitute_to_input(problem, problem.output, starts, sides, stops, forward or {})
         coefficients, constants, values = found.coefficients, found.constants, found.values
     else:
