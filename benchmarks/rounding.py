@@ -1,14 +1,14 @@
 """Bounds rounded outward against bounds rounded to nearest: soundness, time and tightness.
 
     python benchmarks/rounding.py [NETWORK ...] [--rounds N] [--threads N] [--json FILE]
-    python benchmarks/rounding.py --checkpoint FILE --data-root DATA [--limit N] [--eps E ...]
+    python benchmarks/rounding.py --checkpoint FILE ... --data-root DATA [--limit N] [--eps E ...]
 
 Without a checkpoint: DM-Small, DM-Medium and DM-Large with He-initialised weights and random images 1x28x28, every
 method. Bounds of all layers are compared with those that the same method gives in float64; a float32 bound inside of a
 float64 one is wrong. Tight lines and the textbook's CROWN, so that both do the same. Times: the two in turn, `--rounds`
 times; ratios of medians, of the processors' time, which a busy machine changes less, and of the wall clock's.
 
-With a checkpoint of a network trained on MNIST: margins and verified errors of the methods at both levels.
+With checkpoints of networks trained on MNIST: margins and verified errors of the methods at both levels.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(IMAGES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--checkpoint", type=Path, nargs="+")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--eps", type=float, nargs="+", default=[0.1, 0.2, 0.3])
@@ -68,7 +68,7 @@ def main() -> None:
                 print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         record["networks"] = rows
     else:
-        record["checkpoint"] = on_mnist(options, methods)
+        record["checkpoints"] = [row for file in options.checkpoint for row in on_mnist(file, options, methods)]
     if options.json is not None:
         options.json.write_text(json.dumps(record, indent=2) + "\n")
 
@@ -127,9 +127,9 @@ def inside(found: Bounds, truth: Bounds) -> tuple[int, int]:
     return wrong, count
 
 
-def on_mnist(options: argparse.Namespace, methods: list[str]) -> list[dict[str, Any]]:
+def on_mnist(checkpoint: Path, options: argparse.Namespace, methods: list[str]) -> list[dict[str, Any]]:
     """Margins and verified errors on test images of MNIST at both levels."""
-    model = load_checkpoint(options.checkpoint).model
+    model = load_checkpoint(checkpoint).model
     data = load_data("mnist", "test", options.data_root).first(options.limit)
     net = lbp.BoundedModule(model, data.images[:1], bound_opts=OPTIONS)
     with torch.no_grad():
@@ -138,10 +138,12 @@ def on_mnist(options: argparse.Namespace, methods: list[str]) -> list[dict[str, 
     for eps in options.eps:
         for method in methods:
             found = {level: margins(net, data, eps, method, level) for level in LEVELS}
-            errors = {level: 100 * (1 - ((lower > 0).all(1) & right).double().mean()) for level, lower in found.items()}
+            verified = {level: (lower > 0).all(1) & right for level, lower in found.items()}
+            errors = {level: 100 * (1 - images.double().mean()) for level, images in verified.items()}
             change = (found["nearest"] - found["outward"]).abs()
-            rows.append(row := {"eps": eps, "method": method})
+            rows.append(row := {"checkpoint": checkpoint.stem, "images": len(data), "eps": eps, "method": method})
             row |= {f"verified error {level}": round(error.item(), 4) for level, error in errors.items()}
+            row |= {"images that change": int((verified["nearest"] ^ verified["outward"]).sum())}
             row |= {"mean size of a margin": found["nearest"].abs().mean().item()}
             row |= {"mean change": change.mean().item(), "largest change": change.max().item()}
             print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
