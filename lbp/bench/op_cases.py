@@ -194,15 +194,20 @@ def _forward_cases(
     yield _relax_forward(shape, activation, parameters, bounds, matrices, trained)
     if activation == "ReLU":
         x = shape.uniform(shape.batch, inputs)
-        yield OpCase(
-            "concretize_forward_box",
-            words_of(sizes),
-            "",
-            partial(ops.concretize_forward_box, *matrices, x, x + 0.1),
-            (center, radius),
-            bytes_of(center, radius),
-            parameters=sizes,
-        )
+        for op, tensors in (
+            ("concretize_forward_box", (center, radius)),
+            # Its gradient is that of the bounds.
+            ("concretize_forward_box_with_magnitude", (center.detach(), radius.detach())),
+        ):
+            yield OpCase(
+                op,
+                words_of(sizes),
+                "",
+                partial(getattr(ops, op), *matrices, x, x + 0.1),
+                tensors,
+                bytes_of(center, radius),
+                parameters=sizes,
+            )
         yield OpCase(
             "concretize_forward_ball p=2",
             words_of(sizes),

@@ -120,6 +120,9 @@ def _forward(shape: Shape, module: nn.Conv2d) -> Iterator[OpCase]:
     moved = bytes_of(center, radius)
     sizes = {**sizes, "n": center[0, 0, 0, 0].numel()}
     yield OpCase("concretize_forward_windows_box", name, "", box, tensors[:2], moved, parameters=sizes)
+    sized = partial(ops.concretize_forward_windows_box_with_magnitude, *box.args, **places)
+    values = center.detach(), radius.detach()
+    yield OpCase("concretize_forward_windows_box_with_magnitude", name, "", sized, values, moved, parameters=sizes)
     ball = partial(ops.concretize_forward_windows_ball, center, radius, *biases, x, 0.1, 2.0, **places)
     yield OpCase("concretize_forward_windows_ball p=2", name, "", ball, tensors[:2], moved, parameters=sizes)
     (A,) = wanted(shape.normal(1, 1, shape.rows, *layer.input_shape))

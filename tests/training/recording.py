@@ -79,7 +79,8 @@ class _Tape(TorchDispatchMode):
                 again = func(*args, **kwargs)
                 for old, new in zip(_tensors(out), _tensors(again), strict=True):
                     if old.data_ptr() != new.data_ptr():
-                        old.copy_(new)
+                        # A product with a vector takes the dimension of its matrix away from the result in place.
+                        old.copy_(new.view(old.shape))
 
 
 def _tensors(values: Any) -> list[Tensor]:
