@@ -17,8 +17,10 @@ from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
 from lbp.settings import Settings
 from lbp.verification.batches import images_at_once
+from lbp.verification.close_calls import CloseCalls
 from lbp.verification.falsify import AttackSettings, falsify, predicted_classes
 from lbp.verification.margins import certainly_above, margin_bounds
+from lbp.verification.search import smallest_margin
 from lbp.verification.verdicts import ImageVerdict
 from lbp.verification.verify import Rounding, Strategy, bound_options, checked_classes, method_names
 
@@ -71,7 +73,8 @@ def run_cascade(
     run on full batches and verdicts are known as early as possible. A margin bound that is NaN, infinite or (with
     `rounding="nearest"`) above 0 by no more than rounding verifies nothing. CROWN bounds only the hidden neurons that
     intervals leave open and keeps the tighter of both bounds (`sparse_intermediate_bounds` of `BoundedModule`), so that
-    it verifies at least what the textbook method does. CROWN-LBP takes the bounds of the hidden layers over from LBP.
+    it verifies at least what the textbook method does. What only the roundings of float32 leave open is decided in
+    float64 (`lbp.verification.close_calls`). CROWN-LBP takes the bounds of the hidden layers over from LBP.
 
     Args:
         model: network to logits; run in evaluation mode and put back as it was.
@@ -126,9 +129,11 @@ class _Cascade:
         )
         weights = next(model.parameters(), None)
         self._device = x.device if weights is None else weights.device
-        options = bound_options(settings.strategy, memory_budget, textbook=False, rounding=settings.rounding)
-        self._net = BoundedModule(model, x[:1].to(self._device), bound_opts=options)
+        self._options = bound_options(settings.strategy, memory_budget, textbook=False, rounding=settings.rounding)
+        self._net = BoundedModule(model, x[:1].to(self._device), bound_opts=self._options)
+        self._close_calls: CloseCalls | None = None
         self._classes = 0
+        self._at_image: dict[int, float] = {}
         self._waiting: dict[int, ImageVerdict] = {}
 
     def _stages(self) -> list[str]:
@@ -189,6 +194,7 @@ class _Cascade:
         logits = self._model(x)
         self._classes = checked_classes(logits, labels)
         predictions = predicted_classes(logits)
+        self._at_image.update(zip(batch, smallest_margin(logits, labels).tolist(), strict=True))
         for image, label, prediction in zip(batch, labels.tolist(), predictions.tolist(), strict=True):
             wrong: dict[str, Any] = {} if label == prediction else {"verdict": "misclassified", "by": _CLEAN}
             self._waiting[image] = ImageVerdict(index=image, label=label, prediction=prediction, **wrong)
@@ -212,12 +218,19 @@ class _Cascade:
         bounds = margin_bounds(
             self._net, x, labels, num_classes=self._classes, perturbation=self._region,
             method=name if hidden is None else "backward", interm_bounds=hidden,
-        ).cpu()  # fmt: skip
+        )  # fmt: skip
+        bounds = self._settled(bounds, name, batch, x, labels).cpu()
         verified = certainly_above(bounds, rounding=self._settings.rounding).all(dim=1)
         for image, bound, holds in zip(batch, bounds.amin(1).tolist(), verified.tolist(), strict=True):
             self._change(image, margins=self._waiting[image].margins | {name: bound if math.isfinite(bound) else None})
             if holds:
                 self._change(image, verdict="verified", by=name)
+
+    def _settled(self, bounds: Tensor, name: str, batch: list[int], x: Tensor, labels: Tensor) -> Tensor:
+        if self._close_calls is None:
+            self._close_calls = CloseCalls(self._model, x[:1], self._options, self._region, self._classes)
+        at_image = torch.tensor([self._at_image[image] for image in batch])
+        return self._close_calls.settled(bounds, x, labels, at_image, name)
 
     def _attack(self, batch: list[int], x: Tensor, labels: Tensor) -> None:
         found = falsify(

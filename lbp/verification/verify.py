@@ -19,9 +19,11 @@ from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
 from lbp.rounding import LEVELS
 from lbp.verification.batches import images_at_once
+from lbp.verification.close_calls import CloseCalls
 from lbp.verification.falsify import predicted_classes
-from lbp.verification.margins import certainly_above, margin_bounds
+from lbp.verification.margins import certainly_above
 from lbp.verification.result import MethodResult, VerificationResult
+from lbp.verification.search import smallest_margin
 
 METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "Relaxed-CROWN-2", "CROWN")
 """The six methods of Lyu et al. 2021, cheapest first."""
@@ -71,9 +73,10 @@ def verify(
     A verified example is classified correctly at every point of its region: by the network in exact arithmetic, with
     `rounding="inference"` also by the network as it is evaluated in its dtype. With tight lines the methods are
     ordered, to rounding: IBP <= LBP, CROWN-IBP <= CROWN-LBP <= CROWN (Lyu et al. 2021, theorem 2); they are the
-    textbook methods, CROWN with back-substitution for every hidden neuron. A margin bound that is NaN, infinite or
-    (with `rounding="nearest"`) above 0 by no more than rounding verifies nothing, and neither does a misclassified
-    example; one with a NaN among its logits counts as misclassified, with the prediction -1.
+    textbook methods, CROWN with back-substitution for every hidden neuron. With `rounding="outward"`, what only the
+    roundings of float32 leave open is decided in float64 (`lbp.verification.close_calls`). A margin bound that is NaN,
+    infinite or (with `rounding="nearest"`) above 0 by no more than rounding verifies nothing, and neither does a
+    misclassified example; one with a NaN among its logits counts as misclassified, with the prediction -1.
 
     Args:
         model: network from inputs to logits [B, classes]; run in evaluation mode and put back as it was.
@@ -114,12 +117,13 @@ def verify(
         sizes = {name: images_at_once(net, name, batch_size) for name in ("IBP", *names)}
         logits = torch.cat([model(part) for part in x.split(sizes["IBP"])])
         classes = checked_classes(logits, labels, num_classes)
-        predictions = predicted_classes(logits)
+        predictions, at_image = predicted_classes(logits), smallest_margin(logits, labels)
+        close_calls = CloseCalls(model, x[:1], options, perturbation, classes)
         left = predictions == labels if cascade else torch.ones_like(labels, dtype=torch.bool)
         results = {}
         for name in names:
-            bound = partial(margin_bounds, net, num_classes=classes, perturbation=perturbation, method=name)
-            result = _run(name, bound, x, labels, left, classes, sizes[name], rounding, progress)
+            bound = partial(_bounds_of, close_calls, net, x, labels, at_image, name)
+            result = _run(name, bound, x.dtype, left, classes, sizes[name], rounding, progress)
             result.verified.logical_and_((predictions == labels).cpu())
             results[name] = result
             if cascade:
@@ -127,11 +131,16 @@ def verify(
     return VerificationResult(eps, norm, strategy, rounding, cascade, labels.cpu(), predictions.cpu(), results)
 
 
+def _bounds_of(
+    close_calls: CloseCalls, net: BoundedModule, x: Tensor, labels: Tensor, at_image: Tensor, name: str, index: Tensor
+) -> Tensor:
+    return close_calls.bounds(net, x[index], labels[index], at_image[index], name)
+
+
 def _run(
     name: str,
-    bound: Callable[[Tensor, Tensor], Tensor],
-    x: Tensor,
-    labels: Tensor,
+    bound: Callable[[Tensor], Tensor],
+    dtype: torch.dtype,
     chosen: Tensor,
     classes: int,
     batch_size: int,
@@ -141,16 +150,16 @@ def _run(
     """Bounds the chosen examples batch by batch."""
     result = MethodResult(
         method=name,
-        margins=torch.full((len(x), classes - 1), math.nan, dtype=x.dtype),
-        verified=torch.zeros(len(x), dtype=torch.bool),
+        margins=torch.full((len(chosen), classes - 1), math.nan, dtype=dtype),
+        verified=torch.zeros(len(chosen), dtype=torch.bool),
         computed=chosen.cpu().clone(),
-        seconds=torch.zeros(len(x), dtype=torch.float64),
+        seconds=torch.zeros(len(chosen), dtype=torch.float64),
     )
     todo = chosen.nonzero().squeeze(1)
     for start in range(0, len(todo), batch_size):
         index = todo[start : start + batch_size]
         started = time.perf_counter()
-        lower = bound(x[index], labels[index]).cpu()
+        lower = bound(index).cpu()
         place = index.cpu()
         result.seconds[place] = (time.perf_counter() - started) / len(index)
         result.margins[place] = lower

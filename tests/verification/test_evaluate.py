@@ -76,7 +76,7 @@ def test_a_false_verdict_is_raised_with_the_image_and_loses_nothing_before_it(tr
     x, labels = digits.images.double(), digits.labels
     fooled = falsify(trained, x, labels, EPS, clip=(0, 1), settings=QUICK).found & (trained(x).argmax(1) == labels)
     target = int(fooled.nonzero()[0])
-    verification = importlib.import_module("lbp.verification.verify")
+    verification = importlib.import_module("lbp.verification.close_calls")
     honest = verification.margin_bounds
 
     def planted(net, images, labels, *, method, **options):
