@@ -56,7 +56,7 @@ SANITIZER_RUNTIME = $(if $(filter ON,$(SANITIZE)),$(foreach library,libasan.so l
 
 # The tests of the ops whose kernels are emulated. eta in a tensor out of range, and a row that stands nowhere, are errors
 # where the host can read them.
-EMULATED_TESTS = $(addprefix tests/ops/test_,activation.py relax.py concretize.py nan.py gradient_conventions.py windows.py \
+EMULATED_TESTS = $(addprefix tests/ops/test_,activation.py alignment.py relax.py concretize.py nan.py gradient_conventions.py windows.py \
 	$(addprefix forward_windows.py::test_,bounds_over_a_box bounds_over_a_ball bounds_of_layers_larger_than_a_tile)) \
 	-k "not tensor_eta_outside and not stands_nowhere_is_refused and not many_rows_at_one_place"
 

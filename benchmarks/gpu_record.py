@@ -5,8 +5,9 @@
     benchmarks/gpu_record.sh --rest      those that the record of this commit and device lacks, or that have not passed;
                                          the benchmark measures what its own record lacks, and begins anew otherwise
 
-A stage that fails, or runs past its limit, is recorded as such, and the next one runs. After TIME_S seconds in all a
-stage is interrupted, or not begun: --rest goes on. Logs: build/gpu_record.
+A stage that fails, or runs past its limit, is recorded as such, and the next one runs. What earlier stages left of
+their time, and the whole of TIME_S where few are named, is added to the limit. After TIME_S seconds in all a stage is
+interrupted, or not begun: --rest goes on. Logs: build/gpu_record.
 """
 
 from __future__ import annotations
@@ -79,9 +80,12 @@ def sanitizer(tool: str) -> tuple[list[str], dict[str, str], Path, Callable[[], 
 
 
 def copy_for_jit() -> str | None:
-    """Copy the package, so that the library that compiles just in time does not replace the one of the tree."""
-    shutil.rmtree(JIT, ignore_errors=True)
+    """Copy the package, so that the library that compiles just in time does not replace the one of the tree.
+
+    What was built there before stays: a build that was interrupted goes on.
+    """
     for folder in ("lbp", "tests", "csrc", "cmake"):
+        shutil.rmtree(JIT / folder, ignore_errors=True)
         shutil.copytree(ROOT / folder, JIT / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for name in ("CMakeLists.txt", "pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, JIT)
@@ -122,11 +126,18 @@ def stages(device: str, capability: str, *, continued: bool) -> list[Stage]:
     ]
 
 
-def run(stage: Stage, deadline: float) -> dict[str, Any]:
-    """Run a stage, at most until a time of `time.monotonic`, and return what is to be kept of it."""
-    entry: dict[str, Any] = {"stage": stage.name, "limit_s": stage.limit_s, "command": command_text(stage)}
+def run(stage: Stage, deadline: float, reserved: float) -> dict[str, Any]:
+    """Run a stage, and return what is to be kept of it.
+
+    Args:
+        stage: to run.
+        deadline: of `time.monotonic`, at which it has ended.
+        reserved: seconds before that which it leaves to the stages after it, unless its own limit needs them.
+    """
     started = time.monotonic()
-    limit = min(stage.limit_s, deadline - started - INTERRUPTED_S)
+    left = deadline - started - INTERRUPTED_S
+    limit = min(left, max(stage.limit_s, left - reserved))
+    entry: dict[str, Any] = {"stage": stage.name, "limit_s": round(limit), "command": command_text(stage)}
     reason = stage.prepare() if limit > 0 else "the time is up"
     if reason is not None:
         return entry | {"status": "not run", "reason": reason}
@@ -241,9 +252,10 @@ def main() -> None:
     LOGS.mkdir(parents=True, exist_ok=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
     chosen = [stage for stage in every if stage.name in wanted or not sys.argv[1:]]
-    for stage in chosen:
-        print(f"{stage.name}: at most {stage.limit_s} s ...", flush=True)
-        entry = run(stage, started + TIME_S)
+    for number, stage in enumerate(chosen):
+        print(f"{stage.name} ...", flush=True)
+        reserved = sum(later.limit_s + INTERRUPTED_S for later in chosen[number + 1 :])
+        entry = run(stage, started + TIME_S, reserved)
         print(json.dumps(entry, indent=2), flush=True)
         if entry["status"] != "not run" or not has_run(stage.name, done):
             done[stage.name] = entry

@@ -12,6 +12,8 @@ namespace {
 // Codes that cudaError_t and CUresult share.
 constexpr int kOutOfMemory = 2, kInsufficientDriver = 35, kNoBinaryForDevice = 209, kUnsupportedPtx = 222,
               kPtxCompilerMissing = 221, kFirstOfCapture = 900, kLastOfCapture = 907;
+// Of launches that were not begun (cuda/grid.h).
+constexpr int kTooManyBlocks = 9;
 
 std::string advice(Status status) {
   if (status >= kFirstOfCapture && status <= kLastOfCapture) {
@@ -20,6 +22,8 @@ std::string advice(Status status) {
   switch (status) {
     case kOutOfMemory:
       return "; the device is out of memory: bound fewer rows or examples at a time, or free what other programs hold";
+    case kTooManyBlocks:
+      return "; a launch of more than 2^31 - 1 blocks: bound fewer rows or examples at a time";
     case kNoBinaryForDevice:
       return "; this device is not among the architectures that lbp's kernels were compiled for (" + build() +
              "): rebuild with LBP_CUDA_ARCHITECTURES=native on this machine, or without nvcc and with "

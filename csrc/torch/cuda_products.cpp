@@ -139,7 +139,7 @@ std::tuple<Tensor, Tensor> interval(Device on, const char* op, const Tensor& l, 
                                     const OutwardTensors* outward, const Owned<Layer>& owned, const Bytes& bytes,
                                     const Launch& launch) {
   check_last_sizes(l, "l", owned.input);
-  check_last_sizes(u, "u", owned.input);
+  STD_TORCH_CHECK(sizes_of(u) == sizes_of(l), "u: expected the shape of l");
   const Tensor lower_in = checked<T>(on, l, "l", l.numel()), upper_in = checked<T>(on, u, "u", l.numel());
   const int64_t leading = l.dim() - int64_t(owned.input.size());
   std::vector<int64_t> sizes = leading_sizes(l, leading, {});

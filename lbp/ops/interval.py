@@ -40,6 +40,8 @@ def interval_linear(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None) -
     """
     if current_backend() == "reference":
         return reference.interval_linear(l, u, weight, bias)
+    if l.shape != u.shape:
+        l, u = torch.broadcast_tensors(l, u)
     lower, upper = native("interval_linear")(l, u, weight, bias)
     return lower, upper
 
@@ -76,6 +78,8 @@ def interval_conv2d(
     convolution = (stride, padding, dilation, groups)
     if current_backend() == "reference":
         return reference.interval_conv2d(l, u, weight, bias, **keywords_of(convolution))
+    if l.shape != u.shape:
+        l, u = torch.broadcast_tensors(l, u)
     lower, upper = native("interval_conv2d")(l, u, weight, bias, *convolution)
     return lower, upper
 

@@ -41,7 +41,7 @@ try:
 except KeyboardInterrupt:
     print("3 passed")
 """
-    entry = script.run(stage(script, code, 2.0), time.monotonic() + 60)
+    entry = script.run(stage(script, code, 2.0), time.monotonic() + 60, reserved=60.0)
     assert entry["status"] == "ran out of time"
     assert entry["summary"] == ["3 passed"]
 
@@ -54,9 +54,25 @@ def test_a_record_keeps_what_was_reached_of_the_aims(script):
 
 
 def test_no_stage_begins_when_the_time_is_up(script):
-    entry = script.run(stage(script, "print('1 passed')"), time.monotonic() + 1)
+    entry = script.run(stage(script, "print('1 passed')"), time.monotonic() + 1, reserved=0.0)
     assert (entry["status"], entry["reason"]) == ("not run", "the time is up")
-    assert script.run(stage(script, "print('1 passed')"), time.monotonic() + 60)["status"] == "passed"
+    assert script.run(stage(script, "print('1 passed')"), time.monotonic() + 60, reserved=0.0)["status"] == "passed"
+
+
+@pytest.mark.parametrize(("left", "reserved", "limit"), [(605, 580, 30), (605, 300, 300), (605, 0, 600), (15, 0, 10)])
+def test_a_stage_takes_what_the_others_do_not_need(script, left, reserved, limit):
+    entry = script.run(stage(script, "print('1 passed')", 30.0), time.monotonic() + left, reserved)
+    assert entry["limit_s"] == limit
+
+
+def test_a_build_just_in_time_goes_on_where_it_was_interrupted(script, monkeypatch, tmp_path):
+    monkeypatch.setattr(script, "JIT", tmp_path / "jit")
+    script.copy_for_jit()
+    (tmp_path / "jit" / "build").mkdir()
+    (tmp_path / "jit" / "lbp" / "left_over.py").touch()
+    script.copy_for_jit()
+    assert (tmp_path / "jit" / "build").exists()
+    assert not (tmp_path / "jit" / "lbp" / "left_over.py").exists()
 
 
 def test_what_was_done_for_the_same_tree_and_machine_is_kept(script, tmp_path):
