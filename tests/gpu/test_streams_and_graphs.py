@@ -22,21 +22,39 @@ def call(op, args, kwargs):
         return as_tuple(op(*args, **kwargs))
 
 
-@pytest.mark.parametrize("name", [*NAMES, *CALLS])
-def test_a_captured_op_computes_from_the_numbers_at_the_time_of_replay(name):
+def call_with_gradients(op, args, kwargs):
+    """Outputs of an op, and the gradients of half the sum of their squares by all tensors of the arguments."""
+    leaves = []
+    # Leaves are copies made here: in a capture they belong to its stream, and a replay copies anew.
+    args, kwargs = converted(args, torch.float32, leaves), converted(kwargs, torch.float32, leaves)
+    outputs = as_tuple(op(*args, **kwargs))
+    floats = [out for out in outputs if is_float(out) and out.requires_grad]
+    gradients = torch.autograd.grad(floats, leaves, [out.detach() for out in floats], allow_unused=True)
+    assert any(gradient is not None for gradient in gradients)
+    return [*(out.detach() for out in outputs), *gradients]
+
+
+@pytest.mark.parametrize(
+    ("name", "compute"),
+    [*((name, call) for name in (*NAMES, *CALLS)), *((name, call_with_gradients) for name in NAMES)],
+)
+def test_what_is_captured_is_computed_from_the_numbers_at_the_time_of_replay(name, compute):
     op, args, kwargs = arguments(name)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        call(op, args, kwargs)  # kernels and library handles are loaded before the capture
+        compute(op, args, kwargs)  # kernels and library handles are loaded before the capture
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = call(op, args, kwargs)
-    args[0].mul_(0.5)
+        captured = compute(op, args, kwargs)
+    for value in (*args, *kwargs.values()):
+        if is_float(value):
+            value.mul_(0.75)
     graph.replay()
-    for replayed, eager in zip(captured, call(op, args, kwargs), strict=True):
-        assert torch.equal(replayed, eager)
+    for replayed, eager in zip(captured, compute(op, args, kwargs), strict=True):
+        assert (replayed is None) == (eager is None)
+        assert replayed is None or torch.equal(replayed, eager)
 
 
 @pytest.mark.parametrize("name", [*NAMES, *CALLS])
