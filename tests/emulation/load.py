@@ -17,6 +17,8 @@ from types import ModuleType
 import torch
 from emulation.shim import Shim
 
+from lbp.ops import _calls
+
 VARIABLE = "LBP_EMULATED"
 
 
@@ -33,17 +35,20 @@ def load_module() -> ModuleType:
 
 
 @contextmanager
-def emulated_kernels() -> Iterator[ModuleType | None]:
+def emulated_kernels() -> Iterator[Shim | None]:
     """Replace the ops' kernels by the emulated ones while the context lasts, where LBP_EMULATED asks for it."""
     if VARIABLE not in os.environ:
         yield None
         return
-    module = load_module()
-    shim = Shim(module)
+    shim = Shim(load_module())
     library = torch.library.Library("lbp", "IMPL")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Warning only once for all operators")  # replacing kernels is the purpose
         for name in shim.names():
             library.impl(name, getattr(shim, name), "CPU", allow_override=True)
-    yield module
+    # On CPUs an op that is made of other ops is called as the function that it is, without the dispatcher.
+    made_of_others = {(name, "cpu") for name in shim.names()} & _calls._composites.keys()
+    composites = {key: _calls._composites.pop(key) for key in made_of_others}
+    yield shim
+    _calls._composites.update(composites)
     library._destroy()

@@ -2,7 +2,12 @@
 
 
 class Emulated:
-    """Ops on a module of emulated launch functions; `split`: products on tensor cores."""
+    """Ops on a module of emulated launch functions.
+
+    Attributes:
+        module: the module.
+        split: whether float32 products are those of tensor cores with split operands.
+    """
 
     def __init__(self, module, split=False):
-        self.module, self._split = module, split
+        self.module, self.split = module, split

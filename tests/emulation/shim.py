@@ -6,12 +6,14 @@ their arguments by name (csrc/arguments.h), and fills what they are to write wit
 
 from emulation.forward_ops import ForwardOps
 from emulation.neuron_ops import NeuronOps
+from emulation.product_ops import ProductOps
 from emulation.row_ops import RowOps
 from emulation.window_ops import WindowOps
 
 
-class Shim(NeuronOps, RowOps, ForwardOps, WindowOps):
+class Shim(NeuronOps, RowOps, ProductOps, ForwardOps, WindowOps):
     """The ops by name."""
 
-    def names(self):
-        return [name for name in dir(type(self)) if not name.startswith("_") and name != "names"]
+    @classmethod
+    def names(cls):
+        return [name for name in dir(cls) if not name.startswith("_") and name != "names"]

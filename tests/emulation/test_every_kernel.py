@@ -7,14 +7,11 @@ import math
 
 import pytest
 import torch
+from emulation.values import assert_values_match_reference
 from ops.cases import (
     DTYPES,
-    TOLERANCE,
-    as_tuple,
-    assert_close,
     assert_matches_reference,
     coefficients,
-    converted,
     forward_matrices,
     intervals,
     normal,
@@ -23,7 +20,6 @@ from ops.cases import (
 )
 from ops.test_windows import windows
 
-import lbp
 from lbp import _native, ops
 
 NORMS = (1.0, 1.5, 2.0, math.inf)
@@ -39,14 +35,6 @@ def dtype(request, emulated):
 def launches(request, emulated):
     """Kernels of small layers, and of large ones."""
     emulated.set_one_launch(request.param == "one launch")
-
-
-def assert_values_match_reference(op, *args, dtype, **kwargs):
-    """`assert_matches_reference` without gradients."""
-    with lbp.backend("reference"):
-        expected = op(*args, **kwargs)
-    found = op(*converted(args, dtype), **converted(kwargs, dtype))
-    assert_close(as_tuple(found), as_tuple(expected), TOLERANCE[dtype], "output")
 
 
 def beyond_one_block(dtype):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from emulation.products import Products
 from emulation.shim import Shim
 from ops.cases import (
     OP_NAMES,
@@ -32,7 +31,7 @@ class Launches(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.module.take_launches()
         result = function(*args, **(kwargs or {}))
-        if function.namespace == "lbp" and function._opname in Shim(self.module).names():
+        if function.namespace == "lbp" and function._opname in Shim.names():
             launched = len(self.module.take_launches())
             self.by_op[function._opname] = max(launched, self.by_op.get(function._opname, 0))
         return result
@@ -48,11 +47,7 @@ def launches(emulated):
     return Launches(emulated)
 
 
-# Their kernels are products, below; what is theirs beside them is the library's.
-OF_PRODUCTS = (
-    *("interval_linear", "interval_conv2d", "backward_linear", "backward_conv2d", "forward_linear", "forward_conv2d"),
-    *("insert_forward", "forward_conv2d_windows", "forward_linear_windows", "insert_forward_windows"),
-)
+OF_THE_LIBRARY = ("backward_linear", "insert_forward_windows")  # by products of its own, and by other ops
 OUTWARD = (2.0**-8, 2.0**-20)  # relative and absolute widening
 
 
@@ -61,7 +56,7 @@ def more_than_once(launches):
     return {name: count for name, count in launches.by_op.items() if count != 1}
 
 
-@pytest.mark.parametrize("name", [name for name in OP_NAMES if name not in OF_PRODUCTS])
+@pytest.mark.parametrize("name", [name for name in OP_NAMES if name not in OF_THE_LIBRARY])
 def test_every_op_and_its_gradient_launch_one_kernel_for_a_small_layer(launches, name):
     op, args, kwargs = every_op()[name]
     with launches:
@@ -82,28 +77,34 @@ def product_calls():
     weight, bias = normal(20, 500, seed=50), normal(20, seed=51)
     for batch in (1, 4, 7):
         layer = (*intervals(batch, 500), weight, bias)
-        yield f"interval_linear {batch}", "interval_linear", layer, {}
-        yield f"interval_linear {batch}, outward", "interval_linear_outward", (*layer, *OUTWARD, bias.abs(), None), {}
-    yield "forward_linear", "forward_linear", (*forward_matrices(1, 30, 500), weight, bias), {}
+        yield f"interval_linear {batch}", ops.interval_linear, layer, {}
+        outward = (*layer, *OUTWARD, bias.abs(), None)
+        yield f"interval_linear {batch}, outward", torch.ops.lbp.interval_linear_outward, outward, {}
+    yield "forward_linear", ops.forward_linear, (*forward_matrices(1, 30, 500), weight, bias), {}
     yield (
         "insert_forward",
-        "insert_forward",
+        ops.insert_forward,
         (coefficients("both", 2, 9, 60), *forward_matrices(2, 50, 60)),
         {"sides": "both"},
     )
     (l, u), lines = intervals(2, 500), relaxation(shape=(500,))
     A = coefficients("both", 2, 9, 500)
-    yield "relax_backward_linear", "relax_backward_linear", (A, l, u, normal(500, 20), None), {"sides": "both", **lines}
+    yield (
+        "relax_backward_linear",
+        ops.relax_backward_linear,
+        (A, l, u, normal(500, 20), None),
+        {"sides": "both", **lines},
+    )
     weight, bias, geometry, shape = convolution(2)
     layer = (*intervals(2, *INPUT), weight, bias)
-    yield "interval_conv2d", "interval_conv2d", layer, geometry
+    yield "interval_conv2d", ops.interval_conv2d, layer, geometry
     outward = (*layer, *OUTWARD, bias.abs(), None, *geometry.values())
-    yield "interval_conv2d, outward", "interval_conv2d_outward", outward, {}
-    yield "forward_conv2d", "forward_conv2d", (*forward_matrices(2, 9, *INPUT), weight, bias), geometry
+    yield "interval_conv2d, outward", torch.ops.lbp.interval_conv2d_outward, outward, {}
+    yield "forward_conv2d", ops.forward_conv2d, (*forward_matrices(2, 9, *INPUT), weight, bias), geometry
     A, (l, u) = coefficients("both", 2, 9, *shape), intervals(2, *shape)
     keywords = {"sides": "both", **geometry, **relaxation(shape=shape)}
-    yield "relax_backward_conv2d", "relax_backward_conv2d", (A, l, u, weight, bias, INPUT[1:]), keywords
-    yield "backward_conv2d", "backward_conv2d", (A, weight, bias, INPUT[1:]), geometry
+    yield "relax_backward_conv2d", ops.relax_backward_conv2d, (A, l, u, weight, bias, INPUT[1:]), keywords
+    yield "backward_conv2d", ops.backward_conv2d, (A, weight, bias, INPUT[1:]), geometry
 
 
 PRODUCTS = {name: call for name, *call in product_calls()}
@@ -112,9 +113,9 @@ PRODUCTS = {name: call for name, *call in product_calls()}
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_small_products_take_one_launch(emulated, name, dtype):
-    function, args, kwargs = PRODUCTS[name]
+    op, args, kwargs = PRODUCTS[name]
     emulated.take_launches()
-    getattr(Products(emulated, split=False), function)(*converted(args, dtype), **converted(kwargs, dtype))
+    op(*converted(args, dtype), **converted(kwargs, dtype))
     assert len(emulated.take_launches()) == 1
 
 

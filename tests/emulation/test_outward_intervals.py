@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from emulation.products import Products
 from ops.cases import DTYPES, intervals
 from ops.outward_cases import (
     LAYERS,
@@ -27,23 +26,16 @@ from rounding.test_outward import (
     violations,
 )
 
+from lbp import ops
 from lbp.ops import outward_intervals
 from lbp.rounding import BLOCK, blocked_terms
 
 
-@pytest.fixture
-def products(emulated):
-    return Products(emulated, split=False)
-
-
 @pytest.fixture(autouse=True)
-def on_device(products, monkeypatch):
+def on_device(emulated, monkeypatch):
     """Have outward intervals take the kernels of CUDA devices."""
-    kernels = {name: getattr(products, name) for name in ("interval_linear_outward", "interval_conv2d_outward")}
-    others = outward_intervals.native
     monkeypatch.setattr(outward_intervals, "has_fused_products", lambda weight: True)
     monkeypatch.setattr(outward_intervals, "fused_convolution_pays", lambda weight, groups: True)
-    monkeypatch.setattr(outward_intervals, "native", lambda name: kernels.get(name) or others(name))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -103,21 +95,21 @@ def test_bounds_of_convolutions_hold_the_values_of_small_regions(kind):
 
 # A thread's terms, and blocks that split the depth.
 @pytest.mark.parametrize(("batch", "terms"), [(1, 4096), (6, 1100)])
-def test_terms_that_sums_lose_one_by_one_are_paid(products, batch, terms):
+def test_terms_that_sums_lose_one_by_one_are_paid(batch, terms):
     row, ones = losing_row(terms), torch.ones(batch, terms)
     exact = losing_sums(terms, 1)
-    assert violations(products.interval_linear(ones, ones, row, None), exact, exact)[0] > 0
+    assert violations(ops.interval_linear(ones, ones, row, None), exact, exact)[0] > 0
     model = torch.nn.Sequential(torch.nn.Linear(terms, 2, bias=False))
     with torch.no_grad():
         model[0].weight.copy_(row)
     assert violations(bounds(model, ones, ones, method="IBP", rounding="outward"), exact, exact)[0] == 0
 
 
-def test_terms_that_sums_over_channels_lose_one_by_one_are_paid(products):
+def test_terms_that_sums_over_channels_lose_one_by_one_are_paid():
     model, x = losing_network("convolutions", 512)
     exact = losing_sums(512, x.numel())
     image = torch.ones(1, 512, *x.shape[2:])
-    nearest = products.interval_conv2d(image, image, model[2].weight, None)
+    nearest = ops.interval_conv2d(image, image, model[2].weight, None)
     assert violations(nearest, exact, exact)[0] > 0
     assert violations(bounds(model, x, x, method="IBP", rounding="outward"), exact, exact)[0] == 0
 

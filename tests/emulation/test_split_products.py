@@ -5,8 +5,10 @@ The emulator runs a model of tensor cores with the coarsest sums that any are kn
 
 import pytest
 import torch
-from emulation.products import Products
+from emulation.shim import Shim
 from ops.cases import generator
+
+from lbp.ops._relaxation import Lines
 
 UNIT = 2.0**-24  # the rounding error of float32, relative
 DEPTHS = (3, 16, 100, 250)
@@ -93,7 +95,7 @@ def test_the_error_is_that_of_plain_float32_sums(emulated, operands, depth):
     exact, magnitude = x.double() @ y.double().T, x.double().abs() @ y.double().abs().T
     errors = []
     for split in (False, True):
-        center, radius, _, _ = Products(emulated, split).forward_linear(x[None], x.abs()[None], x[:1], None, y, None)
+        center, radius, _, _ = Shim(emulated, split).forward_linear(x[None], x.abs()[None], x[:1], None, y, None)
         assert not torch.equal(center[0].double(), exact)
         errors.append(max(((s[0] - e).abs() / magnitude).max() for s, e in ((center, exact), (radius, magnitude))))
     plain, split = errors
@@ -106,7 +108,7 @@ def test_the_error_is_that_of_plain_float32_sums(emulated, operands, depth):
 def test_products_of_integers_are_exact(emulated, depth):
     x = torch.randint(-100, 100, (35, depth), generator=generator()).float()
     y = torch.randint(-100, 100, (20, depth), generator=generator(1)).float()
-    center, radius, _, _ = Products(emulated, True).forward_linear(x[None], x.abs()[None], x[:1], None, y, None)
+    center, radius, _, _ = Shim(emulated, True).forward_linear(x[None], x.abs()[None], x[:1], None, y, None)
     assert torch.equal(center[0], x @ y.T)
     assert torch.equal(radius[0], x.abs() @ y.abs().T)
 
@@ -117,7 +119,7 @@ def test_what_may_not_be_split_is_multiplied_in_plain_float32(emulated, operand,
     x, y = random_operands(12)
     (x if operand == "left" else y)[3, 7] = value
     plain, split = (
-        Products(emulated, s).forward_linear(x[None], x.abs()[None], x[:1], None, y, None) for s in (False, True)
+        Shim(emulated, s).forward_linear(x[None], x.abs()[None], x[:1], None, y, None) for s in (False, True)
     )
     for p, s in zip(plain[:3], split[:3], strict=True):
         assert torch.equal(p.nan_to_num(7.0), s.nan_to_num(7.0))
@@ -130,7 +132,7 @@ def test_one_tile_that_may_not_be_split_leaves_the_others_as_they_are(emulated, 
     spoiled = x.clone()
     spoiled[3, 50] = value
     matrices = ((z[None], z.abs()[None], z[:1], None, y, None) for z in (x, spoiled))
-    clean, found = (Products(emulated, True).forward_linear(*m)[0][0] for m in matrices)
+    clean, found = (Shim(emulated, True).forward_linear(*m)[0][0] for m in matrices)
     rows = torch.arange(35) != 3
     assert not found[3].isfinite().any()
     assert torch.allclose(found[rows], clean[rows], rtol=1e-5, atol=1e-5)
@@ -142,7 +144,7 @@ def test_insertion_and_relaxed_products_take_what_may_not_be_split(emulated):
     l, u, weight = -torch.rand(2, 40), torch.rand(2, 40), torch.randn(40, 6, generator=generator(1))
     weight[3, 2] = torch.inf
     for plain, split in zip(
-        *(Products(emulated, s).relax_backward_linear(A, l, u, weight, None, sides="both") for s in (False, True)),
+        *(Shim(emulated, s).relax_backward_linear(A, *Lines().arguments(l, u), weight, None, 3) for s in (False, True)),
         strict=True,
     ):
         assert torch.equal(plain.isnan(), split.isnan())

@@ -2,37 +2,17 @@
 
 import pytest
 import torch
-from emulation.shim import Shim
 from ops.cases import (
     TOLERANCE,
     assert_close,
     assert_matches_reference,
-    converted,
     intervals,
     normal,
     relaxation,
 )
-from ops.test_windows import LAYER, WINDOW, convolution, targets, windows
+from ops.test_windows import LAYER, windows
 
 from lbp import ops, reference
-from lbp.ops._relaxation import Lines
-
-
-@pytest.mark.parametrize("index", [0, 1, 3])
-def test_products_on_tensor_cores_have_the_error_of_float32(emulated, index):
-    layer = (4, *LAYER[1:])
-    weight, bias, geometry, size = convolution(index)
-    A, rows = windows(layer=layer)
-    corners, window = targets(rows, WINDOW, geometry, weight.shape[2:], size)
-    l, u = intervals(2, *layer)
-    expected = reference.relax_backward_conv2d_windows(
-        A, rows, l, u, weight, bias, corners, window, sides="both", r=0.75, eta=0.1, strategy="adaptive", **geometry
-    )
-    relax = Lines(r=0.75, eta=0.1).arguments(*converted((l, u), torch.float32))
-    found = Shim(emulated, split=True).relax_backward_conv2d_windows(
-        A.float(), rows, *relax, weight.float(), bias.float(), corners, window, *geometry.values(), 3
-    )
-    assert_close(found, expected, TOLERANCE[torch.float32], "output")
 
 
 # A source or an image that is not there, a window that leaves the layer on any side.

@@ -88,7 +88,7 @@ class WindowOps(Emulated):
                 "bias": per_neuron(0.0, bias, neurons, A),
                 "constants": constants.numpy(),
                 "coefficients": coefficients.numpy(),
-                "arithmetic": int(self._split),
+                "arithmetic": int(self.split),
                 "convolution": {
                     "weight": array(weight),
                     "inputs": inputs,

@@ -2,19 +2,9 @@
 
 import pytest
 from ops import test_activation, test_affine, test_concretize, test_forward_windows, test_relax, test_windows
+from ops.comparisons import comparisons
 
 pytestmark = pytest.mark.usefixtures("native_on_cuda")
-
-
-def comparisons(module):
-    """The tests of a module that compare with the reference, under names of their own."""
-    prefix = f"test_{module.__name__.rpartition('test_')[2]}"
-    return {
-        f"{prefix}_{name.removeprefix('test_')}": function
-        for name, function in vars(module).items()
-        if name.startswith("test_") and "assert_matches_reference" in function.__code__.co_names
-    }
-
 
 for module in (test_activation, test_affine, test_concretize, test_forward_windows, test_relax, test_windows):
     globals().update(comparisons(module))
