@@ -353,6 +353,29 @@ struct ConcretizeForwardWindowsGradientArguments {
   T* radius_gradient;  // or null
 };
 
+// A convolution of the layer [C, H, W] of a window matrix; all images and input channels are matrices of their own.
+template <typename T>
+struct ConvolveWindowsArguments {
+  Index matrices, rows, columns;  // of windows of the layer
+  Index channels, height, width, groups;
+  Index outputs, output_height, output_width;
+  Index kernel[2], stride[2], padding[2], dilation[2];
+  Index step[2];     // by how much neighbouring taps move the window
+  const T* windows;  // [matrices, rows, columns, C, H, W]
+  const T* weight;   // [outputs, C / groups, kernel height, kernel width]
+  Index together;    // matrices that are laid out at a time
+  T* layers;         // room for [together, rows, columns, reach(0), reach(1), C], on the host
+  T* result;         // [matrices, grown(0), grown(1), outputs, output_height, output_width]
+
+  // Positions of the padded layer along an axis, from the first to the last that a tap meets.
+  Index reach(int axis) const {
+    const Index count = axis == 0 ? output_height : output_width;
+    return stride[axis] * (count - 1) + dilation[axis] * (kernel[axis] - 1) + 1;
+  }
+  // Rows or columns of the windows of the result.
+  Index grown(int axis) const { return (axis == 0 ? rows : columns) + step[axis] * (kernel[axis] - 1); }
+};
+
 // Rows A [B, S, C, H, W] of coefficients of a layer times a window matrix.
 template <typename T>
 struct AccumulateWindowsArguments {

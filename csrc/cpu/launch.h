@@ -29,6 +29,7 @@ struct Kernels {
   void (*relax_convolve_windows)(const RelaxConvolveWindowsArguments<T>&);
   // How many numbers the packed weight of a convolution of that many outputs takes.
   Index (*packed_weight_size)(const WindowConvolution<T>&, Index channels);
+  void (*convolve_windows)(const ConvolveWindowsArguments<T>&);
   void (*accumulate_windows)(const AccumulateWindowsArguments<T>&);
   void (*accumulate_windows_gradient)(const AccumulateWindowsGradientArguments<T>&);
   void (*concretize_forward)(const ConcretizeForwardArguments<T>&);

@@ -135,6 +135,8 @@ std::tuple<Tensor, Tensor> concretize_forward_windows_gradient(Tensor l_gradient
                                                                OptionalTensor radius, Tensor x, OptionalTensor x_U,
                                                                OptionalTensor eps, double p, std::vector<int64_t> scale,
                                                                std::vector<int64_t> offset);
+Tensor convolve_windows_laid_out(Tensor windows, Tensor weight, std::vector<int64_t> scale, LBP_CONVOLUTION_PARAMETERS,
+                                 int64_t together);
 Tensor accumulate_windows_few_rows(Tensor rows, Tensor windows, std::vector<int64_t> image, std::vector<int64_t> scale,
                                    std::vector<int64_t> offset);
 std::tuple<Tensor, Tensor> accumulate_windows_few_rows_gradient(Tensor gradient, Tensor rows, Tensor windows,

@@ -134,6 +134,10 @@ STABLE_TORCH_LIBRARY(lbp, library) {
       "accumulate_windows_gradient(Tensor gradient, Tensor rows, Tensor windows, int[] image, int[] scale, "
       "int[] offset, bool need_rows, bool need_windows) -> (Tensor, Tensor)");
 
+  // What the CPU does for convolve_windows: `together` images and input channels are laid out at a time.
+  library.def("convolve_windows_laid_out(Tensor windows, Tensor weight, int[] scale, " CONVOLUTION
+              ", int together) -> Tensor");
+
   // What the CPU does for accumulate_windows with few rows: a product that reads the window matrix once.
   library.def(
       "accumulate_windows_few_rows(Tensor rows, Tensor windows, int[] image, int[] scale, int[] offset) -> Tensor");
@@ -176,6 +180,7 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {
   library.impl("relax_windows_gradient", TORCH_BOX(&lbp::binding::relax_windows_gradient));
   library.impl("relax_backward_conv2d_windows", TORCH_BOX(&lbp::binding::relax_backward_conv2d_windows));
   library.impl("backward_conv2d_windows", TORCH_BOX(&lbp::binding::backward_conv2d_windows));
+  library.impl("convolve_windows_laid_out", TORCH_BOX(&lbp::binding::convolve_windows_laid_out));
   library.impl("accumulate_windows_few_rows", TORCH_BOX(&lbp::binding::accumulate_windows_few_rows));
   library.impl("accumulate_windows_few_rows_gradient", TORCH_BOX(&lbp::binding::accumulate_windows_few_rows_gradient));
   library.impl("concretize_forward", TORCH_BOX(&lbp::binding::concretize_forward));

@@ -8,7 +8,7 @@ from lbp.graph import BoundNode, InputNode
 from lbp.graph.conv import Conv2dNode, channels_rows_columns
 from lbp.graph.linear import LinearNode
 from lbp.linear import InputWindows
-from lbp.ops.forward_windows import ConvolvedWindows, has_kernel
+from lbp.ops.forward_windows import ConvolvedWindows, has_convolution_kernel, has_kernel
 
 CALL = 2_100_000
 """Multiply-adds in the time of a call of a small product or copy from Python.
@@ -96,6 +96,8 @@ def _entries(windows: InputWindows | None) -> int:
 
 def _convolution_calls(node: Conv2dNode, before: InputWindows) -> int:
     kernel, geometry = node.parameters()[0], node.geometry
+    if has_convolution_kernel(kernel.device):
+        return 1
     convolution = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
     sizes = ConvolvedWindows.of(before.field.size, before.layer, kernel, before.scale, convolution)
     planes = geometry.stride[0] * geometry.stride[1]

@@ -369,7 +369,7 @@ def _convolution_bytes(node: Conv2dNode, windows: InputWindows, batch: int, item
     kernel, geometry = node.weight.read(), node.geometry
     convolution = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
     sizes = ConvolvedWindows.of(windows.field.size, windows.layer, kernel, windows.scale, convolution)
-    return sizes.numbers * itemsize * sizes.together(batch * windows.image[0], itemsize, kernel.device)
+    return sizes.extra_bytes(batch * windows.image[0], itemsize, kernel.device)
 
 
 def rows_within(budget: int, taken: int, each: int) -> int:

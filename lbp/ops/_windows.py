@@ -28,6 +28,11 @@ def has_kernel(rows: int, device: torch.device) -> bool:
     return device.type == "cpu" and rows <= FEW_ROWS
 
 
+def has_convolution_kernel(device: torch.device) -> bool:
+    """Whether a kernel convolves windows; it lays layers out where the library's products read planes."""
+    return device.type == "cpu"
+
+
 def operand_bytes(device: torch.device) -> int:
     """Return the size of what a convolution prepares at a time; on a GPU each product costs its launch."""
     return OPERAND_BYTES if device.type == "cpu" else 4 * OPERAND_BYTES
@@ -103,6 +108,7 @@ class _Axis:
         padding: zeros before the first position.
         shifts: of every tap the plane that it reads, and the position there that output 0 reads.
         pitch: distance of the next row of the layer in a plane.
+        reach: positions from the first to the last that a tap meets, padding included.
     """
 
     length: int
@@ -111,6 +117,7 @@ class _Axis:
     padding: int
     shifts: tuple[Pair, ...]
     pitch: int
+    reach: int
 
     @classmethod
     def of(cls, length: int, count: int, kernel: int, stride: int, padding: int, dilation: int) -> _Axis:
@@ -119,7 +126,7 @@ class _Axis:
         used = max(min(length, reach - padding), 0)
         # What a tap reads behind the end of a row are the zeros before the next one.
         pitch = max(-(-max(padding + used, reach - padding) // stride), count)
-        return cls(used, count, stride, padding, tuple(shifts), pitch)
+        return cls(used, count, stride, padding, tuple(shifts), pitch, reach)
 
     def part(self, phase: int) -> tuple[slice, slice]:
         """Return the positions of a plane that are no padding, and the positions of the layer that they hold."""
@@ -177,20 +184,29 @@ class ConvolvedWindows:
         rows, columns = ([shift for _, shift in axis.shifts] for axis in self.axes)
         return self.axes[0].count + max(rows) + -(-max(columns) // self.axes[1].pitch)
 
-    @property
-    def numbers(self) -> int:
-        """How many numbers an image and input channel takes beside operand and result: its planes, a row of sums."""
+    def numbers(self, device: torch.device) -> int:
+        """Return how many numbers an image and input channel takes beside operand and result.
+
+        The kernel's are the layers, padded; the library's products take planes, and a row of sums.
+        """
         rows, columns = self.axes
+        entries = self.window[0] * self.window[1] * self.inputs
+        if has_convolution_kernel(device):
+            return entries * rows.reach * columns.reach
         planes = rows.stride * columns.stride * self.plane_rows * columns.pitch
-        return self.window[0] * self.window[1] * self.inputs * planes + self.grown[1] * self.outputs * self.positions
+        return entries * planes + self.grown[1] * self.outputs * self.positions
 
     def together(self, images: int, itemsize: int, device: torch.device) -> int:
         """Return how many of the images and input channels are convolved at a time."""
-        return min(max(operand_bytes(device) // max(self.numbers * itemsize, 1), 1), images)
+        return max(min(operand_bytes(device) // max(self.numbers(device) * itemsize, 1), images), 1)
+
+    def extra_bytes(self, images: int, itemsize: int, device: torch.device) -> int:
+        """Return the bytes that a convolution of images and input channels takes beside operand and result."""
+        return self.numbers(device) * itemsize * self.together(images, itemsize, device)
 
 
 def convolve_windows(windows: Tensor, weight: Tensor, scale: Sequence[int], convolution: Convolution) -> Tensor:
-    """Convolve a window matrix: the windows grow, and every product is one that the result needs.
+    """Convolve a window matrix by the library's products: the windows grow, and the result needs every product.
 
     An entry of the output's window is a sum over the taps whose own window reaches it. In planes, where the layer is
     padded and the positions that a stride visits stand side by side, what a tap reads is one stretch of memory: a

@@ -28,6 +28,7 @@ from lbp.ops._windows import (
     convolve_windows,
     convolve_windows_gradient,
     convolved_shape,
+    has_convolution_kernel,
     has_kernel,
 )
 from lbp.ops.forward import ForwardMatrices, forward_conv2d, forward_linear
@@ -42,6 +43,7 @@ __all__ = [
     "combine_windows",
     "forward_conv2d_windows",
     "forward_linear_windows",
+    "has_convolution_kernel",
     "has_kernel",
     "insert_forward_windows",
     "windows_to_dense",
@@ -289,6 +291,12 @@ def _accumulated(A: Tensor, windows: Tensor, image: Image, scale: Pair, offset: 
 
 @full_precision()
 def _convolve_windows(windows: Tensor, weight: Tensor, scale: list[int], *convolution: Any) -> Tensor:
+    if has_convolution_kernel(windows.device):
+        sizes = ConvolvedWindows.of(windows.shape[2:4], windows.shape[4:], weight, scale, convolution)
+        images = windows.shape[0] * windows.shape[1]
+        together = sizes.together(images, windows.itemsize, windows.device)
+        convolved: Tensor = native("convolve_windows_laid_out")(windows, weight, scale, *convolution, together)
+        return convolved
     return convolve_windows(windows, weight, scale, convolution)
 
 
@@ -343,7 +351,7 @@ def _accumulate_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...
 
 
 def _register() -> None:
-    # Library products throughout, so the same on every device.
+    # The library's products on every device, but for kernels of the CPU that some of them call.
     products = (
         _convolve_windows,
         _convolve_windows_gradient,

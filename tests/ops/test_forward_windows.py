@@ -62,6 +62,10 @@ def test_convolution(case):
     matrices, weight, scale, geometry = case
     bias = normal(weight.shape[0], seed=31)
     assert_matches_reference(ops.forward_conv2d_windows, *matrices, weight, bias, scale=scale, **geometry)
+    # The library's products, which other devices take.
+    arguments = (matrices[0].double(), weight.double(), scale)
+    product = _windows.convolve_windows(*arguments, tuple(geometry.values()))
+    assert_close(product, torch.ops.lbp.convolve_windows(*arguments, *geometry.values()), TOLERANCE[torch.float64], "")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -69,6 +73,16 @@ def test_convolution_in_every_dtype(dtype):
     matrices = window_matrices(2, (3, 3), (2, 6, 5))
     assert_matches_reference(
         ops.forward_conv2d_windows, *matrices, normal(3, 2, 3, 3), None, scale=(2, 1), padding=(1, 1), dtype=dtype
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_convolution_of_many_channels_and_positions(dtype):
+    """More outputs than a block of columns, more weights than the first cache takes, more positions than a part."""
+    matrices = window_matrices(1, (2, 1), (90, 12, 13))
+    weight = normal(37, 90, 3, 2, seed=30)
+    assert_matches_reference(
+        ops.forward_conv2d_windows, *matrices, weight, None, scale=(1, 2), padding=(1, 1), dtype=dtype
     )
 
 

@@ -2,7 +2,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/kernels/simd.h"
+#include "cpu/kernels/lane_products.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/windows.h"
 
@@ -29,20 +29,10 @@ void relax_windows(const RelaxWindowsArguments<T>& args) {
 
 namespace {
 
-// Rows multiplied together: one broadcast of each, times two vectors of columns, fill the registers.
-constexpr Index kLanes = kVectorRegisters == 32 ? 12 : 6;
-constexpr Index kVectors = 2;
-
 // A block of rows holds several such groups of lanes, so that an entry of the kernel is read into the first cache for
 // all of them, as far as their relaxed windows stay in the second.
 constexpr Index kMostGroups = 8;
 constexpr Index kBlockBytes = Index(128) << 10;
-
-// Of the weights of neighbouring entries of the kernel that are multiplied in one go: half of the first cache.
-constexpr Index kWeightBytes = Index(16) << 10;
-
-template <typename T>
-constexpr Index kColumns = kVectors * Vector<T>::kSize;
 
 // Sums of one pixel: [kLanes, kColumns].
 template <typename T>
@@ -93,68 +83,6 @@ void pack_weight(const WindowConvolution<T>& conv, const Packing& packing) {
       }
     }
   });
-}
-
-// What one entry of the kernel multiplies: the outputs of a pixel of every lane, and their weights [outputs, kColumns].
-template <typename T>
-struct Factors {
-  const T* lanes;
-  const T* weight;
-};
-
-// Where the sums of a group of lanes stand: those of a lane side by side, and whether products are added to what is
-// there.
-template <typename T>
-struct Sums {
-  T* data;
-  Index stride;
-  bool begun;
-};
-
-// sums [kLanes, kColumns] += lanes [kCount, outputs] weight [outputs, kColumns], for several factors in turn.
-template <typename T, int kCount>
-void accumulate(const Factors<T>* factors, Index number, Index lane_stride, Index outputs, const Sums<T>& sums) {
-  using V = typename Vector<T>::Type;
-  constexpr Index kSize = Vector<T>::kSize;
-  V total[kCount][kVectors];
-#pragma GCC unroll 12
-  for (int i = 0; i < kCount; ++i) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      total[i][v] = sums.begun ? load_vector(sums.data + i * sums.stride + v * kSize) : V{};
-    }
-  }
-  for (Index n = 0; n < number; ++n) {
-    const T* weight = factors[n].weight;
-    const T* a[kCount];
-#pragma GCC unroll 12
-    for (int i = 0; i < kCount; ++i) a[i] = factors[n].lanes + i * lane_stride;
-    for (Index o = 0; o < outputs; ++o, weight += kColumns<T>) {
-      const V w0 = load_vector(weight), w1 = load_vector(weight + kSize);
-#pragma GCC unroll 12
-      for (int i = 0; i < kCount; ++i) {
-        const V lane = broadcast(a[i][o]);
-        total[i][0] = multiply_add(lane, w0, total[i][0]);
-        total[i][1] = multiply_add(lane, w1, total[i][1]);
-      }
-    }
-  }
-#pragma GCC unroll 12
-  for (int i = 0; i < kCount; ++i) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) store_vector(sums.data + i * sums.stride + v * kSize, total[i][v]);
-  }
-}
-
-template <typename T, int kCount = int(kLanes)>
-void accumulate_lanes(Index count, const Factors<T>* factors, Index number, Index lane_stride, Index outputs,
-                      const Sums<T>& sums) {
-  if constexpr (kCount > 1) {
-    if (count < kCount) {
-      return accumulate_lanes<T, kCount - 1>(count, factors, number, lane_stride, outputs, sums);
-    }
-  }
-  accumulate<T, kCount>(factors, number, lane_stride, outputs, sums);
 }
 
 // Copies kColumns numbers.
@@ -230,7 +158,9 @@ class BlockConvolution {
         packing_(packing),
         skip_zeros_(skip_zeros),
         pixels_(A_.height * A_.width),
-        lane_stride_(lane_stride_of(A_)) {}
+        lane_stride_(lane_stride_of(A_)) {
+    for (Index i = 0; i < kLanes; ++i) lane_offsets_[i] = i * lane_stride_;
+  }
 
   void run(const Block& block) {
     relax(block);
@@ -276,7 +206,7 @@ class BlockConvolution {
   }
 
   void multiply(Index group, const Factors<T>* factors, Index number, const Sums<T>& sums) const {
-    accumulate_lanes<T>(minimum(kLanes, count_ - group * kLanes), factors, number, lane_stride_, packing_.outputs,
+    accumulate_lanes<T>(minimum(kLanes, count_ - group * kLanes), factors, number, lane_offsets_, packing_.outputs,
                         sums);
   }
 
@@ -384,6 +314,7 @@ class BlockConvolution {
   const Packing& packing_;
   const bool skip_zeros_;
   const Index pixels_, lane_stride_;
+  Index lane_offsets_[kLanes];
   Index count_ = 0, groups_ = 0;
   Index origin_[2] = {0, 0};  // where the first entry of the kernel brings the first row and column of a window
   std::vector<Lane<T>> lanes_;

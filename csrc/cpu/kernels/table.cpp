@@ -28,6 +28,7 @@ constexpr cpu::Kernels<T> table() {
           relax_windows_gradient<T>,
           relax_convolve_windows<T>,
           packed_weight_size<T>,
+          convolve_windows<T>,
           accumulate_windows<T>,
           accumulate_windows_gradient<T>,
           concretize_forward<T>,

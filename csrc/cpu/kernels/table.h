@@ -48,6 +48,8 @@ void relax_convolve_windows(const RelaxConvolveWindowsArguments<T>& args);
 template <typename T>
 Index packed_weight_size(const WindowConvolution<T>& convolution, Index channels);
 template <typename T>
+void convolve_windows(const ConvolveWindowsArguments<T>& args);
+template <typename T>
 void accumulate_windows(const AccumulateWindowsArguments<T>& args);
 template <typename T>
 void accumulate_windows_gradient(const AccumulateWindowsGradientArguments<T>& args);

@@ -1,0 +1,77 @@
+// convolve_windows_laid_out: from tensors to the kernel.
+#include "torch/ops.h"
+#include "torch/windows.h"
+
+namespace lbp::binding {
+namespace {
+
+// The sizes of a convolution of windows [B, C0, kh, kw, C, H, W] with weight [C_out, C / groups, rows, columns].
+template <typename T>
+ConvolveWindowsArguments<T> sizes_of_convolution(const Tensor& windows, const Tensor& weight,
+                                                 const std::vector<int64_t>& scale, const std::vector<int64_t>& stride,
+                                                 const std::vector<int64_t>& padding,
+                                                 const std::vector<int64_t>& dilation, int64_t groups) {
+  check_window_matrix(windows, "windows");
+  STD_TORCH_CHECK(scale.size() == 2 && stride.size() == 2 && padding.size() == 2 && dilation.size() == 2,
+                  "scale, stride, padding and dilation: expected two numbers each");
+  STD_TORCH_CHECK(groups >= 1 && windows.size(4) % groups == 0, "groups: expected a divisor of ", windows.size(4),
+                  " channels, got ", groups);
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(1) * groups == windows.size(4) && weight.size(0) % groups == 0,
+                  "weight: expected [C_out, ", windows.size(4) / groups, ", rows, columns], C_out a multiple of ",
+                  groups, " groups");
+  ConvolveWindowsArguments<T> args = {};
+  args.matrices = windows.size(0) * windows.size(1);
+  args.rows = windows.size(2);
+  args.columns = windows.size(3);
+  args.channels = windows.size(4);
+  args.height = windows.size(5);
+  args.width = windows.size(6);
+  args.groups = groups;
+  args.outputs = weight.size(0);
+  Index counts[2] = {};
+  for (int i = 0; i < 2; ++i) {
+    const size_t axis = size_t(i);
+    STD_TORCH_CHECK(scale[axis] >= 1 && stride[axis] >= 1 && dilation[axis] >= 1 && padding[axis] >= 0,
+                    "scale, stride and dilation: expected at least 1; padding: at least 0");
+    args.kernel[i] = weight.size(2 + i);
+    args.stride[i] = stride[axis];
+    args.padding[i] = padding[axis];
+    args.dilation[i] = dilation[axis];
+    args.step[i] = scale[axis] * dilation[axis];
+    const Index room = windows.size(5 + i) + 2 * padding[axis] - dilation[axis] * (args.kernel[i] - 1) - 1;
+    STD_TORCH_CHECK(args.kernel[i] >= 1 && room >= 0, "weight: the kernel of ", weight.size(2), " x ", weight.size(3),
+                    " does not fit in the padded layer");
+    counts[i] = room / stride[axis] + 1;
+  }
+  args.output_height = counts[0];
+  args.output_width = counts[1];
+  return args;
+}
+
+}  // namespace
+
+Tensor convolve_windows_laid_out(Tensor windows, Tensor weight, std::vector<int64_t> scale, std::vector<int64_t> stride,
+                                 std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups,
+                                 int64_t together) {
+  return with_type(windows, "convolve_windows_laid_out", [&](auto type, Device on) {
+    using T = decltype(type);
+    auto args = sizes_of_convolution<T>(windows, weight, scale, stride, padding, dilation, groups);
+    STD_TORCH_CHECK(together >= 1, "together: expected at least 1, got ", together);
+    const Tensor entries = checked<T>(on, windows, "windows", windows.numel());
+    const Tensor kernel = checked<T>(on, weight, "weight", weight.numel());
+    Tensor result = empty<T>(windows, {windows.size(0), windows.size(1), args.grown(0), args.grown(1), args.outputs,
+                                       args.output_height, args.output_width});
+    if (result.numel() == 0) return result;
+    args.together = std::min<Index>(together, args.matrices);
+    Tensor layers =
+        empty<T>(windows, {args.together, args.rows, args.columns, args.reach(0), args.reach(1), args.channels});
+    args.windows = entries.numel() == 0 ? nullptr : entries.const_data_ptr<T>();
+    args.weight = kernel.numel() == 0 ? nullptr : kernel.const_data_ptr<T>();
+    args.layers = layers.numel() == 0 ? nullptr : layers.mutable_data_ptr<T>();
+    args.result = result.mutable_data_ptr<T>();
+    launch::convolve_windows<T>(on, args);
+    return result;
+  });
+}
+
+}  // namespace lbp::binding
