@@ -1,5 +1,6 @@
 """The processes of a run: one, or those that `torchrun` started, on this machine or on several."""
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,10 @@ def workers(device: torch.device | str = "cpu") -> Iterator[Workers]:
         if local >= there:
             raise InvalidInputError(f"process {local} of this machine has no GPU, there are {there}; start fewer")
         torch.cuda.set_device(local)
+    # Functions of this module have the group of the time of its import as a default argument. Imported later, as
+    # DistributedDataParallel does, they would keep the group and its threads beyond the block; and a thread that lets
+    # go of a tensor while the interpreter ends aborts the process.
+    importlib.import_module("torch.distributed.nn.functional")
     distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield Workers(distributed.get_rank(), size)

@@ -102,6 +102,12 @@ def test_all_processes_name_the_layer_that_diverges(found):
     assert [part["diverged"] for part in found] == [message, message]
 
 
+def test_no_thread_of_the_group_outlives_it(found):
+    for part in found:
+        assert part["threads"]
+        assert [name for name in part["threads"] if "gloo" in name] == []
+
+
 def test_parts_of_a_batch_cover_it_in_order():
     batch = torch.arange(11)
     parts = [World(rank, 3).part(batch) for rank in range(3)]

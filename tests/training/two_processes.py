@@ -105,7 +105,8 @@ def main(folder: Path) -> None:
             "means": [means(world, count) for count in (7, 1)],
             "diverged": an_epoch_that_diverges(world),
         }
-        (folder / f"found-{world.rank}.json").write_text(json.dumps(found))
+    found["threads"] = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    (folder / f"found-{world.rank}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
