@@ -93,6 +93,13 @@ class OutwardForward:
     def insertable(self, node: BoundNode, bounds: ForwardBounds) -> ForwardBounds:
         """Return bounds of a node that pay for a product of their matrices with coefficients of the node."""
         dtype = bounds.center.dtype
+        # Images that share matrices pay on their own: the errors of an image with large numbers are not the others'.
+        batch = self._region.batch
+        bounds = replace(
+            bounds,
+            center_bias=bounds.center_bias.expand(batch, *node.shape),
+            radius_bias=bounds.radius_bias_or_zero.expand(batch, *node.shape),
+        )
         terms = node.size if bounds.windows is None else accumulated_terms(bounds.windows.layer)
         error = gamma(terms + 6, dtype) + gamma(2 * node.size + 8, torch.float64)
         widened = self._widened(node, bounds, SLACK * error / (1 - error) if error < 1 else torch.inf)

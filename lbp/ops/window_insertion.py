@@ -74,6 +74,8 @@ def insert_into_windows(
 
 def _of_a_pixel(rows: Tensor, places: Tensor, pixel: Pair, matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Return the products [P, K G, C0 kh kw] and [P, K G] float64 of rows [P, K G, C] at one pixel of their windows."""
-    images = places[:, 0] if matrix.shape[0] > 1 else torch.zeros_like(places[:, 0])
-    at = (images, places[:, 1] + pixel[0], places[:, 2] + pixel[1])
-    return product(rows, matrix[at].flatten(2)), (rows * bias[at][:, None]).sum(-1, dtype=torch.float64)
+    image, row, column = places[:, 0], places[:, 1] + pixel[0], places[:, 2] + pixel[1]
+    matrices, biases = (
+        values[image if values.shape[0] > 1 else torch.zeros_like(image), row, column] for values in (matrix, bias)
+    )
+    return product(rows, matrices.flatten(2)), (rows * biases[:, None]).sum(-1, dtype=torch.float64)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from rounding.cases import fill, flushed_subnormals, generator, numbers
+from rounding.cases import bounds as bounds_of
+from rounding.cases import box, fill, flushed_subnormals, generator, numbers
 from rounding.exact import Exact, linear_range
 from rounding.test_forward_steps import sides
 from torch import Tensor, nn
@@ -168,3 +169,15 @@ def test_max_pooling_follows_the_sides_of_a_pixel(outward):
         ]
         wrong += wrong_sides(*sides(flat(found), x[0]), *largest)
     assert (wrong == 0) == outward
+
+
+@pytest.mark.parametrize("conv_mode", ["patches", "matrix"])
+def test_images_that_share_rows_pay_for_their_own_numbers(conv_mode):
+    layers = (nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3))
+    model = fill(nn.Sequential(*layers), "gaussian")
+    lower, upper = (torch.cat([side, side * 1e6]) for side in box(1, 1, 8, 8))
+    keywords = {"method": "Relaxed-CROWN-1", "rounding": "outward", "options": {"conv_mode": conv_mode}}
+    together = bounds_of(model, lower, upper, **keywords)
+    for i in range(2):
+        alone = bounds_of(model, lower[i : i + 1], upper[i : i + 1], **keywords)
+        torch.testing.assert_close([side[i : i + 1] for side in together], list(alone), rtol=2e-6, atol=0)

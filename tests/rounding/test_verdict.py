@@ -8,7 +8,7 @@ from torch import nn
 import lbp
 
 SIZE = 2.0**20
-METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN")
+METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "Relaxed-CROWN-1", "CROWN")
 
 
 def deceptive_network() -> nn.Sequential:
