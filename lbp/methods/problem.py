@@ -111,9 +111,10 @@ class Problem:
             return [self]
         widest = max(node.size for node in self.nodes)
         each = len(side_names(sides)) * self.row_count * widest * self.dtype.itemsize
-        images, batch = max(CACHED_BYTES // max(each, 1), 1), self.region.batch
-        if images >= batch:
+        most, batch = max(CACHED_BYTES // max(each, 1), 1), self.region.batch
+        if most >= batch:
             return [self]
+        images = -(-batch // -(-batch // most))  # as many parts as it takes, of about one size
         return [self._cached_part(first, min(first + images, batch)) for first in range(0, batch, images)]
 
     def _cached_part(self, first: int, last: int) -> Problem:
