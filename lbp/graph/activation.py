@@ -61,6 +61,11 @@ class RampNode(BoundNode):
         """Return the present `(r, eta)`."""
         return self.r.read(), self.eta.read()
 
+    @property
+    def is_nonnegative(self) -> bool:
+        eta = self.eta.read()
+        return not isinstance(eta, Tensor) and eta == 0
+
     def receptive_field(self) -> ReceptiveField | None:
         return ReceptiveField.identity()
 

@@ -28,6 +28,10 @@ Constants are [K, B, S], or [K, R] where the coefficients are windows of R rows.
 """
 
 
+Ends = tuple[Tensor | None, Tensor]
+"""Bounds of numbers, None for lower ones where the numbers are not negative."""
+
+
 @dataclass(frozen=True)
 class Relaxations:
     """How activations are to be enclosed by lines.
@@ -86,6 +90,11 @@ class BoundNode(ABC):
         for dim in self.shape:
             count *= dim
         return count
+
+    @property
+    def is_nonnegative(self) -> bool:
+        """Whether it is certain that none of its numbers is below 0."""
+        return False
 
     def receptive_field(self) -> ReceptiveField | None:
         """Return which window of its inputs, all of one size, a neuron reads; None: anything."""
@@ -192,11 +201,11 @@ class BoundNode(ABC):
         """Return the few numbers of the weights that `magnitude_at_most` is found from."""
         return ()
 
-    def magnitude_at_most(self, *inputs: Interval, sums: tuple[Tensor, ...]) -> Tensor:
+    def magnitude_at_most(self, *inputs: Ends, sums: tuple[Tensor, ...]) -> Tensor:
         """Return a bound of `magnitude`, broadcastable to it, for what reading weights and inputs once costs.
 
         Args:
-            inputs: bounds of the inputs.
+            inputs: bounds of the inputs, as `magnitude_of` takes them.
             sums: what `weight_sums` returns.
         """
         return self.magnitude(*map(magnitude_of, inputs))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lbp import ops
-from lbp.graph.base import BackwardStep, BoundNode, Relaxations
+from lbp.graph.base import BackwardStep, BoundNode, Ends, Relaxations
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
 from lbp.graph.shape import ZeroPadNode
 from lbp.graph.values import Value
@@ -136,10 +136,11 @@ class Conv2dNode(BoundNode):
     def weight_sums(self) -> tuple[Tensor, ...]:
         return (self.parameters()[0].detach().abs().sum((-2, -1)).unflatten(0, (self.geometry.groups, -1)),)
 
-    def magnitude_at_most(self, *inputs: Interval, sums: tuple[Tensor, ...]) -> Tensor:
+    def magnitude_at_most(self, *inputs: Ends, sums: tuple[Tensor, ...]) -> Tensor:
         # The largest magnitude of every channel, at every place.
-        lower, upper = (bound.detach() for bound in inputs[0])
-        largest = magnitude_of((lower.amin((-2, -1)), upper.amax((-2, -1)))).unflatten(1, (self.geometry.groups, -1))
+        lower, upper = inputs[0]
+        least = None if lower is None else lower.detach().amin((-2, -1))
+        largest = magnitude_of((least, upper.detach().amax((-2, -1)))).unflatten(1, (self.geometry.groups, -1))
         with full_precision():
             return torch.einsum("bgi,goi->bgo", largest, *sums).flatten(1)[:, :, None, None]
 

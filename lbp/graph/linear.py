@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lbp import ops
-from lbp.graph.base import BackwardStep, BoundNode, Relaxations
+from lbp.graph.base import BackwardStep, BoundNode, Ends, Relaxations
 from lbp.graph.conv import Conv2dNode, Geometry
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
 from lbp.graph.shape import PermuteNode, ReshapeNode
@@ -102,7 +102,7 @@ class LinearNode(BoundNode):
         weight = self.parameters()[0].detach()
         return (torch.linalg.vector_norm(weight, dim=1) + norms_lost(weight),)
 
-    def magnitude_at_most(self, *inputs: Interval, sums: tuple[Tensor, ...]) -> Tensor:
+    def magnitude_at_most(self, *inputs: Ends, sums: tuple[Tensor, ...]) -> Tensor:
         # By the inequality of Cauchy and Schwarz, on inputs of which the largest is 1.
         size, (norms,) = magnitude_of(inputs[0]), sums
         if size.shape[1] == 0:

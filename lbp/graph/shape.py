@@ -29,6 +29,10 @@ class MoveNode(BoundNode):
     acts_per_neuron = True
     mixes = False
 
+    @property
+    def is_nonnegative(self) -> bool:
+        return self.inputs[0].is_nonnegative
+
     def move(self, values: Tensor, lead: int) -> Tensor:
         """Rearrange values [*lead dimensions, *input shape]."""
         raise NotImplementedError

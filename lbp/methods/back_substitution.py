@@ -77,15 +77,14 @@ def back_substitute(
         total = _joined(problem, node, parts, sides, constants)
         if isinstance(node, InputNode) or node in stops:
             result.coefficients[node], added = to_windows(total) if isinstance(total, WindowRows) else to_dense(total)
-            if outward is not None:
-                constants.lose(outward.underflow_over(node))
+            constants.end_at(node)
         else:
             if watch is not None and not arriving and isinstance(total, WindowCoefficients):
                 total, left = watch(node, total, constants.taken(total))
                 constants.add(left)
             if outward is not None:
                 constants.add(outward.loss(node, total, sides))
-                constants.lose(outward.underflow(node))
+            constants.pass_through(node)
             steps, added = _step(node, total, relaxations)
             for source, step in zip(node.inputs, steps, strict=True):
                 arriving.setdefault(source, []).append(step)
@@ -100,23 +99,30 @@ class _Constants:
     def __init__(self, problem: Problem, sides: str) -> None:
         self._problem, self._sides = problem, sides
         self._sum = problem.sum()
-        # Lost by underflow, [B]: the same for all rows of an image.
-        self._lost: Tensor | None = None
+        # Underflow on the way costs all rows of an image the same.
+        self._passed: list[BoundNode] = []
+        self._ends: list[BoundNode] = []
 
     def add(self, *parts: Tensor | None) -> None:
         """Add constants [K, B, S] or [K, R], of which any may be absent."""
         self._sum.add(*parts)
 
-    def lose(self, lost: Tensor | None) -> None:
-        """Add a loss [B] of all rows of an image."""
-        self._lost = add_constants(self._lost, lost)
+    def pass_through(self, node: BoundNode) -> None:
+        """Owe what the rows may lose by underflow on their way through a node."""
+        self._passed.append(node)
+
+    def end_at(self, node: BoundNode) -> None:
+        """Owe what the rows may lose by underflow where they are evaluated over the bounds of a node."""
+        self._ends.append(node)
 
     def taken(self, rows: Coefficients | WindowRows) -> Tensor | None:
         """Return the constants of the rows after all that is owed, and begin anew."""
-        if self._lost is not None:
-            self._sum.add(lost_by_rows(self._lost, rows, self._sides))
+        outward = self._problem.outward
+        lost = None if outward is None else outward.underflow(self._passed, self._ends)
+        if lost is not None:
+            self._sum.add(lost_by_rows(lost, rows, self._sides))
         result = self._sum.result(self._sides)
-        self._sum, self._lost = self._problem.sum(), None
+        self._sum, self._passed, self._ends = self._problem.sum(), [], []
         return result
 
 

@@ -95,19 +95,31 @@ def _outward_sum(
     # Besides the terms of the sum: center and radius, those of the shift and the margin, and the last subtraction.
     error = gamma(roundings.forward + roundings.weights + roundings.value + 6, dtype)
     relative = SLACK * error / (1 - error) + 4 * unit if error < 0.5 else torch.inf
-    # One margin for all images, except those with numbers so large that it would swamp the bounds of the others.
-    most = floor**-0.5
     with torch.no_grad():
-        ordinary = largest <= most
-        common = largest.where(ordinary, 0).amax() if largest.numel() else largest.new_zeros(())
-        margin = (floor * (1 + common)).to(dtype) + roundings.shift_error * (SLACK + relative)
+        common, of_example = _margins_of_images(largest, dtype)
+        margin = common + roundings.shift_error * (SLACK + relative)
         if roundings.shift is not None:
             margin = margin + roundings.shift * relative
-        of_example = None
-        if _waits_to_be_read(ordinary) or not bool(ordinary.all()):
-            of_example = torch.where(ordinary, 0, largest * (SLACK * floor)).to(dtype)
     by = Widening(relative, relative * floor**0.5)
     return node.outward_interval(*inputs, by=by, margin=margin, of_example=of_example)
+
+
+def _margins_of_images(largest: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Return what underflow may take from intervals of images whose largest magnitudes [B] are given.
+
+    Returns:
+        a number for all images, except those with numbers so large that it would swamp the bounds of the others; and
+        [B] what these need besides, None where there is none. On a device nobody waits for that answer.
+    """
+    floor = absolute_floor(dtype)
+    most = floor**-0.5
+    if largest.numel() == 0:
+        return torch.full((), floor, dtype=dtype, device=largest.device), None
+    if not _waits_to_be_read(largest) and (of_all := float(largest.amax())) <= most:
+        return torch.full((), floor * (1 + of_all), dtype=dtype), None
+    ordinary = largest <= most
+    common = largest.where(ordinary, 0).amax()
+    return (floor * (1 + common)).to(dtype), torch.where(ordinary, 0, largest * (SLACK * floor)).to(dtype)
 
 
 def _waits_to_be_read(values: Tensor) -> bool:
@@ -172,8 +184,7 @@ class Outward:
         self._magnitudes: dict[BoundNode, Tensor] = {}
         self._steps: dict[BoundNode, StepError | None] = {}
         self._margins: dict[BoundNode, tuple[Tensor, Tensor]] = {}
-        self._underflows: dict[BoundNode, Tensor] = {}
-        self._evaluations: dict[BoundNode, Tensor] = {}
+        self._underflows: dict[tuple[tuple[BoundNode, ...], ...], Tensor | None] = {}
         self._regions: dict[BoundNode, Region] = {}
         self._largest: dict[BoundNode, Tensor] = {}
         self._weight_sums: dict[BoundNode, tuple[Tensor, ...]] = {}
@@ -237,7 +248,11 @@ class Outward:
         if isinstance(node, RampNode) and node.inputs[0] in self._problem.bounds:
             return self.largest(node.inputs[0])  # ramps make no number larger
         if node not in self._largest:
-            self._largest[node] = largest_of(self.interval(node))
+            if self._whole is not None:
+                whole, images = self._whole
+                self._largest[node] = images.of(whole.largest(node))
+            else:
+                self._largest[node] = largest_of(self.interval(node))
         return self._largest[node]
 
     def region(self, node: BoundNode) -> Region:
@@ -318,8 +333,9 @@ class Outward:
             return node.magnitude_at_most(*inputs, sums=self._sums_of_weights(node)), False
         # A number of an interval is no larger than the interval is wide and far from 0, and |W| times the widths of the
         # inputs is the width of the output. What is the far end of an interval from the one side is the near end from
-        # the other.
-        nearest = ((high, low) for low, high in inputs)
+        # the other; of numbers that are not negative the lower end is the nearest one.
+        ends = zip(node.inputs, inputs, strict=True)
+        nearest = ((None if source.is_nonnegative else high, low) for source, (low, high) in ends)
         return node.magnitude_at_most(*nearest, sums=self._sums_of_weights(node)), True
 
     def _sums_of_weights(self, node: BoundNode) -> tuple[Tensor, ...]:
@@ -372,27 +388,30 @@ class Outward:
         rest += SLACK * activation.roundings(self.dtype).shift_error
         return per_slope, rest
 
-    def underflow(self, node: BoundNode) -> Tensor | None:
-        """Return what any row may lose by underflow [B] float64 on its way through a node; None: nothing."""
-        if not isinstance(node, RampNode):
-            step = self.step(node)
-            return None if step is None else step.absolute
-        if node not in self._underflows:
-            if self._whole is not None:
-                whole, images = self._whole
-                self._underflows[node] = images.of(whole._underflow_of_ramp(node))
-            else:
-                self._underflows[node] = self._underflow_of_ramp(node)
-        return self._underflows[node]
+    def underflow(self, passed: Sequence[BoundNode], ends: Sequence[BoundNode]) -> Tensor | None:
+        """Return what any row may lose by underflow [B] float64; None: nothing.
 
-    def underflow_over(self, node: BoundNode) -> Tensor:
-        """Return what any row may lose by underflow [B] float64 where it is evaluated over the bounds of a node."""
-        if node not in self._evaluations:
-            self._evaluations[node] = absolute_floor(self.dtype) * (1 + self.largest(node) * node.size)
-        return self._evaluations[node]
+        Args:
+            passed: the nodes that it passes on its way.
+            ends: where it is evaluated over the bounds of a node.
+        """
+        way = tuple(passed), tuple(ends)
+        if way not in self._underflows:
+            with torch.no_grad():
+                self._underflows[way] = self._underflow(*way)
+        return self._underflows[way]
 
-    def _underflow_of_ramp(self, node: RampNode) -> Tensor:
-        return absolute_floor(self.dtype) * (1 + self.largest(node.inputs[0]) * node.size)
+    def _underflow(self, passed: tuple[BoundNode, ...], ends: tuple[BoundNode, ...]) -> Tensor | None:
+        if self._whole is not None and self.by_intervals:
+            whole, images = self._whole
+            found = whole.underflow(passed, ends)
+            return None if found is None else images.of(found)
+        # At a ramp, and in an evaluation, every number that enters counts.
+        entered = [node.inputs[0] for node in passed if isinstance(node, RampNode)]
+        losses = [absolute_floor(self.dtype) * (1 + self.largest(node) * node.size) for node in (*entered, *ends)]
+        steps = (self.step(node) for node in passed if not isinstance(node, RampNode))
+        losses += [step.absolute for step in steps if step is not None]
+        return reduce(torch.add, losses) if losses else None
 
     def loss(self, node: BoundNode, coefficients: Coefficients | WindowRows, sides: str) -> Tensor | None:
         """Return what the step through a node adds to the constants [K, B, S] or [K, R]; None: nothing.

@@ -58,11 +58,18 @@ def raised(x: Tensor, by: Tensor | float = 0.0) -> Tensor:
     return x + _step(x, by)
 
 
-def magnitude_of(interval: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the largest magnitude of the numbers of an interval, at least so large that no product underflows."""
-    lower, upper = (bound.detach() for bound in interval)
-    size = torch.neg(lower)
-    return torch.maximum(size, upper, out=size).clamp_min_(absolute_floor(lower.dtype) ** 0.5)
+def magnitude_of(interval: tuple[Tensor | None, Tensor]) -> Tensor:
+    """Return the largest magnitude of the numbers of an interval, at least so large that no product underflows.
+
+    Args:
+        interval: its ends; None for a lower one that does not count, as no number is negative.
+    """
+    lower, upper = interval
+    least = absolute_floor(upper.dtype) ** 0.5
+    if lower is None:
+        return upper.detach().clamp_min(least)
+    size = torch.neg(lower.detach())
+    return torch.maximum(size, upper.detach(), out=size).clamp_min_(least)
 
 
 def _step(x: Tensor, by: Tensor | float) -> Tensor:

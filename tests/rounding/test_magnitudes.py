@@ -39,6 +39,9 @@ def test_bounds_of_magnitudes_are_no_smaller(name):
     assert (node.magnitude_at_most(interval, sums=sums).expand_as(computed) >= least).all()
     lower, upper = node.interval(interval)
     assert (upper - lower + node.magnitude_at_most(interval[::-1], sums=sums) >= least).all()
+    not_negative = tuple(side.relu() for side in interval)
+    at_most = (node.magnitude_at_most((low, not_negative[1]), sums=sums) for low in (None, not_negative[0]))
+    torch.testing.assert_close(*at_most, rtol=0, atol=0)
 
 
 def test_rows_of_weights_whose_squares_vanish_have_bounds_of_magnitudes():
@@ -67,7 +70,7 @@ def test_parts_of_a_call_pay_what_their_own_images_lose(monkeypatch):
     for i, part in enumerate(parts):
         alone = whole.part(i, i + 1)
         for node in (node for node in network.nodes if node.inputs):
-            paid, least = part.outward.underflow(node), alone.outward.underflow(node)
+            paid, least = (found.underflow([node], []) for found in (part.outward, alone.outward))
             assert (paid is None) == (least is None)
             if paid is not None:
                 torch.testing.assert_close(paid, least)
