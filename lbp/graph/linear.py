@@ -29,7 +29,13 @@ from lbp.linear import (
 from lbp.ops.forward_windows import accumulated_terms
 from lbp.ops.interval import BLOCK_ENTRIES
 from lbp.ops.norms import dual_norm
-from lbp.ops.outward_intervals import SMALL_BATCH, Widening, has_fused_products, outward_interval_linear
+from lbp.ops.outward_intervals import (
+    SMALL_BATCH,
+    Widening,
+    has_fused_products,
+    outward_interval_linear,
+    short_products,
+)
 from lbp.precision import full_precision
 from lbp.rounding import BLOCK, Roundings, blocked_terms, magnitude_of, sum_in_blocks
 
@@ -142,11 +148,8 @@ class LinearNode(BoundNode):
         weight, bias = self.parameters()
         if weight.shape[1] <= BLOCK:
             return self.forward_linear(b, relaxations=relaxations)
-        center_bias = _product_in_blocks(b.center_bias.flatten(1), weight)
+        center_bias, radius_bias = _constants_in_blocks(b, weight)
         center_bias = center_bias if bias is None else center_bias + bias
-        radius_bias = None
-        if b.radius_bias is not None:
-            radius_bias = _product_in_blocks(b.radius_bias.flatten(1), weight, magnitude=True)
         if b.windows is not None:
             # The op adds up the entries of windows in short sums of its own.
             rows = self.forward_linear(
@@ -189,6 +192,16 @@ def _sum_in_blocks(values: Tensor, weight: Tensor, offset: Tensor | None) -> Ten
     """Return `values weight^T + offset`, its sums added up in blocks."""
     product = _product_in_blocks(values, weight)
     return product if offset is None else product + offset
+
+
+def _constants_in_blocks(bounds: ForwardBounds, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return `W c` and `|W| s` for the constants of forward bounds, their sums added up in blocks."""
+    center, radius = bounds.center_bias.flatten(1), bounds.radius_bias
+    if radius is None:
+        return _product_in_blocks(center, weight), None
+    radius = radius.flatten(1)
+    few = short_products(center, radius, weight)
+    return few or (_product_in_blocks(center, weight), _product_in_blocks(radius, weight, magnitude=True))
 
 
 def _product_in_blocks(values: Tensor, weight: Tensor, *, magnitude: bool = False) -> Tensor:

@@ -126,6 +126,26 @@ def outward_interval_linear(
     return join_interval(center, _plus(radius, of_example), outward=True)
 
 
+def short_products(center: Tensor, radius: Tensor, weight: Tensor) -> Interval | None:
+    """Return `W c` and `|W| r` [B, n_out] of few examples from one read of W, or None where no kernel does that.
+
+    No sum rounds more often than one in blocks (`lbp.rounding.blocked_terms`).
+
+    Args:
+        center: c [B, n_in].
+        radius: r, like center.
+        weight: [n_out, n_in].
+    """
+    few = center.shape == radius.shape and 2 * len(center) <= SMALL_BATCH
+    if not (few and weight.is_cpu and _in_one_pass(center, radius, weight)):
+        return None
+    # Of examples without a radius, or without a center, the upper bound is the one product.
+    none = torch.zeros_like(center)
+    _, ends = native("interval_linear_small_batch")(torch.cat([center, none]), torch.cat([none, radius]), weight, None)
+    at_center, spread = ends.chunk(2)
+    return at_center, spread
+
+
 def outward_interval_conv2d(
     l: Tensor,
     u: Tensor,

@@ -7,6 +7,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import lbp
 from lbp.errors import InvalidInputError
+from lbp.linear import Region
 from lbp.methods import Problem, problem
 from lbp.methods.memory import budget_in_bytes
 
@@ -195,6 +196,16 @@ def test_rows_of_the_output_may_go_image_by_image(model, monkeypatch, method, ro
         monkeypatch.setattr(problem, "CACHED_BYTES", 1)
         assert_close(call(), together)
     assert images == [3, 1, 1, 1]
+
+
+def test_parts_that_a_cache_holds_are_of_one_size(model, monkeypatch):
+    x = torch.rand(9, 3, 8, 8)
+    network = lbp.BoundedModule(model, x)._network()
+    whole = Problem(network, network.output, Region(x, x))
+    each = 2 * network.output.size * max(node.size for node in network.nodes) * x.itemsize
+    monkeypatch.setattr(problem, "CACHED_BYTES", 4 * each)
+    with torch.no_grad():
+        assert [part.region.batch for part in whole.cached_parts("both")] == [3, 3, 3]
 
 
 @pytest.mark.parametrize(
