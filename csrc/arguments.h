@@ -388,6 +388,19 @@ struct AccumulateWindowsArguments {
   T* result;  // [B, n0, S]
 };
 
+// The same of many rows, with room on the host. Rows are filled up to whole blocks.
+template <typename T>
+struct AccumulateManyRowsArguments {
+  AccumulateWindowsArguments<T> product;
+  T* packed;  // [H W, padded_rows, C]: the rows of an image
+  T* layers;  // [C0, kh, kw, W, C]: a row of the layer
+  T* sums;    // [padded_rows, n0]
+
+  Index blocks(Index columns) const { return (product.rows + columns - 1) / columns; }
+  // A multiple of every kernel's block.
+  Index padded_rows() const { return blocks(32) * 32; }
+};
+
 template <typename T>
 struct AccumulateWindowsGradientArguments {
   Index batch, rows;

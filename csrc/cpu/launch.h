@@ -31,6 +31,7 @@ struct Kernels {
   Index (*packed_weight_size)(const WindowConvolution<T>&, Index channels);
   void (*convolve_windows)(const ConvolveWindowsArguments<T>&);
   void (*accumulate_windows)(const AccumulateWindowsArguments<T>&);
+  void (*accumulate_many_rows)(const AccumulateManyRowsArguments<T>&);
   void (*accumulate_windows_gradient)(const AccumulateWindowsGradientArguments<T>&);
   void (*concretize_forward)(const ConcretizeForwardArguments<T>&);
   void (*concretize_forward_gradient)(const ConcretizeForwardGradientArguments<T>&);

@@ -1,4 +1,4 @@
-// accumulate_windows_few_rows and its gradient: from tensors to the kernels.
+// accumulate_windows_few_rows, its gradient, and accumulate_windows_many_rows: from tensors to the kernels.
 #include "torch/ops.h"
 #include "torch/windows.h"
 
@@ -46,6 +46,31 @@ Tensor accumulate_windows_few_rows(Tensor rows, Tensor windows, std::vector<int6
     Tensor result = empty<T>(windows, {in.batch, in.inputs, rows.size(1)});
     launch::accumulate_windows<T>(on, {in.batch, rows.size(1), in.windows, in.rows.data, in.rows.stride, in.matrix.data,
                                        in.matrix.stride, result.mutable_data_ptr<T>()});
+    return result;
+  });
+}
+
+Tensor accumulate_windows_many_rows(Tensor rows, Tensor windows, std::vector<int64_t> image, std::vector<int64_t> scale,
+                                    std::vector<int64_t> offset) {
+  return with_type(windows, "accumulate_windows_many_rows", [&](auto type, Device on) {
+    using T = decltype(type);
+    const RowsAndWindows<T> in(on, rows, windows, image, scale, offset);
+    Tensor result = empty<T>(windows, {in.batch, in.inputs, rows.size(1)});
+    AccumulateManyRowsArguments<T> args = {
+        {in.batch, rows.size(1), in.windows, in.rows.data, in.rows.stride, in.matrix.data, in.matrix.stride, nullptr},
+        nullptr,
+        nullptr,
+        nullptr};
+    if (result.numel() == 0) return result;
+    const Windows& w = in.windows;
+    Tensor packed = empty<T>(windows, {w.height * w.width, args.padded_rows(), w.channels});
+    Tensor layers = empty<T>(windows, {w.image_channels, w.rows, w.columns, w.width, w.channels});
+    Tensor sums = empty<T>(windows, {args.padded_rows(), in.inputs});
+    args.product.result = result.mutable_data_ptr<T>();
+    args.packed = packed.numel() == 0 ? nullptr : packed.mutable_data_ptr<T>();
+    args.layers = layers.numel() == 0 ? nullptr : layers.mutable_data_ptr<T>();
+    args.sums = sums.mutable_data_ptr<T>();
+    launch::accumulate_many_rows<T>(on, args);
     return result;
   });
 }

@@ -139,6 +139,8 @@ Tensor convolve_windows_laid_out(Tensor windows, Tensor weight, std::vector<int6
                                  int64_t together);
 Tensor accumulate_windows_few_rows(Tensor rows, Tensor windows, std::vector<int64_t> image, std::vector<int64_t> scale,
                                    std::vector<int64_t> offset);
+Tensor accumulate_windows_many_rows(Tensor rows, Tensor windows, std::vector<int64_t> image, std::vector<int64_t> scale,
+                                    std::vector<int64_t> offset);
 std::tuple<Tensor, Tensor> accumulate_windows_few_rows_gradient(Tensor gradient, Tensor rows, Tensor windows,
                                                                 std::vector<int64_t> image, std::vector<int64_t> scale,
                                                                 std::vector<int64_t> offset, bool need_rows,

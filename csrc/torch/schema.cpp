@@ -138,9 +138,12 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   library.def("convolve_windows_laid_out(Tensor windows, Tensor weight, int[] scale, " CONVOLUTION
               ", int together) -> Tensor");
 
-  // What the CPU does for accumulate_windows with few rows: a product that reads the window matrix once.
+  // What the CPU does for accumulate_windows: with few rows a product that reads the window matrix once, with many one
+  // that lays it out.
   library.def(
       "accumulate_windows_few_rows(Tensor rows, Tensor windows, int[] image, int[] scale, int[] offset) -> Tensor");
+  library.def(
+      "accumulate_windows_many_rows(Tensor rows, Tensor windows, int[] image, int[] scale, int[] offset) -> Tensor");
   library.def(
       "accumulate_windows_few_rows_gradient(Tensor gradient, Tensor rows, Tensor windows, int[] image, int[] scale, "
       "int[] offset, bool need_rows, bool need_windows) -> (Tensor, Tensor)");
@@ -182,6 +185,7 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {
   library.impl("backward_conv2d_windows", TORCH_BOX(&lbp::binding::backward_conv2d_windows));
   library.impl("convolve_windows_laid_out", TORCH_BOX(&lbp::binding::convolve_windows_laid_out));
   library.impl("accumulate_windows_few_rows", TORCH_BOX(&lbp::binding::accumulate_windows_few_rows));
+  library.impl("accumulate_windows_many_rows", TORCH_BOX(&lbp::binding::accumulate_windows_many_rows));
   library.impl("accumulate_windows_few_rows_gradient", TORCH_BOX(&lbp::binding::accumulate_windows_few_rows_gradient));
   library.impl("concretize_forward", TORCH_BOX(&lbp::binding::concretize_forward));
   library.impl("concretize_forward_gradient", TORCH_BOX(&lbp::binding::concretize_forward_gradient));

@@ -8,7 +8,7 @@ from lbp.graph import BoundNode, InputNode
 from lbp.graph.conv import Conv2dNode, channels_rows_columns
 from lbp.graph.linear import LinearNode
 from lbp.linear import InputWindows
-from lbp.ops.forward_windows import ConvolvedWindows, has_convolution_kernel, has_kernel
+from lbp.ops.forward_windows import ConvolvedWindows, has_kernel
 
 CALL = 2_100_000
 """Multiply-adds in the time of a call of a small product or copy from Python.
@@ -76,7 +76,7 @@ def forward_work(nodes: Collection[BoundNode], *, windows: bool, batch: int) -> 
             calls = 1 if own is None or before is None else _convolution_calls(node, before)
         elif isinstance(node, LinearNode):
             multiply_adds = node.parameters()[0].numel() * (inputs if before is None else before.entries)
-            if before is not None and not has_kernel(node.size, node.parameters()[0].device):
+            if before is not None and not has_kernel(node.parameters()[0].device):
                 # For each row of the layer a product for every column of windows that overlap, and some copies.
                 calls = before.layer[1] * (8 - (-before.field.columns.size // before.scale[1]))
         elif node.is_activation:
@@ -96,7 +96,7 @@ def _entries(windows: InputWindows | None) -> int:
 
 def _convolution_calls(node: Conv2dNode, before: InputWindows) -> int:
     kernel, geometry = node.parameters()[0], node.geometry
-    if has_convolution_kernel(kernel.device):
+    if has_kernel(kernel.device):
         return 1
     convolution = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
     sizes = ConvolvedWindows.of(before.field.size, before.layer, kernel, before.scale, convolution)

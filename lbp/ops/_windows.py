@@ -19,17 +19,15 @@ from lbp.ops._convolution import Convolution, Pair, convolved_size
 OPERAND_BYTES = 16 * 2**20
 """Size of what a convolution prepares at a time on a CPU: images that fit are convolved together."""
 
-FEW_ROWS = 128
-"""Rows up to which a kernel multiplies them with a window matrix on a CPU; with more, the library's products pay."""
+FEW_ROWS = 32
+"""Rows up to which they are multiplied with a window matrix as it lies; more pay for laying it out."""
+
+BLOCK_OF_ROWS = 32
+"""Many rows are filled up to a multiple of this."""
 
 
-def has_kernel(rows: int, device: torch.device) -> bool:
-    """Whether a kernel multiplies so many rows with a window matrix; any number has one for the gradient on a CPU."""
-    return device.type == "cpu" and rows <= FEW_ROWS
-
-
-def has_convolution_kernel(device: torch.device) -> bool:
-    """Whether a kernel convolves windows; it lays layers out where the library's products read planes."""
+def has_kernel(device: torch.device) -> bool:
+    """Whether kernels convolve windows and multiply rows with them; elsewhere the library's products do."""
     return device.type == "cpu"
 
 
@@ -191,7 +189,7 @@ class ConvolvedWindows:
         """
         rows, columns = self.axes
         entries = self.window[0] * self.window[1] * self.inputs
-        if has_convolution_kernel(device):
+        if has_kernel(device):
             return entries * rows.reach * columns.reach
         planes = rows.stride * columns.stride * self.plane_rows * columns.pitch
         return entries * planes + self.grown[1] * self.outputs * self.positions
@@ -354,10 +352,15 @@ def accumulation_bytes(
     device: torch.device,
 ) -> int:
     """Return the bytes that `accumulate_windows` takes beside windows, coefficients and result of `count` rows."""
-    if has_kernel(count, device):
-        # The coefficients once more, rows of the layer filled up to whole vectors.
-        vector = 64 // itemsize
-        return count * layer[0] * layer[1] * -(-layer[2] // vector) * vector * itemsize
+    if has_kernel(device):
+        if count <= FEW_ROWS:
+            # The coefficients once more, rows of the layer filled up to whole vectors.
+            vector = 64 // itemsize
+            return count * layer[0] * layer[1] * -(-layer[2] // vector) * vector * itemsize
+        # The coefficients and the sums of an image, and the windows of a row of the layer.
+        padded = -(-count // BLOCK_OF_ROWS) * BLOCK_OF_ROWS
+        positions = image[0] * window[0] * window[1] * layer[0] * layer[2]
+        return (padded * (math.prod(layer) + math.prod(image)) + positions) * itemsize
     row = _row_numbers(image, window, layer, scale, count) * itemsize
     together = min(max(operand_bytes(device) // row, 1), batch)
     coefficients = count * math.prod(layer) * itemsize

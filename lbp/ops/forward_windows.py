@@ -20,6 +20,7 @@ from lbp.constants import side_signs
 from lbp.ops._arguments import common_batch, native, refuse_second_order, register_gradient, sum_to
 from lbp.ops._convolution import Image, Pair, keywords_of
 from lbp.ops._windows import (
+    FEW_ROWS,
     ConvolvedWindows,
     accumulate_windows,
     accumulate_windows_gradient,
@@ -28,7 +29,6 @@ from lbp.ops._windows import (
     convolve_windows,
     convolve_windows_gradient,
     convolved_shape,
-    has_convolution_kernel,
     has_kernel,
 )
 from lbp.ops.forward import ForwardMatrices, forward_conv2d, forward_linear
@@ -43,7 +43,6 @@ __all__ = [
     "combine_windows",
     "forward_conv2d_windows",
     "forward_linear_windows",
-    "has_convolution_kernel",
     "has_kernel",
     "insert_forward_windows",
     "windows_to_dense",
@@ -291,7 +290,7 @@ def _accumulated(A: Tensor, windows: Tensor, image: Image, scale: Pair, offset: 
 
 @full_precision()
 def _convolve_windows(windows: Tensor, weight: Tensor, scale: list[int], *convolution: Any) -> Tensor:
-    if has_convolution_kernel(windows.device):
+    if has_kernel(windows.device):
         sizes = ConvolvedWindows.of(windows.shape[2:4], windows.shape[4:], weight, scale, convolution)
         images = windows.shape[0] * windows.shape[1]
         together = sizes.together(images, windows.itemsize, windows.device)
@@ -302,10 +301,11 @@ def _convolve_windows(windows: Tensor, weight: Tensor, scale: list[int], *convol
 
 @full_precision()
 def _accumulate_windows(rows: Tensor, windows: Tensor, *places: Any) -> Tensor:
-    if has_kernel(rows.shape[1], rows.device):
-        product: Tensor = native("accumulate_windows_few_rows")(rows, windows, *places)
-        return product
-    return accumulate_windows(rows, windows, *places)
+    if not has_kernel(rows.device):
+        return accumulate_windows(rows, windows, *places)
+    few = rows.shape[1] <= FEW_ROWS
+    product: Tensor = native(f"accumulate_windows_{'few' if few else 'many'}_rows")(rows, windows, *places)
+    return product
 
 
 @full_precision()

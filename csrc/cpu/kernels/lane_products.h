@@ -31,19 +31,13 @@ struct Sums {
 };
 
 // sums [kCount, kColumns] += lanes [kCount, terms] weight [terms, kColumns], for several factors in turn; lane i lies
-// offsets[i] behind the first.
+// offsets[i] behind the first. The products are added up first, then to what is there: sums of calls are sums of sums,
+// and a call is one rounding for those before (docs/rounding.md counts them).
 template <typename T, int kCount>
 void accumulate(const Factors<T>* factors, Index number, const Index* offsets, Index terms, const Sums<T>& sums) {
   using V = typename Vector<T>::Type;
   constexpr Index kSize = Vector<T>::kSize;
-  V total[kCount][kVectors];
-#pragma GCC unroll 12
-  for (int i = 0; i < kCount; ++i) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      total[i][v] = sums.begun ? load_vector(sums.data + i * sums.stride + v * kSize) : V{};
-    }
-  }
+  V total[kCount][kVectors] = {};
   for (Index n = 0; n < number; ++n) {
     const T* weight = factors[n].weight;
     const T* a[kCount];
@@ -62,7 +56,10 @@ void accumulate(const Factors<T>* factors, Index number, const Index* offsets, I
 #pragma GCC unroll 12
   for (int i = 0; i < kCount; ++i) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) store_vector(sums.data + i * sums.stride + v * kSize, total[i][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      T* sum = sums.data + i * sums.stride + v * kSize;
+      store_vector(sum, sums.begun ? load_vector(sum) + total[i][v] : total[i][v]);
+    }
   }
 }
 

@@ -30,6 +30,7 @@ constexpr cpu::Kernels<T> table() {
           packed_weight_size<T>,
           convolve_windows<T>,
           accumulate_windows<T>,
+          accumulate_many_rows<T>,
           accumulate_windows_gradient<T>,
           concretize_forward<T>,
           concretize_forward_gradient<T>,

@@ -52,6 +52,8 @@ void convolve_windows(const ConvolveWindowsArguments<T>& args);
 template <typename T>
 void accumulate_windows(const AccumulateWindowsArguments<T>& args);
 template <typename T>
+void accumulate_many_rows(const AccumulateManyRowsArguments<T>& args);
+template <typename T>
 void accumulate_windows_gradient(const AccumulateWindowsGradientArguments<T>& args);
 template <typename T>
 void concretize_forward(const ConcretizeForwardArguments<T>& args);

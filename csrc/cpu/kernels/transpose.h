@@ -18,9 +18,13 @@ void transpose_block(const T* from, Index from_stride, T* to, Index to_stride) {
   typedef T Four __attribute__((vector_size(4 * sizeof(T))));
   typedef T Unaligned __attribute__((vector_size(4 * sizeof(T)), aligned(alignof(T))));
   using Order = decltype(Four{} < Four{});
-  const auto row = [&](Index i) { return Four(*reinterpret_cast<const Unaligned*>(from + i * from_stride)); };
+  const auto load = [&](Index i, Four& value) { value = *reinterpret_cast<const Unaligned*>(from + i * from_stride); };
   const auto store = [&](Index i, const Four& value) { *reinterpret_cast<Unaligned*>(to + i * to_stride) = value; };
-  const Four a = row(0), b = row(1), c = row(2), d = row(3);
+  Four a, b, c, d;
+  load(0, a);
+  load(1, b);
+  load(2, c);
+  load(3, d);
   const Four low_ab = LBP_SHUFFLE(a, b, 0, 4, 1, 5), high_ab = LBP_SHUFFLE(a, b, 2, 6, 3, 7);
   const Four low_cd = LBP_SHUFFLE(c, d, 0, 4, 1, 5), high_cd = LBP_SHUFFLE(c, d, 2, 6, 3, 7);
   store(0, LBP_SHUFFLE(low_ab, low_cd, 0, 1, 4, 5));
