@@ -57,7 +57,8 @@ SANITIZER_RUNTIME = $(if $(filter ON,$(SANITIZE)),$(foreach library,libasan.so l
 # The tests of the ops whose kernels are emulated; of their cases some, with LBP_EMULATED_ALL=1 all. eta in a tensor out of
 # range, and a row that stands nowhere, are errors where the host can read them; that a row gives the same bits alone and
 # with others is what CPU kernels promise.
-EMULATED_TESTS = $(addprefix tests/ops/test_,activation.py affine.py alignment.py relax.py concretize.py nan.py gradient_conventions.py windows.py \
+EMULATED_TESTS = $(addprefix tests/ops/test_,activation.py lines_in_floating_point.py affine.py alignment.py relax.py \
+	concretize.py nan.py gradient_conventions.py windows.py \
 	$(addprefix forward_windows.py::test_,bounds_over_a_box bounds_over_a_ball bounds_of_layers_larger_than_a_tile)) \
 	-k "not tensor_eta_outside and not stands_nowhere_is_refused and not many_rows_at_one_place"
 
