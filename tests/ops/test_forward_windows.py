@@ -137,6 +137,8 @@ def test_the_librarys_products_are_those_of_the_kernels(
         *torch.ops.lbp.accumulate_windows_gradient(gradient, rows, center, *places, True, True),
     )
     assert_close(results, kernels, TOLERANCE[torch.float64], "result")
+    many = torch.ops.lbp.accumulate_windows_many_rows(rows, center, *places)
+    assert_close(results[:1], (many,), TOLERANCE[torch.float64], "many rows")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
