@@ -44,7 +44,7 @@ Status concretize_rows(const ConcretizeArguments<T>& args, RowSum* workspace, Ro
                                            shared_bytes, stream, launch));
     if (!split) return kSuccess;
     const ConcretizeFinishLaunch<T> finish = {args, workspace, tiling.tiles, totals};
-    return LBP_LAUNCH_BLOCKS((concretize_finish_kernel<T, Kind>), quotient_up(row_count(args), kThreads), 0, stream,
+    return LBP_LAUNCH_BLOCKS((concretize_finish_kernel<T, Kind>), quotient_up(row_count(args), kWarps), 0, stream,
                              finish);
   });
 }

@@ -29,7 +29,7 @@ struct Plan {
 };
 
 template <typename T>
-TransposedProduct<T> transposed_product(const RelaxBackwardConv2dArguments<T>& args, const T* slopes) {
+TransposedProduct<T> transposed_product(const RelaxBackwardConv2dArguments<T>& args, const Pair<T>* slopes) {
   const ConvolutionLayer<T>& layer = args.layer;
   const Index pixels =
       quotient_up(layer.input.height, layer.stride.height) * quotient_up(layer.input.width, layer.stride.width);
@@ -57,8 +57,8 @@ bool are_few(const RelaxBackwardConv2dArguments<T>& args, const Plan<T>& plan) {
 }
 
 template <typename T>
-Status launch_constants(const RelaxBackwardConv2dArguments<T>& args, const Plan<T>& plan, T* slopes, double* parts,
-                        Stream stream) {
+Status launch_constants(const RelaxBackwardConv2dArguments<T>& args, const Plan<T>& plan, Pair<T>* slopes,
+                        double* parts, Stream stream) {
   const RelaxConstantsArguments<T> relax = {args, plan.neurons, plan.row_groups, plan.chunks, slopes, parts};
   LBP_RETURN_IF_FAILED(
       LBP_LAUNCH_BLOCKS((relax_constants_kernel<T>), args.batch * plan.row_groups * plan.chunks, 0, stream, relax));
@@ -85,7 +85,7 @@ Status relax_backward_conv2d(const RelaxBackwardConv2dArguments<T>& args, void* 
   }
   auto* bytes = static_cast<unsigned char*>(workspace);
   auto* parts = plan.chunks == 1 ? args.constants : reinterpret_cast<double*>(bytes);
-  T* slopes = plan.relaxed ? reinterpret_cast<T*>(bytes + quotient_up(plan.parts_bytes(), 16) * 16) : nullptr;
+  auto* slopes = plan.relaxed ? reinterpret_cast<Pair<T>*>(bytes + quotient_up(plan.parts_bytes(), 16) * 16) : nullptr;
   LBP_RETURN_IF_FAILED(launch_constants(args, plan, slopes, parts, stream));
   return launch_tiles(transposed_product<T>(args, slopes), args.arithmetic, bytes + plan.bytes(args.batch), stream);
 }

@@ -19,8 +19,9 @@ constexpr Index kLeastSplitDepth = 256;
 constexpr Index kAnyLength = 0x7fffffffffffffff;
 
 // Tiles. Tall ones reuse what they read most; flat ones serve products of few rows (a specification, a small batch),
-// whose cost is reading the other operand; square ones are for two sums on tensor cores, and for float64, where a tall
-// tile would take more registers than there are.
+// whose cost is reading the other operand; narrow ones products of few columns (the channels of an image, or of one of
+// many groups); square ones are for two sums on tensor cores, and for float64, where a tall tile would take more
+// registers than there are.
 template <typename T>
 struct Tiles;
 
@@ -29,6 +30,7 @@ struct Tiles<float> {
   using Tall = TileShape<128, 64, 16, 8, 4>;
   using Square = TileShape<64, 64, 16, 4, 4>;
   using Flat = TileShape<32, 128, 16, 4, 4>;
+  using Narrow = TileShape<128, 16, 8, 4, 4>;
 };
 
 template <>
@@ -61,6 +63,10 @@ auto with_sums(const Product& product, Arithmetic arithmetic, const Body& body) 
   }
   if constexpr (Product::kFewRows) {
     if (flat) return body(Kind<PlainSums<T, Flat, kPairing>>());
+  }
+  if constexpr (Product::kFewColumns && std::is_same_v<T, float>) {
+    using Narrow = Tiles<float>::Narrow;
+    if (product.columns <= Narrow::kColumns) return body(Kind<PlainSums<T, Narrow, kPairing>>());
   }
   return body(Kind<PlainSums<T, Tall, kPairing>>());
 }

@@ -73,6 +73,17 @@ LBP_HOST_DEVICE T floored(T gap) {
   return larger(gap, T(4) * Float<T>::smallest_normal);
 }
 
+// A number of a quotient that not every status uses. On a GPU the others divide 1 by 1: 0, infinity and whatever else
+// is out of range would send the whole warp through the slow path of the division.
+template <typename T>
+LBP_HOST_DEVICE T where_used([[maybe_unused]] bool used, T x) {
+#if defined(__CUDA_ARCH__) || defined(LBP_EMULATE)
+  return used ? x : T(1);
+#else
+  return x;
+#endif
+}
+
 // Everything that values and gradients of the lines share; members that a status does not use hold arbitrary numbers.
 template <typename T>
 struct Neuron {
@@ -94,11 +105,6 @@ LBP_HOST_DEVICE Neuron<T> neuron(T l, T u, T r, T eta) {
   x.eta = eta;
   x.complement = T(1) - eta;
   x.reached = smaller(x.u, r);
-  x.rise_gap = floored(x.reached - x.l);
-  x.rise_share = x.reached / x.rise_gap;
-  x.width = floored(x.u - x.l);
-  x.fall_share = (r - x.l) / x.width;
-  x.across_share = x.reached / x.width;
   const bool negative = x.l<T(0), beyond = x.u> r;
   // Not of eta alone: GCC vectorises no selection by a condition that all neurons share.
   x.exact_offset = beyond & ((eta == T(0)) | (eta == T(1)));
@@ -109,6 +115,12 @@ LBP_HOST_DEVICE Neuron<T> neuron(T l, T u, T r, T eta) {
   x.right_dead = beyond & (x.l >= r);
   x.unstable = negative & beyond;
   x.undefined = (l != l) | (u != u) | !ramp_defined(r, eta);
+  const bool crossing = x.left_unstable | x.unstable;
+  x.rise_gap = floored(where_used(crossing, x.reached - x.l));
+  x.rise_share = where_used(crossing, x.reached) / x.rise_gap;
+  x.width = floored(where_used(crossing | x.right_unstable, x.u - x.l));
+  x.fall_share = where_used(x.right_unstable, r - x.l) / x.width;
+  x.across_share = where_used(crossing, x.reached) / x.width;
   return x;
 }
 
@@ -127,8 +139,10 @@ LBP_HOST_DEVICE T falling_slope(const Neuron<T>& x) {
 // Largest admissible slope of a lower line through the origin: 1, or the slope to (u, act(u)) where u > r.
 template <typename T>
 LBP_HOST_DEVICE T steepest_lower_slope(const Neuron<T>& x) {
-  const T through_end = larger(round_down(x.eta + x.complement * (x.r / floored(x.u))), x.eta);
-  return x.u > x.r ? through_end : T(1);
+  const bool beyond = x.u > x.r;
+  const T share = where_used(beyond, x.r) / floored(where_used(beyond, x.u));
+  const T through_end = larger(round_down(x.eta + x.complement * share), x.eta);
+  return beyond ? through_end : T(1);
 }
 
 // Largest admissible slope of an upper line through (r, r).
@@ -292,7 +306,7 @@ LBP_HOST_DEVICE LineGradients<T> bounding_lines_gradient(T l, T u, T r, T eta, c
 
     // Derivatives of the shares. Rising: share = reached/(reached - l), reached = u or r. Across: reached/(u - l).
     // Falling: (r - l)/(u - l).
-    const T rise_in_end = (T(1) - x.rise_share) / x.rise_gap;
+    const T rise_in_end = detail::where_used(crossing, T(1) - x.rise_share) / x.rise_gap;
     const T rise_in_l = x.rise_share / x.rise_gap;
 
     // Lower line through the origin.
@@ -364,28 +378,30 @@ LBP_HOST_DEVICE LineGradients<T> bounding_lines_gradient(T l, T u, T r, T eta, c
 
     // Lower chord of a right unstable neuron, intercept complement * (1 - fall_share) * l.
     toward_falling += x.right_unstable ? gradient.lower_slope : zero;
-    const T intercept = x.right_unstable ? gradient.lower_intercept * x.complement / x.width : zero;
+    const T falling_intercept = detail::where_used(x.right_unstable, gradient.lower_intercept * x.complement) / x.width;
+    const T intercept = x.right_unstable ? falling_intercept : zero;
     gl += x.right_unstable ? intercept * (T(1) - x.fall_share) * x.u : zero;
     gu += x.right_unstable ? intercept * x.l * x.fall_share : zero;
     gr -= x.right_unstable ? intercept * x.l : zero;
 
-    const T end = detail::floored(x.u);
-    const T most = toward_most * x.complement / end;
-    gr += x.unstable ? most : zero;
-    gu -= x.unstable ? most * (r / end) : zero;
+    const T end = detail::floored(detail::where_used(x.unstable, x.u));
+    const bool steepest = x.unstable & (toward_most != zero);
+    const T most = detail::where_used(steepest, toward_most * x.complement) / end;
+    gr += steepest ? most : zero;
+    gu -= steepest ? most * (detail::where_used(x.unstable, r) / end) : zero;
 
     const T rising = toward_rising * x.complement;
     gl += crossing ? rising * rise_in_l : zero;
     gu += x.left_unstable ? rising * rise_in_end : zero;
     gr += x.unstable ? rising * rise_in_end : zero;
 
-    const T across = toward_across * x.complement / x.width;
+    const T across = detail::where_used(crossing, toward_across * x.complement) / x.width;
     gl += crossing ? across * x.across_share : zero;
     gu += x.left_unstable ? across * (T(1) - x.across_share) : zero;
     gu -= x.unstable ? across * x.across_share : zero;
     gr += x.unstable ? across : zero;
 
-    const T falling = toward_falling * x.complement / x.width;
+    const T falling = detail::where_used(x.right_unstable, toward_falling * x.complement) / x.width;
     gl -= x.right_unstable ? falling * (T(1) - x.fall_share) : zero;
     gu -= x.right_unstable ? falling * x.fall_share : zero;
     gr += x.right_unstable ? falling : zero;

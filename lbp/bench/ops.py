@@ -16,6 +16,7 @@ from lbp.bench.op_case import OpCase
 from lbp.bench.op_cases import op_cases
 from lbp.bench.record import Key, Row
 from lbp.bench.timing import Call, time_in_turn
+from lbp.precision import free_convolutions, full_precision
 
 RELATIVE_TOLERANCE = 1e-3
 """Largest difference of results that are compared, as a share of the largest number in them."""
@@ -110,15 +111,19 @@ def _as_tensors(result: Any) -> tuple[Tensor, ...]:
 
 
 def _gradient_call(call: Call, case: OpCase) -> Call:
-    """Returns a call that takes the gradient of all outputs, weighted by ones; the forward pass is done once, here."""
+    """Returns a call that takes the gradient of all outputs, weighted by ones; the forward pass is done once, here.
+
+    As in training, whatever the contender: float32 without TF32, and cuDNN may choose how to convolve.
+    """
     outputs = [part for part in _as_tensors(call()) if part.requires_grad]
     weights = [torch.ones_like(part) for part in outputs]
     inputs = [tensor for tensor in case.tensors if tensor.requires_grad]
 
     def run() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(
-            outputs, inputs, weights, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
+        with free_convolutions(), full_precision():
+            return torch.autograd.grad(
+                outputs, inputs, weights, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
 
     return run
 

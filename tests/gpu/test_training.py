@@ -111,7 +111,8 @@ def history_of(folder, *launcher):
     """What `lbp train` writes about a training of the digits on GPUs."""
     pytest.importorskip("sklearn")
     (folder / "net.toml").write_text(CONFIG)
-    environment = {**os.environ, "PYTHONPATH": str(Path(lbp.__file__).parents[1])}
+    paths = [str(Path(lbp.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-m", *launcher, "lbp", "train", str(folder / "net.toml"), "--device", "cuda"]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert finished.returncode == 0, finished.stderr

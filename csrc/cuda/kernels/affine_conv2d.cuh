@@ -12,8 +12,9 @@ template <typename T, bool kInterval>
 struct ConvolutionProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kLeftPair;
-  static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = true, kConstants = false, kFewRows = false;
-  // The entries of the kernel: where each reads, relative to the pixel's first one.
+  static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = true, kConstants = false, kFewRows = false,
+                        kFewColumns = true;
+  // The entries of the kernel: where each reads, relative to the pixel's first one, in memory and by rows and columns.
   struct Stage {
     Index offset[kMostDepth];
     int y[kMostDepth], x[kMostDepth];
@@ -23,8 +24,8 @@ struct ConvolutionProduct {
     const T* first;   // of an image, from the group's first channel; null outside
                       // the product
     const T* second;  // or where the radius is zero
-    int y,
-        x;  // the pixel's first entry, outside the image where that is padding
+    int y, x;         // the pixel's first entry, outside the image where that is padding
+    Index start;      // of that in memory
   };
   using RightState = const T*;
 
@@ -51,17 +52,19 @@ struct ConvolutionProduct {
   }
 
   LBP_DEVICE LeftState left(Index row) const {
-    if (row >= rows) return {nullptr, nullptr, 0, 0};
+    if (row >= rows) return {nullptr, nullptr, 0, 0, 0};
     const int pixels = layer.output.height * layer.output.width;
     const Index image = quotient(row, pixels);
-    const int pixel = int(row - image * pixels), y = pixel / layer.output.width, x = pixel % layer.output.width;
+    const int pixel = int(row - image * pixels);
+    const int y = pixel / layer.output.width * layer.stride.height - layer.padding.height;
+    const int x = pixel % layer.output.width * layer.stride.width - layer.padding.width;
     const bool matrix = image < images;
     const Index size = Index(layer.input.height) * layer.input.width;
     const Index at =
         ((matrix ? image : image - images) * layer.channels + group * (layer.channels / layer.groups)) * size;
     const T* radius = matrix ? second : second_bias;
-    return {(matrix ? first : first_bias) + at, radius == nullptr ? nullptr : radius + at,
-            y * layer.stride.height - layer.padding.height, x * layer.stride.width - layer.padding.width};
+    return {(matrix ? first : first_bias) + at, radius == nullptr ? nullptr : radius + at, y, x,
+            Index(y) * layer.input.width + x};
   }
   LBP_DEVICE RightState right(Index column) const {
     return column < columns ? layer.weight + (group * columns + column) * depth : nullptr;
@@ -76,15 +79,14 @@ struct ConvolutionProduct {
     const int x = entry % layer.kernel.width * layer.dilation.width;
     stage.y[thread] = y;
     stage.x[thread] = x;
-    stage.offset[thread] = channel * layer.input.height * layer.input.width;
+    stage.offset[thread] = (channel * layer.input.height + y) * layer.input.width + x;
   }
 
   LBP_DEVICE LeftLoad load_left(const LeftState& state, const Stage& stage, int k, Index depth_or_none) const {
-    const int y = state.y + stage.y[k], x = state.x + stage.x[k];
-    const bool inside = y >= 0 && y < layer.input.height && x >= 0 && x < layer.input.width;
+    const bool inside = is_inside(state.y + stage.y[k], state.x + stage.x[k], layer.input);
     if (depth_or_none < 0 || state.first == nullptr || !inside) return {T(0), T(0)};
-    const Index at = stage.offset[k] + Index(y) * layer.input.width + x;
-    return {state.first[at], state.second == nullptr ? T(0) : state.second[at]};
+    const Index at = stage.offset[k] + state.start;
+    return {read(state.first + at), state.second == nullptr ? T(0) : read(state.second + at)};
   }
 
   LBP_DEVICE Pair<T> left_values(const LeftLoad& load, const LeftState&, const Stage&, int, double&) const {

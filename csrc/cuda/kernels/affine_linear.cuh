@@ -13,7 +13,8 @@ template <typename T, bool kInterval>
 struct LinearProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kLeftPair;
-  static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = true, kConstants = false, kFewRows = true;
+  static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = true, kConstants = false, kFewRows = true,
+                        kFewColumns = false;
   struct Stage {};
   using LeftLoad = Pair<T>;
   struct LeftState {

@@ -74,6 +74,35 @@ struct ConcretizeLaunch {
   RowSum* sums;           // [K B S, tile groups]; null where the bounds are written at once
 };
 
+// The norm of a row with the entries of a thread as well. Coordinates beyond the end are no ties of a row of zeros.
+template <typename Kind, bool kScaled, typename T, typename Own>
+LBP_DEVICE NormSum with_pack(NormSum row, const Pack<T>& a, const Own& own, double q) {
+  if constexpr (Kind::kNorm == Norm::kInfinity) {
+    // Largest entry and ties in the type of the entries; NaN is larger than everything.
+    T largest = T(0);
+#pragma unroll
+    for (int i = 0; i < kOwn<T>; ++i) {
+      const T magnitude = absolute(a[i]);
+      largest = own.has(i) && !(magnitude <= largest) ? magnitude : largest;
+      largest = magnitude == magnitude ? largest : magnitude;
+    }
+    int ties = 0;
+#pragma unroll
+    for (int i = 0; i < kOwn<T>; ++i) ties += own.has(i) && absolute(a[i]) == largest ? 1 : 0;
+    return combined<Kind::kNorm, kScaled>(row, {double(ties), double(largest)}, q);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kOwn<T>; ++i) {
+      if constexpr (Kind::kNorm == Norm::kTwo && !kScaled) {
+        row.sum = plus_product<T>(row.sum, a[i], a[i]);  // beyond the end 0
+      } else {
+        if (own.has(i)) row = with_entry<Kind::kNorm, kScaled>(row, double(a[i]), q);
+      }
+    }
+    return row;
+  }
+}
+
 // The bound of a row from its sums.
 template <typename Kind, typename T>
 LBP_DEVICE double bound_of(const RowSum& sum, const Region<T>& region, Index image, bool lower) {
@@ -120,21 +149,31 @@ LBP_DEVICE double point_under(T a, T x_L, T x_U, bool lower, double eps, const R
 }
 
 template <typename T, typename Kind, bool kAligned>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_kernel(const ConcretizeLaunch<T> args) {
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, kAligned && sizeof(T) == 4 && Kind::kNorm != Norm::kGeneral ? 3 : 2)
+    concretize_kernel(const ConcretizeLaunch<T> args) {
   constexpr bool kScaled = Kind::template kScaled<T>;
-  constexpr int kSlots = kAligned && !kScaled ? 8 : 4;
+  constexpr int kSlots = 4;
   using Part = PartOfRow<Kind, kScaled>;
   LBP_DYNAMIC_SHARED(RowSum, warp_sums);  // [slots, kWarps]
   const ConcretizeArguments<T>& op = args.op;
   const CombineRows<Kind, kScaled> combine = {op.region.q};
   const Index image = args.tiling.image(), first_row = args.tiling.first_row();
-  const Index slots = slot_count(op.sides, args.tiling.last_row() - first_row);
-  const auto slot_of = [&](Index slot) { return Slot<T>(op.A, op.sides, op.batch, op.rows, image, first_row, slot); };
+  const int slots = int(slot_count(op.sides, args.tiling.last_row() - first_row));  // as shared memory has room for
+  const int share = even_share<kSlots>(slots);
+  const auto slot_of = [&](int slot) { return Slot<T>(op.A, op.sides, op.batch, op.rows, image, first_row, slot); };
   const Index first_tile = args.tiling.tile() * args.tiles_per_block;
   const Index tiles = (op.inputs + kTile<T> - 1) / kTile<T>;
   for (Index tile = first_tile; tile == first_tile || (tile < first_tile + args.tiles_per_block && tile < tiles);
        ++tile) {
     const Own<T, kAligned> own(tile, op.inputs);
+    Pack<T> A[kSlots];
+    const auto load = [&](int begin) {
+#pragma unroll
+      for (int k = 0; k < kSlots; ++k) {
+        if (k < share && begin + k < slots) A[k] = own.load(slot_of(begin + k).A);
+      }
+    };
+    load(0);
     const Pack<T> x_L = own.load(op.region.x_L + image * op.region.batch_stride);
     double low[kOwn<T>], high[kOwn<T>];  // the center, of a ball
     Pack<T> x_U = x_L;
@@ -144,40 +183,33 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_kernel(const ConcretizeLaun
       low[i] = Kind::kBox ? extreme_point(x_L[i], x_U[i], true) : x_L[i];
       high[i] = Kind::kBox ? extreme_point(x_L[i], x_U[i], false) : x_L[i];
     }
-    for (Index begin = 0; begin < slots; begin += kSlots) {
-      Pack<T> A[kSlots];
+    for (int begin = 0; begin < slots; begin += share) {
       Part parts[kSlots];
 #pragma unroll
       for (int k = 0; k < kSlots; ++k) {
-        if (begin + k < slots) A[k] = own.load(slot_of(begin + k).A);
-      }
-#pragma unroll
-      for (int k = 0; k < kSlots; ++k) {
         parts[k].row = empty_row<Kind, kScaled>();
-        if (begin + k < slots) {
+        if (k < share && begin + k < slots) {
           RowSum& row = parts[k].row;
           const bool lower = slot_of(begin + k).lower;
 #pragma unroll
           for (int i = 0; i < kOwn<T>; ++i) {
-            const double a = A[k][i];
-            row.dot += a * ((a >= 0) == lower ? low[i] : high[i]);
-            // Coordinates beyond the end are no ties of a row of zeros.
-            if constexpr (!Kind::kBox) {
-              if (own.has(i)) row.norm = with_entry<Kind::kNorm, kScaled>(row.norm, a, op.region.q);
-            }
+            const T a = A[k][i];
+            row.dot = plus_product<T>(row.dot, a, (a >= T(0)) == lower ? low[i] : high[i]);
           }
+          if constexpr (!Kind::kBox) row.norm = with_pack<Kind, kScaled>(row.norm, A[k], own, op.region.q);
         }
       }
+      load(begin + share);  // under way while the sums are combined
       const Part part = reduce_group(parts, combine);
       int k = 0;
-      if (holds_group_value<kSlots>(k) && begin + k < slots) {
+      if (holds_group_value<kSlots>(k) && k < share && begin + k < slots) {
         RowSum& total = warp_sums[(begin + k) * kWarps + warp()];
         total = tile == first_tile ? part.row : combine(total, part.row);
       }
     }
   }
   __syncthreads();
-  for (Index i = threadIdx.x; i < slots; i += kThreads) {
+  for (int i = threadIdx.x; i < slots; i += kThreads) {
     RowSum total = warp_sums[i * kWarps];
     for (int k = 1; k < kWarps; ++k) total = combine(total, warp_sums[i * kWarps + k]);
     const Slot<T> slot = slot_of(i);
@@ -189,8 +221,8 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_kernel(const ConcretizeLaun
   }
 }
 
-// From the sums of the tile groups to the bounds, or where `totals` is given to the sums of the rows: a thread for
-// every row.
+// From the sums of the tile groups to the bounds, or where `totals` is given to the sums of the rows: a warp for every
+// row.
 template <typename T>
 struct ConcretizeFinishLaunch {
   ConcretizeArguments<T> op;
@@ -204,18 +236,20 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_finish_kernel(const Concret
   constexpr bool kScaled = Kind::template kScaled<T>;
   const ConcretizeArguments<T>& op = args.op;
   const CombineRows<Kind, kScaled> combine = {op.region.q};
-  const Index row = Index(blockIdx.x) * kThreads + threadIdx.x, rows = op.batch * op.rows;
-  if (row >= rows * (op.sides == 3 ? 2 : 1)) return;
-  RowSum total = empty_row<Kind, kScaled>();
-  for (Index group = 0; group < args.groups; ++group) {
+  const Index row = Index(blockIdx.x) * kWarps + warp(), rows = op.batch * op.rows;
+  if (row >= rows * side_count(op.sides)) return;
+  PartOfRow<Kind, kScaled> total[1] = {{empty_row<Kind, kScaled>()}};
+  for (Index group = lane(); group < args.groups; group += kLanes) {
     const RowSum* const part = args.sums + row * args.groups + group;
-    total = combine(total, {read(&part->dot), {read(&part->norm.sum), read(&part->norm.largest)}});
+    total[0].row = combine(total[0].row, {read(&part->dot), {read(&part->norm.sum), read(&part->norm.largest)}});
   }
+  const RowSum sum = reduce_group(total, combine).row;
+  if (lane() != 0) return;
   if (args.totals != nullptr) {
-    args.totals[row] = total;
+    args.totals[row] = sum;
   } else {
     const Index side = quotient(row, rows), image = quotient(row - side * rows, op.rows);
-    op.bounds[row] = bound_of<Kind>(total, op.region, image, is_lower(op.sides, side));
+    op.bounds[row] = bound_of<Kind>(sum, op.region, image, is_lower(op.sides, side));
   }
 }
 

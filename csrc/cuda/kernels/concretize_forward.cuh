@@ -27,29 +27,44 @@ struct CombineNeurons {
   }
 };
 
-// Sums of the pieces of the inputs, as arrays [kPerNeuron, B, n] each.
+// Sums of the pieces of the inputs, as arrays [kPerNeuron, B, n] each, of which a kind of region uses the first.
 struct NeuronSums {
   static constexpr Index kPerNeuron = 6;
   double* data;
   Index count;  // B n
 
   // Over a box there are no norms: the magnitude takes the place of the first.
-  template <typename Kind>
+  template <typename Kind, bool kScaled>
   LBP_DEVICE void put(Index piece, Index neuron, const NeuronSum& sum) const {
     double* const at = data + kPerNeuron * piece * count + neuron;
     at[0] = sum.lower.dot;
     at[count] = sum.upper.dot;
-    at[2 * count] = Kind::kMagnitude ? sum.magnitude : sum.lower.norm.sum;
-    at[3 * count] = sum.upper.norm.sum;
-    at[4 * count] = sum.lower.norm.largest;
-    at[5 * count] = sum.upper.norm.largest;
+    if constexpr (Kind::kMagnitude) at[2 * count] = sum.magnitude;
+    if constexpr (!Kind::kBox) {
+      at[2 * count] = sum.lower.norm.sum;
+      at[3 * count] = sum.upper.norm.sum;
+    }
+    if constexpr (kScaled) {
+      at[4 * count] = sum.lower.norm.largest;
+      at[5 * count] = sum.upper.norm.largest;
+    }
   }
+  template <typename Kind, bool kScaled>
   LBP_DEVICE NeuronSum get(Index piece, Index neuron) const {
     const double* const at = data + kPerNeuron * piece * count + neuron;
-    const double third = read(at + 2 * count);
-    return {{read(at), {third, read(at + 4 * count)}},
-            {read(at + count), {read(at + 3 * count), read(at + 5 * count)}},
-            third};
+    NeuronSum sum = empty_neuron<Kind, kScaled>();
+    sum.lower.dot = read(at);
+    sum.upper.dot = read(at + count);
+    if constexpr (Kind::kMagnitude) sum.magnitude = read(at + 2 * count);
+    if constexpr (!Kind::kBox) {
+      sum.lower.norm.sum = read(at + 2 * count);
+      sum.upper.norm.sum = read(at + 3 * count);
+    }
+    if constexpr (kScaled) {
+      sum.lower.norm.largest = read(at + 4 * count);
+      sum.upper.norm.largest = read(at + 5 * count);
+    }
+    return sum;
   }
 };
 
@@ -124,7 +139,7 @@ LBP_DEVICE void store_sums(const ConcretizeForwardArguments<T>& op, const Neuron
   for (int i = 0; i < kOwn<T>; ++i) {
     if (!own.has(i)) continue;
     if (out.data != nullptr) {
-      out.put<Kind>(piece, image * op.neurons + own.at(i), sums[i]);
+      out.put<Kind, Kind::template kScaled<T>>(piece, image * op.neurons + own.at(i), sums[i]);
     } else {
       store_bounds<Kind>(op, image, own.at(i), sums[i]);
     }
@@ -186,10 +201,10 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2)
   if (at >= op.batch * op.neurons) return;
   NeuronSum total = empty_neuron<Kind, kScaled>();
   for (Index piece = 0; piece < args.pieces; ++piece) {
-    total = combine(total, args.sums.get(piece, at));
+    total = combine(total, args.sums.template get<Kind, kScaled>(piece, at));
   }
   if (args.totals.data != nullptr) {
-    args.totals.template put<Kind>(0, at, total);
+    args.totals.template put<Kind, kScaled>(0, at, total);
   } else {
     const Index image = quotient(at, op.neurons);
     store_bounds<Kind>(op, image, at - image * op.neurons, total);
@@ -208,9 +223,10 @@ template <typename Kind>
 struct NeuronNorms {
   RowNorm<Kind> lower, upper;
 
+  template <bool kScaled>
   LBP_DEVICE void load(const NeuronSums& sums, Index neuron, double q) {
     if constexpr (RowNorm<Kind>::kNeeded) {
-      const NeuronSum sum = sums.get(0, neuron);
+      const NeuronSum sum = sums.get<Kind, kScaled>(0, neuron);
       lower = RowNorm<Kind>(sum.lower, q);
       upper = RowNorm<Kind>(sum.upper, q);
     }
@@ -255,7 +271,9 @@ struct NeuronGradients {
         to_u(own.load(args.op.u_gradient + image * args.op.neurons)) {
 #pragma unroll
     for (int i = 0; i < kOwn<T>; ++i) {
-      if (own.has(i)) norms[i].load(args.sums, image * args.op.neurons + own.at(i), args.op.region.q);
+      if (own.has(i))
+        norms[i].template load<Kind::template kScaled<T>>(args.sums, image * args.op.neurons + own.at(i),
+                                                          args.op.region.q);
     }
   }
 

@@ -14,7 +14,8 @@ template <typename T>
 struct InsertProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kRightPair;
-  static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = true, kConstants = true, kFewRows = true;
+  static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = true, kConstants = true, kFewRows = true,
+                        kFewColumns = false;
   struct Stage {
     T center_bias[kMostDepth], radius_bias[kMostDepth];
   };

@@ -64,16 +64,16 @@ LBP_DEVICE T load_per_neuron(const PerNeuron<T>& values, Index neuron) {
   return read(values.data + quotient(neuron, values.inner) % values.count);
 }
 
-// A neuron whose bounds are there.
+// A neuron whose bounds and bending point are there.
 template <typename T>
-LBP_DEVICE Neuron<T> load_neuron(const Relaxation<T>& relaxation, Index image, Index neuron, T l, T u) {
+LBP_DEVICE Neuron<T> load_neuron(const Relaxation<T>& relaxation, Index image, Index neuron, T l, T u, T r) {
   const Index given_at = image * relaxation.given_batch_stride + neuron;
   const auto given = [given_at](const T* data) { return data == nullptr ? T(0) : read(data + given_at); };
   const LineMargins<T>& margins = relaxation.margins;
   const bool widened = margins.per_slope != nullptr;
   return {l,
           u,
-          load_per_neuron(relaxation.r, neuron),
+          r,
           load_eta(relaxation.eta, relaxation.eta_data),
           {given(relaxation.lower_slope), given(relaxation.lower_intercept), given(relaxation.upper_slope),
            given(relaxation.upper_intercept), relaxation.lower_slope != nullptr, relaxation.upper_slope != nullptr},
@@ -85,7 +85,8 @@ LBP_DEVICE Neuron<T> load_neuron(const Relaxation<T>& relaxation, Index image, I
 template <typename T>
 LBP_DEVICE Neuron<T> load_neuron(const Relaxation<T>& relaxation, Index image, Index neuron) {
   const Index at = image * relaxation.batch_stride + neuron;
-  return load_neuron(relaxation, image, neuron, read(relaxation.l + at), read(relaxation.u + at));
+  return load_neuron(relaxation, image, neuron, read(relaxation.l + at), read(relaxation.u + at),
+                     load_per_neuron(relaxation.r, neuron));
 }
 
 template <typename T>
@@ -112,21 +113,25 @@ LBP_DEVICE LineGradients<T> line_gradients_of(Strategy strategy, const Neuron<T>
 
 #undef LBP_SWITCH_STRATEGY
 
+// The planes of a LineTile.
+constexpr int kLowerSlopePlane = 0, kLowerInterceptPlane = 1, kUpperSlopePlane = 2, kUpperInterceptPlane = 3;
+
 // Numbers of every neuron of a block's tile, in shared memory. A thread reads and writes those of its own neurons by 16
 // bytes, and works on the neurons of a stride: neighbours of other threads, one formula after the other.
 template <typename T>
 struct LineTile {
-  T* data;  // planes [4 or 6, kTile], aligned to 16 bytes
+  T* data;  // planes [4 or 7, kTile], aligned to 16 bytes
 
   LBP_DEVICE T& at(int plane, int neuron) const { return data[plane * kTile<T> + neuron]; }
   LBP_DEVICE void put(int neuron, const BoundingLines<T>& lines) const {
-    at(0, neuron) = lines.lower_slope;
-    at(1, neuron) = lines.lower_intercept;
-    at(2, neuron) = lines.upper_slope;
-    at(3, neuron) = lines.upper_intercept;
+    at(kLowerSlopePlane, neuron) = lines.lower_slope;
+    at(kLowerInterceptPlane, neuron) = lines.lower_intercept;
+    at(kUpperSlopePlane, neuron) = lines.upper_slope;
+    at(kUpperInterceptPlane, neuron) = lines.upper_intercept;
   }
   LBP_DEVICE BoundingLines<T> get(int neuron) const {
-    return {at(0, neuron), at(1, neuron), at(2, neuron), at(3, neuron)};
+    return {at(kLowerSlopePlane, neuron), at(kLowerInterceptPlane, neuron), at(kUpperSlopePlane, neuron),
+            at(kUpperInterceptPlane, neuron)};
   }
 
   // One number for each of a thread's own neurons.
@@ -160,9 +165,9 @@ struct LineTile {
 
 template <typename T>
 constexpr int kLineTileSize = 4 * kTile<T>;
-// With the bounds of the neurons beside the gradients of their lines.
+// With the bounds and bending points of the neurons beside the gradients of their lines.
 template <typename T>
-constexpr int kGradientTileSize = 6 * kTile<T>;
+constexpr int kGradientTileSize = 7 * kTile<T>;
 
 // The lines of a thread's neurons.
 template <typename T>
@@ -170,28 +175,29 @@ struct OwnLines {
   BoundingLines<T> of[kOwn<T>];
 };
 
-// Puts l and u of a tile into two planes, by 16-byte reads; where rows are not aligned, each thread reads them when it
-// needs them.
+// Puts l, u and r of a tile into three planes, by 16-byte reads; where rows are not aligned, each thread reads them
+// when it needs them.
 template <bool kAligned, typename T>
-LBP_DEVICE void stage_bounds(const Relaxation<T>& relaxation, Index image, Index tile, Index neurons,
-                             const LineTile<T>& shared, int first_plane) {
+LBP_DEVICE void stage_neurons(const Relaxation<T>& relaxation, Index image, Index tile, Index neurons,
+                              const LineTile<T>& shared, int first_plane) {
   if constexpr (kAligned) {
     const Own<T, true> own(tile, neurons);
     const Index row = image * relaxation.batch_stride;
     const Pack<T> l = own.load(relaxation.l + row), u = own.load(relaxation.u + row);
     shared.template put_own_numbers<true>(first_plane, l);
     shared.template put_own_numbers<true>(first_plane + 1, u);
+    shared.template put_own_numbers<true>(first_plane + 2, load_per_neuron(relaxation.r, own));
   }
 }
 
-// A neuron by its position in the tile, after stage_bounds.
+// A neuron by its position in the tile, after stage_neurons.
 template <bool kAligned, typename T>
 LBP_DEVICE Neuron<T> staged_neuron(const Relaxation<T>& relaxation, Index image, Index tile, int position,
                                    const LineTile<T>& shared, int first_plane) {
   const Index neuron = tile * kTile<T> + position;
   if constexpr (kAligned) {
     return load_neuron(relaxation, image, neuron, shared.at(first_plane, position),
-                       shared.at(first_plane + 1, position));
+                       shared.at(first_plane + 1, position), shared.at(first_plane + 2, position));
   } else {
     return load_neuron(relaxation, image, neuron);
   }
@@ -203,20 +209,16 @@ template <bool kAligned, typename T>
 LBP_DEVICE OwnLines<T> load_lines(const Relaxation<T>& relaxation, Index image, Index tile, Index neurons,
                                   const LineTile<T>& shared) {
   __syncthreads();  // whoever still reads the tile before
-  stage_bounds<kAligned>(relaxation, image, tile, neurons, shared, 0);
+  stage_neurons<kAligned>(relaxation, image, tile, neurons, shared, 0);
   if (kAligned) __syncthreads();
   const auto inside = [&](int i) { return tile * kTile<T> + shared.position(i) < neurons; };
   const auto load = [&](int i) {
     return staged_neuron<kAligned>(relaxation, image, tile, shared.position(i), shared, 0);
   };
-  Neuron<T> next = {};
-  if (inside(0)) next = load(0);
 #pragma unroll 1
   for (int i = 0; i < kOwn<T>; ++i) {
-    const Neuron<T> x = next;
-    if (i + 1 < kOwn<T> && inside(i + 1)) next = load(i + 1);
     // In the place of the bounds, which no other thread reads.
-    shared.put(shared.position(i), inside(i) ? lines_of(relaxation.strategy, x) : BoundingLines<T>{});
+    shared.put(shared.position(i), inside(i) ? lines_of(relaxation.strategy, load(i)) : BoundingLines<T>{});
   }
   __syncthreads();
   Pack<T> planes[4];
@@ -274,7 +276,7 @@ LBP_DEVICE void store_line_gradients(const Relaxation<T>& relaxation, Index imag
     planes[3][i] = to_lines.of[i].upper_intercept;
   }
   __syncthreads();
-  stage_bounds<kAligned>(relaxation, image, tile, neurons, shared, kBounds);
+  stage_neurons<kAligned>(relaxation, image, tile, neurons, shared, kBounds);
 #pragma unroll
   for (int plane = 0; plane < 4; ++plane) shared.template put_own_numbers<kAligned>(plane, planes[plane]);
   __syncthreads();

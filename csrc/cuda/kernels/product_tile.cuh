@@ -18,7 +18,7 @@ enum class Pairing {
 };
 
 template <typename T>
-struct Pair {
+struct alignas(2 * sizeof(T)) Pair {
   T first, second;
 };
 
@@ -28,6 +28,12 @@ LBP_DEVICE Pair<T> center_and_radius(T l, T u, const Widening<T>& by) {
   const T center = interval_center(l, u), radius = interval_radius(l, u);
   const bool as_it_is = (by.relative == T(0)) | ((l == T(0)) & (u == T(0)));
   return {center, as_it_is ? radius : widened(center, radius, by)};
+}
+
+// Whether a pixel lies in an image; negative numbers are large ones without their sign.
+template <typename Size>
+LBP_DEVICE bool is_inside(int y, int x, const Size& image) {
+  return unsigned(y) < unsigned(image.height) && unsigned(x) < unsigned(image.width);
 }
 
 constexpr int kMostDepth = 16;  // of a tile, for which a product keeps what belongs to each step of the depth
@@ -89,6 +95,8 @@ struct PlainSums {
   using Tile = Shape;
   static constexpr bool kTwo = kPairing != Pairing::kSingle;
   static constexpr bool kChecksOperands = false;
+  // At a time on a multiprocessor: what one of them waits for is hidden behind the products of another.
+  static constexpr int kBlocks = sizeof(T) == 4 ? 512 / Shape::kThreads : 1;
   static constexpr int kRows = Shape::kThreadRows, kColumns = Shape::kThreadColumns;
   static constexpr int kAcross = Shape::kColumns / kColumns;  // threads side by side
 
@@ -155,6 +163,7 @@ struct SplitSums {
   using Tile = Shape;
   static constexpr bool kTwo = kPairing != Pairing::kSingle;
   static constexpr bool kChecksOperands = true;
+  static constexpr int kBlocks = 1;
   static constexpr int kWarpRows = 32,
                        kWarpColumns = Shape::kRows * Shape::kColumns / Shape::kThreads;  // of one warp
   static constexpr int kAcross = Shape::kColumns / kWarpColumns;

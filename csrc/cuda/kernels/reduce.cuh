@@ -3,6 +3,10 @@
 
 #include "cuda/kernels/tile.cuh"
 
+#if !defined(__CUDACC_RTC__)
+#include <cmath>
+#endif
+
 namespace lbp::cuda {
 
 LBP_DEVICE int lane() { return int(threadIdx.x) % kLanes; }
@@ -17,6 +21,25 @@ struct Sum {
     return a + b;
   }
 };
+
+// sum + a b in float64 of numbers that have the type T. That of float32 numbers is exact, so that to round it or not is
+// the same.
+template <typename T>
+LBP_DEVICE double plus_product(double sum, double a, double b) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return ::fma(a, b, sum);
+  } else {
+    return sum + a * b;
+  }
+}
+
+// How many of `count` a loop takes at a time, at most kMost, so that its rounds are of about the same size: nine rows
+// as three and three rather than eight and one, whose read nothing would hide.
+template <int kMost>
+LBP_DEVICE int even_share(int count) {
+  const int rounds = (count + kMost - 1) / kMost;
+  return rounds > 0 ? (count + rounds - 1) / rounds : 1;
+}
 
 // Combines each of kCount values over the warp. Lane i returns value number i / (32 / kCount).
 //

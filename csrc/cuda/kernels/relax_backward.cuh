@@ -10,7 +10,7 @@
 namespace lbp::cuda {
 
 // Packs of A that are read before the first of them is used.
-constexpr int kRelaxSlots = 8;
+constexpr int kRelaxSlots = 4;
 
 template <typename T>
 struct RelaxBackwardLaunch {
@@ -21,67 +21,72 @@ struct RelaxBackwardLaunch {
 };
 
 template <typename T, bool kAligned>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_backward_kernel(const RelaxBackwardLaunch<T> args) {
-  // Half of them where registers would not do: float64 constants beside float64 lines, or an address for every number.
-  constexpr int kSlots = kAligned && sizeof(T) == 4 ? kRelaxSlots : kRelaxSlots / 2;
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, kAligned && sizeof(T) == 4 ? 3 : 2)
+    relax_backward_kernel(const RelaxBackwardLaunch<T> args) {
   LBP_DYNAMIC_SHARED(double, warp_sums);  // [slots, kWarps]
   LBP_SHARED(T, line_data, kLineTileSize<T>);
   const RelaxBackwardArguments<T>& op = args.op;
   const Index image = args.tiling.image(), first_row = args.tiling.first_row();
-  const Index slots = slot_count(op.sides, args.tiling.last_row() - first_row);
-  const auto slot_of = [&](Index slot) { return Slot<T>(op.A, op.sides, op.batch, op.rows, image, first_row, slot); };
+  const int slots = int(slot_count(op.sides, args.tiling.last_row() - first_row));  // as shared memory has room for
+  const int share = even_share<kRelaxSlots>(slots);
+  const auto slot_of = [&](int slot) { return Slot<T>(op.A, op.sides, op.batch, op.rows, image, first_row, slot); };
   const Index first_tile = args.tiling.tile() * args.tiles_per_block;
   for (Index tile = first_tile;
        tile == first_tile || (tile < first_tile + args.tiles_per_block && tile * kTile<T> < op.neurons); ++tile) {
     const Own<T, kAligned> own(tile, op.neurons);
-    const OwnLines<T> lines = load_lines<kAligned, T>(op.relaxation, image, tile, op.neurons, {line_data});
-    double lower_intercept[kOwn<T>], upper_intercept[kOwn<T>], bias[kOwn<T>];
+    Pack<T> A[kRelaxSlots];
+    const auto load = [&](int begin) {
 #pragma unroll
-    for (int i = 0; i < kOwn<T>; ++i) {
-      lower_intercept[i] = lines.of[i].lower_intercept;
-      upper_intercept[i] = lines.of[i].upper_intercept;
-      bias[i] = 0;
-    }
-    if (op.bias.data != nullptr) {
-      const Pack<T> loaded = load_per_neuron(op.bias, own);
-#pragma unroll
-      for (int i = 0; i < kOwn<T>; ++i) bias[i] = loaded[i];
-    }
-    for (Index begin = 0; begin < slots; begin += kSlots) {
-      Pack<T> A[kSlots];
-      double sums[kSlots];
-#pragma unroll
-      for (int k = 0; k < kSlots; ++k) {
-        if (begin + k < slots) A[k] = own.load(slot_of(begin + k).A);
+      for (int k = 0; k < kRelaxSlots; ++k) {
+        if (k < share && begin + k < slots) A[k] = own.load(slot_of(begin + k).A);
       }
+    };
+    load(0);  // under way while the lines are computed
+    const LineTile<T> shared_lines = {line_data};
+    const OwnLines<T> lines = load_lines<kAligned, T>(op.relaxation, image, tile, op.neurons, shared_lines);
+    for (int begin = 0; begin < slots; begin += share) {
+      double sums[kRelaxSlots];
+      // From shared memory in every round: registers are scarce.
+      const Pack<T> lower_intercept = shared_lines.template own_numbers<kAligned>(kLowerInterceptPlane);
+      const Pack<T> upper_intercept = shared_lines.template own_numbers<kAligned>(kUpperInterceptPlane);
 #pragma unroll
-      for (int k = 0; k < kSlots; ++k) {
+      for (int k = 0; k < kRelaxSlots; ++k) {
         sums[k] = 0;
-        if (begin + k < slots) {
+        if (k < share && begin + k < slots) {
           const Slot<T> slot = slot_of(begin + k);
 #pragma unroll
           for (int i = 0; i < kOwn<T>; ++i) {
             // Positive coefficients take the line of the own side; 0 counts as positive.
             const T a = A[k][i];
             const bool takes_lower = (a >= T(0)) == slot.lower;
-            const T relaxed = a * (takes_lower ? lines.of[i].lower_slope : lines.of[i].upper_slope);
-            sums[k] += double(a) * (takes_lower ? lower_intercept[i] : upper_intercept[i]);
-            if (op.bias.data != nullptr) sums[k] += double(relaxed) * bias[i];
-            A[k][i] = relaxed;
+            const BoundingLines<T>& line = lines.of[i];
+            sums[k] = plus_product<T>(sums[k], a, takes_lower ? lower_intercept[i] : upper_intercept[i]);
+            A[k][i] = a * (takes_lower ? line.lower_slope : line.upper_slope);
           }
           own.store(op.relaxed + slot.out_row * op.neurons, A[k]);
         }
       }
+      if (op.bias.data != nullptr) {
+        const Pack<T> bias = load_per_neuron(op.bias, own);  // in every round anew: registers are scarce
+#pragma unroll
+        for (int k = 0; k < kRelaxSlots; ++k) {
+          if (k < share && begin + k < slots) {
+#pragma unroll
+            for (int i = 0; i < kOwn<T>; ++i) sums[k] = plus_product<T>(sums[k], A[k][i], bias[i]);
+          }
+        }
+      }
+      load(begin + share);  // under way while the sums are added up
       const double sum = reduce_group(sums, Sum());
       int k = 0;
-      if (holds_group_value<kSlots>(k) && begin + k < slots) {
+      if (holds_group_value<kRelaxSlots>(k) && k < share && begin + k < slots) {
         double& total = warp_sums[(begin + k) * kWarps + warp()];
         total = tile == first_tile ? sum : total + sum;
       }
     }
   }
   __syncthreads();
-  for (Index i = threadIdx.x; i < slots; i += kThreads) {
+  for (int i = threadIdx.x; i < slots; i += kThreads) {
     double total = 0;
     for (int k = 0; k < kWarps; ++k) total += warp_sums[i * kWarps + k];
     args.constants[slot_of(i).out_row * args.tiling.tiles + args.tiling.tile()] = total;
@@ -128,7 +133,7 @@ LBP_DEVICE T relax_gradient(T a, T gradient, T to_constant, bool lower, const Bo
 
 template <typename T, bool kAligned>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_backward_gradient_kernel(const RelaxBackwardGradientLaunch<T> args) {
-  constexpr int kSlots = kRelaxSlots / 4;
+  constexpr int kSlots = 2;
   LBP_SHARED(T, line_data, kGradientTileSize<T>);
   const RelaxBackwardGradientArguments<T>& op = args.op;
   const Index tile = args.tiling.tile();

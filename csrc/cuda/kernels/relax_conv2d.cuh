@@ -22,8 +22,8 @@ template <typename T>
 struct RelaxConstantsArguments {
   RelaxBackwardConv2dArguments<T> args;
   Index neurons, row_groups, chunks;
-  T* slopes;      // [2, B, n]: lower, upper; null without an activation
-  double* parts;  // [chunks, K, B, S]; the constants themselves where there is one chunk
+  Pair<T>* slopes;  // [B, n]: lower, upper; null without an activation
+  double* parts;    // [chunks, K, B, S]; the constants themselves where there is one chunk
 };
 
 template <typename T>
@@ -53,8 +53,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) relax_constants_kernel(const RelaxCons
     if (in.slopes != nullptr) {
       lines = neuron_lines(args.relaxation, image, neuron);
       if (row_group == 0) {
-        in.slopes[image * in.neurons + neuron] = lines.lower_slope;
-        in.slopes[(args.batch + image) * in.neurons + neuron] = lines.upper_slope;
+        in.slopes[image * in.neurons + neuron] = {lines.lower_slope, lines.upper_slope};
       }
     }
 #pragma unroll
@@ -84,20 +83,23 @@ template <typename T>
 struct TransposedProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kSingle;
-  static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = false, kConstants = false, kFewRows = false;
+  static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = false, kConstants = false, kFewRows = false,
+                        kFewColumns = true;
   struct Stage {
-    Index offset[kMostDepth];  // of the neuron that an entry reads, from the row's first channel of the group
+    Index
+        offset[kMostDepth];  // in memory from the output that an entry of shift 0 meets to the one that this one reads
     Index weight[kMostDepth];
     int y[kMostDepth], x[kMostDepth];  // shifts
   };
   struct LeftLoad {
-    T a, lower_slope, upper_slope;
+    T a;
+    Pair<T> slopes;
   };
   struct LeftState {
-    const T* row;          // null outside the product
-    const T* lower_slope;  // of the same neurons; null without an activation
-    const T* upper_slope;
-    int y, x;  // of the output that an entry of shift 0 meets
+    const T* row;           // null outside the product
+    const Pair<T>* slopes;  // of the same neurons; null without an activation
+    int y, x;               // of the output that an entry of shift 0 meets
+    Index start;            // of that in the row's first channel of the group
     bool lower;
   };
   using RightState = const T*;
@@ -105,7 +107,7 @@ struct TransposedProduct {
   // Of one class.
   struct View {
     RelaxBackwardConv2dArguments<T> args;
-    const T* slopes;
+    const Pair<T>* slopes;
     int group;
     Residue vertical, horizontal;
     ResiduePixels down, across;
@@ -117,7 +119,7 @@ struct TransposedProduct {
     LBP_DEVICE int group_channels() const { return args.layer.out_channels / args.layer.groups; }
 
     LBP_DEVICE LeftState left(Index row) const {
-      if (row >= rows) return {nullptr, nullptr, nullptr, 0, 0, false};
+      if (row >= rows) return {nullptr, nullptr, 0, 0, 0, false};
       const int pixels = down.count * across.count;
       const Index row_of_A = quotient(row, pixels);
       const int pixel = int(row - row_of_A * pixels);
@@ -126,12 +128,12 @@ struct TransposedProduct {
       const Index channel = Index(group) * group_channels() * args.layer.output.height * args.layer.output.width;
       const T* data = args.A.data + side * args.A.side_stride + image * args.A.batch_stride +
                       (row_of_A - image_row * args.rows) * args.A.row_stride + channel;
-      const T* slope = slopes == nullptr ? nullptr : slopes + image * neurons() + channel;
+      const int y = down.output + pixel / across.count, x = across.output + pixel % across.count;
       return {data,
-              slope,
-              slope == nullptr ? nullptr : slope + args.batch * neurons(),
-              down.output + pixel / across.count,
-              across.output + pixel % across.count,
+              slopes == nullptr ? nullptr : slopes + image * neurons() + channel,
+              y,
+              x,
+              Index(y) * args.layer.output.width + x,
               is_lower(args.sides, side)};
     }
     LBP_DEVICE RightState right(Index column) const {
@@ -147,30 +149,29 @@ struct TransposedProduct {
       const int entry = int(k - channel * entries), wide = larger(horizontal.entries, 1);
       const int ky = vertical.first + entry / wide * vertical.step;
       const int kx = horizontal.first + entry % wide * horizontal.step;
-      stage.offset[thread] = channel * layer.output.height * layer.output.width;
+      const int y = vertical.shift(ky), x = horizontal.shift(kx);
+      stage.offset[thread] = (channel * layer.output.height - y) * layer.output.width - x;
       stage.weight[thread] =
           ((group * group_channels() + channel) * columns * layer.kernel.height + ky) * layer.kernel.width + kx;
-      stage.y[thread] = vertical.shift(ky);
-      stage.x[thread] = horizontal.shift(kx);
+      stage.y[thread] = y;
+      stage.x[thread] = x;
     }
 
     LBP_DEVICE LeftLoad load_left(const LeftState& state, const Stage& stage, int k, Index depth_or_none) const {
-      const LeftLoad nothing = {T(0), T(1), T(1)};
-      if (depth_or_none < 0 || state.row == nullptr) return nothing;
-      const ConvolutionLayer<T>& layer = args.layer;
-      const int y = state.y - stage.y[k], x = state.x - stage.x[k];
-      if (y < 0 || y >= layer.output.height || x < 0 || x >= layer.output.width) return nothing;
-      const Index at = stage.offset[k] + Index(y) * layer.output.width + x;
-      if (state.lower_slope == nullptr) return {state.row[at], T(1), T(1)};
-      return {state.row[at], state.lower_slope[at], state.upper_slope[at]};
+      const LeftLoad nothing = {T(0), {T(1), T(1)}};
+      const bool inside = is_inside(state.y - stage.y[k], state.x - stage.x[k], args.layer.output);
+      if (depth_or_none < 0 || state.row == nullptr || !inside) return nothing;
+      const Index at = stage.offset[k] + state.start;
+      if (state.slopes == nullptr) return {read(state.row + at), {T(1), T(1)}};
+      return {read(state.row + at), state.slopes[at]};
     }
 
     LBP_DEVICE Pair<T> left_values(const LeftLoad& load, const LeftState& state, const Stage&, int, double&) const {
-      return {load.a * ((load.a >= T(0)) == state.lower ? load.lower_slope : load.upper_slope), T(0)};
+      return {load.a * ((load.a >= T(0)) == state.lower ? load.slopes.first : load.slopes.second), T(0)};
     }
 
     LBP_DEVICE Pair<T> load_right(RightState column, const Stage& stage, int k, Index depth_or_none) const {
-      return {column == nullptr || depth_or_none < 0 ? T(0) : column[stage.weight[k]], T(0)};
+      return {column == nullptr || depth_or_none < 0 ? T(0) : read(column + stage.weight[k]), T(0)};
     }
 
     struct OutputRow {
@@ -194,7 +195,7 @@ struct TransposedProduct {
 
   Index batches, rows, columns, depth;  // rows and depth of the largest class
   RelaxBackwardConv2dArguments<T> args;
-  const T* slopes;
+  const Pair<T>* slopes;
 
   LBP_DEVICE View view(Index batch) const {
     const ConvolutionLayer<T>& layer = args.layer;

@@ -36,7 +36,8 @@ template <typename T>
 struct WindowsProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kSingle;
-  static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = false, kConstants = false, kFewRows = false;
+  static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = false, kConstants = false, kFewRows = false,
+                        kFewColumns = true;
   struct Stage {
     Index weight[kMostDepth];          // where the depth's row of packed weights begins
     int y[kMostDepth], x[kMostDepth];  // shifts

@@ -17,7 +17,8 @@ template <typename T>
 struct RelaxLinearProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kSingle;
-  static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = false, kConstants = true, kFewRows = true;
+  static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = false, kConstants = true, kFewRows = true,
+                        kFewColumns = false;
   struct Stage {
     BoundingLines<T> lines[kMostImages][kMostDepth];
     T bias[kMostDepth];

@@ -4,7 +4,7 @@
 //   Scalar, kPairing                    float or double; which sums (Pairing)
 //   kLeftAlongDepth, kRightAlongDepth   whether consecutive depths of an operand lie side by side in memory
 //   kConstants                          whether rows have a constant, a float64 sum over the depth
-//   kFewRows                            whether there may be so few rows that flat tiles pay
+//   kFewRows, kFewColumns               whether there may be so few of them that flat, or narrow tiles pay
 //   Stage                               what a block computes once for a tile's depths, in shared memory
 //   batches                             independent products of up to `rows` x `columns`, `depth` deep
 //   View view(Index batch) const        one of them:
@@ -47,7 +47,8 @@ struct TileArguments {
 };
 
 template <typename Product, typename Sums>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, 1) tile_product_kernel(const TileArguments<Product> args) {
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, Sums::kBlocks)
+    tile_product_kernel(const TileArguments<Product> args) {
   using T = typename Product::Scalar;
   using Shape = typename Sums::Tile;
   using LeftLoading = TileLoading<Shape::kRows, Shape::kDepth, Shape::kThreads, Product::kLeftAlongDepth>;
@@ -57,8 +58,9 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, 1) tile_product_kernel(c
   constexpr int kRightPlanes = Product::kPairing == Pairing::kRightPair ? 2 : 1;
   LBP_SHARED(T, left, kLeftPlanes * kLeftPlane);
   LBP_SHARED(T, right, kRightPlanes * kRightPlane);
-  // Two of each: one tile's is written while the last one's is still read.
-  LBP_SHARED(typename Product::Stage, stages, 2);
+  // More than one of each: a tile's is written while that of the last one is still read, and what a tile's loads need
+  // while the tile before it is loaded.
+  LBP_SHARED(typename Product::Stage, stages, 3);
   LBP_SHARED(int, irregular, 2);
 
   const int thread = int(threadIdx.x);
@@ -91,11 +93,11 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, 1) tile_product_kernel(c
   Sums sums;
 
   const auto prepare = [&](int tile) {
-    view.prepare(stages[tile % 2], begin + Index(tile) * Shape::kDepth, Shape::kDepth, row_begin, thread,
+    view.prepare(stages[tile % 3], begin + Index(tile) * Shape::kDepth, Shape::kDepth, row_begin, thread,
                  Shape::kThreads);
   };
   const auto load = [&](int tile) {
-    const typename Product::Stage& stage = stages[tile % 2];
+    const typename Product::Stage& stage = stages[tile % 3];
     const Index depth = begin + Index(tile) * Shape::kDepth;
 #pragma unroll
     for (int i = 0; i < LeftLoading::kPasses; ++i) {
@@ -112,6 +114,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, 1) tile_product_kernel(c
   if (tiles > 0) {
     if (thread < 2) irregular[thread] = 0;
     prepare(0);
+    if (tiles > 1) prepare(1);
     __syncthreads();
     load(0);
   }
@@ -121,7 +124,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, 1) tile_product_kernel(c
     for (int i = 0; i < LeftLoading::kPasses; ++i) {
       const int k = LeftLoading::depth(thread, i), state = LeftLoading::state(i);
       double constant = 0;
-      const Pair<T> values = view.left_values(left_loads[i], rows[state], stages[tile % 2], k, constant);
+      const Pair<T> values = view.left_values(left_loads[i], rows[state], stages[tile % 3], k, constant);
       if (constants_wanted) constants[state] += constant;
       T* target = left + k * Shape::kRowPitch + LeftLoading::position(thread, i);
       target[0] = values.first;
@@ -142,10 +145,9 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, 1) tile_product_kernel(c
       }
     }
     if (Sums::kChecksOperands && !regular) atomicMax(&irregular[tile % 2], 1);
-    const bool last = tile + 1 == tiles;
-    if (!last) prepare(tile + 1);
     __syncthreads();
-    if (!last) load(tile + 1);  // arrives while this tile is multiplied
+    if (tile + 1 < tiles) load(tile + 1);  // arrives while this tile is multiplied
+    if (tile + 2 < tiles) prepare(tile + 2);
     sums.add_tile(left, right, thread, irregular[tile % 2] == 0);
     __syncthreads();
     if (thread == 0) irregular[tile % 2] = 0;
