@@ -216,8 +216,12 @@ def _run(runners: Sequence[_Runner], history: dict[tuple[str, ...], _Earlier], o
     for runner in runners:
         earlier = history.get(runner.history_key)
         note = None if earlier is None else earlier.forbids(runner.case.size, options.limits)
-        if note is not None:
+        if note is None:
+            runner.worker.start()
+        else:
             rows[runner.key] = runner.row(note=note)
+    for runner in runners:
+        if runner.key in rows:
             continue
         try:
             results[runner.key], peak = runner.worker.first(runner.work())

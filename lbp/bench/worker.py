@@ -97,8 +97,7 @@ class Worker:
         Raises:
             RunFailedError: the run did not end well.
         """
-        if self._process is None:
-            self._start()
+        self.start()
         self._ask(work)
         values, shape, peak = self._ask("first")
         return torch.tensor(values).reshape(shape), peak
@@ -127,7 +126,10 @@ class Worker:
         """
         return float(self._ask("time products"))
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Starts the process, if there is none, and does not wait for it: several can start at the same time."""
+        if self._process is not None:
+            return
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, *self._arguments))
