@@ -5,9 +5,10 @@
     benchmarks/gpu_record.sh --rest      those that the record of this commit and device lacks, or that have not passed;
                                          the benchmark measures what its own record lacks, and begins anew otherwise
 
-A stage that fails, or runs past its limit, is recorded as such, and the next one runs. What earlier stages left of
-their time, and the whole of TIME_S where few are named, is added to the limit. After TIME_S seconds in all a stage is
-interrupted, or not begun: --rest goes on. Logs: build/gpu_record.
+Tests and sanitizers run side by side, measurements alone. A stage that fails, or runs past its limit, is recorded as
+such, and the next one runs. What earlier stages left of their time, and the whole of TIME_S where few are named, is
+added to the limit. After TIME_S seconds in all a stage is interrupted, or not begun: --rest goes on. Logs:
+build/gpu_record.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -51,6 +53,18 @@ JUST_IN_TIME = ("-q", "-rf", "tests/gpu/test_every_op.py", "-k", FEW_KERNELS)
 MEASURED = ("ramp", "bounding_lines", "relax_backward", "relax_forward", "concretize", "interval_")
 
 
+# One phase after the other; the chains of a phase run side by side, the stages of a chain in turn.
+PHASES: Sequence[Sequence[Sequence[str]]] = (
+    (("build",),),
+    (("test",), ("test-cases",), ("memcheck",), ("racecheck",), ("synccheck",), ("jit-build", "jit-test")),
+    (("benchmark",),),
+    (("methods",),),
+    (("training",),),
+)
+# Whatever plugins the Python has: they warn, which tests take for errors.
+WITHOUT_PLUGINS = MappingProxyType({"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "2"})
+
+
 class Stage(NamedTuple):
     """A step of the record: a command, the seconds it may take, and the environment that it adds."""
 
@@ -67,6 +81,13 @@ def python(*arguments: str) -> list[str]:
     return [sys.executable, *arguments]
 
 
+def side_by_side() -> list[str]:
+    """Return the options by which pytest uses a few processors, where it can: each process has a CUDA context."""
+    if importlib.util.find_spec("xdist") is None:
+        return []
+    return ["-p", "xdist", "-n", str(max(1, min(6, (os.cpu_count() or 2) // 2)))]
+
+
 def sanitizer(tool: str) -> tuple[list[str], dict[str, str], Path, Callable[[], str | None]]:
     """Return the rest of the stage in which a tool of compute-sanitizer watches the kernels."""
 
@@ -75,7 +96,7 @@ def sanitizer(tool: str) -> tuple[list[str], dict[str, str], Path, Callable[[], 
 
     command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--target-processes", "application-only"]
     # Without torch's cache an access beyond a tensor is one beyond an allocation.
-    environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if tool == "memcheck" else {}
+    environment = dict(WITHOUT_PLUGINS) | ({"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if tool == "memcheck" else {})
     return [*command, *python("-m", "pytest", *WATCHED)], environment, ROOT, missing
 
 
@@ -93,7 +114,7 @@ def copy_for_jit() -> str | None:
 
 
 def stages(device: str, capability: str, *, continued: bool) -> list[Stage]:
-    """Return all stages in their order, the most telling first; their limits add up to less than ten minutes.
+    """Return all stages in their order; see PHASES.
 
     Args:
         device: begins the names of the records.
@@ -102,27 +123,48 @@ def stages(device: str, capability: str, *, continued: bool) -> list[Stage]:
     """
     ahead = {"LBP_CUDA": "ON", "LBP_CUDA_ARCHITECTURES": capability.replace(".", "")}
     just_in_time = {"LBP_CUDA": "JIT", "LBP_CACHE_DIR": str(JIT / "cache")}
-    benchmark = ["bench", "ops", "--device", "cuda", "--no-compiled", "--output", str(RESULTS / f"{device}-ops.json")]
-    for name in MEASURED:
-        benchmark += ["--only", name]
+    measured = RESULTS / f"{device}-bench.json"
+    ops = [part for name in MEASURED for part in ("--only", name)]
 
     def start_afresh() -> None:
         if not continued:  # `lbp bench` refuses a record of another commit
-            (RESULTS / f"{device}-ops.json").unlink(missing_ok=True)
+            measured.unlink(missing_ok=True)
 
-    tests = python("-m", "pytest", "-m", "gpu", "-q", "-rf")
-    # Last, as they take long and would show little alone.
+    def bench(level: str, minutes: float, *options: str) -> list[str]:
+        limit = ("--run-limit", str(minutes), "--output", str(measured))
+        return python("-m", "lbp", "bench", level, "--device", "cuda", *options, *limit)
+
+    tests = python("-m", "pytest", "-m", "gpu", "-q", "-rf", "--tb=short")
+    # Many, so that they have processes of their own.
     cases = ["tests/gpu/test_cpu_cases.py", "tests/gpu/test_compile.py"]
+    others = [*tests, *side_by_side(), "tests/gpu", *(f"--ignore={path}" for path in cases)]
+    wide = {"COLUMNS": "160"}
+    networks = [part for name in ("DM-Large", "DM-Medium", "CNN-7+BN", "ResNet") for part in ("--only", name)]
+    methods = (
+        "--batch",
+        "32",
+        "--repeats",
+        "5",
+        "--time-limit",
+        "5",
+        "--only",
+        "IBP",
+        "--only",
+        "CROWN-IBP",
+        *networks,
+    )
     return [
-        Stage("build", 150, python("setup.py", "build_ext", "--inplace"), ahead),
-        Stage("test", 110, [*tests, "tests/gpu", *(f"--ignore={path}" for path in cases)]),
-        Stage("benchmark", 60, python("-m", "lbp", *benchmark), {"COLUMNS": "160"}, prepare=start_afresh),
-        Stage("memcheck", 50, *sanitizer("memcheck")),
-        Stage("test-cases", 60, [*tests, *cases]),
-        Stage("racecheck", 40, *sanitizer("racecheck")),
-        Stage("synccheck", 30, *sanitizer("synccheck")),
-        Stage("jit-build", 40, python("setup.py", "build_ext", "--inplace"), just_in_time, JIT, copy_for_jit),
-        Stage("jit-test", 40, python("-m", "pytest", *JUST_IN_TIME), just_in_time, JIT),
+        Stage("build", 110, python("setup.py", "build_ext", "--inplace"), ahead),
+        Stage("test", 160, others, WITHOUT_PLUGINS),
+        Stage("test-cases", 160, [*tests, *side_by_side(), *cases], WITHOUT_PLUGINS),
+        Stage("memcheck", 160, *sanitizer("memcheck")),
+        Stage("racecheck", 160, *sanitizer("racecheck")),
+        Stage("synccheck", 160, *sanitizer("synccheck")),
+        Stage("jit-build", 80, python("setup.py", "build_ext", "--inplace"), just_in_time, JIT, copy_for_jit),
+        Stage("jit-test", 80, python("-m", "pytest", *JUST_IN_TIME), {**just_in_time, **WITHOUT_PLUGINS}, JIT),
+        Stage("benchmark", 140, bench("ops", 2, "--no-compiled", "--repeats", "5", *ops), wide, prepare=start_afresh),
+        Stage("methods", 80, bench("methods", 0.9, *methods), wide),
+        Stage("training", 50, bench("training", 0.5, "--repeats", "5", "--time-limit", "5"), wide),
     ]
 
 
@@ -251,18 +293,39 @@ def main() -> None:
     wanted = [stage.name for stage in every if stage.name not in passed] if rest else sys.argv[1:]
     LOGS.mkdir(parents=True, exist_ok=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    chosen = [stage for stage in every if stage.name in wanted or not sys.argv[1:]]
-    for number, stage in enumerate(chosen):
-        print(f"{stage.name} ...", flush=True)
-        reserved = sum(later.limit_s + INTERRUPTED_S for later in chosen[number + 1 :])
-        entry = run(stage, started + TIME_S, reserved)
+    chosen = {stage.name: stage for stage in every if stage.name in wanted or not sys.argv[1:]}
+    plan = phases_of(chosen)
+
+    def keep(stage: Stage, entry: dict[str, Any]) -> None:
         print(json.dumps(entry, indent=2), flush=True)
         if entry["status"] != "not run" or not has_run(stage.name, done):
             done[stage.name] = entry
         record["stages"] = [done[stage.name] for stage in every if stage.name in done]
         path.write_text(json.dumps(record, indent=2) + "\n")
-    if any(done[stage.name]["status"] != "passed" for stage in chosen):
+
+    def run_chain(chain: Sequence[Stage], reserved: float) -> list[tuple[Stage, dict[str, Any]]]:
+        return [(stage, run(stage, started + TIME_S, reserved)) for stage in chain]
+
+    for number, phase in enumerate(plan):
+        print(", ".join(stage.name for chain in phase for stage in chain), "...", flush=True)
+        reserved = sum(seconds_of(later) for later in plan[number + 1 :])
+        with ThreadPoolExecutor(len(phase)) as pool:
+            for entries in pool.map(run_chain, phase, [reserved] * len(phase)):
+                for stage, entry in entries:
+                    keep(stage, entry)
+    if any(done[name]["status"] != "passed" for name in chosen):
         sys.exit(1)
+
+
+def phases_of(chosen: Mapping[str, Stage]) -> list[list[list[Stage]]]:
+    """Return the phases with the chains of what was chosen."""
+    phases = ([[chosen[name] for name in chain if name in chosen] for chain in phase] for phase in PHASES)
+    return [kept for phase in phases if (kept := [chain for chain in phase if chain])]
+
+
+def seconds_of(phase: Iterable[Iterable[Stage]]) -> float:
+    """Return how long a phase may take: as long as its longest chain."""
+    return max(sum(stage.limit_s + INTERRUPTED_S for stage in chain) for chain in phase)
 
 
 def has_run(name: str, done: Mapping[str, Mapping[str, Any]]) -> bool:

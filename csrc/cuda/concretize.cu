@@ -1,5 +1,7 @@
 #include "cuda/kernels/concretize.cuh"
 
+#include <type_traits>
+
 #include "cuda/region.h"
 
 namespace lbp::cuda {
@@ -29,19 +31,26 @@ Index sums_bytes(const ConcretizeArguments<T>& args) {
 template <typename T>
 Status concretize_rows(const ConcretizeArguments<T>& args, RowSum* workspace, RowSum* totals, Stream stream) {
   if (row_count(args) == 0) return kSuccess;
-  const RowTiling chosen = tiling_of(args);
-  const Tiling& tiling = chosen.tiling;
-  const bool split = tiling.tiles > 1;
-  const ConcretizeLaunch<T> launch = {args, tiling, chosen.tiles_per_block, split ? workspace : totals};
-  const std::size_t shared_bytes =
-      std::size_t(tiling.rows_per_piece * side_count(args.sides)) * kWarps * sizeof(RowSum);
   const Region<T>& region = args.region;
   const bool aligned =
       is_aligned(args.A) && all_aligned(region.x_L, region.x_U) && whole_packs<T>(args.inputs, region.batch_stride);
   return with_region(region, aligned, [&](auto kind, auto aligned_rows) -> Status {
     using Kind = decltype(kind);
-    LBP_RETURN_IF_FAILED(LBP_LAUNCH_BLOCKS((concretize_kernel<T, Kind, aligned_rows>), blocks_of(tiling) * args.batch,
-                                           shared_bytes, stream, launch));
+    constexpr bool kHasFew = aligned_rows && std::is_same_v<T, float> && Kind::kNorm != Norm::kGeneral;
+    const bool few = kHasFew && takes_few_slots<T>(args.sides, args.rows, args.inputs);
+    const RowTiling chosen = few ? few_slots_tiling<T>(args.inputs, args.rows, args.batch) : tiling_of(args);
+    const Tiling& tiling = chosen.tiling;
+    const bool split = tiling.tiles > 1;
+    const ConcretizeLaunch<T> launch = {args, tiling, chosen.tiles_per_block, split ? workspace : totals};
+    const Index blocks = blocks_of(tiling) * args.batch;
+    if constexpr (kHasFew) {
+      if (few) LBP_RETURN_IF_FAILED(LBP_LAUNCH_BLOCKS((concretize_few_kernel<T, Kind>), blocks, 0, stream, launch));
+    }
+    if (!few) {
+      const Index slots = slot_count(args.sides, tiling.rows_per_piece);
+      LBP_RETURN_IF_FAILED(LBP_LAUNCH_BLOCKS((concretize_kernel<T, Kind, aligned_rows>), blocks,
+                                             std::size_t(slots * kWarps) * sizeof(RowSum), stream, launch));
+    }
     if (!split) return kSuccess;
     const ConcretizeFinishLaunch<T> finish = {args, workspace, tiling.tiles, totals};
     return LBP_LAUNCH_BLOCKS((concretize_finish_kernel<T, Kind>), quotient_up(row_count(args), kWarps), 0, stream,

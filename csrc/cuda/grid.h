@@ -35,12 +35,28 @@ struct RowTiling {
   Index tiles_per_block;
 };
 
+constexpr Index kTilesOfOneBlock = 8;
+
 template <typename T>
 RowTiling row_tiling(Index size, Index rows, Index images, Index most_rows) {
-  constexpr Index kTilesOfOneBlock = 8, kLeastRows = 4;
+  constexpr Index kLeastRows = 4;
   const Index tiles = larger<Index>(1, quotient_up(size, kTile<T>));
   if (tiles <= kTilesOfOneBlock) return {tiling(1, rows, images, 1, kBlocksAtATime, most_rows), tiles};
   return {tiling(tiles, rows, images, kLeastRows, kManyBlocks, most_rows), 1};
+}
+
+// Where kFewSlots or fewer are so long that row_tiling would give every block one tile: blocks that run at the same
+// time, with several tiles each, whose threads add up over them.
+template <typename T>
+bool takes_few_slots(int sides, Index rows, Index size) {
+  return slot_count(sides, rows) <= kFewSlots && quotient_up(size, kTile<T>) > kTilesOfOneBlock;
+}
+
+template <typename T>
+RowTiling few_slots_tiling(Index size, Index rows, Index images) {
+  const Index tiles = quotient_up(size, kTile<T>);
+  const Index tiles_per_block = quotient_up(tiles * larger<Index>(images, 1), kBlocksAtATime / 2);
+  return {{rows, rows, quotient_up(tiles, tiles_per_block), 1}, tiles_per_block};
 }
 
 // Launch-bound sizes, at which an op takes one launch. A launch costs 2 to 4 us. In that time 4e12 bytes/s move six

@@ -13,11 +13,12 @@ Status with_region(const Region<T>& region, const Body& body) {
   return with_norm(region.q, [&](auto norm) { return body(Ball<norm>()); });
 }
 
-// Calls body with the kind of region and whether whole packs are read. Norms that are seldom used have one kernel.
+// Calls body with the kind of region and whether whole packs are read. Of the norms that take powers there is one
+// kernel.
 template <typename T, typename Body>
 Status with_region(const Region<T>& region, bool aligned, const Body& body) {
   return with_region(region, [&](auto kind) {
-    if constexpr (kind.kBox || kind.kNorm == Norm::kOne || kind.kNorm == Norm::kTwo) {
+    if constexpr (kind.kNorm != Norm::kGeneral) {
       return with_flag(aligned, [&](auto flag) { return body(kind, flag); });
     } else {
       return body(kind, std::false_type());

@@ -1,5 +1,7 @@
 #include "cuda/kernels/relax_backward.cuh"
 
+#include <type_traits>
+
 #include "cuda/grid.h"
 #include "cuda/kernels/relax_strips.cuh"
 #include "cuda/sums.h"
@@ -45,19 +47,26 @@ Index relax_backward_workspace_bytes(const RelaxBackwardArguments<T>& args) {
 template <typename T>
 Status relax_backward(const RelaxBackwardArguments<T>& args, void* workspace, Stream stream) {
   if (row_count(args) == 0) return kSuccess;
-  const RowTiling chosen = backward_tiling(args);
+  const bool aligned_arrays =
+      is_aligned(args.A) && is_aligned(args.relaxation) && all_aligned(args.relaxed) && whole_packs<T>(args.neurons);
+  constexpr bool kHasFew = std::is_same_v<T, float>;  // float64 would take more registers than there are
+  const bool few = kHasFew && aligned_arrays && takes_few_slots<T>(args.sides, args.rows, args.neurons);
+  const RowTiling chosen = few ? few_slots_tiling<T>(args.neurons, args.rows, args.batch) : backward_tiling(args);
   const Tiling& tiling = chosen.tiling;
   const bool split = tiling.tiles > 1;
   const RelaxBackwardLaunch<T> launch = {args, tiling, chosen.tiles_per_block,
                                          split ? static_cast<double*>(workspace) : args.constants};
-  const std::size_t shared_bytes =
-      std::size_t(tiling.rows_per_piece * side_count(args.sides)) * kWarps * sizeof(double);
-  const bool aligned_arrays =
-      is_aligned(args.A) && is_aligned(args.relaxation) && all_aligned(args.relaxed) && whole_packs<T>(args.neurons);
-  LBP_RETURN_IF_FAILED(with_flag(aligned_arrays, [&](auto aligned) {
-    return LBP_LAUNCH_BLOCKS((relax_backward_kernel<T, aligned>), blocks_of(tiling) * args.batch, shared_bytes, stream,
-                             launch);
-  }));
+  const Index blocks = blocks_of(tiling) * args.batch;
+  if constexpr (kHasFew) {
+    if (few) LBP_RETURN_IF_FAILED(LBP_LAUNCH_BLOCKS((relax_backward_few_kernel<T>), blocks, 0, stream, launch));
+  }
+  if (!few) {
+    const std::size_t shared_bytes =
+        std::size_t(tiling.rows_per_piece * side_count(args.sides)) * kWarps * sizeof(double);
+    LBP_RETURN_IF_FAILED(with_flag(aligned_arrays, [&](auto aligned) {
+      return LBP_LAUNCH_BLOCKS((relax_backward_kernel<T, aligned>), blocks, shared_bytes, stream, launch);
+    }));
+  }
   return split ? sum_rows(launch.constants, args.constants, row_count(args), tiling.tiles, stream) : kSuccess;
 }
 

@@ -361,8 +361,8 @@ std::tuple<Tensor, Tensor> back_substitute(Device on, const char* op, const Tens
   return {out, constants};
 }
 
-std::tuple<Tensor, Tensor> relax_backward_linear(Tensor A, LBP_RELAXATION_PARAMETERS, Tensor weight,
-                                                 OptionalTensor bias, int64_t sides) {
+std::tuple<Tensor, Tensor> relax_backward_linear_fused(Tensor A, LBP_RELAXATION_PARAMETERS, Tensor weight,
+                                                       OptionalTensor bias, int64_t sides) {
   const RelaxationTensors relaxed = LBP_RELAXATION_TENSORS;
   return with_type(A, "relax_backward_linear", [&](auto type, Device on) {
     using T = decltype(type);
@@ -408,7 +408,7 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CUDA, library) {
   library.impl("forward_linear", TORCH_BOX(&lbp::binding::forward_linear));
   library.impl("forward_conv2d", TORCH_BOX(&lbp::binding::forward_conv2d));
   library.impl("insert_forward", TORCH_BOX(&lbp::binding::insert_forward));
-  library.impl("relax_backward_linear", TORCH_BOX(&lbp::binding::relax_backward_linear));
+  library.impl("relax_backward_linear_fused", TORCH_BOX(&lbp::binding::relax_backward_linear_fused));
   library.impl("relax_backward_conv2d", TORCH_BOX(&lbp::binding::relax_backward_conv2d));
   library.impl("backward_conv2d", TORCH_BOX(&lbp::binding::backward_conv2d));
 }

@@ -89,6 +89,8 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   // What CUDA devices do for interval_conv2d where that pays: one product for both, from one read of the weights.
   library.def("interval_conv2d_fused(Tensor l, Tensor u, Tensor weight, Tensor? bias, " CONVOLUTION
               ") -> (Tensor, Tensor)");
+  library.def("relax_backward_linear_fused(Tensor A, " RELAXATION
+              ", Tensor weight, Tensor? bias, int sides) -> (Tensor, Tensor)");
 
   // What CUDA devices do for intervals that are rounded outward: the same from widened radii, further apart by a margin
   // for each output or output channel, and for each example; the sums of a Linear layer in blocks. Without gradients.

@@ -23,6 +23,7 @@ from lbp.bench.networks import Network
 from lbp.bench.products import Product, products_of, seconds_alone
 from lbp.bench.timing import seconds_of
 from lbp.host_memory import keep_freed_memory
+from lbp.precision import free_convolutions
 from lbp.specification import margins
 from lbp.training.losses import margin_loss
 
@@ -208,6 +209,7 @@ def _serve(connection: Connection, contender: Contender, device: str, limits: Li
 def _load_within(contender: Contender, device: torch.device, limits: Limits, peer: Path | None) -> ModuleType:
     torch.set_num_threads(limits.threads)
     keep_freed_memory()  # for all contenders alike, as in every command
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # a peer's are as exact as ours
     if device.type == "cpu" and sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_DATA, (limits.memory, limits.memory))
     return load(contender, peer)
@@ -245,8 +247,9 @@ def _prepare(package: ModuleType, contender: Contender, work: Work, device: torc
             return bounds()
 
     def step() -> Tensor:
-        loss = margin_loss(bounds())
-        torch.autograd.grad(loss, parameters, allow_unused=True)
+        with free_convolutions():  # as in training
+            loss = margin_loss(bounds())
+            torch.autograd.grad(loss, parameters, allow_unused=True)
         return loss.detach()
 
     return verify if work.task == "bounds" else step

@@ -42,8 +42,11 @@ COPIES_OF_MATRICES = 3
 SCRATCH_BYTES = 2**16
 """The library's convolutions take so much for themselves, however small the layer."""
 
-CHUNK_BYTES = 64 * 2**20
-"""Rows at once take no more than this even where the budget allows: more does not make them faster."""
+CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
+"""Rows at once take no more than this even where the budget allows: more does not make them faster.
+
+A GPU computes many rows in the time that the host needs to start the kernels of few.
+"""
 
 CACHED_BYTES = 20 * 2**20
 """Rows of the output of so many bytes stay in a processor's cache from layer to layer."""
@@ -372,9 +375,10 @@ def _convolution_bytes(node: Conv2dNode, windows: InputWindows, batch: int, item
     return sizes.extra_bytes(batch * windows.image[0], itemsize, kernel.device)
 
 
-def rows_within(budget: int, taken: int, each: int) -> int:
+def rows_within(budget: int | None, taken: int, each: int, device: torch.device) -> int:
     """Return how many rows of `each` bytes fit beside what is taken, at least one and no more than are useful."""
-    return max(1, min(budget - taken, CHUNK_BYTES) // each)
+    useful = CHUNK_BYTES.get(device.type, CHUNK_BYTES["cpu"])
+    return max(1, (useful if budget is None else min(budget - taken, useful)) // each)
 
 
 def images_at_once(problem: Problem, method: Method) -> int:

@@ -18,7 +18,7 @@ from lbp.linear import (
     Region,
     tighter,
 )
-from lbp.methods.memory import CACHED_BYTES, CHUNK_BYTES, row_bytes, rows_within, shared_bytes, start_bytes
+from lbp.methods.memory import CACHED_BYTES, row_bytes, rows_within, shared_bytes, start_bytes
 from lbp.methods.outward import Images, Outward
 from lbp.methods.outward_forward import OutwardForward
 from lbp.methods.sums import Sum
@@ -183,13 +183,13 @@ class Problem:
         """
         if self.rows is not None:
             return self.rows
-        itemsize = self.dtype.itemsize
+        itemsize, device = self.dtype.itemsize, self.region.lower.device
         each = copies * row_bytes(self.network, node, itemsize)
         if self.budget is None:
-            return rows_within(CHUNK_BYTES, 0, each)
+            return rows_within(None, 0, each, device)
         # Few rows start with few of the kernels that many need.
-        few = rows_within(self.budget, held + self._held(rows=1), each + start_bytes(node, itemsize))
-        return max(few, rows_within(self.budget, held + self._held(), each))
+        few = rows_within(self.budget, held + self._held(rows=1), each + start_bytes(node, itemsize), device)
+        return max(few, rows_within(self.budget, held + self._held(), each, device))
 
     def _held(self, rows: int | None = None) -> int:
         """Return the bytes of bounds, lines and weights beside the rows, of which so many start at a time."""
@@ -210,8 +210,8 @@ class Problem:
         """
         rows = self.rows
         if rows is None:
-            budget, held = (CHUNK_BYTES, 0) if self.budget is None else (self.budget, held + self._held())
-            rows = rows_within(budget, held, copies * self._matrix_row_bytes(node))
+            taken = 0 if self.budget is None else held + self._held()
+            rows = rows_within(self.budget, taken, copies * self._matrix_row_bytes(node), self.region.lower.device)
         return [self.identity(node, i, min(i + rows, node.size)) for i in range(0, node.size, rows)]
 
     @property

@@ -258,6 +258,20 @@ def _relaxed_affine_backward(ctx: Any, coefficients: Tensor, constants: Tensor) 
     return to_A if need_A else None, *relaxation_gradients(arguments, to_relaxation), to_weight, fitted_bias, *rest
 
 
+def _relax_backward_linear_cuda(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """Choose between the fused product, which relaxes A while reading it, and a pass before the library's product.
+
+    The fused one computes the lines again for every 128 columns of the weight. On an H100 a layer of 512 neurons over
+    16,384 inputs, nine rows of 32 images, takes it 1.15 ms, and the library's product alone 0.25 ms (`lbp bench ops
+    --device cuda`): it is for weights of few columns, where reading A is what costs.
+    """
+    weight = rest[RELAXATION_LENGTH]
+    if weight.shape[1] <= 128:
+        coefficients, constants = native("relax_backward_linear_fused")(A, *rest)
+        return coefficients, constants
+    return _relax_backward_linear_composite(A, *rest)
+
+
 @full_precision()
 def _relax_backward_linear_composite(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     relaxation, (weight, bias, sides) = rest[:RELAXATION_LENGTH], rest[RELAXATION_LENGTH:]
@@ -339,6 +353,7 @@ def _register() -> None:
     register_composite("backward_linear", _backward_linear_composite)
     register_composite("backward_conv2d", _backward_conv2d_composite, devices=("CPU",))
     register_composite("relax_backward_linear", _relax_backward_linear_composite, devices=("CPU",))
+    register_composite("relax_backward_linear", _relax_backward_linear_cuda, devices=("CUDA",))
     register_composite("relax_backward_conv2d", _relax_backward_conv2d_composite, devices=("CPU",))
     register_gradient("backward_linear", _backward_linear_backward, _save_affine)
     register_gradient("backward_conv2d", _backward_conv2d_backward, _save_affine)

@@ -81,13 +81,25 @@ def test_bounds_over_regions(size, dtype):
         assert_matches_reference(ops.concretize_forward_ball, *matrices, inputs[0], 0.5, p, dtype=dtype)
 
 
-def test_rows_of_many_tiles(dtype):
-    size = beyond_one_block(dtype)
-    A, x = coefficients("lower", 1, 1, size), intervals(1, size)
-    assert_values_match_reference(ops.relax_backward, A, *x, sides="lower", r=0.75, dtype=dtype)
+@pytest.mark.parametrize(
+    ("rows", "beyond"), [(1, 0), (11, 3), (9, 3)], ids=["no whole packs", "whole packs", "few rows of whole packs"]
+)
+def test_rows_of_many_tiles(rows, beyond, dtype):
+    size = beyond_one_block(dtype) + beyond
+    A, x = coefficients("lower", 1, rows, size), intervals(1, size)
+    lines = {"r": 0.75, "bias": normal(size, seed=8)}
+    assert_values_match_reference(ops.relax_backward, A, *x, sides="lower", **lines, dtype=dtype)
     assert_values_match_reference(ops.concretize_box, A, *x, sides="lower", dtype=dtype)
     for p in NORMS:
         assert_values_match_reference(ops.concretize_ball, A, x[0], 0.5, p, sides="lower", dtype=dtype)
+
+
+@pytest.mark.usefixtures("emulated")
+def test_few_rows_of_blocks_with_two_tiles():
+    size, dtype = beyond_one_block(torch.float32) + 3, torch.float32
+    A, x = coefficients("both", 30, 1, size), intervals(30, size)
+    assert_values_match_reference(ops.relax_backward, A, *x, sides="both", r=0.75, dtype=dtype)
+    assert_values_match_reference(ops.concretize_ball, A, x[0], 0.5, 1.0, sides="both", dtype=dtype)
 
 
 @pytest.mark.usefixtures("launches")

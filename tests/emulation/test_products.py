@@ -41,6 +41,16 @@ def test_interval_linear(batch, inputs, outputs, dtype):
     assert_values_match_reference(ops.interval_linear, *intervals(batch, inputs), weight, bias, dtype=dtype)
 
 
+def test_convolutions_of_more_channels_than_a_narrow_tile_has_columns(dtype):
+    channels, size = 17, (3, 3)
+    to_many, to_one = normal(channels, 1, 2, 2, seed=50), normal(1, channels, 2, 2, seed=51)
+    assert_values_match_reference(ops.interval_conv2d, *intervals(1, 1, *size), to_many, None, dtype=dtype)
+    assert_values_match_reference(ops.forward_conv2d, *forward_matrices(1, 1, 1, *size), to_many, None, dtype=dtype)
+    A, bounds = coefficients("both", 1, 1, 1, 2, 2), intervals(1, 1, 2, 2)
+    keywords = {"sides": "both", "r": 0.75, "dtype": dtype}
+    assert_values_match_reference(ops.relax_backward_conv2d, A, *bounds, to_one, None, size, **keywords)
+
+
 def test_convolutions_of_so_many_channels_that_blocks_share_them(dtype):
     channels, size = 57, (3, 3)
     weight, bias = normal(1, channels, *size, seed=50), normal(1, seed=51)

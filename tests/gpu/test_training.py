@@ -45,12 +45,14 @@ def trained(trainer):
 
 @pytest.mark.parametrize("architecture", ["DM-Small", "CNN-7+BN"])
 @pytest.mark.parametrize("settings", LOSSES)
-def test_a_training_from_graphs_is_that_of_steps_run_one_by_one(data, architecture, settings):
+def test_a_training_from_graphs_is_that_of_steps_run_one_by_one(data, architecture, settings, monkeypatch):
+    # Left to itself, cuDNN adds up gradients in the order of arrival, and batch normalisation makes much of the rest.
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     by_graphs, one_by_one = (trainer_of(data, architecture, capture, **settings) for capture in (True, False))
     steps, expected = trained(by_graphs), trained(one_by_one)
     assert by_graphs.step.captured is not None
     assert one_by_one.step.captured is None
-    assert [record.loss for record in steps] == pytest.approx([record.loss for record in expected], rel=1e-3)
+    assert [record.loss for record in steps] == [record.loss for record in expected]
     assert [record.eps for record in steps] == [record.eps for record in expected]
 
 

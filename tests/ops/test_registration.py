@@ -15,13 +15,20 @@ AFFINE = (
 )
 GRADIENT_CHECKS = ("test_schema", "test_faketensor")
 # `ramp_interval_with_status` and the concretizations share their registered ops; the CPU version of `interval_linear`
-# alone calls `interval_linear_small_batch`, the CUDA version of `interval_conv2d` alone `interval_conv2d_fused`, and
-# the CPU versions of both, and of their gradients, `split_interval` and `join_interval`; intervals that are rounded
-# outward on CUDA devices are ops of their own (tests/gpu/test_outward_intervals.py). The CPU versions of
-# `accumulate_windows` and of its gradient alone call `accumulate_windows_few_rows`, the gradient of that, and
-# `accumulate_windows_many_rows`, that of `convolve_windows` alone `convolve_windows_laid_out`.
+# alone calls `interval_linear_small_batch`, the CUDA versions of `interval_conv2d` and of `relax_backward_linear`
+# alone call their fused products, and the CPU versions of intervals, and of their gradients, `split_interval` and
+# `join_interval`; intervals that are rounded outward on CUDA devices are ops of their own
+# (tests/gpu/test_outward_intervals.py). The CPU versions of `accumulate_windows` and of its gradient alone call
+# `accumulate_windows_few_rows`, the gradient of that, and `accumulate_windows_many_rows`, that of `convolve_windows`
+# alone `convolve_windows_laid_out`.
 PARTS = {
-    *("cpu_capability", "cuda_build", "interval_linear_small_batch", "interval_conv2d_fused"),
+    *(
+        "cpu_capability",
+        "cuda_build",
+        "interval_linear_small_batch",
+        "interval_conv2d_fused",
+        "relax_backward_linear_fused",
+    ),
     *("interval_linear_outward", "interval_conv2d_outward", "split_interval", "join_interval"),
     *("accumulate_windows_few_rows", "accumulate_windows_few_rows_gradient", "accumulate_windows_many_rows"),
     "convolve_windows_laid_out",

@@ -32,19 +32,8 @@ struct RowSum {
   NormSum norm;
 };
 
-// Exchanges no more than the kind of region needs.
-template <typename Kind, bool kScaled>
-struct PartOfRow {
-  RowSum row;
-};
-
-template <typename Kind, bool kScaled>
-LBP_DEVICE PartOfRow<Kind, kScaled> from_lane_xor(const PartOfRow<Kind, kScaled>& part, int step) {
-  PartOfRow<Kind, kScaled> other = part;
-  other.row.dot = from_lane_xor(part.row.dot, step);
-  if constexpr (!Kind::kBox) other.row.norm.sum = from_lane_xor(part.row.norm.sum, step);
-  if constexpr (kScaled) other.row.norm.largest = from_lane_xor(part.row.norm.largest, step);
-  return other;
+LBP_DEVICE RowSum from_lane_xor(const RowSum& row, int step) {
+  return {from_lane_xor(row.dot, step), {from_lane_xor(row.norm.sum, step), from_lane_xor(row.norm.largest, step)}};
 }
 
 template <typename Kind, bool kScaled>
@@ -55,16 +44,101 @@ struct CombineRows {
     if constexpr (!Kind::kBox) result.norm = combined<Kind::kNorm, kScaled>(a.norm, b.norm, q);
     return result;
   }
-  LBP_DEVICE PartOfRow<Kind, kScaled> operator()(const PartOfRow<Kind, kScaled>& a,
-                                                 const PartOfRow<Kind, kScaled>& b) const {
-    return {(*this)(a.row, b.row)};
-  }
 };
 
 template <typename Kind, bool kScaled>
 LBP_DEVICE RowSum empty_row() {
   return {0.0, empty_norm_sum<Kind::kNorm, kScaled>()};
 }
+
+// What a thread or a warp has added up of a row of T.
+template <typename T, typename Kind>
+struct PartOfRow {
+  static constexpr bool kScaled = Kind::template kScaled<T>;
+  RowSum row;
+
+  LBP_DEVICE static PartOfRow empty() { return {empty_row<Kind, kScaled>()}; }
+  LBP_DEVICE double& dot() { return row.dot; }
+  LBP_DEVICE const RowSum& sum() const { return row; }
+  // The norm of a thread's entries. Coordinates beyond the end are no ties of a row of zeros.
+  template <typename Own>
+  LBP_DEVICE void add_norm(const Pack<T>& a, const Own& own, double q) {
+#pragma unroll
+    for (int i = 0; i < kOwn<T>; ++i) {
+      if constexpr (Kind::kNorm == Norm::kTwo && !kScaled) {
+        row.norm.sum = plus_product<T>(row.norm.sum, a[i], a[i]);  // beyond the end 0
+      } else {
+        if (own.has(i)) row.norm = with_entry<Kind::kNorm, kScaled>(row.norm, double(a[i]), q);
+      }
+    }
+  }
+};
+
+template <typename T, typename Kind>
+LBP_DEVICE PartOfRow<T, Kind> combined_parts(const PartOfRow<T, Kind>& a, const PartOfRow<T, Kind>& b, double q) {
+  return {CombineRows<Kind, PartOfRow<T, Kind>::kScaled>{q}(a.row, b.row)};
+}
+
+// Exchanges no more than the kind of region needs.
+template <typename T, typename Kind>
+LBP_DEVICE PartOfRow<T, Kind> from_lane_xor(const PartOfRow<T, Kind>& part, int step) {
+  PartOfRow<T, Kind> other = part;
+  other.row.dot = from_lane_xor(part.row.dot, step);
+  if constexpr (!Kind::kBox) other.row.norm.sum = from_lane_xor(part.row.norm.sum, step);
+  if constexpr (PartOfRow<T, Kind>::kScaled) other.row.norm.largest = from_lane_xor(part.row.norm.largest, step);
+  return other;
+}
+
+// Of float32 entries the largest, and how many are as large, in 32 bits each.
+template <>
+struct PartOfRow<float, Ball<Norm::kInfinity>> {
+  double product;
+  float largest;
+  int ties;
+
+  LBP_DEVICE static PartOfRow empty() { return {0.0, 0.0f, 0}; }
+  LBP_DEVICE double& dot() { return product; }
+  LBP_DEVICE RowSum sum() const { return {product, {double(ties), double(largest)}}; }
+  LBP_DEVICE void add_entry(float magnitude, int count) {
+    // NaN is larger than everything.
+    const bool keeps = largest >= magnitude || !(largest == largest);
+    const float before = largest;
+    largest = keeps ? largest : magnitude;
+    ties = (before == largest ? ties : 0) + (magnitude == largest ? count : 0);
+  }
+  template <typename Own>
+  LBP_DEVICE void add_norm(const Pack<float>& a, const Own& own, double) {
+#pragma unroll
+    for (int i = 0; i < kOwn<float>; ++i) {
+      if (own.has(i)) add_entry(absolute(a[i]), 1);
+    }
+  }
+};
+
+LBP_DEVICE PartOfRow<float, Ball<Norm::kInfinity>> combined_parts(PartOfRow<float, Ball<Norm::kInfinity>> a,
+                                                                  const PartOfRow<float, Ball<Norm::kInfinity>>& b,
+                                                                  double) {
+  a.product += b.product;
+  a.add_entry(b.largest, b.ties);
+  return a;
+}
+
+LBP_DEVICE PartOfRow<float, Ball<Norm::kInfinity>> from_lane_xor(const PartOfRow<float, Ball<Norm::kInfinity>>& part,
+                                                                 int step) {
+  PartOfRow<float, Ball<Norm::kInfinity>> other;
+  other.product = from_lane_xor(part.product, step);
+  other.largest = __shfl_xor_sync(kAllLanes, part.largest, step);
+  other.ties = __shfl_xor_sync(kAllLanes, part.ties, step);
+  return other;
+}
+
+template <typename T, typename Kind>
+struct CombineParts {
+  double q;
+  LBP_DEVICE PartOfRow<T, Kind> operator()(const PartOfRow<T, Kind>& a, const PartOfRow<T, Kind>& b) const {
+    return combined_parts(a, b, q);
+  }
+};
 
 template <typename T>
 struct ConcretizeLaunch {
@@ -73,35 +147,6 @@ struct ConcretizeLaunch {
   Index tiles_per_block;  // tiles that one block works on one after the other
   RowSum* sums;           // [K B S, tile groups]; null where the bounds are written at once
 };
-
-// The norm of a row with the entries of a thread as well. Coordinates beyond the end are no ties of a row of zeros.
-template <typename Kind, bool kScaled, typename T, typename Own>
-LBP_DEVICE NormSum with_pack(NormSum row, const Pack<T>& a, const Own& own, double q) {
-  if constexpr (Kind::kNorm == Norm::kInfinity) {
-    // Largest entry and ties in the type of the entries; NaN is larger than everything.
-    T largest = T(0);
-#pragma unroll
-    for (int i = 0; i < kOwn<T>; ++i) {
-      const T magnitude = absolute(a[i]);
-      largest = own.has(i) && !(magnitude <= largest) ? magnitude : largest;
-      largest = magnitude == magnitude ? largest : magnitude;
-    }
-    int ties = 0;
-#pragma unroll
-    for (int i = 0; i < kOwn<T>; ++i) ties += own.has(i) && absolute(a[i]) == largest ? 1 : 0;
-    return combined<Kind::kNorm, kScaled>(row, {double(ties), double(largest)}, q);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kOwn<T>; ++i) {
-      if constexpr (Kind::kNorm == Norm::kTwo && !kScaled) {
-        row.sum = plus_product<T>(row.sum, a[i], a[i]);  // beyond the end 0
-      } else {
-        if (own.has(i)) row = with_entry<Kind::kNorm, kScaled>(row, double(a[i]), q);
-      }
-    }
-    return row;
-  }
-}
 
 // The bound of a row from its sums.
 template <typename Kind, typename T>
@@ -148,15 +193,60 @@ LBP_DEVICE double point_under(T a, T x_L, T x_U, bool lower, double eps, const R
   }
 }
 
+// The coordinates of a thread within a region: of a ball its center.
+template <typename T, typename Kind>
+struct OwnCorners {
+  double low[kOwn<T>], high[kOwn<T>];
+
+  template <typename Own>
+  LBP_DEVICE OwnCorners(const Own& own, const Region<T>& region, Index image) {
+    const Pack<T> x_L = own.load(region.x_L + image * region.batch_stride);
+    Pack<T> x_U = x_L;
+    if constexpr (Kind::kBox) x_U = own.load(region.x_U + image * region.batch_stride);
+#pragma unroll
+    for (int i = 0; i < kOwn<T>; ++i) {
+      low[i] = Kind::kBox ? extreme_point(x_L[i], x_U[i], true) : x_L[i];
+      high[i] = Kind::kBox ? extreme_point(x_L[i], x_U[i], false) : x_L[i];
+    }
+  }
+
+  // Adds a thread's entries of a row to what it has of it.
+  template <typename Own>
+  LBP_DEVICE void add(PartOfRow<T, Kind>& part, const Pack<T>& A, bool lower, const Own& own, double q) const {
+#pragma unroll
+    for (int i = 0; i < kOwn<T>; ++i) {
+      part.dot() = plus_product<T>(part.dot(), A[i], (A[i] >= T(0)) == lower ? low[i] : high[i]);
+    }
+    if constexpr (!Kind::kBox) part.add_norm(A, own, q);
+  }
+};
+
+// Adds up what the warps of a block have of its rows, and writes the bounds, or the sums where other blocks have more.
+// `warp_sums` is [slots, kWarps].
+template <typename T, typename Kind, typename SlotOf>
+LBP_DEVICE void store_rows(const ConcretizeLaunch<T>& args, const RowSum* warp_sums, int slots, Index image,
+                           const SlotOf& slot_of) {
+  const CombineRows<Kind, Kind::template kScaled<T>> combine = {args.op.region.q};
+  __syncthreads();
+  for (int i = threadIdx.x; i < slots; i += kThreads) {
+    RowSum total = warp_sums[i * kWarps];
+    for (int k = 1; k < kWarps; ++k) total = combine(total, warp_sums[i * kWarps + k]);
+    const Slot<T> slot = slot_of(i);
+    if (args.sums != nullptr) {
+      args.sums[slot.out_row * args.tiling.tiles + args.tiling.tile()] = total;
+    } else {
+      args.op.bounds[slot.out_row] = bound_of<Kind>(total, args.op.region, image, slot.lower);
+    }
+  }
+}
+
 template <typename T, typename Kind, bool kAligned>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, kAligned && sizeof(T) == 4 && Kind::kNorm != Norm::kGeneral ? 3 : 2)
-    concretize_kernel(const ConcretizeLaunch<T> args) {
-  constexpr bool kScaled = Kind::template kScaled<T>;
-  constexpr int kSlots = 4;
-  using Part = PartOfRow<Kind, kScaled>;
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_kernel(const ConcretizeLaunch<T> args) {
+  constexpr int kSlots = kAligned && !Kind::template kScaled<T> ? 8 : 4;
+  using Part = PartOfRow<T, Kind>;
   LBP_DYNAMIC_SHARED(RowSum, warp_sums);  // [slots, kWarps]
   const ConcretizeArguments<T>& op = args.op;
-  const CombineRows<Kind, kScaled> combine = {op.region.q};
+  const double q = op.region.q;
   const Index image = args.tiling.image(), first_row = args.tiling.first_row();
   const int slots = int(slot_count(op.sides, args.tiling.last_row() - first_row));  // as shared memory has room for
   const int share = even_share<kSlots>(slots);
@@ -174,51 +264,61 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, kAligned && sizeof(T) == 4 && Kind::kNorm
       }
     };
     load(0);
-    const Pack<T> x_L = own.load(op.region.x_L + image * op.region.batch_stride);
-    double low[kOwn<T>], high[kOwn<T>];  // the center, of a ball
-    Pack<T> x_U = x_L;
-    if constexpr (Kind::kBox) x_U = own.load(op.region.x_U + image * op.region.batch_stride);
-#pragma unroll
-    for (int i = 0; i < kOwn<T>; ++i) {
-      low[i] = Kind::kBox ? extreme_point(x_L[i], x_U[i], true) : x_L[i];
-      high[i] = Kind::kBox ? extreme_point(x_L[i], x_U[i], false) : x_L[i];
-    }
+    const OwnCorners<T, Kind> corners(own, op.region, image);
     for (int begin = 0; begin < slots; begin += share) {
       Part parts[kSlots];
 #pragma unroll
       for (int k = 0; k < kSlots; ++k) {
-        parts[k].row = empty_row<Kind, kScaled>();
-        if (k < share && begin + k < slots) {
-          RowSum& row = parts[k].row;
-          const bool lower = slot_of(begin + k).lower;
-#pragma unroll
-          for (int i = 0; i < kOwn<T>; ++i) {
-            const T a = A[k][i];
-            row.dot = plus_product<T>(row.dot, a, (a >= T(0)) == lower ? low[i] : high[i]);
-          }
-          if constexpr (!Kind::kBox) row.norm = with_pack<Kind, kScaled>(row.norm, A[k], own, op.region.q);
-        }
+        parts[k] = Part::empty();
+        if (k < share && begin + k < slots) corners.add(parts[k], A[k], slot_of(begin + k).lower, own, q);
       }
       load(begin + share);  // under way while the sums are combined
-      const Part part = reduce_group(parts, combine);
+      const Part part = reduce_group(parts, CombineParts<T, Kind>{q});
       int k = 0;
       if (holds_group_value<kSlots>(k) && k < share && begin + k < slots) {
         RowSum& total = warp_sums[(begin + k) * kWarps + warp()];
-        total = tile == first_tile ? part.row : combine(total, part.row);
+        const CombineRows<Kind, Kind::template kScaled<T>> combine = {q};
+        total = tile == first_tile ? part.sum() : combine(total, part.sum());
       }
     }
   }
-  __syncthreads();
-  for (int i = threadIdx.x; i < slots; i += kThreads) {
-    RowSum total = warp_sums[i * kWarps];
-    for (int k = 1; k < kWarps; ++k) total = combine(total, warp_sums[i * kWarps + k]);
-    const Slot<T> slot = slot_of(i);
-    if (args.sums != nullptr) {
-      args.sums[slot.out_row * args.tiling.tiles + args.tiling.tile()] = total;
-    } else {
-      op.bounds[slot.out_row] = bound_of<Kind>(total, op.region, image, slot.lower);
+  store_rows<T, Kind>(args, warp_sums, slots, image, slot_of);
+}
+
+// For few rows of large regions: a thread adds up its part of every row over the tiles of its block, and reads all rows
+// of a tile at the same time.
+template <typename T, typename Kind>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_few_kernel(const ConcretizeLaunch<T> args) {
+  LBP_SHARED(RowSum, warp_sums, kFewSlots * kWarps);
+  const ConcretizeArguments<T>& op = args.op;
+  const Index image = args.tiling.image();
+  const int slots = int(slot_count(op.sides, op.rows));
+  const auto slot_of = [&](int slot) { return Slot<T>(op.A, op.sides, op.batch, op.rows, image, 0, slot); };
+  const Index first_tile = args.tiling.tile() * args.tiles_per_block;
+  PartOfRow<T, Kind> parts[kFewSlots];
+#pragma unroll
+  for (int k = 0; k < kFewSlots; ++k) parts[k] = PartOfRow<T, Kind>::empty();
+  for (Index tile = first_tile; tile < first_tile + args.tiles_per_block && tile * kTile<T> < op.inputs; ++tile) {
+    const Own<T, true> own(tile, op.inputs);
+    Pack<T> A[kFewSlots];
+#pragma unroll
+    for (int k = 0; k < kFewSlots; ++k) {
+      if (k < slots) A[k] = own.load(slot_of(k).A);
+    }
+    const OwnCorners<T, Kind> corners(own, op.region, image);
+#pragma unroll
+    for (int k = 0; k < kFewSlots; ++k) {
+      if (k < slots) corners.add(parts[k], A[k], slot_of(k).lower, own, op.region.q);
     }
   }
+#pragma unroll
+  for (int k = 0; k < kFewSlots; k += 2) {
+    PartOfRow<T, Kind> pair[2] = {parts[k], parts[k + 1]};
+    const PartOfRow<T, Kind> part = reduce_group(pair, CombineParts<T, Kind>{op.region.q});
+    int which = 0;
+    if (holds_group_value<2>(which)) warp_sums[(k + which) * kWarps + warp()] = part.sum();
+  }
+  store_rows<T, Kind>(args, warp_sums, slots, image, slot_of);
 }
 
 // From the sums of the tile groups to the bounds, or where `totals` is given to the sums of the rows: a warp for every
@@ -238,12 +338,12 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_finish_kernel(const Concret
   const CombineRows<Kind, kScaled> combine = {op.region.q};
   const Index row = Index(blockIdx.x) * kWarps + warp(), rows = op.batch * op.rows;
   if (row >= rows * side_count(op.sides)) return;
-  PartOfRow<Kind, kScaled> total[1] = {{empty_row<Kind, kScaled>()}};
+  RowSum total[1] = {empty_row<Kind, kScaled>()};
   for (Index group = lane(); group < args.groups; group += kLanes) {
     const RowSum* const part = args.sums + row * args.groups + group;
-    total[0].row = combine(total[0].row, {read(&part->dot), {read(&part->norm.sum), read(&part->norm.largest)}});
+    total[0] = combine(total[0], {read(&part->dot), {read(&part->norm.sum), read(&part->norm.largest)}});
   }
-  const RowSum sum = reduce_group(total, combine).row;
+  const RowSum sum = reduce_group(total, combine);
   if (lane() != 0) return;
   if (args.totals != nullptr) {
     args.totals[row] = sum;

@@ -16,13 +16,12 @@ struct ConcretizeWindowsLaunch {
 // Images have one or three channels, so that numbers are read one by one.
 template <typename T, typename Kind>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_windows_kernel(const ConcretizeWindowsLaunch<T> args) {
-  constexpr bool kScaled = Kind::template kScaled<T>;
-  using Part = PartOfRow<Kind, kScaled>;
+  using Part = PartOfRow<T, Kind>;
   LBP_SHARED(Part, warp_sums, 2 * kWarps);
   const ConcretizeWindowsArguments<T>& op = args.op;
   const RowWindows<T>& A = op.A;
   const Region<T>& region = op.region;
-  const CombineRows<Kind, kScaled> combine = {region.q};
+  const CombineParts<T, Kind> combine = {region.q};
   const Index sides = side_count(op.sides);
   const RowOfWarp own(args.warps_per_row);
   WindowRow where = {};
@@ -31,8 +30,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_windows_kernel(const Concre
     where = read_row(A.where + own.row);
     stands_somewhere = stands(A, where);
   }
-  Part sums[2];
-  sums[0].row = sums[1].row = empty_row<Kind, kScaled>();
+  Part sums[2] = {Part::empty(), Part::empty()};
   if (stands_somewhere) {
     const Index begin = where.image * region.batch_stride + first_in_layer(A, where);
     for_steps<1>(A, own, [&](Index step) {
@@ -48,16 +46,13 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_windows_kernel(const Concre
       for (int side = 0; side < 2; ++side) {
         if (side >= sides) break;
         const bool lower = is_lower(op.sides, side);
-        RowSum& row = sums[side].row;
 #pragma unroll
         for (int i = 0; i < kOwn<T>; ++i) {
-          const double value = a[side][i];
-          row.dot += value * double(Kind::kBox ? extreme_point(x_L[i], x_U[i], (value >= 0) == lower) : x_L[i]);
-          // Numbers beyond the end are no ties of a row of zeros.
-          if constexpr (!Kind::kBox) {
-            if (numbers.own.has(i)) row.norm = with_entry<Kind::kNorm, kScaled>(row.norm, value, region.q);
-          }
+          const T value = a[side][i];
+          const T x = Kind::kBox ? extreme_point(x_L[i], x_U[i], (value >= T(0)) == lower) : x_L[i];
+          sums[side].dot() = plus_product<T>(sums[side].dot(), value, x);
         }
+        if constexpr (!Kind::kBox) sums[side].add_norm(a[side], numbers.own, region.q);
       }
     });
   }
@@ -65,10 +60,10 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_windows_kernel(const Concre
     if (own.row >= A.rows || side >= sides) return;
     const Index out = side * A.rows + own.row;
     if (args.sums != nullptr) {
-      args.sums[out] = sum.row;
+      args.sums[out] = sum.sum();
     } else {
       const bool lower = is_lower(op.sides, side);
-      op.bounds[out] = stands_somewhere ? bound_of<Kind>(sum.row, region, where.image, lower) : quiet_nan<double>();
+      op.bounds[out] = stands_somewhere ? bound_of<Kind>(sum.sum(), region, where.image, lower) : quiet_nan<double>();
     }
   });
 }
@@ -84,14 +79,13 @@ struct ConcretizeWindowsGradientLaunch {
 template <typename Kind, typename T>
 LBP_DEVICE RowNorm<Kind> norm_of_source(const RowWindows<T>& A, Index side, Index source, double q) {
   constexpr bool kScaled = Kind::template kScaled<T>;
-  using Part = PartOfRow<Kind, kScaled>;
   const T* const numbers = A.data + side * A.side_stride + source * A.source_stride;
   const CombineRows<Kind, kScaled> combine = {q};
-  Part part[1] = {{empty_row<Kind, kScaled>()}};
+  RowSum sum[1] = {empty_row<Kind, kScaled>()};
   for (Index i = lane(); i < window_size(A); i += kLanes) {
-    part[0].row.norm = with_entry<Kind::kNorm, kScaled>(part[0].row.norm, double(read(numbers + i)), q);
+    sum[0].norm = with_entry<Kind::kNorm, kScaled>(sum[0].norm, double(read(numbers + i)), q);
   }
-  return {reduce_group(part, combine).row, q};
+  return {reduce_group(sum, combine), q};
 }
 
 template <typename T, typename Kind>

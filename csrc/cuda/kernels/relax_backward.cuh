@@ -20,6 +20,32 @@ struct RelaxBackwardLaunch {
   double* constants;      // [K B S, tile groups]: the result itself where there is one group
 };
 
+// Relaxes a thread's coefficients of a row, and adds what they take of the intercepts to the row's constant. Positive
+// ones take the line of the own side; 0 counts as positive.
+template <typename T>
+LBP_DEVICE void relax_pack(Pack<T>& A, bool lower, const OwnLines<T>& lines, double& constant) {
+#pragma unroll
+  for (int i = 0; i < kOwn<T>; ++i) {
+    const T a = A[i];
+    const bool takes_lower = (a >= T(0)) == lower;
+    const BoundingLines<T>& line = lines.of[i];
+    constant = plus_product<T>(constant, a, takes_lower ? line.lower_intercept : line.upper_intercept);
+    A[i] = a * (takes_lower ? line.lower_slope : line.upper_slope);
+  }
+}
+
+// Adds up what the warps of a block have of the rows' constants. `warp_sums` is [slots, kWarps].
+template <typename T, typename SlotOf>
+LBP_DEVICE void store_constants(const RelaxBackwardLaunch<T>& args, const double* warp_sums, int slots,
+                                const SlotOf& slot_of) {
+  __syncthreads();
+  for (int i = threadIdx.x; i < slots; i += kThreads) {
+    double total = 0;
+    for (int k = 0; k < kWarps; ++k) total += warp_sums[i * kWarps + k];
+    args.constants[slot_of(i).out_row * args.tiling.tiles + args.tiling.tile()] = total;
+  }
+}
+
 template <typename T, bool kAligned>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, kAligned && sizeof(T) == 4 ? 3 : 2)
     relax_backward_kernel(const RelaxBackwardLaunch<T> args) {
@@ -43,26 +69,23 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, kAligned && sizeof(T) == 4 ? 3 : 2)
     };
     load(0);  // under way while the lines are computed
     const LineTile<T> shared_lines = {line_data};
-    const OwnLines<T> lines = load_lines<kAligned, T>(op.relaxation, image, tile, op.neurons, shared_lines);
+    OwnLines<T> lines = load_lines<kAligned, T>(op.relaxation, image, tile, op.neurons, shared_lines);
     for (int begin = 0; begin < slots; begin += share) {
       double sums[kRelaxSlots];
       // From shared memory in every round: registers are scarce.
       const Pack<T> lower_intercept = shared_lines.template own_numbers<kAligned>(kLowerInterceptPlane);
       const Pack<T> upper_intercept = shared_lines.template own_numbers<kAligned>(kUpperInterceptPlane);
 #pragma unroll
+      for (int i = 0; i < kOwn<T>; ++i) {
+        lines.of[i].lower_intercept = lower_intercept[i];
+        lines.of[i].upper_intercept = upper_intercept[i];
+      }
+#pragma unroll
       for (int k = 0; k < kRelaxSlots; ++k) {
         sums[k] = 0;
         if (k < share && begin + k < slots) {
           const Slot<T> slot = slot_of(begin + k);
-#pragma unroll
-          for (int i = 0; i < kOwn<T>; ++i) {
-            // Positive coefficients take the line of the own side; 0 counts as positive.
-            const T a = A[k][i];
-            const bool takes_lower = (a >= T(0)) == slot.lower;
-            const BoundingLines<T>& line = lines.of[i];
-            sums[k] = plus_product<T>(sums[k], a, takes_lower ? lower_intercept[i] : upper_intercept[i]);
-            A[k][i] = a * (takes_lower ? line.lower_slope : line.upper_slope);
-          }
+          relax_pack(A[k], slot.lower, lines, sums[k]);
           own.store(op.relaxed + slot.out_row * op.neurons, A[k]);
         }
       }
@@ -85,12 +108,55 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, kAligned && sizeof(T) == 4 ? 3 : 2)
       }
     }
   }
-  __syncthreads();
-  for (int i = threadIdx.x; i < slots; i += kThreads) {
-    double total = 0;
-    for (int k = 0; k < kWarps; ++k) total += warp_sums[i * kWarps + k];
-    args.constants[slot_of(i).out_row * args.tiling.tiles + args.tiling.tile()] = total;
+  store_constants(args, warp_sums, slots, slot_of);
+}
+
+// For few rows of large layers: a thread adds up its part of every row's constant over the tiles of its block, and
+// reads all rows of a tile at the same time. Rows are whole packs.
+template <typename T>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_backward_few_kernel(const RelaxBackwardLaunch<T> args) {
+  LBP_SHARED(double, warp_sums, kFewSlots* kWarps);
+  LBP_SHARED(T, line_data, kLineTileSize<T>);
+  const RelaxBackwardArguments<T>& op = args.op;
+  const Index image = args.tiling.image();
+  const int slots = int(slot_count(op.sides, op.rows));
+  const auto slot_of = [&](int slot) { return Slot<T>(op.A, op.sides, op.batch, op.rows, image, 0, slot); };
+  const Index first_tile = args.tiling.tile() * args.tiles_per_block;
+  double sums[kFewSlots] = {};
+  for (Index tile = first_tile; tile < first_tile + args.tiles_per_block && tile * kTile<T> < op.neurons; ++tile) {
+    const Own<T, true> own(tile, op.neurons);
+    Pack<T> A[kFewSlots];
+#pragma unroll
+    for (int k = 0; k < kFewSlots; ++k) {
+      if (k < slots) A[k] = own.load(slot_of(k).A);  // under way while the lines are computed
+    }
+    const OwnLines<T> lines = load_lines<true, T>(op.relaxation, image, tile, op.neurons, {line_data});
+#pragma unroll
+    for (int k = 0; k < kFewSlots; ++k) {
+      if (k < slots) {
+        const Slot<T> slot = slot_of(k);
+        relax_pack(A[k], slot.lower, lines, sums[k]);
+        own.store(op.relaxed + slot.out_row * op.neurons, A[k]);
+      }
+    }
+    if (op.bias.data == nullptr) continue;
+    const Pack<T> bias = load_per_neuron(op.bias, own);
+#pragma unroll
+    for (int k = 0; k < kFewSlots; ++k) {
+#pragma unroll
+      for (int i = 0; i < kOwn<T>; ++i) {
+        if (k < slots) sums[k] = plus_product<T>(sums[k], A[k][i], bias[i]);
+      }
+    }
   }
+#pragma unroll
+  for (int k = 0; k < kFewSlots; k += 2) {
+    double pair[2] = {sums[k], sums[k + 1]};
+    const double sum = reduce_group(pair, Sum());
+    int which = 0;
+    if (holds_group_value<2>(which)) warp_sums[(k + which) * kWarps + warp()] = sum;
+  }
+  store_constants(args, warp_sums, slots, slot_of);
 }
 
 template <typename T>

@@ -12,6 +12,9 @@ LBP_HOST_DEVICE bool is_lower(int sides, Index side) { return (sides & 1) != 0 &
 
 LBP_HOST_DEVICE Index slot_count(int sides, Index rows) { return side_count(sides) * rows; }
 
+// So many slots make a kernel of their own: the margins of ten classes, or ten outputs.
+constexpr int kFewSlots = 10;
+
 // A row of A and of its results.
 template <typename T>
 struct Slot {
