@@ -11,6 +11,9 @@ namespace lbp::cuda {
 
 // Packs of A that are read before the first of them is used.
 constexpr int kRelaxSlots = 4;
+// At a time on a multiprocessor, of rows of whole packs: three hide more of each other's waits, and have the registers.
+template <typename T>
+constexpr int kRelaxBlocks = sizeof(T) == 4 ? 3 : 2;
 
 template <typename T>
 struct RelaxBackwardLaunch {
@@ -47,7 +50,7 @@ LBP_DEVICE void store_constants(const RelaxBackwardLaunch<T>& args, const double
 }
 
 template <typename T, bool kAligned>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, kAligned && sizeof(T) == 4 ? 3 : 2)
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, kAligned ? kRelaxBlocks<T> : 2)
     relax_backward_kernel(const RelaxBackwardLaunch<T> args) {
   LBP_DYNAMIC_SHARED(double, warp_sums);  // [slots, kWarps]
   LBP_SHARED(T, line_data, kLineTileSize<T>);
