@@ -139,6 +139,9 @@ def stages(device: str, capability: str, *, continued: bool) -> list[Stage]:
     cases = ["tests/gpu/test_cpu_cases.py", "tests/gpu/test_compile.py"]
     others = [*tests, *side_by_side(), "tests/gpu", *(f"--ignore={path}" for path in cases)]
     wide = {"COLUMNS": "160"}
+    # Who compiles, or keeps rows as matrices, would take the time of the others.
+    contenders = [part for name in ("native", "reference", "auto_LiRPA patches") for part in ("--contender", name)]
+    in_time = (*contenders, "--repeats", "5", "--time-limit", "5")
     networks = [part for name in ("DM-Large", "DM-Medium", "CNN-7+BN", "ResNet") for part in ("--only", name)]
     methods = (
         "--batch",
@@ -164,7 +167,7 @@ def stages(device: str, capability: str, *, continued: bool) -> list[Stage]:
         Stage("jit-test", 80, python("-m", "pytest", *JUST_IN_TIME), {**just_in_time, **WITHOUT_PLUGINS}, JIT),
         Stage("benchmark", 140, bench("ops", 2, "--no-compiled", "--repeats", "5", *ops), wide, prepare=start_afresh),
         Stage("methods", 80, bench("methods", 0.9, *methods), wide),
-        Stage("training", 50, bench("training", 0.5, "--repeats", "5", "--time-limit", "5"), wide),
+        Stage("training", 50, bench("training", 0.5, *in_time), wide),
     ]
 
 
