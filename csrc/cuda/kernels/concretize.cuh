@@ -243,6 +243,9 @@ LBP_DEVICE void store_rows(const ConcretizeLaunch<T>& args, const RowSum* warp_s
 template <typename T, typename Kind, bool kAligned>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_kernel(const ConcretizeLaunch<T> args) {
   constexpr int kSlots = kAligned && !Kind::template kScaled<T> ? 8 : 4;
+  // Over a box, whose sums cost less, reading ahead made blocks wait for each other: 0.29 ms instead of 0.20 on an H100
+  // for 4,096 rows of 32,768 numbers. Powers need the registers.
+  constexpr bool kAhead = !Kind::kBox && Kind::kNorm != Norm::kGeneral;
   using Part = PartOfRow<T, Kind>;
   LBP_DYNAMIC_SHARED(RowSum, warp_sums);  // [slots, kWarps]
   const ConcretizeArguments<T>& op = args.op;
@@ -263,16 +266,17 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_kernel(const ConcretizeLaun
         if (k < share && begin + k < slots) A[k] = own.load(slot_of(begin + k).A);
       }
     };
-    load(0);
+    if constexpr (kAhead) load(0);
     const OwnCorners<T, Kind> corners(own, op.region, image);
     for (int begin = 0; begin < slots; begin += share) {
+      if constexpr (!kAhead) load(begin);
       Part parts[kSlots];
 #pragma unroll
       for (int k = 0; k < kSlots; ++k) {
         parts[k] = Part::empty();
         if (k < share && begin + k < slots) corners.add(parts[k], A[k], slot_of(begin + k).lower, own, q);
       }
-      load(begin + share);  // under way while the sums are combined
+      if constexpr (kAhead) load(begin + share);  // under way while the sums are combined
       const Part part = reduce_group(parts, CombineParts<T, Kind>{q});
       int k = 0;
       if (holds_group_value<kSlots>(k) && k < share && begin + k < slots) {
