@@ -205,7 +205,7 @@ def run(stage: Stage, deadline: float, reserved: float) -> dict[str, Any]:
             status = "ran out of time"
             end(process)
     entry |= {"status": status, "seconds": round(time.monotonic() - started, 1), "exit": process.returncode}
-    return entry | {"summary": summary(log.read_text(errors="replace"))}
+    return entry | {"summary": summary(log.read_text(errors="replace"), aims=stage.name == "benchmark")}
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -225,10 +225,16 @@ def command_text(stage: Stage) -> str:
     return text.replace(sys.executable, "python3").replace(f"{ROOT}/", "")
 
 
-def summary(log: str) -> list[str]:
-    """Return the lines of a log that say how it went, else its last ones."""
+def summary(log: str, *, aims: bool) -> list[str]:
+    """Return the lines of a log that say how it went, else its last ones.
+
+    Args:
+        log: what a stage printed.
+        aims: whether what was reached of the aims belongs to it; the tables of a record show them after every level.
+    """
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    said = r"^FAILED|^ERROR|\d+ passed|\d+ failed|ERROR SUMMARY|CUDA kernels|share of the copy's bandwidth"
+    said = r"^FAILED|^ERROR|\d+ passed|\d+ failed|ERROR SUMMARY|RACECHECK SUMMARY|CUDA kernels"
+    said += "|share of the copy's bandwidth" if aims else ""
     telling = [re.sub(" +", " ", line) for line in lines if re.search(said, line)]
     return [line.replace(f"{ROOT}/", "") for line in (telling[-40:] or lines[-5:])]
 
