@@ -72,12 +72,13 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, kAligned ? kRelaxBlocks<T> : 2)
     };
     load(0);  // under way while the lines are computed
     const LineTile<T> shared_lines = {line_data};
-    OwnLines<T> lines = load_lines<kAligned, T>(op.relaxation, image, tile, op.neurons, shared_lines);
+    const OwnLines<T> slopes = load_lines<kAligned, T>(op.relaxation, image, tile, op.neurons, shared_lines);
     for (int begin = 0; begin < slots; begin += share) {
       double sums[kRelaxSlots];
       // From shared memory in every round: registers are scarce.
       const Pack<T> lower_intercept = shared_lines.template own_numbers<kAligned>(kLowerInterceptPlane);
       const Pack<T> upper_intercept = shared_lines.template own_numbers<kAligned>(kUpperInterceptPlane);
+      OwnLines<T> lines = slopes;
 #pragma unroll
       for (int i = 0; i < kOwn<T>; ++i) {
         lines.of[i].lower_intercept = lower_intercept[i];
