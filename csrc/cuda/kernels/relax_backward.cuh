@@ -11,13 +11,9 @@ namespace lbp::cuda {
 
 // Packs of A that are read before the first of them is used.
 constexpr int kRelaxSlots = 4;
-// At a time on a multiprocessor, of rows of whole packs: three hide more of each other's waits, where registers do.
+// At a time on a multiprocessor, of rows of whole packs: three hide more of each other's waits, and have the registers.
 template <typename T>
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
-constexpr int kRelaxBlocks = 2;
-#else
 constexpr int kRelaxBlocks = sizeof(T) == 4 ? 3 : 2;
-#endif
 
 template <typename T>
 struct RelaxBackwardLaunch {
