@@ -78,9 +78,11 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, kAligned ? kRelaxBlocks<T> : 2)
       // From shared memory in every round: registers are scarce.
       const Pack<T> lower_intercept = shared_lines.template own_numbers<kAligned>(kLowerInterceptPlane);
       const Pack<T> upper_intercept = shared_lines.template own_numbers<kAligned>(kUpperInterceptPlane);
+      const Pack<T> upper_slope = shared_lines.template own_numbers<kAligned>(kUpperSlopePlane);
       OwnLines<T> lines = slopes;
 #pragma unroll
       for (int i = 0; i < kOwn<T>; ++i) {
+        lines.of[i].upper_slope = upper_slope[i];
         lines.of[i].lower_intercept = lower_intercept[i];
         lines.of[i].upper_intercept = upper_intercept[i];
       }
