@@ -16,13 +16,12 @@ from torch import Tensor
 
 from lbp.errors import UnanalysedRoundingError
 
-# The switches by which PyTorch lets a float32 product or convolution run in TF32 or bfloat16.
-_SWITCHES = (
-    torch.backends.cuda.matmul,
-    torch.backends.cudnn.conv,  # type: ignore[attr-defined]
-    torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
-    torch.backends.mkldnn.conv,  # type: ignore[attr-defined]
-)
+# The switches by which PyTorch lets a float32 product or convolution run in TF32 or bfloat16: `fp32_precision` of
+# `torch.backends.cuda.matmul`, `.cudnn.conv`, `.mkldnn.matmul` and `.mkldnn.conv`, without the properties there, which
+# cost ten times what they call.
+_SWITCHES = (("cuda", "matmul"), ("cuda", "conv"), ("mkldnn", "matmul"), ("mkldnn", "conv"))
+_read = torch._C._get_fp32_precision_getter
+_write = torch._C._set_fp32_precision_setter
 
 _AUTOCAST_DEVICES = ("cpu", "cuda")
 
@@ -107,10 +106,10 @@ def _switch_off() -> None:
         cudnn = torch.backends.cudnn.enabled
         (nnpack,) = torch.backends.nnpack.set_flags(False)
         if _threads_inside == 0:
-            _before = [switch.fp32_precision for switch in _SWITCHES], cudnn, nnpack
+            _before = [_read(*switch) for switch in _SWITCHES], cudnn, nnpack
         torch.backends.cudnn.enabled = _before[1] and _free_convolutions
         for switch in _SWITCHES:
-            switch.fp32_precision = "ieee"
+            _write(*switch, "ieee")
         _threads_inside += 1
     _thread.inside = True
 
@@ -127,9 +126,9 @@ def _restore() -> None:
             for switch, precision in zip(_SWITCHES, precisions, strict=True):
                 # PyTorch does not say whether a value was inherited. One that inheriting gives is, so that a later
                 # change of the switch above reaches it.
-                switch.fp32_precision = "none"
-                if switch.fp32_precision != precision:
-                    switch.fp32_precision = precision
+                _write(*switch, "none")
+                if _read(*switch) != precision:
+                    _write(*switch, precision)
 
 
 # Variables of the environment that let products be less than IEEE arithmetic behind every switch of PyTorch: the device

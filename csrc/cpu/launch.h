@@ -1,7 +1,7 @@
 // The CPU kernels of one instruction set as a table of functions, and the choice among instruction sets.
 #pragma once
 
-#include "arguments.h"
+#include "window_arguments.h"
 
 namespace lbp::cpu {
 

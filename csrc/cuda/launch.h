@@ -11,8 +11,8 @@
 // threads run: results are the same in every run and on every device.
 #pragma once
 
-#include "arguments.h"
 #include "cuda/stream.h"
+#include "window_arguments.h"
 
 #define LBP_DECLARE_LAUNCHER(op, Arguments)             \
   template <typename T>                                 \

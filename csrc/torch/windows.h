@@ -2,6 +2,7 @@
 #pragma once
 
 #include "torch/tensors.h"
+#include "window_arguments.h"
 
 namespace lbp::binding {
 

@@ -40,12 +40,14 @@ class Work:
         network: to bound.
         method: by its name in lbp.
         batch: images.
+        lines: strategy of the bounding lines; None for what the contender takes by itself.
     """
 
     task: Literal["bounds", "step"]
     network: Network
     method: str
     batch: int
+    lines: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,10 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self._stop(patience=5.0)  # it waits for work, and gives back what it holds of the system as it ends
+
+    def another(self) -> Worker:
+        """Returns a worker for the same contender, in a process of its own."""
+        return Worker(*self._arguments)
 
     def first(self, work: Work) -> tuple[Tensor, int | None]:
         """Sets up the work, does it once, returns the lower bounds of the margins (of a step, its loss) and peak bytes.
@@ -229,7 +235,8 @@ def _steady_seconds(run: Callable[[], Tensor], device: torch.device) -> float:
 def _prepare(package: ModuleType, contender: Contender, work: Work, device: torch.device) -> Callable[[], Tensor]:
     model = work.network.model().to(device)
     images, labels = work.network.images(work.batch, device)
-    net = package.BoundedModule(model, images, bound_opts=contender.options, device=str(device))
+    lines = {} if work.lines is None else {"activation_bound_option": work.lines}
+    net = package.BoundedModule(model, images, bound_opts=contender.options | lines, device=str(device))
     C = margins(labels, 10)
     eps = work.network.eps
     perturbation = package.PerturbationLpNorm(

@@ -221,9 +221,9 @@ def _linear_gradients(
 def _forward_backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
     matrices, weight = ctx.saved_tensors[:4], ctx.saved_tensors[4]
     need_weight = ctx.needs_input_grad[4]
-    magnitude, sign = weight.abs(), weight.sign()
+    magnitude = weight.abs()
     to_matrices: list[Tensor | None] = []
-    to_weight = torch.zeros_like(weight) if need_weight else None
+    through_matrices: list[Tensor | None] = [None, None]  # the gradients with respect to W, and to |W|
     for index, (gradient, matrix) in enumerate(zip(gradients, matrices, strict=True)):
         if matrix is None:
             to_matrices.append(None)
@@ -233,8 +233,12 @@ def _forward_backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]
         factor = magnitude if is_radius else weight
         to_matrix, through = _linear_gradients(gradient, matrix, factor, ctx.convolution, needs)
         to_matrices.append(to_matrix)
-        if to_weight is not None and through is not None:
-            to_weight = to_weight + (sign * through if is_radius else through)
+        if through is not None:
+            before = through_matrices[is_radius]
+            through_matrices[is_radius] = through if before is None else before.add_(through)
+    to_weight, to_magnitude = through_matrices
+    if to_weight is not None and to_magnitude is not None:
+        to_weight.addcmul_(weight.sign(), to_magnitude)
     to_bias = None
     if ctx.needs_input_grad[5]:
         to_bias = gradients[2].sum((0, 2, 3) if ctx.convolution else 0)

@@ -14,6 +14,7 @@ from lbp.bench.grid import METHODS, Case
 from lbp.bench.memory import peak_bytes
 from lbp.bench.methods import (
     MethodOptions,
+    _differing,
     _disagreements,
     _Earlier,
     _in_turn,
@@ -156,6 +157,36 @@ def test_without_the_reference_exact_contenders_are_compared_with_each_other():
     (found,) = planted_results(case_of("CROWN"), rest | {"native, every row": BOUNDS + 0.1})
     assert found == ("native, every row", "differs from native, dense by 1.0e-02 of the largest bound")
     assert not planted_results(case_of("IBP"), {"native": BOUNDS})
+
+
+class PlannedWorker(Worker):
+    """Gives planned results, by the lines that are asked for, without a process."""
+
+    def __init__(self, name, results):
+        super().__init__(find(name), "cpu", LIMITS, None)
+        self.results = results
+
+    def another(self):
+        return self
+
+    def first(self, work):
+        if work.lines not in self.results:
+            raise RunFailedError("out of memory")
+        return self.results[work.lines], 0
+
+
+@pytest.mark.parametrize(
+    ("tight", "is_choice"),
+    [({"tight": BOUNDS}, True), ({"tight": BOUNDS + 0.1}, False), ({"tight": BOUNDS * torch.nan}, False), ({}, False)],
+)
+def test_only_who_agrees_on_tight_lines_may_differ_by_a_choice_of_adaptive_ones(tight, is_choice):
+    case = case_of("LBP")
+    native = _Runner(case, TINY, PlannedWorker("native", {None: BOUNDS + 0.1} | tight))
+    reference = _Runner(case, TINY, PlannedWorker("reference", {None: BOUNDS, "tight": BOUNDS}))
+    results = {runner.key: runner.worker.results[None] for runner in (native, reference)}
+    note = "differs from reference by 1.0e-02 of the largest bound"
+    expected = (native, f"lines of its own: {note}" if is_choice else note, is_choice)
+    assert _differing([native, reference], results) == [expected]
 
 
 def test_what_took_too_long_is_not_tried_at_larger_sizes():

@@ -1,4 +1,4 @@
-"""Arguments of the launch functions (csrc/arguments.h) by name, from tensors."""
+"""Arguments of the launch functions (csrc/*arguments.h) by name, from tensors."""
 
 import math
 

@@ -1,7 +1,7 @@
 """The ops on CPU tensors, computed by the emulated CUDA kernels.
 
 Each function has the arguments of the op `lbp::<name>` in its schema's order (csrc/torch/schema.cpp), hands the kernels
-their arguments by name (csrc/arguments.h), and fills what they are to write with NaN first.
+their arguments by name (csrc/*arguments.h), and fills what they are to write with NaN first.
 """
 
 from emulation.forward_ops import ForwardOps

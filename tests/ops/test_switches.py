@@ -15,7 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import lbp
 from lbp import ops
 from lbp.backend import current_backend
-from lbp.precision import _SWITCHES, full_precision
+from lbp.precision import full_precision
+
+SWITCHES = (
+    torch.backends.cuda.matmul,
+    torch.backends.cudnn.conv,
+    torch.backends.mkldnn.matmul,
+    torch.backends.mkldnn.conv,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +36,7 @@ def switches_return():
 
 def state():
     """What the process-wide switches say, by the interface that PyTorch offers today."""
-    backends = torch.backends
-    switches = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-    return [switch.fp32_precision for switch in switches]
+    return [switch.fp32_precision for switch in SWITCHES]
 
 
 def everything():
@@ -220,7 +225,7 @@ def test_an_inherited_switch_goes_on_inheriting():
     try:
         for precision in ("tf32", "ieee"):
             torch.backends.fp32_precision = precision
-            for switch in _SWITCHES:
+            for switch in SWITCHES:
                 switch.fp32_precision = "none"
             with full_precision():
                 assert state() == ["ieee"] * 4
@@ -229,5 +234,5 @@ def test_an_inherited_switch_goes_on_inheriting():
         assert state() == ["tf32"] * 4
     finally:
         torch.backends.fp32_precision = before[0]
-        for switch, precision in zip(_SWITCHES, before[1], strict=True):
+        for switch, precision in zip(SWITCHES, before[1], strict=True):
             switch.fp32_precision = precision

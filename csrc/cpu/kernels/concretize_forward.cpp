@@ -220,11 +220,11 @@ void count_ties(const Tile& tile, NormTile& norms) {
   });
 }
 
-// Writes the gradients of a segment of center and radius: those of the bounds times the points at which the lower and
-// the upper coefficients act, lower_point(a, j) and upper_point(a, j).
-template <typename T, typename Arguments, typename LowerPoint, typename UpperPoint>
+// Writes the gradients of a segment of center and radius: those of the bounds, where counts(j), times the points at
+// which the lower and the upper coefficients act, lower_point(a, j) and upper_point(a, j).
+template <typename T, typename Arguments, typename LowerPoint, typename UpperPoint, typename Counts>
 void store_segment(const Arguments& args, const T* l_gradient, const T* u_gradient, const Segment<T>& segment,
-                   const LowerPoint& lower_point, const UpperPoint& upper_point) {
+                   const LowerPoint& lower_point, const UpperPoint& upper_point, const Counts& counts) {
   const T* __restrict to_l = l_gradient + segment.first;
   const T* __restrict to_u = u_gradient + segment.first;
   const T* __restrict center = segment.center;
@@ -233,15 +233,16 @@ void store_segment(const Arguments& args, const T* l_gradient, const T* u_gradie
   if (radius == nullptr) {
 #pragma omp simd
     for (Index j = 0; j < segment.count; ++j) {
-      const double a = center[j];
-      to_center[j] = T(to_u[j] * upper_point(a, j) + to_l[j] * lower_point(a, j));
+      const double a = center[j], to_lower = counts(j) ? to_l[j] : T(0), to_upper = counts(j) ? to_u[j] : T(0);
+      to_center[j] = T(to_upper * upper_point(a, j) + to_lower * lower_point(a, j));
     }
   } else {
     T* __restrict to_radius = args.radius_gradient + segment.out;
 #pragma omp simd
     for (Index j = 0; j < segment.count; ++j) {
-      const double lower = to_l[j] * lower_point(lower_coefficient(center, radius, j), j);
-      const double upper = to_u[j] * upper_point(upper_coefficient(center, radius, j), j);
+      const double to_lower = counts(j) ? to_l[j] : T(0), to_upper = counts(j) ? to_u[j] : T(0);
+      const double lower = to_lower * lower_point(lower_coefficient(center, radius, j), j);
+      const double upper = to_upper * upper_point(upper_coefficient(center, radius, j), j);
       to_center[j] = T(upper + lower);
       to_radius[j] = T(upper - lower);
     }
@@ -249,16 +250,31 @@ void store_segment(const Arguments& args, const T* l_gradient, const T* u_gradie
 }
 
 // The gradients of a tile's coefficients over a box.
-template <typename T, typename Tile, typename Arguments>
-void store_box_gradients(const Arguments& args, const Tile& tile, const T* l_gradient, const T* u_gradient) {
-  const Index image = tile.image * args.region.batch_stride;
-  tile.for_segments([&](const Segment<T>& segment, auto step) {
-    const T* x_L = args.region.x_L + image + segment.input;
-    const T* x_U = args.region.x_U + image + segment.input;
-    const auto end = [=](Index j, bool low) { return double(extreme_point(x_L[j * step], x_U[j * step], low)); };
+template <typename T, typename Arguments>
+void store_box_gradients(const Arguments& args, const DenseTile<T>& tile, const T* l_gradient, const T* u_gradient) {
+  tile.for_segments([&](const Segment<T>& segment, auto) {
+    const Index at = tile.image * args.region.batch_stride + segment.input;
+    const double low = extreme_point(args.region.x_L[at], args.region.x_U[at], true),
+                 high = extreme_point(args.region.x_L[at], args.region.x_U[at], false);
     store_segment(
-        args, l_gradient, u_gradient, segment, [=](double a, Index j) { return a >= 0 ? end(j, true) : end(j, false); },
-        [=](double a, Index j) { return a >= 0 ? end(j, false) : end(j, true); });
+        args, l_gradient, u_gradient, segment, [=](double a, Index) { return a >= 0 ? low : high; },
+        [=](double a, Index) { return a >= 0 ? high : low; }, [](Index) { return true; });
+  });
+}
+
+template <typename T, typename Arguments>
+void store_box_gradients(const Arguments& args, const WindowTile<T>& tile, const T* l_gradient, const T* u_gradient) {
+  EndsUnderWindows<T> ends(args.region, tile);
+  ends.for_entries([&](Index entry, Index first, Index stop) {
+    const auto* inside = ends.inside + first;
+    const double *low = ends.low + first, *high = ends.high + first;
+    for (Index number = 0; number < tile.channels; ++number) {
+      const Index at = tile.at(entry, number, tile.top, tile.left) + first, to = number * tile.places() + first;
+      store_segment(
+          args, l_gradient, u_gradient, tile.matrices.segment(tile.image, tile.image_size(), at, to, stop - first, 0),
+          [=](double a, Index j) { return a >= 0 ? low[j] : high[j]; },
+          [=](double a, Index j) { return a >= 0 ? high[j] : low[j]; }, [=](Index j) { return inside[j] != 0; });
+    }
   });
 }
 
@@ -282,7 +298,8 @@ void store_ball_gradients(const Arguments& args, const Tile& tile, const T* l_gr
           },
           [=](double a, Index j) {
             return x[j * step] + eps * norm_slope<kind>(a, norm_u[j], sum_u[j], largest_u[j], q);
-          });
+          },
+          [](Index) { return true; });
     });
   });
 }

@@ -4,8 +4,8 @@
 
 #include <type_traits>
 
-#include "arguments.h"
 #include "cpu/kernels/tile.h"
+#include "window_arguments.h"
 
 namespace lbp::LBP_ISA {
 
@@ -88,6 +88,10 @@ struct WindowTile {
   Index image, channel, channels, top, bottom, left, right;
   Index begin, size;
 
+  // Coefficients of one image.
+  Index image_size() const {
+    return windows.image_channels * windows.rows * windows.columns * windows.channels * windows.height * windows.width;
+  }
   Index columns() const { return right - left; }
   Index places() const { return (bottom - top) * columns(); }
   // Places whose window entry in column j, or row i, lies on the image.
@@ -117,7 +121,6 @@ struct WindowTile {
   void for_stepped(const Body& body, ColumnStep step) const {
     const Windows& w = windows;
     const Index entries = w.image_channels * w.rows * w.columns;
-    const Index image_size = entries * w.channels * w.height * w.width;
     for (Index entry = 0; entry < entries; ++entry) {
       const Index j = entry % w.columns, i = entry / w.columns % w.rows, source = entry / w.columns / w.rows;
       const Inside inside = across(j), rows = down(i);
@@ -126,7 +129,7 @@ struct WindowTile {
         for (Index y = rows.first; y < rows.stop; ++y) {
           const Index row = w.row_scale * y + w.row_offset + i;
           const Index column = w.column_scale * inside.first + w.column_offset + j;
-          body(matrices.segment(image, image_size, at(entry, number, y, inside.first), neuron(number, y, inside.first),
+          body(matrices.segment(image, image_size(), at(entry, number, y, inside.first), neuron(number, y, inside.first),
                                 inside.stop - inside.first, (source * w.image_rows + row) * w.image_columns + column),
                step);
         }

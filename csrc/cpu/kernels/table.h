@@ -1,7 +1,7 @@
 // The kernels of one instruction set; launch.h describes them.
 #pragma once
 
-#include "arguments.h"
+#include "window_arguments.h"
 
 namespace lbp::LBP_ISA {
 

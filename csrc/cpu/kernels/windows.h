@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/kernels/tile.h"
+#include "window_arguments.h"
 
 namespace lbp::LBP_ISA {
 

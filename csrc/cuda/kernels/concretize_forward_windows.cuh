@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cuda/kernels/concretize_forward.cuh"
+#include "window_arguments.h"
 
 namespace lbp::cuda {
 

@@ -6,6 +6,7 @@
 
 #include "cuda/kernels/reduce.cuh"
 #include "cuda/kernels/slot.cuh"
+#include "window_arguments.h"
 
 namespace lbp::cuda {
 
