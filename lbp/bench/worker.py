@@ -7,6 +7,7 @@ import resource
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -81,6 +82,7 @@ class Worker:
 
     def __init__(self, contender: Contender, device: str, limits: Limits, peer: Path | None) -> None:
         self.contender = contender
+        self.device = device
         self._arguments = (contender, device, limits, peer)
         self._limits = limits
         self._process: BaseProcess | None = None
@@ -191,6 +193,8 @@ def _serve(connection: Connection, contender: Contender, device: str, limits: Li
             if isinstance(what, Work):
                 run = _prepare(package, contender, what, on)
             elif what == "first":
+                if contender.compiled:
+                    run()  # compiles, which takes memory that no later run needs
                 answer = _first(run, on)
             elif what == "time":
                 answer = _steady_seconds(run, on)
@@ -242,8 +246,10 @@ def _prepare(package: ModuleType, contender: Contender, work: Work, device: torc
         lower: Tensor = net.compute_bounds(x=(x,), C=C, method=contender.methods[work.method], bound_upper=False)[0]
         return lower
 
+    plain = device.type == "cuda" and contender.backend == "reference"  # which leaves convolutions to cuDNN there
+
     def verify() -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), free_convolutions() if plain else nullcontext():
             return bounds()
 
     def step() -> Tensor:

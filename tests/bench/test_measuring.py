@@ -133,6 +133,11 @@ def test_bounds_that_are_too_high_differ_as_those_that_are_too_low_do_but_where_
     assert [name for name, _ in peers] == ([] if shift > 0 else ["auto_LiRPA patches"])
 
 
+def test_products_are_listed_on_the_cpu_where_every_kernel_that_multiplies_is_known():
+    workers = [Worker(find("native"), device, LIMITS, None) for device in ("cpu", "cuda:0")]
+    assert [_Runner(case_of("IBP"), TINY, worker).lists_products for worker in workers] == [True, False]
+
+
 def test_rounding_is_no_difference_and_nan_is():
     rounded = BOUNDS + torch.tensor([5e-4, -5e-4, 0.0])
     for method in METHODS:
