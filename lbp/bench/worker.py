@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -225,9 +226,12 @@ def _first(run: Callable[[], Tensor], device: torch.device) -> tuple[list[float]
 
 
 def _steady_seconds(run: Callable[[], Tensor], device: torch.device) -> float:
-    """Returns the seconds of a call; of a short one those of the next, when the threads of others sleep, ours not."""
+    """Returns the seconds of a call; of a short one those of the last of a while, when only our threads are awake."""
+    begin = time.perf_counter()
     seconds = seconds_of(run, device)
-    return seconds if seconds > _SHORT else seconds_of(run, device)
+    while seconds <= _SHORT and time.perf_counter() - begin < _SHORT:
+        seconds = seconds_of(run, device)
+    return seconds
 
 
 def _prepare(package: ModuleType, contender: Contender, work: Work, device: torch.device) -> Callable[[], Tensor]:
