@@ -21,7 +21,6 @@ from lbp.ops._arguments import native
 from lbp.ops.outward_intervals import Widening, outward_interval_conv2d, outward_interval_linear
 from lbp.precision import full_precision
 
-
 OP_NAMES = (
     *(name for name in ops.__all__ if not name[0].isupper()),
     *("interval_conv2d_fused", "outward_interval_conv2d", "outward_interval_linear"),

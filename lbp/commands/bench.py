@@ -28,7 +28,6 @@ from lbp.bench.tables import result_tables
 from lbp.bench.worker import Limits
 from lbp.errors import InvalidInputError
 
-
 _FAILED = r"\w*(Error|Exception): |process ended"
 """How notes of runs begin that ended by an error."""
 
