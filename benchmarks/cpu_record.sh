@@ -8,6 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 output="${1:?usage: benchmarks/cpu_record.sh RECORD.json [options of lbp bench]}"
 shift
 python="${PYTHON:-python3}"
+export COLUMNS="${COLUMNS:-220}" # of the tables, which are cut off in fewer
 status=0
 run() { # FILE COMMAND...: what the command prints goes to the file
   local code=0

@@ -143,19 +143,7 @@ def stages(device: str, capability: str, *, continued: bool) -> list[Stage]:
     contenders = [part for name in ("native", "reference", "auto_LiRPA patches") for part in ("--contender", name)]
     in_time = (*contenders, "--repeats", "5", "--time-limit", "5")
     networks = [part for name in ("DM-Large", "DM-Medium", "CNN-7+BN", "ResNet") for part in ("--only", name)]
-    methods = (
-        "--batch",
-        "32",
-        "--repeats",
-        "5",
-        "--time-limit",
-        "5",
-        "--only",
-        "IBP",
-        "--only",
-        "CROWN-IBP",
-        *networks,
-    )
+    methods = (*in_time, "--batch", "32", "--only", "IBP", "--only", "CROWN-IBP", *networks)
     return [
         Stage("build", 110, python("setup.py", "build_ext", "--inplace"), ahead),
         Stage("test", 160, others, WITHOUT_PLUGINS),

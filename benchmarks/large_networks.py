@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import lbp
+from lbp.bench.record import tree_commit
 from lbp.graph import BoundNode, Network
 from lbp.graph.conv import Conv2dNode
 from lbp.graph.linear import LinearNode
@@ -234,7 +235,7 @@ def main() -> None:
         results = run_cases(options)
         if options.json:
             settings = {name: value for name, value in vars(options).items() if name not in ("json", "here")}
-            record = {"environment": collect(), "options": settings, "results": results}
+            record = {"environment": collect(), "commit": tree_commit(), "options": settings, "results": results}
             options.json.write_text(json.dumps(record, indent=2, default=str) + "\n")
 
 

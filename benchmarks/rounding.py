@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 import lbp
 import lbp.models
+from lbp.bench.record import tree_commit
 from lbp.checkpoint import load as load_checkpoint
 from lbp.data import Dataset
 from lbp.data import load as load_data
@@ -60,7 +61,7 @@ def main() -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     methods = options.methods.split(",")
-    record: dict[str, Any] = {"environment": collect(), "threads": torch.get_num_threads()}
+    record: dict[str, Any] = {"environment": collect(), "commit": tree_commit(), "threads": torch.get_num_threads()}
     if options.checkpoint is None:
         rows = []
         for name in options.networks or NETWORKS:

@@ -13,6 +13,9 @@ from lbp.bench.record import Record, Row
 LEAST_CHANGE = 1.1
 """A smaller ratio is never called a change: a second run of the same code differs by as much."""
 
+_CHOICES = {"levels", "quick", "only", "batch", "contenders", "compiled"}
+"""Settings that choose what is measured, which is no condition of it."""
+
 LEAST_REPEATS = 3
 """Fewer repeats have no spread, or none that says anything about noise."""
 
@@ -40,7 +43,9 @@ class Comparison:
         changes: beyond noise, the largest first.
         unclear: times that differ as much, but of too few repeats to tell a change from noise; the largest first.
         compared: rows that both records have.
-        appeared, vanished: rows that only one record has a time for.
+        appeared: rows that only the new record has a time for.
+        vanished: rows with a time that the new record does not have.
+        failed: rows of the new record that have no time, where the old one has; their notes say why.
         differences: of machine and settings, in words; with any, changes may not be the code's.
     """
 
@@ -49,6 +54,7 @@ class Comparison:
     compared: int
     appeared: tuple[Row, ...]
     vanished: tuple[Row, ...]
+    failed: tuple[Row, ...]
     differences: tuple[str, ...]
 
 
@@ -60,6 +66,7 @@ def compare(old: Record, new: Record) -> Comparison:
     """
     before = {row.key: row for row in old.rows if row.timing is not None}
     after = {row.key: row for row in new.rows if row.timing is not None}
+    present = {row.key for row in new.rows}
     shared = [(before[key], after[key]) for key in after if key in before]
     clear = [pair for pair in shared if _can_tell(*pair)]
     unclear = [pair for pair in shared if not _can_tell(*pair)]
@@ -68,7 +75,8 @@ def compare(old: Record, new: Record) -> Comparison:
         _largest_first([_time_change(*pair) for pair in unclear]),
         len(shared),
         tuple(row for key, row in after.items() if key not in before),
-        tuple(row for key, row in before.items() if key not in after),
+        tuple(row for key, row in before.items() if key not in present),
+        tuple(row for row in new.rows if row.timing is None and row.key in before),
         tuple(_differences(old, new)),
     )
 
@@ -103,7 +111,7 @@ def _is_large(ratio: float) -> bool:
 
 def _differences(old: Record, new: Record) -> list[str]:
     facts: list[tuple[str, Any, Any]] = [("device", old.device, new.device)]
-    names = sorted({*old.settings, *new.settings})
+    names = sorted({*old.settings, *new.settings} - _CHOICES)
     facts += [(name, old.settings.get(name), new.settings.get(name)) for name in names]
     names = sorted({*old.versions, *new.versions} - {"lbp"})
     facts += [(name, old.versions.get(name), new.versions.get(name)) for name in names]

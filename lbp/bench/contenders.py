@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -122,6 +124,18 @@ def find(name: str) -> Contender:
 def peer_available(path: Path | None) -> bool:
     """Says whether auto_LiRPA can be found, among the installed packages or in a folder."""
     return (path is not None and (path / "auto_LiRPA").is_dir()) or importlib.util.find_spec("auto_LiRPA") is not None
+
+
+def peer_version(path: Path | None) -> str | None:
+    """Returns the version of auto_LiRPA in a folder, or installed, without importing it; None where there is none."""
+    source = None if path is None else path / "auto_LiRPA" / "__init__.py"
+    if source is not None and source.exists():
+        found = re.search(r"^__version__ *= *['\"](.+)['\"]", source.read_text(), re.MULTILINE)
+        return "unknown" if found is None else found[1]
+    try:
+        return importlib.metadata.version("auto_LiRPA")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def load(contender: Contender, peer: Path | None) -> ModuleType:

@@ -21,6 +21,12 @@ from lbp.ops._arguments import native
 from lbp.ops.outward_intervals import Widening, outward_interval_conv2d, outward_interval_linear
 from lbp.precision import full_precision
 
+OP_NAMES = (
+    *(name for name in ops.__all__ if not name[0].isupper()),
+    *("interval_conv2d_fused", "outward_interval_conv2d", "outward_interval_linear"),
+)
+"""Of the grid, without the exponents of norms."""
+
 
 def op_cases(device: torch.device, *, quick: bool = False) -> Iterator[OpCase]:
     """Yields the grid; tensors of a case are made when it is reached.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,11 +82,11 @@ def _backward_of(case: OpCase) -> tuple[str, ...]:
 def _contenders(case: OpCase, options: OpOptions, device: torch.device) -> dict[str, Callable[[], Call]]:
     """Returns what makes the call of each contender."""
     calls: dict[str, Callable[[], Call]] = {
-        "native": lambda: _on_backend("native", case.call),
-        "reference": lambda: _on_backend("reference", case.call),
+        "native": lambda: _on_backend("native", case.call, device),
+        "reference": lambda: _on_backend("reference", case.call, device),
     }
     if options.compiled and case.compiled:
-        calls["reference compiled"] = lambda: _on_backend("reference", _compiled(case.call))
+        calls["reference compiled"] = lambda: _on_backend("reference", _compiled(case.call), device)
     fused = case.op == "relax_backward" and case.activation == "ReLU"
     if fused and device.type == "cuda" and cupy_fusion.is_available():
         calls[_CUPY] = lambda: cupy_fusion.relax_backward(*case.tensors[:3])
@@ -98,9 +99,12 @@ def _compiled(call: Call) -> Call:
     return torch.compile(lambda: call(), dynamic=False)
 
 
-def _on_backend(backend: str, call: Call) -> Call:
+def _on_backend(backend: str, call: Call, device: torch.device) -> Call:
+    """Returns the call on a backend; plain PyTorch leaves convolutions on a GPU to cuDNN, as everyone does."""
+    plain = device.type == "cuda" and backend == "reference"
+
     def run() -> Any:
-        with lbp.backend(backend):
+        with lbp.backend(backend), free_convolutions() if plain else nullcontext():
             return call()
 
     return run
@@ -156,10 +160,11 @@ def _measured(
     del expected
     able = {name: call for name, call in calls.items() if name not in notes}
     timings = time_in_turn(able, device, repeats=options.repeats, budget=options.seconds)
-    rows = [
-        replace(_row(case, suffix, name), timing=timings[name], peak_bytes=peak_bytes(call, device, collect=False)[1])
-        for name, call in able.items()
-    ]
+    rows = []
+    for name, call in able.items():
+        # CuPy takes memory from an allocator of its own, which PyTorch does not count.
+        peak = None if name == _CUPY else peak_bytes(call, device, collect=False)[1]
+        rows.append(replace(_row(case, suffix, name), timing=timings[name], peak_bytes=peak))
     return rows + [replace(_row(case, suffix, name), note=note) for name, note in notes.items()]
 
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def draw_pictures(record: Record, folder: Path) -> list[Path]:
     """Draws what the record has rows for, as PNG files, and returns their paths.
 
-    `speed-up.png`: native over the others by number of neurons, per op. `roofline.png`: rate of the ops against their
-    operations per byte, under the measured roofs. `memory.png` and `time.png`: methods against the number of neurons.
+    `speed-up.png`: PyTorch's time over native by numbers in the operands, per op. `roofline.png`: rates of the ops that
+    multiply against their operations per byte, under the measured roofs. `memory.png` and `time.png`: methods against
+    the number of neurons.
     """
     folder.mkdir(parents=True, exist_ok=True)
     wanted: list[tuple[str, str, Callable[[Axes, Record], None]]] = [

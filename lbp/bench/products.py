@@ -68,7 +68,7 @@ class Product:
 
 
 def products_of(call: Call) -> list[Product]:
-    """Runs a call and returns its products: the library's, and those that kernels of this package compute instead."""
+    """Runs a call on the CPU and returns its products: the library's, and those that kernels of lbp compute instead."""
     found: list[Product] = []
     with _Listing(found):
         call()

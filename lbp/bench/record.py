@@ -142,7 +142,7 @@ def new_record(device: torch.device, settings: dict[str, Any], rates: Rates) -> 
     """Returns a record of this machine, now, that has no rows yet."""
     return Record(
         _device_name(device),
-        _commit(),
+        tree_commit(),
         {
             "threads": torch.get_num_threads(),
             "waiting threads": os.environ.get("OMP_WAIT_POLICY", "default").lower(),
@@ -195,7 +195,8 @@ def _device_name(device: torch.device) -> str:
     return names[0] if names else platform.machine()
 
 
-def _commit() -> str:
+def tree_commit() -> str:
+    """Returns the commit of the source tree, with "+" where files differ from it; "unknown" outside of a tree."""
     folder = Path(lbp.__file__).parent
     try:
         commit = _git(folder, "rev-parse", "HEAD")

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from lbp.bench.comparison import LEAST_REPEATS
 from lbp.bench.growth import fitted_growth
 from lbp.bench.rates import Rates
 from lbp.bench.record import Record, Row
+from lbp.bench.timing import Timing
 
 LEVELS = {
     "ops": "Ops",
@@ -112,5 +114,13 @@ def _cell(row: Row | None, *, with_memory: bool) -> str:
         return ""
     if row.timing is None:
         return row.note.split(":")[0]
-    time = f"{1e3 * row.timing.median:.3g}"
+    time = _time(row.timing)
     return f"{time} | {row.peak_bytes / 2**20:.0f}" if with_memory and row.peak_bytes is not None else time
+
+
+def _time(timing: Timing) -> str:
+    """Returns the median, and half of what lies between the quartiles as a share of it; of few repeats their number."""
+    median = f"{1e3 * timing.median:.3g}"
+    if timing.repeats < LEAST_REPEATS:
+        return f"{median} ({timing.repeats}x)"
+    return f"{median} ±{50 * (timing.high - timing.low) / timing.median:.0f}%"

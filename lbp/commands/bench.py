@@ -1,5 +1,6 @@
 """`lbp bench`."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -10,13 +11,15 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from lbp.bench.aims import aims_table
 from lbp.bench.comparison import compare, comparison_table
-from lbp.bench.contenders import CONTENDERS
+from lbp.bench.contenders import CONTENDERS, peer_version
 from lbp.bench.grid import METHODS
 from lbp.bench.methods import MethodOptions, measure_growth, measure_methods, measure_training
 from lbp.bench.networks import NETWORKS
+from lbp.bench.op_cases import OP_NAMES
 from lbp.bench.ops import OpOptions, measure_ops
 from lbp.bench.pictures import draw_pictures
 from lbp.bench.rates import measure_rates
@@ -24,6 +27,9 @@ from lbp.bench.record import Key, Record, Row, continue_record, new_record, read
 from lbp.bench.tables import result_tables
 from lbp.bench.worker import Limits
 from lbp.errors import InvalidInputError
+
+_FAILED = r"\w*(Error|Exception): |process ended"
+"""How notes of runs begin that ended by an error."""
 
 
 class Level(StrEnum):
@@ -85,10 +91,15 @@ def bench(
     on = _device(device)
     if threads > 0:
         torch.set_num_threads(threads)
-    names = tuple(only or ())
+    names = _known(only or ())
     settings = {
+        "levels": [level.value for level in levels or list(Level)],
         "quick": quick,
         "only": list(names),
+        "batch": list(batch or ()),
+        "contenders": list(contender or ()),
+        "compiled": compiled,
+        "auto_LiRPA": peer_version(peer),
         "repeats": repeats,
         "time limit": time_limit,
         "case seconds": case_seconds,
@@ -123,14 +134,19 @@ def bench(
 
 
 def _finish(console: Console, record: Record, *, interrupted: bool) -> None:
-    """Ends with an error where results of this package differed, whose times then mean nothing."""
-    wrong = [
-        row for row in record.rows if row.note.startswith("differs") and not row.contender.startswith("auto_LiRPA")
-    ]
+    """Ends with an error where results of this package differed, whose times mean nothing then, or a run failed."""
+    wrong = [row for row in record.rows if _is_wrong(row)]
     for row in wrong:
-        console.print(f"[red]{row.case} {row.activation}: {row.contender} {row.note}[/]")
+        console.print(f"[red]{row.case} {row.activation}: {row.contender} {escape(row.note)}[/]")
     if wrong or interrupted:
         raise typer.Exit(130 if interrupted else 1)
+
+
+def _is_wrong(row: Row) -> bool:
+    """Says whether a row shows a fault of this package; to be slow, or to need much memory, is none."""
+    if row.note.startswith("differs"):
+        return not row.contender.startswith("auto_LiRPA")
+    return row.contender.startswith("native") and re.match(_FAILED, row.note) is not None
 
 
 def _measurements(
@@ -150,6 +166,17 @@ def _measurements(
                 yield from measure_training(device, methods, notify)
             case Level.GROWTH:
                 yield from measure_growth(device, methods, notify)
+
+
+def _known(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of --only: what nobody knows would choose nothing, and so measure everything."""
+    for name in names:
+        op_name = name.partition(" p=")[0]
+        if name not in (*NETWORKS, *METHODS) and not any(op_name in op for op in OP_NAMES):
+            raise InvalidInputError(
+                f"--only {name!r} is neither a part of an op's name nor one of {', '.join((*NETWORKS, *METHODS))}"
+            )
+    return tuple(names)
 
 
 def _method_options(
@@ -212,3 +239,5 @@ def _show_comparison(console: Console, old: Path, new: Path) -> None:
         if rows:
             names = sorted({f"{row.case} {row.contender}" for row in rows})
             console.print(f"{word}: {len(rows)} rows: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
+    for row in result.failed:
+        console.print(f"[red]no time any more:[/] {' '.join(row.key)}: {escape(row.note)}", highlight=False)

@@ -263,7 +263,7 @@ def _relax_backward_linear_cuda(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """Choose between the fused product, which relaxes A while reading it, and a pass before the library's product.
 
     The fused one computes the lines again for every 128 columns of the weight. On an H100 a layer of 512 neurons over
-    16,384 inputs, nine rows of 32 images, takes it 1.15 ms, and the library's product alone 0.25 ms (`lbp bench ops
+    32,768 inputs, nine rows of 32 images, takes it 1.15 ms, and the library's product alone 0.25 ms (`lbp bench ops
     --device cuda`): it is for weights of few columns, where reading A is what costs.
     """
     weight = rest[RELAXATION_LENGTH]

@@ -36,6 +36,14 @@ def test_the_limits_of_all_stages_fit_ten_minutes(script):
     assert stages[0].environment["LBP_CUDA_ARCHITECTURES"] == "90"
 
 
+@pytest.mark.parametrize("name", ["methods", "training"])
+def test_measurements_leave_out_who_compiles_or_keeps_matrices(script, name):
+    stages = {stage.name: stage for stage in script.stages("gpu-a", "9.0", continued=False)}
+    command = stages[name].command
+    contenders = [command[i + 1] for i, word in enumerate(command) if word == "--contender"]
+    assert contenders == ["native", "reference", "auto_LiRPA patches"]
+
+
 def test_a_stage_past_its_limit_is_interrupted_and_says_what_it_has(script):
     code = """
 import time

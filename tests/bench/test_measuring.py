@@ -9,6 +9,7 @@ import torch
 
 import lbp.ops
 from lbp.bench import ops
+from lbp.bench import worker as of_worker
 from lbp.bench.contenders import Contender, find
 from lbp.bench.grid import METHODS, Case
 from lbp.bench.memory import peak_bytes
@@ -134,6 +135,11 @@ def test_bounds_that_are_too_high_differ_as_those_that_are_too_low_do_but_where_
     assert [name for name, _ in peers] == ([] if shift > 0 else ["auto_LiRPA patches"])
 
 
+def test_products_are_listed_on_the_cpu_where_every_kernel_that_multiplies_is_known():
+    workers = [Worker(find("native"), device, LIMITS, None) for device in ("cpu", "cuda:0")]
+    assert [_Runner(case_of("IBP"), TINY, worker).lists_products for worker in workers] == [True, False]
+
+
 def test_rounding_is_no_difference_and_nan_is():
     rounded = BOUNDS + torch.tensor([5e-4, -5e-4, 0.0])
     for method in METHODS:
@@ -216,6 +222,13 @@ def test_a_slow_contender_takes_no_rounds_from_a_fast_one(slow, rounds_of_slow):
     measured = _in_turn(runners, MethodOptions(LIMITS, repeats=7, seconds=0.75))
     assert [found["timing"].repeats for _, found in measured] == [7, rounds_of_slow]
     assert [found["timing"].median for _, found in measured] == [0.1, slow]
+
+
+@pytest.mark.parametrize(("answers", "taken"), [([1.0, 9.0], 1.0), ([0.001, 0.002, 1.0, 9.0], 1.0)])
+def test_a_short_call_is_repeated_and_a_long_one_is_not(monkeypatch, answers, taken):
+    left = iter(answers)
+    monkeypatch.setattr(of_worker, "seconds_of", lambda run, device: next(left))
+    assert of_worker._steady_seconds(None, CPU) == taken
 
 
 def test_nan_counts_as_a_difference():

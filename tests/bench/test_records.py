@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from lbp.bench.aims import CPU_AIMS, CUDA_AIMS, aims_table
 from lbp.bench.comparison import compare, comparison_table
+from lbp.bench.contenders import peer_version
 from lbp.bench.growth import exponent, fitted_growth
 from lbp.bench.layers import affine_layers
 from lbp.bench.op_case import Shape
@@ -19,6 +20,7 @@ from lbp.bench.record import Record, Row, continue_record, read_record, write_re
 from lbp.bench.tables import cases, floor_seconds, result_tables
 from lbp.bench.timing import Timing
 from lbp.cli import app
+from lbp.commands.bench import _is_wrong, _known
 from lbp.errors import InvalidInputError
 
 RATES = Rates(copy=1e9, new_copy=5e8, products=1e11)
@@ -117,14 +119,14 @@ def test_every_kind_of_aim_is_read_off_its_rows():
             product_seconds=4.0,
         )
         for case, (level, seconds) in cases.items()
-        for contender, factor in (("native", 1), ("reference", 16), ("auto_LiRPA patches", 3))
+        for contender, factor in (("native", 1), ("native, every row", 2), ("reference", 16), ("auto_LiRPA patches", 3))
         for activation in ("ReLU", "ParamRamp")
     ]
     measured = {words: ratio for words, _, ratio, _ in aims(record(*rows)) if "not measured" not in ratio}
     assert measured == {
         "IBP on DM-Large, B=16: time / products alone": "1.25",
         "IBP on DM-Large, B=16: ParamRamp / ReLU": "1.00",
-        "CROWN on DM-Medium over dense PyTorch": "16.00",
+        "CROWN, every row, on DM-Medium over dense PyTorch": "8.00",
         "CROWN on DM-Medium over auto_LiRPA's patches": "3.00",
         "CROWN-IBP training step on DM-Large: memory / PyTorch's": "0.06",
     }
@@ -224,6 +226,14 @@ def test_rows_that_only_one_record_has_are_listed():
     assert result.compared == 1
 
 
+def test_a_row_that_lost_its_time_is_listed_with_the_reason():
+    lost = row(1.0, timing=None, note="differs from reference")
+    result = compare(record(row(1.0)), record(lost))
+    assert result.failed == (lost,)
+    assert result.vanished == ()
+    assert compare(record(lost), record(row(1.0))).failed == ()
+
+
 def test_other_conditions_are_said():
     other = record(row(1.0), device="another", rates=replace(RATES, copy=2e9), versions={"PyTorch": "3"})
     differences = compare(record(row(1.0)), other).differences
@@ -277,3 +287,47 @@ def test_the_command_shows_and_compares_and_draws_records(tmp_path):
     compared = CliRunner().invoke(app, ["bench", "--compare", str(old), str(new)])
     assert compared.exit_code == 0, compared.output
     assert "2.00" in compared.output
+
+
+@pytest.mark.parametrize(
+    ("repeats", "cell"), [([0.1] * 3, "100 ±0%"), ([0.09, 0.1, 0.11], "100 ±5%"), ([0.1, 0.1], "100 (2x)")]
+)
+def test_a_table_says_how_far_repeats_lie_apart_or_that_they_are_few(repeats, cell):
+    (table,) = result_tables(record(row(1.0, timing=Timing.of(repeats))))
+    column = next(column for column in table.columns if str(column.header).startswith("native"))
+    assert list(column.cells) == [cell]
+
+
+@pytest.mark.parametrize(
+    ("contender", "note", "wrong"),
+    [
+        ("native", "differs from reference by 1", True),
+        ("reference compiled", "differs from reference by 1", True),
+        ("auto_LiRPA patches", "differs from reference by 1", False),
+        ("native, dense", "RuntimeError: a fault", True),
+        ("native", "process ended with code -11", True),
+        ("reference compiled", "InductorError: no compiler", False),
+        *(("native", note, False) for note in ("", "stopped after 12 s", "out of memory", "not run: estimated 120 s")),
+    ],
+)
+def test_faults_of_this_package_end_the_command_with_an_error_and_slowness_does_not(contender, note, wrong):
+    assert _is_wrong(row(1.0, contender=contender, note=note)) == wrong
+
+
+@pytest.mark.parametrize(
+    "name", ["DM-Large", "CROWN-IBP", "ramp", "interval_", "outward_interval_conv2d", "concretize_ball p=2"]
+)
+def test_names_of_networks_methods_and_ops_are_known(name):
+    assert _known([name]) == (name,)
+
+
+@pytest.mark.parametrize("name", ["DM-Larg", "CROWM", "rampp"])
+def test_an_unknown_name_is_refused_instead_of_measuring_everything(name):
+    with pytest.raises(InvalidInputError, match=name):
+        _known(["ramp", name])
+
+
+def test_the_version_of_a_peer_is_read_off_its_folder(tmp_path):
+    (tmp_path / "auto_LiRPA").mkdir()
+    (tmp_path / "auto_LiRPA" / "__init__.py").write_text("import absent\n__version__ = '0.7.1'\n")
+    assert peer_version(tmp_path) == "0.7.1"
