@@ -18,6 +18,11 @@ constexpr Index kBlocksAtATime = 528;
 
 inline Index quotient_up(Index a, Index b) { return (a + b - 1) / b; }
 
+template <typename T>
+Index tile_count(Index neurons) {
+  return quotient_up(neurons, kTile<T>);
+}
+
 // Splits rows into pieces of at least `least_rows`, so that there are about `blocks` blocks in all images together;
 // a piece has at most `most_rows`.
 inline Tiling tiling(Index tiles, Index rows, Index images, Index least_rows, Index blocks = kManyBlocks,
@@ -25,38 +30,6 @@ inline Tiling tiling(Index tiles, Index rows, Index images, Index least_rows, In
   const Index wanted = quotient_up(blocks, larger<Index>(1, tiles * images));
   const Index rows_per_piece = smaller<Index>(larger<Index>(least_rows, quotient_up(rows, wanted)), most_rows);
   return {rows, rows_per_piece, tiles, larger<Index>(1, quotient_up(rows, rows_per_piece))};
-}
-
-// Tiles for sums over rows. Rows of at most kTilesOfOneBlock tiles take one launch, in which a block has all tiles of
-// its rows, and so their sums; there are no more such blocks than run at the same time on the largest chips, since each
-// computes the lines again. Of longer rows every block has one tile.
-struct RowTiling {
-  Tiling tiling;
-  Index tiles_per_block;
-};
-
-constexpr Index kTilesOfOneBlock = 8;
-
-template <typename T>
-RowTiling row_tiling(Index size, Index rows, Index images, Index most_rows) {
-  constexpr Index kLeastRows = 4;
-  const Index tiles = larger<Index>(1, quotient_up(size, kTile<T>));
-  if (tiles <= kTilesOfOneBlock) return {tiling(1, rows, images, 1, kBlocksAtATime, most_rows), tiles};
-  return {tiling(tiles, rows, images, kLeastRows, kManyBlocks, most_rows), 1};
-}
-
-// Where kFewSlots or fewer are so long that row_tiling would give every block one tile: blocks that run at the same
-// time, with several tiles each, whose threads add up over them.
-template <typename T>
-bool takes_few_slots(int sides, Index rows, Index size) {
-  return slot_count(sides, rows) <= kFewSlots && quotient_up(size, kTile<T>) > kTilesOfOneBlock;
-}
-
-template <typename T>
-RowTiling few_slots_tiling(Index size, Index rows, Index images) {
-  const Index tiles = quotient_up(size, kTile<T>);
-  const Index tiles_per_block = quotient_up(tiles * larger<Index>(images, 1), kBlocksAtATime / 2);
-  return {{rows, rows, quotient_up(tiles, tiles_per_block), 1}, tiles_per_block};
 }
 
 // Launch-bound sizes, at which an op takes one launch. A launch costs 2 to 4 us. In that time 4e12 bytes/s move six
@@ -77,6 +50,59 @@ bool is_launch_bound(Index rows, Index neurons, Index images) {
          rows * neurons * images * Index(sizeof(T)) <= kLaunchBoundBytes;
 }
 
+// Tiles for sums over rows. Where a row has one tile, or a launch-bound layer's rows at most kTilesOfOneBlock, a block
+// has all tiles of its rows, and so their sums, in one launch; there are no more such blocks than run at the same time
+// on the largest chips, since each computes the lines again. Of other rows every block has one tile.
+struct RowTiling {
+  Tiling tiling;
+  Index tiles_per_block;
+};
+
+constexpr Index kTilesOfOneBlock = 8;
+
+// `slots` are the rows of both sides.
+template <typename T>
+bool has_rows_in_one_block(Index size, Index slots, Index images) {
+  const Index tiles = tile_count<T>(size);
+  return tiles <= 1 || (tiles <= kTilesOfOneBlock && is_launch_bound<T>(slots, size, images));
+}
+
+template <typename T>
+RowTiling row_tiling(Index size, int sides, Index rows, Index images, Index most_rows) {
+  constexpr Index kLeastRows = 4;
+  const Index tiles = larger<Index>(1, tile_count<T>(size));
+  if (has_rows_in_one_block<T>(size, slot_count(sides, rows), images)) {
+    return {tiling(1, rows, images, 1, kBlocksAtATime, most_rows), tiles};
+  }
+  return {tiling(tiles, rows, images, kLeastRows, kManyBlocks, most_rows), 1};
+}
+
+// Where row_tiling would give every block one tile of kFewSlots or fewer: blocks with several tiles, whose threads add
+// up over them.
+template <typename T>
+bool takes_few_slots(Index size, int sides, Index rows, Index images) {
+  const Index slots = slot_count(sides, rows);
+  return slots <= kFewSlots && !has_rows_in_one_block<T>(size, slots, images);
+}
+
+// Blocks come in waves of those that run at the same time, of which a wave with few blocks takes as long as a full one.
+// Of so many waves that a block has the fewest tiles in all of them together, and one more for what it does besides.
+template <typename T>
+RowTiling few_slots_tiling(Index size, Index rows, Index images) {
+  constexpr Index kAtATime = kBlocksAtATime / 2, kMostWaves = 8;
+  const Index tiles = tile_count<T>(size);
+  Index chosen = tiles, least = 0;
+  for (Index waves = 1; waves <= kMostWaves; ++waves) {
+    const Index groups = smaller(waves * kAtATime / larger<Index>(images, 1), tiles);
+    if (groups == 0) continue;
+    const Index tiles_per_block = quotient_up(tiles, groups), cost = waves * (tiles_per_block + 1);
+    if (least != 0 && cost >= least) continue;
+    chosen = tiles_per_block;
+    least = cost;
+  }
+  return {{rows, rows, quotient_up(tiles, chosen), 1}, chosen};
+}
+
 // The widest strips of which a thread has no more than kRowsOfThread rows.
 inline Strips strips_of(Index rows, Index neurons) {
   int width = kThreads;
@@ -92,11 +118,6 @@ inline bool is_launch_bound_convolution(Index blocks, Index numbers, Index terms
 
 // Of one image.
 inline Index blocks_of(const Tiling& tiling) { return tiling.tiles * tiling.pieces; }
-
-template <typename T>
-Index tile_count(Index neurons) {
-  return quotient_up(neurons, kTile<T>);
-}
 
 // Whether all pointers (null is left out) are aligned to 16 bytes.
 template <typename... Pointers>

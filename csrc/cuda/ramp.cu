@@ -20,6 +20,12 @@ Tiling sum_tiling(Index batch, Index neurons) {
   return tiling(tile_count<T>(neurons), batch, 1, kSumRows, kSumBlocks);
 }
 
+// Without sums there may be as many pieces as fill the chip.
+template <typename T>
+Tiling gradient_tiling(Index batch, Index neurons, bool need_r) {
+  return need_r ? sum_tiling<T>(batch, neurons) : ramp_tiling<T>(batch, neurons);
+}
+
 // How the gradients by r are added up.
 enum class Sums { kOnePiece, kStrips, kPieces };
 
@@ -40,11 +46,12 @@ Index sums_bytes(Index batch, Index neurons, bool need_r) {
 template <typename Launch, template <typename> class Arguments, typename T, typename StartStrips, typename Start>
 Status launch_gradient(const Arguments<T>& args, bool all, void* workspace, const StartStrips& start_strips,
                        Stream stream, const Start& start) {
-  const Sums sums = sums_of<T>(args.batch, args.neurons, args.r_gradient != nullptr);
+  const bool need_r = args.r_gradient != nullptr;
+  const Sums sums = sums_of<T>(args.batch, args.neurons, need_r);
   if (sums == Sums::kStrips) {
     return start_strips(RampStripsLaunch<Arguments<T>>{args, strips_of(args.batch, args.neurons)});
   }
-  Launch launch = {args, sum_tiling<T>(args.batch, args.neurons), args.r_gradient};
+  Launch launch = {args, gradient_tiling<T>(args.batch, args.neurons, need_r), args.r_gradient};
   const bool split = sums == Sums::kPieces;
   if (split) launch.r_sums = static_cast<T*>(workspace);
   const bool aligned_arrays = all && all_aligned(launch.r_sums) && whole_packs<T>(args.neurons);

@@ -11,10 +11,13 @@ namespace {
 
 // The sums of so many rows fit a block's shared memory for both sides.
 constexpr Index kMostRows = 256;
+// With the lines in static shared memory, no more than a kernel gets without asking.
+static_assert(2 * kMostRows * kWarps * sizeof(double) + kLineTileSize<float> * sizeof(float) <= kDefaultSharedBytes &&
+              kLineTileSize<double> * sizeof(double) == kLineTileSize<float> * sizeof(float));
 
 template <typename T>
 RowTiling backward_tiling(const RelaxBackwardArguments<T>& args) {
-  return row_tiling<T>(args.neurons, args.rows, args.batch, kMostRows);
+  return row_tiling<T>(args.neurons, args.sides, args.rows, args.batch, kMostRows);
 }
 
 template <typename T>
@@ -50,7 +53,7 @@ Status relax_backward(const RelaxBackwardArguments<T>& args, void* workspace, St
   const bool aligned_arrays =
       is_aligned(args.A) && is_aligned(args.relaxation) && all_aligned(args.relaxed) && whole_packs<T>(args.neurons);
   constexpr bool kHasFew = std::is_same_v<T, float>;  // float64 would take more registers than there are
-  const bool few = kHasFew && aligned_arrays && takes_few_slots<T>(args.sides, args.rows, args.neurons);
+  const bool few = kHasFew && aligned_arrays && takes_few_slots<T>(args.neurons, args.sides, args.rows, args.batch);
   const RowTiling chosen = few ? few_slots_tiling<T>(args.neurons, args.rows, args.batch) : backward_tiling(args);
   const Tiling& tiling = chosen.tiling;
   const bool split = tiling.tiles > 1;

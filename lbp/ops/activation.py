@@ -192,9 +192,17 @@ def _ramp_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return to_z if need_z else None, None, sum_to(to_r, r_tensor.shape) if need_r else None, None, None
 
 
-def _ramp_interval_backward(ctx: Any, lower: Tensor, upper: Tensor, _: object) -> tuple[Tensor | None, ...]:
+def _save_ramp_interval(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    _save_ramp(ctx, inputs, output)
+    ctx.set_materialize_grads(False)  # counts have none: on a GPU zeros in its place would be a launch
+
+
+def _ramp_interval_backward(
+    ctx: Any, lower: Tensor | None, upper: Tensor | None, _: object
+) -> tuple[Tensor | None, ...]:
     l, u, r_tensor, eta_tensor = ctx.saved_tensors
     r, eta = ctx.numbers
+    lower, upper = (torch.zeros_like(l) if gradient is None else gradient for gradient in (lower, upper))
     if r_tensor is None and eta_tensor is None and is_leaky_relu(r, eta) and l.is_cpu:
         # See `_is_library_interval`.
         return _leaky_relu_gradient(lower, l, eta), _leaky_relu_gradient(upper, u, eta), *[None] * 5
@@ -257,7 +265,7 @@ def _register() -> None:
     for fake in (ramp, ramp_gradient, ramp_interval, ramp_interval_gradient, bounding_lines, bounding_lines_gradient):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
     register_gradient("ramp", _ramp_backward, _save_ramp, with_products=False)
-    register_gradient("ramp_interval", _ramp_interval_backward, _save_ramp, with_products=False)
+    register_gradient("ramp_interval", _ramp_interval_backward, _save_ramp_interval, with_products=False)
     register_gradient("bounding_lines", _lines_backward, _save_lines, with_products=False)
     for name in ("ramp_gradient", "ramp_interval_gradient", "bounding_lines_gradient"):
         refuse_second_order(name)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from emulation.shim import Shim
+from emulation.values import assert_values_match_reference
 from ops.cases import (
     OP_NAMES,
     assert_matches_reference,
@@ -126,3 +127,14 @@ def test_sums_do_not_depend_on_other_images(emulated):
     alone = ops.concretize_forward_box(center[:1], radius[:1], *(bias[:1] for bias in biases), *(end[:1] for end in x))
     together = ops.concretize_forward_box(center, radius, *biases, *x)
     assert all(torch.equal(one, many[:1]) for one, many in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("launch_bound", "count"), [(True, 1), (False, 2)])
+def test_a_block_has_rows_of_a_few_tiles_only_where_layers_are_launch_bound(emulated, launch_bound, count, dtype):
+    emulated.set_one_launch(launch_bound)
+    A, x = coefficients("lower", 1, 2, 2052), intervals(1, 2052)
+    for op in (ops.relax_backward, ops.concretize_box):
+        emulated.take_launches()
+        assert_values_match_reference(op, A, *x, sides="lower", dtype=dtype)
+        assert len(emulated.take_launches()) == count

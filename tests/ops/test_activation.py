@@ -105,3 +105,14 @@ def test_the_six_statuses_are_counted(dtype):
     assert ops.ramp_interval_with_status(l, u, 1.0)[2].tolist() == [1, 1, 1, 1, 1, 1]
     swapped = ops.ramp_interval_with_status(u, l, 1.0)[2].tolist()
     assert swapped == [1, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("end", [0, 1])
+@pytest.mark.parametrize("image", [ops.ramp_interval, ops.ramp_interval_with_status])
+def test_an_end_alone_has_the_gradient_of_its_number(image, end):
+    bounds = [bound.requires_grad_() for bound in intervals(3, 5)]
+    image(*bounds, r=0.75, eta=0.25)[end].sum().backward()
+    z = bounds[end].detach().requires_grad_()
+    ops.ramp(z, r=0.75, eta=0.25).sum().backward()
+    assert torch.equal(bounds[end].grad, z.grad)
+    assert not bounds[1 - end].grad.any()

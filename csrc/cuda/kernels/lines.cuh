@@ -1,5 +1,6 @@
 // The bounding lines of a block's neurons, computed from l, u and r and kept in shared memory until each thread takes
-// those of its own neurons; and their gradients.
+// those of its own neurons; and their gradients. Threads hand over numbers within their warp only: no warp waits for
+// another.
 //
 // The strategy is chosen at run time, in one place of a kernel: the formulas are long, and compiling them for every
 // strategy, neuron of a thread and kernel would take minutes.
@@ -117,7 +118,8 @@ LBP_DEVICE LineGradients<T> line_gradients_of(Strategy strategy, const Neuron<T>
 constexpr int kLowerSlopePlane = 0, kLowerInterceptPlane = 1, kUpperSlopePlane = 2, kUpperInterceptPlane = 3;
 
 // Numbers of every neuron of a block's tile, in shared memory. A thread reads and writes those of its own neurons by 16
-// bytes, and works on the neurons of a stride: neighbours of other threads, one formula after the other.
+// bytes, and works on neurons of its warp a stride apart: neighbours of the other lanes', one formula after the other.
+// Where rows are not aligned these are its own.
 template <typename T>
 struct LineTile {
   T* data;  // planes [4 or 7, kTile], aligned to 16 bytes
@@ -142,7 +144,7 @@ struct LineTile {
       pack = *reinterpret_cast<const Pack<T>*>(own_pack(plane));
     } else {
 #pragma unroll
-      for (int i = 0; i < kOwn<T>; ++i) pack[i] = at(plane, position(i));
+      for (int i = 0; i < kOwn<T>; ++i) pack[i] = at(plane, position<false>(i));
     }
     return pack;
   }
@@ -152,16 +154,26 @@ struct LineTile {
       *reinterpret_cast<Pack<T>*>(own_pack(plane)) = pack;
     } else {
 #pragma unroll
-      for (int i = 0; i < kOwn<T>; ++i) at(plane, position(i)) = pack[i];
+      for (int i = 0; i < kOwn<T>; ++i) at(plane, position<false>(i)) = pack[i];
     }
   }
 
-  // Neuron i of a thread by stride: its own one where rows are not aligned.
-  LBP_DEVICE static int position(int i) { return i * kThreads + int(threadIdx.x); }
+  // Neuron i that a thread works on.
+  template <bool kAligned>
+  LBP_DEVICE static int position(int i) {
+    const int thread = int(threadIdx.x), lane = thread % kLanes;
+    return kAligned ? (thread - lane) * kOwn<T> + i * kLanes + lane : i * kThreads + thread;
+  }
 
  private:
   LBP_DEVICE T* own_pack(int plane) const { return data + plane * kTile<T> + int(threadIdx.x) * kOwn<T>; }
 };
+
+// Between accesses to a LineTile by different lanes.
+template <bool kAligned>
+LBP_DEVICE void hand_over() {
+  if constexpr (kAligned) __syncwarp();
+}
 
 template <typename T>
 constexpr int kLineTileSize = 4 * kTile<T>;
@@ -175,22 +187,32 @@ struct OwnLines {
   BoundingLines<T> of[kOwn<T>];
 };
 
-// Puts l, u and r of a tile into three planes, by 16-byte reads; where rows are not aligned, each thread reads them
-// when it needs them.
-template <bool kAligned, typename T>
-LBP_DEVICE void stage_neurons(const Relaxation<T>& relaxation, Index image, Index tile, Index neurons,
-                              const LineTile<T>& shared, int first_plane) {
-  if constexpr (kAligned) {
-    const Own<T, true> own(tile, neurons);
-    const Index row = image * relaxation.batch_stride;
-    const Pack<T> l = own.load(relaxation.l + row), u = own.load(relaxation.u + row);
+// The bounds and bending points of a thread's neurons by 16-byte reads, all on their way before the first is used.
+// Where rows are not aligned, each thread reads them when it needs them.
+template <typename T, bool kAligned>
+struct OwnBounds {
+  LBP_DEVICE OwnBounds(const Relaxation<T>&, Index, const Own<T, kAligned>&) {}
+  LBP_DEVICE void put(const LineTile<T>&, int) const {}
+};
+
+template <typename T>
+struct OwnBounds<T, true> {
+  Pack<T> l, u, r;
+
+  LBP_DEVICE OwnBounds(const Relaxation<T>& relaxation, Index image, const Own<T, true>& own)
+      : l(own.load(relaxation.l + image * relaxation.batch_stride)),
+        u(own.load(relaxation.u + image * relaxation.batch_stride)),
+        r(load_per_neuron(relaxation.r, own)) {}
+
+  // Into three planes.
+  LBP_DEVICE void put(const LineTile<T>& shared, int first_plane) const {
     shared.template put_own_numbers<true>(first_plane, l);
     shared.template put_own_numbers<true>(first_plane + 1, u);
-    shared.template put_own_numbers<true>(first_plane + 2, load_per_neuron(relaxation.r, own));
+    shared.template put_own_numbers<true>(first_plane + 2, r);
   }
-}
+};
 
-// A neuron by its position in the tile, after stage_neurons.
+// A neuron by its position in the tile, whose OwnBounds all lanes have put there.
 template <bool kAligned, typename T>
 LBP_DEVICE Neuron<T> staged_neuron(const Relaxation<T>& relaxation, Index image, Index tile, int position,
                                    const LineTile<T>& shared, int first_plane) {
@@ -203,24 +225,23 @@ LBP_DEVICE Neuron<T> staged_neuron(const Relaxation<T>& relaxation, Index image,
   }
 }
 
-// Computes the lines of a tile and returns those of the thread's own neurons; all threads of the block take part.
-// Lines of neurons beyond the layer's end are zero, so that they add nothing to a sum.
+// Computes the lines of a tile from its bounds and returns those of the thread's own neurons; all threads of the warp
+// take part. Lines of neurons beyond the layer's end are zero, so that they add nothing to a sum.
 template <bool kAligned, typename T>
-LBP_DEVICE OwnLines<T> load_lines(const Relaxation<T>& relaxation, Index image, Index tile, Index neurons,
-                                  const LineTile<T>& shared) {
-  __syncthreads();  // whoever still reads the tile before
-  stage_neurons<kAligned>(relaxation, image, tile, neurons, shared, 0);
-  if (kAligned) __syncthreads();
-  const auto inside = [&](int i) { return tile * kTile<T> + shared.position(i) < neurons; };
-  const auto load = [&](int i) {
-    return staged_neuron<kAligned>(relaxation, image, tile, shared.position(i), shared, 0);
-  };
+LBP_DEVICE OwnLines<T> lines_within(const OwnBounds<T, kAligned>& bounds, const Relaxation<T>& relaxation, Index image,
+                                    Index tile, Index neurons, const LineTile<T>& shared) {
+  const auto position = [](int i) { return LineTile<T>::template position<kAligned>(i); };
+  hand_over<kAligned>();  // whoever still reads the tile before
+  bounds.put(shared, 0);
+  hand_over<kAligned>();
+  const auto inside = [&](int i) { return tile * kTile<T> + position(i) < neurons; };
+  const auto load = [&](int i) { return staged_neuron<kAligned>(relaxation, image, tile, position(i), shared, 0); };
 #pragma unroll 1
   for (int i = 0; i < kOwn<T>; ++i) {
     // In the place of the bounds, which no other thread reads.
-    shared.put(shared.position(i), inside(i) ? lines_of(relaxation.strategy, load(i)) : BoundingLines<T>{});
+    shared.put(position(i), inside(i) ? lines_of(relaxation.strategy, load(i)) : BoundingLines<T>{});
   }
-  __syncthreads();
+  hand_over<kAligned>();
   Pack<T> planes[4];
 #pragma unroll
   for (int plane = 0; plane < 4; ++plane) planes[plane] = shared.template own_numbers<kAligned>(plane);
@@ -228,6 +249,14 @@ LBP_DEVICE OwnLines<T> load_lines(const Relaxation<T>& relaxation, Index image, 
 #pragma unroll
   for (int i = 0; i < kOwn<T>; ++i) lines.of[i] = {planes[0][i], planes[1][i], planes[2][i], planes[3][i]};
   return lines;
+}
+
+// The same with the bounds read here.
+template <bool kAligned, typename T>
+LBP_DEVICE OwnLines<T> load_lines(const Relaxation<T>& relaxation, Index image, Index tile, Index neurons,
+                                  const LineTile<T>& shared) {
+  const OwnBounds<T, kAligned> bounds(relaxation, image, Own<T, kAligned>(tile, neurons));
+  return lines_within(bounds, relaxation, image, tile, neurons, shared);
 }
 
 // Writes the gradients of one neuron's given lines from the gradients of its lines; returns those of l, u and r.
@@ -260,7 +289,7 @@ LBP_DEVICE void store_line_gradient(const Relaxation<T>& relaxation, Index image
   if (gradients.r != nullptr) gradients.r[out] = result.r;
 }
 
-// The same for a tile, from the gradients of each thread's own neurons; all threads of the block take part. The tile
+// The same for a tile, from the gradients of each thread's own neurons; all threads of the warp take part. The tile
 // in shared memory has kGradientTileSize numbers.
 template <bool kAligned, typename T>
 LBP_DEVICE void store_line_gradients(const Relaxation<T>& relaxation, Index image, Index tile, Index neurons,
@@ -275,14 +304,15 @@ LBP_DEVICE void store_line_gradients(const Relaxation<T>& relaxation, Index imag
     planes[2][i] = to_lines.of[i].upper_slope;
     planes[3][i] = to_lines.of[i].upper_intercept;
   }
-  __syncthreads();
-  stage_neurons<kAligned>(relaxation, image, tile, neurons, shared, kBounds);
+  const Own<T, kAligned> own(tile, neurons);
+  hand_over<kAligned>();
+  OwnBounds<T, kAligned>(relaxation, image, own).put(shared, kBounds);
 #pragma unroll
   for (int plane = 0; plane < 4; ++plane) shared.template put_own_numbers<kAligned>(plane, planes[plane]);
-  __syncthreads();
+  hand_over<kAligned>();
 #pragma unroll 1
   for (int i = 0; i < kOwn<T>; ++i) {
-    const int position = shared.position(i);
+    const int position = LineTile<T>::template position<kAligned>(i);
     const Index neuron = tile * kTile<T> + position;
     if (neuron >= neurons) break;
     const Neuron<T> x = staged_neuron<kAligned>(relaxation, image, tile, position, shared, kBounds);
@@ -293,8 +323,7 @@ LBP_DEVICE void store_line_gradients(const Relaxation<T>& relaxation, Index imag
     shared.at(1, position) = result.u;
     shared.at(2, position) = result.r;
   }
-  __syncthreads();
-  const Own<T, kAligned> own(tile, neurons);
+  hand_over<kAligned>();
   const Index row = image * neurons;
   own.store_if(gradients.l, row, shared.template own_numbers<kAligned>(0));
   own.store_if(gradients.u, row, shared.template own_numbers<kAligned>(1));

@@ -10,7 +10,7 @@ namespace lbp::cuda {
 // Rows that are read before the first of them is used.
 constexpr int kRampRows = 4;
 
-// A thread's neurons with their bending points.
+// A thread's neurons with their bending points, once these are loaded.
 template <typename T, bool kAligned>
 struct RampNeurons {
   Own<T, kAligned> own;
@@ -18,8 +18,13 @@ struct RampNeurons {
   T eta;
 
   template <typename Arguments>
-  LBP_DEVICE RampNeurons(const Arguments& op, const Tiling& tiling)
-      : own(tiling.tile(), op.neurons), r(load_per_neuron(op.r, own)), eta(load_eta(op.eta, op.eta_data)) {}
+  LBP_DEVICE RampNeurons(const Arguments& op, const Tiling& tiling) : own(tiling.tile(), op.neurons) {}
+
+  template <typename Arguments>
+  LBP_DEVICE void load(const Arguments& op) {
+    r = load_per_neuron(op.r, own);
+    eta = load_eta(op.eta, op.eta_data);
+  }
 
   // Replaces the gradients of a row's images by those of its numbers z, and adds to the gradients by r.
   LBP_DEVICE void replace_by_gradient(const Pack<T>& z, Pack<T>& gradient, Pack<T>& r_sum) const {
@@ -39,11 +44,11 @@ struct RampLaunch {
 
 template <typename T, bool kAligned>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 3) ramp_kernel(const RampLaunch<T> args) {
-  const RampNeurons<T, kAligned> x(args.op, args.tiling);
+  RampNeurons<T, kAligned> x(args.op, args.tiling);
   Pack<T> z[kRampRows];
   for_rows<kRampRows>(
       args.tiling.first_row(), args.tiling.last_row(),
-      [&](int k, Index row) { z[k] = x.own.load(args.op.z + row * x.own.neurons); },
+      [&](int k, Index row) { z[k] = x.own.load(args.op.z + row * x.own.neurons); }, [&] { x.load(args.op); },
       [&](int k, Index row) {
 #pragma unroll
         for (int i = 0; i < kOwn<T>; ++i) z[k][i] = lbp::ramp(z[k][i], x.r[i], x.eta);
@@ -60,7 +65,7 @@ struct RampGradientLaunch {
 
 template <typename T, bool kAligned>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) ramp_gradient_kernel(const RampGradientLaunch<T> args) {
-  const RampNeurons<T, kAligned> x(args.op, args.tiling);
+  RampNeurons<T, kAligned> x(args.op, args.tiling);
   Pack<T> z[kRampRows], gradient[kRampRows], r_sum = {};
   for_rows<kRampRows>(
       args.tiling.first_row(), args.tiling.last_row(),
@@ -68,6 +73,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) ramp_gradient_kernel(const RampGradien
         z[k] = x.own.load(args.op.z + row * x.own.neurons);
         gradient[k] = x.own.load(args.op.out_gradient + row * x.own.neurons);
       },
+      [&] { x.load(args.op); },
       [&](int k, Index row) {
         x.replace_by_gradient(z[k], gradient[k], r_sum);
         x.own.store_if(args.op.z_gradient, row * x.own.neurons, gradient[k]);
@@ -105,7 +111,7 @@ LBP_DEVICE void store_counts(unsigned long long own_counts, Index* warp_counts, 
 template <typename T, bool kAligned, bool kCount>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 3) ramp_interval_kernel(const RampIntervalLaunch<T> args) {
   constexpr int kRows = kRampRows / 2;
-  const RampNeurons<T, kAligned> x(args.op, args.tiling);
+  RampNeurons<T, kAligned> x(args.op, args.tiling);
   unsigned long long counts = 0;
   Pack<T> l[kRows], u[kRows];
   for_rows<kRows>(
@@ -114,6 +120,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 3) ramp_interval_kernel(const RampInterva
         l[k] = x.own.load(args.op.l + row * x.own.neurons);
         u[k] = x.own.load(args.op.u + row * x.own.neurons);
       },
+      [&] { x.load(args.op); },
       [&](int k, Index row) {
 #pragma unroll
         for (int i = 0; i < kOwn<T>; ++i) {
@@ -139,7 +146,8 @@ struct RampIntervalGradientLaunch {
 
 template <typename T, bool kAligned>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 3) ramp_interval_gradient_kernel(const RampIntervalGradientLaunch<T> args) {
-  const RampNeurons<T, kAligned> x(args.op, args.tiling);
+  RampNeurons<T, kAligned> x(args.op, args.tiling);
+  x.load(args.op);
   const Index end = args.tiling.last_row();
   Pack<T> r_sum = {};
   for (Index row = args.tiling.first_row(); row < end; ++row) {

@@ -83,6 +83,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 4) sum_rows_kernel(const SumRowsArguments
   const Index row = Index(blockIdx.x) * kWarps + warp();
   if (row >= args.rows) return;
   T sum[1] = {T(0)};
+#pragma unroll 8
   for (Index i = lane(); i < args.count; i += kLanes) sum[0] += read(args.in + row * args.count + i);
   const T total = reduce_group(sum, Sum());
   if (lane() == 0) args.out[row] = total;

@@ -131,12 +131,13 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_backward_few_kernel(const RelaxB
   double sums[kFewSlots] = {};
   for (Index tile = first_tile; tile < first_tile + args.tiles_per_block && tile * kTile<T> < op.neurons; ++tile) {
     const Own<T, true> own(tile, op.neurons);
+    const OwnBounds<T, true> bounds(op.relaxation, image, own);
     Pack<T> A[kFewSlots];
 #pragma unroll
     for (int k = 0; k < kFewSlots; ++k) {
       if (k < slots) A[k] = own.load(slot_of(k).A);  // under way while the lines are computed
     }
-    const OwnLines<T> lines = load_lines<true, T>(op.relaxation, image, tile, op.neurons, {line_data});
+    const OwnLines<T> lines = lines_within(bounds, op.relaxation, image, tile, op.neurons, LineTile<T>{line_data});
 #pragma unroll
     for (int k = 0; k < kFewSlots; ++k) {
       if (k < slots) {

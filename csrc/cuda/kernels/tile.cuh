@@ -151,14 +151,15 @@ LBP_DEVICE T load_eta(T eta, const T* data) {
 }
 
 // Calls load(k, row) for kRows rows before use(k, row) for the first of them, which keeps their reads in flight
-// together.
-template <int kRows, typename Load, typename Use>
-LBP_DEVICE void for_rows(Index begin, Index end, const Load& load, const Use& use) {
+// together; and start() in between for the first ones, with which what it reads is in flight.
+template <int kRows, typename Load, typename Start, typename Use>
+LBP_DEVICE void for_rows(Index begin, Index end, const Load& load, const Start& start, const Use& use) {
   for (Index first = begin; first < end; first += kRows) {
 #pragma unroll
     for (int k = 0; k < kRows; ++k) {
       if (first + k < end) load(k, first + k);
     }
+    if (first == begin) start();
 #pragma unroll
     for (int k = 0; k < kRows; ++k) {
       if (first + k < end) use(k, first + k);
