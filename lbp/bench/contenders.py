@@ -18,6 +18,7 @@ import torch
 import lbp
 from lbp import reference
 from lbp.bench.networks import Activation
+from lbp.bench.plain import plain_functions
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,8 @@ def load(contender: Contender, peer: Path | None) -> ModuleType:
         if peer is not None:
             sys.path[:0] = [str(peer)]
         return importlib.import_module("auto_LiRPA")
+    if contender.backend == "reference":
+        plain_functions().__enter__()
     if contender.compiled:
         _compile_reference()
     lbp.backend(contender.backend)
@@ -156,7 +159,7 @@ def load(contender: Contender, peer: Path | None) -> ModuleType:
 
 
 def _compile_reference() -> None:
-    """Puts every function of the plain PyTorch backend under `torch.compile`, for the rest of this process."""
+    """Puts every function of the plain PyTorch baseline under `torch.compile`, for the rest of this process."""
     for name in reference.__all__:
         function: Callable[..., Any] = getattr(reference, name)
         if not isinstance(function, type):

@@ -15,6 +15,7 @@ from lbp.bench import cupy_fusion
 from lbp.bench.memory import peak_bytes
 from lbp.bench.op_case import OpCase
 from lbp.bench.op_cases import op_cases
+from lbp.bench.plain import plain_functions
 from lbp.bench.record import Key, Row
 from lbp.bench.timing import Call, time_in_turn
 from lbp.precision import free_convolutions, full_precision
@@ -56,20 +57,26 @@ def measure_ops(device: torch.device, options: OpOptions, notify: Callable[[str]
         the rows of an op at a shape, one per contender, and then those of its gradient ("... backward"); without a
         timing where the result differs from the reference's by more than rounding.
     """
-    for case in op_cases(device, quick=options.quick):
-        if options.only and not any(name in case.op for name in options.only):
-            continue
-        names = _contenders(case, options, device)
-        keys = {_row(case, suffix, name).key for suffix in ("", *_backward_of(case)) for name in names}
-        if keys <= options.done:
-            continue
-        notify(f"{case.name} {case.activation}".strip())
-        calls = {name: make() for name, make in names.items()}
-        with torch.no_grad():
-            yield _measured(case, "", calls, device, options)
-        for suffix in _backward_of(case):
-            gradients = {name: _gradient_call(call, case) for name, call in calls.items() if name != _CUPY}
-            yield _measured(case, suffix, gradients, device, options)
+    with plain_functions():
+        for case in op_cases(device, quick=options.quick):
+            if not options.only or any(name in case.op for name in options.only):
+                yield from _measure_case(case, device, options, notify)
+
+
+def _measure_case(
+    case: OpCase, device: torch.device, options: OpOptions, notify: Callable[[str], None]
+) -> Iterator[list[Row]]:
+    names = _contenders(case, options, device)
+    keys = {_row(case, suffix, name).key for suffix in ("", *_backward_of(case)) for name in names}
+    if keys <= options.done:
+        return
+    notify(f"{case.name} {case.activation}".strip())
+    calls = {name: make() for name, make in names.items()}
+    with torch.no_grad():
+        yield _measured(case, "", calls, device, options)
+    for suffix in _backward_of(case):
+        gradients = {name: _gradient_call(call, case) for name, call in calls.items() if name != _CUPY}
+        yield _measured(case, suffix, gradients, device, options)
 
 
 _CUPY = "CuPy fused"

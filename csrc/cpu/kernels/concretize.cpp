@@ -7,12 +7,26 @@
 namespace lbp::LBP_ISA {
 namespace {
 
+// The ends of the intervals of a box in order.
+template <typename T>
+void load_ends(Index size, const T* __restrict x_L, const T* __restrict x_U, T* __restrict low, T* __restrict high) {
+#pragma omp simd
+  for (Index i = 0; i < size; ++i) {
+    low[i] = extreme_point(x_L[i], x_U[i], true);
+    high[i] = extreme_point(x_L[i], x_U[i], false);
+  }
+}
+
 // sum_i a_i x_i with every x_i at the end that makes the sum smallest (lower) or largest.
 template <typename T>
-double box_row(Index size, const T* __restrict a, const T* __restrict x_L, const T* __restrict x_U, bool lower) {
+double box_row(Index size, const T* __restrict a, const T* __restrict low, const T* __restrict high, bool lower) {
+  const T* __restrict at_positive = lower ? low : high;
+  const T* __restrict at_negative = lower ? high : low;
   double sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (Index i = 0; i < size; ++i) sum += double(a[i]) * double(extreme_point(x_L[i], x_U[i], (a[i] >= T(0)) == lower));
+  for (Index i = 0; i < size; ++i) {
+    sum += double(a[i]) * double(selected(a[i] >= T(0), at_positive[i], at_negative[i]));
+  }
   return sum;
 }
 
@@ -29,24 +43,28 @@ const T* row_of(const Coefficients<T>& A, Index side, Index image, Index row) {
   return A.data + side * A.side_stride + image * A.batch_stride + row * A.row_stride;
 }
 
-// Rows that take turns on a tile of the box, which stays in the first cache while they stream past.
-constexpr Index kRowsOfBox = 4;
+// Rows that take turns on a tile of the box, whose ends stay in the first cache while they stream past.
+constexpr Index kRowsOfBox = 8;
 
 template <typename T>
 void concretize_box(const ConcretizeArguments<T>& args) {
-  const Index sides = side_count(args.sides), rows = sides * args.rows, pieces = quotient_up(rows, kRowsOfBox);
+  const Index sides = side_count(args.sides), rows = sides * args.rows;
+  // Of about the same size, and some for every thread where there are few images.
+  const Index least = args.batch < 4 ? minimum(rows, 4) : 1, pieces = maximum(quotient_up(rows, kRowsOfBox), least);
+  const Index rows_per_piece = quotient_up(rows, maximum(pieces, 1));
   const Region<T>& region = args.region;
-  parallel_for(args.batch * pieces, minimum(rows, kRowsOfBox) * args.inputs, [&](Index first, Index last) {
+  parallel_for(args.batch * pieces, rows_per_piece * args.inputs, [&](Index first, Index last) {
+    alignas(64) T low[kTile], high[kTile];
     for (Index item = first; item < last; ++item) {
-      const Index image = item / pieces, first_row = item % pieces * kRowsOfBox;
-      const Index count = minimum(kRowsOfBox, rows - first_row), box = image * region.batch_stride;
+      const Index image = item / pieces, first_row = item % pieces * rows_per_piece;
+      const Index count = minimum(rows_per_piece, rows - first_row), box = image * region.batch_stride;
       double sums[kRowsOfBox] = {};
       for (Index begin = 0; begin < args.inputs; begin += kTile) {
         const Index size = minimum(kTile, args.inputs - begin);
+        load_ends(size, region.x_L + box + begin, region.x_U + box + begin, low, high);
         for (Index i = 0; i < count; ++i) {
           const Index side = (first_row + i) / args.rows, row = (first_row + i) % args.rows;
-          sums[i] += box_row(size, row_of(args.A, side, image, row) + begin, region.x_L + box + begin,
-                             region.x_U + box + begin, is_lower(args.sides, side));
+          sums[i] += box_row(size, row_of(args.A, side, image, row) + begin, low, high, is_lower(args.sides, side));
         }
       }
       for (Index i = 0; i < count; ++i) {
@@ -115,8 +133,8 @@ template <typename T>
 class RegionWindow {
  public:
   explicit RegionWindow(const ConcretizeWindowsArguments<T>& args)
-      : args_(args), run_(args.A.width * args.A.channels), x_L_(size_t(args.A.height * run_)) {
-    if (args.region.x_U != nullptr) x_U_.resize(x_L_.size());
+      : args_(args), run_(args.A.width * args.A.channels), low_(size_t(args.A.height * run_)) {
+    if (args.region.x_U != nullptr) high_.resize(low_.size());
   }
 
   void move_to(const WindowRow& where) {
@@ -128,18 +146,22 @@ class RegionWindow {
     // With channels last, a row of pixels is one run of numbers in the window and in the image.
     for (Index y = 0; y < A.height; ++y) {
       const Index at = image_ * args_.region.batch_stride + ((top_ + y) * A.layer_width + left_) * A.channels;
-      std::copy_n(args_.region.x_L + at, run_, x_L_.data() + y * run_);
-      if (args_.region.x_U != nullptr) std::copy_n(args_.region.x_U + at, run_, x_U_.data() + y * run_);
+      if (args_.region.x_U == nullptr) {
+        std::copy_n(args_.region.x_L + at, run_, low_.data() + y * run_);
+      } else {
+        load_ends(run_, args_.region.x_L + at, args_.region.x_U + at, low_.data() + y * run_, high_.data() + y * run_);
+      }
     }
   }
 
-  const T* x_L() const { return x_L_.data(); }
-  const T* x_U() const { return x_U_.data(); }
+  // Of a ball the center.
+  const T* low() const { return low_.data(); }
+  const T* high() const { return high_.data(); }
 
  private:
   const ConcretizeWindowsArguments<T>& args_;
   const Index run_;
-  std::vector<T> x_L_, x_U_;
+  std::vector<T> low_, high_;
   Index image_ = -1, top_ = 0, left_ = 0;
 };
 
@@ -159,10 +181,10 @@ void concretize_windows(const ConcretizeWindowsArguments<T>& args) {
       const T* a = A.data + side * A.side_stride + where.source * A.source_stride;
       window.move_to(where);
       if (region.x_U != nullptr) {
-        args.bounds[item] = box_row(size, a, window.x_L(), window.x_U(), lower);
+        args.bounds[item] = box_row(size, a, window.low(), window.high(), lower);
       } else {
         const double spread = region.eps[where.image * region.eps_stride] * row_norm(size, a, region.q).norm;
-        args.bounds[item] = dot_row(size, a, window.x_L()) + (lower ? -spread : spread);
+        args.bounds[item] = dot_row(size, a, window.low()) + (lower ? -spread : spread);
       }
     }
   });

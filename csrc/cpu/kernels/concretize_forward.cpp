@@ -233,14 +233,15 @@ void store_segment(const Arguments& args, const T* l_gradient, const T* u_gradie
   if (radius == nullptr) {
 #pragma omp simd
     for (Index j = 0; j < segment.count; ++j) {
-      const double a = center[j], to_lower = counts(j) ? to_l[j] : T(0), to_upper = counts(j) ? to_u[j] : T(0);
+      const double a = center[j];
+      const T to_lower = selected(counts(j), to_l[j], T(0)), to_upper = selected(counts(j), to_u[j], T(0));
       to_center[j] = T(to_upper * upper_point(a, j) + to_lower * lower_point(a, j));
     }
   } else {
     T* __restrict to_radius = args.radius_gradient + segment.out;
 #pragma omp simd
     for (Index j = 0; j < segment.count; ++j) {
-      const double to_lower = counts(j) ? to_l[j] : T(0), to_upper = counts(j) ? to_u[j] : T(0);
+      const T to_lower = selected(counts(j), to_l[j], T(0)), to_upper = selected(counts(j), to_u[j], T(0));
       const double lower = to_lower * lower_point(lower_coefficient(center, radius, j), j);
       const double upper = to_upper * upper_point(upper_coefficient(center, radius, j), j);
       to_center[j] = T(upper + lower);
@@ -272,8 +273,9 @@ void store_box_gradients(const Arguments& args, const WindowTile<T>& tile, const
       const Index at = tile.at(entry, number, tile.top, tile.left) + first, to = number * tile.places() + first;
       store_segment(
           args, l_gradient, u_gradient, tile.matrices.segment(tile.image, tile.image_size(), at, to, stop - first, 0),
-          [=](double a, Index j) { return a >= 0 ? low[j] : high[j]; },
-          [=](double a, Index j) { return a >= 0 ? high[j] : low[j]; }, [=](Index j) { return inside[j] != 0; });
+          [=](double a, Index j) { return selected(a >= 0, low[j], high[j]); },
+          [=](double a, Index j) { return selected(a >= 0, high[j], low[j]); },
+          [=](Index j) { return inside[j] != 0; });
     }
   });
 }

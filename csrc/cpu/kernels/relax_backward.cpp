@@ -1,4 +1,5 @@
 #include "cpu/kernels/row_gradient.h"
+#include "cpu/kernels/simd.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/tile.h"
 
@@ -15,14 +16,17 @@ double relax_row(Index size, const T* __restrict A, const T* __restrict positive
   for (Index j = 0; j < size; ++j) {
     const T a = A[j];
     const bool positive = a >= T(0);
-    const T value = a * (positive ? positive_slope[j] : negative_slope[j]);
-    const T intercept = positive ? positive_intercept[j] : negative_intercept[j];
+    const T value = a * selected(positive, positive_slope[j], negative_slope[j]);
+    const T intercept = selected(positive, positive_intercept[j], negative_intercept[j]);
     relaxed[j] = value;
     constant += double(a) * double(intercept);
     if (kBias) constant += double(value) * double(bias[j]);
   }
   return constant;
 }
+
+// From so many bytes on the relaxed coefficients are not read back from a cache.
+constexpr Index kStreamedBytes = Index(64) << 20;
 
 }  // namespace
 
@@ -32,9 +36,10 @@ void relax_backward(const RelaxBackwardArguments<T>& args) {
   // Every image's rows are split into as many pieces as keep the threads busy; each piece computes the lines once.
   const Index rows_per_piece = minimum(args.rows, maximum(16, quotient_up(args.rows * args.batch, 64)));
   const Index pieces = quotient_up(args.rows, maximum(1, rows_per_piece));
+  const bool streams = sides * args.batch * args.rows * args.neurons * Index(sizeof(T)) >= kStreamedBytes;
   parallel_for(args.batch * pieces, sides * rows_per_piece * args.neurons, [&](Index first, Index last) {
     LineTile<T> lines;
-    alignas(64) T bias[kTile];
+    alignas(64) T bias[kTile], relaxed[kTile];
     for (Index item = first; item < last; ++item) {
       const Index image = item / pieces;
       const Index first_row = item % pieces * rows_per_piece, last_row = minimum(args.rows, first_row + rows_per_piece);
@@ -53,15 +58,18 @@ void relax_backward(const RelaxBackwardArguments<T>& args) {
             const T* A =
                 args.A.data + side * args.A.side_stride + image * args.A.batch_stride + row * args.A.row_stride + begin;
             const auto relax = args.bias.data != nullptr ? relax_row<T, true> : relax_row<T, false>;
+            T* const out = args.relaxed + out_row * args.neurons + begin;
             args.constants[out_row] += relax(size, A, lower ? lines.lower_slope : lines.upper_slope,
                                              lower ? lines.upper_slope : lines.lower_slope,
                                              lower ? lines.lower_intercept : lines.upper_intercept,
                                              lower ? lines.upper_intercept : lines.lower_intercept, bias,
-                                             args.relaxed + out_row * args.neurons + begin);
+                                             streams ? relaxed : out);
+            if (streams) stream(size, relaxed, out);
           }
         }
       }
     }
+    if (streams) finish_streaming();
   });
 }
 

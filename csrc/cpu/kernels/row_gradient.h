@@ -17,8 +17,8 @@ void relax_row_gradient(Index size, const T* __restrict A, const T* __restrict r
   for (Index j = 0; j < size; ++j) {
     const T a = A[j];
     const bool positive = a >= T(0);
-    const T slope = positive ? positive_slope[j] : negative_slope[j];
-    const T intercept = positive ? positive_intercept[j] : negative_intercept[j];
+    const T slope = selected(positive, positive_slope[j], negative_slope[j]);
+    const T intercept = selected(positive, positive_intercept[j], negative_intercept[j]);
     // The bias sees the relaxed coefficient, so its gradient joins that of the coefficient.
     const T gradient = kBias ? relaxed_gradient[j] + constant_gradient * bias[j] : relaxed_gradient[j];
     if (A_gradient != nullptr) A_gradient[j] = gradient * slope + constant_gradient * intercept;

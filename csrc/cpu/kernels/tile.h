@@ -22,6 +22,12 @@ inline Index minimum(Index a, Index b) { return a < b ? a : b; }
 inline Index maximum(Index a, Index b) { return a > b ? a : b; }
 inline Index quotient_up(Index a, Index b) { return (a + b - 1) / b; }
 
+// One of two numbers, both of which are read in any case: loads behind a condition take three times as long.
+template <typename T>
+LBP_HOST_DEVICE T selected(bool first, T a, T b) {
+  return first ? a : b;
+}
+
 // Runs body(begin, end) over pieces of [0, count); `cost` is the number of elements that one item touches.
 template <typename Body>
 void parallel_for(Index count, Index cost, const Body& body) {

@@ -134,8 +134,8 @@ class RelaxationGradient {
       T* __restrict out = to_source(side, row, at);
       for (Index c = 0; c < channels; ++c) {
         const bool positive = a[c] >= T(0);
-        const T slope = positive ? line.positive_slope[c] : line.negative_slope[c];
-        const T intercept = positive ? line.positive_intercept[c] : line.negative_intercept[c];
+        const T slope = selected(positive, line.positive_slope[c], line.negative_slope[c]);
+        const T intercept = selected(positive, line.positive_intercept[c], line.negative_intercept[c]);
         out[c] += (gradient[c] + constant * line.bias[c]) * slope + constant * intercept;
       }
     }
