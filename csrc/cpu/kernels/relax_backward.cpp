@@ -1,5 +1,4 @@
 #include "cpu/kernels/row_gradient.h"
-#include "cpu/kernels/simd.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/tile.h"
 
@@ -25,8 +24,11 @@ double relax_row(Index size, const T* __restrict A, const T* __restrict positive
   return constant;
 }
 
-// From so many bytes on the relaxed coefficients are not read back from a cache.
-constexpr Index kStreamedBytes = Index(64) << 20;
+// Asks for numbers that are read next: rows lie pages apart, where the hardware does not look ahead.
+template <typename T>
+void prefetch(Index size, const T* from) {
+  for (Index j = 0; j < size; j += 64 / Index(sizeof(T))) __builtin_prefetch(from + j, 0, 2);
+}
 
 }  // namespace
 
@@ -36,10 +38,9 @@ void relax_backward(const RelaxBackwardArguments<T>& args) {
   // Every image's rows are split into as many pieces as keep the threads busy; each piece computes the lines once.
   const Index rows_per_piece = minimum(args.rows, maximum(16, quotient_up(args.rows * args.batch, 64)));
   const Index pieces = quotient_up(args.rows, maximum(1, rows_per_piece));
-  const bool streams = sides * args.batch * args.rows * args.neurons * Index(sizeof(T)) >= kStreamedBytes;
   parallel_for(args.batch * pieces, sides * rows_per_piece * args.neurons, [&](Index first, Index last) {
     LineTile<T> lines;
-    alignas(64) T bias[kTile], relaxed[kTile];
+    alignas(64) T bias[kTile];
     for (Index item = first; item < last; ++item) {
       const Index image = item / pieces;
       const Index first_row = item % pieces * rows_per_piece, last_row = minimum(args.rows, first_row + rows_per_piece);
@@ -58,18 +59,16 @@ void relax_backward(const RelaxBackwardArguments<T>& args) {
             const T* A =
                 args.A.data + side * args.A.side_stride + image * args.A.batch_stride + row * args.A.row_stride + begin;
             const auto relax = args.bias.data != nullptr ? relax_row<T, true> : relax_row<T, false>;
-            T* const out = args.relaxed + out_row * args.neurons + begin;
+            if (row + 1 < last_row) prefetch(size, A + args.A.row_stride);
             args.constants[out_row] += relax(size, A, lower ? lines.lower_slope : lines.upper_slope,
                                              lower ? lines.upper_slope : lines.lower_slope,
                                              lower ? lines.lower_intercept : lines.upper_intercept,
                                              lower ? lines.upper_intercept : lines.lower_intercept, bias,
-                                             streams ? relaxed : out);
-            if (streams) stream(size, relaxed, out);
+                                             args.relaxed + out_row * args.neurons + begin);
           }
         }
       }
     }
-    if (streams) finish_streaming();
   });
 }
 

@@ -4,8 +4,6 @@
 // bounding lines are never computed with these.
 #pragma once
 
-#include <cstdint>
-
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -37,32 +35,6 @@ typename Vector<T>::Type load_vector(const T* from) {
 template <typename T>
 void store_vector(T* to, typename Vector<T>::Type value) {
   *reinterpret_cast<typename Vector<T>::Unaligned*>(to) = value;
-}
-
-// Copies numbers to memory that no cache has room for, without reading it first where it is aligned to a vector; those
-// that are not a whole vector go the usual way. Other threads see them after finish_streaming.
-template <typename T>
-void stream(Index size, const T* __restrict from, T* __restrict to) {
-  Index done = 0;
-#if defined(__AVX2__) || defined(__AVX512F__)
-  if (reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0) {
-    for (; done + Vector<T>::kSize <= size; done += Vector<T>::kSize) {
-      const auto value = load_vector(from + done);
-#if defined(__AVX512F__)
-      _mm512_stream_si512(reinterpret_cast<__m512i*>(to + done), __m512i(value));
-#else
-      _mm256_stream_si256(reinterpret_cast<__m256i*>(to + done), __m256i(value));
-#endif
-    }
-  }
-#endif
-  for (; done < size; ++done) to[done] = from[done];
-}
-
-inline void finish_streaming() {
-#if defined(__AVX2__) || defined(__AVX512F__)
-  _mm_sfence();
-#endif
 }
 
 // A number in every lane.
