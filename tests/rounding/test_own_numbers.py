@@ -152,3 +152,14 @@ def test_linear_bounds_of_hidden_nodes_have_the_weights_of_full_precision_whatev
 def test_whole_numbers_count_as_they_are_where_float32_holds_them_not():
     lower, upper = outward(nn.Sequential(nn.Hardtanh(0, 2**24 + 1)), torch.tensor([[3e7]]))
     assert lower <= 2**24 + 1 <= upper
+
+
+def test_no_property_is_proved_that_the_network_violates_by_the_rounding_of_a_number_of_its_shape():
+    network, x = Computed(lambda x, w: x * (x.shape[1] + 2) ** -0.5), torch.ones(1, 1)
+    value = network(x).item()
+    assert value < 3**-0.5 - 1e-9
+    problem = parse_vnnlib(
+        "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (>= X_0 1.0))(assert (<= X_0 1.0))"
+        f"(assert (<= Y_0 {value + 1e-9!r}))"
+    )
+    assert verify_property(network, problem, (1,), deadline=Deadline(60)).verdict is Verdict.VIOLATED
