@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lbp.cached_bounds import CachedBounds, stamp_of
+from lbp.cached_bounds import CachedBounds, input_stamp_of, stamp_of
 from lbp.checks import check_same_kind, checked_bounds, checked_specification, single_tensor
 from lbp.errors import InvalidInputError, StaleBoundsError, UnsupportedArgumentError
 from lbp.graph import BoundNode, Network, build_network, pre_activations
@@ -462,7 +462,7 @@ class BoundedModule(nn.Module):
         if reused and self._cache is not None:
             hidden = self._cache.bounds | hidden
         stamp = stamp_of(structure, self._statistics, x)
-        self._cache = CachedBounds(x, problem.region, hidden, stamp, problem.rounding)
+        self._cache = CachedBounds(x, problem.region, hidden, stamp, problem.rounding, input_stamp_of(x))
 
 
 def _named_bounds(

@@ -27,6 +27,7 @@ class CachedBounds:
         bounds: pre-activation bounds by node.
         stamp: versions of everything that the bounds depend on; see `stamp_of`.
         level: what region and bounds account for, one of `lbp.rounding.LEVELS`.
+        input_stamp: versions of what the region depends on; see `input_stamp_of`.
     """
 
     x: Tensor
@@ -34,10 +35,13 @@ class CachedBounds:
     bounds: dict[BoundNode, Interval]
     stamp: tuple[Any, ...]
     level: str
+    input_stamp: tuple[Any, ...]
 
     def region_for(self, level: str) -> Region:
-        """Return the input's region as bounds of that level need it."""
-        return self.region if level == self.level else region_of(self.x, outward=level != "nearest")
+        """Return the present region of the input as bounds of that level need it."""
+        if level == self.level and self.input_stamp == input_stamp_of(self.x):
+            return self.region
+        return region_of(self.x, outward=level != "nearest")
 
     def hidden(self, stamp: tuple[Any, ...], level: str) -> dict[BoundNode, Interval]:
         """Return the bounds, for a call at that level while the stamp is that one.
@@ -62,8 +66,13 @@ def stamp_of(structure: Structure, statistics: BatchStatistics, x: Tensor) -> tu
     """Return the versions of everything that the bounds for x of a model of that structure depend on."""
     tensors = tensors_of(structure)
     moments = chain.from_iterable(chain.from_iterable(statistics.values()))
+    return (structure, *input_stamp_of(x), *map(_version, (*tensors, *moments)))
+
+
+def input_stamp_of(x: Tensor) -> tuple[Any, ...]:
+    """Return the versions of everything that the region of an input depends on."""
     perturbation = getattr(x, "ptb", None) or PerturbationLpNorm()
-    return (structure, *map(_version, (*vars(perturbation).values(), x, *tensors, *moments)))
+    return tuple(map(_version, (*vars(perturbation).values(), x)))
 
 
 def _version(value: Any) -> Any:

@@ -117,7 +117,7 @@ class PerturbationLpNorm:
         eps = self.eps
         if eps.device != x.device and eps.dim() > 0:
             raise InvalidInputError(f"eps is on {eps.device}, the input on {x.device}; move eps")
-        if eps.numel() not in (1, x.shape[0]) or (eps.dim() > 0 and eps.shape[0] not in (1, x.shape[0])):
+        if eps.numel() != 1 and not (eps.numel() == x.shape[0] == eps.shape[0]):
             raise InvalidInputError(
                 f"eps must be a number or have one value per example: shape [{x.shape[0]}], got {list(eps.shape)}"
             )

@@ -170,7 +170,9 @@ def _clamp(call: Call, operand: Any, low: Value, high: Value) -> BoundNode:
     r = Expression(_checked_width, (low, high, Literal(call.describe())))
     r.read()
     if isinstance(low, Literal | Attribute) and low.read() == 0:
-        return RampNode(call.name, source, r, Literal(0.0))
+        # Whole numbers count as they are, also where the format holds no such number.
+        ends = (low, high) if isinstance(high.read(), int) and high.read() > 2**24 else None
+        return RampNode(call.name, source, r, Literal(0.0), ends=ends)
     shifted = ScaleShiftNode(f"{call.name}/shifted", source, shift=Expression(_negative, (low,)))
     ramp = RampNode(f"{call.name}/ramp", shifted, r, Literal(0.0), ends=(low, high))
     return ScaleShiftNode(call.name, ramp, shift=low)

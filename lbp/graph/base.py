@@ -116,6 +116,11 @@ class BoundNode(ABC):
         """The nodes that intervals pass one after the other, where each step rounds outward by itself."""
         return (self,)
 
+    @property
+    def evaluation_steps(self) -> tuple[BoundNode, ...]:
+        """The nodes that a run of the network computes one after the other, each with its own value."""
+        return (self,)
+
     @abstractmethod
     def forward_linear(self, *inputs: ForwardBounds, relaxations: Relaxations) -> ForwardBounds:
         """Return linear bounds in terms of the network's input from those of the inputs."""

@@ -64,17 +64,20 @@ class Normalisation:
         Raises:
             MissingStatisticsError: batch statistics are wanted and there was no clean forward pass.
         """
-        scale, parts = self._in_float64(added)
+        _, scale, parts = self._in_float64(added)
         dtype = self._moments()[0].dtype
         return scale.to(dtype), sum(parts[1:], parts[0]).to(dtype)
 
-    def roundings(self, of_layer: Roundings, added: Tensor | None, dims: int, dtype: torch.dtype) -> Roundings:
-        """Return the roundings of a layer with this normalisation merged into it.
+    def roundings(
+        self, of_layer: Roundings, weight: Tensor | None, added: Tensor | None, dims: int, dtype: torch.dtype
+    ) -> Roundings:
+        """Return the roundings of this normalisation, alone or merged into a layer.
 
         The network that bounds are about normalises by the stored statistics; scale and shift are rounded.
 
         Args:
             of_layer: roundings of the layer alone.
+            weight: the layer's own weight [C, ...]; None: there is no layer.
             added: the layer's own bias [C]; None: none.
             dims: dimensions of the layer after that of the channels.
             dtype: of the bounds.
@@ -83,29 +86,41 @@ class Normalisation:
             UnanalysedRoundingError: batch statistics are in use, which are rounded themselves.
         """
         self._refuse_batch_statistics()
-        _, parts = self._in_float64(added)
+        root, scale, parts = self._in_float64(added)
         stored, size = sum(parts[1:], parts[0]).detach().abs(), _magnitudes(parts)
         # In float64 a sum, a root and a quotient (which some devices round by two units of the last place), a product.
         by_parts = size * (14 * unit_roundoff(torch.float64))
         # Where the bounds are float32: scale and shift are rounded to it, the product of weight and scale is.
         count, error = (10, by_parts) if dtype == torch.float64 else (3, by_parts + stored * (2 * unit_roundoff(dtype)))
+        error = error + self._lost_by_shift(root, scale, added, dtype)
         shift, error = (_per_channel(part.to(dtype), dims) for part in (stored + error, error))
-        return replace(of_layer, weights=count, value=1, shift=shift, shift_error=error)
+        factor = _largest_factor(root, scale, weight, dtype)
+        return replace(of_layer, weights=count, value=1, shift=shift, shift_error=error, factor=factor)
 
-    def evaluated(self, of_layer: Roundings, added: Tensor | None, dims: int, dtype: torch.dtype) -> Roundings:
-        """Return the roundings of a run of the layer and of this normalisation after it; see `roundings`."""
+    def evaluated(self, of_node: Roundings, dims: int, dtype: torch.dtype) -> Roundings:
+        """Return the roundings of a run of this normalisation in a format; see `roundings`."""
         self._refuse_batch_statistics()
-        size = _per_channel(_magnitudes(self._in_float64(added)[1]).to(dtype), dims)
-        return replace(of_layer, weights=10, value=1, shift=size, shift_error=size * (14 * unit_roundoff(dtype)))
+        root, scale, parts = self._in_float64(None)
+        size = _magnitudes(parts)
+        error = size * (14 * unit_roundoff(dtype)) + self._lost_by_shift(root, scale, None, dtype)
+        shift, error = (_per_channel(part.to(dtype), dims) for part in (size + error, error))
+        factor = _largest_factor(root, scale, None, dtype)
+        return replace(of_node, weights=10, value=1, shift=shift, shift_error=error, factor=factor)
 
-    def _in_float64(self, added: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """Return the scale [C], and what adds up to the shift [C]."""
+    def _in_float64(self, added: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return the reciprocal root of the variance [C], the scale [C], and what adds up to the shift [C]."""
         mean, variance = self._moments()
         weight, bias = self.weight.read(), self.bias.read()
-        scale = torch.rsqrt(variance.double() + self._rounded_eps(variance.dtype))
-        scale = scale if weight is None else scale * weight
+        root = torch.rsqrt(variance.double() + self._rounded_eps(variance.dtype))
+        scale = root if weight is None else root * weight
         parts = (-mean * scale, None if added is None else added * scale, bias)
-        return scale, [part for part in parts if part is not None]
+        return root, scale, [part for part in parts if part is not None]
+
+    def _lost_by_shift(self, root: Tensor, scale: Tensor, added: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """Return what the shift [C] loses at most where factors of its products lie below the normal range."""
+        sizes = [part.detach().double().abs() for part in (self._moments()[0], added) if part is not None]
+        factors = sum(sizes[1:], sizes[0]) * root.detach().clamp_min(1) + scale.detach().abs() + 1
+        return factors * (2 * torch.finfo(dtype).tiny)
 
     def _rounded_eps(self, dtype: torch.dtype) -> float:
         """Return the number eps as rounded to the network's format, as PyTorch rounds it."""
@@ -147,10 +162,10 @@ class BatchNormNode(ScaleShiftNode):
         return _per_channel(scale, dims), _per_channel(shift, dims)
 
     def roundings(self, dtype: torch.dtype) -> Roundings:
-        return self.normalisation.roundings(super().roundings(dtype), None, len(self.shape) - 1, dtype)
+        return self.normalisation.roundings(super().roundings(dtype), None, None, len(self.shape) - 1, dtype)
 
     def evaluation_roundings(self, dtype: torch.dtype) -> Roundings:
-        return self.normalisation.evaluated(super().roundings(dtype), None, len(self.shape) - 1, dtype)
+        return self.normalisation.evaluated(super().roundings(dtype), len(self.shape) - 1, dtype)
 
 
 class NormalisedLinearNode(LinearNode):
@@ -168,6 +183,10 @@ class NormalisedLinearNode(LinearNode):
     def interval_steps(self) -> tuple[BoundNode, ...]:
         return self._steps
 
+    @property
+    def evaluation_steps(self) -> tuple[BoundNode, ...]:
+        return self._steps
+
     def weight_sums(self) -> tuple[Tensor, ...]:
         # Those of the stored rows times the scale, and what entries below the normal range may be off.
         (norms,), (size, _) = self._steps[0].weight_sums(), self.normalisation.scale_and_shift()
@@ -182,10 +201,8 @@ class NormalisedLinearNode(LinearNode):
         return first * scale + shift, last * scale + shift
 
     def roundings(self, dtype: torch.dtype) -> Roundings:
-        return self.normalisation.roundings(super().roundings(dtype), self.bias.read(), 0, dtype)
-
-    def evaluation_roundings(self, dtype: torch.dtype) -> Roundings:
-        return self.normalisation.evaluated(super().roundings(dtype), self.bias.read(), 0, dtype)
+        weight, bias = super().parameters()
+        return self.normalisation.roundings(super().roundings(dtype), weight, bias, 0, dtype)
 
 
 class NormalisedConv2dNode(Conv2dNode):
@@ -194,20 +211,42 @@ class NormalisedConv2dNode(Conv2dNode):
     def __init__(self, name: str, layer: Conv2dNode, normalisation: Normalisation) -> None:
         super().__init__(name, layer.inputs[0], layer.shape, layer.weight, layer.bias, layer.geometry)
         self.normalisation = normalisation
+        self._steps = (layer, BatchNormNode(name, layer, normalisation))
 
     def parameters(self) -> tuple[Tensor, Tensor | None]:
         return _folded(*super().parameters(), self.normalisation)
 
-    def roundings(self, dtype: torch.dtype) -> Roundings:
-        return self.normalisation.roundings(super().roundings(dtype), self.bias.read(), 2, dtype)
+    @property
+    def evaluation_steps(self) -> tuple[BoundNode, ...]:
+        return self._steps
 
-    def evaluation_roundings(self, dtype: torch.dtype) -> Roundings:
-        return self.normalisation.evaluated(super().roundings(dtype), self.bias.read(), 2, dtype)
+    def roundings(self, dtype: torch.dtype) -> Roundings:
+        weight, bias = super().parameters()
+        return self.normalisation.roundings(super().roundings(dtype), weight, bias, 2, dtype)
 
 
 def _folded(weight: Tensor, bias: Tensor | None, normalisation: Normalisation) -> tuple[Tensor, Tensor]:
     scale, shift = normalisation.scale_and_shift(bias)
     return weight * _per_channel(scale, weight.dim() - 1), shift
+
+
+def _largest_factor(root: Tensor, scale: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return the largest factor of the products that make a weight, 0-dim and at least 1; see `Roundings`.
+
+    Args:
+        root: float64 [C].
+        scale: like root, which it is times a stored number.
+        weight: [C, ...], which the scale multiplies; None: nothing.
+        dtype: of the products.
+    """
+    root, scale = root.detach().clamp_min(1), scale.detach().abs()
+    factor = scale.new_ones(()) if weight is None else scale.amax().clamp_min(1)
+    # A scale below the normal range is stored to fewer digits, or as zero.
+    vanishing = scale < root * torch.finfo(dtype).tiny
+    if scale.is_cpu and not bool(vanishing.any()):
+        return factor
+    size = 1 if weight is None else weight.detach().abs().flatten(1).amax(1).clamp_min(1)
+    return torch.maximum(factor, torch.where(vanishing, root * size, 1).amax())
 
 
 def _magnitudes(parts: list[Tensor]) -> Tensor:

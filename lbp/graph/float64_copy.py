@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from lbp.graph.structure import refuse_hooks
 from lbp.graph.trace import BoundTracer, TensorShape, trace_model
+from lbp.precision import full_precision
 
 
 def own_dtype(model: nn.Module) -> torch.dtype:
@@ -19,6 +22,7 @@ def own_dtype(model: nn.Module) -> torch.dtype:
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 
 
+@full_precision()  # what is computed from parameters has the value that it has where bounds are computed
 def float64_copy(model: nn.Module, example: Tensor) -> nn.Module:
     """Return a copy in float64 that is, in real arithmetic, the same function (docs/rounding.md, section 1).
 
@@ -48,14 +52,17 @@ def float64_copy(model: nn.Module, example: Tensor) -> nn.Module:
     module = fx.GraphModule(model, trace.graph)
     of_input = _reached_from_input(trace.graph)
     _keep_constants(module, of_input, example)
+    first, second = trace.results
+    # Numbers computed from shapes; those that depend on the batch stay what they are, and bounds refuse them.
+    numbers = {node: value for node, value in first.items() if isinstance(value, float) and second[node] == value}
     for node in of_input:
-        if isinstance(trace.results[0][node], TensorShape):
-            node.args = fx.node.map_aggregate(node.args, _rounded)
-            node.kwargs = fx.node.map_aggregate(node.kwargs, _rounded)
+        if isinstance(first[node], TensorShape):
+            node.args = fx.node.map_aggregate(node.args, partial(_rounded, numbers))
+            node.kwargs = fx.node.map_aggregate(node.kwargs, partial(_rounded, numbers))
     module.recompile()
     for layer in module.modules():
         for name, value in vars(layer).items():
-            if type(value) is float:
+            if isinstance(value, float):
                 vars(layer)[name] = _in_float32(value)
     return module.double()
 
@@ -98,10 +105,11 @@ def _keep_constants(module: fx.GraphModule, of_input: list[fx.Node], example: Te
             graph.erase_node(node)
 
 
-def _rounded(part: Any) -> Any:
-    """Return an argument, a number as it is where it meets a float32 tensor."""
+def _rounded(numbers: Mapping[fx.Node, float], part: Any) -> Any:
+    """Return an argument, a number as it is where it meets a float32 tensor; `numbers` are those of operations."""
+    value = numbers.get(part) if isinstance(part, fx.Node) else part
     # Whole numbers up to 2^24 are float32 numbers. Larger ones may be the end of a slice, where nothing rounds them.
-    return _in_float32(part) if isinstance(part, float) else part
+    return _in_float32(value) if isinstance(value, float) else part
 
 
 def _in_float32(value: float) -> float:

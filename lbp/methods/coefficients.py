@@ -14,6 +14,7 @@ from lbp.methods.back_substitution import back_substitute, split_sides
 from lbp.methods.names import Method
 from lbp.methods.problem import Problem
 from lbp.methods.solve import Solution
+from lbp.precision import full_precision
 from lbp.strategies import side_names
 
 NodeCoefficients = dict[str, Tensor | None]
@@ -50,6 +51,7 @@ def wanted_coefficients(
     return {node: sources or [network.input] for node, sources in wanted.items()}
 
 
+@full_precision()
 def linear_coefficients(
     problem: Problem, solution: Solution, wanted: Mapping[BoundNode, Sequence[BoundNode]]
 ) -> dict[str, dict[str, NodeCoefficients]]:

@@ -59,9 +59,19 @@ def output_error(problem: Problem) -> Tensor:
 def _error(problem: Problem, node: BoundNode, before: list[Tensor]) -> Tensor:
     """Return the error of a node's value from those of its inputs."""
     assert problem.outward is not None
-    dtype, floor = problem.dtype, absolute_floor(problem.dtype)
-    roundings = node.evaluation_roundings(dtype)
     sizes = [problem.outward.magnitude(source) + error for source, error in zip(node.inputs, before, strict=True)]
+    first, *others = node.evaluation_steps
+    error = _error_of_step(first, sizes, before, problem.dtype)
+    step = first
+    for following in others:
+        sizes = [_size_of_value(step, sizes, problem.dtype) + error]
+        step, error = following, _error_of_step(following, sizes, [error], problem.dtype)
+    return error
+
+
+def _error_of_step(node: BoundNode, sizes: list[Tensor], before: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Return the error of a node's value from bounds of its inputs as a run has them, and from their errors."""
+    floor, roundings = absolute_floor(dtype), node.evaluation_roundings(dtype)
     if isinstance(node, RampNode):
         # No slope is above 1; `r + eta (z - r)` is taken where |r| <= |z|, so its parts add up to 3 |z| at most.
         return raised(before[0], sizes[0] * (SLACK * gamma(3 * roundings.value, dtype)) + SLACK * roundings.shift_error)
@@ -72,11 +82,25 @@ def _error(problem: Problem, node: BoundNode, before: list[Tensor]) -> Tensor:
     error = node.magnitude(*(error + size * relative for error, size in zip(before, sizes, strict=True)))
     if roundings.shift is not None:
         error = error + roundings.shift * relative
+    # Partial sums of a run, in whatever order, are no larger than error / relative; of a mean, divided at the end, so
+    # many terms times as large. Where they may overflow a run may give anything.
+    most = torch.finfo(dtype).max / (4 * max(terms, 1))
+    error = error.masked_fill(error > relative * most, torch.inf)
     largest = reduce(torch.add, (largest_of((size, size)) for size in sizes))
-    least = (floor * (1 + largest)).to(dtype).reshape(-1, *[1] * len(node.shape))
+    least = (floor * (1 + largest * roundings.factor)).to(dtype).reshape(-1, *[1] * len(node.shape))
     # The magnitude is itself a rounded sum, of rounded weights.
     by = error * (SLACK * gamma(terms + roundings.weights + 4, dtype))
     return raised(error, by + SLACK * roundings.shift_error + least)
+
+
+def _size_of_value(node: BoundNode, sizes: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Return a bound of a node's value in real arithmetic from bounds of its inputs."""
+    roundings = node.evaluation_roundings(dtype)
+    terms = roundings.forward if roundings.any_order is None else roundings.any_order
+    size = node.magnitude(*sizes)
+    if roundings.shift is not None:
+        size = size + roundings.shift
+    return raised(size, size * (SLACK * gamma(terms + roundings.weights + 5, dtype)))
 
 
 def _of_specification(problem: Problem, error: Tensor) -> Tensor:

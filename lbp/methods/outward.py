@@ -96,7 +96,8 @@ def _outward_sum(
     error = gamma(roundings.forward + roundings.weights + roundings.value + 6, dtype)
     relative = SLACK * error / (1 - error) + 4 * unit if error < 0.5 else torch.inf
     with torch.no_grad():
-        common, of_example = _margins_of_images(largest, dtype)
+        products = largest * roundings.factor if isinstance(roundings.factor, Tensor) else largest
+        common, of_example = _margins_of_images(products, dtype)
         margin = common + roundings.shift_error * (SLACK + relative)
         if roundings.shift is not None:
             margin = margin + roundings.shift * relative
@@ -297,7 +298,7 @@ class Outward:
         if has_width:
             total = total + self.largest(node) * (2 * above * node.size)
         for source in node.inputs:
-            total = total + self.largest(source) * source.size
+            total = total + self.largest(source) * (source.size * roundings.factor)
         # Weights, and rows, below the normal range may count as zero.
         least: Tensor = (floor * (1 + total)).to(self.dtype).reshape(-1, *[1] * len(node.shape))
         rest = least + SLACK * SLACK * roundings.shift_error

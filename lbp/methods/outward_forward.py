@@ -216,7 +216,7 @@ class OutwardForward:
                 factors = before.center_bias.abs() + before.radius_bias_or_zero.abs()
                 if source in self._magnitudes:
                     factors = factors + self._magnitudes[source]
-                lost = lost + factors.flatten(1).sum(1) * (8 * torch.finfo(dtype).tiny)
+                lost = lost + factors.flatten(1).sum(1) * (roundings.factor * (8 * torch.finfo(dtype).tiny))
             by = by + _per_image(lost, radius_bias)
         return replace(result, radius_bias=raised(radius_bias, _shared_like(by, radius_bias)))
 

@@ -22,6 +22,8 @@ class Roundings:
             [*shape].
         any_order: terms of the sums in the node's value where they are taken in any order and not in blocks; None: as
             many as `forward`.
+        factor: of a W whose entries are products of stored numbers the largest one, 0-dim float64, or a number: what
+            an entry's other factor loses below the normal range is multiplied by it. 1: the entries are stored.
     """
 
     forward: int = 0
@@ -31,6 +33,7 @@ class Roundings:
     shift: Tensor | None = None
     shift_error: Tensor | float = 0.0
     any_order: int | None = None
+    factor: Tensor | float = 1.0
 
 
 EXACT = Roundings()

@@ -116,12 +116,19 @@ Linear = dict[str, Fraction]
 
 
 def _atom(linear: Linear, sign: int, formula: Group) -> Atom:
-    weights = {name: float(sign * factor) for name, factor in linear.items() if name and factor != 0}
-    bound = float(-sign * linear.get("", Fraction(0)))
-    if not all(math.isfinite(number) for number in (*weights.values(), bound)):
-        raise VnnLibError(f"line {formula.line}: a number in {shown(formula)} is too large")
+    limit = -sign * linear.get("", Fraction(0))
+    try:
+        weights = {name: float(sign * factor) for name, factor in linear.items() if name and factor != 0}
+        bound = float(limit)
+    except OverflowError:
+        raise VnnLibError(f"line {formula.line}: a number in {shown(formula)} is too large") from None
     if not weights:
         raise VnnLibError(f"line {formula.line}: {shown(formula)} compares nothing that varies")
+    if any(Fraction(weights[name]) != sign * linear[name] for name in weights):
+        raise VnnLibError(f"line {formula.line}: the factors in {shown(formula)} make one that float64 does not hold")
+    if Fraction(bound) < limit:
+        # The region, or the unsafe set, must hold the exact one.
+        bound = math.nextafter(bound, math.inf)
     return Atom(tuple(sorted(weights.items())), bound, formula.line)
 
 

@@ -226,6 +226,17 @@ def test_stale_bounds_are_an_error(net, x, change):
     net.compute_bounds(x, method="backward")
 
 
+@pytest.mark.parametrize("change", [lambda x: x.add_(0.1), lambda x: setattr(x.ptb, "eps", 0.3)], ids=["x", "eps"])
+@pytest.mark.parametrize("method", ["IBP", "LBP"])
+def test_the_region_of_the_last_input_is_the_present_one(net, x, method, change):
+    net.compute_bounds(x, method=method)
+    change(x)
+    found = net.compute_bounds(method=method), net.compute_bounds(x, method=method, reuse_ibp=True)
+    expected = net.compute_bounds(x, method=method)
+    assert _equal(found[0], expected)
+    assert _equal(found[1], expected)
+
+
 def test_intermediate_bounds_that_are_given_are_used_as_they_are(net, x):
     expected = net.compute_bounds(x, method="CROWN-IBP")
     net.compute_bounds(x, method="IBP")

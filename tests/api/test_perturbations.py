@@ -123,6 +123,7 @@ def test_a_bad_perturbation_is_refused_when_it_is_made(kwargs, message):
         ({"eps": torch.tensor([0.1, -0.2])}, "eps must be finite and not negative"),
         ({"eps": torch.tensor([0.1, math.nan])}, "eps must be finite and not negative"),
         ({"eps": torch.tensor([0.1, 0.2, 0.3])}, r"shape \[2\], got \[3\]"),
+        ({"eps": torch.tensor([[0.1, 0.2]])}, r"shape \[2\], got \[1, 2\]"),
         ({"eps": torch.full((2, 3), 0.1)}, r"shape \[2\], got \[2, 3\]"),
         ({"x_L": X + 0.1, "x_U": X}, r"x_L > x_U at flat index 0 of an input of shape \[2, 3\]"),
         ({"x_L": X * math.nan}, r"x_L of shape \[2, 3\] has 6 entries that are NaN"),

@@ -5,6 +5,8 @@ import torch
 from rounding.cases import KINDS, METHODS, NETWORKS, bounds, box, case, fill, generator, points
 from torch import nn
 
+import lbp
+
 
 def any_order(values, dim, source):
     """A float32 sum along a dimension in a random order, one addition after the other."""
@@ -74,3 +76,59 @@ def test_margins_lose_the_errors_of_both_logits():
     inference, _ = bounds(model, lower, upper, C=C, method="CROWN", rounding="inference")
     assert (inference < outward).all()
     assert torch.allclose(inference, outward, rtol=1e-4, atol=1e-4)
+
+
+def one_output(*layers):
+    """Layers, and a logit beside their one output that is a little smaller."""
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(1, 2)).eval()
+    with torch.no_grad():
+        model[-1].weight.copy_(torch.tensor([[1.0], [0.0]]))
+        model[-1].bias.copy_(torch.tensor([0.0, -(2.0**120)]))
+    return model
+
+
+def cancelling_layer():
+    layer = nn.Linear(4, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, -1.0, 1.0, -1.0]]) * 1.5 * 2.0**127)
+    return layer
+
+
+def scaled_layer():
+    layer, normalisation = nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1)
+    with torch.no_grad():
+        nn.init.constant_(layer.weight, 2.0**100)
+        nn.init.constant_(normalisation.weight, 2.0**-60)
+    return layer, normalisation
+
+
+# Networks of which some evaluation gives no number, though every output in real arithmetic is a float32 one.
+OVERFLOWS = {
+    "sums whose terms cancel": (lambda: one_output(cancelling_layer()), torch.ones(1, 4)),
+    "a sum before it is divided": (lambda: one_output(nn.AvgPool2d(4)), torch.full((1, 1, 4, 4), 2.0**126)),
+    "a value before it is scaled": (lambda: one_output(*scaled_layer()), torch.full((1, 1, 1, 1), 2.0**60)),
+}
+
+
+@pytest.mark.parametrize("name", OVERFLOWS)
+@pytest.mark.parametrize("method", METHODS)
+def test_evaluations_that_may_overflow_have_no_bounds(method, name):
+    build, x = OVERFLOWS[name]
+    model = build()
+    lower, _ = bounds(model, x, x, method=method, rounding="inference")
+    assert not torch.isfinite(lower[0, 0])
+    result = lbp.verify(model, x, torch.tensor([0]), 0.0, methods=method, rounding="inference")
+    assert not result.verified.any()
+
+
+def test_a_scale_far_above_1_multiplies_what_a_value_loses_below_the_normal_range():
+    model = one_output(*scaled_layer())
+    with torch.no_grad():
+        nn.init.constant_(model[0].weight, 2.0**-100)
+        nn.init.constant_(model[1].weight, 2.0**120)
+    x = torch.full((1, 1, 1, 1), 1.5 * 2.0**-51)
+    with torch.no_grad():
+        assert model(x)[0, 0] == 0
+    for method in METHODS:
+        lower, _ = bounds(model, x, x, method=method, rounding="inference")
+        assert lower[0, 0] <= 0

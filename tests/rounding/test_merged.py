@@ -1,9 +1,11 @@
-"""A Linear layer with batch normalisation merged into it: intervals scale its results, and never its weight."""
+"""A layer with batch normalisation merged into it: intervals of a Linear layer scale its results, never its weight."""
+
+from contextlib import nullcontext
 
 import pytest
 import torch
 from ops.watching import Largest
-from rounding.cases import KINDS, box, fill, numbers
+from rounding.cases import KINDS, METHODS, bounds, box, fill, flushed_subnormals, numbers
 from rounding.exact import Exact, linear_range, value
 from rounding.test_outward import violations
 from torch import nn
@@ -78,3 +80,44 @@ def test_nothing_as_large_as_the_weight_is_made(rounding):
     largest = Largest()
     intervals(normalised_layer("gaussian"), *box(BATCH, INPUTS), rounding, largest)
     assert BATCH * OUTPUTS <= largest.elements < INPUTS * OUTPUTS
+
+
+# A weight, the number that scales it, and whether numbers below the normal range are flushed to zero.
+PRODUCTS = {
+    "a scale below the normal range": (2.0**120, 2.0**-149, False),
+    "a scale that is flushed": (2.0**120, 2.0**-128, True),
+    "a weight that is flushed": (2.0**-130, 2.0**120, True),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("convolution", [False, True], ids=["linear", "convolution"])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_factor_loses_below_the_normal_range_is_multiplied_by_the_other(method, convolution, name):
+    weight, scale, flushed = PRODUCTS[name]
+    layer, normalisation = nn.Linear(1, 2), nn.BatchNorm1d(2)
+    if convolution:
+        layer, normalisation = nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)
+    model = nn.Sequential(layer, normalisation, nn.Flatten(), nn.Linear(2, 1, bias=False)).eval()
+    with torch.no_grad():
+        nn.init.constant_(layer.weight, weight)
+        nn.init.constant_(layer.bias, weight)
+        normalisation.running_var.fill_(0.5)
+        normalisation.weight.copy_(torch.tensor([scale, -scale / 2]))
+        nn.init.constant_(model[3].weight, 2.0**20)
+    x = torch.ones(1, 1, 1, 1) if convolution else torch.ones(1, 1)
+    exact = value(model, Exact.of(x))
+    with flushed_subnormals() if flushed else nullcontext():
+        for rounding in ("outward", "inference"):
+            found = bounds(model, x, x, method=method, rounding=rounding)
+            assert violations(found, exact, exact)[0] == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_channels_that_are_scaled_to_nothing_cost_nothing(method):
+    model, (lower, upper) = normalised_layer("gaussian"), box(BATCH, INPUTS)
+    model[1].weight.data[:4] = torch.tensor([0.0, 2.0**-149, 2.0**-140, 2.0**-126])
+    model[1].bias.data[:4] = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    found = bounds(model, lower, upper, method=method, rounding="outward")
+    assert ((found[1] - found[0])[:, 1:4] < 1e-20).all()
+    assert ((found[1] - found[0])[:, 0] < 1e-5).all()

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from lbp.bounded import BoundedModule, BoundedTensor
-from lbp.errors import InvalidInputError
+from lbp.errors import InvalidInputError, UnsupportedLayerError
 from lbp.graph.float64_copy import float64_copy
 from lbp.onnx_import import load_onnx
 from lbp.perturbations import PerturbationLpNorm
@@ -84,6 +84,9 @@ NETWORKS = {
     "Hardtanh": lambda: nn.Sequential(nn.Hardtanh(-0.1, 0.7)),
     "times a number": lambda: Computed(lambda x, w: x * 0.1),
     "a slope of a function": lambda: Computed(lambda x, w: functional.leaky_relu(x, negative_slope=0.3)),
+    "a slope of NumPy's": lambda: nn.LeakyReLU(np.float64(0.2)),
+    "a number of the input's shape": lambda: Computed(lambda x, w: x * (x.shape[1] + 2) ** -0.5),
+    "a number of a weight's shape": lambda: Computed(lambda x, w: x * (w.shape[0] + 2) ** -0.5),
     "a computed weight": lambda: Computed(lambda x, w: functional.linear(x, w * 0.1)),
     "a parametrised weight": lambda: nn.Sequential(nn.Linear(1, 1, bias=False)),
 }
@@ -102,6 +105,12 @@ def test_a_copy_in_float64_is_the_same_function(name):
     assert network(x).item() == expected
 
 
+def test_a_copy_in_float64_depends_on_the_batch_where_the_network_does():
+    network, x = Computed(lambda x, w: x * (x.shape[0] + 1) ** -0.5), torch.ones(1, 1)
+    with pytest.raises(UnsupportedLayerError, match="depends on the input or on the batch size"):
+        BoundedModule(float64_copy(network, x), x.double())
+
+
 def test_no_property_is_proved_that_the_network_violates_by_the_rounding_of_its_numbers():
     assert nn.LeakyReLU(0.2)(torch.tensor(-1.0)).item() < -0.2000000001
     problem = parse_vnnlib(
@@ -115,3 +124,42 @@ def test_no_property_is_proved_that_the_network_violates_by_the_rounding_of_its_
     nn.init.constant_(tenth.weight, 0.1)
     with pytest.raises(InvalidInputError, match=r"'weight' of shape .* do not hold exactly"):
         verify_property(tenth, problem, (1,), dtype=torch.float32)
+
+
+def test_a_copy_is_the_same_function_whatever_precision_products_have_outside():
+    network, x = Computed(lambda x, w: functional.linear(x, w @ w)).eval(), torch.ones(1, 1)
+    expected = network(x).item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert network(x).item() != expected
+        assert float64_copy(network, x)(x.double()).item() == expected
+
+
+def test_linear_bounds_of_hidden_nodes_have_the_weights_of_full_precision_whatever_products_have_outside():
+    network = Computed(lambda x, w: functional.linear(functional.relu(functional.linear(x, w @ w)), w @ w)).eval()
+    x = BoundedTensor(torch.ones(1, 1), PerturbationLpNorm(0.1))
+    net = BoundedModule(network, x)
+    wanted = {"relu": [net.input_name[0]]}
+
+    def slope():
+        found = net.compute_bounds((x,), return_A=True, needed_A_dict=wanted, need_A_only=True, rounding="outward")
+        return found[2]["relu"][net.input_name[0]]["lA"]
+
+    expected = slope()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(slope(), expected)
+
+
+def test_whole_numbers_count_as_they_are_where_float32_holds_them_not():
+    lower, upper = outward(nn.Sequential(nn.Hardtanh(0, 2**24 + 1)), torch.tensor([[3e7]]))
+    assert lower <= 2**24 + 1 <= upper
+
+
+def test_no_property_is_proved_that_the_network_violates_by_the_rounding_of_a_number_of_its_shape():
+    network, x = Computed(lambda x, w: x * (x.shape[1] + 2) ** -0.5), torch.ones(1, 1)
+    value = network(x).item()
+    assert value < 3**-0.5 - 1e-9
+    problem = parse_vnnlib(
+        "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (>= X_0 1.0))(assert (<= X_0 1.0))"
+        f"(assert (<= Y_0 {value + 1e-9!r}))"
+    )
+    assert verify_property(network, problem, (1,), deadline=Deadline(60)).verdict is Verdict.VIOLATED

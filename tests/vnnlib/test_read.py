@@ -95,6 +95,28 @@ def test_a_scaled_bound_of_an_input_never_shrinks_the_box():
     assert upper == math.nextafter(lower, 1)
 
 
+def test_a_sum_of_limits_is_rounded_to_the_side_that_shrinks_nothing():
+    shrunk_by_nearest = 0
+    for tenths in range(1, 10):
+        term, limit = 0.1 * tenths, 1.1
+        problem = parse_vnnlib(
+            HEAD + UNIT + f"(assert (<= (+ X_0 {term!r}) {limit!r})) (assert (>= (+ X_1 {term!r}) 0.9))"
+            f"(assert (<= (+ Y_0 {term!r}) {limit!r}))"
+        )
+        (case,) = problem.cases
+        exact = Fraction(limit) - Fraction(term)
+        shrunk_by_nearest += Fraction(float(exact)) < exact
+        assert min(exact, 1) <= Fraction(case.box.upper[0].item()) <= math.nextafter(float(exact), 2)
+        assert Fraction(case.box.lower[1].item()) <= max(Fraction(0.9) - Fraction(term), 0)
+        assert exact <= Fraction(case.unsafe[0].bound.item()) <= math.nextafter(float(exact), 2)
+    assert shrunk_by_nearest > 0
+
+
+def test_a_factor_that_float64_does_not_hold_is_refused():
+    with pytest.raises(VnnLibError, match=r"line \d+: the factors in .* make one that float64 does not hold"):
+        parse_vnnlib(HEAD + UNIT + "(assert (<= (* 0.1 0.3 Y_0) 1))")
+
+
 def test_without_constraints_of_outputs_every_output_is_unsafe():
     unsafe = only_conjunction(parse_vnnlib(HEAD + UNIT))
     assert unsafe.excess(f64(0, 0).reshape(1, 2)).item() == -math.inf
@@ -141,6 +163,7 @@ def test_both_forms_of_declaration_and_commands_without_effect_are_read():
         (HEAD + "(assert (<= X_5 1))", "line 5: 'X_5' is neither a number nor a declared variable"),
         (HEAD + "(assert (<= X_0 nan))", "line 5: 'nan' is neither"),
         (HEAD + "(assert (<= X_0 1e999))", "line 5: the number 1e999 is too large"),
+        (HEAD + "(assert (<= (* 1e308 1e308 Y_0) 1))", "line 5: a number in (<= (* 1e308 1e308 Y_0) 1) is too large"),
         (HEAD + "(assert (<= 1 2))", "line 5: (<= 1 2) compares nothing"),
         (HEAD + "(assert (<= (* X_0 X_1) 2))", "line 5: (* X_0 X_1) multiplies variables"),
         (HEAD + "(assert (<= (/ X_0 2) 2))", "line 5: (/ X_0 2) is no linear"),
