@@ -1,5 +1,6 @@
 // What the launch functions of ops on windows take, as in arguments.h: forward bounds of which a neuron has entries for
-// a window of the input only, and rows of back-substitution of which each has coefficients for a window of a layer only.
+// a window of the input only, and rows of back-substitution of which each has coefficients for a window of a layer
+// only.
 #pragma once
 
 #include "arguments.h"

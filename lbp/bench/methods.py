@@ -319,7 +319,8 @@ def _agree_on_tight_lines(runner: _Runner, standard: _Runner) -> bool:
 def _standard(group: Sequence[_Runner]) -> _Runner | None:
     """Returns whose results those of an activation are compared with, None if all may be tighter than the method."""
     exact = [runner for runner in group if runner.is_exact]
-    return next((runner for runner in exact if runner.worker.contender.name == "reference"), exact[-1] if exact else None)
+    plain = [runner for runner in exact if runner.worker.contender.name == "reference"]
+    return (plain or exact[-1:] or [None])[0]
 
 
 def _disagreements(runners: Sequence[_Runner], results: dict[Key, Tensor]) -> list[tuple[_Runner, str]]:

@@ -30,8 +30,9 @@ _TINY = 1e-30
 def plain_functions() -> Iterator[None]:
     """Let the backend "reference" compute with the functions of this module inside the block."""
     modules = [module for name, module in sys.modules.items() if name.split(".")[:2] == ["lbp", "reference"]]
-    before = [(module, name, getattr(module, name)) for module in modules for name in _REPLACED if hasattr(module, name)]
-    for module, name, _ in before:
+    names = [(module, name) for module in modules for name in _REPLACED if hasattr(module, name)]
+    before = [(module, name, getattr(module, name)) for module, name in names]
+    for module, name in names:
         setattr(module, name, _REPLACED[name])
     try:
         yield

@@ -129,9 +129,10 @@ struct WindowTile {
         for (Index y = rows.first; y < rows.stop; ++y) {
           const Index row = w.row_scale * y + w.row_offset + i;
           const Index column = w.column_scale * inside.first + w.column_offset + j;
-          body(matrices.segment(image, image_size(), at(entry, number, y, inside.first), neuron(number, y, inside.first),
-                                inside.stop - inside.first, (source * w.image_rows + row) * w.image_columns + column),
-               step);
+          body(
+              matrices.segment(image, image_size(), at(entry, number, y, inside.first), neuron(number, y, inside.first),
+                               inside.stop - inside.first, (source * w.image_rows + row) * w.image_columns + column),
+              step);
         }
       }
     }
