@@ -320,7 +320,7 @@ def _standard(group: Sequence[_Runner]) -> _Runner | None:
     """Returns whose results those of an activation are compared with, None if all may be tighter than the method."""
     exact = [runner for runner in group if runner.is_exact]
     plain = [runner for runner in exact if runner.worker.contender.name == "reference"]
-    return (plain or exact[-1:] or [None])[0]
+    return next(iter(plain or exact[-1:]), None)
 
 
 def _disagreements(runners: Sequence[_Runner], results: dict[Key, Tensor]) -> list[tuple[_Runner, str]]:
