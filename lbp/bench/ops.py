@@ -14,6 +14,7 @@ from lbp.bench import cupy_fusion
 from lbp.bench.memory import peak_bytes
 from lbp.bench.op_case import OpCase
 from lbp.bench.op_cases import op_cases
+from lbp.bench.rates import copy_of
 from lbp.bench.record import Key, Row
 from lbp.bench.timing import Call, time_in_turn
 from lbp.precision import free_convolutions, full_precision
@@ -72,6 +73,7 @@ def measure_ops(device: torch.device, options: OpOptions, notify: Callable[[str]
 
 
 _CUPY = "CuPy fused"
+_COPY = "copy of as many bytes"
 
 
 def _backward_of(case: OpCase) -> tuple[str, ...]:
@@ -155,12 +157,22 @@ def _measured(
             notes[name] = f"differs from reference by {difference:.1e} of the largest"
     del expected
     able = {name: call for name, call in calls.items() if name not in notes}
-    timings = time_in_turn(able, device, repeats=options.repeats, budget=options.seconds)
+    copies = {_COPY: copy_of(_moved_bytes(case, suffix), device)} if device.type == "cuda" else {}
+    timings = time_in_turn(able | copies, device, repeats=options.repeats, budget=options.seconds)
     rows = [
-        replace(_row(case, suffix, name), timing=timings[name], peak_bytes=peak_bytes(call, device, collect=False)[1])
+        replace(
+            _row(case, suffix, name),
+            timing=timings[name],
+            peak_bytes=peak_bytes(call, device, collect=False)[1],
+            copy_seconds=timings[_COPY].median if copies else None,
+        )
         for name, call in able.items()
     ]
     return rows + [replace(_row(case, suffix, name), note=note) for name, note in notes.items()]
+
+
+def _moved_bytes(case: OpCase, suffix: str) -> int:
+    return case.backward_bytes if suffix else case.moved_bytes
 
 
 def _row(case: OpCase, suffix: str, contender: str) -> Row:
@@ -169,7 +181,7 @@ def _row(case: OpCase, suffix: str, contender: str) -> Row:
         f"{case.op}{suffix} {case.shape}",
         case.activation,
         contender,
-        moved_bytes=case.backward_bytes if suffix else case.moved_bytes,
+        moved_bytes=_moved_bytes(case, suffix),
         operations=(case.backward_operations if suffix else case.operations) or None,
         parameters={"op": case.op + suffix, **case.parameters},
     )
