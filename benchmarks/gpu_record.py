@@ -42,12 +42,12 @@ TIME_S = 570.0
 INTERRUPTED_S = 5  # that a stage has to say what it knows
 # What compute-sanitizer watches: a call of every op, forward and backward, and sizes that cut the work in other ways.
 WATCHED = (
-    *("-q", "-rf", "tests/gpu/test_every_op.py", "tests/gpu/test_sizes.py", "tests/gpu/test_outward_intervals.py"),
+    *("-q", "-rsf", "tests/gpu/test_every_op.py", "tests/gpu/test_sizes.py", "tests/gpu/test_outward_intervals.py"),
     *("-k", "(reference or test_sizes) and not 140000"),
 )
 # Few enough kernels to be compiled one after the other.
 FEW_KERNELS = "values_and_gradients and dtype0 and (ramp or relax_backward-dtype0 or interval_linear)"
-JUST_IN_TIME = ("-q", "-rf", "tests/gpu/test_every_op.py", "-k", FEW_KERNELS)
+JUST_IN_TIME = ("-q", "-rsf", "tests/gpu/test_every_op.py", "-k", FEW_KERNELS)
 # Parts of the names of the ops that are measured: those whose bandwidth is a target (`lbp bench` begins with the sizes
 # that fill a GPU), the fused back-substitution, and the intervals whose alternative is two products of the library.
 MEASURED = ("ramp", "bounding_lines", "relax_backward", "relax_forward", "concretize", "interval_")
@@ -134,7 +134,7 @@ def stages(device: str, capability: str, *, continued: bool) -> list[Stage]:
         limit = ("--run-limit", str(minutes), "--output", str(measured))
         return python("-m", "lbp", "bench", level, "--device", "cuda", *options, *limit)
 
-    tests = python("-m", "pytest", "-m", "gpu", "-q", "-rf", "--tb=short")
+    tests = python("-m", "pytest", "-m", "gpu", "-q", "-rsf", "--tb=short")
     # Many, so that they have processes of their own.
     cases = ["tests/gpu/test_cpu_cases.py", "tests/gpu/test_compile.py"]
     others = [*tests, *side_by_side(), "tests/gpu", *(f"--ignore={path}" for path in cases)]
@@ -221,7 +221,7 @@ def summary(log: str, *, aims: bool) -> list[str]:
         aims: whether what was reached of the aims belongs to it; the tables of a record show them after every level.
     """
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    said = r"^FAILED|^ERROR|\d+ passed|\d+ failed|ERROR SUMMARY|RACECHECK SUMMARY|CUDA kernels"
+    said = r"^SKIPPED|^FAILED|^ERROR|\d+ passed|\d+ failed|\d+ skipped|ERROR SUMMARY|RACECHECK SUMMARY|CUDA kernels"
     said += "|share of the copy's bandwidth" if aims else ""
     telling = [re.sub(" +", " ", line) for line in lines if re.search(said, line)]
     return [line.replace(f"{ROOT}/", "") for line in (telling[-40:] or lines[-5:])]

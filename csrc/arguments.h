@@ -256,7 +256,8 @@ struct Region {
   const T* x_L;  // [B, n0]; x0 for a ball
   const T* x_U;  // null for a ball
   Index batch_stride;
-  const double* eps;  // [B] or one value
+  double eps;              // where eps_data is null
+  const double* eps_data;  // [B] or one value, or null
   Index eps_stride;
   double q;
 };

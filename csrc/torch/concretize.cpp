@@ -20,11 +20,11 @@ struct OwnedRegion {
   std::vector<Tensor> storage;
   Region<T> view;
 
-  OwnedRegion(Device on, const Tensor& x, const OptionalTensor& x_U, const OptionalTensor& eps, double p, Index batch,
-              Index inputs) {
+  OwnedRegion(Device on, const RegionTensors& tensors, Index batch, Index inputs) {
+    const auto& [x, x_U, eps, eps_tensor, p] = tensors;
     const Batched<T> low = batched<T>(on, x, x_U.has_value() ? "x_L" : "x0", batch, inputs);
     storage = {low.storage};
-    view = {low.data, nullptr, low.stride, nullptr, 0, 1};
+    view = {low.data, nullptr, low.stride, eps, nullptr, 0, 1};
     if (x_U.has_value()) {
       const Batched<T> high = batched<T>(on, *x_U, "x_U", batch, inputs);
       STD_TORCH_CHECK(high.stride == low.stride, "x_U: expected the batch size of x_L");
@@ -32,12 +32,12 @@ struct OwnedRegion {
       view.x_U = high.data;
       return;
     }
-    STD_TORCH_CHECK(eps.has_value(), "eps: a ball needs its radius");
-    const Tensor radius = checked<double>(on, *eps, "eps", eps->numel() == 1 ? 1 : batch);
-    storage.push_back(radius);
-    view.eps = radius.const_data_ptr<double>();
-    view.eps_stride = radius.numel() == 1 ? 0 : 1;
     view.q = dual_exponent(p);
+    if (!eps_tensor.has_value()) return;
+    const Tensor radius = checked<double>(on, *eps_tensor, "eps", eps_tensor->numel() == 1 ? 1 : batch);
+    storage.push_back(radius);
+    view.eps_data = radius.const_data_ptr<double>();
+    view.eps_stride = radius.numel() == 1 ? 0 : 1;
   }
 };
 
@@ -47,10 +47,10 @@ struct ImageWindows {
   WindowsTensor<T> windows;
   OwnedRegion<T> region;
 
-  ImageWindows(Device on, const Tensor& A, const Tensor& rows, const Tensor& x, const OptionalTensor& x_U,
-               const OptionalTensor& eps, double p, int64_t sides)
-      : windows(on, A, rows, checked_image(x).size(1), x.size(2), x.size(3), x.size(0), sides),
-        region(on, x, x_U, eps, p, x.size(0), trailing_size(x, 1)) {}
+  ImageWindows(Device on, const Tensor& A, const Tensor& rows, const RegionTensors& tensors, int64_t sides)
+      : windows(on, A, rows, checked_image(tensors.x).size(1), tensors.x.size(2), tensors.x.size(3), tensors.x.size(0),
+                sides),
+        region(on, tensors, tensors.x.size(0), trailing_size(tensors.x, 1)) {}
 
   static const Tensor& checked_image(const Tensor& x) {
     STD_TORCH_CHECK(x.dim() == 4, "x: expected a batch of images with channels last [batch, h, w, C]");
@@ -104,11 +104,11 @@ std::vector<int64_t> bounds_shape(const Tensor& center, Index batch) {
 
 }  // namespace
 
-Tensor concretize(Tensor A, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p, int64_t sides) {
+Tensor concretize(Tensor A, LBP_REGION_PARAMETERS, int64_t sides) {
   return with_type(A, "concretize", [&](auto type, Device on) {
     using T = decltype(type);
     const CoefficientsTensor<T> matrix = coefficients<T>(A, sides);
-    const OwnedRegion<T> region(on, x, x_U, eps, p, matrix.batch, matrix.size);
+    const OwnedRegion<T> region(on, {x, x_U, eps, eps_tensor, p}, matrix.batch, matrix.size);
     Tensor bounds = empty_of(A, {A.size(0), A.size(1), A.size(2)}, ScalarType::Double);
     launch::concretize<T>(on, {int(sides), matrix.batch, matrix.rows, matrix.size, matrix.view, region.view,
                                bounds.mutable_data_ptr<double>()});
@@ -116,12 +116,11 @@ Tensor concretize(Tensor A, Tensor x, OptionalTensor x_U, OptionalTensor eps, do
   });
 }
 
-Tensor concretize_gradient(Tensor bounds_gradient, Tensor A, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p,
-                           int64_t sides) {
+Tensor concretize_gradient(Tensor bounds_gradient, Tensor A, LBP_REGION_PARAMETERS, int64_t sides) {
   return with_type(A, "concretize_gradient", [&](auto type, Device on) {
     using T = decltype(type);
     const CoefficientsTensor<T> matrix = coefficients<T>(A, sides);
-    const OwnedRegion<T> region(on, x, x_U, eps, p, matrix.batch, matrix.size);
+    const OwnedRegion<T> region(on, {x, x_U, eps, eps_tensor, p}, matrix.batch, matrix.size);
     const Tensor to_bounds = checked<double>(on, bounds_gradient, "bounds_gradient", A.size(0) * A.size(1) * A.size(2));
     Tensor to_A = empty<T>(A, sizes_of(A));
     launch::concretize_gradient<T>(on, {int(sides), matrix.batch, matrix.rows, matrix.size, matrix.view, region.view,
@@ -130,22 +129,21 @@ Tensor concretize_gradient(Tensor bounds_gradient, Tensor A, Tensor x, OptionalT
   });
 }
 
-Tensor concretize_windows(Tensor A, Tensor rows, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p,
-                          int64_t sides) {
+Tensor concretize_windows(Tensor A, Tensor rows, LBP_REGION_PARAMETERS, int64_t sides) {
   return with_type(A, "concretize_windows", [&](auto type, Device on) {
     using T = decltype(type);
-    const ImageWindows<T> in(on, A, rows, x, x_U, eps, p, sides);
+    const ImageWindows<T> in(on, A, rows, {x, x_U, eps, eps_tensor, p}, sides);
     Tensor bounds = empty_of(A, {A.size(0), rows.size(0)}, ScalarType::Double);
     launch::concretize_windows<T>(on, {int(sides), in.windows.view, in.region.view, bounds.mutable_data_ptr<double>()});
     return bounds;
   });
 }
 
-Tensor concretize_windows_gradient(Tensor bounds_gradient, Tensor A, Tensor rows, Tensor x, OptionalTensor x_U,
-                                   OptionalTensor eps, double p, int64_t sides) {
+Tensor concretize_windows_gradient(Tensor bounds_gradient, Tensor A, Tensor rows, LBP_REGION_PARAMETERS,
+                                   int64_t sides) {
   return with_type(A, "concretize_windows_gradient", [&](auto type, Device on) {
     using T = decltype(type);
-    const ImageWindows<T> in(on, A, rows, x, x_U, eps, p, sides);
+    const ImageWindows<T> in(on, A, rows, {x, x_U, eps, eps_tensor, p}, sides);
     const Index count = A.size(0) * in.windows.view.rows;
     const Tensor to_bounds = checked<double>(on, bounds_gradient, "bounds_gradient", count);
     Tensor to_A = empty<T>(A, sizes_of(A));
@@ -156,8 +154,8 @@ Tensor concretize_windows_gradient(Tensor bounds_gradient, Tensor A, Tensor rows
 }
 
 std::tuple<Tensor, Tensor, Tensor> concretize_forward(Tensor center, OptionalTensor radius, Tensor center_bias,
-                                                      OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
-                                                      OptionalTensor eps, double p, bool magnitude) {
+                                                      OptionalTensor radius_bias, LBP_REGION_PARAMETERS,
+                                                      bool magnitude) {
   return with_type(center, "concretize_forward", [&](auto type, Device on) {
     using T = decltype(type);
     const Index batch = batch_of(center, center_bias, x), inputs = center.size(1), neurons = trailing_size(center, 2);
@@ -169,7 +167,7 @@ std::tuple<Tensor, Tensor, Tensor> concretize_forward(Tensor center, OptionalTen
     STD_TORCH_CHECK(!spread || spread->stride == matrix.stride, "radius: expected the batch size of center");
     STD_TORCH_CHECK(!spread_bias || spread_bias->stride == vector.stride,
                     "radius_bias: expected the batch size of center_bias");
-    const OwnedRegion<T> region(on, x, x_U, eps, p, batch, inputs);
+    const OwnedRegion<T> region(on, {x, x_U, eps, eps_tensor, p}, batch, inputs);
     NeuronBounds<T> bounds(center, bounds_shape(center, batch), region, magnitude);
     launch::concretize_forward<T>(on, {batch, inputs, neurons, matrix.data, spread ? spread->data : nullptr,
                                        matrix.stride, vector.data, spread_bias ? spread_bias->data : nullptr,
@@ -180,8 +178,7 @@ std::tuple<Tensor, Tensor, Tensor> concretize_forward(Tensor center, OptionalTen
 }
 
 std::tuple<Tensor, Tensor> concretize_forward_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center,
-                                                       OptionalTensor radius, Tensor x, OptionalTensor x_U,
-                                                       OptionalTensor eps, double p) {
+                                                       OptionalTensor radius, LBP_REGION_PARAMETERS) {
   return with_type(center, "concretize_forward_gradient", [&](auto type, Device on) {
     using T = decltype(type);
     STD_TORCH_CHECK(l_gradient.dim() >= 1 && center.dim() >= 2,
@@ -191,7 +188,7 @@ std::tuple<Tensor, Tensor> concretize_forward_gradient(Tensor l_gradient, Tensor
     std::optional<Batched<T>> spread;
     if (radius.has_value()) spread = batched<T>(on, *radius, "radius", batch, inputs * neurons);
     STD_TORCH_CHECK(!spread || spread->stride == matrix.stride, "radius: expected the batch size of center");
-    const OwnedRegion<T> region(on, x, x_U, eps, p, batch, inputs);
+    const OwnedRegion<T> region(on, {x, x_U, eps, eps_tensor, p}, batch, inputs);
     const Tensor to_l = checked<T>(on, l_gradient, "l_gradient", batch * neurons);
     const Tensor to_u = checked<T>(on, u_gradient, "u_gradient", batch * neurons);
     std::vector<int64_t> sizes = sizes_of(center);
@@ -206,9 +203,9 @@ std::tuple<Tensor, Tensor> concretize_forward_gradient(Tensor l_gradient, Tensor
 }
 
 std::tuple<Tensor, Tensor, Tensor> concretize_forward_windows(Tensor center, OptionalTensor radius, Tensor center_bias,
-                                                              OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
-                                                              OptionalTensor eps, double p, std::vector<int64_t> scale,
-                                                              std::vector<int64_t> offset, bool magnitude) {
+                                                              OptionalTensor radius_bias, LBP_REGION_PARAMETERS,
+                                                              std::vector<int64_t> scale, std::vector<int64_t> offset,
+                                                              bool magnitude) {
   return with_type(center, "concretize_forward_windows", [&](auto type, Device on) {
     using T = decltype(type);
     const Windows windows = windows_on(center, x, scale, offset);
@@ -223,7 +220,7 @@ std::tuple<Tensor, Tensor, Tensor> concretize_forward_windows(Tensor center, Opt
     STD_TORCH_CHECK(!spread || spread->stride == matrix.stride, "radius: expected the batch size of center");
     STD_TORCH_CHECK(!spread_bias || spread_bias->stride == vector.stride,
                     "radius_bias: expected the batch size of center_bias");
-    const OwnedRegion<T> region(on, x, x_U, eps, p, batch, inputs);
+    const OwnedRegion<T> region(on, {x, x_U, eps, eps_tensor, p}, batch, inputs);
     NeuronBounds<T> bounds(center, window_bounds_shape(center, batch), region, magnitude);
     launch::concretize_forward_windows<T>(on, {batch, windows, matrix.data, spread ? spread->data : nullptr,
                                                matrix.stride, vector.data, spread_bias ? spread_bias->data : nullptr,
@@ -234,8 +231,8 @@ std::tuple<Tensor, Tensor, Tensor> concretize_forward_windows(Tensor center, Opt
 }
 
 std::tuple<Tensor, Tensor> concretize_forward_windows_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center,
-                                                               OptionalTensor radius, Tensor x, OptionalTensor x_U,
-                                                               OptionalTensor eps, double p, std::vector<int64_t> scale,
+                                                               OptionalTensor radius, LBP_REGION_PARAMETERS,
+                                                               std::vector<int64_t> scale,
                                                                std::vector<int64_t> offset) {
   return with_type(center, "concretize_forward_windows_gradient", [&](auto type, Device on) {
     using T = decltype(type);
@@ -246,7 +243,7 @@ std::tuple<Tensor, Tensor> concretize_forward_windows_gradient(Tensor l_gradient
     std::optional<Batched<T>> spread;
     if (radius.has_value()) spread = batched<T>(on, *radius, "radius", batch, size);
     STD_TORCH_CHECK(!spread || spread->stride == matrix.stride, "radius: expected the batch size of center");
-    const OwnedRegion<T> region(on, x, x_U, eps, p, batch, trailing_size(x, 1));
+    const OwnedRegion<T> region(on, {x, x_U, eps, eps_tensor, p}, batch, trailing_size(x, 1));
     const Tensor to_l = checked<T>(on, l_gradient, "l_gradient", batch * neurons);
     const Tensor to_u = checked<T>(on, u_gradient, "u_gradient", batch * neurons);
     std::vector<int64_t> sizes = sizes_of(center);

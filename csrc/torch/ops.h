@@ -7,12 +7,13 @@
 #include "torch/launch.h"
 #include "torch/tensors.h"
 
-// The parameters that every op on an activation takes, in the order of the schema.
+// The parameters that every op on an activation, and over the input region, takes, in the order of the schema.
 #define LBP_RAMP_PARAMETERS double r, OptionalTensor r_tensor, double eta, OptionalTensor eta_tensor
 #define LBP_RELAXATION_PARAMETERS                                                                 \
   Tensor l, Tensor u, LBP_RAMP_PARAMETERS, int64_t strategy, OptionalTensor lower_slope,          \
       OptionalTensor lower_intercept, OptionalTensor upper_slope, OptionalTensor upper_intercept, \
       OptionalTensor margin_per_slope, OptionalTensor margin
+#define LBP_REGION_PARAMETERS Tensor x, OptionalTensor x_U, double eps, OptionalTensor eps_tensor, double p
 #define LBP_RELAXATION_TENSORS                                                                                  \
   RelaxationTensors {                                                                                           \
     l, u, {r, r_tensor, eta, eta_tensor}, strategy, lower_slope, lower_intercept, upper_slope, upper_intercept, \
@@ -99,14 +100,11 @@ std::tuple<Tensor, Tensor> interval_linear_small_batch(Tensor center, Tensor rad
                                                        OptionalTensor margin, OptionalTensor margin_of_example);
 std::tuple<Tensor, Tensor> split_interval(Tensor l, Tensor u, double relative, double absolute);
 std::tuple<Tensor, Tensor> join_interval(Tensor center, Tensor radius, bool outward);
-Tensor concretize(Tensor A, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p, int64_t sides);
-Tensor concretize_gradient(Tensor bounds_gradient, Tensor A, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p,
-                           int64_t sides);
-Tensor concretize_windows(Tensor A, Tensor rows, Tensor x, OptionalTensor x_U, OptionalTensor eps, double p,
-                          int64_t sides);
+Tensor concretize(Tensor A, LBP_REGION_PARAMETERS, int64_t sides);
+Tensor concretize_gradient(Tensor bounds_gradient, Tensor A, LBP_REGION_PARAMETERS, int64_t sides);
+Tensor concretize_windows(Tensor A, Tensor rows, LBP_REGION_PARAMETERS, int64_t sides);
 // The gradient of A.
-Tensor concretize_windows_gradient(Tensor bounds_gradient, Tensor A, Tensor rows, Tensor x, OptionalTensor x_U,
-                                   OptionalTensor eps, double p, int64_t sides);
+Tensor concretize_windows_gradient(Tensor bounds_gradient, Tensor A, Tensor rows, LBP_REGION_PARAMETERS, int64_t sides);
 std::tuple<Tensor, Tensor> relax_windows(Tensor A, Tensor rows, LBP_RELAXATION_PARAMETERS, OptionalTensor bias,
                                          int64_t sides);
 std::tuple<Tensor, LBP_RELAXATION_GRADIENT_TYPES, Tensor> relax_windows_gradient(Tensor relaxed_gradient,
@@ -122,19 +120,17 @@ std::tuple<Tensor, Tensor> backward_conv2d_windows(Tensor A, Tensor rows, std::v
                                                    OptionalTensor bias, Tensor corners, std::vector<int64_t> window,
                                                    LBP_CONVOLUTION_PARAMETERS);
 std::tuple<Tensor, Tensor, Tensor> concretize_forward(Tensor center, OptionalTensor radius, Tensor center_bias,
-                                                      OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
-                                                      OptionalTensor eps, double p, bool magnitude);
+                                                      OptionalTensor radius_bias, LBP_REGION_PARAMETERS,
+                                                      bool magnitude);
 std::tuple<Tensor, Tensor> concretize_forward_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center,
-                                                       OptionalTensor radius, Tensor x, OptionalTensor x_U,
-                                                       OptionalTensor eps, double p);
+                                                       OptionalTensor radius, LBP_REGION_PARAMETERS);
 std::tuple<Tensor, Tensor, Tensor> concretize_forward_windows(Tensor center, OptionalTensor radius, Tensor center_bias,
-                                                              OptionalTensor radius_bias, Tensor x, OptionalTensor x_U,
-                                                              OptionalTensor eps, double p, std::vector<int64_t> scale,
-                                                              std::vector<int64_t> offset, bool magnitude);
+                                                              OptionalTensor radius_bias, LBP_REGION_PARAMETERS,
+                                                              std::vector<int64_t> scale, std::vector<int64_t> offset,
+                                                              bool magnitude);
 std::tuple<Tensor, Tensor> concretize_forward_windows_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center,
-                                                               OptionalTensor radius, Tensor x, OptionalTensor x_U,
-                                                               OptionalTensor eps, double p, std::vector<int64_t> scale,
-                                                               std::vector<int64_t> offset);
+                                                               OptionalTensor radius, LBP_REGION_PARAMETERS,
+                                                               std::vector<int64_t> scale, std::vector<int64_t> offset);
 Tensor convolve_windows_laid_out(Tensor windows, Tensor weight, std::vector<int64_t> scale, LBP_CONVOLUTION_PARAMETERS,
                                  int64_t together);
 Tensor accumulate_windows_few_rows(Tensor rows, Tensor windows, std::vector<int64_t> image, std::vector<int64_t> scale,

@@ -1,8 +1,8 @@
 // The schema of every op, and the CPU kernels behind those that have one of their own. Gradients and fake functions are
 // registered in lbp/ops; so are the CPU versions of the ops that are a pass of ours followed by the library's product.
 //
-// Numbers r and eta are used where their tensors are absent. strategy and sides are the codes of lbp/strategies.py.
-// Absent outputs are empty tensors; outputs never alias inputs.
+// Numbers r, eta and eps are used where their tensors are absent. strategy and sides are the codes of
+// lbp/strategies.py. Absent outputs are empty tensors; outputs never alias inputs.
 #include "torch/ops.h"
 
 namespace lbp::binding {
@@ -22,6 +22,7 @@ std::string cpu_capability() {
   ", int strategy, Tensor? lower_slope, Tensor? lower_intercept, Tensor? upper_slope, Tensor? upper_intercept" \
   ", Tensor? margin_per_slope, Tensor? margin"
 #define FORWARD "Tensor center, Tensor? radius, Tensor center_bias, Tensor? radius_bias"
+#define REGION "Tensor x, Tensor? x_U, float eps, Tensor? eps_tensor, float p"
 #define OUTWARD "float relative, float absolute, Tensor margin, Tensor? margin_of_example"
 #define CONVOLUTION "int[] stride, int[] padding, int[] dilation, int groups"
 #define SEVEN_GRADIENTS "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"
@@ -111,20 +112,14 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   library.def("insert_forward(Tensor A, " FORWARD ", int sides) -> (Tensor, Tensor)");
 
   // Linear bounds over the input region: the box [x, x_U], or the l_p ball of radius eps around x where x_U is absent.
-  library.def("concretize(Tensor A, Tensor x, Tensor? x_U, Tensor? eps, float p, int sides) -> Tensor");
-  library.def(
-      "concretize_gradient(Tensor bounds_gradient, Tensor A, Tensor x, Tensor? x_U, Tensor? eps, float p, int sides) "
-      "-> Tensor");
-  library.def(
-      "concretize_windows(Tensor A, Tensor rows, Tensor x, Tensor? x_U, Tensor? eps, float p, int sides) -> Tensor");
-  library.def(
-      "concretize_windows_gradient(Tensor bounds_gradient, Tensor A, Tensor rows, Tensor x, Tensor? x_U, Tensor? eps, "
-      "float p, int sides) -> Tensor");
-  library.def("concretize_forward(" FORWARD
-              ", Tensor x, Tensor? x_U, Tensor? eps, float p, bool magnitude) -> (Tensor, Tensor, Tensor)");
-  library.def(
-      "concretize_forward_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center, Tensor? radius, Tensor x, "
-      "Tensor? x_U, Tensor? eps, float p) -> (Tensor, Tensor)");
+  library.def("concretize(Tensor A, " REGION ", int sides) -> Tensor");
+  library.def("concretize_gradient(Tensor bounds_gradient, Tensor A, " REGION ", int sides) -> Tensor");
+  library.def("concretize_windows(Tensor A, Tensor rows, " REGION ", int sides) -> Tensor");
+  library.def("concretize_windows_gradient(Tensor bounds_gradient, Tensor A, Tensor rows, " REGION
+              ", int sides) -> Tensor");
+  library.def("concretize_forward(" FORWARD ", " REGION ", bool magnitude) -> (Tensor, Tensor, Tensor)");
+  library.def("concretize_forward_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center, Tensor? radius, " REGION
+              ") -> (Tensor, Tensor)");
 
   // Forward linear bounds on windows of the input: through a convolution, times the coefficients of a layer, and over
   // the region.
@@ -150,12 +145,11 @@ STABLE_TORCH_LIBRARY(lbp, library) {
       "accumulate_windows_few_rows_gradient(Tensor gradient, Tensor rows, Tensor windows, int[] image, int[] scale, "
       "int[] offset, bool need_rows, bool need_windows) -> (Tensor, Tensor)");
 
-  library.def("concretize_forward_windows(" FORWARD
-              ", Tensor x, Tensor? x_U, Tensor? eps, float p, int[] scale, int[] offset, bool magnitude) -> "
-              "(Tensor, Tensor, Tensor)");
+  library.def("concretize_forward_windows(" FORWARD ", " REGION
+              ", int[] scale, int[] offset, bool magnitude) -> (Tensor, Tensor, Tensor)");
   library.def(
-      "concretize_forward_windows_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center, Tensor? radius, "
-      "Tensor x, Tensor? x_U, Tensor? eps, float p, int[] scale, int[] offset) -> (Tensor, Tensor)");
+      "concretize_forward_windows_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center, Tensor? radius, " REGION
+      ", int[] scale, int[] offset) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lbp, CompositeExplicitAutograd, library) {

@@ -37,6 +37,15 @@ struct RelaxationTensors {
   OptionalTensor margin_per_slope, margin;
 };
 
+// The input region as the schema has it: eps is a number, or a tensor that takes its place.
+struct RegionTensors {
+  Tensor x;
+  OptionalTensor x_U;
+  double eps;
+  OptionalTensor eps_tensor;
+  double p;
+};
+
 // A tensor of the given type and number of elements, contiguous, on the device that the op runs on; `name` is for the
 // message.
 template <typename T>

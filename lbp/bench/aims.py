@@ -69,6 +69,7 @@ class Aim:
         at_least: whether the ratio is to be that large, or at most that large.
         level: of the rows that are compared.
         measure: the ratio in rows of that level.
+        copy: the ratio that a copy of as many bytes reaches, which the table shows beside it; for information.
     """
 
     words: str
@@ -76,6 +77,7 @@ class Aim:
     at_least: bool
     level: str
     measure: Measure
+    copy: Measure | None = None
 
     def measured(self, record: Record) -> float:
         """Returns the ratio in a record.
@@ -126,6 +128,18 @@ def _share_of_copy(case: str, activation: str) -> Measure:
         if not row.moved_bytes:
             raise NotMeasuredError("native: its bytes are not counted")
         return row.moved_bytes / (rows.seconds(case, activation) * rows.record.rates_of(row).copy)
+
+    return ratio
+
+
+def _share_of_equal_copy(case: str, activation: str) -> Measure:
+    """The same share, of a copy that moves as many bytes as the op: less than 1 where they are few."""
+
+    def ratio(rows: LevelRows) -> float:
+        row = rows.row(case, activation, "native")
+        if not row.moved_bytes or not row.copy_seconds:
+            raise NotMeasuredError("native: no copy of as many bytes")
+        return row.moved_bytes / (row.copy_seconds * rows.record.rates_of(row).copy)
 
     return ratio
 
@@ -199,6 +213,7 @@ CUDA_AIMS = tuple(
         True,
         "ops",
         _share_of_copy(f"{op} {sizes}", activation),
+        _share_of_equal_copy(f"{op} {sizes}", activation),
     )
     for op, sizes, activations in _FILLING
     for activation in activations
@@ -214,12 +229,20 @@ def aims_table(record: Record) -> Table | None:
     on_cuda = str(record.settings.get("device")).startswith("cuda")
     levels = {row.level for row in record.rows}
     table = Table(title="Aims on a GPU" if on_cuda else "Aims on two cores", box=SIMPLE_HEAD)
-    for heading in ("what", "aim", "measured", ""):
+    for heading in ("what", "aim", "measured", "", *(["copy of as\nmany bytes"] if on_cuda else [])):
         table.add_column(heading, justify="left" if heading == "what" else "right")
     for aim in CUDA_AIMS if on_cuda else CPU_AIMS:
         if aim.level in levels:
-            table.add_row(aim.words, f"{'>=' if aim.at_least else '<='} {aim.bound:g}", *_verdict(aim, record))
+            cells = (*_verdict(aim, record), *([_beside(aim, record)] if on_cuda else []))
+            table.add_row(aim.words, f"{'>=' if aim.at_least else '<='} {aim.bound:g}", *cells)
     return table if table.row_count else None
+
+
+def _beside(aim: Aim, record: Record) -> str:
+    try:
+        return "" if aim.copy is None else f"{aim.copy(LevelRows.of(record, aim.level)):.2f}"
+    except NotMeasuredError:
+        return ""
 
 
 def _verdict(aim: Aim, record: Record) -> tuple[str, str]:

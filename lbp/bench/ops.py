@@ -16,6 +16,7 @@ from lbp.bench.memory import peak_bytes
 from lbp.bench.op_case import OpCase
 from lbp.bench.op_cases import op_cases
 from lbp.bench.plain import plain_functions
+from lbp.bench.rates import copy_of
 from lbp.bench.record import Key, Row
 from lbp.bench.timing import Call, time_in_turn
 from lbp.precision import free_convolutions, full_precision
@@ -80,6 +81,7 @@ def _measure_case(
 
 
 _CUPY = "CuPy fused"
+_COPY = "copy of as many bytes"
 
 
 def _backward_of(case: OpCase) -> tuple[str, ...]:
@@ -166,13 +168,20 @@ def _measured(
             notes[name] = f"differs from reference by {difference:.1e} of the largest"
     del expected
     able = {name: call for name, call in calls.items() if name not in notes}
-    timings = time_in_turn(able, device, repeats=options.repeats, budget=options.seconds)
+    copies = {_COPY: copy_of(_moved_bytes(case, suffix), device)} if device.type == "cuda" else {}
+    timings = time_in_turn(able | copies, device, repeats=options.repeats, budget=options.seconds)
+    copy_seconds = timings[_COPY].median if copies else None
     rows = []
     for name, call in able.items():
         # CuPy takes memory from an allocator of its own, which PyTorch does not count.
         peak = None if name == _CUPY else peak_bytes(call, device, collect=False)[1]
-        rows.append(replace(_row(case, suffix, name), timing=timings[name], peak_bytes=peak))
+        row = _row(case, suffix, name)
+        rows.append(replace(row, timing=timings[name], peak_bytes=peak, copy_seconds=copy_seconds))
     return rows + [replace(_row(case, suffix, name), note=note) for name, note in notes.items()]
+
+
+def _moved_bytes(case: OpCase, suffix: str) -> int:
+    return case.backward_bytes if suffix else case.moved_bytes
 
 
 def _row(case: OpCase, suffix: str, contender: str) -> Row:
@@ -181,7 +190,7 @@ def _row(case: OpCase, suffix: str, contender: str) -> Row:
         f"{case.op}{suffix} {case.shape}",
         case.activation,
         contender,
-        moved_bytes=case.backward_bytes if suffix else case.moved_bytes,
+        moved_bytes=_moved_bytes(case, suffix),
         operations=(case.backward_operations if suffix else case.operations) or None,
         parameters={"op": case.op + suffix, **case.parameters},
     )

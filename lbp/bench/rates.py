@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lbp.bench.timing import time_in_turn
+from lbp.bench.timing import Call, time_in_turn
 from lbp.precision import full_precision
 
 
@@ -45,6 +45,13 @@ def measure_rates(device: torch.device) -> Rates:
         )
     moved = 2 * source.numel() * source.element_size()
     return Rates(moved / times["copy"].median, moved / times["new copy"].median, 2 * size**3 / times["product"].median)
+
+
+def copy_of(moved_bytes: int, device: torch.device) -> Call:
+    """Returns a call that reads and writes so many bytes, half of them each, between buffers in use."""
+    source = torch.ones(moved_bytes // 8, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
 
 
 def _new_copy(source: Tensor) -> None:

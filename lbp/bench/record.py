@@ -38,6 +38,7 @@ class Row:
         timing: None where there is none; `note` says why.
         peak_bytes: that the run needed above what was in use before it.
         moved_bytes: that it cannot avoid reading and writing; None where that is not counted.
+        copy_seconds: of a copy that reads and writes as many, in the same rounds; of ops on a GPU.
         operations: of its matrix products and convolutions.
         product_seconds: that those took.
         parameters: numbers that describe the case, for pictures and fits.
@@ -54,6 +55,7 @@ class Row:
     moved_bytes: int | None = None
     operations: int | None = None
     product_seconds: float | None = None
+    copy_seconds: float | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     note: str = ""
     run: int = 0

@@ -58,7 +58,9 @@ class Ball:
     def outward(self) -> Ball:
         """Return the ball with so much larger a radius, float64 [B], that sums over it may round; see `Region`."""
         relative = SLACK * gamma(self.roundings, torch.float64)
-        eps = torch.as_tensor(self.eps, dtype=torch.float64, device=self.center.device).reshape(-1)
+        eps = self.eps
+        if isinstance(eps, Tensor):
+            eps = eps.to(self.center.device, torch.float64).reshape(-1)
         largest = self.center.detach().double().abs().flatten(1).amax(1)
         size = largest * self.center[:1].numel() ** (1 / self.p)  # at least the norm
         return Ball(self.center, eps * (1 + relative) + size * relative, self.p)

@@ -15,6 +15,9 @@ from lbp.precision import full_precision
 
 RampParameters = tuple[float, Tensor | None, float, Tensor | None]
 
+NO_BALL = (0.0, None, math.inf)
+"""The number and the tensor of the radius, and p, where the region is a box."""
+
 
 def native(name: str) -> Callable[..., Any]:
     """Return what calls the registered op `lbp::name`.
@@ -74,6 +77,26 @@ def per_neuron(values: Tensor, name: str, shape: Sequence[int]) -> Tensor:
         return values.expand(shape)
     except RuntimeError:
         raise ValueError(f"{name} of shape {own} does not broadcast to the layer's shape {shape}") from None
+
+
+def radius_parameters(eps: Tensor | float, like: Tensor) -> tuple[float, Tensor | None]:
+    """Split the radius of a ball into the number and the tensor of the schema.
+
+    A number stays one: to make a tensor of it takes a device a launch of its own. Not in a compiled function: there the
+    numbers of the schema are constants, and every other radius would compile it again.
+
+    Args:
+        eps: a number, or a tensor with one value or one per image.
+        like: on the device of the op.
+
+    Returns:
+        The number, and the tensor in float64; the number is not read where there is a tensor.
+    """
+    if isinstance(eps, Tensor):
+        return math.inf, eps.to(torch.float64).reshape(-1)
+    if torch.compiler.is_compiling():
+        return math.inf, torch.full((1,), eps, dtype=torch.float64, device=like.device)
+    return float(eps), None
 
 
 def sum_to(gradient: Tensor, shape: Sequence[int]) -> Tensor:

@@ -119,19 +119,19 @@ def conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[
 
 def save_concretize(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     """Keep what the gradient of `concretize_windows` needs."""
-    A, rows, x, x_U, eps, ctx.p, ctx.sides = inputs
-    ctx.save_for_backward(A, rows, x, x_U, eps)
+    A, rows, x, x_U, ctx.eps, eps_tensor, ctx.p, ctx.sides = inputs
+    ctx.save_for_backward(A, rows, x, x_U, eps_tensor)
 
 
 def concretize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of the inputs of `concretize_windows`."""
-    A, rows, x, x_U, eps = ctx.saved_tensors
+    A, rows, x, x_U, eps_tensor = ctx.saved_tensors
     to_A = None
     if ctx.needs_input_grad[0]:
-        to_A = native("concretize_windows_gradient")(gradient, A, rows, x, x_U, eps, ctx.p, ctx.sides)
-    to_region: tuple[Tensor | None, ...] = (None, None, None)
-    if any(ctx.needs_input_grad[2:5]):
-        to_region = _region_gradients(gradient, A, rows, x, x_U, eps, ctx.p, ctx.sides)
+        to_A = native("concretize_windows_gradient")(gradient, A, rows, x, x_U, ctx.eps, eps_tensor, ctx.p, ctx.sides)
+    to_region: tuple[Tensor | None, ...] = (None, None, None, None)
+    if any(ctx.needs_input_grad[2:6]):
+        to_region = _region_gradients(gradient, A, rows, x, x_U, eps_tensor, ctx.p, ctx.sides)
     return to_A, None, *to_region, None, None
 
 
@@ -141,11 +141,11 @@ def _region_gradients(
     rows: Tensor,
     x: Tensor,
     x_U: Tensor | None,
-    eps: Tensor | None,
+    eps_tensor: Tensor | None,
     p: float,
     sides: int,
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of `concretize_windows` by x, x_U and eps; a step for the input is rarely wanted."""
+    """Return the gradients of `concretize_windows` by the region; a step for the input is rarely wanted."""
     batch, height, width, channels = x.shape
     places = window_places(rows, (height, width), (A.shape[2], A.shape[3]))
 
@@ -165,14 +165,16 @@ def _region_gradients(
             to_x = to_x + torch.where(at_low, weighted, zero)
             to_x_U = to_x_U + torch.where(at_low, zero, weighted)
         else:
-            norm, _ = norm_and_slope(a.flatten(1), p, 1)
             to_x = to_x + weighted
-            to_radius = to_radius + gradient[side] * norm * (-1.0 if lower else 1.0)
+            if eps_tensor is not None:
+                norm, _ = norm_and_slope(a.flatten(1), p, 1)
+                to_radius = to_radius + gradient[side] * norm * (-1.0 if lower else 1.0)
     if x_U is not None:
-        return at_inputs(to_x), at_inputs(to_x_U), None
-    assert eps is not None
+        return at_inputs(to_x), at_inputs(to_x_U), None, None
+    if eps_tensor is None:
+        return at_inputs(to_x), None, None, None
     to_eps = add_at(torch.zeros(batch, dtype=torch.float64, device=A.device), rows[:, 1], to_radius)
-    return at_inputs(to_x), None, sum_to(to_eps, eps.shape)
+    return at_inputs(to_x), None, None, sum_to(to_eps, eps_tensor.shape)
 
 
 def _lower_sides(A: Tensor, sides: int) -> list[bool]:

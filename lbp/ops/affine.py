@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from lbp import _native, reference
 from lbp.backend import current_backend
-from lbp.ops._arguments import contiguous, native, register_composite, register_gradient, sum_to
+from lbp.ops._arguments import NO_BALL, contiguous, native, register_composite, register_gradient, sum_to
 from lbp.ops._convolution import Pair, convolution_gradients, convolve, keywords_of
 from lbp.ops._relaxation import (
     NEED_BIAS,
@@ -318,7 +318,7 @@ def _bias_constants(A: Tensor, bias: Tensor | None) -> Tensor:
         return A.new_zeros(A.shape[:3], dtype=torch.float64)
     # The sums over a box of one point, which a kernel adds up in float64 as it reads A: nothing as large as A is made.
     point = bias.expand(A.shape[3:])[None]
-    constants: Tensor = native("concretize")(A, point, point, None, math.inf, 3 if A.shape[0] == 2 else 1)
+    constants: Tensor = native("concretize")(A, point, point, *NO_BALL, 3 if A.shape[0] == 2 else 1)
     return constants
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -11,7 +10,15 @@ from torch import Tensor
 from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.constants import vector
-from lbp.ops._arguments import common_batch, native, refuse_second_order, register_gradient, sum_to
+from lbp.ops._arguments import (
+    NO_BALL,
+    common_batch,
+    native,
+    radius_parameters,
+    refuse_second_order,
+    register_gradient,
+    sum_to,
+)
 from lbp.ops.norms import dual_norm
 from lbp.strategies import side_code
 
@@ -25,13 +32,6 @@ def checked_exponent(p: float) -> float:
     if not p >= 1:
         raise ValueError(f"p must be at least 1 for an l_p norm, got {p}")
     return float(p)
-
-
-def radius_tensor(eps: Tensor | float, like: Tensor) -> Tensor:
-    """Return eps as the float64 tensor of one value or one per image that the kernels read."""
-    if not isinstance(eps, Tensor):
-        return torch.full((1,), eps, dtype=torch.float64, device=like.device)
-    return eps.to(torch.float64).reshape(-1)
 
 
 def concretize_box(A: Tensor, x_L: Tensor, x_U: Tensor, *, sides: str) -> Tensor:
@@ -54,7 +54,7 @@ def concretize_box(A: Tensor, x_L: Tensor, x_U: Tensor, *, sides: str) -> Tensor
     side_code(sides)
     if current_backend() == "reference":
         return reference.concretize_box(A, x_L, x_U, sides=sides)
-    result: Tensor = native("concretize")(A, x_L, x_U, None, math.inf, side_code(sides))
+    result: Tensor = native("concretize")(A, x_L, x_U, *NO_BALL, side_code(sides))
     return result
 
 
@@ -82,7 +82,7 @@ def concretize_ball(A: Tensor, x0: Tensor, eps: Tensor | float, p: float, *, sid
     p = checked_exponent(p)
     if current_backend() == "reference":
         return reference.concretize_ball(A, x0, eps, p, sides=sides)
-    result: Tensor = native("concretize")(A, x0, None, radius_tensor(eps, A), p, side_code(sides))
+    result: Tensor = native("concretize")(A, x0, None, *radius_parameters(eps, A), p, side_code(sides))
     return result
 
 
@@ -114,7 +114,7 @@ def concretize_forward_box(
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
         return reference.concretize_forward_box(*matrices, x_L, x_U)
-    lower, upper, _ = native("concretize_forward")(*matrices, x_L, x_U, None, math.inf, False)
+    lower, upper, _ = native("concretize_forward")(*matrices, x_L, x_U, *NO_BALL, False)
     return lower, upper
 
 
@@ -140,7 +140,7 @@ def concretize_forward_box_with_magnitude(
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
         return reference.concretize_forward_box_with_magnitude(*matrices, x_L, x_U)
-    lower, upper, magnitude = native("concretize_forward")(*matrices, x_L, x_U, None, math.inf, True)
+    lower, upper, magnitude = native("concretize_forward")(*matrices, x_L, x_U, *NO_BALL, True)
     return lower, upper, magnitude.detach()
 
 
@@ -168,7 +168,7 @@ def concretize_forward_ball(
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
         return reference.concretize_forward_ball(*matrices, x0, eps, p)
-    lower, upper, _ = native("concretize_forward")(*matrices, x0, None, radius_tensor(eps, center), p, False)
+    lower, upper, _ = native("concretize_forward")(*matrices, x0, None, *radius_parameters(eps, center), p, False)
     return lower, upper
 
 
@@ -186,11 +186,13 @@ def _parts_by_sign(rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _concretize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    A, x, x_U, eps = ctx.saved_tensors
-    p, sides = ctx.numbers
-    to_A = native("concretize_gradient")(gradient, A, x, x_U, eps, p, sides) if ctx.needs_input_grad[0] else None
-    if not any(ctx.needs_input_grad[1:4]):
-        return to_A, None, None, None, None, None
+    A, x, x_U, eps_tensor = ctx.saved_tensors
+    eps, p, sides = ctx.numbers
+    to_A = None
+    if ctx.needs_input_grad[0]:
+        to_A = native("concretize_gradient")(gradient, A, x, x_U, eps, eps_tensor, p, sides)
+    if not any(ctx.needs_input_grad[1:5]):
+        return to_A, *[None] * 6
     to_x, to_x_U, to_eps = None, None, None
     rows = A.double().flatten(3)
     lower_sides = [bool(sides & 1), not sides & 1][: A.shape[0]]
@@ -204,10 +206,11 @@ def _concretize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...
         to_x_U = _input_gradient(torch.stack(high_parts).sum((0, 2)), x_U)
     else:
         to_x = _input_gradient((rows * gradient.unsqueeze(-1)).sum((0, 2)), x)
-        signs = vector([-1.0 if lower else 1.0 for lower in lower_sides], rows)
-        spread = (signs.reshape(-1, 1, 1) * gradient * dual_norm(rows, p, -1)).sum((0, 2))
-        to_eps = sum_to(spread, eps.shape)
-    return to_A, to_x, to_x_U, to_eps, None, None
+        if eps_tensor is not None:
+            signs = vector([-1.0 if lower else 1.0 for lower in lower_sides], rows)
+            spread = (signs.reshape(-1, 1, 1) * gradient * dual_norm(rows, p, -1)).sum((0, 2))
+            to_eps = sum_to(spread, eps_tensor.shape)
+    return to_A, to_x, to_x_U, None, to_eps, None, None
 
 
 def _input_gradient(gradient: Tensor, x: Tensor) -> Tensor:
@@ -216,19 +219,19 @@ def _input_gradient(gradient: Tensor, x: Tensor) -> Tensor:
 
 
 def _concretize_forward_backward(ctx: Any, l: Tensor, u: Tensor, _magnitude: Tensor) -> tuple[Tensor | None, ...]:
-    center, radius, center_bias, radius_bias, x, x_U, eps = ctx.saved_tensors
-    p, _ = ctx.numbers
+    center, radius, center_bias, radius_bias, x, x_U, eps_tensor = ctx.saved_tensors
+    eps, p, _ = ctx.numbers
     to_center, to_radius = None, None
     if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-        to_center, to_radius = native("concretize_forward_gradient")(l, u, center, radius, x, x_U, eps, p)
+        to_center, to_radius = native("concretize_forward_gradient")(l, u, center, radius, x, x_U, eps, eps_tensor, p)
         to_center = sum_to(to_center, center.shape)
         to_radius = None if radius is None else sum_to(to_radius, center.shape)
     need_center_bias, need_radius_bias = ctx.needs_input_grad[2:4]
     to_center_bias = sum_to(l + u, center_bias.shape) if need_center_bias else None
     to_radius_bias = sum_to(u - l, radius_bias.shape) if need_radius_bias else None
-    to_region: tuple[Tensor | None, ...] = (None, None, None)
-    if any(ctx.needs_input_grad[4:7]):
-        to_region = region_gradients(center, radius, x, x_U, eps, p, l, u)
+    to_region: tuple[Tensor | None, ...] = (None, None, None, None)
+    if any(ctx.needs_input_grad[4:8]):
+        to_region = region_gradients(center, radius, x, x_U, eps_tensor, p, l, u)
     return to_center, to_radius, to_center_bias, to_radius_bias, *to_region, None, None
 
 
@@ -237,12 +240,12 @@ def region_gradients(
     radius: Tensor | None,
     x: Tensor,
     x_U: Tensor | None,
-    eps: Tensor,
+    eps_tensor: Tensor | None,
     p: float,
     l: Tensor,
     u: Tensor,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of `concretize_forward` by x, x_U and eps; l and u are those by the bounds."""
+) -> tuple[Tensor | None, Tensor | None, None, Tensor | None]:
+    """Return the gradients of `concretize_forward` by x, x_U, eps and its tensor; l and u are those by the bounds."""
     rows = center.double().flatten(2)
     spread = torch.zeros_like(rows) if radius is None else radius.double().flatten(2)
     lower, upper = rows - spread, rows + spread
@@ -251,10 +254,12 @@ def region_gradients(
         lower_positive, lower_negative = _parts_by_sign(lower, to_l)
         upper_positive, upper_negative = _parts_by_sign(upper, to_u)
         to_x = _input_gradient((lower_positive + upper_negative).sum(-1), x)
-        return to_x, _input_gradient((lower_negative + upper_positive).sum(-1), x_U), None
+        return to_x, _input_gradient((lower_negative + upper_positive).sum(-1), x_U), None, None
     to_x = _input_gradient((lower * to_l + upper * to_u).sum(-1), x)
+    if eps_tensor is None:
+        return to_x, None, None, None
     norms = dual_norm(upper, p, 1) * to_u.squeeze(1) - dual_norm(lower, p, 1) * to_l.squeeze(1)
-    return to_x, None, sum_to(norms.sum(-1), eps.shape)
+    return to_x, None, None, sum_to(norms.sum(-1), eps_tensor.shape)
 
 
 def _register() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,9 +9,17 @@ from torch import Tensor
 
 from lbp import _native, reference
 from lbp.backend import current_backend
-from lbp.ops._arguments import common_batch, native, refuse_second_order, register_gradient, sum_to
+from lbp.ops._arguments import (
+    NO_BALL,
+    common_batch,
+    native,
+    radius_parameters,
+    refuse_second_order,
+    register_gradient,
+    sum_to,
+)
 from lbp.ops._convolution import Pair
-from lbp.ops.concretize import checked_exponent, radius_tensor, region_gradients
+from lbp.ops.concretize import checked_exponent, region_gradients
 from lbp.ops.forward_windows import windows_to_dense
 
 
@@ -49,7 +56,7 @@ def concretize_forward_windows_box(
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
         return reference.concretize_forward_windows_box(*matrices, x_L, x_U, scale=scale, offset=offset)
-    region = (x_L, x_U, None, math.inf)
+    region = (x_L, x_U, *NO_BALL)
     lower, upper, _ = native("concretize_forward_windows")(*matrices, *region, scale, offset, False)
     return lower, upper
 
@@ -78,7 +85,7 @@ def concretize_forward_windows_box_with_magnitude(
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
         return reference.concretize_forward_windows_box_with_magnitude(*matrices, x_L, x_U, scale=scale, offset=offset)
-    region = (x_L, x_U, None, math.inf)
+    region = (x_L, x_U, *NO_BALL)
     lower, upper, magnitude = native("concretize_forward_windows")(*matrices, *region, scale, offset, True)
     return lower, upper, magnitude.detach()
 
@@ -110,46 +117,47 @@ def concretize_forward_windows_ball(
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
         return reference.concretize_forward_windows_ball(*matrices, x0, eps, p, scale=scale, offset=offset)
-    region = (x0, None, radius_tensor(eps, center), p)
+    region = (x0, None, *radius_parameters(eps, center), p)
     lower, upper, _ = native("concretize_forward_windows")(*matrices, *region, scale, offset, False)
     return lower, upper
 
 
 def _save_concretize(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs[:7])
-    ctx.numbers = inputs[7:]
+    *tensors, eps, eps_tensor, p, scale, offset, _ = inputs
+    ctx.save_for_backward(*tensors, eps_tensor)
+    ctx.numbers = (eps, p, scale, offset)
 
 
 def _concretize_backward(ctx: Any, l: Tensor, u: Tensor, _magnitude: Tensor) -> tuple[Tensor | None, ...]:
-    center, radius, center_bias, radius_bias, x, x_U, eps = ctx.saved_tensors
-    p, scale, offset, _ = ctx.numbers
+    center, radius, center_bias, radius_bias, x, x_U, eps_tensor = ctx.saved_tensors
+    eps, p, scale, offset = ctx.numbers
     to_center, to_radius = None, None
     if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
         to_center, to_radius = native("concretize_forward_windows_gradient")(
-            l, u, center, radius, x, x_U, eps, p, scale, offset
+            l, u, center, radius, x, x_U, eps, eps_tensor, p, scale, offset
         )
         to_center = sum_to(to_center, center.shape)
         to_radius = None if radius is None else sum_to(to_radius, center.shape)
     need_center_bias, need_radius_bias = ctx.needs_input_grad[2:4]
     to_center_bias = sum_to(l + u, center_bias.shape) if need_center_bias else None
     to_radius_bias = sum_to(u - l, radius_bias.shape) if need_radius_bias else None
-    to_region: tuple[Tensor | None, ...] = (None, None, None)
-    if any(ctx.needs_input_grad[4:7]):
+    to_region: tuple[Tensor | None, ...] = (None, None, None, None)
+    if any(ctx.needs_input_grad[4:8]):
         to_region = _region_gradients(ctx, l, u)
     return to_center, to_radius, to_center_bias, to_radius_bias, *to_region, None, None, None, None
 
 
 def _region_gradients(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the gradients by x, x_U and eps, by way of the dense matrices; a step for the input is rarely wanted."""
-    center, radius, _, _, x, x_U, eps = ctx.saved_tensors
-    p, scale, offset, _ = ctx.numbers
+    """Return the gradients by the region, by way of the dense matrices; a step for the input is rarely wanted."""
+    center, radius, _, _, x, x_U, eps_tensor = ctx.saved_tensors
+    _, p, scale, offset = ctx.numbers
     image = (x.shape[1], x.shape[2], x.shape[3])
     dense, spread = (
         None if matrix is None else windows_to_dense(matrix.detach(), image, scale, offset).flatten(2)
         for matrix in (center, radius)
     )
     assert dense is not None
-    return region_gradients(dense, spread, x, x_U, eps, p, l, u)
+    return region_gradients(dense, spread, x, x_U, eps_tensor, p, l, u)
 
 
 def _register() -> None:

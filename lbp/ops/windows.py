@@ -8,7 +8,6 @@ source per row, in order.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Unpack
 
 import torch
@@ -16,7 +15,14 @@ from torch import Tensor
 
 from lbp import _native, reference
 from lbp.backend import current_backend
-from lbp.ops._arguments import native, per_neuron, refuse_second_order, register_gradient
+from lbp.ops._arguments import (
+    NO_BALL,
+    native,
+    per_neuron,
+    radius_parameters,
+    refuse_second_order,
+    register_gradient,
+)
 from lbp.ops._convolution import Pair, keywords_of
 from lbp.ops._relaxation import (
     NEED_BIAS,
@@ -35,7 +41,7 @@ from lbp.ops._window_gradients import (
     save_conv2d,
     save_relax,
 )
-from lbp.ops.concretize import checked_exponent, radius_tensor
+from lbp.ops.concretize import checked_exponent
 from lbp.strategies import side_code
 
 
@@ -201,7 +207,7 @@ def concretize_windows_box(A: Tensor, rows: Tensor, x_L: Tensor, x_U: Tensor, *,
     if current_backend() == "reference":
         return reference.concretize_windows_box(A, rows, x_L, x_U, sides=sides)
     low, high = x_L.movedim(1, -1), x_U.movedim(1, -1)
-    result: Tensor = native("concretize_windows")(A, rows, low, high, None, math.inf, code)
+    result: Tensor = native("concretize_windows")(A, rows, low, high, *NO_BALL, code)
     return result
 
 
@@ -229,7 +235,8 @@ def concretize_windows_ball(
     p = checked_exponent(p)
     if current_backend() == "reference":
         return reference.concretize_windows_ball(A, rows, x0, eps, p, sides=sides)
-    result: Tensor = native("concretize_windows")(A, rows, x0.movedim(1, -1), None, radius_tensor(eps, A), p, code)
+    ball = (x0.movedim(1, -1), None, *radius_parameters(eps, A), p)
+    result: Tensor = native("concretize_windows")(A, rows, *ball, code)
     return result
 
 

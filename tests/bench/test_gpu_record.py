@@ -65,6 +65,15 @@ def test_a_record_keeps_what_was_reached_of_the_aims(script):
     assert len(CUDA_AIMS) < 40
 
 
+def test_a_record_keeps_why_tests_were_skipped(script):
+    said = ["SKIPPED [2] tests/gpu/test_dlpack.py:9: CuPy is missing", "5 passed, 2 skipped in 1.00s"]
+    assert script.summary("\n".join(["..ss...", *said]), aims=False) == said
+    stages = script.stages("gpu-a", "9.0", continued=False)
+    assert {part for stage in stages if "pytest" in stage.command for part in stage.command if part[:2] == "-r"} == {
+        "-rsf"
+    }
+
+
 def test_no_stage_begins_when_the_time_is_up(script):
     entry = script.run(stage(script, "print('1 passed')"), time.monotonic() + 1, reserved=0.0)
     assert (entry["status"], entry["reason"]) == ("not run", "the time is up")

@@ -27,6 +27,8 @@ from lbp.bench.networks import NETWORKS, Network, named, neurons
 from lbp.bench.op_case import Shape
 from lbp.bench.op_cases import op_cases
 from lbp.bench.ops import OpOptions, largest_difference, measure_ops
+from lbp.bench.rates import copy_of
+from lbp.bench.timing import time_in_turn
 from lbp.bench.worker import Limits, RunFailedError, Work, Worker
 
 CPU = torch.device("cpu")
@@ -43,6 +45,25 @@ def test_every_op_is_measured_forward_and_backward_against_the_reference():
     assert all(row.timing is not None and row.timing.median > 0 for row in rows)
     forward = [row for row in rows if " backward" not in row.case]
     assert all(row.moved_bytes == 4 * 4 * row.parameters["B"] * row.parameters["n"] for row in forward)
+
+
+def test_a_copy_of_as_many_bytes_reads_and_writes_half_of_them():
+    assert copy_of(4096, CPU)().nbytes == 2048
+
+
+def test_beside_an_op_on_a_gpu_a_copy_of_as_many_bytes_is_timed(monkeypatch):
+    """Measured here, on the CPU, as on a GPU."""
+    copied = []
+    monkeypatch.setattr(ops, "copy_of", lambda moved, device: copied.append(moved) or copy_of(moved, CPU))
+    monkeypatch.setattr(ops, "time_in_turn", lambda calls, device, **options: time_in_turn(calls, CPU, **options))
+    monkeypatch.setattr(ops, "peak_bytes", lambda call, device, **options: peak_bytes(call, CPU, **options))
+    case = next(op_cases(CPU, quick=True))
+    calls, options = {"native": case.call, "reference": case.call}, OpOptions(repeats=1)
+    for suffix, moved in (("", case.moved_bytes), (" backward", case.backward_bytes)):
+        rows = ops._measured(case, suffix, calls, torch.device("cuda"), options)
+        assert copied.pop() == moved
+        assert [row.contender for row in rows] == ["native", "reference"]
+        assert all(row.copy_seconds > 0 for row in rows)
 
 
 def test_every_op_is_in_the_grid_and_agrees_with_the_reference_there():

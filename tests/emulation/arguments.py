@@ -103,15 +103,17 @@ def batch_of(tensor):
     return 1 if tensor.dim() == 0 else tensor.shape[0]
 
 
-def region(x, x_U, eps, p):
+def region(x, x_U, eps, eps_tensor, p):
     """The region's field; the dual exponent of p has 0 for infinity."""
     return {
         "region": {
             "x_L": array(x),
             "x_U": array(x_U),
             "batch_stride": stride(x, size(x, 1)),
-            "eps": array(eps),
-            "eps_stride": 0 if eps is None or eps.numel() == 1 else 1,
+            # Where the radii lie on the device, the number must not be read.
+            "eps": eps if eps_tensor is None else math.nan,
+            "eps_data": array(eps_tensor),
+            "eps_stride": 0 if eps_tensor is None or eps_tensor.numel() == 1 else 1,
             "q": 0.0 if p == 1 else (1.0 if math.isinf(p) else p / (p - 1)),
         }
     }

@@ -17,7 +17,8 @@ void read(const Fields& f, Coefficients<T>& a) {
 
 template <typename T>
 void read(const Fields& f, Region<T>& a) {
-  f("x_L", a.x_L)("x_U", a.x_U)("batch_stride", a.batch_stride)("eps", a.eps)("eps_stride", a.eps_stride)("q", a.q);
+  f("x_L", a.x_L)("x_U", a.x_U)("batch_stride", a.batch_stride);
+  f("eps", a.eps)("eps_data", a.eps_data)("eps_stride", a.eps_stride)("q", a.q);
 }
 
 template <typename T>

@@ -64,13 +64,13 @@ class ForwardOps(Emulated):
         )
         return *outputs.values(), *relax_outputs
 
-    def concretize_forward(self, center, radius, center_bias, radius_bias, x, x_U, eps, p, magnitude):
+    def concretize_forward(self, center, radius, center_bias, radius_bias, x, x_U, eps, eps_tensor, p, magnitude):
         batch, fields = forward_matrices(center, radius, center_bias, radius_bias, x.shape[0])
         bounds = bounds_and_magnitude(center, (batch, *center.shape[2:]), magnitude)
-        self.module.concretize_forward({**fields, **region(x, x_U, eps, p), **arrays(bounds)})
+        self.module.concretize_forward({**fields, **region(x, x_U, eps, eps_tensor, p), **arrays(bounds)})
         return tuple(bounds.values())
 
-    def concretize_forward_gradient(self, to_l, to_u, center, radius, x, x_U, eps, p):
+    def concretize_forward_gradient(self, to_l, to_u, center, radius, x, x_U, eps, eps_tensor, p):
         batch = to_l.shape[0]
         _, fields = forward_matrices(center, radius, to_l, None, batch)
         to_center = output(center, batch, *center.shape[1:])
@@ -78,7 +78,7 @@ class ForwardOps(Emulated):
         self.module.concretize_forward_gradient(
             {
                 **fields,
-                **region(x, x_U, eps, p),
+                **region(x, x_U, eps, eps_tensor, p),
                 "batch": batch,
                 "l_gradient": array(to_l),
                 "u_gradient": array(to_u),
@@ -88,14 +88,14 @@ class ForwardOps(Emulated):
         )
         return to_center, to_radius
 
-    def concretize_forward_windows(self, center, radius, center_bias, radius_bias, x, x_U, eps, p, *places):
+    def concretize_forward_windows(self, center, radius, center_bias, radius_bias, x, x_U, eps, eps_tensor, p, *places):
         *places, magnitude = places
         batch, fields = forward_matrices(center, radius, center_bias, radius_bias, x.shape[0])
         bounds = bounds_and_magnitude(center, (batch, *center.shape[4:]), magnitude)
         self.module.concretize_forward_windows(
             {
                 **fields,
-                **region(x, x_U, eps, p),
+                **region(x, x_U, eps, eps_tensor, p),
                 "windows": input_windows(center, x, *places),
                 "bias_batch_stride": stride(center_bias, size(center, 4)),
                 **arrays(bounds),
@@ -103,7 +103,7 @@ class ForwardOps(Emulated):
         )
         return tuple(bounds.values())
 
-    def concretize_forward_windows_gradient(self, to_l, to_u, center, radius, x, x_U, eps, p, *places):
+    def concretize_forward_windows_gradient(self, to_l, to_u, center, radius, x, x_U, eps, eps_tensor, p, *places):
         batch = to_l.shape[0]
         _, fields = forward_matrices(center, radius, to_l, None, batch)
         to_center = output(center, batch, *center.shape[1:])
@@ -111,7 +111,7 @@ class ForwardOps(Emulated):
         self.module.concretize_forward_windows_gradient(
             {
                 **fields,
-                **region(x, x_U, eps, p),
+                **region(x, x_U, eps, eps_tensor, p),
                 "batch": batch,
                 "windows": input_windows(center, x, *places),
                 "l_gradient": array(to_l),

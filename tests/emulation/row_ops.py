@@ -59,16 +59,16 @@ class RowOps(Emulated):
         )
         return to_A, *outputs, to_bias
 
-    def concretize(self, A, x, x_U, eps, p, sides):
+    def concretize(self, A, x, x_U, eps, eps_tensor, p, sides):
         A, fields = coefficients(A, sides)
         bounds = output(A, *A.shape[:3], dtype=torch.float64)
-        fields |= {"inputs": size(A, 3), **region(x, x_U, eps, p)}
+        fields |= {"inputs": size(A, 3), **region(x, x_U, eps, eps_tensor, p)}
         self.module.concretize({**fields, "bounds": bounds.numpy()})
         return bounds
 
-    def concretize_gradient(self, to_bounds, A, x, x_U, eps, p, sides):
+    def concretize_gradient(self, to_bounds, A, x, x_U, eps, eps_tensor, p, sides):
         A, fields = coefficients(A, sides)
         to_A = output(A, *A.shape)
-        fields |= {"inputs": size(A, 3), **region(x, x_U, eps, p)}
+        fields |= {"inputs": size(A, 3), **region(x, x_U, eps, eps_tensor, p)}
         self.module.concretize_gradient({**fields, "bounds_gradient": array(to_bounds), "A_gradient": to_A.numpy()})
         return to_A

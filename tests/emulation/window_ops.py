@@ -105,15 +105,19 @@ class WindowOps(Emulated):
         )
         return coefficients, constants
 
-    def concretize_windows(self, A, rows, x, x_U, eps, p, sides):
+    def concretize_windows(self, A, rows, x, x_U, eps, eps_tensor, p, sides):
         A, fields = row_windows(A, rows, x.shape[1:3], x.shape[0], sides)
         bounds = output(A, A.shape[0], len(rows), dtype=torch.float64)
-        self.module.concretize_windows({**fields, **region(x, x_U, eps, p), "bounds": bounds.numpy()})
+        self.module.concretize_windows({**fields, **region(x, x_U, eps, eps_tensor, p), "bounds": bounds.numpy()})
         return bounds
 
-    def concretize_windows_gradient(self, to_bounds, A, rows, x, x_U, eps, p, sides):
+    def concretize_windows_gradient(self, to_bounds, A, rows, x, x_U, eps, eps_tensor, p, sides):
         A, fields = row_windows(A, rows, x.shape[1:3], x.shape[0], sides)
         to_A = output(A, *A.shape)
-        fields |= {**region(x, x_U, eps, p), "bounds_gradient": array(to_bounds), "A_gradient": nonempty(to_A)}
+        fields |= {
+            **region(x, x_U, eps, eps_tensor, p),
+            "bounds_gradient": array(to_bounds),
+            "A_gradient": nonempty(to_A),
+        }
         self.module.concretize_windows_gradient(fields)
         return to_A

@@ -86,6 +86,20 @@ def test_a_schedule_of_eta_does_not_compile_again():
     assert counter.frame_count == 1
 
 
+def test_a_schedule_of_a_number_as_the_radius_compiles_again_once_at_most():
+    A, x0 = (tensor.to(cases.native_device) for tensor in (coefficients("both", 2, 3, 6), normal(2, 6)))
+    torch.compiler.reset()
+    counter = torch._dynamo.testing.CompileCounter()
+
+    def bounds(eps):
+        return ops.concretize_ball(A, x0, eps, 2.0, sides="both")
+
+    compiled = torch.compile(bounds, fullgraph=True, backend=counter)
+    for eps in (0.125, 0.25, 0.5, 0.75):
+        assert torch.equal(compiled(eps), bounds(eps))
+    assert counter.frame_count <= 2
+
+
 def test_an_exported_program_has_the_values_of_the_module():
     module = two_layers()
     program = torch.export.export(module, arguments())

@@ -178,15 +178,16 @@ def test_bounds_of_layers_larger_than_a_tile(layer, scale):
     assert_matches_reference(ops.concretize_forward_windows_ball, *matrices, box[0], 0.25, 2.0, **places)
 
 
+@pytest.mark.parametrize("eps", [0.25, "per image"])
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize(("image", "window", "layer", "scale", "offset"), PLACES)
-def test_bounds_over_a_ball(image, window, layer, scale, offset, exact, p):
+def test_bounds_over_a_ball(image, window, layer, scale, offset, exact, p, eps):
     matrices = window_matrices(2, window, layer, exact=exact)
-    eps = torch.tensor([0.25, 0.5]).double()
+    radius = torch.tensor([0.25, 0.5]) if eps == "per image" else eps
     places = {"scale": scale, "offset": offset}
     assert_matches_reference(
-        ops.concretize_forward_windows_ball, *matrices, normal(2, 2, *image, seed=1), eps, p, **places
+        ops.concretize_forward_windows_ball, *matrices, normal(2, 2, *image, seed=1), radius, p, **places
     )
 
 

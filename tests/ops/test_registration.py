@@ -89,6 +89,21 @@ def test_the_registration_of_the_op_is_complete(name):
         torch.library.opcheck(function, [with_gradients(value) for value in args], test_utils=FORWARD_CHECKS)
 
 
+@pytest.mark.parametrize("radius", [0.25, torch.tensor([0.25, 0.5]).double()], ids=["number", "per image"])
+@pytest.mark.parametrize("name", [name for name in OP_NAMES if name.endswith("_ball")])
+def test_a_radius_travels_as_a_number_or_as_a_tensor(name, radius):
+    op, (*tensors, _, p), kwargs = every_op()[name]
+    with Recorder() as recorder:
+        op(*tensors, radius, p, **kwargs)
+    [[(function, args, _)]] = recorder.calls.values()
+    named = dict(zip((argument.name for argument in function._schema.arguments), args, strict=True))
+    if isinstance(radius, torch.Tensor):
+        assert torch.equal(named["eps_tensor"], radius)
+    else:
+        assert (named["eps"], named["eps_tensor"]) == (radius, None)
+    torch.library.opcheck(function, [with_gradients(value) for value in args], test_utils=FORWARD_CHECKS)
+
+
 def differentiable(name, device="cpu"):
     """An op as a function of all its float tensors, and the tensors on a device, as gradcheck wants them."""
     op, args, kwargs = every_op()[name]

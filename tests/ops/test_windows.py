@@ -178,12 +178,13 @@ def test_a_coefficient_that_is_no_number_is_not_skipped():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sides", SIDES)
+@pytest.mark.parametrize("eps", [0.25, "per image"])
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0, torch.inf])
-def test_windows_over_a_ball(p, sides, dtype):
+def test_windows_over_a_ball(p, eps, sides, dtype):
     A, rows = windows(sides)
     A = torch.where(A == 0, 0.5, A)
-    x0, eps = normal(2, *LAYER, seed=80), torch.tensor([0.25, 0.5], dtype=torch.float64)
-    assert_matches_reference(ops.concretize_windows_ball, A, rows, x0, eps, p, sides=sides, dtype=dtype)
+    x0, radius = normal(2, *LAYER, seed=80), torch.tensor([0.25, 0.5]) if eps == "per image" else eps
+    assert_matches_reference(ops.concretize_windows_ball, A, rows, x0, radius, p, sides=sides, dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -8,7 +8,7 @@ import pytest
 import lbp
 
 PACKAGE = Path(lbp.__file__).parent
-MEASURED = {PACKAGE / "bench" / "contenders.py"}
+MEASURED = {PACKAGE / "bench" / name for name in ("contenders.py", "plain.py")}
 """The reference as a contender of its own, plain PyTorch."""
 
 SHARED = {"lbp.precision", "lbp.strategies"}

@@ -87,7 +87,7 @@ void concretize(const ConcretizeArguments<T>& args) {
       const Index row = item % args.rows, image = item / args.rows % args.batch, side = item / args.rows / args.batch;
       const bool lower = is_lower(args.sides, side);
       const T* a = row_of(args.A, side, image, row);
-      const double spread = region.eps[image * region.eps_stride] * row_norm(args.inputs, a, region.q).norm;
+      const double spread = radius_of(region, image) * row_norm(args.inputs, a, region.q).norm;
       const double at_center = dot_row(args.inputs, a, region.x_L + image * region.batch_stride);
       args.bounds[item] = at_center + (lower ? -spread : spread);
     }
@@ -112,7 +112,7 @@ void concretize_gradient(const ConcretizeGradientArguments<T>& args) {
           out[i] = T(gradient * double(extreme_point(x[i], x_U[i], (a[i] >= T(0)) == lower)));
         }
       } else {
-        const double eps = region.eps[image * region.eps_stride] * (lower ? -1.0 : 1.0);
+        const double eps = radius_of(region, image) * (lower ? -1.0 : 1.0);
         with_norm(region.q, [&](auto kind) {
           const RowNorm result = row_norm_for_slope(args.inputs, a, region.q);
           for (Index i = 0; i < args.inputs; ++i) {
@@ -183,7 +183,7 @@ void concretize_windows(const ConcretizeWindowsArguments<T>& args) {
       if (region.x_U != nullptr) {
         args.bounds[item] = box_row(size, a, window.low(), window.high(), lower);
       } else {
-        const double spread = region.eps[where.image * region.eps_stride] * row_norm(size, a, region.q).norm;
+        const double spread = radius_of(region, where.image) * row_norm(size, a, region.q).norm;
         args.bounds[item] = dot_row(size, a, window.low()) + (lower ? -spread : spread);
       }
     }

@@ -154,7 +154,7 @@ void norms(double q, const Tile& tile, NormTile& result) {
 
 template <typename T, typename Tile>
 void ball_sums(const Region<T>& region, const Tile& tile, SumTile& sums) {
-  const double eps = region.eps[tile.image * region.eps_stride];
+  const double eps = radius_of(region, tile.image);
   sums.fill(0);
   tile.for_segments([&](const Segment<T>& segment, auto step) {
     const T* x = region.x_L + tile.image * region.batch_stride + segment.input;
@@ -285,7 +285,7 @@ template <typename T, typename Tile, typename Arguments>
 void store_ball_gradients(const Arguments& args, const Tile& tile, const T* l_gradient, const T* u_gradient,
                           const NormTile& norms) {
   const Region<T>& region = args.region;
-  const double eps = region.eps[tile.image * region.eps_stride], q = region.q;
+  const double eps = radius_of(region, tile.image), q = region.q;
   with_norm(q, [&](auto kind) {
     tile.for_segments([&](const Segment<T>& segment, auto step) {
       const T* x = region.x_L + tile.image * region.batch_stride + segment.input;

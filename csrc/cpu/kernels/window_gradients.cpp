@@ -227,7 +227,7 @@ void add_bound_gradient(const ConcretizeWindowsGradientArguments<T>& args, Index
         out[i] += T(gradient * double(extreme_point(x[i], x_U[i], (from[i] >= T(0)) == lower)));
       }
     } else {
-      const double eps = region.eps[where.image * region.eps_stride] * (lower ? -1.0 : 1.0);
+      const double eps = radius_of(region, where.image) * (lower ? -1.0 : 1.0);
       with_norm(region.q, [&](auto kind) {
         for (Index i = 0; i < run; ++i) {
           const double slope = norm_slope<kind>(double(from[i]), norm.norm, norm.sum, norm.largest, region.q);

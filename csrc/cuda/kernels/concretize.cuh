@@ -148,6 +148,12 @@ struct ConcretizeLaunch {
   RowSum* sums;           // [K B S, tile groups]; null where the bounds are written at once
 };
 
+// The radius of the ball around an image.
+template <typename T>
+LBP_DEVICE double radius_of(const Region<T>& region, Index image) {
+  return region.eps_data == nullptr ? region.eps : read(region.eps_data + image * region.eps_stride);
+}
+
 // The bound of a row from its sums.
 template <typename Kind, typename T>
 LBP_DEVICE double bound_of(const RowSum& sum, const Region<T>& region, Index image, bool lower) {
@@ -155,7 +161,7 @@ LBP_DEVICE double bound_of(const RowSum& sum, const Region<T>& region, Index ima
     return sum.dot;
   } else {
     const double norm = norm_of<Kind::kNorm>(sum.norm.sum, sum.norm.largest, region.q);
-    const double spread = read(region.eps + image * region.eps_stride) * norm;
+    const double spread = radius_of(region, image) * norm;
     return sum.dot + (lower ? -spread : spread);
   }
 }
@@ -374,7 +380,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_gradient_kernel(const Concr
   const Pack<T> x_L = own.load(op.region.x_L + image * op.region.batch_stride);
   Pack<T> x_U = x_L;
   if constexpr (Kind::kBox) x_U = own.load(op.region.x_U + image * op.region.batch_stride);
-  const double eps = Kind::kBox ? 0.0 : read(op.region.eps + image * op.region.eps_stride), q = op.region.q;
+  const double eps = Kind::kBox ? 0.0 : radius_of(op.region, image), q = op.region.q;
   for (Index begin = 0; begin < slots; begin += kSlots) {
     Pack<T> A[kSlots];
 #pragma unroll
@@ -420,7 +426,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_row_gradient_kernel(const C
   }
   const RowNorm<Kind> norm(combine_groups(sum, 1, shared, CombineRows<Kind, kScaled>{q}), q);
   const double gradient = read(op.bounds_gradient + slot.out_row);
-  const double eps = read(region.eps + image * region.eps_stride);
+  const double eps = radius_of(region, image);
 #pragma unroll 4
   for (Index i = threadIdx.x; i < op.inputs; i += kThreads) {
     const T x = read(region.x_L + image * region.batch_stride + i);

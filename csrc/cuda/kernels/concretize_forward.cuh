@@ -266,7 +266,7 @@ struct NeuronGradients {
         matrix(image * args.op.matrix_batch_stride),
         out(image * args.op.inputs * args.op.neurons),
         has_radius(args.op.radius != nullptr),
-        eps(Kind::kBox ? 0.0 : read(args.op.region.eps + image * args.op.region.eps_stride)),
+        eps(Kind::kBox ? 0.0 : radius_of(args.op.region, image)),
         to_l(own.load(args.op.l_gradient + image * args.op.neurons)),
         to_u(own.load(args.op.u_gradient + image * args.op.neurons)) {
 #pragma unroll

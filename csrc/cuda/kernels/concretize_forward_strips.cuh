@@ -72,7 +72,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_forward_gradient_strips_ker
   const NeuronSum sum = sum_of_strip<Kind, T>(args, window);
   if (neuron >= op.neurons) return;
   const NeuronNorms<Kind> norms = {RowNorm<Kind>(sum.lower, region.q), RowNorm<Kind>(sum.upper, region.q)};
-  const double eps = read(region.eps + image * region.eps_stride);
+  const double eps = radius_of(region, image);
   const T to_l = read(op.l_gradient + image * op.neurons + neuron);
   const T to_u = read(op.u_gradient + image * op.neurons + neuron);
   const Index matrix = image * op.matrix_batch_stride + neuron, out = image * op.inputs * op.neurons + neuron;

@@ -109,7 +109,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1)
     const Index begin = at.where.image * region.batch_stride + first_in_layer(A, at.where);
     const Pack<T> x_L = at.numbers.under(region.x_L + begin, T(0));
     const Pack<T> x_U = at.numbers.under(Kind::kBox ? region.x_U + begin : nullptr, T(0));
-    const double eps = Kind::kBox ? 0.0 : read(region.eps + at.where.image * region.eps_stride);
+    const double eps = Kind::kBox ? 0.0 : radius_of(region, at.where.image);
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
       if (side >= side_count(op.sides)) break;
