@@ -78,8 +78,9 @@ class Shape:
         return torch.Generator(self.device).manual_seed(0)
 
     def normal(self, *shape: int) -> Tensor:
-        """Returns normally distributed numbers."""
-        return torch.randn(*shape, device=self.device, generator=self.generator)
+        """Returns normally distributed numbers; none is 0, where what a gradient is is a matter of convention."""
+        numbers = torch.randn(*shape, device=self.device, generator=self.generator)
+        return numbers.masked_fill_(numbers == 0, 1.0)
 
     def uniform(self, *shape: int) -> Tensor:
         """Returns numbers in [0, 1)."""

@@ -55,27 +55,29 @@ class _Lines(NamedTuple):
 
 def _relu_lines(l: Tensor, u: Tensor) -> _Lines:
     """ReLU: the chord above, below it slope 1 where u is the longer side."""
-    below, above = l.clamp(max=0), u.clamp(min=0)
-    slope = above / (above - below).clamp(min=_TINY)
-    return _Lines((u >= -l).to(l.dtype), None, slope, -below * slope)
+    unstable = (l < 0) & (u > 0)
+    slope = torch.where(unstable, u / (u - l).clamp(min=_TINY), (u > 0).to(l.dtype))
+    return _Lines((u >= -l).to(l.dtype), None, slope, torch.where(unstable, -l * slope, 0))
 
 
 def _ramp_lines(l: Tensor, u: Tensor, r: Tensor | float, eta: float) -> _Lines:
     """ParamRamp (Lyu et al. 2021, Table 2, adaptive), cases with the same formula together."""
-    below = l.clamp(max=0)
-    top = u.clamp(max=r) if isinstance(r, float) else torch.minimum(u, r)
+    below, beyond = l < 0, u > r
+    top = torch.where(beyond, r, u)
+    crosses = below & (u > 0)
     # Above: through (l, act(l)) and the first bend that u reaches, or with slope eta from r on.
-    rise = (1 - eta) * (top.clamp(min=0) / (top.clamp(min=0) - below).clamp(min=_TINY))
-    flat = (u > r) & (u - r > r - l)
-    upper_slope = torch.where(flat, eta, eta + rise)
-    upper_intercept = torch.where(flat, (1 - eta) * r, -below * rise)
+    rise = (1 - eta) * (top / (top - l).clamp(min=_TINY))
+    flat = beyond & (u - r > r - l)
+    stable = eta + (1 - eta) * (u > 0).to(l.dtype)
+    upper_slope = torch.where(flat, eta, torch.where(crosses, eta + rise, stable))
+    upper_intercept = torch.where(flat, (1 - eta) * r, torch.where(crosses, -l * rise, 0))
     # Below: through the origin where l < 0, else the chord.
-    steep = eta + (1 - eta) * (top / u.clamp(min=_TINY))
-    chord = eta + (1 - eta) * ((top - l).clamp(min=0) / (u - l).clamp(min=_TINY))
-    lower_slope = torch.where(l >= 0, chord, torch.where(-l > u, eta, steep))
+    steep = torch.where(beyond, eta + (1 - eta) * (r / u.clamp(min=_TINY)), 1.0)
+    chord = torch.where(beyond, eta + (1 - eta) * ((r - l).clamp(min=0) / (u - l).clamp(min=_TINY)), 1.0)
+    lower_slope = torch.where(below, torch.where(-l > u, eta, steep), chord)
     bottom = l.clamp(max=r) if isinstance(r, float) else torch.minimum(l, r)
     at_l = bottom + eta * (l - bottom)
-    return _Lines(lower_slope, torch.where(l >= 0, at_l - chord * l, 0), upper_slope, upper_intercept)
+    return _Lines(lower_slope, torch.where(beyond & ~below, at_l - chord * l, 0), upper_slope, upper_intercept)
 
 
 def _lines(l: Tensor, u: Tensor, options: dict[str, Any]) -> _Lines | None:

@@ -99,13 +99,16 @@ def _interval_linear_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[T
         ends = join_interval(to_center @ weight, _times_magnitude(to_radius, weight))
         to_l, to_u = (end.reshape(l.shape) for end in ends)
     if ctx.needs_input_grad[2]:
-        center, radius = split_interval(l.flatten(0, -2), u.flatten(0, -2))
-        to_weight = _interval_weight_gradient(to_center, to_radius, 2 * center, 2 * radius, weight)
+        # Twice the center and radius of the input, as those of the result's gradients are half of theirs.
+        center, radius = (l + u).flatten(0, -2), (u - l).flatten(0, -2)
+        to_weight = _interval_weight_gradient(to_center, to_radius, center, radius, weight)
     return to_l, to_u, to_weight, to_center.sum(0) * 2 if ctx.needs_input_grad[3] else None
 
 
 def _times_magnitude(rows: Tensor, weight: Tensor) -> Tensor:
     """Return `rows |weight|`, rows [N, n_out]."""
+    if weight.numel() <= BLOCK_ENTRIES:
+        return rows @ weight.abs()
     first, *rest = _row_blocks(weight)
     product = rows[:, first] @ weight[first].abs()
     for block in rest:
@@ -119,6 +122,8 @@ def _interval_weight_gradient(
     """Return `to_center^T center + sign(weight) * (to_radius^T radius)`."""
     if torch.is_grad_enabled():
         return to_center.mT @ center + weight.sign() * (to_radius.mT @ radius)
+    if weight.numel() <= BLOCK_ENTRIES:
+        return torch.mm(to_radius.mT, radius).mul_(weight.sign()).addmm_(to_center.mT, center)
     result = torch.empty_like(weight)
     for block in _row_blocks(weight):
         rows = result[block]

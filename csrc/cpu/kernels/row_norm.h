@@ -40,8 +40,14 @@ struct RowNorm {
 
 template <typename T>
 RowNorm row_norm(Index size, const T* a, double q) {
-  // The l_1 norm needs no scale, and so no second look at the row.
-  const double largest = norm_kind(q) == Norm::kOne ? 0 : largest_magnitude(size, a);
+  // The l_1 norm needs no scale, nor do squares of float32 numbers in float64, and so no second look at the row.
+  const Norm kind = norm_kind(q);
+  double largest = 0;
+  if (kind == Norm::kTwo && sizeof(T) == sizeof(float)) {
+    largest = 1;
+  } else if (kind != Norm::kOne) {
+    largest = largest_magnitude(size, a);
+  }
   const double sum = term_sum(size, a, q, largest);
   return {with_norm(q, [&](auto norm) { return norm_of<norm>(sum, largest, q); }), sum, largest};
 }
