@@ -129,7 +129,13 @@ struct NormTile {
 template <typename T, typename Tile>
 void norms(double q, const Tile& tile, NormTile& result) {
   with_norm(q, [&](auto kind) {
-    if constexpr (kind != Norm::kOne) largest_coefficients<T>(tile, result.largest);
+    // Squares of sums of two float32 numbers need no scale in float64.
+    constexpr bool kUnscaled = kind == Norm::kTwo && sizeof(T) == sizeof(float);
+    if constexpr (kUnscaled) {
+      result.largest.fill(1);
+    } else if constexpr (kind != Norm::kOne) {
+      largest_coefficients<T>(tile, result.largest);
+    }
     result.sum.fill(0);
     if constexpr (kind != Norm::kInfinity) {
       const auto term = [=](double a, double largest) {
