@@ -8,6 +8,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -151,11 +152,15 @@ def load(contender: Contender, peer: Path | None) -> ModuleType:
             sys.path[:0] = [str(peer)]
         return importlib.import_module("auto_LiRPA")
     if contender.backend == "reference":
-        plain_functions().__enter__()
+        _FOR_THIS_PROCESS.enter_context(plain_functions())
     if contender.compiled:
         _compile_reference()
     lbp.backend(contender.backend)
     return lbp
+
+
+_FOR_THIS_PROCESS = ExitStack()
+"""What a contender changes in its process; a test takes it back."""
 
 
 def _compile_reference() -> None:

@@ -60,7 +60,7 @@ def _relu_lines(l: Tensor, u: Tensor) -> _Lines:
     return _Lines((u >= -l).to(l.dtype), None, slope, torch.where(unstable, -l * slope, 0))
 
 
-def _ramp_lines(l: Tensor, u: Tensor, r: Tensor | float, eta: float) -> _Lines:
+def _ramp_lines(l: Tensor, u: Tensor, r: Tensor | float, eta: Tensor | float) -> _Lines:
     """ParamRamp (Lyu et al. 2021, Table 2, adaptive), cases with the same formula together."""
     below, beyond = l < 0, u > r
     top = torch.where(beyond, r, u)
@@ -84,11 +84,11 @@ def _lines(l: Tensor, u: Tensor, options: dict[str, Any]) -> _Lines | None:
     """Return adaptive lines, None where others are asked for."""
     r, eta, strategy = options.get("r", math.inf), options.get("eta", 0.0), options.get("strategy", "adaptive")
     others = set(options) - {"r", "eta", "strategy"}
-    if strategy != "adaptive" or isinstance(eta, Tensor) or any(options[name] is not None for name in others):
+    if strategy != "adaptive" or any(options[name] is not None for name in others):
         return None
     if isinstance(r, Tensor) or r != math.inf:
         return _ramp_lines(l, u, r, eta)
-    return _relu_lines(l, u) if eta == 0 else None
+    return _relu_lines(l, u) if not isinstance(eta, Tensor) and eta == 0 else None
 
 
 def _bounding_lines(l: Tensor, u: Tensor, *given: Any, **options: Any) -> BoundingLines:
@@ -155,7 +155,7 @@ def _ends(center: Tensor, radius: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _ramp(z: Tensor, r: Tensor | float = math.inf, eta: Tensor | float = 0.0) -> Tensor:
-    if isinstance(eta, Tensor) or (not isinstance(r, Tensor) and r == math.inf):
+    if not isinstance(r, Tensor) and r == math.inf:
         return _REFERENCE["ramp"](z, r, eta)  # type: ignore[no-any-return]
     above = z.clamp(min=0)
     return eta * z + (1 - eta) * (above.clamp(max=r) if isinstance(r, float) else torch.minimum(above, r))

@@ -7,6 +7,8 @@ import torch
 
 import lbp
 from lbp import ops, reference
+from lbp.backend import current_backend
+from lbp.bench import contenders
 from lbp.bench.plain import plain_functions
 
 B, S, N0, SHAPE = 3, 4, 5, (2, 3)
@@ -14,6 +16,7 @@ ACTIVATIONS = {
     "ReLU": {},
     "ParamRamp": {"r": torch.tensor([[0.3, 0.6, 1.0], [0.1, 2.0, 0.5]], dtype=torch.float64), "eta": 0.01},
     "one r": {"r": 0.5, "eta": 0.1},
+    "eta in a tensor": {"r": 0.5, "eta": torch.tensor(0.1, dtype=torch.float64)},
     "LeakyReLU": {"eta": 0.2},
 }
 
@@ -84,6 +87,17 @@ def test_they_take_the_place_of_the_reference_inside_the_block_only():
         assert reference.relax_backward is not before[0]
         assert reference.affine.relax_backward is reference.relax_backward
     assert (reference.relax_backward, reference.affine.relax_backward) == before
+
+
+def test_plain_pytorch_as_a_contender_computes_with_them():
+    before, backend = reference.relax_backward, current_backend()
+    contenders.load(contenders.find("reference"), None)
+    try:
+        assert reference.relax_backward is not before
+    finally:
+        contenders._FOR_THIS_PROCESS.close()
+        lbp.backend(backend)
+    assert reference.relax_backward is before
 
 
 def test_reference_outside_and_kernels_always_are_what_they_were():
