@@ -92,11 +92,12 @@ struct Neuron {
   T rise_gap, rise_share;      // chord from (l, eta l) to (reached, reached): slope eta + complement * rise_share
   T width, fall_share;         // chord from (l, l) to (u, act(u)), 0 <= l < r < u: slope eta + complement * fall_share
   T across_share;              // chord from (l, eta l) to (u, act(u)), l < 0 < u: slope eta + complement * across_share
-  bool exact_offset;           // u > r, and (1 - eta) r carries no rounding error
+  bool beyond, exact_offset;   // u > r; u > r, and (1 - eta) r carries no rounding error
   bool left_dead, left_unstable, alive, right_unstable, right_dead, unstable, undefined;
 };
 
-template <typename T>
+// kBends: whether r may be finite. If not, three of six statuses, and the quotients that only they use, drop out.
+template <bool kBends, typename T>
 LBP_HOST_DEVICE Neuron<T> neuron(T l, T u, T r, T eta) {
   Neuron<T> x;
   x.l = l <= u ? l : u;
@@ -105,7 +106,8 @@ LBP_HOST_DEVICE Neuron<T> neuron(T l, T u, T r, T eta) {
   x.eta = eta;
   x.complement = T(1) - eta;
   x.reached = smaller(x.u, r);
-  const bool negative = x.l<T(0), beyond = x.u> r;
+  x.beyond = kBends && x.u > r;
+  const bool negative = x.l < T(0), beyond = x.beyond;
   // Not of eta alone: GCC vectorises no selection by a condition that all neurons share.
   x.exact_offset = beyond & ((eta == T(0)) | (eta == T(1)));
   x.left_dead = x.u <= T(0);
@@ -139,10 +141,9 @@ LBP_HOST_DEVICE T falling_slope(const Neuron<T>& x) {
 // Largest admissible slope of a lower line through the origin: 1, or the slope to (u, act(u)) where u > r.
 template <typename T>
 LBP_HOST_DEVICE T steepest_lower_slope(const Neuron<T>& x) {
-  const bool beyond = x.u > x.r;
-  const T share = where_used(beyond, x.r) / floored(where_used(beyond, x.u));
+  const T share = where_used(x.beyond, x.r) / floored(where_used(x.beyond, x.u));
   const T through_end = larger(round_down(x.eta + x.complement * share), x.eta);
-  return beyond ? through_end : T(1);
+  return x.beyond ? through_end : T(1);
 }
 
 // Largest admissible slope of an upper line through (r, r).
@@ -203,8 +204,8 @@ LBP_HOST_DEVICE T free_lower_slope(const Neuron<T>& x, const GivenLines<T>& give
 
 }  // namespace detail
 
-// The lines of one neuron. `given` is read by kSlopes and kLines only.
-template <Strategy kStrategy, typename T>
+// The lines of one neuron. `given` is read by kSlopes and kLines only; kBends is false where r is known to be infinite.
+template <Strategy kStrategy, bool kBends = true, typename T>
 LBP_HOST_DEVICE BoundingLines<T> bounding_lines(T l, T u, T r, T eta, const GivenLines<T>& given) {
   if constexpr (kStrategy == Strategy::kLines) {
     return {given.lower_slope, given.lower_intercept, given.upper_slope, given.upper_intercept};
@@ -218,7 +219,7 @@ LBP_HOST_DEVICE BoundingLines<T> bounding_lines(T l, T u, T r, T eta, const Give
     return {zero, zero + (low_exact ? at_low : detail::round_down(at_low)), zero,
             zero + (high_exact ? at_high : detail::round_up(at_high))};
   } else {
-    const detail::Neuron<T> x = detail::neuron(l, u, r, eta);
+    const detail::Neuron<T> x = detail::neuron<kBends>(l, u, r, eta);
     const T offset = x.complement * r;
     const T offset_up = x.exact_offset ? offset : detail::round_up(offset);
     const T offset_down = x.exact_offset ? offset : detail::round_down(offset);
@@ -278,7 +279,7 @@ struct LineGradients {
 };
 
 // Gradient of a function of the lines, from its gradient with respect to the four line parameters.
-template <Strategy kStrategy, typename T>
+template <Strategy kStrategy, bool kBends = true, typename T>
 LBP_HOST_DEVICE LineGradients<T> bounding_lines_gradient(T l, T u, T r, T eta, const GivenLines<T>& given,
                                                          const BoundingLines<T>& gradient) {
   const T zero = T(0);
@@ -298,7 +299,7 @@ LBP_HOST_DEVICE LineGradients<T> bounding_lines_gradient(T l, T u, T r, T eta, c
                gradient.upper_intercept * ramp_slope_in_r(high, r, eta);
     return result;
   } else {
-    const detail::Neuron<T> x = detail::neuron(l, u, r, eta);
+    const detail::Neuron<T> x = detail::neuron<kBends>(l, u, r, eta);
     // Gradients with respect to each slope and share, collected per neuron; exactly one status applies.
     T gl = zero, gu = zero, gr = zero, given_lower = zero, given_upper = zero;
     const bool crossing = x.left_unstable | x.unstable;

@@ -6,18 +6,21 @@
 
 namespace lbp {
 
+// V is a number, or a vector of numbers with operators (cpu/kernels/simd.h), for which conditions are masks.
+
 // An activation is defined for r > 0 and eta in [0, 1]; NaN in either makes it undefined.
-template <typename T>
-LBP_HOST_DEVICE bool ramp_defined(T r, T eta) {
-  return r > T(0) && eta >= T(0) && eta <= T(1);
+template <typename V, typename T>
+LBP_HOST_DEVICE auto ramp_defined(V r, T eta) {
+  const V zero = V{}, slope = zero + eta;
+  return (r > zero) & (slope >= zero) & (slope <= zero + T(1));
 }
 
-template <typename T>
-LBP_HOST_DEVICE T ramp(T z, T r, T eta) {
+template <typename V, typename T>
+LBP_HOST_DEVICE V ramp(V z, V r, T eta) {
   // Written around the bending point so that the value stays monotone there in floating point.
-  const T beyond = r + eta * (z - r);
-  const T value = z > r ? beyond : (z > T(0) ? z : eta * z);
-  return ramp_defined(r, eta) ? value : quiet_nan<T>();
+  const V zero = V{}, beyond = r + eta * (z - r);
+  const V value = z > r ? beyond : (z > zero ? z : eta * z);
+  return ramp_defined(r, eta) ? value : zero + quiet_nan<T>();
 }
 
 // d ramp / d z; at 0 and at r the slope to the left is taken.

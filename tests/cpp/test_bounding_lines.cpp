@@ -244,6 +244,43 @@ TEST(gradients_stay_finite_on_the_edges) {
   }
 }
 
+bool same(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); }
+
+template <Strategy kStrategy>
+void check_without_bend(float l, float u, float eta, const GivenLines<float>& given) {
+  const float r = std::numeric_limits<float>::infinity();
+  const BoundingLines<float> one = {0.5f, -1.0f, 2.0f, 3.0f};
+  const auto any = lbp::bounding_lines<kStrategy>(l, u, r, eta, given);
+  const auto none = lbp::bounding_lines<kStrategy, false>(l, u, r, eta, given);
+  CHECK(same(any.lower_slope, none.lower_slope) && same(any.lower_intercept, none.lower_intercept) &&
+        same(any.upper_slope, none.upper_slope) && same(any.upper_intercept, none.upper_intercept))
+      << "strategy " << static_cast<int>(kStrategy) << ": l=" << l << " u=" << u << " eta=" << eta;
+  const auto to_any = lbp::bounding_lines_gradient<kStrategy>(l, u, r, eta, given, one);
+  const auto to_none = lbp::bounding_lines_gradient<kStrategy, false>(l, u, r, eta, given, one);
+  CHECK(same(to_any.l, to_none.l) && same(to_any.u, to_none.u) && same(to_any.r, to_none.r) &&
+        same(to_any.given.lower_slope, to_none.given.lower_slope) &&
+        same(to_any.given.upper_slope, to_none.given.upper_slope))
+      << "strategy " << static_cast<int>(kStrategy) << ": l=" << l << " u=" << u << " eta=" << eta;
+}
+
+TEST(an_infinite_bending_point_may_be_known_beforehand) {
+  const float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> bounds = {-infinity, -1e10f, -1.0f, -1e-40f, 0.0f, 1e-40f, 1.0f, 1e10f, infinity, nan};
+  const GivenLines<float> chosen = {0.3f, 0.0f, 0.7f, 0.0f, true, true};
+  for (const float l : bounds) {
+    for (const float u : bounds) {
+      for (const float eta : {0.0f, 0.3f, 1.0f, 2.0f, nan}) {
+        check_without_bend<Strategy::kConstant>(l, u, eta, kNothingGiven<float>);
+        check_without_bend<Strategy::kTight>(l, u, eta, kNothingGiven<float>);
+        check_without_bend<Strategy::kAdaptive>(l, u, eta, kNothingGiven<float>);
+        check_without_bend<Strategy::kSameSlope>(l, u, eta, kNothingGiven<float>);
+        check_without_bend<Strategy::kOne>(l, u, eta, kNothingGiven<float>);
+        check_without_bend<Strategy::kSlopes>(l, u, eta, chosen);
+      }
+    }
+  }
+}
+
 TEST(constant_lines_are_the_values_at_the_ends) {
   const BoundingLines<double> lines = lines_of(Strategy::kConstant, -2.0, 3.0, 1.0, 0.0, kNothingGiven<double>);
   CHECK(lines.lower_slope == 0 && lines.lower_intercept == 0) << lines.lower_intercept;

@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "cpu/kernels/row_norm.h"
+#include "cpu/kernels/simd.h"
 #include "cpu/kernels/table.h"
 
 namespace lbp::LBP_ISA {
@@ -17,25 +18,30 @@ void load_ends(Index size, const T* __restrict x_L, const T* __restrict x_U, T* 
   }
 }
 
-// sum_i a_i x_i with every x_i at the end that makes the sum smallest (lower) or largest.
+// sum_i a_i x_i with every x_i at the end that makes the sum smallest (lower) or largest. Meanwhile the caches are
+// asked for what is read next: rows lie pages apart, where the hardware does not look ahead.
 template <typename T>
-double box_row(Index size, const T* __restrict a, const T* __restrict low, const T* __restrict high, bool lower) {
-  const T* __restrict at_positive = lower ? low : high;
-  const T* __restrict at_negative = lower ? high : low;
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (Index i = 0; i < size; ++i) {
-    sum += double(a[i]) * double(selected(a[i] >= T(0), at_positive[i], at_negative[i]));
-  }
-  return sum;
+double box_row(Index size, const T* a, const T* next_a, const T* low, const T* high, bool lower) {
+  const T* at_positive = lower ? low : high;
+  const T* at_negative = lower ? high : low;
+  WideSum<T> sum;
+  for_lanes<T>(0, size, [&](Index i, auto zero) LBP_LANES {
+    using V = decltype(zero);
+    __builtin_prefetch(next_a + i);
+    const V value = load<V>(a + i);
+    sum.add_product(value, value >= zero ? load<V>(at_positive + i) : load<V>(at_negative + i));
+  });
+  return sum.total();
 }
 
 template <typename T>
-double dot_row(Index size, const T* __restrict a, const T* __restrict x) {
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (Index i = 0; i < size; ++i) sum += double(a[i]) * double(x[i]);
-  return sum;
+double dot_row(Index size, const T* a, const T* x) {
+  WideSum<T> sum;
+  for_lanes<T>(0, size, [&](Index i, auto zero) LBP_LANES {
+    using V = decltype(zero);
+    sum.add_product(load<V>(a + i), load<V>(x + i));
+  });
+  return sum.total();
 }
 
 template <typename T>
@@ -62,9 +68,12 @@ void concretize_box(const ConcretizeArguments<T>& args) {
       for (Index begin = 0; begin < args.inputs; begin += kTile) {
         const Index size = minimum(kTile, args.inputs - begin);
         load_ends(size, region.x_L + box + begin, region.x_U + box + begin, low, high);
+        const auto row_at = [&](Index i) {
+          return row_of(args.A, (first_row + i) / args.rows, image, (first_row + i) % args.rows) + begin;
+        };
         for (Index i = 0; i < count; ++i) {
-          const Index side = (first_row + i) / args.rows, row = (first_row + i) % args.rows;
-          sums[i] += box_row(size, row_of(args.A, side, image, row) + begin, low, high, is_lower(args.sides, side));
+          const bool lower = is_lower(args.sides, (first_row + i) / args.rows);
+          sums[i] += box_row(size, row_at(i), row_at(minimum(i + 1, count - 1)), low, high, lower);
         }
       }
       for (Index i = 0; i < count; ++i) {
@@ -181,7 +190,7 @@ void concretize_windows(const ConcretizeWindowsArguments<T>& args) {
       const T* a = A.data + side * A.side_stride + where.source * A.source_stride;
       window.move_to(where);
       if (region.x_U != nullptr) {
-        args.bounds[item] = box_row(size, a, window.low(), window.high(), lower);
+        args.bounds[item] = box_row(size, a, a, window.low(), window.high(), lower);
       } else {
         const double spread = radius_of(region, where.image) * row_norm(size, a, region.q).norm;
         args.bounds[item] = dot_row(size, a, window.low()) + (lower ? -spread : spread);

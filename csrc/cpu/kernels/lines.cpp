@@ -58,9 +58,10 @@ LBP_HOST_DEVICE GivenLines<T> given_slopes(const LineInputs<T>& inputs, Index j)
 
 // Lines of neuron j of a tile. Loops over neurons call functions, as structs of their own keep them from being
 // vectorised.
-template <Strategy kStrategy, typename T>
+template <Strategy kStrategy, bool kBends, typename T>
 LBP_HOST_DEVICE void load_line(Index j, T l, T u, T r, const LineInputs<T>& inputs, LineTile<T>& lines) {
-  const BoundingLines<T> line = lbp::bounding_lines<kStrategy>(l, u, r, inputs.eta, given_slopes<kStrategy>(inputs, j));
+  const BoundingLines<T> line =
+      lbp::bounding_lines<kStrategy, kBends>(l, u, r, inputs.eta, given_slopes<kStrategy>(inputs, j));
   lines.lower_slope[j] = line.lower_slope;
   lines.lower_intercept[j] = line.lower_intercept;
   lines.upper_slope[j] = line.upper_slope;
@@ -74,6 +75,13 @@ LBP_HOST_DEVICE void widen_line(Index j, T per_slope, T rest, LineTile<T>& lines
                  per_slope, rest);
   lines.lower_intercept[j] = line.lower_intercept;
   lines.upper_intercept[j] = line.upper_intercept;
+}
+
+// Calls body with the strategy and whether neurons bend: those of ReLU and LeakyReLU, whose r is infinite, do not.
+template <typename T, typename Body>
+void with_kind_of_lines(const Relaxation<T>& relaxation, const Body& body) {
+  const bool bends = relaxation.r.data != nullptr || relaxation.r.value <= Float<T>::largest;
+  with_strategy(relaxation.strategy, [&](auto strategy) { with_flag(bends, [&](auto b) { body(strategy, b); }); });
 }
 
 // Moves the lines of a tile outward.
@@ -93,13 +101,13 @@ struct BoundsTile {
   alignas(64) T r[kTile];
 };
 
-template <Strategy kStrategy, typename T>
+template <Strategy kStrategy, bool kBends, typename T>
 LBP_HOST_DEVICE void line_gradient(Index j, T l, T u, T r, const LineInputs<T>& inputs,
                                    const LineTile<T>& line_gradients, BoundsTile<T>& bounds, LineTile<T>& given_lines) {
   const BoundingLines<T> gradient = {line_gradients.lower_slope[j], line_gradients.lower_intercept[j],
                                      line_gradients.upper_slope[j], line_gradients.upper_intercept[j]};
-  const LineGradients<T> result =
-      lbp::bounding_lines_gradient<kStrategy>(l, u, r, inputs.eta, given_slopes<kStrategy>(inputs, j), gradient);
+  const LineGradients<T> result = lbp::bounding_lines_gradient<kStrategy, kBends>(
+      l, u, r, inputs.eta, given_slopes<kStrategy>(inputs, j), gradient);
   bounds.l[j] = result.l;
   bounds.u[j] = result.u;
   bounds.r[j] = result.r;
@@ -119,9 +127,11 @@ void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index
     load_given(relaxation, image, begin, size, lines);
   } else {
     const LineInputs<T> inputs(relaxation, image, begin, size);
-    with_strategy(relaxation.strategy, [&](auto strategy) {
+    with_kind_of_lines(relaxation, [&](auto strategy, auto bends) {
 #pragma omp simd
-      for (Index j = 0; j < size; ++j) load_line<strategy>(j, inputs.l[j], inputs.u[j], inputs.r[j], inputs, lines);
+      for (Index j = 0; j < size; ++j) {
+        load_line<strategy, bends>(j, inputs.l[j], inputs.u[j], inputs.r[j], inputs, lines);
+      }
     });
   }
   if (relaxation.margins.per_slope == nullptr) return;
@@ -133,12 +143,12 @@ template <typename T>
 void store_line_gradients(const Relaxation<T>& relaxation, Index image, Index neurons, Index begin, Index size,
                           const LineTile<T>& line_gradients, const RelaxationGradients<T>& gradients) {
   const LineInputs<T> inputs(relaxation, image, begin, size);
-  with_strategy(relaxation.strategy, [&](auto strategy) {
+  with_kind_of_lines(relaxation, [&](auto strategy, auto bends) {
     BoundsTile<T> bounds;
     LineTile<T> given;
 #pragma omp simd
     for (Index j = 0; j < size; ++j) {
-      line_gradient<strategy>(j, inputs.l[j], inputs.u[j], inputs.r[j], inputs, line_gradients, bounds, given);
+      line_gradient<strategy, bends>(j, inputs.l[j], inputs.u[j], inputs.r[j], inputs, line_gradients, bounds, given);
     }
     const auto store = [&](T* target, const T* tile) {
       if (target == nullptr) return;

@@ -1,3 +1,4 @@
+#include "cpu/kernels/stream.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/tile.h"
 
@@ -19,8 +20,21 @@ void for_tiles(Index batch, Index neurons, const PerNeuron<T>& r, const MakeStat
       loaded = tile;
       body(item % batch, begin, size, r_tile, state);
     }
+    finish_streaming();
   });
 }
+
+// The activation over one tile.
+template <bool kStreamed, typename T>
+void ramp_run(Index size, const T* z, const T* r, T eta, T* out) {
+  for_lanes<T>(kStreamed ? unaligned_head(size, out) : 0, size, [=](Index j, auto lanes) LBP_LANES {
+    using V = decltype(lanes);
+    store<kStreamed>(out + j, lbp::ramp(load<V>(z + j), load<V>(r + j), eta));
+  });
+}
+
+// Neurons whose lines are computed and written at a time, few enough for the writes to drain during the next.
+constexpr Index kRun = 128;
 
 struct Nothing {};
 
@@ -64,11 +78,11 @@ class StatusCounts {
 
 template <typename T>
 void ramp(const RampArguments<T>& args) {
-  const auto body = [&](Index image, Index begin, Index size, const T* __restrict r, Nothing&) {
-    const T* __restrict z = args.z + image * args.neurons + begin;
-    T* __restrict out = args.out + image * args.neurons + begin;
-    const T eta = args.eta;
-    for (Index j = 0; j < size; ++j) out[j] = lbp::ramp(z[j], r[j], eta);
+  const bool streamed = is_streamed(args.batch * args.neurons * Index(sizeof(T)));
+  const auto run = streamed ? ramp_run<true, T> : ramp_run<false, T>;
+  const auto body = [&](Index image, Index begin, Index size, const T* r, Nothing&) {
+    const Index at = image * args.neurons + begin;
+    run(size, args.z + at, r, args.eta, args.out + at);
   };
   for_tiles(args.batch, args.neurons, args.r, [] { return Nothing(); }, body);
 }
@@ -107,18 +121,13 @@ void ramp_interval(const RampIntervalArguments<T>& args) {
   if (args.counts != nullptr) {
     for (int status = 0; status < 6; ++status) args.counts[status] = 0;
   }
-  const auto body = [&](Index image, Index begin, Index size, const T* __restrict r, StatusCounts& counts) {
+  const bool streamed = is_streamed(2 * args.batch * args.neurons * Index(sizeof(T)));
+  const auto run = streamed ? ramp_run<true, T> : ramp_run<false, T>;
+  const auto body = [&](Index image, Index begin, Index size, const T* r, StatusCounts& counts) {
     const Index at = image * args.neurons + begin;
-    const T* __restrict l = args.l + at;
-    const T* __restrict u = args.u + at;
-    T* __restrict lower = args.lower + at;
-    T* __restrict upper = args.upper + at;
-    const T eta = args.eta;
-    for (Index j = 0; j < size; ++j) {
-      lower[j] = lbp::ramp(l[j], r[j], eta);
-      upper[j] = lbp::ramp(u[j], r[j], eta);
-    }
-    if (args.counts != nullptr) counts.add(size, l, u, r);
+    run(size, args.l + at, r, args.eta, args.lower + at);
+    run(size, args.u + at, r, args.eta, args.upper + at);
+    if (args.counts != nullptr) counts.add(size, args.l + at, args.u + at, r);
   };
   for_tiles(args.batch, args.neurons, args.r, [&] { return StatusCounts(args.counts); }, body);
 }
@@ -161,21 +170,24 @@ void ramp_interval_gradient(const RampIntervalGradientArguments<T>& args) {
 
 template <typename T>
 void bounding_lines(const BoundingLinesArguments<T>& args) {
-  const Index tiles = quotient_up(args.neurons, kTile);
-  parallel_for(args.batch * tiles, 6 * minimum(args.neurons, kTile), [&](Index first, Index last) {
+  const Index runs = quotient_up(args.neurons, kRun);
+  const bool streamed = is_streamed(4 * args.batch * args.neurons * Index(sizeof(T)));
+  parallel_for(args.batch * runs, 6 * minimum(args.neurons, kRun), [&](Index first, Index last) {
     LineTile<T> lines;
     for (Index item = first; item < last; ++item) {
-      const Index image = item / tiles, begin = item % tiles * kTile, size = minimum(kTile, args.neurons - begin);
+      const Index image = item / runs, begin = item % runs * kRun, size = minimum(kRun, args.neurons - begin);
       load_lines(args.relaxation, image, begin, size, lines);
-      const auto store = [&](T* target, const T* tile) {
+      const auto store = [&](T* target, const T* __restrict line) {
         T* __restrict out = target + image * args.neurons + begin;
-        for (Index j = 0; j < size; ++j) out[j] = tile[j];
+        if (streamed) return stream(size, line, out);
+        for (Index j = 0; j < size; ++j) out[j] = line[j];
       };
       store(args.lower_slope, lines.lower_slope);
       store(args.lower_intercept, lines.lower_intercept);
       store(args.upper_slope, lines.upper_slope);
       store(args.upper_intercept, lines.upper_intercept);
     }
+    if (streamed) finish_streaming();
   });
 }
 

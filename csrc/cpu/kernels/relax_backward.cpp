@@ -1,33 +1,27 @@
 #include "cpu/kernels/row_gradient.h"
+#include "cpu/kernels/stream.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/tile.h"
 
 namespace lbp::LBP_ISA {
 namespace {
 
-// One row of A over one tile: writes A * slope and returns its share of the constants. A = 0 counts as positive.
-template <typename T, bool kBias>
-double relax_row(Index size, const T* __restrict A, const T* __restrict positive_slope,
-                 const T* __restrict negative_slope, const T* __restrict positive_intercept,
-                 const T* __restrict negative_intercept, const T* __restrict bias, T* __restrict relaxed) {
-  double constant = 0;
-#pragma omp simd reduction(+ : constant)
-  for (Index j = 0; j < size; ++j) {
-    const T a = A[j];
-    const bool positive = a >= T(0);
-    const T value = a * selected(positive, positive_slope[j], negative_slope[j]);
-    const T intercept = selected(positive, positive_intercept[j], negative_intercept[j]);
-    relaxed[j] = value;
-    constant += double(a) * double(intercept);
-    if (kBias) constant += double(value) * double(bias[j]);
-  }
-  return constant;
-}
-
-// Asks for numbers that are read next: rows lie pages apart, where the hardware does not look ahead.
-template <typename T>
-void prefetch(Index size, const T* from) {
-  for (Index j = 0; j < size; j += 64 / Index(sizeof(T))) __builtin_prefetch(from + j, 0, 2);
+// One row of A over one tile: writes A * slope and returns its share of the constants. Meanwhile the caches are asked
+// for what is read next: rows lie pages apart, where the hardware does not look ahead.
+template <typename T, bool kBias, bool kStreamed>
+double relax_row(Index size, const T* A, const T* next_A, const RowLines<const T>& lines, const T* bias, T* relaxed) {
+  WideSum<T> intercepts, biases;
+  for_lanes<T>(kStreamed ? unaligned_head(size, relaxed) : 0, size, [&](Index j, auto zero) LBP_LANES {
+    using V = decltype(zero);
+    __builtin_prefetch(next_A + j);
+    const V a = load<V>(A + j);
+    const auto positive = a >= zero;
+    const V value = a * (positive ? load<V>(lines.positive_slope + j) : load<V>(lines.negative_slope + j));
+    store<kStreamed>(relaxed + j, value);
+    intercepts.add_product(a, positive ? load<V>(lines.positive_intercept + j) : load<V>(lines.negative_intercept + j));
+    if constexpr (kBias) biases.add_product(value, load<V>(bias + j));
+  });
+  return intercepts.total() + biases.total();
 }
 
 }  // namespace
@@ -38,6 +32,10 @@ void relax_backward(const RelaxBackwardArguments<T>& args) {
   // Every image's rows are split into as many pieces as keep the threads busy; each piece computes the lines once.
   const Index rows_per_piece = minimum(args.rows, maximum(16, quotient_up(args.rows * args.batch, 64)));
   const Index pieces = quotient_up(args.rows, maximum(1, rows_per_piece));
+  const bool streamed = is_streamed(sides * args.batch * args.rows * args.neurons * Index(sizeof(T)));
+  const bool biased = args.bias.data != nullptr;
+  const auto relax = streamed ? (biased ? relax_row<T, true, true> : relax_row<T, false, true>)
+                              : (biased ? relax_row<T, true, false> : relax_row<T, false, false>);
   parallel_for(args.batch * pieces, sides * rows_per_piece * args.neurons, [&](Index first, Index last) {
     LineTile<T> lines;
     alignas(64) T bias[kTile];
@@ -51,37 +49,38 @@ void relax_backward(const RelaxBackwardArguments<T>& args) {
       for (Index begin = 0; begin < args.neurons; begin += kTile) {
         const Index size = minimum(kTile, args.neurons - begin);
         load_lines(args.relaxation, image, begin, size, lines);
-        if (args.bias.data != nullptr) load_per_neuron(args.bias, begin, size, bias);
+        if (biased) load_per_neuron(args.bias, begin, size, bias);
         for (Index row = first_row; row < last_row; ++row) {
           for (Index side = 0; side < sides; ++side) {
             const bool lower = is_lower(args.sides, side);
             const Index out_row = (side * args.batch + image) * args.rows + row;
             const T* A =
                 args.A.data + side * args.A.side_stride + image * args.A.batch_stride + row * args.A.row_stride + begin;
-            const auto relax = args.bias.data != nullptr ? relax_row<T, true> : relax_row<T, false>;
-            if (row + 1 < last_row) prefetch(size, A + args.A.row_stride);
-            args.constants[out_row] += relax(size, A, lower ? lines.lower_slope : lines.upper_slope,
-                                             lower ? lines.upper_slope : lines.lower_slope,
-                                             lower ? lines.lower_intercept : lines.upper_intercept,
-                                             lower ? lines.upper_intercept : lines.lower_intercept, bias,
+            const T* next_A = row + 1 < last_row ? A + args.A.row_stride : A;
+            args.constants[out_row] += relax(size, A, next_A, RowLines<const T>(lines, lower), bias,
                                              args.relaxed + out_row * args.neurons + begin);
           }
         }
       }
     }
+    if (streamed) finish_streaming();
   });
 }
 
 template <typename T>
 void relax_backward_gradient(const RelaxBackwardGradientArguments<T>& args) {
   const Index sides = side_count(args.sides), tiles = quotient_up(args.neurons, kTile);
+  const bool streamed = is_streamed(sides * args.batch * args.rows * args.neurons * Index(sizeof(T)));
+  const bool biased = args.bias.data != nullptr;
+  const auto relax = streamed ? (biased ? relax_row_gradient<T, true, true> : relax_row_gradient<T, false, true>)
+                              : (biased ? relax_row_gradient<T, true, false> : relax_row_gradient<T, false, false>);
   parallel_for(args.batch * tiles, sides * args.rows * minimum(args.neurons, kTile), [&](Index first, Index last) {
     LineTile<T> lines, gradients;
     alignas(64) T bias[kTile], bias_gradient[kTile];
     for (Index item = first; item < last; ++item) {
       const Index image = item / tiles, begin = item % tiles * kTile, size = minimum(kTile, args.neurons - begin);
       load_lines(args.relaxation, image, begin, size, lines);
-      if (args.bias.data != nullptr) load_per_neuron(args.bias, begin, size, bias);
+      if (biased) load_per_neuron(args.bias, begin, size, bias);
       gradients = LineTile<T>();
       for (Index j = 0; j < size; ++j) bias_gradient[j] = T(0);
       for (Index row = 0; row < args.rows; ++row) {
@@ -90,16 +89,10 @@ void relax_backward_gradient(const RelaxBackwardGradientArguments<T>& args) {
           const Index out_row = (side * args.batch + image) * args.rows + row, at = out_row * args.neurons + begin;
           const T* A =
               args.A.data + side * args.A.side_stride + image * args.A.batch_stride + row * args.A.row_stride + begin;
-          const auto relax = args.bias.data != nullptr ? relax_row_gradient<T, true> : relax_row_gradient<T, false>;
-          relax(size, A, args.relaxed_gradient + at, T(args.constants_gradient[out_row]),
-                lower ? lines.lower_slope : lines.upper_slope, lower ? lines.upper_slope : lines.lower_slope,
-                lower ? lines.lower_intercept : lines.upper_intercept,
-                lower ? lines.upper_intercept : lines.lower_intercept, bias,
-                args.A_gradient == nullptr ? nullptr : args.A_gradient + at,
-                lower ? gradients.lower_slope : gradients.upper_slope,
-                lower ? gradients.upper_slope : gradients.lower_slope,
-                lower ? gradients.lower_intercept : gradients.upper_intercept,
-                lower ? gradients.upper_intercept : gradients.lower_intercept, bias_gradient);
+          T* A_gradient = args.A_gradient == nullptr ? nullptr : args.A_gradient + at;
+          const Index ahead = row + 1 < args.rows ? args.A.row_stride : 0;
+          const RelaxedRun<T> run = {A, args.relaxed_gradient + at, T(args.constants_gradient[out_row]), A_gradient};
+          relax(size, run, RowLines<const T>(lines, lower), RowLines<T>(gradients, lower), bias, bias_gradient, ahead);
         }
       }
       store_line_gradients(args.relaxation, image, args.neurons, begin, size, gradients, args.gradients);
@@ -107,6 +100,7 @@ void relax_backward_gradient(const RelaxBackwardGradientArguments<T>& args) {
         for (Index j = 0; j < size; ++j) args.bias_gradient[image * args.neurons + begin + j] = bias_gradient[j];
       }
     }
+    if (streamed) finish_streaming();
   });
 }
 

@@ -1,3 +1,4 @@
+#include "cpu/kernels/stream.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/tile.h"
 #include "math/forward_scales.h"
@@ -25,20 +26,37 @@ void load_scales(const LineTile<T>& lines, Index size, ScaleTile<T>& scales) {
   }
 }
 
+// One row of the matrices over one tile. Past the caches, these are asked meanwhile for the row `ahead` of it: rows lie
+// pages apart, where the hardware does not look ahead.
+template <bool kRadius, bool kStreamed, typename T>
+void scale_run(Index size, const ScaleTile<T>& scales, const T* center, const T* radius, Index ahead, T* center_out,
+               T* radius_out) {
+  for_lanes<T>(kStreamed ? unaligned_head(size, center_out) : 0, size, [&](Index j, auto zero) LBP_LANES {
+    using V = decltype(zero);
+    if constexpr (kStreamed) __builtin_prefetch(center + ahead + j);
+    const V c = load<V>(center + j);
+    V middle = load<V>(scales.center_to_center + j) * c, half = load<V>(scales.center_to_radius + j) * c;
+    if constexpr (kRadius) {
+      if constexpr (kStreamed) __builtin_prefetch(radius + ahead + j);
+      const V r = load<V>(radius + j);
+      middle += load<V>(scales.radius_to_center + j) * r;
+      half += load<V>(scales.radius_to_radius + j) * r;
+    }
+    store<kStreamed>(center_out + j, middle);
+    store<kStreamed>(radius_out + j, half);
+  });
+}
+
 template <typename T>
-void scale_row(Index size, const ScaleTile<T>& scales, const T* __restrict center, const T* __restrict radius,
-               T* __restrict center_out, T* __restrict radius_out) {
-  if (radius == nullptr) {
-    for (Index j = 0; j < size; ++j) {
-      center_out[j] = scales.center_to_center[j] * center[j];
-      radius_out[j] = scales.center_to_radius[j] * center[j];
-    }
-  } else {
-    for (Index j = 0; j < size; ++j) {
-      center_out[j] = scales.center_to_center[j] * center[j] + scales.radius_to_center[j] * radius[j];
-      radius_out[j] = scales.center_to_radius[j] * center[j] + scales.radius_to_radius[j] * radius[j];
-    }
-  }
+void scale_row(Index size, const ScaleTile<T>& scales, const T* center, const T* radius, Index ahead, T* center_out,
+               T* radius_out, bool streamed) {
+  // A vector of both results is streamed at a time.
+  streamed = streamed && unaligned_head(size, center_out) == unaligned_head(size, radius_out);
+  with_flag(streamed, [&](auto past_caches) {
+    with_flag(radius != nullptr, [&](auto has_radius) {
+      scale_run<has_radius, past_caches>(size, scales, center, radius, ahead, center_out, radius_out);
+    });
+  });
 }
 
 // Adds one row's gradients with respect to the scales, and writes those of center and radius (null: not wanted).
@@ -83,6 +101,7 @@ T* offset(T* data, Index by) {
 template <typename T>
 void relax_forward(const RelaxForwardArguments<T>& args) {
   const Index tiles = quotient_up(args.neurons, kTile);
+  const bool streamed = is_streamed(2 * args.batch * args.inputs * args.neurons * Index(sizeof(T)));
   parallel_for(args.batch * tiles, 2 * (args.inputs + 1) * minimum(args.neurons, kTile), [&](Index first, Index last) {
     LineTile<T> lines;
     ScaleTile<T> scales;
@@ -93,18 +112,20 @@ void relax_forward(const RelaxForwardArguments<T>& args) {
       for (Index row = 0; row < args.inputs; ++row) {
         const Index in = image * args.matrix_batch_stride + row * args.neurons + begin;
         const Index out = (image * args.inputs + row) * args.neurons + begin;
-        scale_row(size, scales, args.center + in, offset(args.radius, in), args.center_out + out,
-                  args.radius_out + out);
+        const Index ahead = row + 1 < args.inputs ? args.neurons : 0;
+        scale_row(size, scales, args.center + in, offset(args.radius, in), ahead, args.center_out + out,
+                  args.radius_out + out, streamed);
       }
       const Index in = image * args.bias_batch_stride + begin, out = image * args.neurons + begin;
       T* center_bias = args.center_bias_out + out;
       T* radius_bias = args.radius_bias_out + out;
-      scale_row(size, scales, args.center_bias + in, offset(args.radius_bias, in), center_bias, radius_bias);
+      scale_row(size, scales, args.center_bias + in, offset(args.radius_bias, in), 0, center_bias, radius_bias, false);
       for (Index j = 0; j < size; ++j) {
         center_bias[j] += center_intercept(lines.lower_intercept[j], lines.upper_intercept[j]);
         radius_bias[j] += radius_intercept(lines.lower_intercept[j], lines.upper_intercept[j]);
       }
     }
+    if (streamed) finish_streaming();
   });
 }
 

@@ -1,34 +1,60 @@
-// The gradient of a run of relaxed coefficients.
+// Runs of a row of coefficients: the lines that they take, and the gradient of what becomes of them.
 #pragma once
 
+#include "cpu/kernels/stream.h"
 #include "cpu/kernels/tile.h"
 
 namespace lbp::LBP_ISA {
 
-// `positive_*` and `negative_*` belong to the line that A of that sign takes; their gradients and that of the bias are
-// added up over the rows.
-template <typename T, bool kBias>
-void relax_row_gradient(Index size, const T* __restrict A, const T* __restrict relaxed_gradient, T constant_gradient,
-                        const T* __restrict positive_slope, const T* __restrict negative_slope,
-                        const T* __restrict positive_intercept, const T* __restrict negative_intercept,
-                        const T* __restrict bias, T* __restrict A_gradient, T* __restrict positive_slope_gradient,
-                        T* __restrict negative_slope_gradient, T* __restrict positive_intercept_gradient,
-                        T* __restrict negative_intercept_gradient, T* __restrict bias_gradient) {
-  for (Index j = 0; j < size; ++j) {
-    const T a = A[j];
-    const bool positive = a >= T(0);
-    const T slope = selected(positive, positive_slope[j], negative_slope[j]);
-    const T intercept = selected(positive, positive_intercept[j], negative_intercept[j]);
+// The lines that the coefficients of a row take by their sign, or the gradients of those lines. 0 counts as positive.
+template <typename T>
+struct RowLines {
+  T *positive_slope, *negative_slope, *positive_intercept, *negative_intercept;
+
+  template <typename Tile>
+  RowLines(Tile&& lines, bool lower)
+      : positive_slope(lower ? lines.lower_slope : lines.upper_slope),
+        negative_slope(lower ? lines.upper_slope : lines.lower_slope),
+        positive_intercept(lower ? lines.lower_intercept : lines.upper_intercept),
+        negative_intercept(lower ? lines.upper_intercept : lines.lower_intercept) {}
+};
+
+// A run of coefficients, the gradients of the relaxed ones and of their constant, and where that of the coefficients
+// goes (null: not wanted).
+template <typename T>
+struct RelaxedRun {
+  const T* A;
+  const T* relaxed_gradient;
+  T constant_gradient;
+  T* A_gradient;
+};
+
+// Adds to the gradients of the lines and of the bias. The caches are asked for the run `ahead` of this one.
+template <typename T, bool kBias, bool kStreamed>
+void relax_row_gradient(Index size, const RelaxedRun<T>& run, const RowLines<const T>& lines,
+                        const RowLines<T>& to_lines, const T* bias, T* to_bias, Index ahead) {
+  const T constant = run.constant_gradient;
+  for_lanes<T>(kStreamed ? unaligned_head(size, run.A_gradient) : 0, size, [&](Index j, auto zero) LBP_LANES {
+    using V = decltype(zero);
+    if constexpr (kStreamed) {
+      __builtin_prefetch(run.A + ahead + j);
+      __builtin_prefetch(run.relaxed_gradient + ahead + j);
+    }
+    const V a = load<V>(run.A + j);
+    const auto positive = a >= zero;
+    const V slope = positive ? load<V>(lines.positive_slope + j) : load<V>(lines.negative_slope + j);
+    const V intercept = positive ? load<V>(lines.positive_intercept + j) : load<V>(lines.negative_intercept + j);
+    V gradient = load<V>(run.relaxed_gradient + j);
     // The bias sees the relaxed coefficient, so its gradient joins that of the coefficient.
-    const T gradient = kBias ? relaxed_gradient[j] + constant_gradient * bias[j] : relaxed_gradient[j];
-    if (A_gradient != nullptr) A_gradient[j] = gradient * slope + constant_gradient * intercept;
-    const T to_slope = gradient * a, to_intercept = constant_gradient * a;
-    positive_slope_gradient[j] += positive ? to_slope : T(0);
-    negative_slope_gradient[j] += positive ? T(0) : to_slope;
-    positive_intercept_gradient[j] += positive ? to_intercept : T(0);
-    negative_intercept_gradient[j] += positive ? T(0) : to_intercept;
-    if (kBias) bias_gradient[j] += constant_gradient * a * slope;
-  }
+    if constexpr (kBias) gradient += constant * load<V>(bias + j);
+    if (run.A_gradient != nullptr) store<kStreamed>(run.A_gradient + j, V(gradient * slope + constant * intercept));
+    const V to_slope = gradient * a, to_intercept = constant * a;
+    save(to_lines.positive_slope + j, load<V>(to_lines.positive_slope + j) + (positive ? to_slope : zero));
+    save(to_lines.negative_slope + j, load<V>(to_lines.negative_slope + j) + (positive ? zero : to_slope));
+    save(to_lines.positive_intercept + j, load<V>(to_lines.positive_intercept + j) + (positive ? to_intercept : zero));
+    save(to_lines.negative_intercept + j, load<V>(to_lines.negative_intercept + j) + (positive ? zero : to_intercept));
+    if constexpr (kBias) save(to_bias + j, load<V>(to_bias + j) + to_intercept * slope);
+  });
 }
 
 }  // namespace lbp::LBP_ISA

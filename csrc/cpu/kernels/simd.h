@@ -9,6 +9,7 @@
 #endif
 
 #include "arguments.h"
+#include "math/config.h"
 
 namespace lbp::LBP_ISA {
 
@@ -64,5 +65,77 @@ inline Vector<double>::Type multiply_add(Vector<double>::Type a, Vector<double>:
   return accumulator + a * b;
 #endif
 }
+
+// Half of a vector's lanes, 0 the lower and 1 the upper one, in float64. The masks are all lanes: GCC 12 warns of
+// uninitialised values in the intrinsics without.
+template <int kHalf>
+Vector<double>::Type widened(Vector<float>::Type vector) {
+#if defined(__AVX512F__)
+  return Vector<double>::Type(_mm512_maskz_cvtps_pd(0xff, _mm512_maskz_extractf32x8_ps(0xff, __m512(vector), kHalf)));
+#elif defined(__AVX2__) && defined(__FMA__)
+  return Vector<double>::Type(_mm256_cvtps_pd(_mm256_extractf128_ps(__m256(vector), kHalf)));
+#else
+  return Vector<double>::Type{vector[2 * kHalf], vector[2 * kHalf + 1]};
+#endif
+}
+
+// Reads a vector, or a single number, as V says.
+template <typename V, typename T>
+LBP_HOST_DEVICE V load(const T* from) {
+  if constexpr (sizeof(V) == sizeof(T)) {
+    return *from;
+  } else {
+    return load_vector(from);
+  }
+}
+
+template <typename V, typename T>
+LBP_HOST_DEVICE void save(T* to, V value) {
+  if constexpr (sizeof(V) == sizeof(T)) {
+    *to = value;
+  } else {
+    store_vector(to, value);
+  }
+}
+
+// Calls body(j, zero) for a run of numbers: from j on lies a vector, or before `head` and behind the last whole vector
+// a single number; `zero` is one of those. Bodies are to be inlined (LBP_LANES), so that their sums stay in registers.
+template <typename T, typename Body>
+LBP_HOST_DEVICE void for_lanes(Index head, Index size, const Body& body) {
+  constexpr Index kSize = Vector<T>::kSize;
+  const Index end = head + (size - head) / kSize * kSize;
+  for (Index j = 0; j < head; ++j) body(j, T(0));
+  for (Index j = head; j < end; j += kSize) body(j, typename Vector<T>::Type{});
+  for (Index j = end; j < size; ++j) body(j, T(0));
+}
+
+#define LBP_LANES __attribute__((always_inline))
+
+// A sum of products in float64, kept in registers: GCC keeps that of a loop over single numbers in memory.
+template <typename T>
+class WideSum {
+ public:
+  LBP_HOST_DEVICE void add_product(typename Vector<T>::Type a, typename Vector<T>::Type b) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      low_ = multiply_add(widened<0>(a), widened<0>(b), low_);
+      high_ = multiply_add(widened<1>(a), widened<1>(b), high_);
+    } else {
+      low_ = multiply_add(a, b, low_);
+    }
+  }
+
+  LBP_HOST_DEVICE void add_product(T a, T b) { rest_ += double(a) * double(b); }
+
+  double total() const {
+    const Vector<double>::Type both = low_ + high_;
+    double sum = rest_;
+    for (Index lane = 0; lane < Vector<double>::kSize; ++lane) sum += both[lane];
+    return sum;
+  }
+
+ private:
+  Vector<double>::Type low_ = {}, high_ = {};
+  double rest_ = 0;
+};
 
 }  // namespace lbp::LBP_ISA

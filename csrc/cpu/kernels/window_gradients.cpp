@@ -168,11 +168,11 @@ class RelaxationGradient {
       const Index at = (y * A_.width + x) * A_.channels, planes = planes_at(where.top + y, where.left + x);
       const PixelLines<const T> line(lines_.data() + planes, A_.channels, lower);
       const PixelLines<T> to_line(line_gradients_.data() + planes, A_.channels, lower);
-      const auto relax = args_.bias.data != nullptr ? relax_row_gradient<T, true> : relax_row_gradient<T, false>;
-      relax(A_.channels, coefficients(side, row, at), arriving(side, row, at), weight(side, row), line.positive_slope,
-            line.negative_slope, line.positive_intercept, line.negative_intercept, line.bias,
-            args_.A_gradient == nullptr || shared_ ? nullptr : to_source(side, row, at), to_line.positive_slope,
-            to_line.negative_slope, to_line.positive_intercept, to_line.negative_intercept, to_line.bias);
+      const auto relax =
+          args_.bias.data != nullptr ? relax_row_gradient<T, true, false> : relax_row_gradient<T, false, false>;
+      const RelaxedRun<T> run = {coefficients(side, row, at), arriving(side, row, at), weight(side, row),
+                                 args_.A_gradient == nullptr || shared_ ? nullptr : to_source(side, row, at)};
+      relax(A_.channels, run, line, to_line, line.bias, to_line.bias, 0);
     }
   }
 

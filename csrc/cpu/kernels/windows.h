@@ -2,6 +2,7 @@
 // through them.
 #pragma once
 
+#include "cpu/kernels/row_gradient.h"
 #include "cpu/kernels/tile.h"
 #include "window_arguments.h"
 
@@ -73,21 +74,19 @@ void load_image_lines(const RelaxWindowsArguments<T>& args, Index image, const B
   });
 }
 
-// The lines of one pixel by the sign of the coefficients that take them.
+// The lines of one pixel, and its bias.
 template <typename T>
-struct PixelLines {
-  T* positive_slope;
-  T* positive_intercept;
-  T* negative_slope;
-  T* negative_intercept;
+struct PixelLines : RowLines<T> {
   T* bias;
 
   PixelLines(T* planes, Index channels, bool lower)
-      : positive_slope(planes + (lower ? 0 : 2) * channels),
-        positive_intercept(planes + (lower ? 1 : 3) * channels),
-        negative_slope(planes + (lower ? 2 : 0) * channels),
-        negative_intercept(planes + (lower ? 3 : 1) * channels),
+      : RowLines<T>(Planes{planes, planes + channels, planes + 2 * channels, planes + 3 * channels}, lower),
         bias(planes + 4 * channels) {}
+
+ private:
+  struct Planes {
+    T *lower_slope, *lower_intercept, *upper_slope, *upper_intercept;
+  };
 };
 
 // Channels that are pushed through their lines side by side.
