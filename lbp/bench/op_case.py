@@ -87,9 +87,17 @@ class Shape:
         return torch.rand(*shape, device=self.device, generator=self.generator)
 
     def bounds(self, *shape: int) -> tuple[Tensor, Tensor]:
-        """Returns lower and upper bounds [B, *shape]."""
-        l = self.normal(self.batch, *shape)
-        return l, l + self.uniform(self.batch, *shape)
+        """Returns lower and upper bounds [B, *shape].
+
+        None is 0 or a bending point, where what a gradient is is a matter of convention: all are odd multiples of 2^-15.
+        """
+        l = (self.normal(self.batch, *shape) * 2**14).floor_().add_(0.5) / 2**14
+        width = (self.uniform(self.batch, *shape) * 2**14).floor_().add_(1.0) / 2**14
+        return l, width.add_(l)
+
+    def bending_points(self, *shape: int) -> Tensor:
+        """Returns bending points, multiples of 2^-10 in [0.5, 1.5)."""
+        return (self.uniform(*shape) * 2**10).floor_() / 2**10 + 0.5
 
     def sizes(self) -> dict[str, int]:
         """Returns what describes coefficients of the layer."""
@@ -114,7 +122,7 @@ def wanted(*tensors: Tensor) -> tuple[Tensor, ...]:
 def activations(shape: Shape, *layer: int) -> Iterator[tuple[str, dict[str, Any], tuple[Tensor, ...]]]:
     """Yields name, parameters and trainable tensors of both activations."""
     yield "ReLU", {}, ()
-    r = shape.uniform(*layer) + 0.5
+    r = shape.bending_points(*layer)
     yield "ParamRamp", {"r": r, "eta": 0.01}, wanted(r)
 
 

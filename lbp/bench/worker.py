@@ -163,7 +163,8 @@ class Worker:
         return code
 
     def _ask(self, what: Work | str) -> Any:
-        slow_to_start = isinstance(what, Work) or (what == "first" and self.contender.compiled)  # imports, compiles
+        loads = self.contender.compiled or self.device.startswith("cuda")  # code, or libraries onto the device
+        slow_to_start = isinstance(what, Work) or (what == "first" and loads)
         patience = self._limits.seconds + (120 if slow_to_start else 0)
         try:
             self._connection.send(what)

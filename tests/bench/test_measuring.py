@@ -12,6 +12,7 @@ from lbp.bench import ops
 from lbp.bench import worker as of_worker
 from lbp.bench.contenders import Contender, find
 from lbp.bench.grid import METHODS, Case
+from lbp.bench.layers import affine_layers
 from lbp.bench.memory import peak_bytes
 from lbp.bench.methods import (
     MethodOptions,
@@ -324,3 +325,14 @@ def test_methods_and_steps_are_measured_with_memory_and_products(measure, conten
     }
     assert all(row.timing is not None for row in rows)
     assert all(row.operations and row.product_seconds for row in rows if row.contender == "native")
+
+
+def test_no_bound_is_zero_or_a_bending_point():
+    shape = Shape(affine_layers("DM-Large")[0], 64, CPU)
+    l, u = shape.bounds(1000)
+    assert bool((l < u).all())
+    for bound in (l, u):
+        assert torch.equal((bound * 2**15) % 2, torch.ones_like(bound))
+    r = shape.bending_points(1000)
+    assert torch.equal((r * 2**15) % 2, torch.zeros_like(r))
+    assert 0.5 <= float(r.min()) and float(r.max()) < 1.5

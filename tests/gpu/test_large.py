@@ -1,6 +1,9 @@
 """More than 2^31 elements in one tensor: offsets are 64 bits wide."""
 
+import fcntl
 import math
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +15,12 @@ ROWS = 2**31 // N + 3
 
 
 @pytest.fixture(autouse=True)
-def memory_returns():
-    yield
-    torch.cuda.empty_cache()
+def alone():
+    """One of these tests at a time, also of several processes, lets each count on the memory that it finds free."""
+    with (Path(tempfile.gettempdir()) / "lbp-tests-of-large-tensors").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        torch.cuda.empty_cache()
 
 
 def need(gigabytes):
