@@ -89,7 +89,7 @@ class Shape:
     def bounds(self, *shape: int) -> tuple[Tensor, Tensor]:
         """Returns lower and upper bounds [B, *shape].
 
-        None is 0 or a bending point, where what a gradient is is a matter of convention: all are odd multiples of 2^-15.
+        Odd multiples of 2^-15: neither 0 nor bending points, where what a gradient is is a matter of convention.
         """
         l = (self.normal(self.batch, *shape) * 2**14).floor_().add_(0.5) / 2**14
         width = (self.uniform(self.batch, *shape) * 2**14).floor_().add_(1.0) / 2**14

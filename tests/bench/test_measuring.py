@@ -335,4 +335,5 @@ def test_no_bound_is_zero_or_a_bending_point():
         assert torch.equal((bound * 2**15) % 2, torch.ones_like(bound))
     r = shape.bending_points(1000)
     assert torch.equal((r * 2**15) % 2, torch.zeros_like(r))
-    assert 0.5 <= float(r.min()) and float(r.max()) < 1.5
+    assert float(r.min()) >= 0.5
+    assert float(r.max()) < 1.5
