@@ -13,12 +13,15 @@ from lbp.ops.forward_windows import ConvolvedWindows, has_kernel
 CALL = 2_100_000
 """Multiply-adds in the time of a call of a small product or copy from Python.
 
-Fitted, with `ENTRY`, to `benchmarks/forward_windows.py` on two cores: LBP of 18 small networks (images of 8x8 to 16x16,
-4 to 32 channels, two or three convolutions) for 1, 4 and 16 images. Windows took 0.08 to 2.3 times as long as dense
-matrices there; the choice by work was slower than the other by 12 % once, and by 2 % together in the 53 other cases.
-It depends on the number of images: at 12x12 with 16 channels windows take 1.3 times as long for one image and 0.4
-times for 16, so that any choice for both would be wrong for one.
+Fitted, with the two below, to `benchmarks/forward_windows.py` on two machines of two cores: LBP of 18 small networks
+(images of 8x8 to 16x16, 4 to 32 channels, two or three convolutions) for 1, 4 and 16 images. On the faster one windows
+took 0.07 to 1.3 times as long as dense matrices there; the choice by work was slower than the other by 18 % once and
+8 % once. It depends on the number of images: at 8x8 with 16 channels windows take 1.1 times as long
+for one image and 0.4 times for 16, so that any choice for both would be wrong for one.
 """
+
+WINDOW_CALLS = 3
+"""Calls by which a step on windows takes longer than a dense one: what lies where, and parts at the image's edge."""
 
 ENTRY = 80
 """Multiply-adds in the time in which an entry of the matrices passes an activation and is evaluated: 24 bytes."""
@@ -81,6 +84,8 @@ def forward_work(nodes: Collection[BoundNode], *, windows: bool, batch: int) -> 
                 calls = before.layer[1] * (8 - (-before.field.columns.size // before.scale[1]))
         elif node.is_activation:
             matrices = 2
+        if own is not None or before is not None:
+            total += WINDOW_CALLS * CALL
         if own is None and before is not None and not isinstance(node, LinearNode):
             multiply_adds += ENTRY * inputs * node.inputs[0].size
         multiply_adds += ENTRY * (inputs if own is None else own.entries) * node.size
