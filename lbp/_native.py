@@ -47,6 +47,16 @@ jit: Jit | None = Jit(LIBRARY) if cuda_build == JUST_IN_TIME else None
 """What compiles the CUDA kernels, where the library does not hold them."""
 
 
+def instruction_set() -> str:
+    """Return whose instructions the CPU kernels use, "none" without kernels, or why those asked for cannot be used."""
+    if missing is not None:
+        return "none"
+    try:
+        return str(torch.ops.lbp.cpu_capability())
+    except RuntimeError as error:  # LBP_CPU_CAPABILITY asks for one that is not there
+        return str(error).split("\n")[0]
+
+
 def require() -> None:
     """Check that the kernels are there.
 

@@ -23,7 +23,7 @@ def collect() -> dict[str, str]:
         "Python": platform.python_version(),
         "PyTorch": torch.__version__,
         "native library": "loaded" if _native.missing is None else f"not loaded: {_native.missing}",
-        "instruction set": _instruction_set(),
+        "instruction set": _native.instruction_set(),
         "threads": str(torch.get_num_threads()),
         "CUDA kernels": _cuda_kernels(),
         "CUDA": _cuda(),
@@ -36,15 +36,6 @@ def _version() -> str:
         return importlib.metadata.version("lbp")
     except importlib.metadata.PackageNotFoundError:
         return "not installed, imported from a folder"
-
-
-def _instruction_set() -> str:
-    if _native.missing is not None:
-        return "none"
-    try:
-        return str(torch.ops.lbp.cpu_capability())
-    except RuntimeError as error:  # LBP_CPU_CAPABILITY asks for one that is not there
-        return str(error).split("\n")[0]
 
 
 def _cuda_kernels() -> str:

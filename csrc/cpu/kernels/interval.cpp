@@ -73,17 +73,29 @@ void add_products(const T* weight, Index stride, Index vectors, const ExampleBlo
   }
 }
 
-// The same for all rows and examples of a tile, two by two: two rows stay in the first cache while the examples pass.
+// Rows that are multiplied together, as many as the registers hold with the sums of two examples.
+constexpr Index kRowsTogether = kVectorRegisters == 32 ? 4 : 2;
+
+// The same for `rows` of them and a number of examples.
+template <Index R, typename T>
+void add_rows(Index rows, const T* weight, Index stride, Index vectors, const ExampleBlock<T>& block, Index row,
+              Index examples, TileSums<T>& sums) {
+  if constexpr (R > 1) {
+    if (rows < R) return add_rows<R - 1>(rows, weight, stride, vectors, block, row, examples, sums);
+  }
+  Index example = 0;
+  for (; example + 1 < examples; example += 2) {
+    add_products<R, 2>(weight, stride, vectors, block, row, example, sums);
+  }
+  if (example < examples) add_products<R, 1>(weight, stride, vectors, block, row, example, sums);
+}
+
+// The same for all rows and examples of a tile: a few rows stay in the first cache while the examples pass.
 template <typename T>
 void add_products_of_tile(const T* weight, Index stride, Index vectors, const ExampleBlock<T>& block, Index rows,
                           Index examples, TileSums<T>& sums) {
-  for (Index row = 0; row < rows; row += 2) {
-    for (Index example = 0; example < examples; example += 2) {
-      const bool two_rows = row + 1 < rows, two_examples = example + 1 < examples;
-      const auto add = two_rows ? (two_examples ? add_products<2, 2, T> : add_products<2, 1, T>)
-                                : (two_examples ? add_products<1, 2, T> : add_products<1, 1, T>);
-      add(weight + row * stride, stride, vectors, block, row, example, sums);
-    }
+  for (Index row = 0; row < rows; row += kRowsTogether) {
+    add_rows<kRowsTogether>(rows - row, weight + row * stride, stride, vectors, block, row, examples, sums);
   }
 }
 
