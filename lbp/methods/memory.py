@@ -355,8 +355,8 @@ def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, it
                 sizes = (before.image, before.field.size, before.layer, before.scale)
                 copies.append(accumulation_bytes(*sizes, node.size, batch, itemsize, node.weight.read().device))
         if own is None and isinstance(node, Conv2dNode):
-            # The library's convolution arranges what it reads and writes, one matrix at a time.
-            copies.append(batch * inputs * (node.inputs[0].size + node.size) * itemsize)
+            # The library's convolution arranges what it reads and writes, one matrix at a time, channels in eights.
+            copies.append(batch * inputs * (_in_eights(node.inputs[0]) + _in_eights(node)) * itemsize)
         if isinstance(node, Conv2dNode) and own is not None and before is not None:
             copies.append(_convolution_bytes(node, before, batch, itemsize))
         peak = max(peak, sum(held.values()) + sum(copies))
@@ -365,6 +365,12 @@ def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, it
             if readers[source] == 0:
                 del held[source]
     return peak
+
+
+def _in_eights(node: BoundNode) -> int:
+    """Return how many numbers a layer has where the number of its channels is rounded up to a multiple of 8."""
+    channels: int = node.shape[0]
+    return node.size // max(channels, 1) * (-(-channels // 8) * 8)
 
 
 def _convolution_bytes(node: Conv2dNode, windows: InputWindows, batch: int, itemsize: int) -> int:

@@ -140,6 +140,8 @@ def test_the_peak_of_crown_stays_within_the_budget(model, batch):
     ("name", "method", "options"),
     [
         *[("chain", method, {}) for method in ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "Relaxed-CROWN-2", "CROWN")],
+        ("chain", "LBP", {"conv_mode": "patches"}),
+        ("chain", "LBP", {"conv_mode": "matrix"}),
         ("many outputs", "CROWN-IBP", {}),
         ("residual vectors", "CROWN", {}),
         ("residual vectors", "CROWN", {"conv_mode": "matrix"}),
