@@ -27,7 +27,7 @@ from lbp.linear import (
     to_dense,
 )
 from lbp.ops.forward_windows import accumulated_terms
-from lbp.ops.interval import BLOCK_ENTRIES
+from lbp.ops.interval import rows_at_once
 from lbp.ops.norms import dual_norm
 from lbp.ops.outward_intervals import (
     SMALL_BATCH,
@@ -75,7 +75,8 @@ class LinearNode(BoundNode):
 
     def interval_numbers(self, batch: int) -> int:
         """Return how many numbers intervals of so many examples make of the weight at a time."""
-        return min(self.weight.read().numel(), BLOCK_ENTRIES) if batch > SMALL_BATCH else 0
+        weight: Tensor = self.weight.read()
+        return rows_at_once(weight) * weight.shape[1] if batch > SMALL_BATCH else 0
 
     def outward_numbers(self) -> int:
         """Return how many numbers outward intervals of one example leave in scratch memory: parts of long sums."""

@@ -20,7 +20,10 @@ from lbp.ops.outward_intervals import SMALL_BATCH, join_interval, split_interval
 from lbp.precision import full_precision
 
 BLOCK_ENTRIES = 2**20
-"""Entries of a weight whose magnitudes, signs and gradients are made at a time on the CPU."""
+"""Entries of a weight whose magnitudes, signs and gradients are made at a time on the CPU ..."""
+
+BLOCK_ROWS = 256
+"""... or so many rows, with fewer of which the library's products are slower."""
 
 
 def interval_linear(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -107,9 +110,9 @@ def _interval_linear_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[T
 
 def _times_magnitude(rows: Tensor, weight: Tensor) -> Tensor:
     """Return `rows |weight|`, rows [N, n_out]."""
-    if weight.numel() <= BLOCK_ENTRIES:
-        return rows @ weight.abs()
     first, *rest = _row_blocks(weight)
+    if not rest:
+        return rows @ weight.abs()
     product = rows[:, first] @ weight[first].abs()
     for block in rest:
         product = product.addmm_(rows[:, block], weight[block].abs())
@@ -122,22 +125,27 @@ def _interval_weight_gradient(
     """Return `to_center^T center + sign(weight) * (to_radius^T radius)`."""
     if torch.is_grad_enabled():
         return to_center.mT @ center + weight.sign() * (to_radius.mT @ radius)
-    if weight.numel() <= BLOCK_ENTRIES:
+    blocks = _row_blocks(weight)
+    if len(blocks) == 1:
         return torch.mm(to_radius.mT, radius).mul_(weight.sign()).addmm_(to_center.mT, center)
     result = torch.empty_like(weight)
-    for block in _row_blocks(weight):
+    for block in blocks:
         rows = result[block]
         torch.mm(to_radius[:, block].mT, radius, out=rows)
         rows.mul_(weight[block].sign()).addmm_(to_center[:, block].mT, center)
     return result
 
 
-def _row_blocks(weight: Tensor) -> list[slice]:
-    """Return the rows of a weight in blocks; what is made of a block on the way stays in a processor's cache."""
+def rows_at_once(weight: Tensor) -> int:
+    """Return how many rows [n_out, n_in] of a weight are worked on at a time; what is made of them stays in a cache."""
     outputs, inputs = weight.shape
-    rows = outputs if weight.device.type != "cpu" else BLOCK_ENTRIES // max(inputs, 1)
-    rows = max(rows, 1)
-    return [slice(first, first + rows) for first in range(0, max(outputs, 1), rows)]
+    blocks = weight.device.type == "cpu"
+    return min(max(BLOCK_ENTRIES // max(inputs, 1), BLOCK_ROWS), outputs) if blocks else outputs
+
+
+def _row_blocks(weight: Tensor) -> list[slice]:
+    rows = max(rows_at_once(weight), 1)
+    return [slice(first, first + rows) for first in range(0, max(weight.shape[0], 1), rows)]
 
 
 def _interval_conv2d_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:
@@ -163,7 +171,8 @@ def _interval_linear_cpu(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | No
         return lower, upper
     with full_precision():
         center = F.linear(middle, weight, bias)
-        radius = torch.cat([F.linear(half, weight[rows].abs()) for rows in _row_blocks(weight)], -1)
+        parts = [F.linear(half, weight[rows].abs()) for rows in _row_blocks(weight)]
+        radius = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
     return join_interval(center, radius)
 
 
