@@ -24,11 +24,20 @@ def convolution_gradients(
     gradient: Tensor, like: Tensor, weight: Tensor, convolution: Convolution, needs: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients with respect to input and weight of a convolution of inputs of the shape of `like`."""
+    to_input, to_weight, _ = convolution_and_bias_gradients(gradient, like, weight, convolution, (*needs, False))
+    return to_input, to_weight
+
+
+def convolution_and_bias_gradients(
+    gradient: Tensor, like: Tensor, weight: Tensor, convolution: Convolution, needs: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return those with respect to input, weight and bias; the last by the way of the second."""
     stride, padding, dilation, groups = convolution
-    results = torch.ops.aten.convolution_backward.default(
-        gradient, like, weight, None, stride, padding, dilation, False, [0, 0], groups, [*needs, False]
+    sizes = [weight.shape[0]] if needs[2] else None
+    results: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward.default(
+        gradient, like, weight, sizes, stride, padding, dilation, False, [0, 0], groups, list(needs)
     )
-    return results[0], results[1]
+    return results
 
 
 def convolve(rows: Tensor, weight: Tensor, convolution: Convolution) -> Tensor:

@@ -20,6 +20,7 @@ from lbp.ops._arguments import (
     sum_to,
 )
 from lbp.ops.norms import dual_norm
+from lbp.precision import full_precision
 from lbp.strategies import side_code
 
 
@@ -177,14 +178,6 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.numbers = tuple(value for value in inputs if value is not None and not isinstance(value, Tensor))
 
 
-def _parts_by_sign(rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Split `rows * gradient` into the parts that belong to coefficients >= 0 and to those below."""
-    weighted = rows * gradient
-    positive = rows >= 0
-    zero = torch.zeros_like(weighted)
-    return torch.where(positive, weighted, zero), torch.where(positive, zero, weighted)
-
-
 def _concretize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     A, x, x_U, eps_tensor = ctx.saved_tensors
     eps, p, sides = ctx.numbers
@@ -193,28 +186,34 @@ def _concretize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...
         to_A = native("concretize_gradient")(gradient, A, x, x_U, eps, eps_tensor, p, sides)
     if not any(ctx.needs_input_grad[1:5]):
         return to_A, *[None] * 6
-    to_x, to_x_U, to_eps = None, None, None
-    rows = A.double().flatten(3)
+    rows, of_rows = A.flatten(3), gradient.to(A.dtype)
     lower_sides = [bool(sides & 1), not sides & 1][: A.shape[0]]
+    to_x, to_x_U, to_eps = None, None, None
     if x_U is not None:
-        low_parts, high_parts = [], []
-        for side_rows, side_gradient, lower in zip(rows, gradient, lower_sides, strict=True):
-            at_positive, at_negative = _parts_by_sign(side_rows, side_gradient.unsqueeze(-1))
-            low_parts.append(at_positive if lower else at_negative)
-            high_parts.append(at_negative if lower else at_positive)
-        to_x = _input_gradient(torch.stack(low_parts).sum((0, 2)), x)
-        to_x_U = _input_gradient(torch.stack(high_parts).sum((0, 2)), x_U)
+        positive, negative = _sums_of_rows(rows.clamp(min=0), of_rows), _sums_of_rows(rows.clamp(max=0), of_rows)
+        at_low = [positive[k] if lower else negative[k] for k, lower in enumerate(lower_sides)]
+        at_high = [negative[k] if lower else positive[k] for k, lower in enumerate(lower_sides)]
+        to_x, to_x_U = (
+            _input_gradient(sum(at_low[1:], at_low[0]), x),
+            _input_gradient(sum(at_high[1:], at_high[0]), x_U),
+        )
     else:
-        to_x = _input_gradient((rows * gradient.unsqueeze(-1)).sum((0, 2)), x)
+        to_x = _input_gradient(_sums_of_rows(rows, of_rows).sum(0), x)
         if eps_tensor is not None:
-            signs = vector([-1.0 if lower else 1.0 for lower in lower_sides], rows)
-            spread = (signs.reshape(-1, 1, 1) * gradient * dual_norm(rows, p, -1)).sum((0, 2))
+            signs = vector([-1.0 if lower else 1.0 for lower in lower_sides], gradient)
+            spread = (signs.reshape(-1, 1, 1) * gradient * dual_norm(rows.double(), p, -1)).sum((0, 2))
             to_eps = sum_to(spread, eps_tensor.shape)
     return to_A, to_x, to_x_U, None, to_eps, None, None
 
 
+@full_precision()
+def _sums_of_rows(rows: Tensor, weights: Tensor) -> Tensor:
+    """Return the sums [K, B, n0] of rows [K, B, S, n0] times weights [K, B, S]."""
+    return (weights.unsqueeze(2) @ rows).squeeze(2)
+
+
 def _input_gradient(gradient: Tensor, x: Tensor) -> Tensor:
-    """Bring a gradient [B, n0] in float64 to the shape and dtype of the input."""
+    """Bring a gradient [B, n0] to the shape and dtype of the input."""
     return sum_to(gradient.reshape(gradient.shape[0], *x.shape[1:]), x.shape).to(x.dtype)
 
 
@@ -233,6 +232,14 @@ def _concretize_forward_backward(ctx: Any, l: Tensor, u: Tensor, _magnitude: Ten
     if any(ctx.needs_input_grad[4:8]):
         to_region = region_gradients(center, radius, x, x_U, eps_tensor, p, l, u)
     return to_center, to_radius, to_center_bias, to_radius_bias, *to_region, None, None
+
+
+def _parts_by_sign(rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Split `rows * gradient` into the parts that belong to coefficients >= 0 and to those below."""
+    weighted = rows * gradient
+    positive = rows >= 0
+    zero = torch.zeros_like(weighted)
+    return torch.where(positive, weighted, zero), torch.where(positive, zero, weighted)
 
 
 def region_gradients(

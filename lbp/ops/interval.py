@@ -15,7 +15,14 @@ from torch import Tensor
 from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.ops._arguments import contiguous, native, register_composite, register_gradient
-from lbp.ops._convolution import Pair, convolution_gradients, convolved_size, fused_convolution_pays, keywords_of
+from lbp.ops._convolution import (
+    Pair,
+    convolution_and_bias_gradients,
+    convolution_gradients,
+    convolved_size,
+    fused_convolution_pays,
+    keywords_of,
+)
 from lbp.ops.outward_intervals import SMALL_BATCH, join_interval, split_interval
 from lbp.precision import full_precision
 
@@ -154,14 +161,15 @@ def _interval_conv2d_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[T
     # Half of the gradients with respect to center and radius of the result, and twice the center and radius of the
     # input, which only the weight's gradient reads.
     to_center, to_radius = split_interval(lower, upper)
-    center, through_center = convolution_gradients(to_center, l + u, weight, ctx.convolution, needs)
+    center, through_center, to_bias = convolution_and_bias_gradients(
+        to_center, l + u, weight, ctx.convolution, (*needs, ctx.needs_input_grad[3])
+    )
     radius, through_radius = convolution_gradients(to_radius, u - l, weight.abs(), ctx.convolution, needs)
     to_l, to_u = (None, None) if center is None or radius is None else join_interval(center, radius)
     to_weight = None
     if through_center is not None and through_radius is not None:
         to_weight = through_center.addcmul_(weight.sign(), through_radius)
-    to_bias = to_center.sum((0, 2, 3)) * 2 if ctx.needs_input_grad[3] else None
-    return to_l, to_u, to_weight, to_bias, None, None, None, None
+    return to_l, to_u, to_weight, None if to_bias is None else to_bias * 2, None, None, None, None
 
 
 def _interval_linear_cpu(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:

@@ -1,7 +1,9 @@
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #include "cpu/kernels/simd.h"
+#include "cpu/kernels/stream.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/tile.h"
 
@@ -99,6 +101,21 @@ void add_products_of_tile(const T* weight, Index stride, Index vectors, const Ex
   }
 }
 
+// Writes two numbers that a pair of others makes, for a run of pairs.
+template <typename T, typename Make>
+void write_both(Index size, const T* a, const T* b, T* first, T* second, bool streamed, const Make& make) {
+  // A vector of both is streamed at a time.
+  const Index head = unaligned_head(size, first);
+  with_flag(streamed && head == unaligned_head(size, second), [&](auto past_caches) {
+    for_lanes<T>(past_caches ? head : 0, size, [&](Index i, auto zero) LBP_LANES {
+      using V = decltype(zero);
+      const auto made = make(load<V>(a + i), load<V>(b + i));
+      store<past_caches>(first + i, V(made.first));
+      store<past_caches>(second + i, V(made.second));
+    });
+  });
+}
+
 template <typename T>
 T sum_of_lanes(typename Vector<T>::Type value) {
   T sum = value[0];
@@ -153,6 +170,7 @@ void interval_linear(const IntervalLinearArguments<T>& args) {
 template <typename T>
 void split_interval(const SplitIntervalArguments<T>& args) {
   const Widening<T> by = args.by;
+  const bool streamed = is_streamed(2 * args.count * Index(sizeof(T)));
   parallel_for(quotient_up(args.count, kTile), kTile, [&](Index first, Index last) {
     const Index begin = first * kTile, size = minimum(args.count, last * kTile) - begin;
     const T* __restrict l = args.l + begin;
@@ -160,10 +178,9 @@ void split_interval(const SplitIntervalArguments<T>& args) {
     T* __restrict center = args.center + begin;
     T* __restrict radius = args.radius + begin;
     if (by.relative == T(0)) {
-      for (Index i = 0; i < size; ++i) {
-        center[i] = interval_center(l[i], u[i]);
-        radius[i] = interval_radius(l[i], u[i]);
-      }
+      write_both(size, l, u, center, radius, streamed, [](auto low, auto high) LBP_LANES {
+        return std::pair(interval_center(low, high), interval_radius(low, high));
+      });
     } else {
       for (Index i = 0; i < size; ++i) {
         const T middle = interval_center(l[i], u[i]), half = interval_radius(l[i], u[i]);
@@ -171,23 +188,30 @@ void split_interval(const SplitIntervalArguments<T>& args) {
         radius[i] = widened(middle, half, by);
       }
     }
+    if (streamed) finish_streaming();
   });
 }
 
 template <typename T>
 void join_interval(const JoinIntervalArguments<T>& args) {
+  const bool streamed = is_streamed(2 * args.count * Index(sizeof(T)));
   parallel_for(quotient_up(args.count, kTile), kTile, [&](Index first, Index last) {
     const Index begin = first * kTile, size = minimum(args.count, last * kTile) - begin;
     const T* __restrict center = args.center + begin;
     const T* __restrict radius = args.radius + begin;
     T* __restrict lower = args.lower + begin;
     T* __restrict upper = args.upper + begin;
-    const bool outward = args.outward;
-    for (Index i = 0; i < size; ++i) {
-      const T middle = center[i], half = radius[i];
-      lower[i] = lower_end(middle, half, outward);
-      upper[i] = upper_end(middle, half, outward);
+    if (args.outward) {
+      for (Index i = 0; i < size; ++i) {
+        const T middle = center[i], half = radius[i];
+        lower[i] = lower_end(middle, half, true);
+        upper[i] = upper_end(middle, half, true);
+      }
+    } else {
+      write_both(size, center, radius, lower, upper, streamed,
+                 [](auto middle, auto half) LBP_LANES { return std::pair(middle - half, middle + half); });
     }
+    if (streamed) finish_streaming();
   });
 }
 
