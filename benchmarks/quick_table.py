@@ -19,7 +19,7 @@ from typing import Any
 
 from train_gpu import ROOT, Clock, changed
 
-from lbp.checkpoint import write_atomically
+from lbp.files import write_atomically
 
 RADII = ("0.1", "0.2", "0.3")
 NAMES = {"relu": "ReLU", "ramp": "ParamRamp"}

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 import lbp
-from lbp.checkpoint import write_atomically
+from lbp.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 RADII = ("0.2", "0.3", "0.4")

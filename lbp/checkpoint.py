@@ -1,8 +1,7 @@
 """Networks in files: safetensors for the weights, JSON in its metadata for everything else. Nothing is executed."""
 
+import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from lbp.errors import LbpError
+from lbp.files import write_atomically
 from lbp.models import ModelSettings, build
 from lbp.settings import validation_message
 
@@ -36,11 +36,13 @@ class Checkpoint:
         model: the network, in evaluation mode.
         settings: how to build it.
         training: how it was trained; JSON values, empty if not known.
+        sha256: of the bytes that were read, in hexadecimal digits; empty for a network that comes from no file.
     """
 
     model: nn.Sequential
     settings: ModelSettings
     training: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
 
 
 def save(
@@ -77,53 +79,25 @@ def load(path: Path | str) -> Checkpoint:
             fit the architecture it names.
     """
     source = Path(path)
-    metadata, tensors = _read(source)
+    content = _content(source)
+    try:
+        metadata, tensors = read_safetensors(content)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{source}: not a readable safetensors file ({error})") from error
     description = _description(source, metadata)
     try:
         settings = ModelSettings.model_validate(description["model"])
         model = _skeleton(settings)
     except ValidationError as error:
         raise CheckpointError(f"{source}: bad description of the network: {validation_message(error)}") from error
-    except (ValueError, RuntimeError, OverflowError) as error:
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{source}: {error}") from error
     _check_tensors(str(source), tensors, model)
     try:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"{source}: {error}") from error
-    return Checkpoint(model.eval(), settings, description["training"])
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that it is complete or absent, even if the machine stops; creates its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes files private; give the file the permissions that open() would.
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def remove_leftovers(path: Path) -> None:
-    """Removes what `write_atomically` leaves beside a file when it is killed; for who alone writes that file."""
-    if path.parent.is_dir():
-        for part in path.parent.iterdir():
-            if part.name.startswith(f".{path.name}.") and part.is_file():
-                part.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+    return Checkpoint(model.eval(), settings, description["training"], hashlib.sha256(content).hexdigest())
 
 
 def _skeleton(settings: ModelSettings) -> nn.Sequential:
@@ -132,15 +106,27 @@ def _skeleton(settings: ModelSettings) -> nn.Sequential:
         return build(settings)
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_safetensors(content: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file, in memory of their own.
+
+    Raises:
+        safetensors.SafetensorError: damaged, or with tensors of a type that PyTorch does not have.
+    """
     try:
-        with safetensors.safe_open(path, framework="pt") as stream:
-            metadata = stream.metadata() or {}
-            return metadata, {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        tensors = safetensors.torch.load(content)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise safetensors.SafetensorError(f"tensors of a type that PyTorch does not have: {error}") from error
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return header.get("__metadata__") or {}, dict(sorted(tensors.items()))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ USER_ERROR = 2
 
 
 def main() -> None:
-    """Runs the command line; what a user can mend is one sentence and exit code 2, not a traceback."""
+    """Runs the command line; what a user or a system can mend is one sentence and exit code 2, not a traceback."""
     keep_freed_memory()
     try:
         app()
@@ -42,6 +42,8 @@ def main() -> None:
         _fail(str(error))
     except ValidationError as error:
         _fail(validation_message(error))
+    except OSError as error:
+        _fail(str(error))
 
 
 def _fail(message: str) -> NoReturn:

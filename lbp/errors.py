@@ -42,3 +42,7 @@ class MissingPackageError(LbpError, ImportError):
 
 class OnnxFileError(LbpError, ValueError):
     """A file is no readable ONNX network, or does not have one input and one output of known shape."""
+
+
+class OutputError(LbpError, OSError):
+    """Results cannot be written where the user wants them."""

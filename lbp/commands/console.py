@@ -150,7 +150,8 @@ def print_verdicts(name: str, settings: CascadeSettings, summary: dict[str, Any]
     console.print(table)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in summary["verdicts"].items())
     console.print(f"{counts}; {1e3 * summary['seconds_per_image']:.3g} ms per image", highlight=False, soft_wrap=True)
-    attacked = f", attacked error {100 * summary['attacked_error']:.2f}%" if settings.attack else ""
+    share = summary["attacked_error"]
+    attacked = "" if share is None else f", attacked error {100 * share:.2f}%"
     console.print(
         f"clean error {100 * summary['clean_error']:.2f}%{attacked}, "
         f"verified error {100 * summary['verified_error']:.2f}%",

@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lbp.checkpoint import write_atomically
 from lbp.commands.console import TrainingProgress, VerificationProgress, print_results, progress_bars
-from lbp.commands.options import number, prepare_folder, write_json
+from lbp.commands.options import as_json, number, prepare_folder, write_files
 from lbp.data import load
 from lbp.models import ActivationSettings
 from lbp.plots import Panel, plot_overview
@@ -47,12 +46,9 @@ def demo(
             results.append((name, result))
             panels.append(Panel(name, neuron_status(trained.model, test.images, eps, clip=(0.0, 1.0)), result))
     print_results(results)
-    write_json(
-        output / "results.json",
-        {name: {"summary": result.summary(), "images": result.records()} for name, result in results},
-    )
+    found = {name: {"summary": result.summary(), "images": result.records()} for name, result in results}
     picture = plot_overview(panels, f"DM-Small on {len(test)} test images of digits, trained with IBP bounds")
-    write_atomically(output / "overview.png", picture)
+    write_files([(output / "results.json", as_json(found)), (output / "overview.png", picture)])
     Console().print(f"checkpoints, results.json and overview.png are in {output}")
 
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lbp.checkpoint import write_atomically
 from lbp.commands.images import image_results, report
 from lbp.commands.network import load_subject
 from lbp.commands.options import (
@@ -24,12 +23,12 @@ from lbp.commands.options import (
     Resume,
     RoundingLevel,
     Split,
+    as_json,
     chosen_device,
     data_range,
     names,
-    prepare_file,
     prepare_outputs,
-    write_json,
+    write_files,
 )
 from lbp.distributed import workers
 from lbp.evaluation import (
@@ -86,9 +85,7 @@ def evaluate(
         rounding=rounding,
         attack=AttackSettings(steps=pgd_steps, restarts=pgd_restarts, queries=queries, seed=seed),
     )
-    prepare_outputs(json, results, resume)
-    if markdown is not None:
-        prepare_file(markdown)
+    prepare_outputs(results, resume, json, markdown, checkpoint=path)
     place = chosen_device(device)
     with workers(place) as group:
         subject = load_subject(path, data, split, data_root, limit, place)
@@ -103,19 +100,21 @@ def evaluate(
         )  # fmt: skip
         if not group.leads:
             return
-        summary = summary_of(images)
+        summary = summary_of(images, settings.attack)
         network = subject.network
         rows = matching_rows(subject.data.name, network.settings, network.training, eps, clip) if limit is None else []
         table = markdown_table(summary["errors"], settings.methods, settings.strategies, rows)
         found = [(row, departures(row, network.training)) for row in rows]
         text = f"{network.settings.architecture}, {subject.data.name} ({len(images)} images), eps {eps:g}\n\n{table}"
+        if not settings.attack.any:
+            text += "\nno attack was run\n"
         text += "".join(f"\n{departures_text(row, differing)}\n" for row, differing in found)
         Console().print(text, highlight=False, soft_wrap=True, markup=False, end="")
-        if markdown is not None:
-            write_atomically(markdown, text.encode())
+        files = [] if markdown is None else [(markdown, text.encode())]
         if json is not None:
             stated = [_stated(row, differing) for row, differing in found]
-            write_json(json, report(subject, settings, summary, images, paper=stated))
+            files.append((json, as_json(report(subject, settings, summary, images, paper=stated))))
+        write_files(files)
 
 
 def _kind_of(record: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """A checkpoint together with the images it is to be run on."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ class Subject:
         """What results depend on, as JSON values: the release, the content of the checkpoint and of the images."""
         return {
             "lbp": __version__,
-            "checkpoint": hashlib.sha256(self.path.read_bytes()).hexdigest(),
+            "checkpoint": self.network.sha256,
             "data": {"name": self.data.name, "split": self.split, "images": len(self.data)},
             "data_content": self.data.fingerprint(),
         }

@@ -2,21 +2,18 @@
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
-from lbp.checkpoint import write_atomically
 from lbp.data import DATASETS
-from lbp.errors import InvalidInputError, LbpError
+from lbp.errors import InvalidInputError, OutputError
+from lbp.files import check_is_file, write_atomically
 from lbp.methods.memory import budget_in_bytes
 from lbp.settings import parse_number
-
-
-class OutputError(LbpError):
-    """Results cannot be written where the user wants them."""
 
 
 def number(value: str | float) -> float:
@@ -84,8 +81,14 @@ def chosen_device(name: str | None) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise typer.BadParameter(f"unknown device {name!r}; choose cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type != "cuda":
+        raise typer.BadParameter(f"there are no bounds on the device {name!r}; choose cpu or cuda")
+    if not torch.cuda.is_available():
         raise typer.BadParameter("there is no CUDA device that PyTorch can use")
+    if (device.index or 0) >= torch.cuda.device_count():
+        raise typer.BadParameter(f"there is no device {name!r}, PyTorch finds {torch.cuda.device_count()}")
     return device
 
 
@@ -99,28 +102,37 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def prepare_file(path: Path) -> None:
-    """Makes the folder of a file that is going to be written, so that a bad path shows before the work.
+def prepare_files(*outputs: Path | None, inputs: Sequence[Path] = ()) -> None:
+    """Makes the folders of files that are going to be written, so that bad paths show before the work.
+
+    Args:
+        outputs: the files; None: not wanted.
+        inputs: files that are read.
 
     Raises:
-        OutputError: the path is a folder, or its folder cannot be made.
+        OutputError: a path is a folder, a device or a pipe, its folder cannot be made or written to, or it names the
+            same file as another of the paths.
     """
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder, expected a file name")
-    prepare_folder(path.parent)
+    taken = {path.resolve() for path in inputs}
+    for path in outputs:
+        if path is None:
+            continue
+        check_is_file(path)
+        if path.resolve() in taken:
+            raise OutputError(f"{path} is named for two files of this command; name another one to write to")
+        taken.add(path.resolve())
+        prepare_folder(path.resolve().parent)
 
 
-def prepare_outputs(json: Path | None, results: Path | None, resume: bool) -> None:
-    """Makes the folders of a JSON file and a results file that are going to be written.
+def prepare_outputs(results: Path | None, resume: bool, *others: Path | None, checkpoint: Path) -> None:
+    """Makes the folders of a results file and others that are going to be written.
 
     Raises:
-        OutputError: as `prepare_file`, and to resume without a results file.
+        OutputError: as `prepare_files`, and to resume without a results file.
     """
     if resume and results is None:
         raise OutputError("--resume goes on with a results file; name it by --results")
-    for target in (json, results):
-        if target is not None:
-            prepare_file(target)
+    prepare_files(results, *others, inputs=[checkpoint])
 
 
 def prepare_folder(path: Path) -> None:
@@ -137,6 +149,22 @@ def prepare_folder(path: Path) -> None:
         raise OutputError(f"cannot write into the folder {path}")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file, atomically."""
-    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+def write_files(files: Iterable[tuple[Path, bytes]]) -> None:
+    """Writes files atomically.
+
+    Raises:
+        OutputError: one cannot be written; all others are.
+    """
+    errors = []
+    for path, content in files:
+        try:
+            write_atomically(path, content)
+        except OutputError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def as_json(content: Any) -> bytes:
+    """JSON values as the content of a file."""
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()

@@ -1,15 +1,16 @@
 """`lbp plot`: pictures of any checkpoint."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from lbp import checkpoint
-from lbp.checkpoint import CheckpointError, write_atomically
+from lbp.checkpoint import CheckpointError
 from lbp.commands.console import progress_bars
 from lbp.commands.network import Subject, load_subject
 from lbp.commands.options import (
@@ -24,12 +25,14 @@ from lbp.commands.options import (
     data_range,
     names,
     number,
-    prepare_file,
+    prepare_files,
 )
 from lbp.errors import InvalidInputError
 from lbp.evaluation.slope_sweep import slope_sweep
 from lbp.evaluation.tightness import tightness
+from lbp.files import write_atomically
 from lbp.plots import plot_neuron_status, plot_slope_sweep, plot_tightness, plot_training
+from lbp.training import read_history
 from lbp.verification import CASCADE, method_names, neuron_status
 
 plot = typer.Typer(
@@ -64,7 +67,7 @@ def plot_tightness_command(
     """Width of the bounds against the radius, every method, every kind of lines (figure 3)."""
     taken, kinds = method_names(names(methods)), names(strategies)
     values = _numbers("--radii", radii)
-    target = _target(output, path, "tightness")
+    target = _target(output, [path], "tightness")
     subject = load_subject(path, data, split, data_root, limit, chosen_device(device))
     with _progress("tightness") as progress:
         curves = tightness(
@@ -89,7 +92,7 @@ def plot_neuron_status_command(
 ) -> None:
     """Status of the neurons of every layer (figures 4 and 6)."""
     (name,) = method_names(method)
-    target = _target(output, paths[0], "neuron-status")
+    target = _target(output, paths, "neuron-status")
     networks = []
     for path in paths:
         subject = load_subject(path, data, split, data_root, limit, chosen_device(device))
@@ -122,7 +125,7 @@ def plot_slope_sweep_command(
     """Margin bounds of a network as its ReLUs become LeakyReLUs, or its ParamRamps steeper outside (appendix)."""
     taken, kinds = method_names(names(methods)), names(strategies)
     values = _numbers("--slopes", slopes)
-    target = _target(output, path, "slope-sweep")
+    target = _target(output, [path], "slope-sweep")
     subject = load_subject(path, data, split, data_root, limit, chosen_device(device))
     with _progress("slope sweep") as progress:
         curves = slope_sweep(
@@ -135,22 +138,21 @@ def plot_slope_sweep_command(
 @plot.command("training")
 def plot_training_command(paths: CheckpointPaths, output: Output = None) -> None:
     """Loss, errors and radius of one or more trainings, from the history in their checkpoints."""
-    target = _target(output, paths[0], "training")
+    target = _target(output, paths, "training")
     runs = {path.stem: _history(path) for path in paths}
     if len(runs) < len(paths):
         raise InvalidInputError("the checkpoints must have different file names, by which the curves are labelled")
     _write(target, plot_training(runs, "training"))
 
 
-def _history(path: Path) -> list[dict[str, float]]:
+def _history(path: Path) -> list[dict[str, Any]]:
     history = checkpoint.load(path).training.get("history")
-    if not isinstance(history, list) or not history or not all(map(_is_epoch, history)):
+    if not history:
         raise CheckpointError(f"{path}: holds no history of its training; only what `lbp train` writes has one")
-    return history
-
-
-def _is_epoch(record: object) -> bool:
-    return isinstance(record, dict) and all(isinstance(record.get(name), int | float) for name in ("epoch", "loss"))
+    try:
+        return [asdict(record) for record in read_history(history)]
+    except ValueError as error:
+        raise CheckpointError(f"{path}: holds no history of its training that can be drawn ({error})") from error
 
 
 @contextmanager
@@ -173,9 +175,9 @@ def _numbers(option: str, text: str) -> list[float]:
         raise InvalidInputError(f"{option}: {error.message}") from error
 
 
-def _target(output: Path | None, path: Path, kind: str) -> Path:
-    target = output or path.with_name(f"{path.stem}-{kind}.png")
-    prepare_file(target)
+def _target(output: Path | None, paths: Sequence[Path], kind: str) -> Path:
+    target = output or paths[0].with_name(f"{paths[0].stem}-{kind}.png")
+    prepare_files(target, inputs=paths)
     return target
 
 

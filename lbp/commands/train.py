@@ -9,7 +9,9 @@ from rich.console import Console
 
 from lbp import checkpoint
 from lbp.commands.console import TrainingProgress, progress_bars
-from lbp.commands.options import DataRoot, Device, OutputError, chosen_device, prepare_file
+from lbp.commands.options import DataRoot, Device, chosen_device, prepare_files, prepare_folder
+from lbp.errors import OutputError
+from lbp.files import remove_leftovers
 from lbp.training import EpochRecord, Run, RunSettings, StepRecord, World, joined_world, read_settings, run
 from lbp.training.tensorboard import TensorBoardLog
 
@@ -33,10 +35,14 @@ def train(
     After every epoch the state of the run goes to a file beside the checkpoint, from which --resume continues exactly.
     `torchrun --nproc-per-node N -m lbp train ...` trains by N processes.
     """
+    if resume and restart:
+        raise OutputError("--resume continues an unfinished run, --restart throws it away; give one of them")
     settings = read_settings(config, dict(_pair(change) for change in changes or []))
     target = output or config.with_suffix(".safetensors")
-    prepare_file(target)
-    state = target.with_suffix(".state.safetensors")
+    state = _state_of(target)
+    prepare_files(target, state, inputs=[config])
+    if tensorboard is not None:
+        prepare_folder(tensorboard)
     with joined_world(chosen_device(device)) as world:
         if resume and not state.exists() and target.exists():
             _check_finished(target, settings)
@@ -47,7 +53,7 @@ def train(
         if world.leads:
             _settle_state(state, resume=resume, restart=restart)
             for path in (state, target):
-                checkpoint.remove_leftovers(path)
+                remove_leftovers(path)
         world.barrier()
         trained = _run(settings, data_root, world, state, tensorboard, graphs)
         if world.leads:
@@ -82,6 +88,16 @@ def _pair(change: str) -> tuple[str, str]:
     if not equals or not name.strip():
         raise typer.BadParameter(f"--set takes NAME=VALUE, got {change!r}")
     return name.strip(), value.strip()
+
+
+def _state_of(target: Path) -> Path:
+    """The file for the state of the run that writes a checkpoint: net.state.safetensors for net.safetensors.
+
+    Checkpoints of other names, such as run.lr0.1 and run.lr0.2, have states of their own as well.
+    """
+    if target.suffix == ".safetensors":
+        return target.with_suffix(".state.safetensors")
+    return target.with_name(f"{target.name}.state")
 
 
 def _settle_state(state: Path, *, resume: bool, restart: bool) -> None:

@@ -23,13 +23,15 @@ from lbp.commands.options import (
     Resume,
     RoundingLevel,
     Split,
+    as_json,
     chosen_device,
     data_range,
     names,
     prepare_outputs,
-    write_json,
 )
 from lbp.distributed import workers
+from lbp.errors import InvalidInputError
+from lbp.files import write_atomically
 from lbp.verification import (
     CASCADE,
     VERDICTS,
@@ -77,6 +79,9 @@ def verify(
 
     Start it by torchrun to divide the images over processes, or over machines.
     """
+    if not norm >= 1:
+        raise InvalidInputError(f"--norm must be at least 1, or inf, got {norm:g}")
+    attacks = attack and math.isinf(norm) and (attack_restarts > 0 or attack_queries > 0)
     settings = CascadeSettings(
         eps=eps,
         norm=None if math.isinf(norm) else norm,
@@ -86,10 +91,10 @@ def verify(
         rounding=rounding,
         # Attacks search l_inf balls.
         attack=AttackSettings(steps=attack_steps, restarts=attack_restarts, queries=attack_queries, seed=seed)
-        if attack and math.isinf(norm)
+        if attacks
         else None,
     )  # fmt: skip
-    prepare_outputs(json, results, resume)
+    prepare_outputs(results, resume, json, checkpoint=path)
     place = chosen_device(device)
     with workers(place) as group:
         subject = load_subject(path, data, split, data_root, limit, place)
@@ -105,7 +110,7 @@ def verify(
         )  # fmt: skip
         if not group.leads:
             return
-        summary = summarize(verdicts)
+        summary = summarize(verdicts, attacked=attacks)
         print_verdicts(subject.network.settings.architecture, settings, summary)
         if json is not None:
-            write_json(json, report(subject, settings, summary, verdicts))
+            write_atomically(json, as_json(report(subject, settings, summary, verdicts)))

@@ -1,7 +1,9 @@
 """`lbp verify-vnnlib`."""
 
 import csv
+import io
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +13,10 @@ import torch
 import typer
 from rich.console import Console
 
-from lbp.checkpoint import write_atomically
 from lbp.commands.instances import beside, check_files, read_instances
-from lbp.commands.options import MemoryBudget, RoundingLevel, number, prepare_file
-from lbp.errors import InvalidInputError
+from lbp.commands.options import MemoryBudget, RoundingLevel, number, prepare_files, write_files
+from lbp.errors import InvalidInputError, OutputError
+from lbp.files import append_durably
 from lbp.onnx_import import load_onnx, read_onnx
 from lbp.rounding import LEVELS
 from lbp.verification import method_names
@@ -103,9 +105,8 @@ def verify_vnnlib(
     choices = Choices(chosen, split_method, strategy, precision, memory_budget, rounding)
     if timeout is not None and not timeout > 0:
         raise InvalidInputError(f"--timeout must be positive, got {timeout:g}")
-    for path in (result, counterexample, results):
-        if path is not None:
-            prepare_file(path)
+    read = [path for path in (network, specification, instances) if path is not None]
+    prepare_files(result, counterexample, results, inputs=read)
     if instances is not None:
         if network is not None or result is not None or counterexample is not None:
             raise InvalidInputError("--instances takes neither NET.onnx, PROP.vnnlib, --result nor --counterexample")
@@ -134,15 +135,21 @@ def _run_one(
         found = _decide(network, specification, choices, timeout)
     except BaseException:
         if result is not None:
-            write_atomically(result, f"{ERROR}\n".encode())
+            with suppress(OutputError):  # what is to be told is why there is no verdict
+                write_files([(result, f"{ERROR}\n".encode())])
         raise
+    console = Console(soft_wrap=True)
+    console.print(_sentence(found), highlight=False)
     witness = found.counterexample
     point = "" if witness is None else counterexample_text(witness.x, witness.y)
-    if result is not None:
-        write_atomically(result, f"{found.verdict.value}\n{point}".encode())
+    files = [] if result is None else [(result, f"{found.verdict.value}\n{point}".encode())]
     if counterexample is not None and point:
-        write_atomically(counterexample, point.encode())
-    Console(soft_wrap=True).print(_sentence(found), highlight=False)
+        files.append((counterexample, point.encode()))
+    try:
+        write_files(files)
+    except OutputError:
+        console.print(point, highlight=False, markup=False, end="")
+        raise
     return EXIT_CODES[found.verdict]
 
 
@@ -200,8 +207,18 @@ def _sentence(found: PropertyResult) -> str:
 
 
 def _append(path: Path, cells: list[str]) -> None:
-    """Add a line to a CSV file in one write."""
-    with path.open("a", newline="") as stream:
-        csv.writer(stream).writerow(cells)
-        stream.flush()
-        os.fsync(stream.fileno())
+    """Add a line to a CSV file in one write.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    line = io.StringIO(newline="")
+    csv.writer(line).writerow(cells)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            append_durably(descriptor, line.getvalue().encode())
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise OutputError(f"cannot write the results to {path} ({error.strerror})") from error

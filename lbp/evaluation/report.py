@@ -5,20 +5,23 @@ from typing import Any
 
 from lbp.evaluation.evaluate import EvaluatedImage, verified_figure
 from lbp.experiments import PaperRow
+from lbp.verification import AttackSettings
 
-Errors = dict[str, float]
+Errors = dict[str, float | None]
+"""Shares by figure; None for that of attacks that did not run."""
 
 
-def errors_of(images: Sequence[EvaluatedImage]) -> Errors:
+def errors_of(images: Sequence[EvaluatedImage], attack: AttackSettings) -> Errors:
     """Shares of images in error, by figure.
 
     Args:
         images: at least one.
+        attack: what they were attacked by.
 
     Returns:
         "clean"; "METHOD STRATEGY" for every method and kind of lines: share not verified; "verified": share that none
         of them verifies; "PGD": share misclassified without perturbation or at a point found by gradient descent;
-        "attacked": the same with all attacks, the one without gradients included.
+        "attacked": the same with all attacks, the one without gradients included; None where nothing of that ran.
     """
     total = len(images)
     clean = sum(image.prediction != image.label for image in images)
@@ -29,13 +32,18 @@ def errors_of(images: Sequence[EvaluatedImage]) -> Errors:
         "clean": clean / total,
         **{name: sum(not image.verified[name] for image in images) / total for name in names},
         "verified": sum(not any(image.verified.values()) for image in images) / total,
-        "PGD": (clean + by_pgd) / total,
-        "attacked": (clean + attacked) / total,
+        "PGD": (clean + by_pgd) / total if attack.restarts > 0 else None,
+        "attacked": (clean + attacked) / total if attack.any else None,
     }
 
 
-def summary_of(images: Sequence[EvaluatedImage]) -> dict[str, Any]:
-    """Figures of all images as JSON values; a mean that does not exist is None."""
+def summary_of(images: Sequence[EvaluatedImage], attack: AttackSettings) -> dict[str, Any]:
+    """Figures of all images as JSON values; what does not exist is None.
+
+    Args:
+        images: at least one.
+        attack: what they were attacked by.
+    """
     margins = {}
     for name in images[0].margins:
         bounds = [bound for image in images if (bound := image.margins[name]) is not None]
@@ -46,7 +54,7 @@ def summary_of(images: Sequence[EvaluatedImage]) -> dict[str, Any]:
             attacks[image.attacked_by] = attacks.get(image.attacked_by, 0) + 1
     return {
         "examples": len(images),
-        "errors": errors_of(images),
+        "errors": errors_of(images, attack),
         "mean_margin": margins,
         "falsified_by": attacks,
         "verified_but_misclassified_by_rounding": sum(image.attacked_by_rounding is not None for image in images),
@@ -55,7 +63,10 @@ def summary_of(images: Sequence[EvaluatedImage]) -> dict[str, Any]:
 
 
 def markdown_table(
-    errors: Mapping[str, float], methods: Sequence[str], strategies: Sequence[str], rows: Sequence[PaperRow] = ()
+    errors: Mapping[str, float | None],
+    methods: Sequence[str],
+    strategies: Sequence[str],
+    rows: Sequence[PaperRow] = (),
 ) -> str:
     """The errors in percent as a Markdown table, the paper's beside them where it states them.
 

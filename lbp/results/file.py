@@ -2,7 +2,8 @@
 
 What is promised: the lines of one `append` go to the file by one write and reach the disk (fsync) before it returns, so
 that a killed process or a power cut loses none of them; a line that was being written at that moment is torn, which
-only the last line can be, and is removed when the file is next opened. A lock keeps other processes of the machine out.
+only the last line can be, and is removed when the file is next opened. A lock keeps other processes of the machine out
+from before anything is read until the file is closed.
 """
 
 import fcntl
@@ -15,8 +16,8 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from lbp.checkpoint import write_atomically
-from lbp.errors import LbpError
+from lbp.errors import LbpError, OutputError
+from lbp.files import append_durably, check_is_file, sync_folder
 from lbp.settings import Settings, validation_message
 
 FORMAT = "lbp-results"
@@ -34,23 +35,36 @@ class ResultsFile:
     """A results file open for appending; a context manager.
 
     Args:
-        path: an existing file continues, a new one is made together with its first line.
+        path: an existing file continues, a new one is made with its first line.
         settings: everything that the results depend on, JSON values.
+
+    Attributes:
+        path: of the file.
+        is_new: whether it was made now; so is one that was killed in its first line.
 
     Raises:
         ResultsError: the file was made with other settings, is damaged, in use by another process, or not writable.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        self._path = path
+        self.path = path
         self._descriptor = -1
+        head = _line({"format": FORMAT, "version": FORMAT_VERSION, "settings": dict(settings)})
         try:
-            if not path.exists():
-                write_results(path, settings, ())
-            self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
-            self._lock()
-            read_lines(path, settings)
-            os.ftruncate(self._descriptor, _complete_length(path.read_bytes()))
+            check_is_file(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = _locked(path)
+            content = path.read_bytes()
+            self.is_new = head.startswith(content) and content != head
+            if self.is_new:
+                os.ftruncate(self._descriptor, 0)
+                append_durably(self._descriptor, head)
+                sync_folder(path.parent)
+            else:
+                read_lines(path, settings)
+                os.ftruncate(self._descriptor, _complete_length(content))
+        except OutputError as error:
+            raise ResultsError(str(error)) from error
         except OSError as error:
             self.close()
             raise ResultsError(f"cannot write the results to {path} ({error.strerror})") from error
@@ -67,15 +81,15 @@ class ResultsFile:
         content = b"".join(map(_line, records))
         if not content:
             return
-        end = os.fstat(self._descriptor).st_size
         try:
-            written = os.write(self._descriptor, content)
-            if written < len(content):
-                raise OSError(0, f"wrote {written} of {len(content)} bytes")
-            os.fsync(self._descriptor)
+            append_durably(self._descriptor, content)
         except OSError as error:
-            os.ftruncate(self._descriptor, end)
-            raise ResultsError(f"cannot write the results to {self._path} ({error.strerror})") from error
+            raise ResultsError(f"cannot write the results to {self.path} ({error.strerror})") from error
+
+    def remove(self) -> None:
+        """Removes the file and closes it; another process that has opened it meanwhile finds that it is gone."""
+        self.path.unlink(missing_ok=True)
+        self.close()
 
     def close(self) -> None:
         """Closes the file and gives up the lock."""
@@ -91,19 +105,32 @@ class ResultsFile:
     ) -> None:
         self.close()
 
-    def _lock(self) -> None:
+
+def _locked(path: Path) -> int:
+    """A descriptor of the file, made if need be, that holds its lock.
+
+    The file that is locked has to be the one that the path names: another process may have removed or replaced it
+    since it was opened.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ResultsError(
-                f"{self._path} is in use by another process; wait for it, or name another file"
-            ) from None
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(descriptor, path):
+                return descriptor
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                raise ResultsError(f"{path} is in use by another process; wait for it, or name another file") from None
+            raise
+        os.close(descriptor)
 
 
-def write_results(path: Path, settings: Mapping[str, Any], records: Iterable[Record]) -> None:
-    """Writes a whole results file, atomically."""
-    head = {"format": FORMAT, "version": FORMAT_VERSION, "settings": dict(settings)}
-    write_atomically(path, _line(head) + b"".join(map(_line, records)))
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def read_lines(path: Path | str, settings: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], list[Record]]:

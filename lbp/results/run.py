@@ -1,16 +1,18 @@
 """Work on a set of images that can be interrupted, continued and divided over processes."""
 
+import glob
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lbp.distributed import Workers
-from lbp.results.file import Record, ResultsError, ResultsFile, read_records, write_results
+from lbp.results.file import Record, ResultsError, ResultsFile, read_lines, read_records
 from lbp.settings import Settings
 
 Emit = Callable[[list[Record]], None]
 Work = Callable[[list[int], Emit], None]
+T = TypeVar("T")
 
 
 def run_images(
@@ -26,10 +28,10 @@ def run_images(
 ) -> list[Record]:
     """Runs `work` on every image exactly once, over all processes and all continued runs.
 
-    A single process appends to `path` itself. Of several, each appends to a part beside it, `path.part-RANK`, so that
-    no two write to one file; at the end the first collects all records into `path` and the parts are removed. A
-    continued run reads the file and all parts, and may have another number of processes; the files need not be
-    visible to all of them.
+    The first process appends to `path` itself, each of the others to a part beside it, `path.part-RANK`, so that no two
+    write to one file; at the end the first adds what the parts hold to `path`, and the parts are removed. A continued
+    run reads the file and all parts, and may have another number of processes; the files need not be visible to all of
+    them. From before they are read until the end all these files are locked against other runs.
 
     Args:
         work: called with the indices of this process's images and a function to be called with the records of finished
@@ -47,77 +49,126 @@ def run_images(
         the records of all images in the order of their indices, in every process.
 
     Raises:
-        ResultsError: existing results without `resume`, other settings, damaged or contradictory records, or images
-            that `work` left out.
+        ResultsError: existing results without `resume`, other settings, damaged or contradictory records, files in use
+            by another run or that cannot be written, or images that `work` left out.
     """
     group = group or Workers()
-    found: list[Record] = []
-    if path is not None:
-        _same_everywhere(group, _refusal(path, settings, kind, resume))
-        found = [record for name in _files(path) for record in read_records(name, kind, settings)[1]]
-    done = _by_index(record for part in group.gather(found) for record in part)
-    todo = [index for index in range(total) if index not in done][group.rank :: group.size]
-    if progress is not None:
-        progress(list(done.values()), len(done) + len(todo))
-    new: list[Record] = []
     with ExitStack() as stack:
-        target = None
+        files = None
         if path is not None:
-            target = stack.enter_context(ResultsFile(_own_file(path, group), settings))
+            files = stack.enter_context(closing(_Files(path, settings, kind, resume, group)))
+        found = [] if files is None else files.records
+        done = _by_index(record for part in group.gather(found) for record in part)
+        todo = [index for index in range(total) if index not in done][group.rank :: group.size]
+        if progress is not None:
+            progress(list(done.values()), len(done) + len(todo))
+        new: list[Record] = []
 
         def emit(records: list[Record]) -> None:
-            if target is not None:
-                target.append(records)
+            if files is not None:
+                files.own.append(records)
             new.extend(records)
             if progress is not None:
                 progress(records, len(done) + len(todo))
 
         work(todo, emit)
-    records = _by_index(record for part in group.gather(new) for record in part) | done
-    if missing := [index for index in range(total) if index not in records]:
-        raise ResultsError(f"{len(missing)} of {total} images have no result, the first is image {missing[0]}")
-    ordered = [records[index] for index in range(total)]
-    if path is not None:
-        _collect(path, settings, ordered, group)
-    return ordered
+        records = _by_index(record for part in group.gather(new) for record in part) | done
+        if missing := [index for index in range(total) if index not in records]:
+            raise ResultsError(f"{len(missing)} of {total} images have no result, the first is image {missing[0]}")
+        ordered = [records[index] for index in range(total)]
+        if files is not None:
+            files.collect(ordered)
+        return ordered
 
 
-def _refusal(path: Path, settings: Mapping[str, Any], kind: type[Settings] | None, resume: bool) -> str | None:
-    """What speaks against writing to the results file, if anything."""
-    existing = _files(path)
-    if existing and not resume:
-        return f"{existing[0]} exists; continue it by --resume (resume=True), or name another file"
+class _Files:
+    """The results file of a run and its parts, locked.
+
+    Args:
+        path, settings, kind, resume, group: as for `run_images`.
+
+    Attributes:
+        own: the file that this process appends to.
+        records: what the files held that this process sees.
+
+    Raises:
+        ResultsError: in every process, where one of them cannot go on; no new file is left then.
+    """
+
+    def __init__(
+        self, path: Path, settings: Mapping[str, Any], kind: type[Settings] | None, resume: bool, group: Workers
+    ) -> None:
+        self._path, self._settings, self._resume, self._group = path, settings, resume, group
+        self._locked: list[ResultsFile] = []
+        # Before any process makes a file of its own.
+        self._existing = _together(group, self._find)
+        try:
+            _together(group, self._lock)
+            self.records = _together(group, lambda: self._read(kind))
+        except ResultsError:
+            for file in self._locked:
+                if file.is_new:
+                    file.remove()
+            self.close()
+            raise
+        self.own = self._locked[0]
+
+    def collect(self, records: Iterable[Record]) -> None:
+        """Adds those of all records that the results file lacks to it, and removes the parts once they are there."""
+        _together(self._group, lambda: self._add_missing(records))
+        parts = [name for name in (*self._existing, self.own.path) if name != self._path]
+        for name in parts:
+            name.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Gives up the locks."""
+        for file in self._locked:
+            file.close()
+
+    def _find(self) -> list[Path]:
+        parts = sorted(self._path.parent.glob(f"{glob.escape(self._path.name)}.part-*"))
+        existing = [name for name in (self._path, *parts) if name.exists()]
+        if existing and not self._resume:
+            raise _exists(existing[0])
+        return existing
+
+    def _lock(self) -> None:
+        """Locks the own file, and in the first process parts that processes of an earlier run have left."""
+        fellows = [self._path, *(self._part(rank) for rank in range(1, self._group.size))]
+        left = [name for name in self._existing if name not in fellows] if self._group.leads else []
+        for name in (fellows[self._group.rank], *left):
+            self._locked.append(ResultsFile(name, self._settings))
+        if not self._resume and not self._locked[0].is_new:
+            raise _exists(self._locked[0].path)
+
+    def _read(self, kind: type[Settings] | None) -> list[Record]:
+        # Another run may have ended since they were looked for.
+        there = (name for name in dict.fromkeys((*self._existing, self._locked[0].path)) if name.exists())
+        return [record for name in there for record in read_records(name, kind, self._settings)[1]]
+
+    def _add_missing(self, records: Iterable[Record]) -> None:
+        if self._group.leads:
+            there = {record["index"] for record in read_lines(self._path)[1]}
+            self.own.append(record for record in records if record["index"] not in there)
+
+    def _part(self, rank: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.part-{rank}")
+
+
+def _exists(path: Path) -> ResultsError:
+    return ResultsError(f"{path} exists; continue it by --resume (resume=True), or name another file")
+
+
+def _together(group: Workers, step: Callable[[], T]) -> T:
+    """Takes a step in every process; an error in one stops all of them, so that none waits for it."""
+    results, refusal = [], None
     try:
-        for name in existing:
-            read_records(name, kind, settings)
+        results.append(step())
     except ResultsError as error:
-        return str(error)
-    return None
-
-
-def _same_everywhere(group: Workers, refusal: str | None) -> None:
-    """Stops all processes where one has to stop, so that none waits for it."""
+        refusal = str(error)
     if refusals := [text for text in group.gather(refusal) if text is not None]:
         raise ResultsError(refusals[0])
-
-
-def _files(path: Path) -> list[Path]:
-    """The results file and its parts, as far as they exist."""
-    return [name for name in (path, *sorted(path.parent.glob(f"{path.name}.part-*"))) if name.exists()]
-
-
-def _own_file(path: Path, group: Workers) -> Path:
-    return path if group.size == 1 else path.with_name(f"{path.name}.part-{group.rank}")
-
-
-def _collect(path: Path, settings: Mapping[str, Any], records: list[Record], group: Workers) -> None:
-    """Leaves all records in one file, and removes the parts once it is complete."""
-    if group.leads and _files(path) != [path]:
-        write_results(path, settings, records)
-    group.gather(None)
-    for name in _files(path):
-        if name != path:
-            name.unlink(missing_ok=True)
+    return results[0]
 
 
 def _by_index(records: Iterable[Record]) -> dict[int, Record]:

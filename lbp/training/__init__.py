@@ -4,7 +4,7 @@ from lbp.training.config import ConfigError, DataChoice, ModelChoice, RunSetting
 from lbp.training.distributed import World, joined_world
 from lbp.training.divergence import TrainingDivergedError
 from lbp.training.losses import certified_loss, margin_loss
-from lbp.training.records import EpochRecord, StepRecord
+from lbp.training.records import EpochRecord, StepRecord, read_history
 from lbp.training.run import Run, RunPausedError, run
 from lbp.training.schedules import Controls, controls_at
 from lbp.training.settings import Augmentation, TrainingSettings
@@ -36,6 +36,7 @@ __all__ = [
     "joined_world",
     "margin_loss",
     "mean_activations",
+    "read_history",
     "read_settings",
     "run",
     "start_warm_up",

@@ -2,6 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from lbp.settings import validation_message
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class EpochRecord:
     held_out_clean_error: float | None = None
     held_out_verified_error: float | None = None
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
 
 def summarize(steps: Sequence[StepRecord], seconds: float, held_out: tuple[float, float] | None) -> EpochRecord:
     """Sums up the steps of one epoch.
@@ -73,3 +80,21 @@ def summarize(steps: Sequence[StepRecord], seconds: float, held_out: tuple[float
         held_out_clean_error=None if held_out is None else held_out[0],
         held_out_verified_error=None if held_out is None else held_out[1],
     )
+
+
+def read_history(values: Any) -> list[EpochRecord]:
+    """Reads the records of the epochs of a training from JSON values.
+
+    Raises:
+        ValueError: they are not that.
+    """
+    try:
+        history = _HISTORY.validate_python(values)
+    except ValidationError as error:
+        raise ValueError(f"history: {validation_message(error)}") from error
+    if [record.epoch for record in history] != list(range(len(history))):
+        raise ValueError("history: the epochs do not follow one another from 0")
+    return history
+
+
+_HISTORY = TypeAdapter(list[EpochRecord])

@@ -13,11 +13,12 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lbp.checkpoint import write_atomically
+from lbp.checkpoint import read_safetensors
 from lbp.errors import LbpError
-from lbp.training.records import EpochRecord
+from lbp.files import write_atomically
+from lbp.training.records import read_history
 from lbp.training.selection import Choice
 from lbp.training.trainer import Progress, Trainer
 
@@ -77,23 +78,20 @@ def restore_state(path: Path, trainer: Trainer, settings: Mapping[str, Any]) -> 
     device = parameters[0].device
     try:
         states = [_adam_state(tensors, index, parameter) for index, parameter in enumerate(parameters)]
-        chosen = {name: value.to(device) for name, value in _below(tensors, "choice.").items()}
-        choice = description["choice"]
-        kept = None if choice is None else Choice(choice["epoch"], choice["score"], chosen)
-        if kept is not None and _shapes(chosen) != _shapes(model.state_dict()):
-            raise KeyError("the tensors of the network chosen so far are not those of the architecture")
-        trainer.progress = Progress([EpochRecord(**record) for record in description["history"]], kept)
-        model.load_state_dict(_below(tensors, "model."))
+        trainer.progress = Progress(read_history(description["history"]), _choice(description, tensors, model))
+        network = _below(tensors, "model.")
+        _check_tensors("the network", network, model.state_dict())
+        model.load_state_dict(network)
         torch.set_rng_state(tensors["random.cpu"])
-    except (KeyError, TypeError, RuntimeError) as error:
+        if "random.cuda" in tensors and torch.cuda.is_initialized():
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise StateError(
             f"{path}: the state does not fit the network of its settings ({error}); remove it to start anew"
         ) from error
     for parameter, state in zip(parameters, states, strict=True):
         if state:
             trainer.step.optimizer.state[parameter] = {name: value.to(device) for name, value in state.items()}
-    if "random.cuda" in tensors and torch.cuda.is_initialized():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
 
 
 def _optimizer_states(trainer: Trainer) -> list[dict[str, Tensor]]:
@@ -103,31 +101,48 @@ def _optimizer_states(trainer: Trainer) -> list[dict[str, Tensor]]:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        with safetensors.safe_open(path, framework="pt") as stream:
-            description = json.loads((stream.metadata() or {})[_KEY])
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        metadata, tensors = read_safetensors(path.read_bytes())
+        description = json.loads(metadata[_KEY])
         version = description["format_version"]
         missing = [name for name in ("settings", "history", "choice") if name not in description]
         if missing:
             raise KeyError(", ".join(missing))
-    except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
+    except (OSError, KeyError, ValueError, TypeError, RecursionError, safetensors.SafetensorError) as error:
         raise StateError(f"{path}: not the state of an lbp run ({error}); remove it to start anew") from error
     if version != FORMAT_VERSION:
         raise StateError(f"{path}: state of format version {version}, this release reads {FORMAT_VERSION}")
     return description, tensors
 
 
+def _choice(description: Mapping[str, Any], tensors: Mapping[str, Tensor], model: nn.Module) -> Choice | None:
+    """Return the network chosen so far."""
+    choice = description["choice"]
+    if choice is None:
+        return None
+    epoch, score = choice["epoch"], choice["score"]
+    if type(epoch) is not int or not isinstance(score, int | float):
+        raise TypeError(f"the network chosen so far is of epoch {epoch!r}, with the score {score!r}")
+    weights = _below(tensors, "choice.")
+    _check_tensors("the network chosen so far", weights, model.state_dict())
+    device = next(model.parameters()).device
+    return Choice(epoch, score, {name: value.to(device) for name, value in weights.items()})
+
+
 def _adam_state(tensors: Mapping[str, Tensor], index: int, parameter: Tensor) -> dict[str, Tensor]:
     """Return Adam's tensors for a parameter; empty for one that took part in no step yet."""
     state = _below(tensors, f"adam.{index}.")
-    moments = {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
-    if state and _shapes(state) != {"step": torch.Size(), **moments}:
-        raise KeyError(f"the tensors of Adam for parameter {index} are not those of its shape")
+    if state:
+        wanted = {"step": torch.tensor(0.0), "exp_avg": parameter, "exp_avg_sq": parameter}
+        _check_tensors(f"Adam for parameter {index}", state, wanted)
     return state
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in tensors.items()}
+def _check_tensors(what: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not of the names, shapes and types of others."""
+    kinds, others = ({name: (value.shape, value.dtype) for name, value in each.items()} for each in (found, wanted))
+    different = sorted(name for name in kinds.keys() | others.keys() if kinds.get(name) != others.get(name))
+    if different:
+        raise ValueError(f"{what} lacks {', '.join(different)}, or has them of another shape or type")
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -38,6 +38,11 @@ class AttackSettings(Settings):
     queries: int = Field(default=1000, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
 
+    @property
+    def any(self) -> bool:
+        """Whether there is an attack to run."""
+        return self.restarts > 0 or self.queries > 0
+
 
 @dataclass(frozen=True)
 class Falsification:

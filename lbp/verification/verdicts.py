@@ -60,11 +60,12 @@ def count_verdicts(verdicts: Iterable[ImageVerdict]) -> dict[str, int]:
     return {name: counts[name] for name in VERDICTS}
 
 
-def summarize(verdicts: Sequence[ImageVerdict]) -> dict[str, Any]:
+def summarize(verdicts: Sequence[ImageVerdict], *, attacked: bool = True) -> dict[str, Any]:
     """Figures of all images as JSON values; a figure that does not exist is None.
 
     Args:
         verdicts: of at least one image.
+        attacked: whether attacks were run; otherwise there is no attacked error.
 
     Returns:
         numbers of images by verdict; clean error, verified error (share not verified) and attacked error (share
@@ -91,7 +92,7 @@ def summarize(verdicts: Sequence[ImageVerdict]) -> dict[str, Any]:
         "examples": total,
         "verdicts": counts,
         "clean_error": counts["misclassified"] / total,
-        "attacked_error": (counts["misclassified"] + counts["falsified"]) / total,
+        "attacked_error": (counts["misclassified"] + counts["falsified"]) / total if attacked else None,
         "verified_error": 1 - counts["verified"] / total,
         "seconds_per_image": math.fsum(verdict.seconds for verdict in verdicts) / total,
         "methods": methods,

@@ -1,6 +1,7 @@
 """The command line: what it prints, what it writes, and how it refuses."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -115,6 +116,113 @@ def test_unknown_devices_are_usage_errors(network, command):
     result = invoke(command, network, "--eps", "0.1", "--device", "abacus")
     assert result.exit_code == 2
     assert "unknown device 'abacus'" in result.output
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu", "cuda:99"])
+def test_devices_without_bounds_are_usage_errors(network, device):
+    commands = ["verify", network, "--eps", "0.1"], ["plot", "tightness", network], ["bench"]
+    for command in commands:
+        result = invoke(*command, "--device", device)
+        assert result.exit_code == 2, result.output
+        assert "CUDA device" in result.output or device in result.output
+
+
+@pytest.mark.parametrize("norm", ["-inf", "nan", "0.5", "-2"])
+def test_a_norm_is_at_least_1(monkeypatch, capsys, network, norm):
+    code, errors = run_main(monkeypatch, capsys, "verify", network, "--eps", "0.1", f"--norm={norm}", "--limit", "1")
+    assert code == 2
+    assert f"--norm must be at least 1, or inf, got {norm}" in errors
+
+
+def test_an_attack_that_cannot_run_is_not_reported(network):
+    result = invoke(
+        "verify", network, "--eps", 0.1, "--limit", 3, "--methods", "IBP", "--attack-restarts", 0, "--attack-queries", 0
+    )
+    assert result.exit_code == 0, result.output
+    assert "attacked error" not in result.stdout
+    assert "no attack was run" in result.stdout
+
+
+VERIFY = ["verify", "NETWORK", "--eps", "0.1", "--limit", "2", "--methods", "IBP", "--no-attack"]
+EVALUATE = ["evaluate", "NETWORK", "--eps", "0.1", "--limit", "2", "--methods", "IBP", "--pgd-restarts", "0"]
+CONFIG = "[data]\nlimit = 40\n[training]\neps = 0.02\nepochs = 1\nbatch_size = 20\n"
+
+
+@pytest.fixture
+def command_line(network, tmp_path):
+    """Puts the paths of the files into the arguments of a command."""
+    (tmp_path / "net.toml").write_text(CONFIG)
+    paths = {"NETWORK": network, "CONFIG": tmp_path / "net.toml", "OUT": tmp_path / "out", "LINK": tmp_path / "link"}
+    return lambda arguments: [str(paths.get(part, part)) for part in arguments]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [*VERIFY, "--json", "OUT", "--results", "OUT"],
+        [*VERIFY, "--json", "LINK", "--results", "OUT"],
+        [*VERIFY, "--json", "NETWORK"],
+        [*EVALUATE, "--json", "OUT", "--markdown", "OUT"],
+        [*EVALUATE, "--results", "OUT", "--markdown", "OUT"],
+        ["train", "CONFIG", "--output", "CONFIG"],
+        ["plot", "training", "NETWORK", "--output", "NETWORK"],
+        ["verify-vnnlib", "NETWORK", "CONFIG", "--result", "OUT", "--counterexample", "OUT"],
+        ["verify-vnnlib", "--instances", "CONFIG", "--results", "CONFIG"],
+    ],
+)
+def test_every_output_needs_a_file_of_its_own(monkeypatch, capsys, tmp_path, network, command_line, arguments):
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    before = network.read_bytes()
+    code, errors = run_main(monkeypatch, capsys, *command_line(arguments))
+    assert code == 2
+    assert "is named for two files of this command" in errors
+    assert network.read_bytes() == before
+    assert not (tmp_path / "out").exists()
+
+
+OUTPUTS = [
+    [*VERIFY, "--json", "OUT"],
+    [*EVALUATE, "--markdown", "OUT"],
+    ["train", "CONFIG", "--output", "OUT", "--device", "cpu"],
+    ["plot", "neuron-status", "NETWORK", "--eps", "0.1", "--limit", "2", "--output", "OUT"],
+]
+
+
+@pytest.mark.parametrize("arguments", [*OUTPUTS, [*VERIFY, "--results", "OUT"], ["bench", "--output", "OUT"]])
+def test_pipes_are_refused_before_the_work(monkeypatch, capsys, tmp_path, command_line, arguments):
+    os.mkfifo(tmp_path / "out")
+    code, errors = run_main(monkeypatch, capsys, *command_line(arguments))
+    assert code == 2
+    assert "out is a device or a pipe, expected a file name" in errors.replace("\n", " ")
+    assert (tmp_path / "out").is_fifo()
+
+
+@pytest.mark.parametrize("arguments", OUTPUTS)
+def test_a_full_disk_is_one_sentence(monkeypatch, capsys, tmp_path, command_line, arguments):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(sys, "argv", ["lbp", *command_line(arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    printed = capsys.readouterr()
+    assert caught.value.code == 2
+    assert "error: cannot write " in printed.err
+    assert "(No space left on device)" in printed.err
+    assert "Traceback" not in printed.err
+    if arguments[0] in ("verify", "evaluate"):
+        assert "clean" in printed.out, "what was found is printed nevertheless"
+
+
+def test_what_the_system_refuses_is_one_sentence(monkeypatch, capsys, network):
+    def refused(*arguments):
+        raise PermissionError(13, "Permission denied", "some/file")
+
+    monkeypatch.setattr("lbp.commands.verify.load_subject", refused)
+    code, errors = run_main(monkeypatch, capsys, "verify", network, "--eps", "0.1")
+    assert code == 2
+    assert "Permission denied: 'some/file'" in errors
 
 
 def test_networks_trained_on_windows_see_the_central_ones(tmp_path):

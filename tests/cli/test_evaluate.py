@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from lbp import checkpoint, cli
 from lbp.commands import evaluate as command
+from lbp.errors import OutputError
 from lbp.experiments import paper_rows
 from lbp.models import ModelSettings, build
 from lbp.results import read_lines
@@ -42,6 +43,31 @@ def test_it_prints_a_markdown_table_and_writes_it_and_json(network, tmp_path):
     assert content["settings"]["attack"] == {"steps": 5, "restarts": 1, "queries": 10, "seed": 0}
     assert [image["index"] for image in content["images"]] == list(range(10))
     assert content["paper"] == []
+
+
+@pytest.mark.parametrize(("queries", "ran"), [("0", False), ("10", True)])
+def test_attacks_that_did_not_run_have_empty_cells(network, tmp_path, queries, ran):
+    more = ("--pgd-restarts", 0, "--queries", queries, "--json", tmp_path / "out.json")
+    result = invoke(network, *more, limit=4)
+    assert result.exit_code == 0, result.output
+    assert "| PGD attack |  |  |" in result.stdout
+    assert ("| all attacks |  |  |" in result.stdout) != ran
+    assert ("no attack was run" in result.stdout) != ran
+    errors = json.loads((tmp_path / "out.json").read_text())["summary"]["errors"]
+    assert errors["PGD"] is None
+    assert (errors["attacked"] is None) != ran
+
+
+def test_one_output_that_cannot_be_written_does_not_cost_the_other(network, monkeypatch, tmp_path):
+    def write(path, content):
+        if path.suffix == ".md":
+            raise OutputError(f"cannot write {path}")
+        path.write_bytes(content)
+
+    monkeypatch.setattr("lbp.commands.options.write_atomically", write)
+    result = invoke(network, "--json", tmp_path / "out.json", "--markdown", tmp_path / "out.md", limit=2)
+    assert isinstance(result.exception, OutputError)
+    assert json.loads((tmp_path / "out.json").read_text())["summary"]["examples"] == 2
 
 
 def test_crown_is_there_on_request(network):

@@ -74,6 +74,10 @@ def test_what_cannot_be_drawn_is_refused(networks, arguments, message):
 
 def test_a_checkpoint_without_history_has_no_curves(networks):
     loaded = checkpoint.load(networks / "relu.safetensors")
-    for history in (None, [], [{"epoch": 0}], [{"epoch": 0, "loss": "small"}], ["first"]):
+    damaged = [{"eps": "wide"}, {"verified_error": [0.5]}, {"held_out_clean_error": "x"}, {"epoch": 10**400}]
+    histories = [[HISTORY[0] | change] for change in damaged]
+    for history in (None, [], [{"epoch": 0}], [{"epoch": 0, "loss": "small"}], ["first"], 7, *histories):
         checkpoint.save(networks / "bare.safetensors", loaded.model, loaded.settings, {"history": history})
-        assert "holds no history" in str(invoke("training", networks / "bare.safetensors").exception)
+        refusal = invoke("training", networks / "bare.safetensors").exception
+        assert isinstance(refusal, LbpError)
+        assert "bare.safetensors: holds no history" in str(refusal)

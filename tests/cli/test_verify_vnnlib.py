@@ -8,6 +8,7 @@ import pytest
 from cli.test_cli import invoke, run_main
 from onnx_import.graphs import model, node, save
 
+from lbp import cli
 from lbp.onnx_import import read_onnx
 
 BOX = "".join(f"(declare-const X_{i} Real)(assert (>= X_{i} 0))(assert (<= X_{i} 1))" for i in range(2))
@@ -135,6 +136,7 @@ def test_inference_is_that_in_the_precision_of_the_file(folder):
     [
         ((), "give NET.onnx and PROP.vnnlib"),
         (("net.onnx", "unsat.vnnlib", "--timeout", 0), "must be positive"),
+        (("net.onnx", "unsat.vnnlib", "--timeout", "nan"), "must be positive"),
         (("net.onnx", "unsat.vnnlib", "--precision", "half"), "auto, float32 or float64"),
         (("net.onnx", "unsat.vnnlib", "--methods", "magic"), "magic"),
         (("net.onnx", "unsat.vnnlib", "--split-method", "magic"), "magic"),
@@ -150,8 +152,41 @@ def test_arguments_are_checked_before_the_work(arguments, message, folder, monke
     assert message in text
 
 
-def test_a_line_of_another_form_is_named(folder, monkeypatch, capsys):
-    (folder / "instances.csv").write_text("net.onnx,unsat.vnnlib,60\nnet.onnx\n")
+def test_a_very_long_time_is_time(folder):
+    assert invoke("verify-vnnlib", folder / "net.onnx", folder / "unsat.vnnlib", "--timeout", "1e300").exit_code == 0
+
+
+def test_an_answer_that_cannot_be_written_is_printed(folder, monkeypatch, capsys):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    files = [str(folder / name) for name in ("net.onnx", "sat.vnnlib")]
+    monkeypatch.setattr("sys.argv", ["lbp", "verify-vnnlib", *files, "--result", str(folder / "r.txt")])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    printed = capsys.readouterr()
+    assert caught.value.code == 2, "no verdict: nothing was written"
+    assert printed.out.startswith("sat: ")
+    assert "(Y_0 " in printed.out, "the counterexample is not lost"
+    assert "r.txt (No space left on device)" in printed.err.replace("\n", "")
+
+
+def test_a_line_that_cannot_be_written_ends_the_batch_and_leaves_the_lines_before(folder, monkeypatch, capsys):
+    (folder / "instances.csv").write_text("net.onnx,unsat.vnnlib,60\nnet.onnx,sat.vnnlib,60\n")
+    arguments = ("verify-vnnlib", "--instances", folder / "instances.csv", "--results", folder / "results.csv")
+    assert invoke(*arguments).exit_code == 0
+    before = (folder / "results.csv").read_bytes()
+    monkeypatch.setattr("os.write", lambda descriptor, content: 0)
+    code, text = run_main(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert "cannot write the results to" in text
+    assert (folder / "results.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("line", ["net.onnx", "net.onnx,unsat.vnnlib,nan", "net.onnx,unsat.vnnlib,0"])
+def test_a_line_of_another_form_is_named(folder, monkeypatch, capsys, line):
+    (folder / "instances.csv").write_text(f"net.onnx,unsat.vnnlib,60\n{line}\n")
     code, text = run_main(monkeypatch, capsys, "verify-vnnlib", "--instances", folder / "instances.csv")
     assert code == 2
     assert "instances.csv, line 2" in text

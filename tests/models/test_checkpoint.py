@@ -1,5 +1,6 @@
 """Checkpoints: complete, atomic, and refused with the reason when they are not what they claim."""
 
+import hashlib
 import json
 import pickle
 
@@ -109,6 +110,17 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
     assert not (tmp_path / "touched").exists()
 
 
+@pytest.mark.parametrize("overwritten", [True, False])
+def test_what_becomes_of_the_file_does_not_change_the_network(path, overwritten):
+    loaded = checkpoint.load(path)
+    content, before = path.read_bytes(), loaded.model(torch.ones(1, 1, 8, 8))
+    assert loaded.sha256 == hashlib.sha256(content).hexdigest()
+    with path.open("r+b") as stream:
+        # In place, as `cp` and `rsync --inplace` do.
+        stream.write(bytes(len(content))) if overwritten else stream.truncate(len(content) - 4)
+    assert torch.equal(loaded.model(torch.ones(1, 1, 8, 8)), before)
+
+
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere: no such file"):
         checkpoint.load(tmp_path / "nowhere")
@@ -129,6 +141,8 @@ def test_missing_files_are_named(tmp_path):
         (described(model={**RAMP.model_dump(), "architecture": "X"}), "unknown architecture 'X'"),
         (described(model={**RAMP.model_dump(), "input_shape": [1, 2**20, 2**20]}), "act1.r has shape"),
         (described(model={**RAMP.model_dump(), "input_shape": [1, 2**40, 2**40]}), "overflow"),
+        (described(model={**RAMP.model_dump(), "input_shape": [10**30, 8, 8]}), "net.safetensors: "),
+        (described(model={**RAMP.model_dump(), "num_classes": True}), "num_classes: expected no truth value, got True"),
     ],
 )
 def test_wrong_descriptions_are_refused(path, metadata, message):

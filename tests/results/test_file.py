@@ -1,6 +1,8 @@
 """The results file: what is appended stays, what is torn goes, what does not belong is refused."""
 
+import fcntl
 import json
+import multiprocessing
 import os
 
 import pytest
@@ -94,7 +96,6 @@ def test_settings_that_json_writes_differently_are_the_same(path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not a results file"),
         (b"hello\n", "line 1 is damaged"),
         (b'{"some": "json"}\n', "not a results file"),
         (b'{"format": "lbp-results", "version": 99, "settings": {}}\n', "version 99, this release reads 1"),
@@ -111,6 +112,17 @@ def test_other_and_damaged_files_are_refused(tmp_path, content, message):
     assert (tmp_path / "file").read_bytes() == content
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_file_that_was_killed_in_its_first_line_begins_anew(path, share):
+    head = path.read_bytes().splitlines(keepends=True)[0]
+    path.write_bytes(head[: int(share * len(head))])
+    with pytest.raises(ResultsError, match="not a results file"):
+        read_lines(path)
+    with ResultsFile(path, SETTINGS) as file:
+        file.append(RECORDS)
+    assert read_lines(path) == (SETTINGS, RECORDS)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ResultsError, match="nowhere"):
         read_lines(tmp_path / "nowhere")
@@ -120,6 +132,48 @@ def test_a_file_in_use_is_refused(path):
     with ResultsFile(path, SETTINGS), pytest.raises(ResultsError, match="in use by another process"):
         ResultsFile(path, SETTINGS)
     ResultsFile(path, SETTINGS).close()
+
+
+def test_of_two_writers_that_start_together_one_is_refused(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready, answers = context.Barrier(2), context.Queue()
+
+    def write(name):
+        for number in range(8):
+            ready.wait()
+            try:
+                with ResultsFile(tmp_path / f"{number}", SETTINGS) as file:
+                    file.append([{"index": name}])
+                    ready.wait()
+                answers.put((number, name))
+            except ResultsError:
+                ready.wait()
+
+    writers = [context.Process(target=write, args=(name,)) for name in (1, 2)]
+    for writer in writers:
+        writer.start()
+    found = dict(answers.get(timeout=60) for _ in range(8))
+    for writer in writers:
+        writer.join()
+    assert answers.empty()
+    assert {number: read_lines(tmp_path / f"{number}")[1] for number in range(8)} == {
+        number: [{"index": name}] for number, name in found.items()
+    }
+
+
+def test_the_file_that_is_locked_is_the_one_that_the_path_names(path, monkeypatch):
+    lock = fcntl.flock
+
+    def replaced(descriptor, operation):
+        # What another process does between the opening and the lock.
+        monkeypatch.setattr(fcntl, "flock", lock)
+        path.unlink()
+        return lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", replaced)
+    with ResultsFile(path, SETTINGS) as file:
+        file.append(RECORDS)
+    assert read_lines(path)[1] == RECORDS
 
 
 def test_nan_never_reaches_a_file(path):

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 
@@ -11,7 +12,7 @@ import pytest
 from pydantic import Field
 
 from lbp.distributed import Workers, workers
-from lbp.results import ResultsError, read_lines, run_images
+from lbp.results import ResultsError, ResultsFile, read_lines, run_images
 from lbp.settings import Settings
 
 SETTINGS = {"power": 2}
@@ -34,6 +35,10 @@ class Squares:
 
 def expected(total):
     return [{"index": index, "square": index**2} for index in range(total)]
+
+
+def in_order(path):
+    return sorted(read_lines(path, SETTINGS)[1], key=lambda record: record["index"])
 
 
 @pytest.mark.parametrize("total", [0, 1, 10])
@@ -123,11 +128,12 @@ def test_parts_of_several_processes_are_continued_by_one(tmp_path):
     assert run_images(rest, 6, settings=SETTINGS, path=path, resume=True) == expected(6)
     assert rest.asked == [3, 4, 5]
     assert [name.name for name in tmp_path.iterdir()] == ["results"]
-    assert read_lines(path, SETTINGS)[1] == expected(6)
+    assert in_order(path) == expected(6)
 
 
-def test_machines_without_a_common_disk_leave_no_parts(tmp_path):
-    meeting, spoken = threading.Barrier(4), [None] * 4
+def in_threads(size, run):
+    """Runs a function in threads, each of which is a worker of a group."""
+    meeting, spoken = threading.Barrier(size), [None] * size
 
     class Together(Workers):
         def gather(self, value):
@@ -137,18 +143,107 @@ def test_machines_without_a_common_disk_leave_no_parts(tmp_path):
             meeting.wait()
             return heard
 
-    def run(rank):
-        path = tmp_path / ("first" if rank < 2 else "second") / "results"
-        path.parent.mkdir(exist_ok=True)
-        run_images(Squares(), 8, settings=SETTINGS, path=path, group=Together(rank, 4))
-
-    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(4)]
+    threads = [threading.Thread(target=run, args=(Together(rank, size),), daemon=True) for rank in range(size)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
+
+
+def test_machines_without_a_common_disk_leave_no_parts(tmp_path):
+    def run(group):
+        path = tmp_path / ("first" if group.rank < 2 else "second") / "results"
+        path.parent.mkdir(exist_ok=True)
+        run_images(Squares(), 8, settings=SETTINGS, path=path, group=group)
+
+    in_threads(4, run)
     assert [name.relative_to(tmp_path).as_posix() for name in tmp_path.glob("*/*")] == ["first/results"]
-    assert read_lines(tmp_path / "first" / "results", SETTINGS)[1] == expected(8)
+    assert in_order(tmp_path / "first" / "results") == expected(8)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_nobody_else_may_touch_the_files_of_a_run(tmp_path, size):
+    path, refusals, results = tmp_path / "results", [], []
+
+    def run(group):
+        def work(todo, emit):
+            Squares()(todo[:1], emit)
+            with pytest.raises(ResultsError) as refusal:
+                run_images(Squares(), 8, settings=SETTINGS, path=path, resume=True)
+            refusals.append(str(refusal.value))
+            Squares()(todo[1:], emit)
+
+        results.append(run_images(work, 8, settings=SETTINGS, path=path, group=group))
+
+    in_threads(size, run)
+    assert results == [expected(8)] * size
+    assert refusals == [f"{path} is in use by another process; wait for it, or name another file"] * size
+    assert in_order(path) == expected(8)
+
+
+def test_parts_in_use_are_left_alone(tmp_path):
+    path, part = tmp_path / "results", tmp_path / "results.part-1"
+    with ResultsFile(part, SETTINGS) as live:
+        live.append(expected(2))
+        with pytest.raises(ResultsError, match="part-1 is in use by another process"):
+            run_images(Squares(), 8, settings=SETTINGS, path=path, resume=True)
+        live.append(expected(3)[2:])
+    assert list(tmp_path.iterdir()) == [part], "what is refused leaves no file of its own"
+    assert read_lines(part)[1] == expected(3)
+
+
+def test_what_another_run_finished_meanwhile_is_not_done_again(tmp_path, monkeypatch):
+    path, later = tmp_path / "results", Squares()
+
+    def opened_late(*arguments):
+        monkeypatch.setattr(results, "ResultsFile", ResultsFile)
+        run_images(Squares(), 8, settings=SETTINGS, path=path)
+        return ResultsFile(*arguments)
+
+    results = sys.modules["lbp.results.run"]
+    monkeypatch.setattr(results, "ResultsFile", opened_late)
+    assert run_images(later, 8, settings=SETTINGS, path=path, resume=True) == expected(8)
+    assert later.asked == []
+
+
+def test_without_resume_results_that_appear_meanwhile_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "results"
+
+    def opened_late(*arguments):
+        monkeypatch.setattr(results, "ResultsFile", ResultsFile)
+        run_images(Squares(), 8, settings=SETTINGS, path=path)
+        return ResultsFile(*arguments)
+
+    results = sys.modules["lbp.results.run"]
+    monkeypatch.setattr(results, "ResultsFile", opened_late)
+    with pytest.raises(ResultsError, match="exists; continue it by --resume"):
+        run_images(Squares(), 8, settings=SETTINGS, path=path)
+    assert in_order(path) == expected(8)
+
+
+def test_a_disk_that_is_full_at_the_end_keeps_the_parts(tmp_path, monkeypatch):
+    path, errors = tmp_path / "results", []
+    append = ResultsFile.append
+
+    def full(file, records):
+        records = list(records)
+        if file.path == path and any(record["index"] % 2 for record in records):
+            raise ResultsError(f"cannot write the results to {path} (No space left on device)")
+        append(file, records)
+
+    def run(group):
+        with pytest.raises(ResultsError, match="No space left") as caught:
+            run_images(Squares(), 8, settings=SETTINGS, path=path, group=group)
+        errors.append(str(caught.value))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResultsFile, "append", full)
+        in_threads(2, run)
+    assert len(errors) == 2, "all processes stop"
+    rest = Squares()
+    assert run_images(rest, 8, settings=SETTINGS, path=path, resume=True) == expected(8)
+    assert rest.asked == []
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_every_process_takes_a_share_of_its_own():
@@ -217,12 +312,11 @@ def test_two_processes_share_the_images_and_survive_a_kill(tmp_path):
     path = tmp_path / "results"
     codes = run_processes([Killed(batch=1, fail_after=2), Killed(batch=1, fail_after=2)], path)
     assert -signal.SIGKILL in codes
-    known = [record for part in tmp_path.glob("results.part-*") for record in read_lines(part)[1]]
+    known = [record for part in tmp_path.glob("results*") for record in read_lines(part)[1]]
     assert 2 <= len(known) <= 4
-    assert not path.exists()
     assert run_processes([Squares(), Squares()], path) == [0, 0]
     assert [name.name for name in tmp_path.iterdir()] == ["results"]
-    assert read_lines(path)[1] == expected(12)
+    assert in_order(path) == expected(12)
 
 
 def test_a_refusal_stops_every_process(tmp_path):

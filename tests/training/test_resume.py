@@ -85,11 +85,13 @@ def test_a_file_that_is_no_state_is_refused(tmp_path, content):
         run(RunSettings.model_validate(SETTINGS), state=tmp_path / "state")
 
 
-def changed(state, description=lambda text: text, drop=()):
-    """Writes a state file again with something missing or wrong."""
+def changed(state, description=lambda text: text, drop=(), kind=None):
+    """Writes a state file again with something missing or wrong; `kind`: the tensor that is of another type."""
     with safe_open(state, framework="pt") as stream:
         text = stream.metadata()["lbp-run"]
         tensors = {name: stream.get_tensor(name) for name in stream.keys() if name not in drop}  # noqa: SIM118
+    if kind is not None:
+        tensors[kind] = tensors[kind].double()
     save_file(tensors, state, {"lbp-run": description(text)})
 
 
@@ -100,7 +102,15 @@ def changed(state, description=lambda text: text, drop=()):
         ({"drop": ["choice.output.bias"]}, "network chosen so far"),
         ({"drop": ["adam.0.exp_avg"]}, "Adam for parameter 0"),
         ({"drop": ["random.cpu"]}, "random.cpu"),
+        ({"kind": "adam.0.exp_avg"}, "Adam for parameter 0 lacks exp_avg"),
+        ({"kind": "adam.1.step"}, "Adam for parameter 1 lacks step"),
+        ({"kind": "model.output.bias"}, "the network lacks output.bias"),
         ({"description": lambda text: text.replace('"clean_error"', '"lost"')}, "lost"),
+        (
+            {"description": lambda text: text.replace('"epoch": 0', '"epoch": "first"')},
+            "history: 0.epoch: .* got 'first'",
+        ),
+        ({"description": lambda text: text.replace('"epoch": 1', '"epoch": 7')}, "do not follow one another"),
         ({"description": lambda text: text.replace('"choice"', '"choose"')}, "choice"),
     ],
 )
@@ -158,6 +168,26 @@ def test_a_killed_training_resumes_bit_for_bit(tmp_path):
     assert first.training["selection"] == second.selection
     weights = second.model.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in first.model.state_dict().items())
+
+
+def test_checkpoints_without_the_usual_ending_have_states_of_their_own(tmp_path):
+    config = tmp_path / "net.toml"
+    config.write_text(TOML.replace("epochs = 6", "epochs = 3"))
+    (tmp_path / "run.lr0.2.state").write_bytes(b"of the other run")
+    for name, finished in (("run.lr0.1", True), ("run.lr0.2", False)):
+        result = runner.invoke(cli.app, ["train", str(config), "--output", str(tmp_path / name), "--device", "cpu"])
+        assert (result.exit_code == 0) == finished, result.output
+    assert (tmp_path / "run.lr0.2.state").read_bytes() == b"of the other run"
+
+
+def test_a_run_is_continued_or_thrown_away_but_not_both(tmp_path):
+    config, state = tmp_path / "net.toml", tmp_path / "net.state.safetensors"
+    config.write_text(TOML)
+    state.write_bytes(b"of a run")
+    result = runner.invoke(cli.app, ["train", str(config), "--resume", "--restart"])
+    assert isinstance(result.exception, OutputError)
+    assert "give one of them" in str(result.exception)
+    assert state.read_bytes() == b"of a run"
 
 
 def test_an_unfinished_run_may_be_thrown_away(tmp_path):

@@ -49,7 +49,7 @@ def test_attacks_are_those_on_the_correct_images(trained, digits, evaluated):
 
 
 def test_errors_lie_in_the_order_that_soundness_and_theorem_2_ask_for(evaluated):
-    errors = errors_of(evaluated)
+    errors = errors_of(evaluated, QUICK)
     assert 0 < errors["clean"] < errors["PGD"] <= errors["attacked"] <= errors["verified"] < 1
     tight = [errors[f"{method} tight"] for method in METHODS]
     assert tight[0] == max(tight)
@@ -128,7 +128,7 @@ def test_what_rounding_alone_misclassifies_is_recorded_and_no_contradiction(monk
     settings = EvaluationSettings(eps=0.0, clip=None, methods=("IBP",), strategies=("tight",))
     (image,) = evaluate(model, x, labels, settings, indices=[0])
     assert (image.verified["IBP tight"], image.attacked_by, image.attacked_by_rounding) == (True, None, "PGD")
-    assert summary_of([image])["verified_but_misclassified_by_rounding"] == 1
+    assert summary_of([image], QUICK)["verified_but_misclassified_by_rounding"] == 1
     strict = settings.model_copy(update={"rounding": "inference"})
     for index, level in ((1, settings), (0, strict)):
         with pytest.raises(ContradictionError, match=f"image {index} is verified by IBP tight"):
@@ -142,7 +142,7 @@ def test_descent_of_many_steps_is_what_the_attack_settings_say():
 def test_the_pgd_error_counts_every_image_that_descent_fools(trained, digits):
     settings = EvaluationSettings(eps=EPS, attack=AttackSettings(steps=20, restarts=2, queries=0), methods=("IBP",))
     x, labels = digits.images.double(), digits.labels
-    errors = errors_of(run(trained, digits, settings))
+    errors = errors_of(run(trained, digits, settings), settings.attack)
     wrong = trained(x).argmax(1) != labels
     seeds = [1_000_003 * index for index in range(len(x))]
     for loss in ("margin", "cross-entropy"):
@@ -164,9 +164,17 @@ def test_figures_of_the_summary_are_means():
         image(2, 0, False, None, "Square"),
         image(3, 1, False, -1.0),
     ]
-    summary = summary_of(images)
+    summary = summary_of(images, QUICK)
     expected = {"clean": 0.25, "IBP tight": 0.75, "verified": 0.75, "PGD": 0.5, "attacked": 0.75}
     assert summary["errors"] == expected
     assert summary["mean_margin"] == {"IBP tight": None}
     assert summary["falsified_by"] == {"PGD margin": 1, "Square": 1}
-    assert summary_of(images[:2])["mean_margin"] == {"IBP tight": -0.5}
+    assert summary_of(images[:2], QUICK)["mean_margin"] == {"IBP tight": -0.5}
+
+
+@pytest.mark.parametrize(
+    ("restarts", "queries", "missing"), [(1, 1, set()), (1, 0, set()), (0, 1, {"PGD"}), (0, 0, {"PGD", "attacked"})]
+)
+def test_an_attack_that_did_not_run_has_no_error(evaluated, restarts, queries, missing):
+    errors = errors_of(evaluated, AttackSettings(restarts=restarts, queries=queries))
+    assert {name for name, share in errors.items() if share is None} == missing

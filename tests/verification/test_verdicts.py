@@ -26,6 +26,7 @@ def test_figures_count_what_every_method_met_and_decided():
     summary = summarize(IMAGES)
     assert summary["verdicts"] == {"verified": 2, "open": 1, "falsified": 1, "misclassified": 1}
     assert (summary["clean_error"], summary["attacked_error"]) == (0.2, 0.4)
+    assert summarize(IMAGES, attacked=False)["attacked_error"] is None
     assert summary["verified_error"] == pytest.approx(0.6)
     assert summary["seconds_per_image"] == 0.5
     assert summary["methods"] == {
