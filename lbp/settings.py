@@ -1,12 +1,22 @@
 """Base of the settings models, and their errors in one sentence."""
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 
 class Settings(BaseModel):
-    """Immutable settings that refuse unknown names, NaN and infinity."""
+    """Immutable settings that refuse unknown names, NaN and infinity, and truth values where numbers belong."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        parts = value if isinstance(value, list | tuple) else [value]
+        if cls.model_fields[info.field_name or ""].annotation is not bool and any(type(part) is bool for part in parts):
+            raise ValueError(f"expected no truth value, got {value}")
+        return value
 
 
 def validation_message(error: ValidationError) -> str:

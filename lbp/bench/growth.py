@@ -50,7 +50,7 @@ def fitted_growth(rows: Iterable[Row]) -> list[Growth]:
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if row.level == "growth" and row.timing is not None:
-            method = row.case.split()[0]
+            method = row.case.partition(" ")[0]
             groups.setdefault((method, row.contender, row.parameters["quantity"]), []).append(row)
     return [_fit(*key, group) for key, group in groups.items() if len(group) >= 2]
 
@@ -61,7 +61,7 @@ def _fit(method: str, contender: str, quantity: str, group: Sequence[Row]) -> Gr
     times = [row.timing.median for row in largest if row.timing is not None]
     peaks = [row.peak_bytes for row in largest if row.peak_bytes is not None and row.peak_bytes >= 2**20]
     memory = exponent(sizes, peaks) if len(peaks) == len(sizes) else None
-    expected = "1" if quantity == "batch" else EXPECTED[method, contender, quantity]
+    expected = "1" if quantity == "batch" else EXPECTED.get((method, contender, quantity), "")
     return Growth(method, contender, quantity, exponent(sizes, times), memory, expected)
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from lbp.bench.record import Record, Row
 from lbp.bench.tables import Case, cases
-from lbp.plots.style import new_figure
+from lbp.files import write_atomically
+from lbp.plots.style import new_figure, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,8 +21,10 @@ def draw_pictures(record: Record, folder: Path) -> list[Path]:
     `speed-up.png`: PyTorch's time over native by numbers in the operands, per op. `roofline.png`: rates of the ops that
     multiply against their operations per byte, under the measured roofs. `memory.png` and `time.png`: methods against
     the number of neurons.
+
+    Raises:
+        OutputError: a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     wanted: list[tuple[str, str, Callable[[Axes, Record], None]]] = [
         ("ops", "speed-up.png", _speed_up),
         ("ops", "roofline.png", _roofline),
@@ -39,7 +42,7 @@ def _draw(record: Record, path: Path, draw: Callable[[Axes, Record], None]) -> P
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axes.grid(alpha=0.3)
     figure.suptitle(f"{record.device}, {record.settings['threads']} threads")
-    figure.savefig(path, format="png")
+    write_atomically(path, png(figure))
     return path
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 
-from lbp.bench.timing import Call, time_in_turn
+from lbp.bench.timing import EXACT, Call, Positive, time_in_turn
 from lbp.precision import full_precision
 
 
@@ -22,9 +24,11 @@ class Rates:
         products: operations (a multiply-add counts as two) per second of a large float32 matrix product.
     """
 
-    copy: float
-    new_copy: float
-    products: float
+    copy: Positive
+    new_copy: Positive
+    products: Positive
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
 
 def measure_rates(device: torch.device) -> Rates:

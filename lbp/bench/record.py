@@ -10,15 +10,18 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 import lbp
 from lbp.bench.rates import Rates
-from lbp.bench.timing import Timing
+from lbp.bench.timing import EXACT, Count, Timing
 from lbp.errors import InvalidInputError
+from lbp.files import write_atomically
 from lbp.info import collect
+from lbp.settings import validation_message
 
 FORMAT = 1
 
@@ -51,14 +54,16 @@ class Row:
     activation: str
     contender: str
     timing: Timing | None = None
-    peak_bytes: int | None = None
-    moved_bytes: int | None = None
-    operations: int | None = None
+    peak_bytes: Count | None = None
+    moved_bytes: Count | None = None
+    operations: Count | None = None
     product_seconds: float | None = None
     copy_seconds: float | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     note: str = ""
-    run: int = 0
+    run: Count = 0
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     @property
     def key(self) -> Key:
@@ -79,6 +84,8 @@ class Run:
     date: str
     settings: dict[str, Any]
     rates: Rates
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,8 @@ class Record:
     rows: tuple[Row, ...]
     date: str
     continued: tuple[Run, ...] = ()
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     def rates_of(self, row: Row) -> Rates:
         """Returns the rates of the machine in the run that measured a row."""
@@ -159,33 +168,56 @@ def new_record(device: torch.device, settings: dict[str, Any], rates: Rates) -> 
 
 
 def write_record(record: Record, path: Path) -> None:
-    """Writes a record as JSON; the file appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"format": FORMAT, **asdict(record)}, indent=1) + "\n")
-    partial.replace(path)
+    """Writes a record as JSON, atomically.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    write_atomically(path, (json.dumps({"format": FORMAT, **asdict(record)}, indent=1) + "\n").encode())
 
 
 def read_record(path: Path) -> Record:
     """Reads a record.
 
     Raises:
-        InvalidInputError: no such file, or not a record.
+        InvalidInputError: no such file, or not a record; also one whose rows lack what tables and pictures show.
     """
     try:
         content = json.loads(path.read_text())
         if content.pop("format") != FORMAT:
             raise ValueError("another version of the format")
-        rows = tuple(
-            Row(**{**row, "timing": None if row["timing"] is None else Timing(**row["timing"])})
-            for row in content["rows"]
-        )
-        runs = tuple(Run(**{**run, "rates": Rates(**run["rates"])}) for run in content.get("continued", ()))
-        return Record(**{**content, "rates": Rates(**content["rates"]), "rows": rows, "continued": runs})
+        record = _RECORDS.validate_python(content)
+        _check_parameters(record)
+        return record
     except FileNotFoundError as error:
         raise InvalidInputError(f"{path}: no such file; `lbp bench --output FILE` writes one") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValidationError as error:
+        first = validation_message(error).partition("; ")[0]
+        raise InvalidInputError(f"{path}: not a record of `lbp bench` ({first})") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidInputError(f"{path}: not a record of `lbp bench` ({error})") from error
+
+
+_RECORDS = TypeAdapter(Record)
+
+_PARAMETERS: dict[str, dict[str, type]] = {
+    "ops": {"op": str, "B": int, "n": int},
+    "methods": {"method": str, "batch": int, "neurons": int},
+    "growth": {"quantity": str, "value": int},
+}
+"""Those that the rows of a level must have, as words or as numbers above 0."""
+
+
+def _check_parameters(record: Record) -> None:
+    if "threads" not in record.settings:
+        raise ValueError("settings: no number of threads")
+    for row in record.rows:
+        if row.run > len(record.continued):
+            raise ValueError(f"{' '.join(row.key)}: of run {row.run}, the record has {len(record.continued)} more")
+        for name, kind in _PARAMETERS.get(row.level, {}).items():
+            value = row.parameters.get(name)
+            if type(value) is not kind or (isinstance(value, int) and not 0 < value < 2**63):
+                raise ValueError(f"{' '.join(row.key)}: {name} is {value!r}")
 
 
 def _device_name(device: torch.device) -> str:

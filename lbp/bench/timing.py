@@ -6,11 +6,17 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import ConfigDict, Field
 
 Call = Callable[[], Any]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+EXACT = ConfigDict(extra="forbid")
+"""What is read from a file has no other fields."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +29,12 @@ class Timing:
         repeats: how many.
     """
 
-    median: float
-    low: float
-    high: float
-    repeats: int
+    median: Positive
+    low: Positive
+    high: Positive
+    repeats: Count
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
     @classmethod
     def of(cls, seconds: list[float]) -> Timing:

@@ -26,10 +26,14 @@ from lbp.bench.rates import measure_rates
 from lbp.bench.record import Key, Record, Row, continue_record, new_record, read_record, write_record
 from lbp.bench.tables import result_tables
 from lbp.bench.worker import Limits
-from lbp.errors import InvalidInputError
+from lbp.commands.options import chosen_device, prepare_files, prepare_folder
+from lbp.errors import InvalidInputError, OutputError
 
 _FAILED = r"\w*(Error|Exception): |process ended"
 """How notes of runs begin that ended by an error."""
+
+_MOST = 1e6
+"""Of seconds, minutes or GiB that a limit may be: what the system counts in stays in range."""
 
 
 class Level(StrEnum):
@@ -46,12 +50,14 @@ def bench(
         list[Level] | None, typer.Argument(help="what to measure: ops, methods, training, growth; all unless named")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves PyTorch's number")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves PyTorch's number", min=0)] = 0,
     quick: Annotated[bool, typer.Option(help="DM-Small and one image only: a minute or two")] = False,
     only: Annotated[
         list[str] | None, typer.Option(help="an op (part of its name), a network or a method; repeat")
     ] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="images at once, for methods and training; repeat")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(help="images at once, for methods and training; repeat", min=1)
+    ] = None,
     contender: Annotated[
         list[str] | None, typer.Option(help="who is measured, for methods and training; repeat")
     ] = None,
@@ -82,6 +88,8 @@ def bench(
 ) -> None:
     """Measure this package against plain PyTorch, auto_LiRPA and the machine's own rates."""
     console = Console()
+    if plots is not None:
+        prepare_folder(plots)
     if comparison is not None:
         _show_comparison(console, *comparison)
         return
@@ -92,6 +100,13 @@ def bench(
     if threads > 0:
         torch.set_num_threads(threads)
     names = _known(only or ())
+    for option, value in (
+        ("--time-limit", time_limit), ("--case-seconds", case_seconds), ("--run-limit", run_limit),
+        ("--memory-limit", memory_limit),
+    ):  # fmt: skip
+        if not 0 < value <= _MOST:
+            raise InvalidInputError(f"{option} must be above 0 and at most {_MOST:g}, got {value:g}")
+    prepare_files(output)
     settings = {
         "levels": [level.value for level in levels or list(Level)],
         "quick": quick,
@@ -115,7 +130,7 @@ def bench(
         _method_options(names, limits, repeats, batch, contender, peer, quick=quick), seconds=case_seconds, done=done
     )
     end = time.monotonic() + 60 * run_limit
-    stopped = ""
+    stopped, failure = "", None
     with Console(stderr=True).status("measuring") as status:
         try:
             for rows in _measurements(levels or list(Level), on, ops, methods, status.update):
@@ -127,7 +142,11 @@ def bench(
                     break
         except KeyboardInterrupt:
             stopped = "interrupted"
+        except OutputError as error:
+            failure = error
     _show(console, record, plots)
+    if failure is not None:
+        raise failure
     if stopped:
         console.print(f"[yellow]{stopped}[/]; the same command with the same --output measures the rest")
     _finish(console, record, interrupted=stopped == "interrupted")
@@ -172,7 +191,7 @@ def _known(names: Sequence[str]) -> tuple[str, ...]:
     """Returns the names of --only: what nobody knows would choose nothing, and so measure everything."""
     for name in names:
         op_name = name.partition(" p=")[0]
-        if name not in (*NETWORKS, *METHODS) and not any(op_name in op for op in OP_NAMES):
+        if name not in (*NETWORKS, *METHODS) and not (op_name.strip() and any(op_name in op for op in OP_NAMES)):
             raise InvalidInputError(
                 f"--only {name!r} is neither a part of an op's name nor one of {', '.join((*NETWORKS, *METHODS))}"
             )
@@ -208,9 +227,7 @@ def _method_options(
 
 
 def _device(name: str) -> torch.device:
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidInputError("--device cuda: PyTorch finds no CUDA device here")
+    device = chosen_device(name)
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 

@@ -43,11 +43,14 @@ def read_instances(path: Path) -> list[Instance]:
         if not cells:
             continue
         try:
-            network, specification, *limit = (cell.strip() for cell in cells)
-            found.append(Instance(network, specification, float(limit[0]) if limit else None))
+            network, specification, *limits = (cell.strip() for cell in cells)
+            limit = float(limits[0]) if limits else None
+            if limit is not None and not limit > 0:
+                raise ValueError("no time")
+            found.append(Instance(network, specification, limit))
         except ValueError as error:
             raise InvalidInputError(
-                f"{path}, line {place}: expected NET.onnx,PROP.vnnlib,SECONDS, got {cells}"
+                f"{path}, line {place}: expected NET.onnx,PROP.vnnlib,SECONDS with SECONDS above 0, got {cells}"
             ) from error
     return found
 

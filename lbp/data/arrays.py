@@ -2,6 +2,7 @@
 
 import itertools
 import lzma
+import tokenize
 from pathlib import Path
 from typing import IO, Any
 
@@ -69,7 +70,7 @@ def _read(path: Path, dimensions: int) -> npt.NDArray[Any]:
             return array
     except DataError:
         raise
-    except (OSError, EOFError, ValueError, lzma.LZMAError, SyntaxError) as error:
+    except (OSError, EOFError, ValueError, lzma.LZMAError, SyntaxError, tokenize.TokenError) as error:
         raise DataError(f"{path}: not a readable numpy array ({error})") from error
 
 

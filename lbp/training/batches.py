@@ -81,6 +81,9 @@ class Batches:
         seed: of the run.
         device: where batches are wanted. The images are moved there as a whole if they take at most half of its free
             memory; otherwise they stay in page-locked host memory and are copied batch by batch.
+
+    Raises:
+        InvalidInputError: so wide a border of zeros that a window could hold nothing else.
     """
 
     def __init__(
@@ -92,6 +95,11 @@ class Batches:
         seed: int,
         device: torch.device,
     ) -> None:
+        if augmentation.padding >= min(size):
+            raise InvalidInputError(
+                f"training.augmentation.padding must be less than the sides of the windows {size}, "
+                f"got {augmentation.padding}"
+            )
         self._device = device
         self._images, self._labels = _placed(data.images, device), data.labels.to(device)
         self._size, self._padding = size, augmentation.padding

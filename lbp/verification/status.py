@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lbp.bounded import BoundedModule, BoundedTensor
+from lbp.errors import InvalidInputError
 from lbp.graph.activation import RampNode
 from lbp.nn import evaluation_mode
 from lbp.ops import ramp_interval_with_status
@@ -49,6 +50,9 @@ def neuron_status(
 
     Returns:
         one entry per ReLU, LeakyReLU, ParamRamp or Hardtanh layer, in the order of the network.
+
+    Raises:
+        InvalidInputError: bounds that are NaN, of which no status follows.
     """
     with evaluation_mode(model), torch.no_grad():
         net = BoundedModule(model, x[:1], bound_opts=bound_options("tight"))
@@ -70,4 +74,9 @@ def _counts(node: RampNode) -> Tensor:
     lower, upper = node.pre_activation.lower, node.pre_activation.upper
     assert lower is not None
     assert upper is not None
+    undefined = int((lower.isnan() | upper.isnan()).sum())
+    if undefined:
+        raise InvalidInputError(
+            f"{node.name}: the bounds of {undefined} neurons are NaN; take a smaller eps, or a network without NaN"
+        )
     return ramp_interval_with_status(lower, upper, *node.ramp_parameters())[2]

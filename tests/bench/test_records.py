@@ -2,7 +2,9 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from lbp.bench.tables import cases, floor_seconds, result_tables
 from lbp.bench.timing import Timing
 from lbp.cli import app
 from lbp.commands.bench import _is_wrong, _known
-from lbp.errors import InvalidInputError
+from lbp.errors import InvalidInputError, OutputError
 
 RATES = Rates(copy=1e9, new_copy=5e8, products=1e11)
 
@@ -291,6 +293,86 @@ def test_the_command_shows_and_compares_and_draws_records(tmp_path):
     assert "2.00" in compared.output
 
 
+def at(content, *place, value):
+    """Changes a value inside of JSON values."""
+    *outer, last = place
+    for key in outer:
+        content = content[key]
+    content[last] = value
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("rows", 0, "timing", "median"), "fast"),
+        (("rows", 0, "timing", "median"), 0.0),
+        (("rows", 0, "timing", "repeats"), None),
+        (("rows", 0, "peak_bytes"), 10**400),
+        (("rows", 0, "parameters"), {}),
+        (("rows", 0, "parameters", "n"), "8"),
+        (("rows", 0, "parameters", "B"), 0),
+        (("rows", 0, "level"), 7),
+        (("rows", 0, "run"), 1),
+        (("rows", 0, "run"), -1),
+        (("rows", 0, "unknown"), 1),
+        (("rows", 1), {"level": "growth", "case": "", "activation": "", "contender": ""}),
+        (("rows", 1), []),
+        (("rows",), None),
+        (("rates", "copy"), 0),
+        (("rates", "products"), float("nan")),
+        (("settings",), {}),
+        (("versions",), ["PyTorch"]),
+        (("continued",), 3),
+    ],
+)
+def test_a_damaged_record_is_refused_by_name(tmp_path, place, value):
+    path = tmp_path / "record.json"
+    write_record(record(row(1.0), row(9.0, contender="reference")), path)
+    content = json.loads(path.read_text())
+    at(content, *place, value=value)
+    path.write_text(json.dumps(content))
+    for arguments in (["--show", path], ["--compare", path, path]):
+        refused = CliRunner().invoke(app, ["bench", *map(str, arguments)])
+        assert isinstance(refused.exception, InvalidInputError)
+        assert "record.json: not a record of `lbp bench` (" in str(refused.exception)
+
+
+def test_every_record_of_the_tree_is_one():
+    folder = Path(__file__).parents[2] / "benchmarks" / "results"
+    records = [path for path in folder.glob("*.json") if '"new_copy"' in path.read_text()]
+    assert len(records) >= 5
+    for path in records:
+        assert read_record(path).rows
+
+
+@pytest.mark.parametrize("option", ["--time-limit", "--case-seconds", "--run-limit", "--memory-limit"])
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "-1", "1e300"])
+def test_limits_are_numbers_that_limit(option, value):
+    refused = CliRunner().invoke(app, ["bench", f"{option}={value}"])
+    assert isinstance(refused.exception, InvalidInputError)
+    assert f"{option} must be above 0" in str(refused.exception)
+
+
+def test_no_images_at_once_are_a_usage_error():
+    assert CliRunner().invoke(app, ["bench", "--batch", "0"]).exit_code == 2
+
+
+def test_a_record_that_cannot_be_written_is_shown(tmp_path, monkeypatch):
+    command = sys.modules["lbp.commands.bench"]
+    measured = [row(1.0), row(9.0, contender="reference")]
+    monkeypatch.setattr(command, "measure_rates", lambda device: RATES)
+    monkeypatch.setattr(command, "measure_ops", lambda *arguments: iter([measured]))
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    result = CliRunner().invoke(app, ["bench", "ops", "--output", str(tmp_path / "record.json")])
+    assert isinstance(result.exception, OutputError)
+    assert "relax_backward n=8" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("repeats", "cell"), [([0.1] * 3, "100 ±0%"), ([0.09, 0.1, 0.11], "100 ±5%"), ([0.1, 0.1], "100 (2x)")]
 )
@@ -323,9 +405,9 @@ def test_names_of_networks_methods_and_ops_are_known(name):
     assert _known([name]) == (name,)
 
 
-@pytest.mark.parametrize("name", ["DM-Larg", "CROWM", "rampp"])
+@pytest.mark.parametrize("name", ["DM-Larg", "CROWM", "rampp", "", " ", " p=2"])
 def test_an_unknown_name_is_refused_instead_of_measuring_everything(name):
-    with pytest.raises(InvalidInputError, match=name):
+    with pytest.raises(InvalidInputError, match=f"--only '{name}' is neither"):
         _known(["ramp", name])
 
 

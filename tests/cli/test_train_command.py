@@ -5,7 +5,8 @@ import torch
 from typer.testing import CliRunner
 
 from lbp import checkpoint, cli
-from lbp.training import ConfigError
+from lbp.errors import OutputError
+from lbp.training import ConfigError, EpochRecord
 from lbp.training.tensorboard import MissingPackageError, TensorBoardLog
 
 runner = CliRunner()
@@ -48,6 +49,9 @@ def test_settings_may_be_changed_on_the_command_line(config, tmp_path):
     [
         ("training.sead=7", "training.sead: Extra inputs"),
         ("training.eps=wide", "training.eps: expected a number"),
+        ("training.seed=true", "training.seed: expected no truth value, got True"),
+        ("training.lr=true", "training.lr: expected no truth value, got True"),
+        ("training.lr_milestones=[true]", "training.lr_milestones: expected no truth value"),
         ("training.eps.unit=1", "eps is a value, not a table"),
     ],
 )
@@ -73,6 +77,17 @@ def test_tensorboard_gets_every_step_and_epoch(config, tmp_path):
     history = checkpoint.load(tmp_path / "net.safetensors").training["history"]
     assert events.Scalars("train/clean error")[1].value == pytest.approx(history[1]["clean_error"])
     assert events.Scalars("held out/verified error")[0].value == pytest.approx(history[1]["held_out_verified_error"])
+
+
+def test_a_log_that_cannot_be_written_is_refused(config, tmp_path):
+    pytest.importorskip("tensorboard")
+    result = invoke(config, "--tensorboard", config)
+    assert isinstance(result.exception, OutputError)
+    assert f"cannot make the folder {config}" in str(result.exception)
+    with TensorBoardLog(tmp_path / "log") as log:
+        log._writer.add_scalar = lambda *arguments: (_ for _ in ()).throw(OSError("disk full"))
+        with pytest.raises(OutputError, match=r"cannot write the TensorBoard log into .* \(disk full\)"):
+            log.on_epoch(EpochRecord(0, 1.0, 0.5, None, 0.1, 1.0))
 
 
 def test_without_the_package_the_log_says_what_to_install(monkeypatch, tmp_path):

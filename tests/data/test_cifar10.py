@@ -135,7 +135,10 @@ def test_numpy_files_with_wrong_contents_are_refused(tmp_path, name, array, mess
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npy.xz"])
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00", b"no array at all", None])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x93NUMPY\x01\x00", b"no array at all", b"\x93NUMPY\x01\x00\x10\x00{'descr': (       \n", None],
+)
 def test_damaged_numpy_files_are_refused(tmp_path, suffix, content):
     write_numpy(tmp_path, 1, suffix)
     path = tmp_path / f"test_images{suffix}"

@@ -89,3 +89,10 @@ def test_a_split_is_disjoint_and_complete(synthetic, share, count):
 def test_a_split_that_leaves_nothing_to_train_on_is_refused(synthetic, share, count):
     with pytest.raises(InvalidInputError, match=f"of {count} examples, leaves none to train on"):
         split_off(synthetic(count), share, seed=0)
+
+
+@pytest.mark.parametrize(("size", "padding"), [((8, 8), 8), ((8, 5), 5), ((8, 8), 100_000)])
+def test_a_window_of_nothing_but_the_border_is_refused(synthetic, size, padding):
+    with pytest.raises(InvalidInputError, match=f"padding must be less than the sides .* got {padding}"):
+        batches(synthetic(4), size, padding=padding)
+    batches(synthetic(4), size, padding=min(size) - 1)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lbp.errors import InvalidInputError
 from lbp.nn import ParamRamp
 from lbp.strategies import STATUSES
 from lbp.verification import neuron_status
@@ -38,3 +39,11 @@ def test_a_larger_radius_leaves_fewer_neurons_linear(trained, digits):
     stable = ("left dead", "alive", "right dead")
     for before, after in zip(small, large, strict=True):
         assert sum(after.shares[status] for status in stable) < sum(before.shares[status] for status in stable)
+
+
+def test_bounds_that_are_not_numbers_have_no_status():
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    with torch.no_grad():
+        model[0].weight[0] = torch.nan
+    with pytest.raises(InvalidInputError, match="1: the bounds of 5 neurons are NaN"):
+        neuron_status(model, torch.rand(5, 2), 0.1)

@@ -14,6 +14,9 @@ import torch
 
 from lbp.errors import LbpError
 
+_LONGEST = 1e9
+"""Seconds for which an alarm is set at most: 30 years, where the clock of the system has no number for more."""
+
 
 class OutOfTimeError(LbpError, TimeoutError):
     """The time limit has passed."""
@@ -66,7 +69,7 @@ class Deadline:
         self.check()
         gradients = torch.is_grad_enabled()
         previous = signal.signal(signal.SIGALRM, self._ring)
-        signal.setitimer(signal.ITIMER_REAL, max(self.remaining, 1e-6))
+        signal.setitimer(signal.ITIMER_REAL, min(max(self.remaining, 1e-6), _LONGEST))
         try:
             yield
         finally:
