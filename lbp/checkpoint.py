@@ -135,7 +135,7 @@ def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         description = json.loads(metadata[_KEY])
         version = description["format_version"]
-        complete = isinstance(version, int) and isinstance(description["training"], dict) and "model" in description
+        complete = type(version) is int and isinstance(description["training"], dict) and "model" in description
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged description in the metadata ({error})") from error
     if not complete:

@@ -137,6 +137,7 @@ def test_missing_files_are_named(tmp_path):
         ({"lbp": "[" * 100_000}, "damaged description"),
         (described(version=99), "format version 99, this release reads up to 1"),
         (described(version="1"), "damaged description"),
+        (described(version=True), "damaged description"),
         (described(model={"architecture": "DM-Small"}), "input_shape: Field required"),
         (described(model={**RAMP.model_dump(), "architecture": "X"}), "unknown architecture 'X'"),
         (described(model={**RAMP.model_dump(), "input_shape": [1, 2**20, 2**20]}), "act1.r has shape"),
