@@ -15,7 +15,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from lbp.errors import LbpError, OnnxFileError
+from lbp.errors import OnnxFileError
 from lbp.onnx_import.evaluation import Array, evaluator
 
 DTYPES: dict[int, type[np.floating]] = {onnx.TensorProto.FLOAT: np.float32, onnx.TensorProto.DOUBLE: np.float64}
@@ -80,8 +80,6 @@ class OnnxModel:
         try:
             with np.errstate(all="ignore"):
                 outputs: Any = self._evaluator.run(None, {self.input_name: example})
-        except LbpError:  # a deadline
-            raise
         except Exception as error:
             # Operators of the reference implementation raise whatever numpy does.
             raise OnnxFileError(
@@ -126,8 +124,6 @@ def _checked_proto(path: Path) -> onnx.ModelProto:
         raise OnnxFileError(f"{path}: no such file ({error.filename or path})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise OnnxFileError(f"{path}: cannot be read ({error})") from error
-    except LbpError:  # a deadline
-        raise
     except Exception as error:
         # protobuf and the checker have errors of several kinds, depending on which of their backends is in use.
         reason = str(error).strip().split("\n")[0]

@@ -12,14 +12,17 @@ from types import FrameType
 
 import torch
 
-from lbp.errors import LbpError
 
 _LONGEST = 1e9
 """Seconds for which an alarm is set at most: 30 years, where the clock of the system has no number for more."""
 
 
-class OutOfTimeError(LbpError, TimeoutError):
-    """The time limit has passed."""
+class OutOfTimeError(BaseException):
+    """The time limit has passed.
+
+    No `Exception`, as `KeyboardInterrupt` and `asyncio.CancelledError` are none: an alarm may ring inside of any code,
+    also that of other packages, and must not be taken for an error of that code.
+    """
 
 
 class Deadline:
@@ -69,11 +72,13 @@ class Deadline:
         self.check()
         gradients = torch.is_grad_enabled()
         previous = signal.signal(signal.SIGALRM, self._ring)
-        signal.setitimer(signal.ITIMER_REAL, min(max(self.remaining, 1e-6), _LONGEST))
         try:
-            yield
+            try:
+                signal.setitimer(signal.ITIMER_REAL, min(max(self.remaining, 1e-6), _LONGEST))
+                yield
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)  # may still ring here
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
             torch.set_grad_enabled(gradients)
 
