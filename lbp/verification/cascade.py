@@ -74,7 +74,8 @@ def run_cascade(
     `rounding="nearest"`) above 0 by no more than rounding verifies nothing. CROWN bounds only the hidden neurons that
     intervals leave open and keeps the tighter of both bounds (`sparse_intermediate_bounds` of `BoundedModule`), so that
     it verifies at least what the textbook method does. What only the roundings of float32 leave open is decided in
-    float64 (`lbp.verification.close_calls`). CROWN-LBP takes the bounds of the hidden layers over from LBP.
+    float64 (`lbp.verification.close_calls`). CROWN-LBP takes the bounds of the hidden layers over from LBP
+    where those are intervals.
 
     Args:
         model: network to logits; run in evaluation mode and put back as it was.
@@ -200,12 +201,19 @@ class _Cascade:
             self._waiting[image] = ImageVerdict(index=image, label=label, prediction=prediction, **wrong)
 
     def _bound_by_lbp(self, batch: list[int], x: Tensor, labels: Tensor) -> None:
-        """Bounds a batch by LBP, and what that leaves open by CROWN-LBP with the same bounds of the hidden layers."""
+        """Bounds a batch by LBP, and what that leaves open by CROWN-LBP with the same bounds of the hidden layers.
+
+        Hidden bounds that are no intervals stay with their images: by overflow NaN, or crossed by rounding.
+        """
         self._bound("LBP", batch, x, labels)
         left = [place for place, image in enumerate(batch) if self._waiting[image].verdict == "open"]
-        if left:
-            hidden = {node.name: _chosen(node, left) for node in self._net.get_layers_requiring_bounds()}
-            self._bound("CROWN-LBP", [batch[place] for place in left], x[left], labels[left], hidden)
+        nodes = self._net.get_layers_requiring_bounds()
+        ordered = _ordered(nodes, len(batch))
+        known = [place for place in left if ordered[place]]
+        hidden = {node.name: _chosen(node, known) for node in nodes}
+        for places, given in ((known, hidden), ([place for place in left if not ordered[place]], None)):
+            if places:
+                self._bound("CROWN-LBP", [batch[place] for place in places], x[places], labels[places], given)
 
     def _bound(
         self,
@@ -250,6 +258,15 @@ class _Cascade:
 def _batch_like(stage: str) -> str:
     """The method whose batches a stage takes over: a pass through the network costs what interval bounds cost."""
     return {_CLEAN: "IBP", _ATTACK: "IBP", _BOTH_LBP: "CROWN-LBP"}.get(stage, stage)
+
+
+def _ordered(nodes: Sequence[BoundNode], images: int) -> list[bool]:
+    """Whether all bounds of nodes are intervals, image by image of the batch that was bounded last; NaN is none."""
+    found = torch.ones(images, dtype=torch.bool)
+    for node in nodes:
+        lower, upper = _chosen(node, list(range(images)))
+        found &= (lower <= upper).flatten(1).all(1).cpu()
+    return found.tolist()
 
 
 def _chosen(node: BoundNode, places: list[int]) -> tuple[Tensor, Tensor]:

@@ -143,6 +143,43 @@ def test_bounds_that_are_not_finite_verify_nothing(digits, fate):
         assert counts["misclassified"] == len(digits)
 
 
+@pytest.mark.parametrize("fate", ["NaN", "crossed"])
+def test_hidden_bounds_that_are_no_intervals_concern_their_images_alone(trained, digits, monkeypatch, fate):
+    """As after an overflow, or by rounding to nearest: CROWN-LBP then finds the hidden bounds itself."""
+    import lbp.verification.cascade as module
+
+    settings = {"attack": None, "methods": ("LBP", "CROWN-LBP")}
+    whole, chosen = by_index(cascade(trained, digits, **settings)), module._chosen
+
+    def spoilt(node, places):
+        lower, upper = (side.clone() for side in chosen(node, places))
+        odd = [number for number, place in enumerate(places) if place % 2]
+        lower[odd, 0] = math.nan if fate == "NaN" else upper[odd, 0] + 1e-9
+        return lower, upper
+
+    monkeypatch.setattr(module, "_chosen", spoilt)
+    found = by_index(cascade(trained, digits, **settings))
+    assert sum("CROWN-LBP" in verdict.margins for verdict in found.values()) > 3
+    for index, verdict in whole.items():
+        assert (found[index].verdict, found[index].by) == (verdict.verdict, verdict.by)
+        assert found[index].margins == pytest.approx(verdict.margins)
+
+
+def test_an_image_whose_hidden_bounds_overflow_stays_open_beside_one_that_is_verified():
+    # Around (0, 0) the second layer has bounds of size 1e40, too large for float32; around (-10, 0) nothing is active.
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    with torch.no_grad():
+        for layer, weight in ((0, 1e20), (2, 1e20), (4, 1e-30)):
+            model[layer].weight.copy_(weight * torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
+            nn.init.zeros_(model[layer].bias)
+        model[4].bias[0] = 1
+    x, labels = torch.tensor([[0.0, 0.0], [-10.0, 0.0]]), torch.zeros(2, dtype=torch.int64)
+    settings = CascadeSettings(eps=1, clip=None, attack=None, methods=("LBP", "CROWN-LBP"))
+    verdicts = by_index(run_cascade(model, x, labels, settings))
+    assert verdicts[0].margins == {"LBP": None, "CROWN-LBP": None}
+    assert [verdicts[index].verdict for index in (0, 1)] == ["open", "verified"]
+
+
 def test_labels_that_do_not_fit_are_refused(trained, digits):
     with pytest.raises(
         InvalidInputError, match=r"labels must be int64 of shape \[40\], got torch.int64 of shape \[39\]"
