@@ -136,8 +136,8 @@ def _tightened(ends: Ends, atoms: Sequence[Atom]) -> Ends:
             )
         ((name, factor),) = atom.weights
         index, end = int(name[2:]), atom.bound / factor
-        if abs(factor) != 1 and Fraction(end) * Fraction(factor) < Fraction(atom.bound):
-            # Rounding has moved the end into the box, which must hold the exact quotient.
+        if abs(factor) != 1 and (math.isinf(end) or Fraction(end) * Fraction(factor) < Fraction(atom.bound)):
+            # Rounding, or overflow, has moved the end into the box, which must hold the exact quotient.
             end = math.nextafter(end, math.copysign(math.inf, factor))
         if factor > 0:
             upper[index] = min(upper[index], end)

@@ -10,7 +10,10 @@ from lbp.errors import LbpError
 MAX_DEPTH = 200
 """Nesting beyond this is refused; formulas of properties need about five levels."""
 
-_TOKEN = re.compile(r"(?P<skip>[ \t\r\f\v]+|;[^\n]*)|(?P<line>\n)|(?P<paren>[()])|(?P<word>[^\s();\"|]+)|(?P<bad>.)")
+_TOKEN = re.compile(
+    r"(?P<skip>[ \t\f\v]+|;[^\r\n]*)|(?P<line>\r\n?|\n)|(?P<paren>[()])|(?P<word>[^\s();\"|]+)|(?P<bad>.)"
+)
+"""A line, and with it a comment, ends at LF or CR (SMT-LIB 2.6, section 3.1)."""
 
 
 class VnnLibError(LbpError, ValueError):

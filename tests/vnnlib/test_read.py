@@ -132,6 +132,32 @@ def test_a_join_of_nothing_is_refused(formula):
         parse_vnnlib(HEAD + UNIT + f"(assert {formula})")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_a_comment_ends_with_its_line(end):
+    lines = [*HEAD.splitlines(), "; a box", *UNIT.splitlines(), "; and a limit", "(assert (<= Y_0 7)) ; of Y_0"]
+    assert only_conjunction(parse_vnnlib(end.join(lines))).bound.tolist() == [7]
+    with pytest.raises(VnnLibError, match=r"line 10: \(push 1\)"):
+        parse_vnnlib(end.join([*lines, "; nothing", "(push 1)"]))
+
+
+@pytest.mark.parametrize(
+    ("formula", "lower", "upper"),
+    [
+        ("(<= (* 1e-300 X_0) 1e300)", 0, 1),
+        ("(>= (* 1e-300 X_0) -1e300)", 0, 1),
+        ("(<= (* -1e-300 X_0) 1e300)", 0, 1),
+        ("(>= (* 1e-300 X_0) 1e300)", None, None),
+        ("(<= (* -1e-300 X_0) -1e300)", None, None),
+        ("(<= (* 1e-300 X_0) -1e300)", None, None),
+        ("(<= (* 1e300 X_0) 1e-300)", 0, 5e-324),
+    ],
+)
+def test_a_quotient_beyond_float64_cuts_all_of_a_box_or_nothing(formula, lower, upper):
+    cases = parse_vnnlib(HEAD + UNIT + f"(assert {formula}) (assert (<= Y_0 0))").cases
+    ends = [(case.box.lower[0].item(), case.box.upper[0].item()) for case in cases]
+    assert ends == ([] if lower is None else [(lower, upper)])
+
+
 def test_both_forms_of_declaration_and_commands_without_effect_are_read():
     text = "(set-logic QF_LRA)(declare-fun X_0 () Real)(declare-const Y_0 Real)(assert (= X_0 2))(check-sat)(exit)"
     assert parse_vnnlib(text).cases[0].box.lower.tolist() == [2]
@@ -246,6 +272,34 @@ def test_what_is_written_is_read_as_equal(problem):
         for mine, theirs in zip(found.unsafe, expected.unsafe, strict=True):
             assert torch.equal(mine.matrix, theirs.matrix)
             assert torch.equal(mine.bound, theirs.bound)
+
+
+BOX = Box(f64(0, 0), f64(1, 1))
+ROW, ZEROS, ALL = Conjunction(f64([1, -2]), f64(3)), f64([0, 0]), Conjunction(f64().reshape(0, 2), f64())
+
+
+@pytest.mark.parametrize(
+    ("sets", "read"),
+    [
+        ((ALL,), (ALL,)),
+        ((ROW, ALL, ROW), (ROW, ALL, ROW)),
+        ((Conjunction(ZEROS, f64(0)),), (ALL,)),
+        ((Conjunction(torch.cat([ZEROS, ROW.matrix]), f64(1, 3)),), (ROW,)),
+        ((Conjunction(ZEROS, f64(-1)), ROW), (ROW,)),
+        ((Conjunction(ZEROS, f64(-1)),), None),
+        ((), None),
+    ],
+)
+def test_rows_that_say_nothing_are_written_by_what_they_mean(sets, read):
+    cases = parse_vnnlib(property_text(Property(2, 2, (Case(BOX, sets),)))).cases
+    if read is None:
+        assert cases == ()
+        return
+    (case,) = cases
+    assert torch.equal(case.box.upper, BOX.upper)
+    assert [(part.matrix.tolist(), part.bound.tolist()) for part in case.unsafe] == [
+        (part.matrix.tolist(), part.bound.tolist()) for part in read
+    ]
 
 
 @settings(deadline=None, max_examples=100)
