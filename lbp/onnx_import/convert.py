@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import ChainMap, Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -91,8 +91,10 @@ class _Conversion:
             self.constants[node.output[0]] = result
             return
         modules = [result] if isinstance(result, nn.Module) else list(result)
-        self._compare(call, modules)
-        for module, output in zip(modules, node.output, strict=False):
+        # An output without a name is left out: nothing can read it.
+        named = {output: module for module, output in zip(modules, node.output, strict=False) if output}
+        self._compare(call, named)
+        for output, module in named.items():
             self.steps.append(Step(name, module, call.sources, output))
 
     def _call(self, node: onnx.NodeProto, name: str) -> OnnxCall:
@@ -112,8 +114,8 @@ class _Conversion:
             # Operators of the reference implementation raise whatever numpy does.
             raise call.refuse(f"cannot be computed by onnx's reference evaluator: {error}") from error
 
-    def _compare(self, call: OnnxCall, modules: Sequence[nn.Module]) -> None:
-        """Keep the shapes of a node's values, after comparing its modules with the reference evaluator.
+    def _compare(self, call: OnnxCall, modules: Mapping[str, nn.Module]) -> None:
+        """Keep the shapes of a node's values, after comparing their modules with the reference evaluator.
 
         Raises:
             UnsupportedLayerError: they differ, the examples of a batch do not stay apart, or one of both fails.
@@ -123,19 +125,19 @@ class _Conversion:
                 name: torch.randn(_BATCH, *self.shapes[name], generator=self.generator, dtype=self.dtype)
                 for name in dict.fromkeys(call.sources)
             }
-            batches = [self._applied(call, module, points) for module in modules]
-            if not all(bool(batch.isfinite().all()) for batch in batches):
+            batches = {output: self._applied(call, module, points) for output, module in modules.items()}
+            if not all(bool(batch.isfinite().all()) for batch in batches.values()):
                 raise call.refuse("gives values that are not finite")
             one = {name: point[:1].numpy() for name, point in points.items()}
             expected = self._by_reference(call, ChainMap(one, self.constants))
             reason = None
-            for output, batch in zip(call.node.output, batches, strict=False):
+            for output, batch in batches.items():
                 reason = reason or difference(batch[:1].numpy(), expected[output])
             if reason is None:
                 break
             if attempt == _TRIES - 1:
                 raise call.refuse(f"is not read as onnx defines it: the reference evaluator gives {reason}")
-        for output, batch in zip(call.node.output, batches, strict=False):
+        for output, batch in batches.items():
             self.shapes[output] = tuple(batch.shape[1:])
 
     def _applied(self, call: OnnxCall, module: nn.Module, points: Mapping[str, Tensor]) -> Tensor:
@@ -165,7 +167,8 @@ def _needed(nodes: list[onnx.NodeProto], output: str) -> list[bool]:
 
 
 def _module_name(node: onnx.NodeProto, number: int) -> str:
-    name = re.sub(r"\W+", "_", node.name).strip("_")
+    # A name that is no UTF-8 text arrives as bytes.
+    name = re.sub(r"\W+", "_", str(node.name)).strip("_")
     return name if name and not name[0].isdigit() else f"{node.op_type}_{name or number}"
 
 

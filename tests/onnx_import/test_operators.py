@@ -108,6 +108,7 @@ CASES = {
     "Slice attributes": ([node("Slice", ["x"], axes=[1], starts=[1], ends=[4])], LINE, {}, 9),
     "Slice nothing away": ([node("Slice", ["x", "s", "e"])], LINE, {"s": ints(0), "e": ints(9)}),
     "Split": ([node("Split", ["x", "n"], ["a", "y"], axis=1)], LINE, {"n": ints(2, 4)}),
+    "Split whose first part has no name": ([node("Split", ["x", "n"], ["", "y"], axis=1)], LINE, {"n": ints(2, 4)}),
     "Gather": ([node("Gather", ["x", "i"], axis=2)], IMAGE, {"i": np.int64(-1)}),
     "Gather a range": ([node("Gather", ["x", "i"], axis=1)], LINE, {"i": ints(2, 3)}),
     "AveragePool": ([node("AveragePool", ["x"], kernel_shape=[2, 3], strides=[1, 2])], IMAGE, {}),
@@ -215,6 +216,12 @@ def test_modules_are_named_after_nodes_and_names_are_made_unique(tmp_path):
     ]
     network = load_onnx(save(tmp_path, model(nodes, LINE)))
     assert [name for name, _ in network.named_children()] == ["features_0_Relu", "features_0_Relu_", "train_", "Relu_3"]
+
+
+def test_the_name_of_a_node_need_not_be_text(tmp_path):
+    path = save(tmp_path, model([node("Relu", ["x"])], LINE))
+    path.write_bytes(path.read_bytes().replace(b"the_Relu", b"the_\xff\xfelu"))
+    assert torch.equal(load_onnx(path)(-torch.ones(1, 6)), torch.zeros(1, 6))
 
 
 def test_weights_can_be_trained_and_saved(tmp_path):
