@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -42,6 +44,14 @@ class Conjunction:
             return y.new_full(y.shape[:1], -torch.inf)
         return (y @ self.matrix.to(y).T - self.bound.to(y)).amax(1)
 
+    def holds_all(self, lower: Tensor, upper: Tensor) -> bool:
+        """Whether all outputs between two finite ends [outputs] are in the set, in exact arithmetic."""
+        low, high = ([Fraction(end) for end in ends.tolist()] for ends in (lower, upper))
+        return all(
+            sum(Fraction(factor) * (high if factor > 0 else low)[i] for i, factor in enumerate(row) if factor) <= bound
+            for row, bound in zip(self.matrix.tolist(), self.bound.tolist(), strict=True)
+        )
+
 
 @dataclass(frozen=True)
 class Case:
@@ -77,9 +87,17 @@ class Property:
         The output is compared in float64; NaN violates nothing.
         """
         y = y.double().reshape(1, -1)
-        return any(
-            bool(unsafe.excess(y) <= 0)
-            for case in self.cases
-            if case.box.contains(x.double().reshape(-1))
-            for unsafe in case.unsafe
-        ) and not bool(y.isnan().any())
+        return not bool(y.isnan().any()) and any(bool(unsafe.excess(y) <= 0) for unsafe in self._unsafe_for(x))
+
+    def is_violated_by_all(self, x: Tensor, lower: Tensor, upper: Tensor) -> bool:
+        """Whether an input [inputs] lies in a box that has an unsafe set of all outputs between two ends [outputs].
+
+        In exact arithmetic; ends that are NaN or infinite violate nothing.
+        """
+        finite = bool((lower.isfinite() & upper.isfinite()).all())
+        return finite and any(unsafe.holds_all(lower, upper) for unsafe in self._unsafe_for(x))
+
+    def _unsafe_for(self, x: Tensor) -> Iterator[Conjunction]:
+        """Return the unsafe sets of the boxes that an input lies in."""
+        x = x.double().reshape(-1)
+        return (unsafe for case in self.cases if case.box.contains(x) for unsafe in case.unsafe)

@@ -5,6 +5,7 @@ import math
 import signal
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -142,12 +143,54 @@ def test_nan_decides_nothing():
 def test_a_point_that_evaluations_disagree_about_is_no_counterexample():
     evaluations = [lambda x: f64(1.0, 1.0)]
     problem = stated(0, 1, "(<= Y_0 0)")
-    always_zero = nn.Linear(2, 2)
-    nn.init.zeros_(always_zero.weight)
-    nn.init.zeros_(always_zero.bias)
-    found = verify_property(always_zero, problem, (2,), evaluations=evaluations, deadline=Deadline(1))
+    constant = nn.Linear(2, 2)
+    nn.init.zeros_(constant.weight)
+    nn.init.constant_(constant.bias, -1)
+    found = verify_property(constant, problem, (2,), evaluations=evaluations, deadline=Deadline(1))
     assert found.verdict in (Verdict.UNKNOWN, Verdict.TIMEOUT)
-    assert verify_property(always_zero, problem, (2,)).verdict is Verdict.VIOLATED
+    assert verify_property(constant, problem, (2,)).verdict is Verdict.VIOLATED
+
+
+def single(weight, bias, limit):
+    """The property that weight * x + bias is above a limit at x = 1 + 2^-23, and its network."""
+    model = nn.Linear(1, 1)
+    nn.init.constant_(model.weight, weight)
+    nn.init.constant_(model.bias, bias)
+    point = f64(1 + 2**-23)
+    return model, Property(1, 1, (Case(Box(point, point), (Conjunction(f64([1.0]), f64(limit)),)),))
+
+
+def test_a_point_that_is_unsafe_by_rounding_alone_is_no_counterexample():
+    # y = 2^30 + 1 + 2^-22 + 2^-46, whose last part neither float32 nor float64 hold.
+    weight, bias, limit = 1 + 2**-23, 2.0**30, 2.0**30 + 1 + 2.0**-22
+    assert Fraction(weight) ** 2 + Fraction(bias) > Fraction(limit)
+    model, problem = single(weight, bias, limit)
+    assert verify_property(model, problem, (1,)).verdict is Verdict.UNKNOWN
+    assert verify_property(model, problem, (1,), rounding="nearest").verdict is Verdict.VIOLATED
+    model, problem = single(weight, bias, limit + 1e-5)
+    assert verify_property(model, problem, (1,)).verdict is Verdict.VIOLATED
+
+
+def test_a_counterexample_with_the_very_output_of_the_limit_counts_where_it_is_exact():
+    # No rounding: all neurons are off.
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    nn.init.constant_(model[0].bias, -9)
+    assert verify_property(model, stated(0, 1, "(<= Y_0 Y_1)"), (2,)).verdict is Verdict.VIOLATED
+    assert verify_property(model, stated(0, 1, "(<= Y_0 0)", "(>= Y_1 0)"), (2,)).verdict is Verdict.VIOLATED
+
+
+def test_a_counterexample_of_a_deep_network_counts_although_its_intervals_explode():
+    layers = [layer for _ in range(24) for layer in (nn.Linear(30, 30), nn.ReLU())]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for layer in layers[::2]:
+            nn.init.normal_(layer.weight, std=(2 / 30) ** 0.5)
+    model = nn.Sequential(nn.Linear(2, 30), *layers, nn.Linear(30, 2)).double()
+    point = torch.full((2,), 0.5, dtype=torch.float64)
+    limit = model(point)[0].item() + 1e-6
+    assert BoxBounds(model, (2,), torch.float64).outputs(point, "IBP")[1][0] > limit
+    problem = Property(2, 2, (Case(Box(point, point), (Conjunction(f64([1.0, 0.0]), f64(limit)),)),))
+    assert verify_property(model, problem, (2,)).verdict is Verdict.VIOLATED
 
 
 def test_many_inputs_are_not_split_and_end_unknown():

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lbp.verification.properties.bounds import BoxBounds
 from lbp.verification.properties.case import UnsafeSets
 from lbp.verification.properties.deadline import Deadline
 from lbp.vnnlib import Box, Property
 
 Evaluation = Callable[[Tensor], Tensor]
 """Returns the flattened output of one input, given as float64 [inputs]."""
+
+POINT_METHODS = ("IBP", "CROWN-IBP", "CROWN")
+"""Methods that bound the output at a counterexample; intervals are wide after many layers even there."""
 
 FIRST_STEP, LAST_STEP = 0.25, 0.002
 """Length of the first and last step of an attack, in widths of the box."""
@@ -34,23 +38,33 @@ class Counterexample:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """Accepts a point only if every evaluation of the network finds its output unsafe.
+    """Accepts a point only if its output is unsafe in exact arithmetic, and every evaluation of the network finds so.
+
+    Evaluations round, so that they may all agree about an output that is safe by less than that.
 
     Attributes:
         problem: the property.
         evaluations: independent ways to compute the output.
+        bounds: outward bounds in float64, that hold in exact arithmetic; None: evaluations alone decide.
     """
 
     problem: Property
     evaluations: Sequence[Evaluation]
+    bounds: BoxBounds | None = None
 
     def __call__(self, x: Tensor, box: Box) -> Counterexample | None:
         """Return the counterexample that a point [inputs] near or in a box is, None if it is none."""
         point = representable(x, box)
         outputs = [evaluate(point).double().reshape(-1) for evaluate in self.evaluations]
-        if all(self.problem.is_violated_by(point, y) for y in outputs):
+        if all(self.problem.is_violated_by(point, y) for y in outputs) and self._holds_exactly(point):
             return Counterexample(point, outputs[0])
         return None
+
+    def _holds_exactly(self, point: Tensor) -> bool:
+        if self.bounds is None:
+            return True
+        ends = (self.bounds.outputs(point, method) for method in POINT_METHODS)
+        return any(self.problem.is_violated_by_all(point, lower, upper) for lower, upper in ends)
 
 
 def representable(x: Tensor, box: Box) -> Tensor:

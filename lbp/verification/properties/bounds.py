@@ -84,6 +84,13 @@ class BoxBounds:
         assert found[0] is not None
         return found[0].detach()
 
+    def outputs(self, x: Tensor, method: str) -> tuple[Tensor, Tensor]:
+        """Return lower and upper bounds [outputs] of the outputs at a point [inputs]."""
+        lower, upper = self._net.compute_bounds(x=(self._region(x[None], x[None]),), method=method)[:2]
+        assert lower is not None
+        assert upper is not None
+        return lower.detach().reshape(-1), upper.detach().reshape(-1)
+
     def linear_lower(self, low: Tensor, high: Tensor, sets: UnsafeSets, method: str) -> LinearLower:
         """Return lower bounds with their slopes; not for IBP."""
         found = self._net.compute_bounds(

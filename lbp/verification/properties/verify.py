@@ -77,8 +77,9 @@ def verify_property(
     """Decide whether a property holds for a network.
 
     The property holds when, for every case, every part of the box and every unsafe set, one row of the set is above its
-    bound. It is violated by a point only if all evaluations of the
-    network agree, among them the one in float64. NaN decides nothing.
+    bound. It is violated by a point only if outward bounds in float64 show that the network violates it there in exact
+    arithmetic, and all evaluations of the network agree, among them the one in float64; with `rounding="nearest"` the
+    evaluations decide alone. NaN decides nothing.
 
     Args:
         network: from [B, *input_shape] to [B, outputs]; copied, and left as it is.
@@ -96,6 +97,7 @@ def verify_property(
             about a counterexample; by default the network in float32. The first one's output is reported.
         memory_budget: bytes, or text like "4GiB", that bounds may take; None: half of the memory that is free.
         rounding: what the bounds account for, as `lbp.verify` takes it; "inference" covers evaluations in `dtype`.
+            Unless it is "nearest", both answers hold in exact arithmetic (docs/rounding.md, section 1).
         seed: of the attack.
 
     Raises:
@@ -169,7 +171,11 @@ class _Session:
         self.boxes = 0
         if evaluations is None:
             evaluations = (_evaluation(copy.deepcopy(network).float(), input_shape, torch.float32),)
-        self.confirm = Confirmation(problem, (*evaluations, _evaluation(double, input_shape, torch.float64)))
+        at_points = None
+        if rounding != "nearest":
+            at_points = BoxBounds(double, input_shape, torch.float64, strategy, memory_budget)
+        evaluations = (*evaluations, _evaluation(double, input_shape, torch.float64))
+        self.confirm = Confirmation(problem, evaluations, at_points)
         self.bounds = BoxBounds(self.network, input_shape, dtype, strategy, memory_budget, rounding)
 
     def result(
