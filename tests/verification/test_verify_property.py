@@ -415,6 +415,26 @@ def test_confirmation_clamps_points_into_the_box():
     assert Confirmation(problem, [lambda x: x + 1])(f64(0.5, 0.5), problem.cases[0].box) is None
 
 
+def test_a_box_whose_width_overflows_is_searched_and_split_like_any_other():
+    model, (box,) = nn.Linear(2, 1), [case.box for case in stated(-1e308, 1e308).cases]
+    nn.init.constant_(model.weight, 1e-30)
+    found = verify_property(model, stated(-1e308, 1e308, "(<= Y_0 -1)", outputs=1), (2,))
+    assert found.verdict is Verdict.VIOLATED
+    assert box.contains(found.counterexample.x)
+    bounds = BoxBounds(model.double(), (2,), torch.float64)
+    assert bounds._region(box.lower[None], box.upper[None]).ptb.x_U.tolist() == [[1e308, 1e308]]
+    sets = UnsafeSets.of([Conjunction(f64([1.0]), f64(0.0))], 1, torch.float64)
+    splitting = Splitting(model, bounds, sets, Confirmation(stated(-1, 1), ()), "CROWN")
+    lower, upper = splitting._halves(box.lower[None], box.upper[None], f64([2.0, 1.0]))
+    assert lower.tolist() == [[-1e308, -1e308], [0, -1e308]]
+    assert upper.tolist() == [[0, 1e308], [1e308, 1e308]]
+
+
+def test_a_box_beyond_float32_is_refused_where_bounds_are_computed_in_it():
+    with pytest.raises(InvalidInputError, match=r"X_0 in \[-1, 1e\+39\], which torch.float32 does not hold; use dtype"):
+        verify_property(network(), stated(-1, 1e39, "(<= Y_0 0)"), (2,), dtype=torch.float32)
+
+
 def test_rows_that_sets_share_are_kept_once():
     shared, own = ([1.0, 0.0], 1.0), ([0.0, 1.0], 2.0)
     parts = [Conjunction(f64(shared[0], own[0]), f64(shared[1], own[1])), Conjunction(f64(shared[0]), f64(shared[1]))]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lbp.verification.properties.bounds import BoxBounds
-from lbp.verification.properties.case import UnsafeSets
+from lbp.verification.properties.case import UnsafeSets, half_width, middle
 from lbp.verification.properties.deadline import Deadline
 from lbp.vnnlib import Box, Property
 
@@ -112,13 +112,18 @@ def attack(
     """
     dtype = sets.matrix.dtype
     low, high = box.lower.to(dtype), box.upper.to(dtype)
+    center, half = middle(low, high), half_width(low, high)
+
+    def into_box(points: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(points, low), high)
+
     generator = torch.Generator().manual_seed(seed)
     count = restarts * len(sets)
     for first in range(0, count, at_once or max(count, 1)):
         number = torch.arange(first, min(first + (at_once or count), count))
         start = torch.rand(len(number), len(low), generator=generator, dtype=dtype)
         start[number < len(sets)] = 0.5
-        x, target = low + (high - low) * start, number % len(sets)
+        x, target = into_box(center + half * (2 * start - 1)), number % len(sets)
         length, shrink = FIRST_STEP, (LAST_STEP / FIRST_STEP) ** (1 / max(steps, 1))
         for _ in range(steps + 1):
             deadline.check()
@@ -129,7 +134,7 @@ def attack(
             found = first_confirmed(x, excess.detach(), box, confirm)
             if found is not None:
                 return found
-            x = torch.minimum(torch.maximum(x - length * (high - low) * gradient.sign(), low), high)
+            x = into_box(x - 2 * length * half * gradient.sign())
             length *= shrink
     return None
 

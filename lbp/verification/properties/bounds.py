@@ -104,9 +104,8 @@ class BoxBounds:
 
     def _region(self, low: Tensor, high: Tensor) -> BoundedTensor:
         low, high = (self._outward(low, -torch.inf), self._outward(high, torch.inf))
-        ends = [side.reshape(-1, *self.input_shape) for side in (low, high)]
-        middle = ends[0] + (ends[1] - ends[0]) / 2
-        return BoundedTensor(middle, PerturbationLpNorm(x_L=ends[0], x_U=ends[1]))
+        lower, upper = (side.reshape(-1, *self.input_shape) for side in (low, high))
+        return BoundedTensor(lower, PerturbationLpNorm(x_L=lower, x_U=upper))  # any point of the box stands for it
 
     def _outward(self, ends: Tensor, direction: float) -> Tensor:
         """Return ends in the dtype of the bounds, moved outward where rounding has moved them inward."""

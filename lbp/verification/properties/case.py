@@ -14,6 +14,16 @@ from lbp.verification.margins import certainly_above
 from lbp.vnnlib import Conjunction
 
 
+def middle(lower: Tensor, upper: Tensor) -> Tensor:
+    """Return the middle of boxes; their width may overflow."""
+    return lower / 2 + upper / 2
+
+
+def half_width(lower: Tensor, upper: Tensor) -> Tensor:
+    """Return half of the width of boxes, which may overflow."""
+    return upper / 2 - lower / 2
+
+
 @dataclass(frozen=True)
 class UnsafeSets:
     """Unsafe sets over the same rows: set k is where `matrix y <= bound` in all of its rows.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lbp.verification.properties.attack import Confirmation, Counterexample, first_confirmed
 from lbp.verification.properties.bounds import BoxBounds, LinearLower
-from lbp.verification.properties.case import UnsafeSets
+from lbp.verification.properties.case import UnsafeSets, half_width, middle
 from lbp.verification.properties.deadline import Deadline
 from lbp.vnnlib import Box
 
@@ -90,7 +90,7 @@ class Splitting:
             counterexample = self._try_points(lower, upper, found, box)
             if counterexample is not None:
                 return counterexample
-            stack.push(*self._halves(lower, upper, influence(found, self.sets, open_sets, upper - lower)))
+            stack.push(*self._halves(lower, upper, influence(found, self.sets, open_sets, half_width(lower, upper))))
         return None
 
     def _try_points(self, lower: Tensor, upper: Tensor, found: LinearLower, box: Box) -> Counterexample | None:
@@ -99,22 +99,22 @@ class Splitting:
         nearest = (found.lower - self.sets.bound).gather(1, best).argmin(1, keepdim=True)
         row = best.gather(1, nearest)
         slope = found.slopes.gather(1, row[:, :, None].expand(-1, 1, lower.shape[1])).squeeze(1)
-        points = torch.cat([(lower + upper) / 2, torch.where(slope > 0, lower, upper)])
+        points = torch.cat([middle(lower, upper), torch.where(slope > 0, lower, upper)])
         with torch.no_grad():
             output = self.network(points.to(self.bounds.dtype).reshape(-1, *self.bounds.input_shape)).flatten(1)
         return first_confirmed(points, self.sets.excess(output).amin(1), box, self.confirm)
 
     def _halves(self, lower: Tensor, upper: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
         """Return both halves of every box, cut across the dimension with the highest score that can be cut."""
-        middle = lower + (upper - lower) / 2
-        divisible = (lower < middle) & (middle < upper)
+        cuts = middle(lower, upper)
+        divisible = (lower < cuts) & (cuts < upper)
         can = divisible.any(1)
         if not bool(can.all()):
             self.too_small = True
-            lower, upper, middle = lower[can], upper[can], middle[can]
+            lower, upper, cuts = lower[can], upper[can], cuts[can]
             score, divisible = score[can], divisible[can]
         dim = score.masked_fill(~divisible, -1.0).argmax(1, keepdim=True)
-        cut = middle.gather(1, dim)
+        cut = cuts.gather(1, dim)
         return torch.cat([lower, lower.scatter(1, dim, cut)]), torch.cat([upper.scatter(1, dim, cut), upper])
 
 

@@ -16,7 +16,7 @@ from lbp.methods.names import parse_method
 from lbp.nn import evaluation_mode
 from lbp.verification.properties.attack import Confirmation, Counterexample, Evaluation, attack
 from lbp.verification.properties.bounds import BoxBounds
-from lbp.verification.properties.case import UnsafeSets
+from lbp.verification.properties.case import UnsafeSets, middle
 from lbp.verification.properties.deadline import Deadline, OutOfTimeError
 from lbp.verification.properties.split import Splitting
 from lbp.verification.verify import method_names
@@ -101,8 +101,9 @@ def verify_property(
         seed: of the attack.
 
     Raises:
-        InvalidInputError: a network that does not fit the property, IBP as split_method, a budget that is too small, or
-            coefficients of the property, or parameters, that the dtype of the bounds does not hold exactly.
+        InvalidInputError: a network that does not fit the property, IBP as split_method, a budget that is too small, a
+            box beyond the dtype of the bounds, or coefficients of the property, or parameters, that it does not hold
+            exactly.
         UnanalysedRoundingError: a layer, or an environment, whose rounding errors are not known.
         UnsupportedLayerError: a layer without bounds.
         UnsupportedArgumentError: an unknown method.
@@ -160,6 +161,7 @@ class _Session:
         network = copy.deepcopy(network).eval().requires_grad_(False)
         _check_parameters(network, dtype, rounding)
         _check_fit(network, problem, input_shape, own)
+        _check_boxes(problem, dtype)
         double = float64_copy(network, torch.zeros(1, *input_shape, dtype=own))
         self.network = double if dtype == torch.float64 else copy.deepcopy(network).to(dtype)
         self.problem = problem
@@ -186,7 +188,7 @@ class _Session:
 
     def decide(self, case: Case, methods: Sequence[str], split_method: str) -> _Outcome:
         if any(len(part.bound) == 0 for part in case.unsafe):
-            found = self.confirm((case.box.lower + case.box.upper) / 2, case.box)
+            found = self.confirm(middle(case.box.lower, case.box.upper), case.box)
             return _Outcome(False, () if found is None else ("attack",), found)
         sets = UnsafeSets.of(case.unsafe, self.problem.outputs, self.dtype, self.rounding)
         few = self.problem.inputs <= FEW_INPUTS
@@ -266,3 +268,16 @@ def _check_fit(network: nn.Module, problem: Property, input_shape: tuple[int, ..
             f"the network gives outputs of shape {list(output.shape[1:])}, {output[0].numel()} numbers, but the "
             f"property is about {problem.outputs} outputs"
         )
+
+
+def _check_boxes(problem: Property, dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    for case in problem.cases:
+        beyond = (torch.maximum(case.box.lower.abs(), case.box.upper.abs()) > largest).nonzero()
+        if len(beyond):
+            index = int(beyond[0])
+            low, high = float(case.box.lower[index]), float(case.box.upper[index])
+            raise InvalidInputError(
+                f"the property has X_{index} in [{low:g}, {high:g}], which {dtype} does not hold; use "
+                "dtype=torch.float64 (--precision float64)"
+            )
