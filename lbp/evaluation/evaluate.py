@@ -16,7 +16,7 @@ from lbp.settings import Settings
 from lbp.verification import AttackSettings, Falsification, check_consistent, falsify, verify
 from lbp.verification.batches import images_at_once
 from lbp.verification.real_margins import certainly_misclassified
-from lbp.verification.verify import Rounding, Strategy, bound_options
+from lbp.verification.verify import Rounding, Strategy, bound_options, check_images
 
 METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP")
 STRATEGIES = ("tight", "adaptive")
@@ -114,6 +114,7 @@ def evaluate(
             real arithmetic: what is misclassified by rounding alone is recorded.
         InvalidInputError, UnsupportedArgumentError, UnsupportedLayerError, UnanalysedRoundingError: as `verify`.
     """
+    check_images(model, x, labels, batch_size, indices)
     todo = list(range(len(x))) if indices is None else list(indices)
     if not todo:
         return []

@@ -22,7 +22,7 @@ from lbp.verification.falsify import AttackSettings, falsify, predicted_classes
 from lbp.verification.margins import certainly_above, margin_bounds
 from lbp.verification.search import smallest_margin
 from lbp.verification.verdicts import ImageVerdict
-from lbp.verification.verify import Rounding, Strategy, bound_options, checked_classes, method_names
+from lbp.verification.verify import Rounding, Strategy, bound_options, check_images, checked_classes, method_names
 
 CASCADE = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN")
 """The methods of a cascade unless others are named, cheapest first."""
@@ -92,17 +92,14 @@ def run_cascade(
         the verdicts in the order in which they became known.
 
     Raises:
-        InvalidInputError: shapes or labels that do not fit; an attack for another norm than infinity.
+        InvalidInputError: images, labels or indices that do not fit; an attack for another norm than infinity.
         UnsupportedArgumentError: unknown method.
         UnsupportedLayerError: the model has a layer without bounds.
         UnanalysedRoundingError: a layer, or an environment, whose rounding errors are not known.
     """
     if settings.attack is not None and settings.norm not in (None, math.inf):
         raise InvalidInputError(f"the attacks search l_inf balls, the norm is {settings.norm:g}; verify without attack")
-    if labels.shape != x.shape[:1] or labels.dtype != torch.int64:
-        raise InvalidInputError(
-            f"labels must be int64 of shape [{len(x)}], got {labels.dtype} of shape {list(labels.shape)}"
-        )
+    check_images(model, x, labels, batch_size, indices)
     todo = list(range(len(x))) if indices is None else list(indices)
     if not todo:
         return []

@@ -108,7 +108,12 @@ def verify(
     """
     eps = _single_radius(eps)
     names = method_names(methods, sort=cascade)
-    _check_inputs(model, x, labels, batch_size)
+    check_images(model, x, labels, batch_size)
+    weights = next(model.parameters(), None)
+    if len(x) == 0:
+        raise InvalidInputError(f"x must be a batch of inputs [N, *shape] with N >= 1, got shape {list(x.shape)}")
+    if weights is not None and x.device != weights.device:
+        raise InvalidInputError(f"x is on {x.device}, the model's weights are on {weights.device}; move one")
     labels = labels.to(x.device)
     perturbation = PerturbationLpNorm(eps=eps, norm=norm, clip=clip)
     with evaluation_mode(model), torch.no_grad():
@@ -231,22 +236,41 @@ def _single_radius(eps: float | Tensor) -> float:
     return float(eps)
 
 
-def _check_inputs(model: nn.Module, x: Tensor, labels: Tensor, batch_size: int | None) -> None:
+def check_images(
+    model: nn.Module, x: Tensor, labels: Tensor, batch_size: int | None, indices: Sequence[int] | None = None
+) -> None:
+    """Refuse images and labels that do not fit a model or each other.
+
+    Args:
+        model: the network itself.
+        x: to be [N, *shape], of the type of the model's weights, on any device.
+        labels: to be int64 [N].
+        batch_size: to be at least 1, or None.
+        indices: to be different ones of 0 to N - 1, or None.
+
+    Raises:
+        InvalidInputError: one of them is not.
+    """
     if isinstance(model, BoundedModule):
-        raise InvalidInputError("verify takes the model itself, not a BoundedModule")
-    if x.dim() < 2 or len(x) == 0:
-        raise InvalidInputError(f"x must be a batch of inputs [N, *shape] with N >= 1, got shape {list(x.shape)}")
+        raise InvalidInputError("verification takes the model itself, not a BoundedModule")
+    if x.dim() < 2:
+        raise InvalidInputError(f"x must be a batch of inputs [N, *shape], got shape {list(x.shape)}")
     weights = next(model.parameters(), None)
-    if weights is not None and (x.dtype, x.device) != (weights.dtype, weights.device):
-        raise InvalidInputError(
-            f"x is {x.dtype} on {x.device}, the model's weights are {weights.dtype} on {weights.device}; convert one"
-        )
+    if weights is not None and x.dtype != weights.dtype:
+        raise InvalidInputError(f"x is {x.dtype}, the model's weights are {weights.dtype}; convert one")
     if labels.shape != x.shape[:1] or labels.dtype != torch.int64:
         raise InvalidInputError(
             f"labels must be int64 of shape [{len(x)}], got {labels.dtype} of shape {list(labels.shape)}"
         )
     if batch_size is not None and batch_size < 1:
         raise InvalidInputError(f"batch_size must be at least 1, got {batch_size}")
+    seen: set[int] = set()
+    for index in indices or ():
+        if not 0 <= index < len(x):
+            raise InvalidInputError(f"indices must be those of the {len(x)} images, 0 to {len(x) - 1}, got {index}")
+        if index in seen:
+            raise InvalidInputError(f"indices must differ, {index} is among them twice")
+        seen.add(index)
 
 
 def checked_classes(logits: Tensor, labels: Tensor, num_classes: int | None = None) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lbp.errors import InvalidInputError
+from lbp.evaluation import EvaluationSettings, evaluate
 from lbp.verification import (
     AttackSettings,
     CascadeSettings,
@@ -187,3 +188,25 @@ def test_labels_that_do_not_fit_are_refused(trained, digits):
         run_cascade(trained, digits.images.double(), digits.labels[1:], CascadeSettings(eps=EPS))
     with pytest.raises(InvalidInputError, match="labels run from 1 to 10, expected 0 to 9"):
         run_cascade(trained, digits.images.double(), digits.labels + 1, CascadeSettings(eps=EPS))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(40, 1, 8, 8)}, "x is torch.float32, the model's weights are torch.float64; convert one"),
+        ({"x": torch.zeros(40, dtype=torch.float64)}, r"x must be a batch of inputs .* got shape \[40\]"),
+        ({"indices": [3, 1, 3]}, "indices must differ, 3 is among them twice"),
+        ({"indices": [40]}, "those of the 40 images, 0 to 39, got 40"),
+        ({"indices": [0, -1]}, "those of the 40 images, 0 to 39, got -1"),
+        ({"batch_size": -1}, "batch_size must be at least 1, got -1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("run", "settings"), [(run_cascade, CascadeSettings(eps=EPS)), (evaluate, EvaluationSettings(eps=EPS))]
+)
+def test_images_indices_and_batch_sizes_that_do_not_fit_are_refused(digits, run, settings, change, message):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).double()
+    call = {"x": digits.images.double(), "labels": digits.labels, **change}
+    with pytest.raises(InvalidInputError, match=message):
+        run(model, call.pop("x"), call.pop("labels"), settings, **call)
