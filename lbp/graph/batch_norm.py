@@ -380,7 +380,8 @@ class _Recorder:
             assert module.moments is not None
             self.statistics.setdefault(module, []).append(module.moments)
             return
-        (x,) = inputs
+        # Under autocast the layer takes numbers of 16 bits, but adds up in float32.
+        x = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
         dims = [dim for dim in range(x.dim()) if dim != 1]
         moments = (x.mean(dims), x.var(dims, unbiased=False))
         self.statistics.setdefault(module, []).append(moments)

@@ -54,6 +54,8 @@ class GlobalBatchNorm(nn.Module):
         return x * scale.reshape(spatial) + shift.reshape(spatial)
 
     def _measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        # Under autocast numbers may have 16 bits.
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         dims = [dim for dim in range(x.dim()) if dim != 1]
         count = x.new_full((1,), x.numel() / x.shape[1])
         sums = self._reduce(torch.cat([x.sum(dims), count]))
