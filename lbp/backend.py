@@ -28,6 +28,9 @@ class backend:
     ``"native"`` runs the extension's kernels, ``"reference"`` the same functions in plain PyTorch (the baseline of the
     benchmarks and the oracle of the tests). The environment variable ``LBP_BACKEND`` sets the one to start with.
 
+    Bounds have first derivatives in reverse mode; forward mode is refused by name. The native ops refuse second
+    derivatives too; the reference has what PyTorch has, which for balls of other p than 1 and infinity may be NaN.
+
     Example:
         >>> with lbp.backend("reference"):
         ...     lower, upper = net.compute_bounds(x=(x,), method="CROWN")

@@ -31,6 +31,7 @@ from lbp.methods.options import (
     strategy_of,
     windows_of,
 )
+from lbp.ops._calls import refuse_forward_mode
 from lbp.perturbations import BoundedTensor, region_of
 
 __all__ = ["BoundedModule", "BoundedTensor"]
@@ -242,8 +243,10 @@ class BoundedModule(nn.Module):
             UnsupportedArgumentError: an unknown method, or an argument that is not implemented.
             StaleBoundsError: cached bounds are asked for, but parameters, mode or input have changed.
             UnknownNodeError: a name that no node has.
+            NotImplementedError: forward-mode differentiation, by `torch.func.jvp` or `torch.autograd.forward_ad`.
         """
         given_arguments = locals()
+        refuse_forward_mode("compute_bounds")
         for name in _MUST_BE_UNSET:
             if given_arguments[name] is not None:
                 raise UnsupportedArgumentError(f"compute_bounds: {name} is not implemented; leave it at None")
@@ -259,6 +262,10 @@ class BoundedModule(nn.Module):
         for guard in network.guards:
             guard()
         output = network.output if final_node_name is None else network[final_node_name]
+        if output.size == 0:
+            raise InvalidInputError(
+                f"compute_bounds: {output.name!r} has shape {list(output.shape)} per example: there is nothing to bound"
+            )
         x, region, cached = self._input(x, structure, network, level, reuse=scheme.is_backward, reuse_given=reuse_ibp)
         budget, asked = budget_of(self.bound_opts, memory_budget, region.lower.device)
         problem = Problem(
@@ -282,10 +289,15 @@ class BoundedModule(nn.Module):
         wanted = wanted_coefficients(network, output, scheme, needed_A_dict) if return_A else {}
         solution = solve(problem, scheme, keep_linear=output in wanted)
         self._keep(x, structure, problem, solution, reused=bool(cached))
+        lower, upper = solution.lower, solution.upper
+        if C is None and output is network.output:
+            lower, upper = (
+                None if side is None else side.reshape(-1, *network.output_shape) for side in (lower, upper)
+            )
         if not return_A:
-            return solution.lower, solution.upper
+            return lower, upper
         coefficients = linear_coefficients(problem, solution, wanted)
-        return (None, None, coefficients) if need_A_only else (solution.lower, solution.upper, coefficients)
+        return (None, None, coefficients) if need_A_only else (lower, upper, coefficients)
 
     def images_within(
         self, method: str | None = "backward", *, rows: int | None = None, memory_budget: int | str | None = None

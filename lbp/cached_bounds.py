@@ -11,7 +11,7 @@ from torch import Tensor
 from lbp.errors import StaleBoundsError
 from lbp.graph import BoundNode
 from lbp.graph.registry import BatchStatistics
-from lbp.graph.structure import Structure, tensors_of
+from lbp.graph.structure import Identity, Structure, setting_of, tensors_of
 from lbp.linear import Interval, Region
 from lbp.perturbations import PerturbationLpNorm, region_of
 from lbp.rounding import LEVELS
@@ -52,7 +52,8 @@ class CachedBounds:
         if self.stamp != stamp:
             raise StaleBoundsError(
                 "compute_bounds: the cached bounds of the hidden layers are stale: parameters, buffers, the input "
-                "or the training mode have changed since they were computed; pass x again"
+                "or the training mode have changed since they were computed, or are tensors made under "
+                "torch.inference_mode(), of which that cannot be known; pass x again"
             )
         if LEVELS.index(self.level) < LEVELS.index(level):
             raise StaleBoundsError(
@@ -66,19 +67,10 @@ def stamp_of(structure: Structure, statistics: BatchStatistics, x: Tensor) -> tu
     """Return the versions of everything that the bounds for x of a model of that structure depend on."""
     tensors = tensors_of(structure)
     moments = chain.from_iterable(chain.from_iterable(statistics.values()))
-    return (structure, *input_stamp_of(x), *map(_version, (*tensors, *moments)))
+    return (structure, *input_stamp_of(x), *map(Identity, (*tensors, *moments)))
 
 
 def input_stamp_of(x: Tensor) -> tuple[Any, ...]:
     """Return the versions of everything that the region of an input depends on."""
     perturbation = getattr(x, "ptb", None) or PerturbationLpNorm()
-    return tuple(map(_version, (*vars(perturbation).values(), x)))
-
-
-def _version(value: Any) -> Any:
-    """Return what changes with a value: a tensor's identity and version, any other value itself."""
-    if isinstance(value, tuple | list):
-        return tuple(map(_version, value))
-    if isinstance(value, Tensor):
-        return id(value), -1 if value.is_inference() else value._version
-    return value
+    return tuple(map(setting_of, (*vars(perturbation).values(), x)))

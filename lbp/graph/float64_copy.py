@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize
 
 from lbp.graph.structure import refuse_hooks
 from lbp.graph.trace import BoundTracer, TensorShape, trace_model
@@ -43,14 +42,11 @@ def float64_copy(model: nn.Module, example: Tensor) -> nn.Module:
     model = copy.deepcopy(model)
     if example.dtype == torch.float64:
         return model.double()
-    for layer in model.modules():
-        if parametrize.is_parametrized(layer):
-            _keep_parametrized(layer)
     if BoundTracer().is_leaf_module(model, ""):
         model = nn.Sequential(model).train(model.training)
     trace = trace_model(model, example)
-    module = fx.GraphModule(model, trace.graph)
-    of_input = _reached_from_input(trace.graph)
+    module = trace.module
+    of_input = _reached_from_input(module.graph)
     _keep_constants(module, of_input, example)
     first, second = trace.results
     # Numbers computed from shapes; those that depend on the batch stay what they are, and bounds refuse them.
@@ -65,16 +61,6 @@ def float64_copy(model: nn.Module, example: Tensor) -> nn.Module:
             if isinstance(value, float):
                 vars(layer)[name] = _in_float32(value)
     return module.double()
-
-
-def _keep_parametrized(layer: nn.Module) -> None:
-    """Replace parametrisations by their present values."""
-    # `parametrize.remove_parametrizations` changes the class, which the copy shares with the original.
-    values = {name: getattr(layer, name).detach().clone() for name in layer.parametrizations}  # type: ignore[union-attr]
-    layer.__class__ = type(layer).__bases__[0]
-    del layer.parametrizations
-    for name, value in values.items():
-        layer.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
 
 def _reached_from_input(graph: fx.Graph) -> list[fx.Node]:

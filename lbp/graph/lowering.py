@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from lbp.errors import UnsupportedLayerError
@@ -14,7 +15,7 @@ from lbp.graph.batch_norm import fold_batch_norms
 from lbp.graph.network import Network
 from lbp.graph.registry import BatchStatistics, Call, Guard
 from lbp.graph.trace import BoundTracer, TensorShape, Trace, trace_model
-from lbp.graph.values import Attribute, Expression, MethodCall, ModuleCall, Value
+from lbp.graph.values import Attribute, Expression, Literal, MethodCall, ModuleCall, Value
 
 
 def build_network(model: nn.Module, example: Tensor, statistics: BatchStatistics) -> Network:
@@ -34,6 +35,20 @@ def build_network(model: nn.Module, example: Tensor, statistics: BatchStatistics
     return _Lowering(model, trace_model(model, example), statistics).run()
 
 
+_FUNCTIONS_OF_SHAPES = {getattr, torch.numel, torch.is_floating_point, torch.is_complex}
+_METHODS_OF_SHAPES = {
+    *("size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "element_size"),
+    *("is_floating_point", "is_complex", "get_device"),
+}
+
+
+def _asks_for_shape(fx_node: fx.Node) -> bool:
+    """Whether the result, where it is no tensor, follows from the shapes, formats and devices of tensors."""
+    if fx_node.op == "call_function":
+        return fx_node.target in _FUNCTIONS_OF_SHAPES
+    return fx_node.op == "call_method" and fx_node.target in _METHODS_OF_SHAPES
+
+
 class _Lowering:
     def __init__(self, model: nn.Module, trace: Trace, statistics: BatchStatistics) -> None:
         self.model = model
@@ -48,7 +63,7 @@ class _Lowering:
     def run(self) -> Network:
         output = self._output()
         live = _ancestors(output)
-        for fx_node in self.trace.graph.nodes:
+        for fx_node in self.trace.module.graph.nodes:
             self._check_overwrite(fx_node)
             if fx_node.op == "call_module":
                 number = self.calls[str(fx_node.target)]
@@ -60,10 +75,10 @@ class _Lowering:
         if output not in self.nodes:
             raise UnsupportedLayerError("the model's output does not depend on its input")
         root = fold_batch_norms(self.nodes[output])
-        return Network(_topological(root), root, self.guards)
+        return Network(_topological(root), root, tuple(self.trace.results[0][output][1:]), self.guards)
 
     def _output(self) -> fx.Node:
-        result = next(node for node in self.trace.graph.nodes if node.op == "output").args[0]
+        result = next(node for node in self.trace.module.graph.nodes if node.op == "output").args[0]
         if not isinstance(result, fx.Node):
             raise UnsupportedLayerError("the model must return a single tensor")
         return result
@@ -83,24 +98,46 @@ class _Lowering:
             self.values[fx_node] = self._constant(fx_node)
         elif isinstance(self.trace.results[0][fx_node], TensorShape):
             call = self._call(fx_node, number)
-            self.nodes[fx_node] = call.handler()(call)
+            handler = call.handler()
+            self._check_format(call)
+            self.nodes[fx_node] = handler(call)
         elif _holds_tensor(self.trace.results[0][fx_node]):
             raise self._call(fx_node, number).refuse("returns several tensors")
+        elif self._reads_values(fx_node):
+            raise self._call(fx_node, number).refuse(
+                "makes numbers of values that depend on the input, which bounds would not follow"
+            )
 
     def _is_shape(self, fx_node: fx.Node) -> bool:
         """Whether a value is arithmetic on shapes: neither a tensor nor independent of the input."""
         return fx_node not in self.nodes and fx_node not in self.values
+
+    def _reads_values(self, fx_node: fx.Node) -> bool:
+        """Whether an operation, whose result is no tensor, asks a tensor for more than its shape and format."""
+        of_tensors = any(isinstance(self.trace.results[0][source], TensorShape) for source in fx_node.all_input_nodes)
+        return of_tensors and not _asks_for_shape(fx_node)
+
+    def _check_format(self, call: Call) -> None:
+        if call.dtype != self.dtype:
+            raise call.refuse(
+                f"gives {call.dtype}, but the network's input is {self.dtype}, and bounds are computed in one format; "
+                "convert what it combines, or the whole model, with .to()"
+            )
 
     def _lower_input(self, fx_node: fx.Node) -> None:
         if any(isinstance(node, InputNode) for node in self.nodes.values()):
             raise UnsupportedLayerError(f"the model takes a second input {fx_node.name!r}; one input is supported")
         shape = self.trace.results[0][fx_node][1:]
         self.nodes[fx_node] = InputNode(self._unique(fx_node.name), tuple(shape))
+        self.dtype = self.trace.results[0][fx_node].dtype
 
     def _constant(self, fx_node: fx.Node) -> Value:
         target = str(fx_node.target)
         if fx_node.op == "get_attr":
-            return Attribute(self.model, target)
+            made_by_trace = "." not in target and not hasattr(self.model, target)
+            return Literal(getattr(self.trace.module, target)) if made_by_trace else Attribute(self.model, target)
+        if self._is_fixed(fx_node):
+            return Literal(self.trace.results[0][fx_node])
         args, kwargs = self._resolved(fx_node.args), self._resolved(fx_node.kwargs)
         if fx_node.op == "call_module":
             return Expression(ModuleCall(Attribute(self.model, target)), args, kwargs)
@@ -108,6 +145,15 @@ class _Lowering:
             return Expression(MethodCall(target), args, kwargs)
         assert callable(fx_node.target)
         return Expression(fx_node.target, args, kwargs)
+
+    def _is_fixed(self, fx_node: fx.Node) -> bool:
+        """Whether a constant follows from shapes and formats of parameters alone, which a trace takes for fixed."""
+        result = self.trace.results[0][fx_node]
+        if isinstance(result, TensorShape) or _holds_tensor(result) or self._reads_values(fx_node):
+            return False
+        return _asks_for_shape(fx_node) or all(
+            isinstance(self.values[source], Literal) for source in fx_node.all_input_nodes
+        )
 
     def _resolved(self, argument: Any) -> Any:
         """Return arguments with the values of constants in place of their operations."""

@@ -17,13 +17,22 @@ class Network:
         nodes: all nodes that the output depends on, inputs of a node before it.
         input: the network's input.
         output: the network's output.
+        output_shape: shape of the model's output without the batch dimension: that of the output node, or () where the
+            output is a single number, which is a layer of one neuron.
         guards: conditions to check before every use.
         counts: what others have counted from the shapes in the graph, which never change; by what it is.
     """
 
-    def __init__(self, nodes: Sequence[BoundNode], output: BoundNode, guards: Sequence[Guard] = ()) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[BoundNode],
+        output: BoundNode,
+        output_shape: tuple[int, ...],
+        guards: Sequence[Guard] = (),
+    ) -> None:
         self.nodes = tuple(nodes)
         self.output = output
+        self.output_shape = output_shape
         self.guards = tuple(guards)
         self.input = next(node for node in nodes if isinstance(node, InputNode))
         self.counts: dict[Hashable, int] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from lbp.errors import UnsupportedLayerError
@@ -101,12 +102,18 @@ class Call:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the result without the batch dimension."""
+        """Shape of the result without the batch dimension, (1,) where nothing else is left."""
         shapes = [results[self._fx_node] for results in self._trace.results]
         return self._per_sample(shapes)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Format of the result."""
+        dtype: torch.dtype = self._trace.results[0][self._fx_node].dtype
+        return dtype
+
     def shape_of(self, argument: Any) -> tuple[int, ...]:
-        """Return the shape of a tensor argument without the batch dimension."""
+        """Return the shape of a tensor argument; see `shape`."""
         return self._per_sample([results[argument] for results in self._trace.results])
 
     def is_bound(self, argument: Any) -> bool:
@@ -141,7 +148,12 @@ class Call:
             return argument
         if argument in self._values:
             value = self._values[argument]
-            return value.read()
+            if not isinstance(value, Literal) or isinstance(value.value, Tensor):
+                raise self.refuse(
+                    f"takes {argument.name!r}, computed from the model's tensors, where bounds need a number that "
+                    "stays as it is; keep the number in a plain attribute"
+                )
+            return value.value
         first, second = (results[argument] for results in self._trace.results)
         if self.is_bound(argument) or first != second:
             raise self.refuse(f"has an argument {argument.name!r} that depends on the input or on the batch size")
@@ -217,4 +229,5 @@ class Call:
                 f"mixes examples of a batch: for batch sizes {BATCH_SIZES} its shapes are {shapes}. The first "
                 "dimension must stay the batch"
             )
-        return tuple(first[1:])
+        # A single number per example is a layer of one neuron.
+        return tuple(first[1:]) or (1,)

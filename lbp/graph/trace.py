@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import operator
+import pickle
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.proxy import Attribute
 from torch.nn import functional
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lbp.errors import InvalidInputError, UnsupportedLayerError
-from lbp.nn import GlobalBatchNorm, LeakyReLU, ParamRamp
+from lbp.graph.structure import is_kept_whole
+from lbp.nn import GlobalBatchNorm
+from lbp.precision import full_precision
 
 BATCH_SIZES = (2, 3)
 """Batch sizes of the two shape runs: what depends on the batch size differs between them."""
 
-_OWN_LEAVES = (GlobalBatchNorm, LeakyReLU, ParamRamp)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, GlobalBatchNorm)
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _DROPOUT_FUNCTIONS = {
@@ -30,7 +40,20 @@ _DROPOUT_FUNCTIONS = {
 
 
 class TensorShape(tuple[int, ...]):
-    """The shape of a tensor; a plain tuple is a value of its own."""
+    """The shape of a tensor, and its format; a plain tuple is a value of its own.
+
+    Attributes:
+        dtype: of the tensor.
+    """
+
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> TensorShape:
+        """Return the shape of a tensor."""
+        shape = cls(tensor.shape)
+        shape.dtype = tensor.dtype
+        return shape
 
 
 @dataclass(frozen=True)
@@ -38,21 +61,99 @@ class Trace:
     """A traced model.
 
     Attributes:
-        graph: the operations in order.
+        module: the operations in order (`module.graph`), with every tensor and module that they refer to; those that
+            the model does not have itself are tensors that its forward pass made of nothing but constants.
         results: per batch size of `BATCH_SIZES` and operation: a tensor's `TensorShape`, or any other value itself.
         overwrites: operations that change a value in place which a later operation reads again, with that value.
     """
 
-    graph: fx.Graph
+    module: fx.GraphModule
     results: tuple[dict[fx.Node, Any], ...]
     overwrites: dict[fx.Node, fx.Node]
+
+
+class _InPlace:
+    """Records `y += x` and its like as what they are: without these methods Python takes `y = y + x`."""
+
+
+def _in_place(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def record(self: Any, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return record
+
+
+_OPERATORS = (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "and",
+    "or",
+    "xor",
+    "lshift",
+    "rshift",
+)
+for _name in _OPERATORS:
+    setattr(_InPlace, f"__i{_name}__", _in_place(getattr(operator, f"__i{_name}__")))
+
+
+class _TracedAttribute(_InPlace, Attribute):
+    """An attribute of a traced value, such as `x.T`."""
+
+
+class _TracedValue(_InPlace, fx.Proxy):
+    """A value of a forward pass that is being traced."""
+
+    def __getattr__(self, k: str) -> Attribute:
+        return _TracedAttribute(self, k)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("tracer", "node"):
+            raise TypeError(f"it sets the attribute {name!r} of a tensor")
+        super().__setattr__(name, value)
 
 
 class BoundTracer(fx.Tracer):
     """Keeps PyTorch's own layers and lbp's whole and traces through every other module."""
 
+    proxy_buffer_attributes = True
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _OWN_LEAVES) or super().is_leaf_module(m, module_qualified_name)
+        return is_kept_whole(m)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _TracedValue(node, self)
+
+
+class _NoRandomNumbers(TorchDispatchMode):
+    """Refuses operations that draw random numbers.
+
+    Args:
+        where: what is run, for messages.
+    """
+
+    def __init__(self, where: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._where = where
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()):
+            raise _random(self._where, f"by {func}")
+        return func(*args, **(kwargs or {}))
+
+
+def _random(where: str, how: str) -> UnsupportedLayerError:
+    return UnsupportedLayerError(
+        f"{where} draws random numbers ({how}), which do not depend on the input: a random network has no bounds. Call "
+        "eval() if that turns them off, or draw them once and keep them in a buffer"
+    )
 
 
 class _ShapeRun(fx.Interpreter):
@@ -62,21 +163,43 @@ class _ShapeRun(fx.Interpreter):
         # Every value stays alive, so that equal storage means an alias and not memory used again.
         super().__init__(module, garbage_collect_values=False)
         self.mutations: dict[fx.Node, list[fx.Node]] = {}
+        self._of_input: set[fx.Node] = set()
+        self._on_input = False
+
+    def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        value = super().get_attr(target, args, kwargs)
+        # What the forward pass changes in place is a copy here.
+        return value.clone() if isinstance(value, Tensor) else value
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module = self.fetch_attr(target)
         if isinstance(module, _BATCH_NORMS):
+            if module.training and not self._on_input:
+                raise UnsupportedLayerError(
+                    f"layer {target!r} normalises a constant by its own statistics in training mode, which changes the "
+                    "running ones whenever bounds are computed; call eval() on it"
+                )
             return args[0].clone()
-        return args[0] if isinstance(module, _DROPOUTS) else super().call_module(target, args, kwargs)
+        if isinstance(module, _DROPOUTS) and self._on_input:
+            return args[0]
+        return super().call_module(target, args, kwargs)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if target is functional.batch_norm:
+        if self._on_input and target is functional.batch_norm:
             return args[0].clone()
-        return args[0] if target in _DROPOUT_FUNCTIONS else super().call_function(target, args, kwargs)
+        if self._on_input and target in _DROPOUT_FUNCTIONS:
+            return args[0]
+        return super().call_function(target, args, kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
         versions = {arg: _version(self.env[arg]) for arg in n.all_input_nodes}
-        result = super().run_node(n)
+        self._on_input = n.op == "placeholder" or not self._of_input.isdisjoint(n.all_input_nodes)
+        if self._on_input:
+            self._of_input.add(n)
+            result = super().run_node(n)
+        else:
+            with _NoRandomNumbers(f"{n.name!r} ({n.op} {n.target})"):
+                result = super().run_node(n)
         self.mutations[n] = [arg for arg, version in versions.items() if _version(self.env[arg]) != version]
         return result
 
@@ -85,6 +208,7 @@ def _version(value: Any) -> int:
     return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
 
 
+@full_precision()  # autocast would give values other formats than bounds are computed in
 def trace_model(model: nn.Module, example: Tensor) -> Trace:
     """Trace a model and run it on zeros shaped like the example to learn every shape.
 
@@ -93,36 +217,80 @@ def trace_model(model: nn.Module, example: Tensor) -> Trace:
         example: [B, *shape]; only shape, dtype and device are used.
 
     Raises:
-        UnsupportedLayerError: the model cannot be traced, or changes a buffer when it runs.
+        UnsupportedLayerError: the model cannot be traced, changes its own tensors when it runs, or draws random
+            numbers.
         InvalidInputError: the model does not run on inputs of the example's shape with another batch size.
     """
-    before = {name: _version(buffer) for name, buffer in model.named_buffers() if not is_lazy(buffer)}
+    # Tensors made under inference mode have no versions, by which changes in place are seen.
+    with torch.inference_mode(False), torch.no_grad(), _unchanged_tensors(model):
+        module = _traced(model)
+        runs = [_shape_run(module, model, example, batch) for batch in BATCH_SIZES]
+    results = tuple({node: _summary(run.env[node]) for node in run.env} for run in runs)
+    return Trace(module, results, _overwrites(module.graph, runs[0]))
+
+
+def _traced(model: nn.Module) -> fx.GraphModule:
+    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+    drawn = _random_states()
+    where = f"the forward pass of {type(model).__name__}"
     try:
-        graph = BoundTracer().trace(model)
+        with _NoRandomNumbers(where):
+            graph = BoundTracer().trace(model)
+        module = fx.GraphModule(model, graph)
+    except UnsupportedLayerError:
+        raise
     except Exception as error:
         # Tracing runs the model's own code, which may fail in any way on symbolic values.
         raise UnsupportedLayerError(
             f"torch.fx cannot trace {type(model).__name__}: {error}. The forward pass must not branch on values of "
             "tensors; move such code out of the model"
         ) from error
-    for name, buffer in model.named_buffers():
-        if _version(buffer) != before.get(name, _version(buffer)):
-            raise UnsupportedLayerError(
-                f"the forward pass of {type(model).__name__} changes the buffer {name!r}, of shape "
-                f"{list(buffer.shape)}, in place (tracing just did): a network that changes as it runs has no bounds"
-            )
-    module = fx.GraphModule(model, graph)
-    runs = [_shape_run(module, model, example, batch) for batch in BATCH_SIZES]
-    results = tuple({node: _summary(run.env[node]) for node in run.env} for run in runs)
-    return Trace(graph, results, _overwrites(graph, runs[0]))
+    finally:
+        # What the forward pass and torch.fx leave on the model is symbolic, or made for this trace.
+        for present, before in attributes:
+            for name in present.keys() - before.keys():
+                del present[name]
+            present.update(before)
+    if _random_states() != drawn:
+        raise _random(where, "from Python's or NumPy's generator")
+    return module
+
+
+def _random_states() -> tuple[Any, ...]:
+    legacy = np.random.get_state(legacy=False)  # noqa: NPY002 - it may be what the model draws from
+    return random.getstate(), pickle.dumps(legacy)
+
+
+@contextmanager
+def _unchanged_tensors(model: nn.Module) -> Iterator[None]:
+    """Refuse a model if its tensors change inside the block."""
+    before = {name: (tensor, _version(tensor)) for name, tensor in _tensors(model)}
+    yield
+    for name, tensor in _tensors(model):
+        if before.get(name, (None, 0))[0] is tensor and before[name][1] != _version(tensor):
+            raise _changes(model, name, tensor)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield parameters, buffers and tensors in plain attributes, with their names."""
+    for path, module in model.named_modules():
+        for name, value in chain(module._parameters.items(), module._buffers.items(), vars(module).items()):
+            if isinstance(value, Tensor) and not is_lazy(value):
+                yield f"{path}.{name}" if path else name, value
+
+
+def _changes(model: nn.Module, name: str, tensor: Tensor) -> UnsupportedLayerError:
+    return UnsupportedLayerError(
+        f"the forward pass of {type(model).__name__} changes the model's tensor {name!r}, of shape "
+        f"{list(tensor.shape)}, in place: a network that changes as it runs has no bounds. Call eval() if that stops it"
+    )
 
 
 def _shape_run(module: fx.GraphModule, model: nn.Module, example: Tensor, batch: int) -> _ShapeRun:
     run = _ShapeRun(module)
     x = torch.zeros(batch, *example.shape[1:], dtype=example.dtype, device=example.device)
     try:
-        with torch.no_grad():
-            run.run(x)
+        run.run(x)
     except UnsupportedLayerError:
         raise
     except Exception as error:
@@ -130,23 +298,34 @@ def _shape_run(module: fx.GraphModule, model: nn.Module, example: Tensor, batch:
             f"{type(model).__name__} does not run on an input of shape {list(x.shape)}, {x.dtype}, on {x.device} (the "
             f"shape of global_input, with batch size {batch}; the batch size must be free): {error}"
         ) from error
+    storages, touched = _storages(run), _touched(run)
+    for node, storage in storages.items():
+        if node.op == "get_attr" and any(storage in changed for changed in touched.values()):
+            raise _changes(model, str(node.target), run.env[node])
     return run
 
 
 def _summary(value: Any) -> Any:
-    return TensorShape(value.shape) if isinstance(value, Tensor) else value
+    return TensorShape.of(value) if isinstance(value, Tensor) else value
+
+
+def _storages(run: _ShapeRun) -> dict[fx.Node, int]:
+    """Return what tells the memory of every tensor of a run from that of others."""
+    return {node: value.untyped_storage().data_ptr() for node, value in run.env.items() if isinstance(value, Tensor)}
+
+
+def _touched(run: _ShapeRun) -> dict[fx.Node, set[int]]:
+    """Return what memory the operations change that change any."""
+    storages = _storages(run)
+    return {node: {storages[arg] for arg in changed} for node, changed in run.mutations.items() if changed}
 
 
 def _overwrites(graph: fx.Graph, run: _ShapeRun) -> dict[fx.Node, fx.Node]:
     """Find in-place operations whose old value is read again later, directly or through a view."""
     position = {node: i for i, node in enumerate(graph.nodes)}
-    storages = {
-        node: value.untyped_storage().data_ptr() for node, value in run.env.items() if isinstance(value, Tensor)
-    }
     found: dict[fx.Node, fx.Node] = {}
-    for node, changed in run.mutations.items():
-        touched = {storages[arg] for arg in changed if arg in storages}
-        for other, storage in storages.items():
+    for node, touched in _touched(run).items():
+        for other, storage in _storages(run).items():
             earlier = storage in touched and position[other] < position[node]
             if earlier and any(position[user] > position[node] for user in other.users):
                 found[node] = other

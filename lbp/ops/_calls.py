@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 Backward = Callable[..., Any]
@@ -22,6 +23,18 @@ SetupContext = Callable[[Any, tuple[Any, ...], Any], None]
 _composites: dict[tuple[str, str], Callable[..., Any]] = {}
 _functions: dict[str, type[torch.autograd.Function]] = {}
 _calls: dict[str, Callable[..., Any]] = {}
+
+
+def refuse_forward_mode(what: str) -> None:
+    """Refuse to compute without the tangents of forward-mode differentiation, which would be silently 0.
+
+    Raises:
+        NotImplementedError: a level of `torch.autograd.forward_ad` is open, as in `torch.func.jvp`.
+    """
+    if forward_ad._current_level >= 0:
+        raise NotImplementedError(
+            f"{what} has no forward-mode gradient (torch.autograd.forward_ad, torch.func.jvp): take reverse-mode ones"
+        )
 
 
 def call_of(name: str) -> Callable[..., Any]:
@@ -84,6 +97,7 @@ def _make_call(name: str) -> Callable[..., Any]:
     overload, function, run = _overload(name), _functions.get(name), _below_autograd(name)
 
     def call(*arguments: Any) -> Any:
+        refuse_forward_mode(f"lbp::{name}")
         if torch._C._are_functorch_transforms_active():
             return overload(*arguments)
         if not torch.is_grad_enabled() or not any(isinstance(a, Tensor) and a.requires_grad for a in arguments):

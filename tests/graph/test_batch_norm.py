@@ -18,9 +18,12 @@ from methods.networks import (
 from torch import nn
 from torch.nn import functional as F
 
+import lbp
 from lbp import ops
+from lbp.bounded import BoundedModule
 from lbp.errors import MissingStatisticsError
 from lbp.graph.batch_norm import BatchNormNode, NormalisedConv2dNode, NormalisedLinearNode
+from lbp.nn import GlobalBatchNorm
 
 
 def _model(**kwargs):
@@ -176,3 +179,29 @@ def test_the_functional_form_in_training_is_refused():
     with pytest.raises(MissingStatisticsError, match=r"nn\.BatchNorm"):
         net.compute_bounds(region(inputs((4,))))
     net.eval().compute_bounds(region(inputs((4,))))
+
+
+@pytest.mark.parametrize("synchronised", [False, True])
+def test_statistics_of_a_pass_under_autocast_are_float32(synchronised):
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).train()
+    if synchronised:
+        model[1] = GlobalBatchNorm(model[1], lambda sums: sums)
+    x = inputs((4,), batch=8).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        net = BoundedModule(model, x)
+        net(x)
+        lower, upper = net.compute_bounds(region(x, 0.0))
+    assert lower.dtype == upper.dtype == torch.float32
+    with torch.no_grad():
+        expected = model(x)
+    torch.testing.assert_close(lower, expected, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(upper, expected, rtol=0.02, atol=0.02)
+
+
+def test_a_model_may_be_traced_under_autocast():
+    model = nn.Sequential(nn.Linear(4, 6), lbp.nn.ParamRamp((6,)), nn.Linear(6, 3)).eval()
+    x = inputs((4,)).float()
+    expected = BoundedModule(model, x).compute_bounds(region(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = BoundedModule(model, x).compute_bounds(region(x))
+    torch.testing.assert_close(found, expected)

@@ -1,5 +1,7 @@
 """Bounds follow the model as it is, or refuse to."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -86,6 +88,18 @@ def test_bounds_follow_a_number_of_the_users_module(point):
     assert bounds_are_the_value(net, model, point)
 
 
+@pytest.mark.parametrize("register", ["register_module_forward_hook", "register_module_forward_pre_hook"])
+def test_a_hook_of_all_modules_is_refused(model, point, register):
+    net = lbp.BoundedModule(model, point)
+    handle = getattr(nn.modules.module, register)(lambda *arguments: None)
+    try:
+        with pytest.raises(UnsupportedLayerError, match="hook of all modules"):
+            net.compute_bounds(x=point, method="IBP")
+    finally:
+        handle.remove()
+    assert bounds_are_the_value(net, model, point)
+
+
 def ramp_network():
     return nn.Sequential(nn.Linear(4, 5), lbp.nn.ParamRamp((5,)), nn.Linear(5, 3)).double().eval()
 
@@ -110,6 +124,28 @@ def test_cached_bounds_of_another_state_are_refused(point, change):
     change(model, x)
     with pytest.raises(StaleBoundsError):
         net.compute_bounds(x=None, method="CROWN")
+
+
+def test_cached_bounds_hold_what_they_depend_on(point):
+    net = lbp.BoundedModule(ramp_network(), point)
+    x = lbp.BoundedTensor(point, lbp.PerturbationLpNorm(eps=torch.tensor(0.1).double()))
+    net.compute_bounds(x=x, method="IBP")
+    eps = weakref.ref(x.ptb.eps)
+    # Nobody else holds the old radius: a new one could take its address.
+    x.ptb.eps = torch.tensor(0.5).double()
+    assert eps() is not None
+    with pytest.raises(StaleBoundsError):
+        net.compute_bounds(x=None, method="CROWN")
+
+
+def test_cached_bounds_of_a_tensor_without_versions_are_refused(point):
+    net = lbp.BoundedModule(ramp_network(), point)
+    with torch.inference_mode():
+        x = point.clone()
+        net.compute_bounds(x=x, method="IBP")
+        x.add_(5)
+        with pytest.raises(StaleBoundsError, match="inference_mode"):
+            net.compute_bounds(x=None, method="CROWN")
 
 
 def test_reference_bounds_tighten_cached_bounds(point):

@@ -4,8 +4,10 @@ import pytest
 import torch
 from methods.networks import METHODS, bounded, inputs, network, region
 from torch import nn
+from torch.autograd import forward_ad
 from torch.func import functional_call
 
+import lbp
 from lbp.nn import ParamRamp
 from lbp.specification import margins
 
@@ -98,3 +100,27 @@ def test_a_step_against_the_gap_narrows_it(method):
             if parameter.grad is not None:
                 parameter -= 1e-3 * parameter.grad
     assert gap() < before
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("form", ["dual numbers", "torch.func"])
+def test_forward_mode_derivatives_are_refused(form, backend):
+    net = bounded(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double(), (3,))
+
+    def lower(eps):
+        return net.compute_bounds(region(inputs((3,)), eps))[0]
+
+    def derivative(eps):
+        if form == "torch.func":
+            return torch.func.jvp(lower, (eps,), (torch.ones_like(eps),))[1]
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(lower(forward_ad.make_dual(eps, torch.ones_like(eps)))).tangent
+
+    with lbp.backend(backend), pytest.raises(NotImplementedError, match="compute_bounds has no forward-mode gradient"):
+        derivative(torch.tensor(0.1, dtype=torch.float64))
+
+
+def test_a_param_ramp_refuses_forward_mode_derivatives():
+    ramp, z = ParamRamp((3,), dtype=torch.float64), inputs((3,))
+    with pytest.raises(NotImplementedError, match="lbp::ramp has no forward-mode gradient"):
+        torch.func.jvp(ramp, (z,), (torch.ones_like(z),))
