@@ -13,6 +13,7 @@ from lbp import ops
 from lbp.errors import UnsupportedLayerError
 from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.elementwise import ScaleShiftNode
+from lbp.graph.join import SumNode
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
 from lbp.graph.values import Attribute, Expression, Literal, MethodCall, Value
 from lbp.linear import (
@@ -37,7 +38,7 @@ class RampNode(BoundNode):
     Attributes:
         r: reads the present bending point: infinity, a number, or a tensor that broadcasts to the layer's shape.
         eta: reads the present outer slope, a number or a 0-dim tensor.
-        ends: read the two numbers of which r is the difference; None: r is no difference.
+        ends: the two numbers of which r is the difference; None: r is no difference.
     """
 
     is_activation = True
@@ -45,7 +46,7 @@ class RampNode(BoundNode):
     mixes = False
 
     def __init__(
-        self, name: str, source: BoundNode, r: Value, eta: Value, ends: tuple[Value, Value] | None = None
+        self, name: str, source: BoundNode, r: Value, eta: Value, ends: tuple[float, float] | None = None
     ) -> None:
         super().__init__(name, (source,), source.shape)
         self.r = r
@@ -78,7 +79,7 @@ class RampNode(BoundNode):
         # `r + eta (z - r)` rounds three times; the activation itself moves no more than r does.
         error = 0.0
         if self.ends is not None:
-            error = 4 * unit_roundoff(dtype) * sum(abs(float(end.read())) for end in self.ends)
+            error = 4 * unit_roundoff(dtype) * sum(abs(float(end)) for end in self.ends)
         return Roundings(value=0 if not isinstance(eta, Tensor) and eta in (0, 1) else 3, shift_error=error)
 
     def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
@@ -150,39 +151,67 @@ def _param_ramp(call: Call) -> BoundNode:
 
 @for_modules(nn.ReLU6, nn.Hardtanh)
 def _clamp_module(call: Call) -> BoundNode:
-    return _clamp(call, call.operand(), call.attribute("min_val"), call.attribute("max_val"))
+    module = call.module
+    assert isinstance(module, nn.Hardtanh)
+    return _clamp(call, call.operand(), module.min_val, module.max_val)
 
 
 @for_functions(functional.relu6)
 def _relu6_function(call: Call) -> BoundNode:
-    return _clamp(call, call.operand(), Literal(0.0), Literal(6.0))
+    return _clamp(call, call.operand(), 0.0, 6.0)
 
 
 @for_functions(functional.hardtanh, functional.hardtanh_)
 def _hardtanh_function(call: Call) -> BoundNode:
     args = call.bind(input=REQUIRED, min_val=-1.0, max_val=1.0, inplace=False)
-    return _clamp(call, args["input"], call.value(args["min_val"]), call.value(args["max_val"]))
+    return _clamp(call, args["input"], call.static(args["min_val"]), call.static(args["max_val"]))
 
 
-def _clamp(call: Call, operand: Any, low: Value, high: Value) -> BoundNode:
-    """Return the nodes of `clamp(x, low, high) = low + ramp(x - low)` with r = high - low."""
-    source = call.node(operand)
-    r = Expression(_checked_width, (low, high, Literal(call.describe())))
-    r.read()
-    if isinstance(low, Literal | Attribute) and low.read() == 0:
-        # Whole numbers count as they are, also where the format holds no such number.
-        ends = (low, high) if isinstance(high.read(), int) and high.read() > 2**24 else None
-        return RampNode(call.name, source, r, Literal(0.0), ends=ends)
-    shifted = ScaleShiftNode(f"{call.name}/shifted", source, shift=Expression(_negative, (low,)))
-    ramp = RampNode(f"{call.name}/ramp", shifted, r, Literal(0.0), ends=(low, high))
-    return ScaleShiftNode(call.name, ramp, shift=low)
+NEAR = 64.0
+"""Limits up to this size may be subtracted from a value and added again; beyond, too much of a small value is lost."""
 
 
-def _negative(value: float) -> float:
-    return -value
-
-
-def _checked_width(low: float, high: float, where: str) -> float:
+def _clamp(call: Call, operand: Any, low: float, high: float) -> BoundNode:
+    """Return the nodes of `clamp(x, low, high)`, made of ramps, which bend at 0 and r."""
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        raise call.refuse("has tensors as limits; plain numbers are supported")
     if not high > low:
-        raise UnsupportedLayerError(f"{where} has min_val={low} and max_val={high}; max_val must be larger")
-    return float(high - low)
+        raise call.refuse(f"has min_val={low} and max_val={high}; max_val must be larger")
+    source = call.node(operand)
+    if low == -math.inf and high == math.inf:
+        return source
+    if low != 0 and max(abs(low), abs(high)) <= NEAR:
+        return _clamp_by_shifts(call.name, source, low, high)
+    if abs(low) <= abs(high):
+        return _clamp_far(call.name, source, low, high)
+    negated = ScaleShiftNode(f"{call.name}/negated", source, scale=Literal(-1.0))
+    clamped = _clamp_far(f"{call.name}/clamped", negated, -high, -low)
+    return ScaleShiftNode(call.name, clamped, scale=Literal(-1.0))
+
+
+def _clamp_far(name: str, source: BoundNode, low: float, high: float) -> BoundNode:
+    """Return the nodes of `clamp(x, low, high)`, |low| <= high, where high may be far from 0 or infinite."""
+    if low == 0:
+        return _clamp_from_0(name, source, high)
+    if high == math.inf and low >= -NEAR:
+        return _clamp_by_shifts(name, source, low, high)
+    if low > 0:
+        return _clamp_from_0(name, _clamp_by_shifts(f"{name}/raised", source, low, math.inf), high)
+    # Nothing is rounded on either side of 0.
+    positive = _clamp_from_0(f"{name}/positive", source, high)
+    negated = ScaleShiftNode(f"{name}/negated", source, scale=Literal(-1.0))
+    return SumNode(name, positive, _clamp_from_0(f"{name}/negative", negated, -low), -1.0)
+
+
+def _clamp_from_0(name: str, source: BoundNode, high: float) -> BoundNode:
+    # Whole numbers count as they are, also where the format holds no such number.
+    ends = (0, high) if isinstance(high, int) and high > 2**24 else None
+    return RampNode(name, source, Literal(float(high)), Literal(0.0), ends=ends)
+
+
+def _clamp_by_shifts(name: str, source: BoundNode, low: float, high: float) -> BoundNode:
+    """Return the nodes of `low + clamp(x - low, 0, high - low)`."""
+    shifted = ScaleShiftNode(f"{name}/shifted", source, shift=Literal(-low))
+    ends = None if high == math.inf else (low, high)
+    ramp = RampNode(f"{name}/ramp", shifted, Literal(float(high - low)), Literal(0.0), ends=ends)
+    return ScaleShiftNode(name, ramp, shift=Literal(low))

@@ -10,7 +10,9 @@ from torch.nn import functional
 
 from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.conv import channels_rows_columns, pair
+from lbp.graph.elementwise import ScaleShiftNode
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
+from lbp.graph.values import Literal
 from lbp.graph.window_steps import through_average_pool
 from lbp.linear import (
     Coefficients,
@@ -168,7 +170,10 @@ def _average_pool(call: Call, operand: Any, options: dict[str, Any]) -> BoundNod
         for i in range(2)
     )
     field = ReceptiveField.of_kernel(kernel, stride=stride, padding=padding)
-    return AveragePoolNode(call.name, source, rows if divisor is None else rows / divisor, columns, field)
+    if divisor is None or divisor > 0:
+        return AveragePoolNode(call.name, source, rows if divisor is None else rows / divisor, columns, field)
+    pooled = AveragePoolNode(f"{call.name}/pooled", source, rows / -divisor, columns, field)
+    return ScaleShiftNode(call.name, pooled, scale=Literal(-1.0))
 
 
 @for_modules(nn.AvgPool2d)

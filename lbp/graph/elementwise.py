@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lbp.errors import UnsupportedLayerError
 from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.registry import REQUIRED, Call, for_functions
 from lbp.graph.shape import expand_to
-from lbp.graph.values import Expression, Literal, Value
+from lbp.graph.values import Expression, Literal, MethodCall, Value
 from lbp.graph.window_steps import through_lines
 from lbp.linear import (
     Coefficients,
@@ -126,8 +127,18 @@ def scaled_and_shifted(
     return ScaleShiftNode(call.name, source, scale, shift)
 
 
-def reciprocal(value: Any) -> Any:
-    """Return 1 / value."""
+def constant_operand(call: Call, argument: Any) -> Value:
+    """Return a constant that meets a value of the network, in the format of the result, as PyTorch takes it there."""
+    value = call.value(argument)
+    present = value.read()
+    if isinstance(present, Tensor) and present.dtype != call.dtype:
+        return Expression(MethodCall("to"), (value, call.dtype))
+    return value
+
+
+def _reciprocal(value: Any, where: str) -> Any:
+    if not isinstance(value, Tensor) and value == 0:
+        raise UnsupportedLayerError(f"{where} divides by 0, so that its values are infinite or NaN")
     return 1 / value
 
 
@@ -139,7 +150,7 @@ def _mul(call: Call) -> BoundNode:
         raise call.refuse("multiplies two values that both depend on the input")
     if not call.is_bound(first):
         first, second = second, first
-    return scaled_and_shifted(call, first, second, scale=call.value(second))
+    return scaled_and_shifted(call, first, second, scale=constant_operand(call, second))
 
 
 @for_functions(operator.truediv, operator.itruediv, torch.div, torch.true_divide, torch.divide, "div", "div_", "divide")
@@ -149,9 +160,9 @@ def _div(call: Call) -> BoundNode:
         raise call.refuse("divides with rounding")
     if call.is_bound(args["other"]):
         raise call.refuse("divides by a value that depends on the input")
-    return scaled_and_shifted(
-        call, args["input"], args["other"], scale=Expression(reciprocal, (call.value(args["other"]),))
-    )
+    scale = Expression(_reciprocal, (constant_operand(call, args["other"]), Literal(call.describe())))
+    scale.read()
+    return scaled_and_shifted(call, args["input"], args["other"], scale=scale)
 
 
 @for_functions(operator.neg, torch.neg, torch.negative, "neg", "neg_")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.conv import channels_rows_columns
-from lbp.graph.elementwise import scaled_and_shifted
+from lbp.graph.elementwise import constant_operand, scaled_and_shifted
 from lbp.graph.registry import REQUIRED, Call, for_functions
 from lbp.graph.shape import expand_to
 from lbp.graph.values import Expression, Literal, Value
@@ -168,9 +168,9 @@ def _combined(call: Call, first: Any, second: Any, weight: float) -> BoundNode:
         left, right = (expand_to(call, call.node(operand), call.shape) for operand in (first, second))
         return SumNode(call.name, left, right, weight)
     if call.is_bound(first):
-        return scaled_and_shifted(call, first, second, shift=_times(call.value(second), weight))
+        return scaled_and_shifted(call, first, second, shift=_times(constant_operand(call, second), weight))
     scale = None if weight == 1 else Literal(weight)
-    return scaled_and_shifted(call, second, first, scale=scale, shift=call.value(first))
+    return scaled_and_shifted(call, second, first, scale=scale, shift=constant_operand(call, first))
 
 
 def _times(value: Value, weight: float) -> Value:

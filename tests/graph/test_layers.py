@@ -1,5 +1,6 @@
 """Every layer and every form of calling it: sound bounds from every method, and exact ones over a single point."""
 
+import math
 import operator
 import warnings
 
@@ -18,6 +19,7 @@ from methods.networks import (
 )
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 
 from lbp.graph import build_network
 from lbp.nn import LazyParamRamp, ParamRamp
@@ -34,9 +36,19 @@ class Call(nn.Module):
         self.kernel = nn.Parameter(torch.randn(4, 1, 3, 3) * 0.3)
         self.gain = nn.Parameter(torch.tensor([1.5, -0.5]))
         self.register_buffer("offset", torch.linspace(-1, 1, 16).reshape(1, 4, 4))
+        self.register_buffer("mask", torch.tensor([True, False, True, True]))
+        self.register_buffer("bytes", torch.tensor([0, 3, 200, 255], dtype=torch.uint8))
 
     def forward(self, x):
         return self.function(self, self.mix(x))
+
+
+def in_place(y):
+    y += 1
+    y *= 2
+    y -= 0.5
+    y /= 4
+    return y
 
 
 IMAGE_FUNCTIONS = {
@@ -52,6 +64,12 @@ IMAGE_FUNCTIONS = {
     "F.hardtanh": lambda m, x: F.hardtanh(x),
     "F.hardtanh limits": lambda m, x: F.hardtanh(x, -0.2, max_val=0.4),
     "F.hardtanh from 0": lambda m, x: F.hardtanh(x, 0.0, 0.4),
+    "F.hardtanh to infinity": lambda m, x: F.hardtanh(x, -0.2, math.inf),
+    "F.hardtanh from minus infinity": lambda m, x: F.hardtanh(x, -math.inf, 0.2),
+    "F.hardtanh without limits": lambda m, x: F.hardtanh(x, -math.inf, math.inf),
+    "F.hardtanh far to the right": lambda m, x: F.hardtanh(x, 0.1, 1e30),
+    "F.hardtanh far to the left": lambda m, x: F.hardtanh(x, -1e30, -0.1),
+    "F.hardtanh far on both sides": lambda m, x: F.hardtanh(x * 100, -90.0, 80.0) / 100,
     "two activations": lambda m, x: F.leaky_relu(F.relu6(x), 0.2),
     # affine layers
     "F.linear": lambda m, x: F.linear(x.flatten(1), m.weight),
@@ -67,6 +85,7 @@ IMAGE_FUNCTIONS = {
     "F.avg_pool2d": lambda m, x: F.avg_pool2d(x, 2),
     "F.avg_pool2d options": lambda m, x: F.avg_pool2d(x, (3, 2), (2, 1), (1, 0), True, False),
     "F.avg_pool2d divisor": lambda m, x: F.avg_pool2d(x, 3, padding=1, divisor_override=2),
+    "F.avg_pool2d negative divisor": lambda m, x: F.avg_pool2d(F.relu(x), 2, divisor_override=-3),
     "F.adaptive_avg_pool2d": lambda m, x: F.adaptive_avg_pool2d(x, (3, 1)),
     "F.max_pool2d": lambda m, x: F.max_pool2d(x, 2),
     "F.max_pool2d options": lambda m, x: F.max_pool2d(x, 3, stride=1, padding=1, dilation=1, ceil_mode=True),
@@ -85,12 +104,17 @@ IMAGE_FUNCTIONS = {
     "numbers as indices": lambda m, x: x[:, 1, ..., -1],
     "ellipsis": lambda m, x: x[..., -2:],
     "a slice that ends at a size": lambda m, x: x[:, :, : x.size(3) - 1],
+    "a slice that ends at the size of a parameter": lambda m, x: x[:, : m.gain.size(0) - 1],
+    "one number for each example": lambda m, x: x[:, 0, 1, 2],
+    "an activation of one number for each example": lambda m, x: F.hardtanh(x[:, 0, 1, 2] * 2) - m.gain[0],
+    "one number for each example on the way": lambda m, x: F.relu(x[:, 0, 1, 2]).view(-1, 1) * m.gain,
     # arithmetic
     "x + y": lambda m, x: x + F.relu(x),
     "x - y": lambda m, x: torch.sub(x, F.relu(x), alpha=2),
     "x += y": lambda m, x: operator.iadd(F.relu(x), x),
     "torch.add alpha": lambda m, x: torch.add(x, F.relu(x), alpha=-0.5),
     "x + x": lambda m, x: x + x,
+    "in place without an alias": lambda m, x: in_place(F.relu(x)),
     "broadcast sum": lambda m, x: x + F.adaptive_avg_pool2d(x, 1),
     "constants": lambda m, x: 1 - (2 * x + 3) / 4,
     "negation": lambda m, x: -x - 1,
@@ -99,6 +123,9 @@ IMAGE_FUNCTIONS = {
     "buffer with batch dimension": lambda m, x: x - m.offset[None],
     "parameter per channel": lambda m, x: x * m.gain[:, None, None] / m.gain.view(1, 2, 1, 1).exp(),
     "shape as a number": lambda m, x: x / x.size(-1),
+    "a mask": lambda m, x: x * m.mask + m.mask,
+    "whole numbers": lambda m, x: (m.bytes - x) / (m.mask + 2) - m.bytes,
+    "a constant made on the way": lambda m, x: x * torch.tensor(2.0) + torch.linspace(0, 1, 4),
     "torch.cat": lambda m, x: torch.cat([x, F.relu(x)], 1),
     "torch.cat last": lambda m, x: torch.cat((x, 2 * x, F.relu(x)), dim=-1),
     "F.dropout": lambda m, x: F.dropout(x, 0.5, training=m.training),
@@ -138,6 +165,8 @@ MODULES = {
     "Dropout": nn.Dropout(0.5),
     "Identity": nn.Identity(),
     "nested Sequential": nn.Sequential(nn.Sequential(nn.ReLU(), nn.Sequential()), nn.Conv2d(2, 2, 1)),
+    "weight norm": parametrizations.weight_norm(nn.Conv2d(2, 3, 3)),
+    "spectral norm": nn.Sequential(nn.Flatten(), parametrizations.spectral_norm(nn.Linear(32, 3))),
     "Linear over positions": nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)),
 }
 

@@ -1,8 +1,12 @@
 """What cannot be bounded is refused with its path, its type and what to do."""
 
+import operator
+import random
+
+import numpy as np
 import pytest
 import torch
-from methods.networks import bounded, inputs, region
+from methods.networks import METHODS, bounded, inputs, region
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,6 +27,12 @@ class Function(nn.Module):
 
     def forward(self, x):
         return self.function(self, x)
+
+
+def _increased(y):
+    before = y
+    y += 1
+    return y + before
 
 
 class Wrapped(nn.Module):
@@ -83,6 +93,19 @@ def test_an_unsupported_layer_is_named(layer, words):
         (lambda m, x: x.mean(), "mean"),
         (lambda m, x: F.linear(x, x[0, 0]), "batch"),
         (lambda m, x: F.interpolate(x, scale_factor=2), "interpolate"),
+        (lambda m, x: x + torch.randn(4), "draws random numbers"),
+        (lambda m, x: x * torch.bernoulli(m.fc.bias.abs().clamp(max=1)), "draws random numbers"),
+        (lambda m, x: x * random.random(), "draws random numbers"),
+        (lambda m, x: x * float(np.random.rand()), "draws random numbers"),  # noqa: NPY002
+        (lambda m, x: torch.add(x, x, alpha=m.fc.bias[0].item()), "computed from the model's tensors"),
+        (lambda m, x: F.hardtanh(x, -1.0, m.fc.bias[0].exp().item()), "computed from the model's tensors"),
+        (lambda m, x: x * x.tolist()[0][0][0][0], "numbers of values"),
+        (lambda m, x: x.view(torch.int32), "gives torch.int32"),
+        (lambda m, x: x * torch.ones(4, dtype=torch.float64), "gives torch.float64"),
+        (lambda m, x: x if m.batch[0] > 0 else -x, "cannot trace"),
+        (lambda m, x: x / 0, "divides by 0"),
+        (lambda m, x: x / 0.0, "divides by 0"),
+        (lambda m, x: setattr(x, "data", x), "sets the attribute 'data'"),
     ],
 )
 def test_an_unsupported_call_is_named(function, word):
@@ -150,6 +173,12 @@ def test_dropout_that_drops_nothing_is_allowed_in_training():
         lambda m, x: (lambda y: (F.relu_(y), m.fc(y))[1])(m.fc(x)),
         lambda m, x: (lambda y: F.relu(y.flatten(1), inplace=True) + y.flatten(1))(m.fc(x)),
         lambda m, x: (lambda y: y.add_(1) - y)(m.fc(x)),
+        lambda m, x: (lambda y: operator.iadd(y, 1) + y)(m.fc(x)),
+        lambda m, x: _increased(m.fc(x)),
+        lambda m, x: _increased(x) + x,
+        lambda m, x: (lambda y: (_increased(y.flatten(1)), F.relu(y))[1])(m.fc(x)),
+        lambda m, x: (lambda y: (_increased(y.mT), F.relu(y))[1])(m.fc(x)),
+        lambda m, x: (lambda w: x * (operator.imul(w, 2) + w))(m.fc.bias * 1),
     ],
 )
 def test_a_value_changed_in_place_and_read_again_is_refused(function):
@@ -176,15 +205,91 @@ def test_a_forward_pass_that_depends_on_the_mode_is_bounded_in_the_present_mode(
         torch.testing.assert_close(lower, model(x))
 
 
-def test_a_forward_pass_that_changes_a_buffer_is_refused_by_its_name():
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.scale.mul_(2.0),
+        lambda m: m.scale.view(2, 2).mul_(2.0),
+        lambda m: operator.imul(m.scale, 2.0),
+        lambda m: m.get_buffer("scale").mul_(2.0),
+    ],
+    ids=["method", "view", "operator", "get_buffer"],
+)
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_forward_pass_that_changes_a_buffer_is_refused_by_its_name(change, inference):
     class Counting(nn.Module):
         def __init__(self):
             super().__init__()
             self.register_buffer("scale", torch.ones(4))
 
         def forward(self, x):
-            self.scale.mul_(2.0)
+            change(self)
             return x * self.scale
 
-    with pytest.raises(UnsupportedLayerError, match=r"changes the buffer 'scale', of shape \[4\], in place"):
+    with torch.inference_mode(inference), pytest.raises(UnsupportedLayerError, match=r"tensor 'scale', of shape \[4\]"):
         BoundedModule(Counting(), torch.zeros(1, 4))
+
+
+def test_a_forward_pass_that_changes_a_tensor_of_its_own_is_refused_by_its_name():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.steps = torch.zeros(())
+
+        def forward(self, x):
+            self.steps += 1
+            return x * self.steps
+
+    with pytest.raises(UnsupportedLayerError, match="tensor 'steps'"):
+        BoundedModule(Counting(), torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_dropout_of_weights_is_refused_in_training_and_the_identity_in_evaluation(functional):
+    class DropConnect(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.drop = nn.Parameter(torch.rand(3, 4)), nn.Dropout(0.5)
+
+        def forward(self, x):
+            return F.linear(x, F.dropout(self.weight, 0.5, self.training) if functional else self.drop(self.weight))
+
+    model = DropConnect().double()
+    with pytest.raises(UnsupportedLayerError, match="random numbers"):
+        bounded(model, (4,))
+    x = inputs((4,))
+    net = bounded(model.eval(), (4,))
+    torch.testing.assert_close(net.compute_bounds(region(x, 0.0))[0], model(x))
+    net.train()
+    with pytest.raises(UnsupportedLayerError, match="random numbers"):
+        net.compute_bounds(region(x))
+
+
+def test_batch_statistics_of_weights_are_refused():
+    class Normalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.norm = nn.Parameter(torch.rand(3, 4)), nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return F.linear(x, self.norm(self.weight))
+
+    model = Normalised().double()
+    with pytest.raises(UnsupportedLayerError, match="layer 'norm' normalises a constant"):
+        bounded(model, (4,))
+    assert model.norm.num_batches_tracked == 0
+    x = inputs((4,))
+    torch.testing.assert_close(bounded(model.eval(), (4,)).compute_bounds(region(x, 0.0))[0], model(x))
+
+
+def test_a_power_iteration_in_training_mode_is_refused():
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))).double()
+    with pytest.raises(UnsupportedLayerError, match=r"_u', of shape \[3\].* eval\(\)"):
+        bounded(model, (4,))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_output_without_entries_is_refused(method):
+    net = bounded(Function(lambda m, x: m.fc(x)[:, 2:2]).double(), (4,))
+    with pytest.raises(InvalidInputError, match=r"shape \[0\] per example"):
+        net.compute_bounds(region(inputs((4,))), method=method)

@@ -206,7 +206,7 @@ def samples(x, eps, norm, count=200, clip=None, seed=2):
 
 def values_at(model, points, C=None):
     """Outputs [count, B, n] of the model, or of C times the model."""
-    outputs = model(points.flatten(0, 1)).flatten(1).unflatten(0, points.shape[:2])
+    outputs = model(points.flatten(0, 1)).reshape(*points.shape[:2], -1)
     return outputs if C is None else torch.einsum("bsn,cbn->cbs", C, outputs)
 
 
@@ -228,8 +228,8 @@ def attacked(model, x, eps, C, steps=20, clip=None):
 
 def assert_contains(bounds, values: Tensor, slack=1e-9):
     """Every value [count, B, ...] lies within (lower, upper)."""
-    lower, upper = (side.flatten(1) for side in bounds)
-    values = values.flatten(2)
+    lower, upper = (side.reshape(len(side), -1) for side in bounds)
+    values = values.reshape(*values.shape[:2], -1)
     assert not lower.isnan().any()
     assert not upper.isnan().any()
     assert (values >= lower - slack).all(), f"a value is {(lower - values).max():.3e} below its lower bound"

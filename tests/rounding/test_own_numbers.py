@@ -1,5 +1,6 @@
 """The network that is certified is the one in its own format, with every number as it is there."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -152,6 +153,86 @@ def test_linear_bounds_of_hidden_nodes_have_the_weights_of_full_precision_whatev
 def test_whole_numbers_count_as_they_are_where_float32_holds_them_not():
     lower, upper = outward(nn.Sequential(nn.Hardtanh(0, 2**24 + 1)), torch.tensor([[3e7]]))
     assert lower <= 2**24 + 1 <= upper
+
+
+class Combined(nn.Module):
+    """Meets a constant."""
+
+    def __init__(self, function, constant):
+        super().__init__()
+        self.function = function
+        self.layer = nn.Linear(1, 3, bias=False)
+        nn.init.constant_(self.layer.weight, 1.5)
+        self.register_buffer("constant", constant)
+
+    def forward(self, x):
+        return self.function(self.layer(x), self.constant)
+
+
+COMBINED = {
+    "x / c": (lambda x, c: x / c, lambda x, c: x / c),
+    "x * c": (lambda x, c: x * c, lambda x, c: x * c),
+    "x - c": (lambda x, c: x - c, lambda x, c: x - c),
+    "c - x": (lambda x, c: c - x, lambda x, c: c - x),
+    "c - 3 x": (lambda x, c: torch.sub(c, x, alpha=3), lambda x, c: c - 3 * x),
+    "x + 2 c": (lambda x, c: torch.add(x, c, alpha=2), lambda x, c: x + 2 * c),
+}
+FORMATS = {
+    "int64": torch.tensor([3, 7, 11]),
+    "int8": torch.tensor([-128, 3, 127], dtype=torch.int8),
+    "uint8": torch.tensor([3, 200, 255], dtype=torch.uint8),
+    "float16": torch.tensor([0.1, 0.3, 0.7], dtype=torch.float16),
+    "bfloat16": torch.tensor([0.1, 0.3, 0.7], dtype=torch.bfloat16),
+    "0-dim int64": torch.tensor(3),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("name", COMBINED)
+def test_constants_of_other_formats_count_as_the_numbers_that_they_are(name, format, dtype):
+    function, exact = COMBINED[name]
+    network = Combined(function, FORMATS[format]).eval()
+    network.layer.to(dtype)
+    x = torch.tensor([[0.75]], dtype=dtype)
+    expected = [exact(Fraction(1.125), Fraction(c)) for c in FORMATS[format].double().expand(3).tolist()]
+    copies = [network] if dtype == torch.float64 else [network, float64_copy(network, x)]
+    for network in copies:
+        own = next(network.parameters()).dtype
+        point = BoundedTensor(x.to(own), PerturbationLpNorm(0.0))
+        for method in ("IBP", "CROWN", "LBP"):
+            found = BoundedModule(network, point).compute_bounds((point,), method=method, rounding="outward")
+            lower, upper = ([Fraction(number) for number in side[0].tolist()] for side in found)
+            size = max(map(abs, expected))
+            for low, value, high in zip(lower, expected, upper, strict=True):
+                assert low <= value <= high
+                assert high - low <= size * 2 ** (-40 if point.dtype == torch.float64 else -14)
+
+
+FAR = {
+    "both far": (-1e30, 1e30),
+    "left far": (-1e30, 2.0),
+    "right far": (-2.0, 1e30),
+    "both infinite": (-math.inf, math.inf),
+    "left infinite": (-math.inf, 2.0),
+    "right infinite": (-2.0, math.inf),
+    "a thousand": (-1000.0, 1000.0),
+}
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "outward", "inference"])
+@pytest.mark.parametrize("method", ["IBP", "CROWN", "LBP"])
+@pytest.mark.parametrize("name", FAR)
+def test_clamps_with_far_limits_lose_nothing_of_what_lies_between(name, method, rounding):
+    low, high = FAR[name]
+    x = torch.tensor([[0.3, -0.7, 1e-3, 1.9]])
+    point = BoundedTensor(x, PerturbationLpNorm(0.0))
+    lower, upper = BoundedModule(nn.Hardtanh(low, high), x).compute_bounds((point,), method=method, rounding=rounding)
+    for side in (lower, upper):
+        torch.testing.assert_close(side, x, rtol=0, atol=2e-5)
+    if rounding != "nearest":
+        assert (lower <= x).all()
+        assert (x <= upper).all()
 
 
 def test_no_property_is_proved_that_the_network_violates_by_the_rounding_of_a_number_of_its_shape():
