@@ -12,7 +12,6 @@ from types import FrameType
 
 import torch
 
-
 _LONGEST = 1e9
 """Seconds for which an alarm is set at most: 30 years, where the clock of the system has no number for more."""
 
