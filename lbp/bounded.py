@@ -219,9 +219,10 @@ class BoundedModule(nn.Module):
                 gradients); rows and images are split accordingly, which changes bounds by rounding at most. None: the
                 option of that name, or half of the memory that is free.
             rounding: "outward": bounds that hold in exact arithmetic for the network with the stored parameters,
-                whatever the computation rounds; "nearest" (the default): bounds that may be wrong by a few units of
-                the last place; "inference": outward, and so far that every evaluation of the network in its own
-                floating-point format lies within them (docs/rounding.md). None: the option of that name.
+                whatever the computation rounds; "nearest" (the default): bounds that may be wrong by a few units in
+                the last place of the numbers that are added up; "inference": outward, and so far that every evaluation
+                of the network in its own floating-point format lies within them (docs/rounding.md). None: the option of
+                that name.
             cache_bounds: without effect; bounds of the hidden layers are always kept for the next call.
             aux: must be None, as must the following: not implemented, and refused by name.
             reuse_alpha: must be False.

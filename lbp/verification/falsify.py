@@ -154,8 +154,9 @@ def check_consistent(indices: list[int], verified_by: list[tuple[str, float] | N
         raise ContradictionError(
             f"image {index} is verified by {method} (every margin is at least {bound:g}), but {attack} found a point "
             f"of its region with class {int(attacked.predictions[place])} (margin {float(attacked.margins[place]):g}): "
-            "the bound or the attack is wrong. If both numbers are within rounding of 0, repeat it in float64; "
-            "otherwise please report it with this network and image"
+            "the bound or the attack is wrong. Bounds rounded to nearest may be, where numbers far larger than the "
+            "margin cancel: repeat it with rounding='outward'; if that is what found this, please report it with this "
+            "network and image"
         )
 
 

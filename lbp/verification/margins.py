@@ -12,7 +12,9 @@ from lbp.specification import margins
 SLACK = 256
 """Room that a bound must leave, in units in the last place of the largest of 1, itself and what it is compared with.
 
-Only where bounds are rounded to nearest, so that they may be wrong by some units in the last place.
+Only where bounds are rounded to nearest, so that they may be wrong by some units in the last place. Those of larger
+numbers that cancel on the way, in a hidden layer even, leave no trace in a bound and have no room here: they need
+`rounding="outward"`, which follows the magnitudes through all layers.
 """
 
 

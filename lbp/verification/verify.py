@@ -88,7 +88,8 @@ def verify(
         methods: one or several of `METHODS`, "Relaxed-CROWN-v" for other v; case does not matter.
         strategy: bounding lines of the activations: "tight", "adaptive", "constant", "same-slope", ...
         rounding: what the bounds account for: "outward" ones hold whatever their computation rounds, "inference" covers
-            the network's own rounding as well, "nearest" ones may be wrong by a few units of the last place.
+            the network's own rounding as well, "nearest" ones may be wrong by a few units in the last place of the
+            largest numbers on the way, and by more than themselves where those cancel.
         cascade: run the methods from the cheapest on, each only on correctly classified examples that are still open.
         batch_size: examples at a time; by default as many as each method can take within the memory budget. Does not
             change verdicts beyond rounding.

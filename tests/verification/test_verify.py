@@ -262,3 +262,20 @@ def test_a_margin_that_rounding_could_explain_verifies_only_where_bounds_account
     assert bool(result.correct)
     assert all(bool(method.verified) == (rounding == "outward") for method in result.methods.values())
     assert result.summary()["rounding"] == rounding
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_rounding_loses_of_sums_that_cancel_on_the_way_is_accounted_for(dtype):
+    # Around 0.5 the second layer is 5e19 - 5e19 - 0.2 at its lower end, and rounding to nearest loses the 0.2 before
+    # Hardtanh makes small numbers of it.
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1), nn.Hardtanh(), nn.Linear(1, 2)).to(dtype)
+    with torch.no_grad():
+        for layer, weight, bias in ((0, [1.0], [0.0]), (2, [1.0], [-0.2]), (4, [1.0, 0.0], [0.1, 0.0])):
+            model[layer].weight.copy_(torch.tensor(weight)[:, None])
+            model[layer].bias.copy_(torch.tensor(bias))
+    assert model(torch.tensor([[-5.0]], dtype=dtype)).argmax() == 1
+    x, label = torch.tensor([[0.5]], dtype=dtype), torch.tensor([0])
+    for method in ("IBP", "LBP", "CROWN"):
+        result = verify(model, x, label, 1e20, methods=method).methods[method]
+        assert not result.verified.any()
+        assert (result.margins <= -0.1 + 1e-6).all()
