@@ -237,6 +237,20 @@ def test_violation_needs_an_input_of_the_box_and_an_unsafe_output():
     assert not problem.is_violated_by(f64(math.nan, 0.5), f64(0, 0))
 
 
+def test_all_outputs_between_two_ends_violate_in_exact_arithmetic():
+    # 0.1 y0 - y1 <= 1e16: float64 does not tell 1e16 from 1e16 + 1.
+    problem = parse_vnnlib(HEAD + UNIT + "(assert (<= (+ (* 0.1 Y_0) (* -1 Y_1)) 1e16))")
+    inside = f64(0.5, 0.5)
+    assert problem.is_violated_by_all(inside, f64(0, -1e16), f64(0, 5))
+    assert not problem.is_violated_by_all(inside, f64(0, -1e16), f64(5e-324, 5))
+    assert problem.is_violated_by(inside, f64(1, -1e16))
+    assert not problem.is_violated_by_all(inside, f64(1, -1e16), f64(1, -1e16))
+    assert not problem.is_violated_by_all(f64(0.5, 1.5), f64(0, 0), f64(0, 0))
+    for end in (math.nan, math.inf, -math.inf):
+        assert not problem.is_violated_by_all(inside, f64(end, 0), f64(0, 0))
+        assert not problem.is_violated_by_all(inside, f64(0, 0), f64(0, end))
+
+
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 
 
