@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import lbp
+import lbp.models
 from lbp.bench.record import tree_commit
 from lbp.graph import BoundNode, Network
 from lbp.graph.conv import Conv2dNode

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 import lbp
+import lbp.checkpoint
 from lbp.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lbp
+import lbp.checkpoint
 from lbp.data import Dataset
 from lbp.models import build
 from lbp.training import Augmentation, Trainer, TrainingSettings, World, batches, read_settings, run

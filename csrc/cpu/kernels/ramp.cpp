@@ -9,16 +9,18 @@ namespace {
 template <typename T, typename MakeState, typename Body>
 void for_tiles(Index batch, Index neurons, const PerNeuron<T>& r, const MakeState& make_state, const Body& body) {
   const Index tiles = quotient_up(neurons, kTile);
+  // Where r lies as the kernels read it, tiles go in the order of memory; else a tile of r is made for all images.
+  const bool in_place = r.data != nullptr && r.count == neurons && r.inner == 1;
   parallel_for(batch * tiles, minimum(neurons, kTile), [&](Index first, Index last) {
     alignas(64) T r_tile[kTile];
     auto state = make_state();
     Index loaded = -1;
     for (Index item = first; item < last; ++item) {
-      // Images innermost, so that a tile of r serves the whole batch.
-      const Index tile = item / batch, begin = tile * kTile, size = minimum(kTile, neurons - begin);
-      if (tile != loaded) load_per_neuron(r, begin, size, r_tile);
+      const Index tile = in_place ? item % tiles : item / batch, image = in_place ? item / tiles : item % batch;
+      const Index begin = tile * kTile, size = minimum(kTile, neurons - begin);
+      if (!in_place && tile != loaded) load_per_neuron(r, begin, size, r_tile);
       loaded = tile;
-      body(item % batch, begin, size, r_tile, state);
+      body(image, begin, size, in_place ? r.data + begin : r_tile, state);
     }
     finish_streaming();
   });
