@@ -323,9 +323,10 @@ def _touched(run: _ShapeRun) -> dict[fx.Node, set[int]]:
 def _overwrites(graph: fx.Graph, run: _ShapeRun) -> dict[fx.Node, fx.Node]:
     """Find in-place operations whose old value is read again later, directly or through a view."""
     position = {node: i for i, node in enumerate(graph.nodes)}
+    storages = _storages(run)
     found: dict[fx.Node, fx.Node] = {}
     for node, touched in _touched(run).items():
-        for other, storage in _storages(run).items():
+        for other, storage in storages.items():
             earlier = storage in touched and position[other] < position[node]
             if earlier and any(position[user] > position[node] for user in other.users):
                 found[node] = other

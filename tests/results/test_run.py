@@ -192,8 +192,8 @@ def test_parts_in_use_are_left_alone(tmp_path):
     assert read_lines(part)[1] == expected(3)
 
 
-def test_what_another_run_finished_meanwhile_is_not_done_again(tmp_path, monkeypatch):
-    path, later = tmp_path / "results", Squares()
+def another_run_comes_first(path, monkeypatch):
+    """Lets another run do all images just before the next one opens its file."""
 
     def opened_late(*arguments):
         monkeypatch.setattr(results, "ResultsFile", ResultsFile)
@@ -202,20 +202,18 @@ def test_what_another_run_finished_meanwhile_is_not_done_again(tmp_path, monkeyp
 
     results = sys.modules["lbp.results.run"]
     monkeypatch.setattr(results, "ResultsFile", opened_late)
+
+
+def test_what_another_run_finished_meanwhile_is_not_done_again(tmp_path, monkeypatch):
+    path, later = tmp_path / "results", Squares()
+    another_run_comes_first(path, monkeypatch)
     assert run_images(later, 8, settings=SETTINGS, path=path, resume=True) == expected(8)
     assert later.asked == []
 
 
 def test_without_resume_results_that_appear_meanwhile_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "results"
-
-    def opened_late(*arguments):
-        monkeypatch.setattr(results, "ResultsFile", ResultsFile)
-        run_images(Squares(), 8, settings=SETTINGS, path=path)
-        return ResultsFile(*arguments)
-
-    results = sys.modules["lbp.results.run"]
-    monkeypatch.setattr(results, "ResultsFile", opened_late)
+    another_run_comes_first(path, monkeypatch)
     with pytest.raises(ResultsError, match="exists; continue it by --resume"):
         run_images(Squares(), 8, settings=SETTINGS, path=path)
     assert in_order(path) == expected(8)

@@ -90,9 +90,12 @@ void relax_backward_gradient(const RelaxBackwardGradientArguments<T>& args) {
           const T* A =
               args.A.data + side * args.A.side_stride + image * args.A.batch_stride + row * args.A.row_stride + begin;
           T* A_gradient = args.A_gradient == nullptr ? nullptr : args.A_gradient + at;
-          const Index ahead = row + 1 < args.rows ? args.A.row_stride : 0;
-          const RelaxedRun<T> run = {A, args.relaxed_gradient + at, T(args.constants_gradient[out_row]), A_gradient};
-          relax(size, run, RowLines<const T>(lines, lower), RowLines<T>(gradients, lower), bias, bias_gradient, ahead);
+          RelaxedRun<T> run = {A, args.relaxed_gradient + at, T(args.constants_gradient[out_row]), A_gradient};
+          if (row + 1 < args.rows) {
+            run.A_ahead = args.A.row_stride;
+            run.gradient_ahead = args.neurons;
+          }
+          relax(size, run, RowLines<const T>(lines, lower), RowLines<T>(gradients, lower), bias, bias_gradient);
         }
       }
       store_line_gradients(args.relaxation, image, args.neurons, begin, size, gradients, args.gradients);

@@ -20,25 +20,26 @@ struct RowLines {
 };
 
 // A run of coefficients, the gradients of the relaxed ones and of their constant, and where that of the coefficients
-// goes (null: not wanted).
+// goes (null: not wanted). What is read next lies so far ahead.
 template <typename T>
 struct RelaxedRun {
   const T* A;
   const T* relaxed_gradient;
   T constant_gradient;
   T* A_gradient;
+  Index A_ahead = 0, gradient_ahead = 0;
 };
 
-// Adds to the gradients of the lines and of the bias. The caches are asked for the run `ahead` of this one.
+// Adds to the gradients of the lines and of the bias. Past the caches, these are asked for the run ahead.
 template <typename T, bool kBias, bool kStreamed>
 void relax_row_gradient(Index size, const RelaxedRun<T>& run, const RowLines<const T>& lines,
-                        const RowLines<T>& to_lines, const T* bias, T* to_bias, Index ahead) {
+                        const RowLines<T>& to_lines, const T* bias, T* to_bias) {
   const T constant = run.constant_gradient;
   for_lanes<T>(kStreamed ? unaligned_head(size, run.A_gradient) : 0, size, [&](Index j, auto zero) LBP_LANES {
     using V = decltype(zero);
     if constexpr (kStreamed) {
-      __builtin_prefetch(run.A + ahead + j);
-      __builtin_prefetch(run.relaxed_gradient + ahead + j);
+      __builtin_prefetch(run.A + run.A_ahead + j);
+      __builtin_prefetch(run.relaxed_gradient + run.gradient_ahead + j);
     }
     const V a = load<V>(run.A + j);
     const auto positive = a >= zero;

@@ -172,7 +172,7 @@ class RelaxationGradient {
           args_.bias.data != nullptr ? relax_row_gradient<T, true, false> : relax_row_gradient<T, false, false>;
       const RelaxedRun<T> run = {coefficients(side, row, at), arriving(side, row, at), weight(side, row),
                                  args_.A_gradient == nullptr || shared_ ? nullptr : to_source(side, row, at)};
-      relax(A_.channels, run, line, to_line, line.bias, to_line.bias, 0);
+      relax(A_.channels, run, line, to_line, line.bias, to_line.bias);
     }
   }
 
