@@ -15,8 +15,8 @@ constexpr Index kEnoughBlocks = 264;
 // A split adds up at least so much of the depth: less would not pay for writing its sums and reading them again.
 constexpr Index kLeastSplitDepth = 256;
 
-// A sum that may be one chain of multiply-adds, however long.
-constexpr Index kAnyLength = 0x7fffffffffffffff;
+// A sum that may be one chain of multiply-adds as long as a block can count.
+constexpr Index kAnyLength = Index(1) << 30;
 
 // Tiles. Tall ones reuse what they read most; flat ones serve products of few rows (a specification, a small batch),
 // whose cost is reading the other operand; narrow ones products of few columns (the channels of an image, or of one of
@@ -27,10 +27,13 @@ struct Tiles;
 
 template <>
 struct Tiles<float> {
-  using Tall = TileShape<128, 64, 16, 8, 4>;
-  using Square = TileShape<64, 64, 16, 4, 4>;
-  using Flat = TileShape<32, 128, 16, 4, 4>;
+  using Tall = TileShape<128, 64, 8, 8, 4>;
+  using Flat = TileShape<32, 128, 8, 4, 4>;
   using Narrow = TileShape<128, 16, 8, 4, 4>;
+  // On tensor cores.
+  using SplitTall = TileShape<128, 64, 16, 8, 4, 8>;
+  using SplitSquare = TileShape<64, 64, 16, 4, 4, 8>;
+  using SplitFlat = TileShape<32, 128, 16, 4, 4, 8>;
 };
 
 template <>
@@ -54,9 +57,10 @@ auto with_sums(const Product& product, Arithmetic arithmetic, const Body& body) 
   const bool flat = product.rows <= Flat::kRows;
   if constexpr (std::is_same_v<T, float>) {
     if (arithmetic == Arithmetic::kSplit) {
-      using Large = std::conditional_t<kPairing == Pairing::kSingle, Tall, Tiles<float>::Square>;
+      using Split = Tiles<float>;
+      using Large = std::conditional_t<kPairing == Pairing::kSingle, Split::SplitTall, Split::SplitSquare>;
       if constexpr (Product::kFewRows) {
-        if (flat) return body(Kind<SplitSums<Flat, kPairing>>());
+        if (flat) return body(Kind<SplitSums<Split::SplitFlat, kPairing>>());
       }
       return body(Kind<SplitSums<Large, kPairing>>());
     }

@@ -93,6 +93,16 @@ Owned<ConvolutionLayer<T>> convolution_layer(Device on, const Tensor& weight, co
                               layer.dilation.height),
                   output_size(layer.input.width, layer.kernel.width, layer.stride.width, layer.padding.width,
                               layer.dilation.width)};
+  // Kernels count within an image, along the depth of a product and beyond the edge of an image in int.
+  const Index entries = Index(layer.kernel.height) * layer.kernel.width;
+  as_int(layer.channels / layer.groups * entries, "weight");
+  as_int(layer.out_channels / layer.groups * entries, "weight");
+  for (const Extent& beyond :
+       {layer.padding, Extent{as_int(Index(layer.dilation.height) * (layer.kernel.height - 1), "dilation"),
+                              as_int(Index(layer.dilation.width) * (layer.kernel.width - 1), "dilation")}}) {
+    as_int(2 * Index(beyond.height), "padding or dilation");
+    as_int(2 * Index(beyond.width), "padding or dilation");
+  }
   as_int(Index(layer.channels) * layer.input.height * layer.input.width, "input");
   as_int(Index(layer.out_channels) * layer.output.height * layer.output.width, "output");
   Owned<ConvolutionLayer<T>> owned = {layer,

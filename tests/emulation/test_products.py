@@ -27,11 +27,11 @@ def dtype(request, emulated, kernels_in_place):
     kernels_in_place.split = False
 
 
-# Few examples and many; a depth that no tile divides, and one long enough to be split among blocks.
+# Few examples and many; depths that no tile divides, in whole vectors, and so long that they are split among blocks.
 @pytest.mark.parametrize(
     ("batch", "inputs", "outputs"),
     [
-        *((1, 5, 3), (3, 1030, 6), (4, 64, 9), (5, 37, 3), (34, 9, 130), (7, 600, 5)),
+        *((1, 5, 3), (3, 1030, 6), (4, 64, 9), (5, 37, 3), (34, 9, 130), (34, 16, 70), (7, 600, 5)),
         *((batch, 24, 5) for batch in (1, 2, 3)),  # rows of W in whole vectors
         *((batch, 23, 3) for batch in (1, 2, 3, 4)),
     ],
@@ -73,21 +73,25 @@ def test_convolutions_below_an_activation_with_the_other_lines(strategy):
 
 
 # More images than a block keeps lines of, more rows than a tile has, a split depth.
-@pytest.mark.parametrize(("batch", "rows", "neurons", "inputs"), [(11, 1, 20, 5), (3, 70, 9, 70), (2, 5, 600, 3)])
+@pytest.mark.parametrize(
+    ("batch", "rows", "neurons", "inputs"), [(11, 1, 20, 5), (3, 70, 9, 70), (3, 70, 12, 70), (2, 5, 600, 3)]
+)
 def test_a_linear_layer_below_an_activation(batch, rows, neurons, inputs, dtype):
     A, bounds = coefficients("both", batch, rows, neurons), intervals(batch, neurons)
     layer = normal(neurons, inputs, seed=50), None
     assert_values_match_reference(ops.relax_backward_linear, A, *bounds, *layer, sides="both", r=0.75, dtype=dtype)
 
 
-@pytest.mark.parametrize(("batch", "inputs", "n_in", "n_out"), [(2, 70, 35, 67), (1, 3, 600, 2), (2, 0, 3, 4)])
+@pytest.mark.parametrize(
+    ("batch", "inputs", "n_in", "n_out"), [(2, 70, 35, 67), (2, 70, 36, 67), (1, 3, 600, 2), (2, 0, 3, 4)]
+)
 def test_forward_linear(batch, inputs, n_in, n_out, dtype):
     layer = normal(n_out, n_in, seed=50), normal(n_out, seed=51)
     matrices = forward_matrices(batch, inputs, n_in, bias_batch=1)
     assert_values_match_reference(ops.forward_linear, *matrices, *layer, dtype=dtype)
 
 
-@pytest.mark.parametrize(("batch", "rows", "neurons", "inputs"), [(2, 70, 19, 67), (2, 3, 600, 5)])
+@pytest.mark.parametrize(("batch", "rows", "neurons", "inputs"), [(2, 70, 19, 67), (2, 70, 20, 67), (2, 3, 600, 5)])
 def test_insertion(batch, rows, neurons, inputs, dtype):
     A, matrices = coefficients("both", batch, rows, neurons), forward_matrices(1, inputs, neurons)
     assert_values_match_reference(ops.insert_forward, A, *matrices, sides="both", dtype=dtype)

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from emulation.values import assert_values_match_reference
 from ops.cases import (
+    DTYPES,
     TOLERANCE,
     assert_close,
     assert_matches_reference,
@@ -10,7 +12,7 @@ from ops.cases import (
     normal,
     relaxation,
 )
-from ops.test_windows import LAYER, windows
+from ops.test_windows import LAYER, targets, windows
 
 from lbp import ops, reference
 
@@ -66,3 +68,19 @@ def test_long_rows_are_the_work_of_several_warps(emulated):
         ),
     ):
         assert_close(found, expected, TOLERANCE[torch.float64], "output")
+
+
+# Eight channels lie in whole vectors, those of two groups of six do not; few and many channels of the input.
+@pytest.mark.parametrize("inputs", [3, 34])
+@pytest.mark.parametrize(("channels", "groups"), [(8, 1), (16, 1), (12, 2)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.usefixtures("emulated")
+def test_windows_of_channels_in_vectors_and_one_by_one(dtype, channels, groups, inputs):
+    layer, size = (channels, *LAYER[1:]), (8, 7)
+    geometry = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": groups}
+    weight = normal(channels, inputs, 4, 4, seed=50)
+    A, rows = windows(layer=layer)
+    corners, window = targets(rows, A.shape[2:4], geometry, weight.shape[2:], size)
+    arguments = (*intervals(2, *layer), weight, None, corners, window)
+    keywords = {"sides": "both", **geometry, **relaxation(shape=layer)}
+    assert_values_match_reference(ops.relax_backward_conv2d_windows, A, rows, *arguments, **keywords, dtype=dtype)

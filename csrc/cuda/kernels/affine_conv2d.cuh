@@ -14,18 +14,18 @@ struct ConvolutionProduct {
   static constexpr Pairing kPairing = Pairing::kLeftPair;
   static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = true, kConstants = false, kFewRows = false,
                         kFewColumns = true;
-  // The entries of the kernel: where each reads, relative to the pixel's first one, in memory and by rows and columns.
+  // Where an entry of the kernel reads, relative to the pixel's first one, in memory and by rows and columns.
+  struct alignas(16) Entry {
+    int offset, y, x;
+  };
   struct Stage {
-    Index offset[kMostDepth];
-    int y[kMostDepth], x[kMostDepth];
+    Entry entries[kStageDepth];
   };
   using LeftLoad = Pair<T>;
   struct LeftState {
-    const T* first;   // of an image, from the group's first channel; null outside
-                      // the product
-    const T* second;  // or where the radius is zero
-    int y, x;         // the pixel's first entry, outside the image where that is padding
-    Index start;      // of that in memory
+    const T* first;   // of the pixel's first entry in the group's first channel
+    const T* second;  // or null where the radius is zero
+    int y, x;         // of that entry, outside the image where it is padding
   };
   using RightState = const T*;
 
@@ -51,8 +51,8 @@ struct ConvolutionProduct {
     return product;
   }
 
-  LBP_DEVICE LeftState left(Index row) const {
-    if (row >= rows) return {nullptr, nullptr, 0, 0, 0};
+  LBP_DEVICE LeftState left(Index row, Index) const {
+    if (row >= rows) return {nullptr, nullptr, kOutside, 0};
     const int pixels = layer.output.height * layer.output.width;
     const Index image = quotient(row, pixels);
     const int pixel = int(row - image * pixels);
@@ -61,32 +61,35 @@ struct ConvolutionProduct {
     const bool matrix = image < images;
     const Index size = Index(layer.input.height) * layer.input.width;
     const Index at =
-        ((matrix ? image : image - images) * layer.channels + group * (layer.channels / layer.groups)) * size;
+        ((matrix ? image : image - images) * layer.channels + group * (layer.channels / layer.groups)) * size +
+        Index(y) * layer.input.width + x;
     const T* radius = matrix ? second : second_bias;
-    return {(matrix ? first : first_bias) + at, radius == nullptr ? nullptr : radius + at, y, x,
-            Index(y) * layer.input.width + x};
+    return {(matrix ? first : first_bias) + at, radius == nullptr ? nullptr : radius + at, y, x};
   }
-  LBP_DEVICE RightState right(Index column) const {
-    return column < columns ? layer.weight + (group * columns + column) * depth : nullptr;
+  LBP_DEVICE RightState right(Index column, Index begin) const {
+    return column < columns ? layer.weight + (group * columns + column) * depth + begin : nullptr;
   }
 
-  LBP_DEVICE void prepare(Stage& stage, Index begin, int count, Index, int thread, int) const {
-    if (thread >= count) return;
+  LBP_DEVICE void prepare(Stage& stage, Index begin, int thread, int) const {
+    if (thread >= kStageDepth) return;
     const int entries = layer.kernel.height * layer.kernel.width;
-    const Index k = begin + thread, channel = quotient(k, entries);
-    const int entry = int(k - channel * entries);
+    const int k = int(begin) + thread, channel = k / entries, entry = k - channel * entries;
     const int y = entry / layer.kernel.width * layer.dilation.height;
     const int x = entry % layer.kernel.width * layer.dilation.width;
-    stage.y[thread] = y;
-    stage.x[thread] = x;
-    stage.offset[thread] = (channel * layer.input.height + y) * layer.input.width + x;
+    stage.entries[thread] = {(channel * layer.input.height + y) * layer.input.width + x, k < depth ? y : kOutside, x};
   }
 
-  LBP_DEVICE LeftLoad load_left(const LeftState& state, const Stage& stage, int k, Index depth_or_none) const {
-    const bool inside = is_inside(state.y + stage.y[k], state.x + stage.x[k], layer.input);
-    if (depth_or_none < 0 || state.first == nullptr || !inside) return {T(0), T(0)};
-    const Index at = stage.offset[k] + state.start;
-    return {read(state.first + at), state.second == nullptr ? T(0) : read(state.second + at)};
+  LBP_DEVICE void load_left(const LeftState& state, const Stage& stage, const Step& step, LeftLoad (&loads)[1]) const {
+    const Entry entry = stage.entries[step.k];
+    loads[0] = {T(0), T(0)};
+    if (!is_inside(state.y + entry.y, state.x + entry.x, layer.input)) return;
+    loads[0].first = read(state.first + entry.offset);
+    if constexpr (kInterval) {
+      // Both lie in memory alike: a second pointer would take registers that the sums need.
+      loads[0].second = read(second + (state.first + entry.offset - first));
+    } else if (state.second != nullptr) {
+      loads[0].second = read(state.second + entry.offset);
+    }
   }
 
   LBP_DEVICE Pair<T> left_values(const LeftLoad& load, const LeftState&, const Stage&, int, double&) const {
@@ -97,8 +100,9 @@ struct ConvolutionProduct {
     }
   }
 
-  LBP_DEVICE Pair<T> load_right(RightState row, const Stage&, int, Index k) const {
-    return {row == nullptr || k < 0 ? T(0) : row[k], T(0)};
+  template <int kCount>
+  LBP_DEVICE void load_right(RightState row, const Stage&, const Step& step, Pair<T> (&loads)[kCount]) const {
+    load_rows<kCount, T>(row, nullptr, step, loads);
   }
 
   // A pixel of the output, in all channels.

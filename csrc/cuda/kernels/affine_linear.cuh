@@ -41,20 +41,22 @@ struct LinearProduct {
 
   LBP_DEVICE const LinearProduct& view(Index) const { return *this; }
 
-  LBP_DEVICE LeftState left(Index row) const {
+  LBP_DEVICE LeftState left(Index row, Index begin) const {
     if (row >= rows) return {nullptr, nullptr};
     const bool matrix = row < matrix_rows;
-    const Index at = (matrix ? row : row - matrix_rows) * depth;
+    const Index at = (matrix ? row : row - matrix_rows) * depth + begin;
     const T* radius = matrix ? second : second_bias;
     return {(matrix ? first : first_bias) + at, radius == nullptr ? nullptr : radius + at};
   }
-  LBP_DEVICE RightState right(Index column) const { return column < columns ? weight + column * depth : nullptr; }
+  LBP_DEVICE RightState right(Index column, Index begin) const {
+    return column < columns ? weight + column * depth + begin : nullptr;
+  }
 
-  LBP_DEVICE void prepare(Stage&, Index, int, Index, int, int) const {}
+  LBP_DEVICE void prepare(Stage&, Index, int, int) const {}
 
-  LBP_DEVICE LeftLoad load_left(const LeftState& state, const Stage&, int, Index k) const {
-    if (k < 0) return {T(0), T(0)};
-    return {state.first == nullptr ? T(0) : state.first[k], state.second == nullptr ? T(0) : state.second[k]};
+  template <int kCount>
+  LBP_DEVICE void load_left(const LeftState& state, const Stage&, const Step& step, LeftLoad (&loads)[kCount]) const {
+    load_rows(state.first, state.second, step, loads);
   }
 
   LBP_DEVICE Pair<T> left_values(const LeftLoad& load, const LeftState&, const Stage&, int, double&) const {
@@ -65,8 +67,9 @@ struct LinearProduct {
     }
   }
 
-  LBP_DEVICE Pair<T> load_right(RightState row, const Stage&, int, Index k) const {
-    return {row == nullptr || k < 0 ? T(0) : row[k], T(0)};
+  template <int kCount>
+  LBP_DEVICE void load_right(RightState row, const Stage&, const Step& step, Pair<T> (&loads)[kCount]) const {
+    load_rows<kCount, T>(row, nullptr, step, loads);
   }
 
   struct OutputRow {

@@ -17,7 +17,7 @@ struct InsertProduct {
   static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = true, kConstants = true, kFewRows = true,
                         kFewColumns = false;
   struct Stage {
-    T center_bias[kMostDepth], radius_bias[kMostDepth];
+    T center_bias[kStageDepth], radius_bias[kStageDepth];
   };
   using LeftLoad = T;
   struct LeftState {
@@ -50,27 +50,29 @@ struct InsertProduct {
     return {side, first_image + image, rest - image * args.rows};
   }
 
-  LBP_DEVICE LeftState left(Index row) const {
+  LBP_DEVICE LeftState left(Index row, Index begin) const {
     if (row >= rows) return {nullptr, false};
     const Place at = place(row);
-    return {args.A.data + at.side * args.A.side_stride + at.image * args.A.batch_stride + at.row * args.A.row_stride,
+    return {args.A.data + at.side * args.A.side_stride + at.image * args.A.batch_stride + at.row * args.A.row_stride +
+                begin,
             is_lower(args.sides, at.side)};
   }
-  LBP_DEVICE RightState right(Index column) const {
+  LBP_DEVICE RightState right(Index column, Index begin) const {
     if (column >= columns) return {nullptr, nullptr};
-    const Index at = first_image * args.matrix_batch_stride + column * depth;
+    const Index at = first_image * args.matrix_batch_stride + column * depth + begin;
     return {args.center + at, args.radius == nullptr ? nullptr : args.radius + at};
   }
 
-  LBP_DEVICE void prepare(Stage& stage, Index begin, int count, Index, int thread, int) const {
+  LBP_DEVICE void prepare(Stage& stage, Index begin, int thread, int) const {
     const Index k = begin + thread, at = first_image * args.bias_batch_stride + k;
-    if (thread >= count) return;
+    if (thread >= kStageDepth) return;
     stage.center_bias[thread] = k < depth ? args.center_bias[at] : T(0);
     stage.radius_bias[thread] = k < depth && args.radius_bias != nullptr ? args.radius_bias[at] : T(0);
   }
 
-  LBP_DEVICE LeftLoad load_left(const LeftState& state, const Stage&, int, Index k) const {
-    return state.row == nullptr || k < 0 ? T(0) : state.row[k];
+  template <int kCount>
+  LBP_DEVICE void load_left(const LeftState& state, const Stage&, const Step& step, LeftLoad (&loads)[kCount]) const {
+    load_row(state.row, step, loads);
   }
 
   LBP_DEVICE Pair<T> left_values(LeftLoad a, const LeftState& state, const Stage& stage, int k,
@@ -80,9 +82,9 @@ struct InsertProduct {
     return {a, T(0)};
   }
 
-  LBP_DEVICE Pair<T> load_right(const RightState& state, const Stage&, int, Index k) const {
-    if (k < 0 || state.center == nullptr) return {T(0), T(0)};
-    return {state.center[k], state.radius == nullptr ? T(0) : state.radius[k]};
+  template <int kCount>
+  LBP_DEVICE void load_right(const RightState& state, const Stage&, const Step& step, Pair<T> (&loads)[kCount]) const {
+    load_rows(state.center, state.radius, step, loads);
   }
 
   struct OutputRow {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cuda/kernels/split_tf32.cuh"
+#include "cuda/kernels/tile.cuh"
 #include "cuda/runtime.cuh"
 #include "math/interval.h"
 
@@ -22,6 +23,21 @@ struct alignas(2 * sizeof(T)) Pair {
   T first, second;
 };
 
+template <typename T>
+LBP_DEVICE Pair<T> read_pair(const Pair<T>* address) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(T) == 4) {
+    const float2 loaded = __ldg(reinterpret_cast<const float2*>(address));
+    return {loaded.x, loaded.y};
+  } else {
+    const double2 loaded = __ldg(reinterpret_cast<const double2*>(address));
+    return {loaded.x, loaded.y};
+  }
+#else
+  return *address;
+#endif
+}
+
 // Of an interval, its radius widened. What is 0, padding say, stays 0: devices do not flush, so nothing of it is lost.
 template <typename T>
 LBP_DEVICE Pair<T> center_and_radius(T l, T u, const Widening<T>& by) {
@@ -33,42 +49,95 @@ LBP_DEVICE Pair<T> center_and_radius(T l, T u, const Widening<T>& by) {
 // Whether a pixel lies in an image; negative numbers are large ones without their sign.
 template <typename Size>
 LBP_DEVICE bool is_inside(int y, int x, const Size& image) {
-  return unsigned(y) < unsigned(image.height) && unsigned(x) < unsigned(image.width);
+  return (unsigned(y) < unsigned(image.height)) & (unsigned(x) < unsigned(image.width));
 }
 
-constexpr int kMostDepth = 16;  // of a tile, for which a product keeps what belongs to each step of the depth
+// A row or an entry of a kernel that lies outside of every image, wherever the other is.
+constexpr int kOutside = -(1 << 30);
 
-// Rows and columns of a block's tile, its depth, and the rows and columns of it that one thread adds up.
-template <int kRowsOfTile, int kColumnsOfTile, int kDepthOfTile, int kRowsOfThread, int kColumnsOfThread>
+constexpr int kStageDepth = 32;  // of a few tiles, for which a block keeps what belongs to each step of the depth
+
+// Rows and columns of a block's tile, its depth, and the rows and columns of it that one thread adds up. Between the
+// steps of the depth lie kSpare numbers more: with 4, lanes that store neighbours along the depth reach 32 banks; with
+// 8, those that read a fragment of the tensor cores.
+template <int kRowsOfTile, int kColumnsOfTile, int kDepthOfTile, int kRowsOfThread, int kColumnsOfThread,
+          int kSpare = 4>
 struct TileShape {
   static constexpr int kRows = kRowsOfTile, kColumns = kColumnsOfTile, kDepth = kDepthOfTile;
   static constexpr int kThreadRows = kRowsOfThread, kThreadColumns = kColumnsOfThread;
   static constexpr int kThreads = (kRows / kThreadRows) * (kColumns / kThreadColumns);
-  static_assert(kDepth <= kMostDepth, "a product keeps what belongs to each step of the depth");
-  // Eight elements more than the tile: the lanes of a fragment of the tensor cores then read 32 banks.
-  static constexpr int kRowPitch = kRows + 8, kColumnPitch = kColumns + 8;
+  static constexpr int kTilesOfStage = kStageDepth / kDepth;
+  static_assert(kStageDepth % kDepth == 0 && kTilesOfStage >= 2, "a stage is ready before its first tile is loaded");
+  static constexpr int kRowPitch = kRows + kSpare, kColumnPitch = kColumns + kSpare;
 };
 
-// Which element of a tile, kSize long and kDepth deep, a thread loads in each of its passes. Consecutive threads take
-// what is consecutive in memory: positions along the size, or (8 at a time, a sector of memory) along the depth.
+// Which elements of a tile, kSize long and kDepth deep, a thread loads: all for one position. Consecutive threads take
+// what is consecutive in memory: kCount neighbours each along the depth, in one load, or positions along the size.
 template <int kSize, int kDepth, int kThreads, bool kAlongDepth>
 struct TileLoading {
-  static constexpr int kPasses = kSize * kDepth / kThreads;
-  static constexpr int kStates = kAlongDepth ? 8 * kSize / kThreads : 1;  // different positions of one thread
+  static constexpr int kElements = kSize * kDepth / kThreads;
+  static constexpr int kCount = kAlongDepth ? kElements : 1;
+  static constexpr int kLoads = kElements / kCount;
+  static constexpr int kSharing = kDepth / kElements;  // neighbouring threads that have the same position
   static_assert(kSize * kDepth % kThreads == 0, "every thread loads as many elements");
-  static_assert(kAlongDepth ? 8 * kSize % kThreads == 0 && kDepth % 8 == 0 : kThreads % kSize == 0,
-                "a thread comes back to the same positions");
+  static_assert(kAlongDepth ? kDepth % kElements == 0 : kThreads % kSize == 0, "a thread has one position");
 
-  LBP_DEVICE static int position(int thread, int pass) {
-    const int element = pass * kThreads + thread;
-    return kAlongDepth ? element / 8 % kSize : element % kSize;
+  LBP_DEVICE static int position(int thread) { return kAlongDepth ? thread / kSharing : thread % kSize; }
+  LBP_DEVICE static int depth(int thread, int load) {
+    return kAlongDepth ? thread % kSharing * kElements : load * (kThreads / kSize) + thread / kSize;
   }
-  LBP_DEVICE static int depth(int thread, int pass) {
-    const int element = pass * kThreads + thread;
-    return kAlongDepth ? element % 8 + 8 * (element / (8 * kSize)) : element / kSize;
-  }
-  LBP_DEVICE static int state(int pass) { return pass % kStates; }
 };
+
+// The first of the steps of the depth that a load brings: in its stage, counted from the block's first one, and how
+// many there are from there on, none perhaps.
+struct Step {
+  int k;
+  int depth;
+  int count;
+};
+
+// kCount neighbours in memory, of which `count` exist; the others are zeros.
+template <int kCount, typename T>
+LBP_DEVICE void read_neighbours(const T* source, int count, T (&values)[kCount]) {
+  constexpr int kLength = kCount < kOwn<T> ? kCount : kOwn<T>;
+  static_assert(kCount % kLength == 0, "whole vectors");
+  if (count < kCount || reinterpret_cast<unsigned long long>(source) % (kLength * sizeof(T)) != 0) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) values[i] = i < count ? read(source + i) : T(0);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; i += kLength) {
+    if constexpr (kLength == kOwn<T>) {
+      const Pack<T> pack = read_pack(source + i);
+#pragma unroll
+      for (int lane = 0; lane < kLength; ++lane) values[i + lane] = pack[lane];
+    } else if constexpr (kLength == 2) {
+      const Pair<T> pair = read_pair(reinterpret_cast<const Pair<T>*>(source + i));
+      values[i] = pair.first;
+      values[i + 1] = pair.second;
+    } else {
+      values[i] = read(source + i);
+    }
+  }
+}
+
+// A step's numbers in a row that lies along the depth; zeros where the row is null.
+template <int kCount, typename T>
+LBP_DEVICE void load_row(const T* row, const Step& step, T (&values)[kCount]) {
+  if (row != nullptr) return read_neighbours(row + step.depth, step.count, values);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) values[i] = T(0);
+}
+
+template <int kCount, typename T>
+LBP_DEVICE void load_rows(const T* first, const T* second, const Step& step, Pair<T> (&values)[kCount]) {
+  T firsts[kCount], seconds[kCount];
+  load_row(first, step, firsts);
+  load_row(second, step, seconds);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) values[i] = {firsts[i], seconds[i]};
+}
 
 // kCount numbers from shared memory by 16-byte accesses.
 template <int kCount, typename T>
@@ -96,7 +165,7 @@ struct PlainSums {
   static constexpr bool kTwo = kPairing != Pairing::kSingle;
   static constexpr bool kChecksOperands = false;
   // At a time on a multiprocessor: what one of them waits for is hidden behind the products of another.
-  static constexpr int kBlocks = sizeof(T) == 4 ? 512 / Shape::kThreads : 1;
+  static constexpr int kBlocks = 512 / Shape::kThreads;
   static constexpr int kRows = Shape::kThreadRows, kColumns = Shape::kThreadColumns;
   static constexpr int kAcross = Shape::kColumns / kColumns;  // threads side by side
 
@@ -106,21 +175,23 @@ struct PlainSums {
   LBP_DEVICE void add_tile(const T* left, const T* right, int thread, bool) {
     left += thread / kAcross * kRows;
     right += thread % kAcross * kColumns;
+#pragma unroll 8
     for (int k = 0; k < Shape::kDepth; ++k) {
-      T x[kRows], y[kColumns];
-      read_vectors(left + k * Shape::kRowPitch, x);
+      T y[kColumns], radius[kColumns];
       read_vectors(right + k * Shape::kColumnPitch, y);
-      add_products(x, y, first);
-      if constexpr (kPairing == Pairing::kLeftPair) {
-        T radius[kRows];
-        read_vectors(left + (Shape::kDepth + k) * Shape::kRowPitch, radius);
-        take_magnitudes(y);
-        add_products(radius, y, second);
-      } else if constexpr (kPairing == Pairing::kRightPair) {
-        T radius[kColumns];
+      if constexpr (kPairing == Pairing::kRightPair) {
         read_vectors(right + (Shape::kDepth + k) * Shape::kColumnPitch, radius);
-        take_magnitudes(x);
-        add_products(x, radius, second);
+      }
+#pragma unroll
+      for (int row = 0; row < kRows; row += 4) {
+        T x[4];
+        read_vectors(left + k * Shape::kRowPitch + row, x);
+        add_products<false, false>(x, y, &first[row]);
+        if constexpr (kPairing == Pairing::kRightPair) add_products<true, false>(x, radius, &second[row]);
+        if constexpr (kPairing == Pairing::kLeftPair) {
+          read_vectors(left + (Shape::kDepth + k) * Shape::kRowPitch + row, x);
+          add_products<false, true>(x, y, &second[row]);
+        }
       }
     }
   }
@@ -141,18 +212,16 @@ struct PlainSums {
   }
 
  private:
-  LBP_DEVICE static void add_products(const T (&x)[kRows], const T (&y)[kColumns], T (&sums)[kRows][kColumns]) {
+  template <bool kLeftMagnitude, bool kRightMagnitude>
+  LBP_DEVICE static void add_products(const T (&x)[4], const T (&y)[kColumns], T (*sums)[kColumns]) {
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
+    for (int i = 0; i < 4; ++i) {
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j) sums[i][j] = multiply_add(x[i], y[j], sums[i][j]);
+      for (int j = 0; j < kColumns; ++j) {
+        sums[i][j] =
+            multiply_add(kLeftMagnitude ? absolute(x[i]) : x[i], kRightMagnitude ? absolute(y[j]) : y[j], sums[i][j]);
+      }
     }
-  }
-
-  template <int kCount>
-  LBP_DEVICE static void take_magnitudes(T (&values)[kCount]) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) values[i] = absolute(values[i]);
   }
 };
 

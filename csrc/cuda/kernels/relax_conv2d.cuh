@@ -85,21 +85,23 @@ struct TransposedProduct {
   static constexpr Pairing kPairing = Pairing::kSingle;
   static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = false, kConstants = false, kFewRows = false,
                         kFewColumns = true;
+  // An entry of the kernel: the output that it reads, counted from the one that an entry of shift 0 meets, in memory
+  // and by rows and columns; and where its weights are.
+  struct alignas(16) Entry {
+    int offset, y, x;
+  };
   struct Stage {
-    Index
-        offset[kMostDepth];  // in memory from the output that an entry of shift 0 meets to the one that this one reads
-    Index weight[kMostDepth];
-    int y[kMostDepth], x[kMostDepth];  // shifts
+    Entry entries[kStageDepth];
+    Index weight[kStageDepth];  // negative beyond the depth
   };
   struct LeftLoad {
     T a;
     Pair<T> slopes;
   };
   struct LeftState {
-    const T* row;           // null outside the product
-    const Pair<T>* slopes;  // of the same neurons; null without an activation
-    int y, x;               // of the output that an entry of shift 0 meets
-    Index start;            // of that in the row's first channel of the group
+    const T* row;           // of the output that an entry of shift 0 meets, in the group's first channel
+    const Pair<T>* slopes;  // of the same neuron; null without an activation
+    int y, x;               // of that output
     bool lower;
   };
   using RightState = const T*;
@@ -118,60 +120,56 @@ struct TransposedProduct {
     }
     LBP_DEVICE int group_channels() const { return args.layer.out_channels / args.layer.groups; }
 
-    LBP_DEVICE LeftState left(Index row) const {
-      if (row >= rows) return {nullptr, nullptr, 0, 0, 0, false};
+    LBP_DEVICE LeftState left(Index row, Index) const {
+      if (row >= rows) return {nullptr, nullptr, kOutside, 0, false};
       const int pixels = down.count * across.count;
       const Index row_of_A = quotient(row, pixels);
       const int pixel = int(row - row_of_A * pixels);
       const Index image_row = quotient(row_of_A, args.rows), side = image_row >= args.batch ? 1 : 0;
       const Index image = image_row - side * args.batch;
       const Index channel = Index(group) * group_channels() * args.layer.output.height * args.layer.output.width;
-      const T* data = args.A.data + side * args.A.side_stride + image * args.A.batch_stride +
-                      (row_of_A - image_row * args.rows) * args.A.row_stride + channel;
       const int y = down.output + pixel / across.count, x = across.output + pixel % across.count;
-      return {data,
-              slopes == nullptr ? nullptr : slopes + image * neurons() + channel,
-              y,
-              x,
-              Index(y) * args.layer.output.width + x,
-              is_lower(args.sides, side)};
+      const Index at = channel + Index(y) * args.layer.output.width + x;
+      return {args.A.data + side * args.A.side_stride + image * args.A.batch_stride +
+                  (row_of_A - image_row * args.rows) * args.A.row_stride + at,
+              slopes == nullptr ? nullptr : slopes + image * neurons() + at, y, x, is_lower(args.sides, side)};
     }
-    LBP_DEVICE RightState right(Index column) const {
+    LBP_DEVICE RightState right(Index column, Index) const {
       return column < columns ? args.layer.weight + column * args.layer.kernel.height * args.layer.kernel.width
                               : nullptr;
     }
 
-    LBP_DEVICE void prepare(Stage& stage, Index begin, int count, Index, int thread, int) const {
-      if (thread >= count) return;
+    LBP_DEVICE void prepare(Stage& stage, Index begin, int thread, int) const {
+      if (thread >= kStageDepth) return;
       const ConvolutionLayer<T>& layer = args.layer;
-      const Index k = begin + thread, entries = larger(vertical.entries * horizontal.entries, 1);
-      const Index channel = quotient(k, entries);
-      const int entry = int(k - channel * entries), wide = larger(horizontal.entries, 1);
+      const int k = int(begin) + thread, entries = larger(vertical.entries * horizontal.entries, 1);
+      const int channel = k / entries, entry = k - channel * entries, wide = larger(horizontal.entries, 1);
       const int ky = vertical.first + entry / wide * vertical.step;
       const int kx = horizontal.first + entry % wide * horizontal.step;
       const int y = vertical.shift(ky), x = horizontal.shift(kx);
-      stage.offset[thread] = (channel * layer.output.height - y) * layer.output.width - x;
-      stage.weight[thread] =
-          ((group * group_channels() + channel) * columns * layer.kernel.height + ky) * layer.kernel.width + kx;
-      stage.y[thread] = y;
-      stage.x[thread] = x;
+      const Index weight =
+          (Index(group * group_channels() + channel) * columns * layer.kernel.height + ky) * layer.kernel.width + kx;
+      stage.entries[thread] = {(channel * layer.output.height - y) * layer.output.width - x, k < depth ? -y : kOutside,
+                               -x};
+      stage.weight[thread] = k < depth ? weight : -1;
     }
 
-    LBP_DEVICE LeftLoad load_left(const LeftState& state, const Stage& stage, int k, Index depth_or_none) const {
-      const LeftLoad nothing = {T(0), {T(1), T(1)}};
-      const bool inside = is_inside(state.y - stage.y[k], state.x - stage.x[k], args.layer.output);
-      if (depth_or_none < 0 || state.row == nullptr || !inside) return nothing;
-      const Index at = stage.offset[k] + state.start;
-      if (state.slopes == nullptr) return {read(state.row + at), {T(1), T(1)}};
-      return {read(state.row + at), state.slopes[at]};
+    LBP_DEVICE void load_left(const LeftState& state, const Stage& stage, const Step& step,
+                              LeftLoad (&loads)[1]) const {
+      const Entry entry = stage.entries[step.k];
+      loads[0] = {T(0), {T(1), T(1)}};
+      if (!is_inside(state.y + entry.y, state.x + entry.x, args.layer.output)) return;
+      loads[0].a = read(state.row + entry.offset);
+      if (slopes != nullptr) loads[0].slopes = read_pair(state.slopes + entry.offset);
     }
 
     LBP_DEVICE Pair<T> left_values(const LeftLoad& load, const LeftState& state, const Stage&, int, double&) const {
       return {load.a * ((load.a >= T(0)) == state.lower ? load.slopes.first : load.slopes.second), T(0)};
     }
 
-    LBP_DEVICE Pair<T> load_right(RightState column, const Stage& stage, int k, Index depth_or_none) const {
-      return {column == nullptr || depth_or_none < 0 ? T(0) : read(column + stage.weight[k]), T(0)};
+    LBP_DEVICE void load_right(RightState column, const Stage& stage, const Step& step, Pair<T> (&loads)[1]) const {
+      const Index at = stage.weight[step.k];
+      loads[0] = {column == nullptr || at < 0 ? T(0) : read(column + at), T(0)};
     }
 
     struct OutputRow {

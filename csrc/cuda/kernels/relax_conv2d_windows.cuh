@@ -38,18 +38,24 @@ struct WindowsProduct {
   static constexpr Pairing kPairing = Pairing::kSingle;
   static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = false, kConstants = false, kFewRows = false,
                         kFewColumns = true;
+  // An entry of the kernel and a channel of A: the number that they read, counted from that of an entry of shift 0 in
+  // the first channel, by rows and columns and in memory, there also of its slopes; and where their packed weights
+  // begin.
+  struct alignas(16) Entry {
+    Index offset, slopes;
+    int y, x;
+    Index weight;  // negative beyond the depth
+  };
   struct Stage {
-    Index weight[kMostDepth];          // where the depth's row of packed weights begins
-    int y[kMostDepth], x[kMostDepth];  // shifts
-    int channel[kMostDepth];           // in A
+    Entry entries[kStageDepth];
   };
   struct LeftLoad {
     T a, lower_slope, upper_slope;
   };
   struct LeftState {
-    const T* row;  // null outside the product
-    Index slopes;  // where the slopes begin under the window
-    int y, x;      // of A's pixel that an entry of shift 0 meets
+    const T* row;     // of A's pixel that an entry of shift 0 meets, in the first channel
+    const T* slopes;  // of the same neuron, lower ones; null without an activation
+    int y, x;         // of that pixel
     bool lower;
   };
   using RightState = const T*;
@@ -66,7 +72,7 @@ struct WindowsProduct {
   // Of one class.
   struct View {
     const WindowsProduct& of;
-    int group;
+    int group, channels;  // of A in a group
     Residue vertical, horizontal;
     Index rows, columns, depth;
 
@@ -85,53 +91,77 @@ struct WindowsProduct {
     LBP_DEVICE ResiduePixels pixels_across(Index row) const {
       return {horizontal, int(read(of.convolution.corners + 2 * row + 1)), int(of.convolution.width)};
     }
-    LBP_DEVICE int group_channels() const { return int(quotient(of.A.channels, of.convolution.groups)); }
-
-    LBP_DEVICE LeftState left(Index row) const {
-      const LeftState nothing = {nullptr, 0, 0, 0, false};
+    LBP_DEVICE LeftState left(Index row, Index) const {
+      const LeftState nothing = {nullptr, nullptr, kOutside, 0, false};
       if (row >= rows) return nothing;
       const Place at = place(row);
       const WindowRow where = read_row(of.A.where + at.row);
       const ResiduePixels down = pixels_down(at.row), across = pixels_across(at.row);
       if (!stands(of.A, where) || at.down >= down.count || at.across >= across.count) return nothing;
-      const Index image = of.lines.data == nullptr ? 0 : where.image;
-      return {numbers_of(of.A, at.side, where),
-              image * of.A.layer_height * of.A.layer_width * of.A.channels + first_in_layer(of.A, where),
-              down.output + at.down - int(where.top), across.output + at.across - int(where.left),
-              is_lower(of.sides, at.side)};
+      const int y = down.output + at.down - int(where.top), x = across.output + at.across - int(where.left);
+      const Index slopes = where.image * of.A.layer_height * of.A.layer_width * of.A.channels +
+                           first_in_layer(of.A, where) + (y * of.A.layer_width + x) * of.A.channels;
+      return {numbers_of(of.A, at.side, where) + (y * of.A.width + x) * of.A.channels,
+              of.lines.data == nullptr ? nullptr : of.lines.plane(0) + slopes, y, x, is_lower(of.sides, at.side)};
     }
-    LBP_DEVICE RightState right(Index column) const { return column < columns ? of.packed + column : nullptr; }
+    LBP_DEVICE RightState right(Index column, Index) const { return column < columns ? of.packed + column : nullptr; }
 
-    LBP_DEVICE void prepare(Stage& stage, Index begin, int count, Index, int thread, int) const {
-      if (thread >= count) return;
-      const int k = int(begin) + thread, channels = group_channels(), wide = larger(horizontal.entries, 1);
+    LBP_DEVICE void prepare(Stage& stage, Index begin, int thread, int) const {
+      if (thread >= kStageDepth) return;
+      const int k = int(begin) + thread, wide = larger(horizontal.entries, 1);
       const int entry = k / channels, channel = k - entry * channels;
       const int y = vertical.first + entry / wide * vertical.step;
       const int x = horizontal.first + entry % wide * horizontal.step;
       const Index entries = of.convolution.kernel[0] * of.convolution.kernel[1];
-      stage.weight[thread] = ((group * entries + y * of.convolution.kernel[1] + x) * channels + channel) * columns;
-      stage.y[thread] = vertical.shift(y);
-      stage.x[thread] = horizontal.shift(x);
-      stage.channel[thread] = group * channels + channel;
+      const Index weight = ((group * entries + y * of.convolution.kernel[1] + x) * channels + channel) * columns;
+      const int up = vertical.shift(y), left = horizontal.shift(x), from = group * channels + channel;
+      stage.entries[thread] = {from - (up * of.A.width + left) * of.A.channels,
+                               from - (up * of.A.layer_width + left) * of.A.channels, k < depth ? -up : kOutside, -left,
+                               k < depth ? weight : -1};
     }
 
-    LBP_DEVICE LeftLoad load_left(const LeftState& state, const Stage& stage, int k, Index depth_or_none) const {
-      const LeftLoad nothing = {T(0), T(1), T(1)};
-      if (depth_or_none < 0 || state.row == nullptr) return nothing;
-      const int y = state.y - stage.y[k], x = state.x - stage.x[k];
-      if (y < 0 || y >= of.A.height || x < 0 || x >= of.A.width) return nothing;
-      const T a = read(state.row + (y * of.A.width + x) * of.A.channels + stage.channel[k]);
-      if (of.lines.data == nullptr) return {a, T(1), T(1)};
-      const Index at = state.slopes + (y * of.A.layer_width + x) * of.A.channels + stage.channel[k];
-      return {a, read(of.lines.plane(0) + at), read(of.lines.plane(2) + at)};
+    template <int kCount>
+    LBP_DEVICE void load_left(const LeftState& state, const Stage& stage, const Step& step,
+                              LeftLoad (&loads)[kCount]) const {
+      if (channels % kCount == 0) return load_channels(state, stage.entries[step.k], loads);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        LeftLoad load[1];
+        load_channels(state, stage.entries[step.k + i], load);
+        loads[i] = load[0];
+      }
+    }
+
+    // Of kCount neighbouring channels, which one entry of the kernel reads.
+    template <int kCount>
+    LBP_DEVICE void load_channels(const LeftState& state, const Entry& entry, LeftLoad (&loads)[kCount]) const {
+      const bool inside =
+          (unsigned(state.y + entry.y) < unsigned(of.A.height)) & (unsigned(state.x + entry.x) < unsigned(of.A.width));
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) loads[i] = {T(0), T(1), T(1)};
+      if (!inside) return;
+      T a[kCount];
+      read_neighbours(state.row + entry.offset, kCount, a);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) loads[i].a = a[i];
+      if (of.lines.data == nullptr) return;
+      T lower[kCount], upper[kCount];
+      read_neighbours(state.slopes + entry.slopes, kCount, lower);
+      read_neighbours(state.slopes + 2 * of.lines.count + entry.slopes, kCount, upper);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        loads[i].lower_slope = lower[i];
+        loads[i].upper_slope = upper[i];
+      }
     }
 
     LBP_DEVICE Pair<T> left_values(const LeftLoad& load, const LeftState& state, const Stage&, int, double&) const {
       return {load.a * ((load.a >= T(0)) == state.lower ? load.lower_slope : load.upper_slope), T(0)};
     }
 
-    LBP_DEVICE Pair<T> load_right(RightState column, const Stage& stage, int k, Index depth_or_none) const {
-      return {column == nullptr || depth_or_none < 0 ? T(0) : read(column + stage.weight[k]), T(0)};
+    LBP_DEVICE void load_right(RightState column, const Stage& stage, const Step& step, Pair<T> (&loads)[1]) const {
+      const Index at = stage.entries[step.k].weight;
+      loads[0] = {column == nullptr || at < 0 ? T(0) : read(column + at), T(0)};
     }
 
     struct OutputRow {
@@ -158,15 +188,11 @@ struct WindowsProduct {
     const WindowConvolution<T>& c = convolution;
     const int across = int(c.stride[1]), classes = int(c.stride[0]) * across;
     const int group = int(batch) / classes, residue = int(batch) % classes;
+    const int channels = int(A.channels) / int(c.groups);
     const Residue vertical(residue / across, int(c.kernel[0]), int(c.stride[0]), int(c.padding[0]), int(c.dilation[0]));
     const Residue horizontal(residue % across, int(c.kernel[1]), across, int(c.padding[1]), int(c.dilation[1]));
-    return {*this,
-            group,
-            vertical,
-            horizontal,
-            rows,
-            columns,
-            quotient(A.channels, c.groups) * vertical.entries * horizontal.entries};
+    return {*this,      group, channels, vertical,
+            horizontal, rows,  columns,  Index(channels) * vertical.entries * horizontal.entries};
   }
 };
 

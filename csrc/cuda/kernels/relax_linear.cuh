@@ -20,8 +20,8 @@ struct RelaxLinearProduct {
   static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = false, kConstants = true, kFewRows = true,
                         kFewColumns = false;
   struct Stage {
-    BoundingLines<T> lines[kMostImages][kMostDepth];
-    T bias[kMostDepth];
+    BoundingLines<T> lines[kMostImages][kStageDepth];
+    T bias[kStageDepth];
   };
   using LeftLoad = T;
   struct LeftState {
@@ -54,18 +54,20 @@ struct RelaxLinearProduct {
     return {image, side, rest - side * args.rows};
   }
 
-  LBP_DEVICE LeftState left(Index row) const {
+  LBP_DEVICE LeftState left(Index row, Index begin) const {
     if (row >= rows) return {nullptr, 0, false};
     const Place at = place(row);
     return {args.A.data + at.side * args.A.side_stride + (first_image + at.image) * args.A.batch_stride +
-                at.row * args.A.row_stride,
+                at.row * args.A.row_stride + begin,
             int(at.image), is_lower(args.sides, at.side)};
   }
-  LBP_DEVICE RightState right(Index column) const { return column < columns ? args.layer.weight + column : nullptr; }
+  LBP_DEVICE RightState right(Index column, Index begin) const {
+    return column < columns ? args.layer.weight + begin * columns + column : nullptr;
+  }
 
-  LBP_DEVICE void prepare(Stage& stage, Index begin, int count, Index, int thread, int threads) const {
-    for (int item = thread; item < int(images) * count; item += threads) {
-      const int image = item / count, at = item % count;
+  LBP_DEVICE void prepare(Stage& stage, Index begin, int thread, int threads) const {
+    for (int item = thread; item < int(images) * kStageDepth; item += threads) {
+      const int image = item / kStageDepth, at = item % kStageDepth;
       const Index k = begin + at;
       BoundingLines<T> lines = {T(0), T(0), T(0), T(0)};
       if (k < depth) lines = neuron_lines(args.relaxation, first_image + image, k);
@@ -74,8 +76,9 @@ struct RelaxLinearProduct {
     }
   }
 
-  LBP_DEVICE LeftLoad load_left(const LeftState& state, const Stage&, int, Index k) const {
-    return state.row == nullptr || k < 0 ? T(0) : state.row[k];
+  template <int kCount>
+  LBP_DEVICE void load_left(const LeftState& state, const Stage&, const Step& step, LeftLoad (&loads)[kCount]) const {
+    load_row(state.row, step, loads);
   }
 
   LBP_DEVICE Pair<T> left_values(LeftLoad a, const LeftState& state, const Stage& stage, int k,
@@ -88,8 +91,8 @@ struct RelaxLinearProduct {
     return {value, T(0)};
   }
 
-  LBP_DEVICE Pair<T> load_right(RightState column, const Stage&, int, Index k) const {
-    return {column == nullptr || k < 0 ? T(0) : column[k * columns], T(0)};
+  LBP_DEVICE void load_right(RightState column, const Stage&, const Step& step, Pair<T> (&loads)[1]) const {
+    loads[0] = {column == nullptr || step.count <= 0 ? T(0) : read(column + step.depth * columns), T(0)};
   }
 
   LBP_DEVICE Index output_row(Index row) const {

@@ -5,22 +5,23 @@
 //   kLeftAlongDepth, kRightAlongDepth   whether consecutive depths of an operand lie side by side in memory
 //   kConstants                          whether rows have a constant, a float64 sum over the depth
 //   kFewRows, kFewColumns               whether there may be so few of them that flat, or narrow tiles pay
-//   Stage                               what a block computes once for a tile's depths, in shared memory
+//   Stage                               what a block computes once for kStageDepth depths, in shared memory
 //   batches                             independent products of up to `rows` x `columns`, `depth` deep
 //   View view(Index batch) const        one of them:
 //
 //     rows, columns, depth              its own size
-//     LeftState left(Index row) const   where a row of the left operand is; of columns likewise
-//     RightState right(Index column) const
-//     void prepare(Stage&, Index begin, int depth, Index row_begin, int thread, int threads) const
-//     LeftLoad load_left(LeftState, Stage, int k, Index depth) const                     reads memory
+//     LeftState left(Index row, Index begin) const   where a row of the left operand is, from a depth on; of columns
+//     RightState right(Index column, Index begin) const
+//     void prepare(Stage&, Index begin, int thread, int threads) const
+//     void load_left(LeftState, Stage, Step, LeftLoad (&loads)[kCount]) const            reads memory
 //     Pair<T> left_values(LeftLoad, LeftState, Stage, int k, double& constant) const     what is multiplied
-//     Pair<T> load_right(RightState, Stage, int k, Index depth) const
+//     void load_right(RightState, Stage, Step, Pair<T> (&loads)[kCount]) const
 //     OutputRow output(Index row) const                                                  where sums of a row go:
 //       void store(Index column, T first, T second) const
 //     void store_constant(Index row, double constant) const
 //
-// States of rows and columns outside the product, and depths outside it, load zeros.
+// A load brings kCount steps of the depth, one where they do not lie side by side. States of rows and columns outside
+// the product, and depths outside it, load zeros.
 #pragma once
 
 #include "cuda/kernels/product_tile.cuh"
@@ -56,12 +57,11 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, Sums::kBlocks)
   constexpr int kLeftPlane = Shape::kDepth * Shape::kRowPitch, kRightPlane = Shape::kDepth * Shape::kColumnPitch;
   constexpr int kLeftPlanes = Product::kPairing == Pairing::kLeftPair ? 2 : 1;
   constexpr int kRightPlanes = Product::kPairing == Pairing::kRightPair ? 2 : 1;
-  LBP_SHARED(T, left, kLeftPlanes * kLeftPlane);
-  LBP_SHARED(T, right, kRightPlanes * kRightPlane);
-  // More than one of each: a tile's is written while that of the last one is still read, and what a tile's loads need
-  // while the tile before it is loaded.
-  LBP_SHARED(typename Product::Stage, stages, 3);
-  LBP_SHARED(int, irregular, 2);
+  // One tile is multiplied while the next is stored; a stage is computed while the tiles of another are loaded.
+  LBP_SHARED(T, left, 2 * kLeftPlanes * kLeftPlane);
+  LBP_SHARED(T, right, 2 * kRightPlanes * kRightPlane);
+  LBP_SHARED(typename Product::Stage, stages, 2);
+  LBP_SHARED(int, irregular, 3);
 
   const int thread = int(threadIdx.x);
   const TilePlan<T>& plan = args.plan;
@@ -76,100 +76,109 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, Sums::kBlocks)
   if (row_begin >= view.rows || column_begin > larger(view.columns - 1, Index(0))) return;  // the whole block
   const Index begin = split * plan.split_depth;
   const Index end = view.depth < begin + plan.split_depth ? view.depth : begin + plan.split_depth;
-  const int tiles = end <= begin ? 0 : int((end - begin + Shape::kDepth - 1) / Shape::kDepth);
+  const int part_depth = end <= begin ? 0 : int(end - begin), tiles = (part_depth + Shape::kDepth - 1) / Shape::kDepth;
   const bool constants_wanted = Product::kConstants && column_begin == 0;
 
-  typename Product::LeftState rows[LeftLoading::kStates];
-  typename Product::RightState columns[RightLoading::kStates];
-#pragma unroll
-  for (int i = 0; i < LeftLoading::kStates; ++i) rows[i] = view.left(row_begin + LeftLoading::position(thread, i));
-#pragma unroll
-  for (int i = 0; i < RightLoading::kStates; ++i)
-    columns[i] = view.right(column_begin + RightLoading::position(thread, i));
-
-  typename Product::LeftLoad left_loads[LeftLoading::kPasses];
-  Pair<T> right_loads[RightLoading::kPasses];
-  double constants[LeftLoading::kStates] = {};
+  const int row_of_tile = LeftLoading::position(thread), column_of_tile = RightLoading::position(thread);
+  const typename Product::LeftState row_state = view.left(row_begin + row_of_tile, begin);
+  const typename Product::RightState column_state = view.right(column_begin + column_of_tile, begin);
+  typename Product::LeftLoad left_loads[LeftLoading::kLoads][LeftLoading::kCount];
+  Pair<T> right_loads[RightLoading::kLoads][RightLoading::kCount];
+  double constant = 0;
   Sums sums;
 
-  const auto prepare = [&](int tile) {
-    view.prepare(stages[tile % 3], begin + Index(tile) * Shape::kDepth, Shape::kDepth, row_begin, thread,
-                 Shape::kThreads);
+  const auto prepare = [&](int stage) {
+    const int turn = (thread + stage * kStageDepth) % Shape::kThreads;  // each time another warp's
+    view.prepare(stages[stage % 2], begin + Index(stage) * kStageDepth, turn, Shape::kThreads);
   };
   const auto load = [&](int tile) {
-    const typename Product::Stage& stage = stages[tile % 3];
-    const Index depth = begin + Index(tile) * Shape::kDepth;
+    const typename Product::Stage& stage = stages[tile / Shape::kTilesOfStage % 2];
+    const int before = tile % Shape::kTilesOfStage * Shape::kDepth;
+    const int depth = tile * Shape::kDepth, count = smaller(part_depth - depth, Shape::kDepth);
 #pragma unroll
-    for (int i = 0; i < LeftLoading::kPasses; ++i) {
+    for (int i = 0; i < LeftLoading::kLoads; ++i) {
       const int k = LeftLoading::depth(thread, i);
-      left_loads[i] = view.load_left(rows[LeftLoading::state(i)], stage, k, depth + k < end ? depth + k : -1);
+      view.load_left(row_state, stage, Step{before + k, depth + k, count - k}, left_loads[i]);
     }
 #pragma unroll
-    for (int i = 0; i < RightLoading::kPasses; ++i) {
+    for (int i = 0; i < RightLoading::kLoads; ++i) {
       const int k = RightLoading::depth(thread, i);
-      right_loads[i] = view.load_right(columns[RightLoading::state(i)], stage, k, depth + k < end ? depth + k : -1);
+      view.load_right(column_state, stage, Step{before + k, depth + k, count - k}, right_loads[i]);
     }
+  };
+  const auto store = [&](int tile) {
+    const typename Product::Stage& stage = stages[tile / Shape::kTilesOfStage % 2];
+    const int before = tile % Shape::kTilesOfStage * Shape::kDepth;
+    bool regular = true;
+    const auto put = [&](T value, T* target) {
+      *target = value;
+      if constexpr (Sums::kChecksOperands) regular = regular & may_split(value);
+    };
+    T* const left_column = left + tile % 2 * kLeftPlanes * kLeftPlane + row_of_tile;
+#pragma unroll
+    for (int i = 0; i < LeftLoading::kLoads; ++i) {
+#pragma unroll
+      for (int j = 0; j < LeftLoading::kCount; ++j) {
+        const int k = LeftLoading::depth(thread, i) + j;
+        double of_this = 0;
+        const Pair<T> values = view.left_values(left_loads[i][j], row_state, stage, before + k, of_this);
+        if (constants_wanted) constant += of_this;
+        put(values.first, left_column + k * Shape::kRowPitch);
+        if constexpr (kLeftPlanes == 2) put(values.second, left_column + kLeftPlane + k * Shape::kRowPitch);
+      }
+    }
+    T* const right_column = right + tile % 2 * kRightPlanes * kRightPlane + column_of_tile;
+#pragma unroll
+    for (int i = 0; i < RightLoading::kLoads; ++i) {
+#pragma unroll
+      for (int j = 0; j < RightLoading::kCount; ++j) {
+        const int k = RightLoading::depth(thread, i) + j;
+        put(right_loads[i][j].first, right_column + k * Shape::kColumnPitch);
+        if constexpr (kRightPlanes == 2) {
+          put(right_loads[i][j].second, right_column + kRightPlane + k * Shape::kColumnPitch);
+        }
+      }
+    }
+    if (Sums::kChecksOperands && !regular) atomicMax(&irregular[tile % 3], 1);
   };
 
   if (tiles > 0) {
-    if (thread < 2) irregular[thread] = 0;
+    if (thread < 3) irregular[thread] = 0;
     prepare(0);
-    if (tiles > 1) prepare(1);
     __syncthreads();
     load(0);
+    store(0);
+    __syncthreads();
   }
   for (int tile = 0; tile < tiles; ++tile) {
-    bool regular = true;
-#pragma unroll
-    for (int i = 0; i < LeftLoading::kPasses; ++i) {
-      const int k = LeftLoading::depth(thread, i), state = LeftLoading::state(i);
-      double constant = 0;
-      const Pair<T> values = view.left_values(left_loads[i], rows[state], stages[tile % 3], k, constant);
-      if (constants_wanted) constants[state] += constant;
-      T* target = left + k * Shape::kRowPitch + LeftLoading::position(thread, i);
-      target[0] = values.first;
-      if constexpr (kLeftPlanes == 2) target[kLeftPlane] = values.second;
-      if constexpr (Sums::kChecksOperands) {
-        regular = regular & may_split(values.first);
-        if constexpr (kLeftPlanes == 2) regular = regular & may_split(values.second);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < RightLoading::kPasses; ++i) {
-      T* target = right + RightLoading::depth(thread, i) * Shape::kColumnPitch + RightLoading::position(thread, i);
-      target[0] = right_loads[i].first;
-      if constexpr (kRightPlanes == 2) target[kRightPlane] = right_loads[i].second;
-      if constexpr (Sums::kChecksOperands) {
-        regular = regular & may_split(right_loads[i].first);
-        if constexpr (kRightPlanes == 2) regular = regular & may_split(right_loads[i].second);
-      }
-    }
-    if (Sums::kChecksOperands && !regular) atomicMax(&irregular[tile % 2], 1);
-    __syncthreads();
     if (tile + 1 < tiles) load(tile + 1);  // arrives while this tile is multiplied
-    if (tile + 2 < tiles) prepare(tile + 2);
-    sums.add_tile(left, right, thread, irregular[tile % 2] == 0);
+    if (tile % Shape::kTilesOfStage == 0 && tile + Shape::kTilesOfStage < tiles) {
+      prepare(tile / Shape::kTilesOfStage + 1);
+    }
+    if (Sums::kChecksOperands && thread == 0) irregular[(tile + 2) % 3] = 0;
+    sums.add_tile(left + tile % 2 * kLeftPlanes * kLeftPlane, right + tile % 2 * kRightPlanes * kRightPlane, thread,
+                  irregular[tile % 3] == 0);
+    if (tile + 1 < tiles) store(tile + 1);
     __syncthreads();
-    if (thread == 0) irregular[tile % 2] = 0;
   }
 
   const bool whole = plan.splits == 1;
   const Index part = split * args.product.batches + batch;
   constexpr int kProducts = Product::kPairing == Pairing::kSingle ? 1 : 2;
-  sums.for_each_row(thread, [&](int row_of_tile, const auto& for_each_column) {
-    const Index row = row_begin + row_of_tile;
+  sums.for_each_row(thread, [&](int own_row, const auto& for_each_column) {
+    const Index row = row_begin + own_row;
     if (row >= view.rows) return;
     if (whole) {
       const auto output = view.output(row);
-      for_each_column([&](int column_of_tile, T first, T second) {
-        const Index column = column_begin + column_of_tile;
+      for_each_column([&](int own_column, T first, T second) {
+        const Index column = column_begin + own_column;
         if (column < view.columns) output.store(column, first, second);
       });
     } else {
       const Index size = args.product.rows * args.product.columns;
       T* const target = plan.sums + part * kProducts * size + row * args.product.columns;
-      for_each_column([&](int column_of_tile, T first, T second) {
-        const Index column = column_begin + column_of_tile;
+      for_each_column([&](int own_column, T first, T second) {
+        const Index column = column_begin + own_column;
         if (column >= view.columns) return;
         target[column] = first;
         if constexpr (kProducts == 2) target[size + column] = second;
@@ -177,19 +186,18 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, Sums::kBlocks)
     }
   });
   if constexpr (Product::kConstants) {
-    static_assert(Product::kLeftAlongDepth, "the eight lanes that share a row add up its constant");
+    static_assert(Product::kLeftAlongDepth, "neighbouring lanes share a row");
     if (!constants_wanted) return;
 #pragma unroll
-    for (int i = 0; i < LeftLoading::kStates; ++i) {
-#pragma unroll
-      for (int step = 4; step > 0; step /= 2) constants[i] += __shfl_xor_sync(0xffffffffu, constants[i], step);
-      const Index row = row_begin + LeftLoading::position(thread, i);
-      if (thread % 8 != 0 || row >= view.rows) continue;
-      if (whole) {
-        view.store_constant(row, constants[i]);
-      } else {
-        plan.constants[part * args.product.rows + row] = constants[i];
-      }
+    for (int step = LeftLoading::kSharing / 2; step > 0; step /= 2) {
+      constant += __shfl_xor_sync(0xffffffffu, constant, step);
+    }
+    const Index row = row_begin + row_of_tile;
+    if (thread % LeftLoading::kSharing != 0 || row >= view.rows) return;
+    if (whole) {
+      view.store_constant(row, constant);
+    } else {
+      plan.constants[part * args.product.rows + row] = constant;
     }
   }
 }
