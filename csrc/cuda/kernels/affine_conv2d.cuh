@@ -82,13 +82,13 @@ struct ConvolutionProduct {
   LBP_DEVICE void load_left(const LeftState& state, const Stage& stage, const Step& step, LeftLoad (&loads)[1]) const {
     const Entry entry = stage.entries[step.k];
     loads[0] = {T(0), T(0)};
-    if (!is_inside(state.y + entry.y, state.x + entry.x, layer.input)) return;
-    loads[0].first = read(state.first + entry.offset);
+    const bool inside = is_inside(state.y + entry.y, state.x + entry.x, layer.input);
+    if (inside) loads[0].first = read(state.first + entry.offset);
     if constexpr (kInterval) {
       // Both lie in memory alike: a second pointer would take registers that the sums need.
-      loads[0].second = read(second + (state.first + entry.offset - first));
-    } else if (state.second != nullptr) {
-      loads[0].second = read(state.second + entry.offset);
+      if (inside) loads[0].second = read(second + (state.first + entry.offset - first));
+    } else {
+      if (inside & (state.second != nullptr)) loads[0].second = read(state.second + entry.offset);
     }
   }
 

@@ -158,9 +158,9 @@ struct TransposedProduct {
                               LeftLoad (&loads)[1]) const {
       const Entry entry = stage.entries[step.k];
       loads[0] = {T(0), {T(1), T(1)}};
-      if (!is_inside(state.y + entry.y, state.x + entry.x, args.layer.output)) return;
-      loads[0].a = read(state.row + entry.offset);
-      if (slopes != nullptr) loads[0].slopes = read_pair(state.slopes + entry.offset);
+      const bool inside = is_inside(state.y + entry.y, state.x + entry.x, args.layer.output);
+      if (inside) loads[0].a = read(state.row + entry.offset);
+      if (inside & (slopes != nullptr)) loads[0].slopes = read_pair(state.slopes + entry.offset);
     }
 
     LBP_DEVICE Pair<T> left_values(const LeftLoad& load, const LeftState& state, const Stage&, int, double&) const {
