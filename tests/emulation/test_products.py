@@ -51,6 +51,21 @@ def test_convolutions_of_more_channels_than_a_narrow_tile_has_columns(dtype):
     assert_values_match_reference(ops.relax_backward_conv2d, A, *bounds, to_one, None, size, **keywords)
 
 
+# Images of 4 x 6 pixels are stored in whole vectors, those of 3 x 5 are not; few and many channels.
+@pytest.mark.parametrize("channels", [3, 18])
+@pytest.mark.parametrize("size", [(4, 6), (3, 5)])
+def test_convolutions_store_pixels_in_vectors_and_one_by_one(size, channels, dtype):
+    geometry = {"padding": (1, 1)}
+    weight, bias = normal(channels, 2, 3, 3, seed=50), normal(channels, seed=51)
+    assert_values_match_reference(ops.interval_conv2d, *intervals(3, 2, *size), weight, bias, **geometry, dtype=dtype)
+    matrices = forward_matrices(2, 4, 2, *size, bias_batch=1)
+    assert_values_match_reference(ops.forward_conv2d, *matrices, weight, bias, **geometry, dtype=dtype)
+    A, bounds = coefficients("both", 2, 3, 2, *size), intervals(2, 2, *size)
+    layer = (weight.transpose(0, 1), normal(2, seed=52), size)
+    keywords = {"sides": "both", "r": 0.75, **geometry, "dtype": dtype}
+    assert_values_match_reference(ops.relax_backward_conv2d, A, *bounds, *layer, **keywords)
+
+
 def test_convolutions_of_so_many_channels_that_blocks_share_them(dtype):
     channels, size = 57, (3, 3)
     weight, bias = normal(1, channels, *size, seed=50), normal(1, seed=51)

@@ -13,7 +13,7 @@ struct ConvolutionProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kLeftPair;
   static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = true, kConstants = false, kFewRows = false,
-                        kFewColumns = true;
+                        kFewColumns = true, kRowsInPacks = true;
   // Where an entry of the kernel reads, relative to the pixel's first one, in memory and by rows and columns.
   struct alignas(16) Entry {
     int offset, y, x;
@@ -114,21 +114,38 @@ struct ConvolutionProduct {
     T margin_of_example;
     int pixels;
 
-    LBP_DEVICE void store(Index column, T center, T radius) const {
-      const Index at = column * pixels, channel = of.group * of.columns + column;
+    // What is stored of a sum and of the one by magnitudes.
+    LBP_DEVICE Pair<T> results(Index column, T center, T radius) const {
+      const Index channel = of.group * of.columns + column;
       const T offset = of.layer.bias == nullptr ? T(0) : of.layer.bias[channel];
-      if constexpr (kInterval) {
-        const bool outward = of.margin != nullptr;
-        if (outward) radius += of.margin[channel];
-        if (of.margin_of_example != nullptr) radius += margin_of_example;
-        first[at] = lower_end(center + offset, radius, outward);
-        second[at] = upper_end(center + offset, radius, outward);
-      } else {
-        first[at] = matrix ? center : center + offset;
-        if (second != nullptr) second[at] = radius;
+      if constexpr (!kInterval) return {matrix ? center : center + offset, radius};
+      const bool outward = of.margin != nullptr;
+      if (outward) radius += of.margin[channel];
+      if (of.margin_of_example != nullptr) radius += margin_of_example;
+      return {lower_end(center + offset, radius, outward), upper_end(center + offset, radius, outward)};
+    }
+
+    LBP_DEVICE void store(Index column, T center, T radius) const {
+      const Pair<T> values = results(column, center, radius);
+      first[column * pixels] = values.first;
+      if (kInterval || second != nullptr) second[column * pixels] = values.second;
+    }
+    LBP_DEVICE void store(Index column, const Pack<T>& centers, const Pack<T>& radii) const {
+      Pack<T> firsts, seconds;
+#pragma unroll
+      for (int i = 0; i < kOwn<T>; ++i) {
+        const Pair<T> values = results(column, centers[i], radii[i]);
+        firsts[i] = values.first;
+        seconds[i] = values.second;
       }
+      write_pack(first + column * pixels, firsts);
+      if (kInterval || second != nullptr) write_pack(second + column * pixels, seconds);
     }
   };
+  LBP_DEVICE bool has_rows_in_packs() const {
+    return layer.output.height * layer.output.width % kOwn<T> == 0 && is_aligned(first_out) && is_aligned(second_out) &&
+           is_aligned(first_bias_out) && is_aligned(second_bias_out);
+  }
   LBP_DEVICE OutputRow output(Index row) const {
     const int pixels = layer.output.height * layer.output.width;
     const Index image = quotient(row, pixels);

@@ -14,7 +14,7 @@ struct LinearProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kLeftPair;
   static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = true, kConstants = false, kFewRows = true,
-                        kFewColumns = false;
+                        kFewColumns = false, kRowsInPacks = false;
   struct Stage {};
   using LeftLoad = Pair<T>;
   struct LeftState {

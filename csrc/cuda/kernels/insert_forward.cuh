@@ -15,7 +15,7 @@ struct InsertProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kRightPair;
   static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = true, kConstants = true, kFewRows = true,
-                        kFewColumns = false;
+                        kFewColumns = false, kRowsInPacks = false;
   struct Stage {
     T center_bias[kStageDepth], radius_bias[kStageDepth];
   };

@@ -196,8 +196,27 @@ struct PlainSums {
     }
   }
 
-  // Calls body(row, for_each_column) for every row that this thread has sums of; for_each_column(store) then calls
-  // store(column, first, second) for each of them.
+  // Calls body(row, for_each_column) for every row that this thread has sums of, or the first of every pack of rows;
+  // for_each_column(store) then calls store(column, first, second) for each of them, numbers or packs.
+  template <typename Body>
+  LBP_DEVICE void for_each_pack(int thread, const Body& body) const {
+    static_assert(kRows % kOwn<T> == 0, "whole packs");
+#pragma unroll
+    for (int i = 0; i < kRows; i += kOwn<T>) {
+      body(thread / kAcross * kRows + i, [&](const auto& store) {
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) {
+          Pack<T> firsts, seconds;
+#pragma unroll
+          for (int k = 0; k < kOwn<T>; ++k) {
+            firsts[k] = first[i + k][j];
+            seconds[k] = kTwo ? second[kTwo ? i + k : 0][kTwo ? j : 0] : T(0);
+          }
+          store(thread % kAcross * kColumns + j, firsts, seconds);
+        }
+      });
+    }
+  }
   template <typename Body>
   LBP_DEVICE void for_each_row(int thread, const Body& body) const {
 #pragma unroll

@@ -84,7 +84,7 @@ struct TransposedProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kSingle;
   static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = false, kConstants = false, kFewRows = false,
-                        kFewColumns = true;
+                        kFewColumns = true, kRowsInPacks = true;
   // An entry of the kernel: the output that it reads, counted from the one that an entry of shift 0 meets, in memory
   // and by rows and columns; and where its weights are.
   struct alignas(16) Entry {
@@ -176,7 +176,15 @@ struct TransposedProduct {
       T* pixel;  // in the group's first channel
       Index pixels;
       LBP_DEVICE void store(Index column, T sum, T) const { pixel[column * pixels] = sum; }
+      LBP_DEVICE void store(Index column, const Pack<T>& sums, const Pack<T>&) const {
+        write_pack(pixel + column * pixels, sums);
+      }
     };
+    // All pixels are then of one class.
+    LBP_DEVICE bool has_rows_in_packs() const {
+      return args.layer.stride.height == 1 && args.layer.stride.width == 1 &&
+             args.layer.input.height * args.layer.input.width % kOwn<T> == 0 && is_aligned(args.coefficients);
+    }
     LBP_DEVICE OutputRow output(Index row) const {
       const ConvolutionLayer<T>& layer = args.layer;
       const int pixels = down.count * across.count;

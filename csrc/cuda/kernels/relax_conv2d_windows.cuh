@@ -37,7 +37,7 @@ struct WindowsProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kSingle;
   static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = false, kConstants = false, kFewRows = false,
-                        kFewColumns = true;
+                        kFewColumns = true, kRowsInPacks = false;
   // An entry of the kernel and a channel of A: the number that they read, counted from that of an entry of shift 0 in
   // the first channel, by rows and columns and in memory, there also of its slopes; and where their packed weights
   // begin.

@@ -18,7 +18,7 @@ struct RelaxLinearProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kSingle;
   static constexpr bool kLeftAlongDepth = true, kRightAlongDepth = false, kConstants = true, kFewRows = true,
-                        kFewColumns = false;
+                        kFewColumns = false, kRowsInPacks = false;
   struct Stage {
     BoundingLines<T> lines[kMostImages][kStageDepth];
     T bias[kStageDepth];

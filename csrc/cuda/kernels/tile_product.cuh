@@ -5,6 +5,7 @@
 //   kLeftAlongDepth, kRightAlongDepth   whether consecutive depths of an operand lie side by side in memory
 //   kConstants                          whether rows have a constant, a float64 sum over the depth
 //   kFewRows, kFewColumns               whether there may be so few of them that flat, or narrow tiles pay
+//   kRowsInPacks                        whether sums below one another may lie side by side in memory
 //   Stage                               what a block computes once for kStageDepth depths, in shared memory
 //   batches                             independent products of up to `rows` x `columns`, `depth` deep
 //   View view(Index batch) const        one of them:
@@ -17,7 +18,7 @@
 //     Pair<T> left_values(LeftLoad, LeftState, Stage, int k, double& constant) const     what is multiplied
 //     void load_right(RightState, Stage, Step, Pair<T> (&loads)[kCount]) const
 //     OutputRow output(Index row) const                                                  where sums of a row go:
-//       void store(Index column, T first, T second) const
+//       void store(Index column, T first, T second) const, also of Pack<T> where has_rows_in_packs()
 //     void store_constant(Index row, double constant) const
 //
 // A load brings kCount steps of the depth, one where they do not lie side by side. States of rows and columns outside
@@ -165,26 +166,36 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, Sums::kBlocks)
   const bool whole = plan.splits == 1;
   const Index part = split * args.product.batches + batch;
   constexpr int kProducts = Product::kPairing == Pairing::kSingle ? 1 : 2;
-  sums.for_each_row(thread, [&](int own_row, const auto& for_each_column) {
+  const auto put = [&](int own_row, const auto& for_each_column) {
     const Index row = row_begin + own_row;
     if (row >= view.rows) return;
-    if (whole) {
-      const auto output = view.output(row);
-      for_each_column([&](int own_column, T first, T second) {
-        const Index column = column_begin + own_column;
-        if (column < view.columns) output.store(column, first, second);
-      });
-    } else {
-      const Index size = args.product.rows * args.product.columns;
-      T* const target = plan.sums + part * kProducts * size + row * args.product.columns;
-      for_each_column([&](int own_column, T first, T second) {
-        const Index column = column_begin + own_column;
-        if (column >= view.columns) return;
-        target[column] = first;
-        if constexpr (kProducts == 2) target[size + column] = second;
-      });
-    }
-  });
+    const auto output = view.output(row);
+    for_each_column([&](int own_column, const auto& first, const auto& second) {
+      const Index column = column_begin + own_column;
+      if (column < view.columns) output.store(column, first, second);
+    });
+  };
+  const auto put_part = [&](int own_row, const auto& for_each_column) {
+    const Index row = row_begin + own_row, size = args.product.rows * args.product.columns;
+    if (row >= view.rows) return;
+    T* const target = plan.sums + part * kProducts * size + row * args.product.columns;
+    for_each_column([&](int own_column, T first, T second) {
+      const Index column = column_begin + own_column;
+      if (column >= view.columns) return;
+      target[column] = first;
+      if constexpr (kProducts == 2) target[size + column] = second;
+    });
+  };
+  bool in_packs = false;
+  if constexpr (Product::kRowsInPacks && !Sums::kChecksOperands) {
+    in_packs = whole && view.has_rows_in_packs();
+    if (in_packs) sums.for_each_pack(thread, put);
+  }
+  if (!whole) {
+    sums.for_each_row(thread, put_part);
+  } else if (!in_packs) {
+    sums.for_each_row(thread, put);
+  }
   if constexpr (Product::kConstants) {
     static_assert(Product::kLeftAlongDepth, "neighbouring lanes share a row");
     if (!constants_wanted) return;
