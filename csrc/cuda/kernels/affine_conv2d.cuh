@@ -72,11 +72,13 @@ struct ConvolutionProduct {
 
   LBP_DEVICE void prepare(Stage& stage, Index begin, int thread, int) const {
     if (thread >= kStageDepth) return;
-    const int entries = layer.kernel.height * layer.kernel.width;
-    const int k = int(begin) + thread, channel = k / entries, entry = k - channel * entries;
+    stage.entries[thread] = {0, kOutside, 0};
+    if (begin + thread >= depth) return;
+    const int k = int(begin) + thread, entries = layer.kernel.height * layer.kernel.width;
+    const int channel = k / entries, entry = k - channel * entries;
     const int y = entry / layer.kernel.width * layer.dilation.height;
     const int x = entry % layer.kernel.width * layer.dilation.width;
-    stage.entries[thread] = {(channel * layer.input.height + y) * layer.input.width + x, k < depth ? y : kOutside, x};
+    stage.entries[thread] = {(channel * layer.input.height + y) * layer.input.width + x, y, x};
   }
 
   LBP_DEVICE void load_left(const LeftState& state, const Stage& stage, const Step& step, LeftLoad (&loads)[1]) const {

@@ -168,6 +168,9 @@ struct PlainSums {
   static constexpr int kBlocks = 512 / Shape::kThreads;
   static constexpr int kRows = Shape::kThreadRows, kColumns = Shape::kThreadColumns;
   static constexpr int kAcross = Shape::kColumns / kColumns;  // threads side by side
+  // Steps of the depth whose order the compiler chooses: of many, it reads so far ahead that sums in more than 32
+  // registers would be pushed out of theirs.
+  static constexpr int kUnrolled = kRows * kColumns * (kTwo ? 2 : 1) * sizeof(T) > 128 ? 2 : Shape::kDepth;
 
   T first[kRows][kColumns] = {};
   T second[kTwo ? kRows : 1][kTwo ? kColumns : 1] = {};
@@ -175,7 +178,7 @@ struct PlainSums {
   LBP_DEVICE void add_tile(const T* left, const T* right, int thread, bool) {
     left += thread / kAcross * kRows;
     right += thread % kAcross * kColumns;
-#pragma unroll 8
+#pragma unroll kUnrolled
     for (int k = 0; k < Shape::kDepth; ++k) {
       T y[kColumns], radius[kColumns];
       read_vectors(right + k * Shape::kColumnPitch, y);

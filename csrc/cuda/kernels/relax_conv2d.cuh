@@ -141,17 +141,18 @@ struct TransposedProduct {
 
     LBP_DEVICE void prepare(Stage& stage, Index begin, int thread, int) const {
       if (thread >= kStageDepth) return;
+      stage.entries[thread] = {0, kOutside, 0};
+      stage.weight[thread] = -1;
+      if (begin + thread >= depth) return;
       const ConvolutionLayer<T>& layer = args.layer;
-      const int k = int(begin) + thread, entries = larger(vertical.entries * horizontal.entries, 1);
-      const int channel = k / entries, entry = k - channel * entries, wide = larger(horizontal.entries, 1);
-      const int ky = vertical.first + entry / wide * vertical.step;
-      const int kx = horizontal.first + entry % wide * horizontal.step;
+      const int k = int(begin) + thread, entries = vertical.entries * horizontal.entries;
+      const int channel = k / entries, entry = k - channel * entries;
+      const int ky = vertical.first + entry / horizontal.entries * vertical.step;
+      const int kx = horizontal.first + entry % horizontal.entries * horizontal.step;
       const int y = vertical.shift(ky), x = horizontal.shift(kx);
-      const Index weight =
+      stage.entries[thread] = {(channel * layer.output.height - y) * layer.output.width - x, -y, -x};
+      stage.weight[thread] =
           (Index(group * group_channels() + channel) * columns * layer.kernel.height + ky) * layer.kernel.width + kx;
-      stage.entries[thread] = {(channel * layer.output.height - y) * layer.output.width - x, k < depth ? -y : kOutside,
-                               -x};
-      stage.weight[thread] = k < depth ? weight : -1;
     }
 
     LBP_DEVICE void load_left(const LeftState& state, const Stage& stage, const Step& step,

@@ -108,16 +108,16 @@ struct WindowsProduct {
 
     LBP_DEVICE void prepare(Stage& stage, Index begin, int thread, int) const {
       if (thread >= kStageDepth) return;
-      const int k = int(begin) + thread, wide = larger(horizontal.entries, 1);
-      const int entry = k / channels, channel = k - entry * channels;
-      const int y = vertical.first + entry / wide * vertical.step;
-      const int x = horizontal.first + entry % wide * horizontal.step;
+      stage.entries[thread] = {0, 0, kOutside, 0, -1};
+      if (begin + thread >= depth) return;
+      const int k = int(begin) + thread, entry = k / channels, channel = k - entry * channels;
+      const int y = vertical.first + entry / horizontal.entries * vertical.step;
+      const int x = horizontal.first + entry % horizontal.entries * horizontal.step;
       const Index entries = of.convolution.kernel[0] * of.convolution.kernel[1];
       const Index weight = ((group * entries + y * of.convolution.kernel[1] + x) * channels + channel) * columns;
       const int up = vertical.shift(y), left = horizontal.shift(x), from = group * channels + channel;
       stage.entries[thread] = {from - (up * of.A.width + left) * of.A.channels,
-                               from - (up * of.A.layer_width + left) * of.A.channels, k < depth ? -up : kOutside, -left,
-                               k < depth ? weight : -1};
+                               from - (up * of.A.layer_width + left) * of.A.channels, -up, -left, weight};
     }
 
     template <int kCount>
