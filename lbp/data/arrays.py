@@ -13,6 +13,8 @@ from lbp.data.dataset import DataError
 
 _LARGEST = 1 << 31
 _SUFFIXES = (".npy", ".npy.xz")
+_NUMBERS = "biuf"
+"""Kinds of numpy types."""
 
 
 def array_files(folder: Path, stem: str) -> list[Path]:
@@ -63,14 +65,17 @@ def _read(path: Path, dimensions: int) -> npt.NDArray[Any]:
         with _open(path) as stream:
             shape, dtype = _header(stream)
             size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-            if dtype.hasobject or len(shape) != dimensions or size > _LARGEST:
+            if dtype.kind not in _NUMBERS or len(shape) != dimensions or size > _LARGEST:
                 raise DataError(f"{path}: array of type {dtype} and shape {shape}, expected {dimensions}-d numbers")
             stream.seek(0)
             array: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+            # Only at the end of a compressed file are its checksums compared.
+            if stream.read(1):
+                raise DataError(f"{path}: more than one array, or bytes after it; expected a file of one array")
             return array
     except DataError:
         raise
-    except (OSError, EOFError, ValueError, lzma.LZMAError, SyntaxError, tokenize.TokenError) as error:
+    except (OSError, EOFError, ValueError, TypeError, lzma.LZMAError, SyntaxError, tokenize.TokenError) as error:
         raise DataError(f"{path}: not a readable numpy array ({error})") from error
 
 

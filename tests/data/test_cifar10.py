@@ -123,6 +123,7 @@ def test_a_batch_with_wrong_contents_is_refused(tmp_path, change, message):
         ("test_images", IMAGES, r"expected \(3, 32, 32\)"),
         ("test_images", np.array([[[[{"a": 1}]]]], dtype=object), "type object"),
         ("test_labels", LABELS.astype(np.float32), "type float32, expected integers"),
+        ("test_labels", LABELS.astype("m8[s]"), "expected 1-d numbers"),
         ("test_labels", LABELS[:5], "10 images but 5 labels"),
         ("test_labels", LABELS - 1, "labels run from -1 to 8"),
     ],
@@ -137,13 +138,38 @@ def test_numpy_files_with_wrong_contents_are_refused(tmp_path, name, array, mess
 @pytest.mark.parametrize("suffix", [".npy", ".npy.xz"])
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x93NUMPY\x01\x00", b"no array at all", b"\x93NUMPY\x01\x00\x10\x00{'descr': (       \n", None],
+    [
+        b"",
+        b"\x93NUMPY\x01\x00",
+        b"no array at all",
+        b"\x93NUMPY\x01\x00\x10\x00{'descr': (       \n",
+        b"\x93NUMPY\x01\x00\x16\x00{b'descr': 1, 'a': 2}\n",
+        None,
+    ],
 )
 def test_damaged_numpy_files_are_refused(tmp_path, suffix, content):
     write_numpy(tmp_path, 1, suffix)
     path = tmp_path / f"test_images{suffix}"
     path.write_bytes(path.read_bytes()[:-100] if content is None else content)
     with pytest.raises(DataError, match="test_images"):
+        load("cifar10", "test", tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npy.xz"])
+def test_a_file_of_two_arrays_is_refused(tmp_path, suffix):
+    write_numpy(tmp_path, 1, suffix)
+    path = tmp_path / f"test_images{suffix}"
+    # Streams of xz may follow one another, as arrays in a file may.
+    path.write_bytes(2 * path.read_bytes())
+    with pytest.raises(DataError, match=r"test_images.*: more than one array"):
+        load("cifar10", "test", tmp_path)
+
+
+def test_a_compressed_file_without_its_end_is_refused(tmp_path):
+    write_numpy(tmp_path, 1, ".npy.xz")
+    path = tmp_path / "test_images.npy.xz"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"test_images.npy.xz: not a readable numpy array"):
         load("cifar10", "test", tmp_path)
 
 
