@@ -1,9 +1,11 @@
 """LeakyReLU whose slope is a buffer, so that a schedule can move it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from lbp.nn.param_ramp import checked_eta
+from lbp.nn.param_ramp import checked_eta, eta_complaints
 from lbp.ops import ramp
 
 
@@ -46,6 +48,11 @@ class LeakyReLU(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Applies the activation to z [B, *shape]."""
         return ramp(z, eta=self.eta)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *further: Any) -> None:
+        *_, error_msgs = further
+        error_msgs += eta_complaints(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *further)
 
     def extra_repr(self) -> str:
         """The slope."""

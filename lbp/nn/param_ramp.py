@@ -1,7 +1,7 @@
 """ParamRamp, the activation whose bending point is trained (Lyu et al. 2021)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -140,9 +140,7 @@ class ParamRamp(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        eta = state_dict.get(f"{prefix}eta")
-        if eta is not None and not bool(((eta >= 0) & (eta <= 1)).all()):
-            error_msgs.append(f"{prefix}eta must be in [0, 1], the state dict holds {eta.tolist()}")
+        error_msgs += eta_complaints(state_dict, prefix)
         r = state_dict.get(f"{prefix}r")
         if r is not None and not is_lazy(r) and not bool(torch.isfinite(r).all()):
             error_msgs.append(f"{prefix}r has values that are NaN or infinite in the state dict")
@@ -219,6 +217,14 @@ def checked_eta(eta: float) -> float:
     if not 0.0 <= value <= 1.0:
         raise InvalidInputError(f"eta must be in [0, 1], got {value}")
     return value
+
+
+def eta_complaints(state_dict: Mapping[str, Any], prefix: str) -> list[str]:
+    """What is wrong with the outer slope in the state dict of an activation; nothing if it holds none."""
+    eta = state_dict.get(f"{prefix}eta")
+    if eta is None or bool(((eta >= 0) & (eta <= 1)).all()):
+        return []
+    return [f"{prefix}eta must be in [0, 1], the state dict holds {eta.tolist()}"]
 
 
 def _checked_r(r: float | Tensor) -> float | Tensor:
