@@ -102,7 +102,8 @@ def evaluate(
             return
         summary = summary_of(images, settings.attack)
         network = subject.network
-        rows = matching_rows(subject.data.name, network.settings, network.training, eps, clip) if limit is None else []
+        as_paper = limit is None and split == "test"
+        rows = matching_rows(subject.data.name, network.settings, network.training, eps, clip) if as_paper else []
         table = markdown_table(summary["errors"], settings.methods, settings.strategies, rows)
         found = [(row, departures(row, network.training)) for row in rows]
         text = f"{network.settings.architecture}, {subject.data.name} ({len(images)} images), eps {eps:g}\n\n{table}"

@@ -109,3 +109,4 @@ def test_the_papers_row_stands_beside_ours_on_the_whole_test_set_alone(network, 
     assert stated["errors"] == row.errors
     assert stated["departures"] == {"epochs": {"here": 7, "paper": 3200}}
     assert "paper" not in invoke(network).stdout
+    assert "paper" not in invoke(network, "--split", "train", limit=None).stdout
