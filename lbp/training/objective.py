@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lbp.bounded import BoundedModule, BoundedTensor
+from lbp.errors import InvalidInputError
 from lbp.perturbations import PerturbationLpNorm
 from lbp.specification import margins
 from lbp.training.distributed import World
@@ -93,9 +94,17 @@ class Objective(nn.Module):
             weights: [4] on the device: eps, kappa, beta, weight of the regularisers.
             parts: which of them matter.
             share: weight of this process's mean, B times the number of processes over the size of the whole batch.
+
+        Raises:
+            InvalidInputError: the network has not one output per class.
         """
         eps, kappa, beta, regularization = weights.unbind()
         logits = self.bounded(images)
+        if logits.shape[1:] != (self._classes,):
+            raise InvalidInputError(
+                f"the data has {self._classes} classes, the network gives outputs of shape {list(logits.shape[1:])}; "
+                "it must give one number per class"
+            )
         wrong = (logits.argmax(1) != labels).sum()
         if not parts.bounds:
             loss = F.cross_entropy(logits, labels)

@@ -64,8 +64,8 @@ class Trainer:
         progress: how far the training is.
 
     Raises:
-        InvalidInputError: empty data, NaN or infinity in the images, images outside of `settings.clip`, or a last batch
-            too small for the network or the number of processes.
+        InvalidInputError: empty data, labels that are not one class per image, NaN or infinity in the images, images
+            outside of `settings.clip`, or a last batch too small for the network or the number of processes.
     """
 
     def __init__(
@@ -82,6 +82,8 @@ class Trainer:
         self._world = world or World(device=data.images.device)
         self._settings = settings
         _check(model, data, settings, self._world)
+        if held_out is not None:
+            _check_labels(held_out, "choosing among the epochs")
         height, width = input_size or data.images.shape[2:]
         self._clean = data.cropped(height, width)
         self._held_out = None if held_out is None else self._world.share_of(held_out.cropped(height, width))
@@ -203,8 +205,7 @@ def train(
 
 
 def _check(model: nn.Module, data: Dataset, settings: TrainingSettings, world: World) -> None:
-    if len(data) == 0:
-        raise InvalidInputError("training needs data, the data set is empty")
+    _check_labels(data, "training")
     if not bool(torch.isfinite(data.images).all()):
         raise InvalidInputError(f"{data.name}: the training images hold NaN or infinity")
     _check_range(data, settings)
@@ -216,6 +217,22 @@ def _check(model: nn.Module, data: Dataset, settings: TrainingSettings, world: W
         raise InvalidInputError(
             f"the last batch of an epoch has {last} of {len(data)} examples; batch normalisation and "
             f"{world.size} processes need at least {needed}: change batch_size or the number of examples"
+        )
+
+
+def _check_labels(data: Dataset, use: str) -> None:
+    images, labels = data.images, data.labels
+    if labels.numel() == 0 or len(images) == 0:
+        raise InvalidInputError(f"{use} needs data, the data set {data.name} is empty")
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise InvalidInputError(
+            f"{data.name}: labels must be int64 of shape [{len(images)}], one per image, got {labels.dtype} of shape "
+            f"{list(labels.shape)}"
+        )
+    lowest, highest = (int(end) for end in torch.aminmax(labels))
+    if lowest < 0 or highest >= data.num_classes:
+        raise InvalidInputError(
+            f"{data.name}: labels run from {lowest} to {highest}, expected 0 to {data.num_classes - 1}"
         )
 
 

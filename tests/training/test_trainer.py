@@ -237,3 +237,29 @@ def test_empty_data_is_refused():
     empty = Dataset("none", torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64), 10)
     with pytest.raises(InvalidInputError, match="empty"):
         train(small_network(), empty, settings())
+
+
+@pytest.mark.parametrize("use", ["training", "choosing"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda labels: labels.clone().index_fill_(0, torch.tensor(3), -100), "run from -100 to 9, expected 0 to 9"),
+        (lambda labels: labels + 1, "run from 1 to 10, expected 0 to 9"),
+        (lambda labels: labels[:-1], r"of shape \[200\], one per image, got torch.int64 of shape \[199\]"),
+        (lambda labels: labels.int(), "must be int64 .* got torch.int32"),
+        (lambda labels: labels[:0], "digits is empty"),
+    ],
+)
+def test_labels_that_are_not_one_class_per_image_are_refused(digits, use, change, message):
+    wrong = replace(digits, labels=change(digits.labels))
+    data, held_out = (wrong, None) if use == "training" else (digits, wrong)
+    with pytest.raises(InvalidInputError, match=message):
+        Trainer(small_network(), data, settings(loss="natural"), held_out=held_out)
+
+
+@pytest.mark.parametrize("loss", ["natural", "ibp"])
+@pytest.mark.parametrize("outputs", [9, 12])
+def test_a_network_needs_an_output_per_class(digits, loss, outputs):
+    model = build("DM-Small", (1, 8, 8), outputs)
+    with pytest.raises(InvalidInputError, match=rf"the data has 10 classes, the network .* \[{outputs}\]"):
+        train(model, digits, settings(loss=loss))
