@@ -54,10 +54,12 @@ def demo(
 
 def run_settings(activation: ActivationSettings, epochs: int, eps: float, seed: int) -> RunSettings:
     """Settings of one training: clean warm-up for a tenth of the epochs, radius growing for half of them."""
+    has_slope = activation.name != "relu"
     training = TrainingSettings(
         eps=1.2 * eps, epochs=epochs, batch_size=64, lr=8e-3, lr_milestones=(epochs * 3 // 4, epochs * 9 // 10),
         warm_up_epochs=epochs // 10, ramp_epochs=epochs // 2, kappa_end=0.5,
-        eta_start=0.01, eta_end=0.0, eta_keep_epochs=epochs // 3, eta_fall_epochs=epochs // 3,
+        eta_start=0.01 if has_slope else None, eta_end=0.0 if has_slope else None,
+        eta_keep_epochs=epochs // 3, eta_fall_epochs=epochs // 3,
         selection="last", seed=seed,
     )  # fmt: skip
     return RunSettings(

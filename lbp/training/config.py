@@ -3,9 +3,9 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from lbp.data import Dataset
 from lbp.errors import LbpError
@@ -47,6 +47,15 @@ class RunSettings(Settings):
     data: DataChoice = DataChoice()
     model: ModelChoice = ModelChoice()
     training: TrainingSettings
+
+    @model_validator(mode="after")
+    def _activation_has_what_is_trained(self) -> Self:
+        name, training = self.model.activation.name, self.training
+        if name == "relu" and (training.eta_start or training.eta_end):
+            raise ValueError("training.eta_start: model.activation is relu, which has no slope; choose another")
+        if name != "ramp" and training.r_noise:
+            raise ValueError(f"training.r_noise: model.activation is {name}, which has no r; choose ramp")
+        return self
 
 
 def read_settings(path: Path | str, changes: Mapping[str, str] | None = None) -> RunSettings:

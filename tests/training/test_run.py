@@ -76,6 +76,20 @@ def test_bad_settings_are_named(config, old, new, message):
         read_settings(config)
 
 
+@pytest.mark.parametrize(
+    ("activation", "setting", "message"),
+    [
+        ("relu", "eta_start = 0.01", "training.eta_start: model.activation is relu, which has no slope"),
+        ("relu", "r_noise = 0.01", "training.r_noise: model.activation is relu, which has no r"),
+        ("leaky-relu", "r_noise = 0.01", "training.r_noise: model.activation is leaky-relu, which has no r"),
+    ],
+)
+def test_what_the_activation_does_not_have_cannot_be_trained(config, activation, setting, message):
+    config.write_text(TOML.replace('name = "ramp", eta = 0.01', f'name = "{activation}"') + setting)
+    with pytest.raises(ConfigError, match=message):
+        read_settings(config)
+
+
 def test_missing_files_and_unknown_names_are_refused(tmp_path, config):
     with pytest.raises(ConfigError, match="no such file"):
         read_settings(tmp_path / "nothing.toml")
