@@ -80,8 +80,9 @@ def pgd(
 
 def _descent(model: nn.Module, points: Tensor, labels: Tensor, loss: AttackLoss) -> tuple[Tensor, Tensor]:
     """Smallest margins [B], and the gradient of what is to become smaller."""
-    points = points.detach().requires_grad_(True)
-    with torch.enable_grad():
+    # What was made under inference_mode has no gradient; copies have.
+    with torch.inference_mode(False), torch.enable_grad():
+        points, labels = points.detach().clone().requires_grad_(True), labels.clone()
         logits = model(points)
         margins = smallest_margin(logits, labels)
         value = margins.sum() if loss == "margin" else -F.cross_entropy(logits, labels, reduction="sum")

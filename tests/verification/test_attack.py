@@ -117,6 +117,15 @@ def test_masked_gradients_stop_descent_but_not_the_search_without_gradients():
     assert model(square_attack(model, x, labels, 0.05)).argmax(1).item() == 1
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_attacks_need_no_gradients_around_them(attack, mode):
+    model, region = linear_model(), {"eps": 0.1, "seed": 1}
+    expected = attack(model, torch.full((1, 4), 0.5, dtype=torch.float64), torch.tensor([0]), **region)
+    with mode():
+        found = attack(model, torch.full((1, 4), 0.5, dtype=torch.float64), torch.tensor([0]), **region)
+    assert torch.equal(found, expected)
+
+
 def test_an_empty_batch_is_no_error(attack):
     assert attack(linear_model(), torch.empty(0, 4).double(), torch.empty(0, dtype=torch.int64), 0.1).shape == (0, 4)
 
