@@ -1,8 +1,11 @@
-"""Files that a power cut leaves complete, and what a file must not replace."""
+"""Files that a power cut leaves complete, that one process writes at a time, and what a file must not replace."""
 
 import errno
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lbp.errors import OutputError
@@ -75,6 +78,64 @@ def remove_leftovers(path: Path) -> None:
         for part in path.parent.iterdir():
             if part.name.startswith(f".{path.name}.") and part.is_file():
                 part.unlink(missing_ok=True)
+
+
+def open_locked(path: Path, known_as: Path | None = None) -> int:
+    """A descriptor of a file, made if need be, that keeps other processes of the machine out until it is closed.
+
+    The file that is locked has to be the one that the path names: another process may have removed or replaced it
+    since it was opened.
+
+    Args:
+        path: of the file.
+        known_as: what the error names; the file itself by default.
+
+    Raises:
+        OutputError: another process has it.
+        OSError: it cannot be made, opened or locked.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(descriptor, path):
+                return descriptor
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                name = known_as or path
+                raise OutputError(f"{name} is in use by another process; wait for it, or name another file") from None
+            raise
+        os.close(descriptor)
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Keeps other processes of the machine that ask for it from writing a file, by a lock file beside it.
+
+    Raises:
+        OutputError: another process writes it.
+    """
+    path = path.resolve()
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        descriptor = open_locked(lock, known_as=path)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {lock} ({error.strerror or error})") from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _replace(path: Path, content: bytes) -> None:

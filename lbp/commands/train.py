@@ -1,6 +1,6 @@
 """`lbp train`."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from lbp import checkpoint
 from lbp.commands.console import TrainingProgress, progress_bars
 from lbp.commands.options import DataRoot, Device, chosen_device, prepare_files, prepare_folder
 from lbp.errors import OutputError
-from lbp.files import remove_leftovers
+from lbp.files import only_writer, remove_leftovers
 from lbp.training import EpochRecord, Run, RunSettings, StepRecord, World, joined_world, read_settings, run
 from lbp.training.tensorboard import TensorBoardLog
 
@@ -43,7 +43,7 @@ def train(
     prepare_files(target, state, inputs=[config])
     if tensorboard is not None:
         prepare_folder(tensorboard)
-    with joined_world(chosen_device(device)) as world:
+    with joined_world(chosen_device(device)) as world, only_writer(target) if world.leads else nullcontext():
         if resume and not state.exists() and target.exists():
             _check_finished(target, settings)
             if world.leads:

@@ -6,7 +6,6 @@ only the last line can be, and is removed when the file is next opened. A lock k
 from before anything is read until the file is closed.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -17,7 +16,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from lbp.errors import LbpError, OutputError
-from lbp.files import append_durably, check_is_file, sync_folder
+from lbp.files import append_durably, check_is_file, open_locked, sync_folder
 from lbp.settings import Settings, validation_message
 
 FORMAT = "lbp-results"
@@ -53,7 +52,7 @@ class ResultsFile:
         try:
             check_is_file(path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = _locked(path)
+            self._descriptor = open_locked(path)
             content = path.read_bytes()
             self.is_new = head.startswith(content) and content != head
             if self.is_new:
@@ -104,33 +103,6 @@ class ResultsFile:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _locked(path: Path) -> int:
-    """A descriptor of the file, made if need be, that holds its lock.
-
-    The file that is locked has to be the one that the path names: another process may have removed or replaced it
-    since it was opened.
-    """
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(descriptor, path):
-                return descriptor
-        except OSError as error:
-            os.close(descriptor)
-            if isinstance(error, BlockingIOError):
-                raise ResultsError(f"{path} is in use by another process; wait for it, or name another file") from None
-            raise
-        os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def read_lines(path: Path | str, settings: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], list[Record]]:

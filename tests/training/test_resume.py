@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from lbp import checkpoint, cli
 from lbp.commands.options import OutputError
 from lbp.data import load
+from lbp.files import only_writer
 from lbp.training import RunPausedError, RunSettings, StateError, read_settings, run
 
 runner = CliRunner()
@@ -178,6 +179,19 @@ def test_checkpoints_without_the_usual_ending_have_states_of_their_own(tmp_path)
         result = runner.invoke(cli.app, ["train", str(config), "--output", str(tmp_path / name), "--device", "cpu"])
         assert (result.exit_code == 0) == finished, result.output
     assert (tmp_path / "run.lr0.2.state").read_bytes() == b"of the other run"
+
+
+def test_a_checkpoint_is_written_by_one_run_at_a_time(tmp_path):
+    config, target = tmp_path / "net.toml", tmp_path / "net.safetensors"
+    config.write_text(TOML.replace("epochs = 6", "epochs = 2"))
+    command = ["train", str(config), "--device", "cpu", "--resume"]
+    with only_writer(target):
+        refused = runner.invoke(cli.app, command)
+        assert isinstance(refused.exception, OutputError)
+        assert f"{target} is in use by another process" in str(refused.exception)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["net.safetensors.lock", "net.toml"]
+    assert runner.invoke(cli.app, command).exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.safetensors", "net.toml"]
 
 
 def test_a_run_is_continued_or_thrown_away_but_not_both(tmp_path):
