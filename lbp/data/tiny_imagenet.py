@@ -32,6 +32,8 @@ def read_tiny_imagenet(folder: Path, split: str) -> tuple[npt.NDArray[np.uint8],
     """
     classes = sorted(_text(folder / "wnids.txt").split())
     label_of = {name: label for label, name in enumerate(classes)}
+    if len(label_of) < len(classes):
+        raise DataError(f"{folder / 'wnids.txt'}: a class is named twice")
     entries = list(_train(folder / "train", label_of) if split == "train" else _validation(folder / "val", label_of))
     if not entries:
         raise DataError(f"{folder}: no images of the {split} split")

@@ -60,6 +60,9 @@ def test_what_is_wrong_is_named(root):
     (folder / "val" / "val_annotations.txt").write_text("val_n01.JPEG\tn99\n")
     with pytest.raises(DataError, match="line 1: expected a file and a class"):
         load("tiny-imagenet", "test", root)
+    (folder / "wnids.txt").write_text("n01\nn02\nn01\n")
+    with pytest.raises(DataError, match=r"wnids\.txt: a class is named twice"):
+        load("tiny-imagenet", "train", root)
     (folder / "wnids.txt").unlink()
     with pytest.raises(DataError, match=r"looked for wnids\.txt"):
         load("tiny-imagenet", "test", root)
