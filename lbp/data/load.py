@@ -47,11 +47,15 @@ def load(name: str, split: str, data_root: Path | str | None = None) -> Dataset:
     """
     if split not in ("train", "test"):
         raise DataError(f"unknown split {split!r}; choose train or test")
-    plain = name.lower().replace("-", "").replace("_", "").replace(" ", "")
     for known, reader in _READERS.items():
-        if plain == known.replace("-", ""):
+        if plain_name(name) == plain_name(known):
             return reader(split, None if data_root is None else Path(data_root))
     raise DataError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}")
+
+
+def plain_name(name: str) -> str:
+    """The name of a data set without what does not matter in it: case and punctuation."""
+    return name.lower().replace("-", "").replace("_", "").replace(" ", "")
 
 
 def _digits(split: str, data_root: Path | None) -> Dataset:

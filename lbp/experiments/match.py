@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lbp.data import plain_name
 from lbp.experiments.paper import PaperRow, paper_rows
 from lbp.models import ModelSettings
 
@@ -28,7 +29,7 @@ def matching_rows(
     how, trained_on = training.get("training"), training.get("data")
     if not clip or not isinstance(how, Mapping) or not isinstance(trained_on, Mapping):
         return []
-    if trained_on.get("name") != data or trained_on.get("limit") is not None:
+    if plain_name(str(trained_on.get("name"))) != plain_name(data) or trained_on.get("limit") is not None:
         return []
     if not all(isinstance(how.get(name), float | int | None) for name in ("eta_start", "eta_end")):
         return []

@@ -27,6 +27,7 @@ def trained(data="mnist", limit=None, loss="ibp", eps=0.4, eta_start=0.01, eta_e
         (network("leaky-relu"), trained(eta_end=None), 0.4, "ReLU(0.01)", 0.1218),
         (network("leaky-relu"), trained(), 0.4, "ReLU(0.01→0)", 0.0971),
         (network(eta=0.0), trained(eta_start=None, eta_end=None), 0.4, "Ramp(0)", 0.0518),
+        (network(), trained(data="MNIST"), 0.3, "Ramp(0.01→0)", None),
     ],
 )
 def test_the_row_is_found_by_activation_and_schedule(model, training, eps, label, pgd):
