@@ -56,8 +56,9 @@ class TrainingStep:
         self._settings = settings
         self._parameters = list(model.parameters())
         self._slopes = [module for module in model.modules() if isinstance(module, ParamRamp | LeakyReLU)]
-        self._noise = _RampNoise(model, settings)
+        # Tracing gives lazy modules their shape.
         self.objective = Objective(model, example, num_classes, settings, self._world)
+        self._noise = _RampNoise(model, settings)
         self._module: nn.Module = self.objective
         device, on_gpu = self._world.device, self._world.device.type == "cuda"
         self.optimizer = torch.optim.Adam(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from lbp import BoundedModule, BoundedTensor, PerturbationLpNorm, margins
 from lbp.errors import UnanalysedRoundingError
 from lbp.models import build
-from lbp.nn import LeakyReLU, ParamRamp
+from lbp.nn import LazyParamRamp, LeakyReLU, ParamRamp
 from lbp.precision import check_products, free_convolutions, full_precision
 from lbp.training import Controls, TrainingSettings, TrainingStep, margin_loss
 from lbp.training.objective import Parts
@@ -130,6 +130,15 @@ def test_noise_on_r_is_drawn_once_a_step_and_not_accumulated(synthetic):
     assert first.std().item() == pytest.approx(1.0, abs=0.1)
     assert not torch.allclose(first, second)
     torch.testing.assert_close(second, again)
+
+
+def test_a_lazy_ramp_has_its_shape_before_noise_is_drawn(synthetic):
+    torch.manual_seed(0)
+    data = synthetic(6)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), LazyParamRamp(r=0.1), nn.Linear(8, 10))
+    step = make_step(model, data, r_noise=0.5)
+    first, second = (run(step, data, number, lr=1e-30)[0] for number in range(2))
+    assert first != second
 
 
 def test_there_is_no_noise_in_the_warm_up(synthetic):
