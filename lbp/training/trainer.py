@@ -64,8 +64,9 @@ class Trainer:
         progress: how far the training is.
 
     Raises:
-        InvalidInputError: empty data, labels that are not one class per image, NaN or infinity in the images, images
-            outside of `settings.clip`, or a last batch too small for the network or the number of processes.
+        InvalidInputError: empty data, labels that are not one class per image, images of another type than the weights,
+            with NaN or infinity, or outside of `settings.clip`, or a last batch too small for the network or the number
+            of processes.
     """
 
     def __init__(
@@ -206,6 +207,11 @@ def train(
 
 def _check(model: nn.Module, data: Dataset, settings: TrainingSettings, world: World) -> None:
     _check_labels(data, "training")
+    weights = next(model.parameters(), data.images)
+    if data.images.dtype != weights.dtype:
+        raise InvalidInputError(
+            f"{data.name}: images are {data.images.dtype}, the model's weights are {weights.dtype}; convert one"
+        )
     if not bool(torch.isfinite(data.images).all()):
         raise InvalidInputError(f"{data.name}: the training images hold NaN or infinity")
     _check_range(data, settings)

@@ -207,6 +207,11 @@ def test_a_last_batch_of_one_example_is_refused_with_batch_normalisation(digits,
         train(model, digits.first(count), settings())
 
 
+def test_images_of_another_type_than_the_weights_are_refused(digits):
+    with pytest.raises(InvalidInputError, match=r"images are torch.float32, the model's weights are torch.float64"):
+        train(small_network().double(), digits, settings())
+
+
 def test_images_that_are_nan_are_refused(digits):
     images = digits.images.clone()
     images[3, 0, 0, 0] = torch.nan
