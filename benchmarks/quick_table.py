@@ -7,7 +7,7 @@ the table goes to `benchmarks/results/quick-mnist.md`, the record to `.json` bes
 
     python benchmarks/quick_table.py --data-root DATA --state build/tiny --output build/tiny-table --limit 5 \
         --seeds 0,1 --set data.limit=300 --set training.epochs=2 --set training.warm_up_epochs=1 \
-        --set training.ramp_epochs=1
+        --set training.ramp_epochs=1 --set training.eta_keep_epochs=1 --set training.eta_fall_epochs=0
 """
 
 import argparse

@@ -11,7 +11,8 @@ A small run on a CPU shows that it works:
 
     python benchmarks/train_gpu.py --data-root DATA --device cpu --output build/tiny --state build/tiny-state \
         --set data.limit=300 --set training.epochs=3 --set training.warm_up_epochs=1 --set training.ramp_epochs=1 \
-        --set model.architecture=DM-Small --limit 10 --pgd-steps 5
+        --set training.eta_keep_epochs=1 --set training.eta_fall_epochs=1 --set model.architecture=DM-Small --limit 10 \
+        --pgd-steps 5
 """
 
 import argparse

@@ -108,8 +108,7 @@ def _short() -> Iterator[tuple[str, Table]]:
                 for name in ("relu", "ramp"):
                     training = {"loss": loss, **SHORT[data], **SHORT_FOR_ALL}
                     if name == "ramp":
-                        falls = SHORT[data]["ramp_epochs"]
-                        training |= _falling_slope(keep=SHORT[data]["warm_up_epochs"] + falls, fall=falls)
+                        training |= _falling_slope(*_after_the_ramp(**SHORT[data]))
                     tables = config(data, network, activation(name, SLOPE if name == "ramp" else 0.0), training)
                     yield f"short/{data}-{_plain(network)}-{loss}-{name}.toml", tables
 
@@ -133,6 +132,12 @@ def _quick() -> Iterator[tuple[str, Table]]:
                 if data in QUICK_LIMIT:
                     tables["data"]["limit"] = QUICK_LIMIT[data]
                 yield f"quick/{data}-{loss}-{name}.toml", tables
+
+
+def _after_the_ramp(epochs: int, warm_up_epochs: int, ramp_epochs: int, **_: Any) -> tuple[int, int]:
+    """Epochs to keep the slope, until eps is full, and to let it fall: as long as eps rose, or half of what is left."""
+    keep = warm_up_epochs + ramp_epochs
+    return keep, min(ramp_epochs, (epochs - keep) // 2)
 
 
 def _falling_slope(keep: int, fall: int) -> Table:

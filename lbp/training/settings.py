@@ -99,4 +99,10 @@ class TrainingSettings(Settings):
             )
         if self.eta_end is not None and self.eta_start is None:
             raise ValueError(f"eta_end = {self.eta_end} needs eta_start")
+        falling = self.eta_end is not None and self.eta_end != self.eta_start
+        if falling and self.eta_keep_epochs + self.eta_fall_epochs >= self.epochs:
+            raise ValueError(
+                f"eta is kept ({self.eta_keep_epochs}) and falls ({self.eta_fall_epochs}) for all of the {self.epochs} "
+                "epochs or longer: it would not reach eta_end in training"
+            )
         return self

@@ -16,6 +16,8 @@ SMALL = [
         "model.architecture=DM-Small",
         "training.epochs=2",
         "training.ramp_epochs=1",
+        "training.eta_keep_epochs=1",
+        "training.eta_fall_epochs=0",
         "training.batch_size=9",
     )
     for part in ("--set", setting)

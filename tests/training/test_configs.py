@@ -9,7 +9,7 @@ import torch
 
 from lbp.experiments import paper_rows
 from lbp.models import build
-from lbp.training import Trainer, read_settings
+from lbp.training import Trainer, controls_at, read_settings
 from lbp.training.config import settings_for
 from lbp.training.initialization import initialize_for_ibp
 
@@ -48,6 +48,16 @@ def test_every_row_of_tables_2_to_7_has_its_file():
     files = [described(name) for name in FILES if name.startswith("paper/")]
     assert set(files) == set(rows())
     assert len(files) == 24 + 4 + 3 * 12 + 6
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_schedule_comes_to_its_end(name):
+    training = read_settings(FOLDER / name).training
+    last = controls_at(training, 10 * training.epochs - 1, 10)
+    assert last.eps == (0.0 if training.loss == "natural" else training.eps)
+    assert last.kappa == (1.0 if training.loss == "natural" else training.kappa_end)
+    assert last.beta == (training.beta_end if training.loss == "crown-ibp" else 0.0)
+    assert last.eta == (training.eta_start if training.eta_end is None else training.eta_end)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -138,6 +138,8 @@ def test_eps_may_be_a_quotient(text, eps):
         {"kappa_end": 1.1},
         {"eta_start": -0.1},
         {"eta_end": 0.1},
+        {"eta_start": 0.1, "eta_end": 0.0, "eta_keep_epochs": 50, "eta_fall_epochs": 50},
+        {"eta_start": 0.1, "eta_end": 0.0, "eta_keep_epochs": 100},
         {"r_noise": -1.0},
         {"gradient_clip": 0.0},
         {"validation_share": 1.0},
