@@ -166,7 +166,7 @@ def check_products(device: torch.device) -> None:
                 )
 
 
-_X86_64 = ("x86_64", "AMD64")
+X86_64 = ("x86_64", "AMD64")
 
 
 def check_convolution(name: str, weight: Tensor, stride: tuple[int, int], dilation: tuple[int, int]) -> None:
@@ -186,7 +186,7 @@ def check_convolution(name: str, weight: Tensor, stride: tuple[int, int], dilati
         UnanalysedRoundingError: it may.
     """
     machine = platform.machine()
-    if machine in _X86_64 or weight.device.type != "cpu" or weight.dtype != torch.float32:
+    if machine in X86_64 or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return
     if tuple(weight.shape[1:]) == (1, 3, 3) and stride == dilation == (1, 1):
         raise UnanalysedRoundingError(

@@ -28,6 +28,7 @@ _FORWARD, _BACKWARD = "aten::convolution", "aten::convolution_backward"
 _MADE_OF_PRODUCTS = ("aten::conv2d", "aten::conv_transpose2d", "aten::linear", "aten::matmul")
 """What PyTorch takes apart into the above, but not before this list sees it where autograd is out of the way."""
 
+_ONE_DNN = "mkldnn::_linear_pointwise"
 _SMALL_BATCH = "lbp::interval_linear_small_batch"
 
 
@@ -112,7 +113,7 @@ class _Listing(TorchDispatchMode):
                 return parts(*args, **named)
         if name == _SMALL_BATCH:
             self.found += _pair_of_products(*args)
-        elif name in _MATRIX_PRODUCTS or name in (_FORWARD, _BACKWARD):
+        elif name in _MATRIX_PRODUCTS or name in (_ONE_DNN, _FORWARD, _BACKWARD):
             layouts, by_name = tree_map_only(Tensor, _Layout.of, (args, named))
             self.found.append(Product(func, layouts, by_name, _operations(name, args)))
         return func(*args, **named)
@@ -129,6 +130,8 @@ def _operations(name: str, arguments: Sequence[Any]) -> int:
     if name in _MATRIX_PRODUCTS:
         left, right = (arguments[i].shape for i in _MATRIX_PRODUCTS[name])
         return 2 * int(math.prod(left)) * int(right[-1])
+    if name == _ONE_DNN:
+        return 2 * int(arguments[0].numel()) * int(arguments[1].shape[0])
     if name == _FORWARD:
         return 2 * _convolution(arguments[0].shape, arguments[1].shape, arguments)
     # The gradient of a convolution: a product for each of input and weight that is wanted.

@@ -26,6 +26,7 @@ from lbp.linear import (
     WindowRows,
     to_dense,
 )
+from lbp.ops._product import linear
 from lbp.ops.forward_windows import accumulated_terms
 from lbp.ops.interval import rows_at_once
 from lbp.ops.norms import dual_norm
@@ -87,7 +88,7 @@ class LinearNode(BoundNode):
     def value(self, x: Tensor) -> Tensor:
         """Return the layer's value at x [B, n_in]."""
         with full_precision():
-            return functional.linear(x, *self.parameters())
+            return linear(x, *self.parameters())
 
     def interval(self, *inputs: Interval) -> Interval:
         return ops.interval_linear(*inputs[0], *self.parameters())
@@ -210,7 +211,7 @@ def _product_in_blocks(values: Tensor, weight: Tensor, *, magnitude: bool = Fals
 
     def part(block: slice) -> Tensor:
         of_block = weight[:, block]
-        return functional.linear(values[..., block], of_block.abs() if magnitude else of_block)
+        return linear(values[..., block], of_block.abs() if magnitude else of_block)
 
     with full_precision():
         return sum_in_blocks(weight.shape[1], part)

@@ -80,7 +80,7 @@ def _below_autograd(name: str) -> Callable[..., Any]:
                 on_cpu is None
                 or len(arguments) != count
                 or torch._C._len_torch_dispatch_stack()
-                or not _plain(arguments)
+                or not are_plain(arguments)
             ):
                 return overload(*arguments)
             return on_cpu(*arguments)
@@ -88,7 +88,7 @@ def _below_autograd(name: str) -> Callable[..., Any]:
     return run
 
 
-def _plain(arguments: tuple[Any, ...]) -> bool:
+def are_plain(arguments: tuple[Any, ...]) -> bool:
     """Whether all tensors among the arguments are PyTorch's own, on the CPU."""
     return all(type(a) in (Tensor, Parameter) and a.is_cpu for a in arguments if isinstance(a, Tensor))
 

@@ -18,6 +18,7 @@ from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.ops._arguments import NO_BALL, contiguous, native, register_composite, register_gradient, sum_to
 from lbp.ops._convolution import Pair, convolution_gradients, convolve, keywords_of
+from lbp.ops._product import linear, matmul
 from lbp.ops._relaxation import (
     NEED_BIAS,
     NEED_MATRIX,
@@ -201,8 +202,8 @@ def _bias_gradient(A: Tensor, constants: Tensor) -> Tensor:
 def _backward_linear_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
     A, weight, bias = ctx.saved_tensors
     need_A, need_weight, need_bias = ctx.needs_input_grad[:3]
-    to_A = _add_bias_gradient(coefficients @ weight.mT, bias, constants) if need_A else None
-    to_weight = A.flatten(0, 2).mT @ coefficients.flatten(0, 2) if need_weight else None
+    to_A = _add_bias_gradient(linear(coefficients, weight), bias, constants) if need_A else None
+    to_weight = matmul(A.flatten(0, 2).mT, coefficients.flatten(0, 2)) if need_weight else None
     return to_A, to_weight, _bias_gradient(A, constants) if need_bias else None
 
 
@@ -245,8 +246,8 @@ def _relaxed_affine_backward(ctx: Any, coefficients: Tensor, constants: Tensor) 
         if is_convolution:
             to_weight = _transposed_weight_gradient(relaxed, coefficients, weight, ctx)
         else:
-            to_weight = relaxed.flatten(0, 2).mT @ coefficients.flatten(0, 2)
-    to_relaxed = convolve(coefficients, weight, ctx.convolution) if is_convolution else coefficients @ weight.mT
+            to_weight = matmul(relaxed.flatten(0, 2).mT, coefficients.flatten(0, 2))
+    to_relaxed = convolve(coefficients, weight, ctx.convolution) if is_convolution else linear(coefficients, weight)
     needs = needed_gradients(ctx.needs_input_grad, 1)
     needs |= (NEED_MATRIX if need_A else 0) | (NEED_BIAS if need_bias else 0)
     to_A, *to_relaxation, to_bias = native("relax_backward_gradient")(
@@ -277,7 +278,7 @@ def _relax_backward_linear_cuda(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 def _relax_backward_linear_composite(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     relaxation, (weight, bias, sides) = rest[:RELAXATION_LENGTH], rest[RELAXATION_LENGTH:]
     relaxed, constants = native("relax_backward")(A, *relaxation, bias, sides)
-    return (relaxed @ weight).contiguous(), constants
+    return matmul(relaxed, weight).contiguous(), constants
 
 
 def _relax_backward_conv2d_composite(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -290,7 +291,7 @@ def _relax_backward_conv2d_composite(A: Tensor, *rest: Any) -> tuple[Tensor, Ten
 
 @full_precision()
 def _backward_linear_composite(A: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
-    return contiguous((A @ weight, _bias_constants(A, bias)))
+    return contiguous((matmul(A, weight), _bias_constants(A, bias)))
 
 
 def _backward_conv2d_composite(

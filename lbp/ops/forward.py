@@ -18,6 +18,8 @@ from lbp.backend import current_backend
 from lbp.constants import vector
 from lbp.ops._arguments import contiguous, native, register_composite, register_gradient, sum_to
 from lbp.ops._convolution import Pair, convolution_gradients, convolved_size
+from lbp.ops._product import linear, matmul
+from lbp.ops.outward_intervals import short_products
 from lbp.precision import full_precision
 from lbp.strategies import side_code
 
@@ -155,7 +157,15 @@ def _empty_where_none(results: ForwardMatrices) -> tuple[Tensor, ...]:
 
 def _forward_linear_composite(*arguments: Any) -> tuple[Tensor, ...]:
     *matrices, weight, bias = arguments
-    return _forward_affine(matrices, weight, bias, functional.linear)
+    center, radius, center_bias, radius_bias = matrices
+    # Of few images one read of W serves both biases, without |W|.
+    biases = None if radius_bias is None else short_products(center_bias, radius_bias, weight)
+    if biases is None:
+        return _forward_affine(matrices, weight, bias, linear)
+    new_center, new_radius, *_ = _forward_affine((center, radius, center_bias[:0], None), weight, bias, linear)
+    # Of a tensor each, as the dispatcher wants them.
+    new_center_bias = biases[0].clone() if bias is None else biases[0] + bias
+    return new_center, new_radius, new_center_bias, biases[1].clone()
 
 
 def _forward_conv2d_composite(*arguments: Any) -> tuple[Tensor, ...]:
@@ -213,8 +223,8 @@ def _linear_gradients(
         rows = like.reshape(-1, *like.shape[-3:])
         results = convolution_gradients(gradient.reshape(-1, *gradient.shape[-3:]), rows, weight, convolution, needs)
         return None if results[0] is None else results[0].reshape(like.shape), results[1]
-    to_rows = gradient @ weight if needs[0] else None
-    to_weight = gradient.flatten(0, -2).mT @ like.flatten(0, -2) if needs[1] else None
+    to_rows = matmul(gradient, weight) if needs[0] else None
+    to_weight = matmul(gradient.flatten(0, -2).mT, like.flatten(0, -2)) if needs[1] else None
     return to_rows, to_weight
 
 

@@ -204,10 +204,12 @@ def forward_linear_windows(
         raise RuntimeError(f"weight: expected [n_out, {layer.numel()}], got {list(weight.shape)}")
     op = native("accumulate_windows")
     flat = (center_bias.flatten(1), None if radius_bias is None else radius_bias.flatten(1))
+    # First, so that the weight is in the caches for the matrices.
+    biases = forward_linear(_no_rows(flat[0]), None, *flat, weight, bias)[2:]
     return (
         op(weight.reshape(1, -1, *layer), center, image, scale, offset),
         None if radius is None else op(weight.abs().reshape(1, -1, *layer), radius, image, scale, offset),
-        *forward_linear(_no_rows(flat[0]), None, *flat, weight, bias)[2:],
+        *biases,
     )
 
 

@@ -23,6 +23,7 @@ from lbp.ops._convolution import (
     fused_convolution_pays,
     keywords_of,
 )
+from lbp.ops._product import linear, matmul
 from lbp.ops.outward_intervals import SMALL_BATCH, join_interval, split_interval
 from lbp.precision import full_precision
 
@@ -106,7 +107,7 @@ def _interval_linear_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[T
     to_center, to_radius = split_interval(lower.flatten(0, -2), upper.flatten(0, -2))
     to_l, to_u, to_weight = None, None, None
     if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-        ends = join_interval(to_center @ weight, _times_magnitude(to_radius, weight))
+        ends = join_interval(matmul(to_center, weight), _times_magnitude(to_radius, weight))
         to_l, to_u = (end.reshape(l.shape) for end in ends)
     if ctx.needs_input_grad[2]:
         # Twice the center and radius of the input, as those of the result's gradients are half of theirs.
@@ -119,10 +120,10 @@ def _times_magnitude(rows: Tensor, weight: Tensor) -> Tensor:
     """Return `rows |weight|`, rows [N, n_out]."""
     first, *rest = _row_blocks(weight)
     if not rest:
-        return rows @ weight.abs()
-    product = rows[:, first] @ weight[first].abs()
+        return matmul(rows, weight.abs())
+    product = matmul(rows[:, first], weight[first].abs())
     for block in rest:
-        product = product.addmm_(rows[:, block], weight[block].abs())
+        product = product.add_(matmul(rows[:, block], weight[block].abs()))
     return product
 
 
@@ -131,15 +132,16 @@ def _interval_weight_gradient(
 ) -> Tensor:
     """Return `to_center^T center + sign(weight) * (to_radius^T radius)`."""
     if torch.is_grad_enabled():
-        return to_center.mT @ center + weight.sign() * (to_radius.mT @ radius)
+        return matmul(to_center.mT, center) + weight.sign() * matmul(to_radius.mT, radius)
     blocks = _row_blocks(weight)
     if len(blocks) == 1:
-        return torch.mm(to_radius.mT, radius).mul_(weight.sign()).addmm_(to_center.mT, center)
+        return matmul(to_center.mT, center).addcmul_(matmul(to_radius.mT, radius), weight.sign())
     result = torch.empty_like(weight)
     for block in blocks:
-        rows = result[block]
-        torch.mm(to_radius[:, block].mT, radius, out=rows)
-        rows.mul_(weight[block].sign()).addmm_(to_center[:, block].mT, center)
+        through_center, through_radius = (
+            matmul(to_end[:, block].mT, end) for to_end, end in ((to_center, center), (to_radius, radius))
+        )
+        torch.addcmul(through_center, through_radius, weight[block].sign(), out=result[block])
     return result
 
 
@@ -178,8 +180,8 @@ def _interval_linear_cpu(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | No
         lower, upper = native("interval_linear_small_batch")(middle, half, weight, bias)
         return lower, upper
     with full_precision():
-        center = F.linear(middle, weight, bias)
-        parts = [F.linear(half, weight[rows].abs()) for rows in _row_blocks(weight)]
+        center = linear(middle, weight, bias)
+        parts = [linear(half, weight[rows].abs()) for rows in _row_blocks(weight)]
         radius = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
     return join_interval(center, radius)
 

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from lbp import ops
 from lbp.bench.products import products_of, seconds_alone
+from lbp.ops._product import matmul
 
 
 def operations(call):
@@ -21,6 +22,11 @@ def test_a_matrix_product_counts_two_operations_per_multiply_add():
 
 def test_a_linear_layer_counts_its_product_and_not_its_bias():
     assert operations(lambda: F.linear(torch.ones(4, 6), torch.ones(2, 6), torch.ones(2))) == 96
+
+
+def test_a_product_by_one_dnn_counts_the_same():
+    left, right = torch.ones(128, 160), torch.ones(160, 144)
+    assert operations(lambda: matmul(left, right)) == 2 * 128 * 160 * 144
 
 
 @pytest.mark.parametrize(("stride", "padding", "dilation", "groups"), [(1, 0, 1, 1), (2, 1, 1, 2), (1, 2, 2, 4)])
