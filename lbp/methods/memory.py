@@ -387,8 +387,13 @@ def rows_within(budget: int | None, taken: int, each: int, device: torch.device)
     return max(1, (useful if budget is None else min(budget - taken, useful)) // each)
 
 
-def images_at_once(problem: Problem, method: Method) -> int:
+def images_at_once(problem: Problem, method: Method, *, keep_linear: bool = False) -> int:
     """Return how many images to bound at a time, at least one.
+
+    Args:
+        problem: the question.
+        method: how it is answered.
+        keep_linear: whether the rows of the output are kept.
 
     Raises:
         InvalidInputError: the budget is strict and too small for images one by one; the least that is needed is named.
@@ -396,6 +401,7 @@ def images_at_once(problem: Problem, method: Method) -> int:
     batch = max(1, problem.region.batch)
     if problem.budget is None:
         return batch
+    in_cached_parts = method.output == "crown" and not keep_linear
 
     def within(kept: int, *, strict: bool) -> int:
         assert problem.budget is not None
@@ -410,6 +416,7 @@ def images_at_once(problem: Problem, method: Method) -> int:
             by_work=problem.by_work,
             rounding=problem.rounding,
             kept=kept,
+            with_rows=problem.cached_images(problem.sides) if in_cached_parts else None,
             strict=strict,
         )
 
@@ -431,6 +438,7 @@ def images_within(
     by_work: bool = False,
     rounding: str = "nearest",
     kept: int = 0,
+    with_rows: int | None = None,
     strict: bool,
 ) -> int:
     """Return how many images at a time stay within a budget, at least one.
@@ -446,6 +454,7 @@ def images_within(
         by_work: whether forward bounds are dense where that is less work.
         rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
         kept: images whose bounds of all layers are kept while others are bounded.
+        with_rows: images of which rows of the output are held at a time; None: all.
         strict: whether a budget that is too small for a single image is an error.
 
     Raises:
@@ -466,10 +475,15 @@ def images_within(
             + (", of which the bounds of every layer are kept; pass fewer at a time" if kept > 1 else "")
         )
     # Whole rows are one for every image, windows are not.
-    every = apart + (output.size if rows is None else rows) * output_row + (0 if windows else hidden)
+    without_rows = apart + (0 if windows else hidden)
+    every = without_rows + (output.size if rows is None else rows) * output_row
     fixed += hidden if windows else 0
     # Half of what is left stays for the rows of hidden layers.
     images = (budget - fixed) // (2 * every)
+    if with_rows is not None and images > with_rows:
+        fixed += with_rows * 2 * (every - without_rows)
+        every = without_rows
+        images = (budget - fixed) // (2 * every)
     if images > SMALL_BATCH:
         # So many need more of the weights.
         fixed += shared_bytes(network, itemsize, batch=images) - shared_bytes(network, itemsize)

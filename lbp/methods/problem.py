@@ -107,15 +107,19 @@ class Problem:
         The rows of all images would pass through memory once for every layer, most of it memory that the system has to
         hand out first. Where gradients are wanted the rows of all layers are kept, and their products are wanted whole.
         """
-        if self.region.lower.device.type != "cpu" or torch.is_grad_enabled():
-            return [self]
-        widest = max(node.size for node in self.nodes)
-        each = len(side_names(sides)) * self.row_count * widest * self.dtype.itemsize
-        most, batch = max(CACHED_BYTES // max(each, 1), 1), self.region.batch
-        if most >= batch:
+        most, batch = self.cached_images(sides), self.region.batch
+        if most is None or most >= batch:
             return [self]
         images = -(-batch // -(-batch // most))  # as many parts as it takes, of about one size
         return [self._cached_part(first, min(first + images, batch)) for first in range(0, batch, images)]
+
+    def cached_images(self, sides: str) -> int | None:
+        """Return of how many images a processor's cache holds the rows from the output; None: all go together."""
+        if self.region.lower.device.type != "cpu" or torch.is_grad_enabled():
+            return None
+        widest = max(node.size for node in self.nodes)
+        each = len(side_names(sides)) * self.row_count * widest * self.dtype.itemsize
+        return max(CACHED_BYTES // max(each, 1), 1)
 
     def _cached_part(self, first: int, last: int) -> Problem:
         part = self.part(first, last)

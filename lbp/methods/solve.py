@@ -58,11 +58,12 @@ def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Sol
     """
     if problem.rounding != "nearest":
         check_products(problem.region.lower.device)
-    images = images_at_once(problem, method)
+    images = images_at_once(problem, method, keep_linear=keep_linear)
     batch = problem.region.batch
     if images >= batch:
         return _solve(problem, method, keep_linear)
     solutions, bounds = [], []
+    images = -(-batch // -(-batch // images))  # as many parts as it takes, of about one size
     for first in range(0, batch, images):
         part = problem.part(first, min(first + images, batch))
         solutions.append(_solve(part, method, keep_linear))

@@ -127,13 +127,37 @@ def assert_close(found, expected):
         assert torch.allclose(within, whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_the_peak_of_crown_stays_within_the_budget(model, batch):
-    free, expected = peak_of(bounded(model, batch, "8GiB"))
+@pytest.mark.parametrize(("method", "batch"), [("CROWN", 1), ("CROWN", 3), ("CROWN-IBP", 16), ("CROWN-LBP", 8)])
+def test_the_peak_stays_within_the_budget(model, method, batch):
+    free, expected = peak_of(bounded(model, batch, "8GiB", method))
     for budget in (free / 2, free / 4):
-        peak, found = peak_of(bounded(model, batch, budget))
+        peak, found = peak_of(bounded(model, batch, budget, method))
         assert peak <= 1.1 * budget
         assert_close(found, expected)
+
+
+def test_rows_of_the_output_count_for_the_images_of_which_a_cache_holds_them(model, monkeypatch):
+    parts, part = [], Problem.part
+
+    def counted(self, first, last):
+        parts.append(last - first)
+        return part(self, first, last)
+
+    # Two sides of the rows of ten outputs over a layer of 256 neurons, for two images.
+    monkeypatch.setattr(problem, "CACHED_BYTES", 2 * 2 * 10 * 256 * 4)
+    free, expected = peak_of(bounded(model, 32, "8GiB", "CROWN-IBP"))
+    monkeypatch.setattr(Problem, "part", counted)
+    # All images together, whose rows would take three times as much.
+    peak, found = peak_of(bounded(model, 32, 2 * free, "CROWN-IBP"))
+    assert set(parts) == {2}
+    assert_close(found, expected)
+    parts.clear()
+    peak, found = peak_of(bounded(model, 32, 1.5 * free, "CROWN-IBP"))
+    largest = [size for size in parts if size > 2]
+    assert len(largest) > 1
+    assert max(largest) - min(largest) <= 1
+    assert peak <= 1.5 * free
+    assert_close(found, expected)
 
 
 @pytest.mark.parametrize(
