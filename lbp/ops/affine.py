@@ -240,13 +240,7 @@ def _relaxed_affine_backward(ctx: Any, coefficients: Tensor, constants: Tensor) 
     need_A, need_weight, need_bias = (
         ctx.needs_input_grad[i] for i in (0, RELAXATION_LENGTH + 1, RELAXATION_LENGTH + 2)
     )
-    to_weight = None
-    if need_weight:
-        relaxed, _ = native("relax_backward")(A, *arguments, None, ctx.sides)
-        if is_convolution:
-            to_weight = _transposed_weight_gradient(relaxed, coefficients, weight, ctx)
-        else:
-            to_weight = matmul(relaxed.flatten(0, 2).mT, coefficients.flatten(0, 2))
+    to_weight = _weight_gradient(ctx, A, arguments, coefficients, weight) if need_weight else None
     to_relaxed = convolve(coefficients, weight, ctx.convolution) if is_convolution else linear(coefficients, weight)
     needs = needed_gradients(ctx.needs_input_grad, 1)
     needs |= (NEED_MATRIX if need_A else 0) | (NEED_BIAS if need_bias else 0)
@@ -258,6 +252,16 @@ def _relaxed_affine_backward(ctx: Any, coefficients: Tensor, constants: Tensor) 
         fitted_bias = sum_to(to_bias, offset.shape).reshape(bias.shape)
     rest = [None] * (6 if is_convolution else 1)
     return to_A if need_A else None, *relaxation_gradients(arguments, to_relaxation), to_weight, fitted_bias, *rest
+
+
+def _weight_gradient(
+    ctx: Any, A: Tensor, arguments: RelaxationArguments, coefficients: Tensor, weight: Tensor
+) -> Tensor | None:
+    """Return the gradient by the weight; the relaxed coefficients, which it takes, are let go at the end."""
+    relaxed, _ = native("relax_backward")(A, *arguments, None, ctx.sides)
+    if ctx.convolution:
+        return _transposed_weight_gradient(relaxed, coefficients, weight, ctx)
+    return matmul(relaxed.flatten(0, 2).mT, coefficients.flatten(0, 2))
 
 
 def _relax_backward_linear_cuda(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
