@@ -22,7 +22,8 @@ class Rates:
     Attributes:
         copy: bytes read and written per second by a copy between buffers in use.
         new_copy: the same by a copy into memory just allocated, which the operating system hands out page by page.
-        products: operations (a multiply-add counts as two) per second of a large float32 matrix product by the faster library.
+        products: operations (a multiply-add counts as two) per second of a large float32 matrix product by the faster
+            library.
     """
 
     copy: Positive

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from functools import cached_property
+from typing import Any
 
 from lbp.errors import UnknownNodeError
 from lbp.graph.base import BoundNode, InputNode
@@ -35,7 +36,7 @@ class Network:
         self.output_shape = output_shape
         self.guards = tuple(guards)
         self.input = next(node for node in nodes if isinstance(node, InputNode))
-        self.counts: dict[Hashable, int] = {}
+        self.counts: dict[Hashable, Any] = {}
         self._by_name = {node.name: node for node in nodes}
         self._below: dict[BoundNode, tuple[BoundNode, ...]] = {}
 

@@ -55,6 +55,7 @@ def back_substitute(
     sides: str,
     stops: Collection[BoundNode] = (),
     watch: Watch | None = None,
+    watched: Collection[BoundNode] = (),
 ) -> Substituted:
     """Push coefficients of a node down to the input, or to other nodes.
 
@@ -65,6 +66,7 @@ def back_substitute(
         sides: "lower", "upper" or "both".
         stops: nodes that are not passed; the input is always one.
         watch: sees windowed rows where they are all that is under way, and may drop some of them.
+        watched: the nodes at which it is asked.
     """
     relaxations, outward = problem.relaxations(sides), problem.outward
     constants = _Constants(problem, sides)
@@ -79,7 +81,7 @@ def back_substitute(
             result.coefficients[node], added = to_windows(total) if isinstance(total, WindowRows) else to_dense(total)
             constants.end_at(node)
         else:
-            if watch is not None and not arriving and isinstance(total, WindowCoefficients):
+            if watch is not None and node in watched and not arriving and isinstance(total, WindowCoefficients):
                 total, left = watch(node, total, constants.taken(total))
                 constants.add(left)
             if outward is not None:

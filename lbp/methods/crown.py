@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lbp.graph import BoundNode
 from lbp.linear import Interval, WindowCoefficients, round_down, round_up, tighter
-from lbp.methods.back_substitution import back_substitute, bounds_of_neurons, over_region
+from lbp.methods.back_substitution import back_substitute, bounds_of_neurons, bounds_of_rows, over_region
 from lbp.methods.intervals import propagate_intervals
 from lbp.methods.problem import Problem
 from lbp.methods.rows import Decision, Neurons, interval_of, open_neurons
@@ -39,32 +39,42 @@ def open_bounds(problem: Problem, node: BoundNode) -> Interval:
     neurons = open_neurons(problem, node, bounds)
     if neurons.count == 0:
         return bounds
-    found, layers = [], worth_evaluating(problem.network, node)
-    for part in neurons.chunks(problem.rows_at_once(node)):
-        race = _Race(problem, part, layers, torch.stack([part.of(bound) for bound in bounds]).double())
-        result = back_substitute(problem, node, part.start(problem.dtype), "both", watch=race)
+    known = torch.stack(bounds)
+    layers = worth_evaluating(problem.network, node)
+    lower, upper = _raced(problem, neurons, known, layers) if layers else bounds_of_rows(problem, neurons)
+    found = neurons.put(known, torch.stack([round_down(lower, problem.dtype), round_up(upper, problem.dtype)]))
+    return tighter(bounds, (found[0], found[1]))
+
+
+def _raced(problem: Problem, neurons: Neurons, known: Tensor, layers: Collection[BoundNode]) -> Tensor:
+    """Return bounds [2, R] float64 of neurons whose rows are evaluated at some layers on their way, in chunks.
+
+    Args:
+        problem: gives the graph and the bounds known so far.
+        neurons: to bound.
+        known: lower and upper bounds [2, B, *shape] of the layer.
+        layers: activations.
+    """
+    found = []
+    for part in neurons.chunks(problem.rows_at_once(neurons.node)):
+        race = _Race(problem, part, part.of(known).double())
+        start = part.start(problem.dtype)
+        result = back_substitute(problem, part.node, start, "both", watch=race, watched=layers)
         found.append(race.finished(over_region(problem, result, "both")))
-    lower, upper = torch.cat(found, dim=1)
-    tightened = (
-        neurons.put(bounds[0], round_down(lower, problem.dtype)),
-        neurons.put(bounds[1], round_up(upper, problem.dtype)),
-    )
-    return tighter(bounds, tightened)
+    return torch.cat(found, dim=1)
 
 
 class _Race:
     """Rows on their way down, each with the best bounds so far; those that are decided drop out.
 
     Attributes:
-        layers: where the rows are evaluated.
         best: lower and upper bounds [2, R] float64 of all rows that started.
         left: int64, which of them are still under way.
     """
 
-    def __init__(self, problem: Problem, neurons: Neurons, layers: Collection[BoundNode], best: Tensor) -> None:
+    def __init__(self, problem: Problem, neurons: Neurons, best: Tensor) -> None:
         self.problem = problem
         self.neurons = neurons
-        self.layers = layers
         self.best = best
         self.left = torch.arange(neurons.count, device=best.device)
         self.decision = Decision.about(problem, neurons.node)
@@ -72,7 +82,7 @@ class _Race:
     def __call__(
         self, node: BoundNode, rows: WindowCoefficients, constants: Tensor | None
     ) -> tuple[WindowCoefficients, Tensor | None]:
-        if node not in self.layers or self.decision.bends is None or rows.count == 0:
+        if self.decision.bends is None or rows.count == 0:
             return rows, constants
         values = self.problem.add("both", self.problem.region_at(node).concretize_windows(rows, "both"), constants)
         assert values is not None

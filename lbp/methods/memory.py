@@ -6,12 +6,11 @@ shapes before anything is computed, so that splits depend on nothing but the net
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from lbp.graph.shape import ReshapeNode
 from lbp.linear import InputWindows, ReceptiveField, layer_of, window_of
 from lbp.methods.forward_work import input_windows, windows_pay
 from lbp.methods.names import Method
+from lbp.methods.work import counted_once
 from lbp.ops.forward_windows import ConvolvedWindows, accumulation_bytes
 from lbp.ops.outward_intervals import SMALL_BATCH
 
@@ -97,25 +97,7 @@ def _contents(path: Path) -> bytes:
         return b""
 
 
-P = ParamSpec("P")
-
-
-def _counted_once(
-    count: Callable[Concatenate[Network, P], int],
-) -> Callable[Concatenate[Network, P], int]:
-    """Keep what a function counts from a network's shapes, which are those of its trace; see `lbp.graph.structure`."""
-
-    @functools.wraps(count)
-    def counted(network: Network, /, *args: P.args, **named: P.kwargs) -> int:
-        key = (count, args, *named.items())
-        if key not in network.counts:
-            network.counts[key] = count(network, *args, **named)
-        return network.counts[key]
-
-    return counted
-
-
-@_counted_once
+@counted_once
 def row_bytes(network: Network, start: BoundNode, itemsize: int, *, windows: bool = True) -> int:
     """Return the most bytes that one row of two sides holds at a time, on its way from a node to the input.
 
@@ -163,7 +145,7 @@ def _window_bytes(field: ReceptiveField | None, shape: tuple[int, ...], itemsize
     return 2 * layer[0] * height * width * itemsize
 
 
-@_counted_once
+@counted_once
 def shared_bytes(network: Network, itemsize: int, *, batch: int = 1, rows: int | None = None) -> int:
     """Return the bytes that rows and images take together: weights laid out anew, and the lines of one image.
 
@@ -204,7 +186,7 @@ def start_bytes(node: BoundNode, itemsize: int) -> int:
     return (4 if spread else 3) * kernel.numel() * geometry.groups * itemsize
 
 
-@_counted_once
+@counted_once
 def image_bytes(
     network: Network,
     method: Method,
@@ -280,7 +262,7 @@ def _output_row_bytes(network: Network, method: Method, output: BoundNode, rows:
     return copies * row_bytes(network, output, itemsize, windows=False)
 
 
-@_counted_once
+@counted_once
 def _hidden_row_bytes(network: Network, method: Method, output: BoundNode, itemsize: int, *, windows: bool) -> int:
     """Return the bytes of the fewest rows of a hidden layer that start at a time.
 

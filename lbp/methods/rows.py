@@ -118,8 +118,13 @@ def open_neurons(problem: Problem, node: BoundNode, bounds: Interval) -> Neurons
 
 def interval_of(problem: Problem, node: BoundNode) -> Interval:
     """Return bounds of a node by intervals from the tightest bounds that are known below it."""
-    found: dict[BoundNode, Interval] = {}
-    for below in problem.network.below(node):
+    nodes, found, needed = problem.network.below(node), dict[BoundNode, Interval](), {node}
+    for below in reversed(nodes):
+        if below in needed and (below is node or below not in problem.bounds):
+            needed.update(below.inputs)
+    for below in nodes:
+        if below not in needed:
+            continue
         if below is not node and below in problem.bounds:
             found[below] = problem.bounds[below]
         elif not below.inputs:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, TypeVar
 
 from lbp.graph import BoundNode, Network
 from lbp.graph.conv import Conv2dNode
@@ -15,6 +18,23 @@ WORTH_EVALUATING = 1000
 An evaluation reads every coefficient once, which takes about as long as 30 multiply-adds of a convolution's step: it
 costs at most 3% of what it may save, and layers close to the input, with large windows and little below, are left out.
 """
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def counted_once(count: Callable[Concatenate[Network, P], R]) -> Callable[Concatenate[Network, P], R]:
+    """Keep what a function counts from a network's shapes, which are those of its trace; see `lbp.graph.structure`."""
+
+    @functools.wraps(count)
+    def counted(network: Network, /, *args: P.args, **named: P.kwargs) -> R:
+        key = (count, args, *named.items())
+        if key not in network.counts:
+            network.counts[key] = count(network, *args, **named)
+        known: R = network.counts[key]
+        return known
+
+    return counted
 
 
 @dataclass(frozen=True)
@@ -57,7 +77,8 @@ def row_steps(network: Network, start: BoundNode, *, windows: bool = True) -> li
     return steps
 
 
-def worth_evaluating(network: Network, start: BoundNode) -> set[BoundNode]:
+@counted_once
+def worth_evaluating(network: Network, start: BoundNode) -> frozenset[BoundNode]:
     """Return the activations at which rows of a node, on their way down, are evaluated to see whether they are decided.
 
     The activations that the rows meet first are left out: there intervals say the same. Of the others it takes those
@@ -70,4 +91,4 @@ def worth_evaluating(network: Network, start: BoundNode) -> set[BoundNode]:
         met_first = network.rank[node] >= network.rank[start]
         if node.is_activation and not met_first and ahead >= WORTH_EVALUATING * step.coefficients:
             found.add(node)
-    return found
+    return frozenset(found)
