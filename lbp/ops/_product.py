@@ -33,7 +33,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: [n_out, n_in]; it may be a transposed matrix.
         bias: [n_out] or None.
     """
-    if _one_dnn is not None and x.numel() * weight.shape[0] >= _LARGE and _takes(x, weight, bias):
+    if _one_dnn is not None and _is_large(x, weight) and _takes(x, weight, bias):
         result: Tensor = _one_dnn(x, weight, bias, "none", [], "")
         return result
     return functional.linear(x, weight, bias)
@@ -42,6 +42,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def matmul(left: Tensor, right: Tensor) -> Tensor:
     """Return `left @ right` of [..., n] and [n, m]; see `linear`."""
     return linear(left, right.mT)
+
+
+def _is_large(x: Tensor, weight: Tensor) -> bool:
+    """Whether a product is large enough for oneDNN; vectors are no faster there."""
+    return x.numel() * weight.shape[0] >= _LARGE and x.numel() > x.shape[-1] > 1
 
 
 def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

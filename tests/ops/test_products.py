@@ -78,6 +78,8 @@ def test_what_one_dnn_does_not_take_goes_to_pytorch(operands):
     x, weight, bias = operands
     assert not by_one_dnn(lambda: linear(x[:2], weight, bias))
     assert not by_one_dnn(lambda: linear(x.double(), weight.double()))
+    for rows, terms in ((1, 2048), (2048, 1)):
+        assert not by_one_dnn(lambda rows=rows, terms=terms: linear(x.new_ones(rows, terms), x.new_ones(1024, terms)))
     assert not by_one_dnn(lambda: linear(x, weight[:, :1].expand_as(weight)))
     with torch.backends.mkldnn.flags(enabled=False):
         assert not by_one_dnn(lambda: linear(x, weight))
