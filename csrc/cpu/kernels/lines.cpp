@@ -1,14 +1,15 @@
-// The bounding lines of tiles of neurons, and their gradients, in a file of its own: each formula is compiled once, and
-// cmake/InstructionSets.cmake keeps GCC from turning its selections into branches, which are eight times slower.
+// The bounding lines of neurons, and their gradients, in a file of its own: each formula is compiled once for tiles and
+// once for arrays of the caller, and cmake/InstructionSets.cmake keeps GCC from turning its selections into branches,
+// which are eight times slower.
 #include "cpu/kernels/tile.h"
 #include "dispatch.h"
 
 namespace lbp::LBP_ISA {
 namespace {
 
-// Copies what the caller gives of the lines of a tile, 0 where that is nothing.
-template <typename T>
-void load_given(const Relaxation<T>& relaxation, Index image, Index begin, Index size, LineTile<T>& lines) {
+// Copies what the caller gives of the lines of neurons, 0 where that is nothing.
+template <typename T, typename Lines>
+void load_given(const Relaxation<T>& relaxation, Index image, Index begin, Index size, Lines& lines) {
   const auto load = [&](const T* source, T* __restrict tile) {
     if (source != nullptr) source += image * relaxation.given_batch_stride + begin;
     for (Index j = 0; j < size; ++j) tile[j] = source == nullptr ? T(0) : source[j];
@@ -58,8 +59,8 @@ LBP_HOST_DEVICE GivenLines<T> given_slopes(const LineInputs<T>& inputs, Index j)
 
 // Lines of neuron j of a tile. Loops over neurons call functions, as structs of their own keep them from being
 // vectorised.
-template <Strategy kStrategy, bool kBends, typename T>
-LBP_HOST_DEVICE void load_line(Index j, T l, T u, T r, const LineInputs<T>& inputs, LineTile<T>& lines) {
+template <Strategy kStrategy, bool kBends, typename T, typename Lines>
+LBP_HOST_DEVICE void load_line(Index j, T l, T u, T r, const LineInputs<T>& inputs, Lines& lines) {
   const BoundingLines<T> line =
       lbp::bounding_lines<kStrategy, kBends>(l, u, r, inputs.eta, given_slopes<kStrategy>(inputs, j));
   lines.lower_slope[j] = line.lower_slope;
@@ -68,8 +69,8 @@ LBP_HOST_DEVICE void load_line(Index j, T l, T u, T r, const LineInputs<T>& inpu
   lines.upper_intercept[j] = line.upper_intercept;
 }
 
-template <typename T>
-LBP_HOST_DEVICE void widen_line(Index j, T per_slope, T rest, LineTile<T>& lines) {
+template <typename T, typename Lines>
+LBP_HOST_DEVICE void widen_line(Index j, T per_slope, T rest, Lines& lines) {
   const BoundingLines<T> line =
       widened<T>({lines.lower_slope[j], lines.lower_intercept[j], lines.upper_slope[j], lines.upper_intercept[j]},
                  per_slope, rest);
@@ -84,9 +85,9 @@ void with_kind_of_lines(const Relaxation<T>& relaxation, const Body& body) {
   with_strategy(relaxation.strategy, [&](auto strategy) { with_flag(bends, [&](auto b) { body(strategy, b); }); });
 }
 
-// Moves the lines of a tile outward.
-template <bool kShared, typename T>
-void widen_lines(const LineMargins<T>& margins, Index image, Index begin, Index size, LineTile<T>& lines) {
+// Moves the lines of neurons outward.
+template <bool kShared, typename T, typename Lines>
+void widen_lines(const LineMargins<T>& margins, Index image, Index begin, Index size, Lines& lines) {
   const T* __restrict per_slope = margins.per_slope + image * margins.per_slope_batch_stride + begin;
   const T* __restrict rest = margins.rest + image * margins.rest_batch_stride + (kShared ? 0 : begin);
 #pragma omp simd
@@ -119,10 +120,8 @@ LBP_HOST_DEVICE void line_gradient(Index j, T l, T u, T r, const LineInputs<T>& 
   }
 }
 
-}  // namespace
-
-template <typename T>
-void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index size, LineTile<T>& lines) {
+template <typename T, typename Lines>
+void compute_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index size, Lines& lines) {
   if (relaxation.strategy == Strategy::kLines) {
     load_given(relaxation, image, begin, size, lines);
   } else {
@@ -135,8 +134,20 @@ void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index
     });
   }
   if (relaxation.margins.per_slope == nullptr) return;
-  const auto widen = relaxation.margins.rest_stride == 0 ? widen_lines<true, T> : widen_lines<false, T>;
-  widen(relaxation.margins, image, begin, size, lines);
+  with_flag(relaxation.margins.rest_stride == 0,
+            [&](auto is_shared) { widen_lines<is_shared>(relaxation.margins, image, begin, size, lines); });
+}
+
+}  // namespace
+
+template <typename T>
+void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index size, LineTile<T>& lines) {
+  compute_lines(relaxation, image, begin, size, lines);
+}
+
+template <typename T>
+void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index size, const LinePointers<T>& lines) {
+  compute_lines(relaxation, image, begin, size, lines);
 }
 
 template <typename T>
@@ -169,6 +180,7 @@ void store_line_gradients(const Relaxation<T>& relaxation, Index image, Index ne
 
 #define LBP_INSTANTIATE(T)                                                                                 \
   template void load_lines(const Relaxation<T>&, Index, Index, Index, LineTile<T>&);                       \
+  template void load_lines(const Relaxation<T>&, Index, Index, Index, const LinePointers<T>&);             \
   template void store_line_gradients(const Relaxation<T>&, Index, Index, Index, Index, const LineTile<T>&, \
                                      const RelaxationGradients<T>&);
 

@@ -178,16 +178,18 @@ void bounding_lines(const BoundingLinesArguments<T>& args) {
     LineTile<T> lines;
     for (Index item = first; item < last; ++item) {
       const Index image = item / runs, begin = item % runs * kRun, size = minimum(kRun, args.neurons - begin);
+      const Index out = image * args.neurons + begin;
+      if (!streamed) {
+        load_lines<T>(
+            args.relaxation, image, begin, size,
+            {args.lower_slope + out, args.lower_intercept + out, args.upper_slope + out, args.upper_intercept + out});
+        continue;
+      }
       load_lines(args.relaxation, image, begin, size, lines);
-      const auto store = [&](T* target, const T* __restrict line) {
-        T* __restrict out = target + image * args.neurons + begin;
-        if (streamed) return stream(size, line, out);
-        for (Index j = 0; j < size; ++j) out[j] = line[j];
-      };
-      store(args.lower_slope, lines.lower_slope);
-      store(args.lower_intercept, lines.lower_intercept);
-      store(args.upper_slope, lines.upper_slope);
-      store(args.upper_intercept, lines.upper_intercept);
+      stream(size, lines.lower_slope, args.lower_slope + out);
+      stream(size, lines.lower_intercept, args.lower_intercept + out);
+      stream(size, lines.upper_slope, args.upper_slope + out);
+      stream(size, lines.upper_intercept, args.upper_intercept + out);
     }
     if (streamed) finish_streaming();
   });

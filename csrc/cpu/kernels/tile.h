@@ -65,9 +65,20 @@ struct LineTile {
   alignas(64) T upper_intercept[kTile];
 };
 
+// Bounding lines of neurons in arrays of the caller.
+template <typename T>
+struct LinePointers {
+  T* lower_slope;
+  T* lower_intercept;
+  T* upper_slope;
+  T* upper_intercept;
+};
+
 // Computes the lines of neurons [begin, begin + size) of one image. Defined in lines.cpp.
 template <typename T>
 void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index size, LineTile<T>& lines);
+template <typename T>
+void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index size, const LinePointers<T>& lines);
 
 // Writes the gradients of a tile's bounds, r and given lines from the gradients of its lines. Defined in lines.cpp.
 template <typename T>
