@@ -249,6 +249,8 @@ def _steady_seconds(run: Callable[[], Tensor], device: torch.device) -> float:
 
 
 def _prepare(package: ModuleType, contender: Contender, work: Work, device: torch.device) -> Callable[[], Tensor]:
+    if contender.compiled:
+        torch.compiler.reset()  # a function may have so many graphs and no more
     model = work.network.model().to(device)
     images, labels = work.network.images(work.batch, device)
     lines = {} if work.lines is None else {"activation_bound_option": work.lines}

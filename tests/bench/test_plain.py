@@ -1,5 +1,6 @@
 """What measurements call PyTorch computes the same bounds as the reference, and only where it is asked to."""
 
+import functools
 import math
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 import lbp
 from lbp import ops, reference
 from lbp.backend import current_backend
-from lbp.bench import contenders
+from lbp.bench import contenders, worker
+from lbp.bench.networks import Network
 from lbp.bench.plain import plain_functions
 
 B, S, N0, SHAPE = 3, 4, 5, (2, 3)
@@ -89,15 +91,66 @@ def test_they_take_the_place_of_the_reference_inside_the_block_only():
     assert (reference.relax_backward, reference.affine.relax_backward) == before
 
 
-def test_plain_pytorch_as_a_contender_computes_with_them():
-    before, backend = reference.relax_backward, current_backend()
-    contenders.load(contenders.find("reference"), None)
-    try:
-        assert reference.relax_backward is not before
-    finally:
-        contenders._FOR_THIS_PROCESS.close()
-        lbp.backend(backend)
+@pytest.fixture
+def loaded():
+    """Loads a contender into this process and takes it back."""
+    backend = current_backend()
+    yield lambda name: contenders.load(contenders.find(name), None)
+    contenders._FOR_THIS_PROCESS.close()
+    lbp.backend(backend)
+
+
+@pytest.mark.parametrize("name", ["reference", "reference compiled"])
+def test_plain_pytorch_as_a_contender_computes_with_them(loaded, name):
+    before = reference.relax_backward
+    loaded(name)
+    assert reference.relax_backward is not before
+    contenders._FOR_THIS_PROCESS.close()
     assert reference.relax_backward is before
+
+
+@pytest.fixture
+def compiled_for(monkeypatch):
+    """The inputs of every graph that `torch.compile` makes; the graphs run as they are."""
+    found = []
+
+    def backend(graph, inputs):
+        found.append(inputs)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    torch.compiler.reset()
+    yield found
+    torch.compiler.reset()
+
+
+SHAPES = [(2, 6, 6), (4, 3, 3), (2, 5, 5)]
+
+
+def relax(shape):
+    return reference.relax_backward(normal(1, B, S, *shape), *bounds(*shape), sides="lower")
+
+
+def test_compiled_pytorch_has_a_graph_of_fixed_sizes_for_every_shape(loaded, compiled_for):
+    loaded("reference compiled")
+    for shape in (*SHAPES, *SHAPES):
+        relax(shape)
+    assert len(compiled_for) == len(SHAPES)
+    sizes = {size for inputs in compiled_for for tensor in inputs for size in tensor.shape}
+    assert all(type(size) is int for size in sizes)
+
+
+@pytest.mark.usefixtures("compiled_for")
+def test_what_is_not_compiled_does_not_run_as_if_it_were_and_every_case_begins_with_no_graph(loaded):
+    package = loaded("reference compiled")
+    work = worker.Work("bounds", Network("chain", "ReLU", (1, 6, 6), width=2, depth=1), "CROWN-IBP", batch=2)
+    with torch._dynamo.config.patch(recompile_limit=2):
+        relax(SHAPES[0])
+        relax(SHAPES[1])
+        with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+            relax(SHAPES[2])
+        worker._prepare(package, contenders.find("reference compiled"), work, torch.device("cpu"))
+        relax(SHAPES[2])
 
 
 def test_reference_outside_and_kernels_always_are_what_they_were():
