@@ -45,10 +45,13 @@ def demo(
             )  # fmt: skip
             results.append((name, result))
             panels.append(Panel(name, neuron_status(trained.model, test.images, eps, clip=(0.0, 1.0)), result))
-    print_results(results)
     found = {name: {"summary": result.summary(), "images": result.records()} for name, result in results}
     picture = plot_overview(panels, f"DM-Small on {len(test)} test images of digits, trained with IBP bounds")
-    write_files([(output / "results.json", as_json(found)), (output / "overview.png", picture)])
+    report = output / "results.json"
+    try:
+        write_files([(report, as_json(found)), (output / "overview.png", picture)], or_print=report)
+    finally:
+        print_results(results)
     Console().print(f"checkpoints, results.json and overview.png are in {output}")
 
 

@@ -110,12 +110,14 @@ def evaluate(
         if not settings.attack.any:
             text += "\nno attack was run\n"
         text += "".join(f"\n{departures_text(row, differing)}\n" for row, differing in found)
-        Console().print(text, highlight=False, soft_wrap=True, markup=False, end="")
         files = [] if markdown is None else [(markdown, text.encode())]
         if json is not None:
             stated = [_stated(row, differing) for row, differing in found]
             files.append((json, as_json(report(subject, settings, summary, images, paper=stated))))
-        write_files(files)
+        try:
+            write_files(files, or_print=json if results is None else None)
+        finally:
+            Console().print(text, highlight=False, soft_wrap=True, markup=False, end="")
 
 
 def _kind_of(record: dict[str, Any]) -> str:

@@ -149,8 +149,12 @@ def prepare_folder(path: Path) -> None:
         raise OutputError(f"cannot write into the folder {path}")
 
 
-def write_files(files: Iterable[tuple[Path, bytes]]) -> None:
+def write_files(files: Iterable[tuple[Path, bytes]], *, or_print: Path | None = None) -> None:
     """Writes files atomically.
+
+    Args:
+        files: paths and contents.
+        or_print: that of a text which goes to standard output where it cannot be written: what nothing else keeps.
 
     Raises:
         OutputError: one cannot be written; all others are.
@@ -161,6 +165,8 @@ def write_files(files: Iterable[tuple[Path, bytes]]) -> None:
             write_atomically(path, content)
         except OutputError as error:
             errors.append(error)
+            if path == or_print:
+                typer.echo(content, nl=False)
     if errors:
         raise errors[0]
 

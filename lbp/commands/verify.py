@@ -28,10 +28,10 @@ from lbp.commands.options import (
     data_range,
     names,
     prepare_outputs,
+    write_files,
 )
 from lbp.distributed import workers
 from lbp.errors import InvalidInputError
-from lbp.files import write_atomically
 from lbp.verification import (
     CASCADE,
     VERDICTS,
@@ -111,6 +111,9 @@ def verify(
         if not group.leads:
             return
         summary = summarize(verdicts, attacked=attacks)
-        print_verdicts(subject.network.settings.architecture, settings, summary)
-        if json is not None:
-            write_atomically(json, as_json(report(subject, settings, summary, verdicts)))
+        try:
+            if json is not None:
+                content = as_json(report(subject, settings, summary, verdicts))
+                write_files([(json, content)], or_print=json if results is None else None)
+        finally:
+            print_verdicts(subject.network.settings.architecture, settings, summary)

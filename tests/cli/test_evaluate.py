@@ -68,6 +68,19 @@ def test_one_output_that_cannot_be_written_does_not_cost_the_other(network, monk
     result = invoke(network, "--json", tmp_path / "out.json", "--markdown", tmp_path / "out.md", limit=2)
     assert isinstance(result.exception, OutputError)
     assert json.loads((tmp_path / "out.json").read_text())["summary"]["examples"] == 2
+    assert '"images"' not in result.stdout
+
+
+def test_where_json_cannot_be_written_it_is_printed(network, monkeypatch, tmp_path):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    result = invoke(network, "--json", tmp_path / "out.json", limit=2)
+    assert isinstance(result.exception, OutputError)
+    content, end = json.JSONDecoder().raw_decode(result.stdout)
+    assert [image["index"] for image in content["images"]] == [0, 1]
+    assert "| error (%) |" in result.stdout[end:]
 
 
 def test_crown_is_there_on_request(network):

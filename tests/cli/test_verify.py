@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from lbp import checkpoint, cli
 from lbp.data import load
+from lbp.errors import OutputError
 from lbp.models import ModelSettings, build
 from lbp.results import read_lines
 from lbp.verification import read_verdicts
@@ -75,6 +76,34 @@ def test_it_prints_a_summary_and_writes_json(network, tmp_path):
     summary = content["summary"]
     assert summary["clean_error"] <= summary["attacked_error"] <= summary["verified_error"]
     assert summary["methods"]["CROWN"]["verified_error"] == summary["verified_error"]
+
+
+def test_where_json_cannot_be_written_verdicts_are_printed_unless_a_results_file_holds_them(
+    network, monkeypatch, tmp_path
+):
+    def write(path, content):
+        raise OutputError(f"cannot write {path}")
+
+    monkeypatch.setattr("lbp.commands.options.write_atomically", write)
+    result = invoke(network, "--json", tmp_path / "result.json")
+    assert isinstance(result.exception, OutputError)
+    content, end = json.JSONDecoder().raw_decode(result.stdout)
+    assert [image["index"] for image in content["images"]] == list(range(12))
+    assert "verified error so far" in result.stdout[end:]
+    kept = invoke(network, "--json", tmp_path / "result.json", "--results", tmp_path / "results.jsonl")
+    assert isinstance(kept.exception, OutputError)
+    assert "DM-Small, 12 images" in kept.stdout
+    assert '"images"' not in kept.stdout
+    assert len(read_verdicts(tmp_path / "results.jsonl")[1]) == 12
+
+
+def test_where_nothing_can_be_printed_json_is_written(network, monkeypatch, tmp_path):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lbp.commands.verify.print_verdicts", full)
+    assert invoke(network, "--json", tmp_path / "result.json").exception.errno == 28
+    assert len(json.loads((tmp_path / "result.json").read_text())["images"]) == 12
 
 
 def test_it_says_that_other_norms_are_not_attacked(network):
