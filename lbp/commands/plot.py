@@ -92,9 +92,9 @@ def plot_neuron_status_command(
 ) -> None:
     """Status of the neurons of every layer (figures 4 and 6)."""
     (name,) = method_names(method)
-    target = _target(output, paths, "neuron-status")
+    target, labels = _target(output, paths, "neuron-status"), _labels(paths)
     networks = []
-    for path in paths:
+    for label, path in zip(labels, paths, strict=True):
         subject = load_subject(path, data, split, data_root, limit, chosen_device(device))
         status = neuron_status(
             subject.network.model,
@@ -103,7 +103,7 @@ def plot_neuron_status_command(
             clip=data_range(clip),
             method=name,
         )
-        networks.append((f"{path.stem}: {_title(subject)}", status))
+        networks.append((f"{label}: {_title(subject)}", status))
     _write(target, plot_neuron_status(networks, f"neuron status, eps {eps:g}, bounds by {name}"))
 
 
@@ -138,10 +138,8 @@ def plot_slope_sweep_command(
 @plot.command("training")
 def plot_training_command(paths: CheckpointPaths, output: Output = None) -> None:
     """Loss, errors and radius of one or more trainings, from the history in their checkpoints."""
-    target = _target(output, paths, "training")
-    runs = {path.stem: _history(path) for path in paths}
-    if len(runs) < len(paths):
-        raise InvalidInputError("the checkpoints must have different file names, by which the curves are labelled")
+    target, labels = _target(output, paths, "training"), _labels(paths)
+    runs = {label: _history(path) for label, path in zip(labels, paths, strict=True)}
     _write(target, plot_training(runs, "training"))
 
 
@@ -176,9 +174,35 @@ def _numbers(option: str, text: str) -> list[float]:
 
 
 def _target(output: Path | None, paths: Sequence[Path], kind: str) -> Path:
-    target = output or paths[0].with_name(f"{paths[0].stem}-{kind}.png")
+    target = output or paths[0].with_name(f"{_bare(paths[0])}-{kind}.png")
     prepare_files(target, inputs=paths)
     return target
+
+
+def _bare(path: Path) -> str:
+    """File name without .safetensors; any other ending tells checkpoints apart, such as run.lr0.1 and run.lr0.2."""
+    return path.stem if path.suffix == ".safetensors" else path.name
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """Names of checkpoints: of every path no more of its end than it takes to tell it from the others.
+
+    Raises:
+        InvalidInputError: a checkpoint is there twice.
+    """
+    whole = [path.parent.resolve() / path.name for path in paths]
+    if twice := next((path for path, full in zip(paths, whole, strict=True) if whole.count(full) > 1), None):
+        raise InvalidInputError(f"{twice} is named twice; name every checkpoint once")
+    bare = [path.with_name(_bare(path)) for path in whole]
+    parts = [path.parts for path in (bare if len(set(bare)) == len(bare) else whole)]
+    return [
+        next(
+            str(Path(*own[-length:]))
+            for length in range(1, len(own) + 1)
+            if sum(other[-length:] == own[-length:] for other in parts) == 1
+        )
+        for own in parts
+    ]
 
 
 def _write(target: Path, picture: bytes) -> None:

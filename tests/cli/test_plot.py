@@ -1,5 +1,7 @@
 """`lbp plot`: every picture from a checkpoint."""
 
+import shutil
+
 import pytest
 from typer.testing import CliRunner
 
@@ -53,6 +55,35 @@ def test_a_picture_is_written_beside_the_checkpoint(networks, arguments, name):
     assert_written(invoke(*arguments), networks / f"{name}.png")
 
 
+@pytest.mark.parametrize(
+    ("paths", "labels"),
+    [
+        (["a/best.safetensors"], ["best"]),
+        (["a/best.safetensors", "b/best.safetensors", "b/other.safetensors"], ["a/best", "b/best", "other"]),
+        (["x/a/best.safetensors", "y/a/best.safetensors", "y/b/best.safetensors"], ["x/a/best", "y/a/best", "b/best"]),
+        (["best.safetensors", "a/best.safetensors"], ["work/best", "a/best"]),
+        (["run.lr0.1", "run.lr0.2"], ["run.lr0.1", "run.lr0.2"]),
+        (["net", "net.safetensors"], ["net", "net.safetensors"]),
+    ],
+)
+def test_curves_are_labelled_by_the_ends_of_paths_that_tell_them_apart(networks, monkeypatch, tmp_path, paths, labels):
+    folder = tmp_path / "work"
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(networks / "relu.safetensors", folder / path)
+    drawn = []
+    monkeypatch.setattr("lbp.commands.plot.plot_training", lambda runs, title: drawn.extend(runs) or b"")
+    monkeypatch.chdir(folder)
+    assert invoke("training", *paths).exit_code == 0
+    assert drawn == labels
+
+
+def test_pictures_of_checkpoints_in_one_folder_are_files_of_their_own(networks, tmp_path):
+    for name in ("run.lr0.1", "run.lr0.2"):
+        shutil.copy(networks / "relu.safetensors", tmp_path / name)
+        assert_written(invoke("training", tmp_path / name), tmp_path / f"{name}-training.png")
+
+
 def test_a_picture_is_written_where_asked(networks, tmp_path):
     target = tmp_path / "new" / "picture.png"
     assert_written(invoke("training", networks / "ramp.safetensors", "--output", target), target)
@@ -63,7 +94,8 @@ def test_a_picture_is_written_where_asked(networks, tmp_path):
     [
         (["tightness", "relu", "--radii", "0.1,much"], "--radii: expected a number"),
         (["slope-sweep", "relu", "--eps", "0.1", "--slopes", "2", "--limit", "2"], "left slopes must be in"),
-        (["training", "relu", "relu"], "different file names"),
+        (["training", "relu", "relu"], "relu.safetensors is named twice"),
+        (["neuron-status", "relu", "relu", "--eps", "0.1"], "relu.safetensors is named twice"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(networks, arguments, message):
