@@ -41,7 +41,9 @@ def relax_windows_backward(ctx: Any, relaxed: Tensor, constants: Tensor) -> tupl
     arguments, (A, rows, bias) = saved_relaxation(ctx)
     assert A is not None
     assert rows is not None
-    to_A, to_relaxation, to_bias = _relaxation_backward(ctx, arguments, A, rows, bias, relaxed, constants)
+    need_bias = ctx.needs_input_grad[2 + RELAXATION_LENGTH]
+    gradients = _relaxation_backward(ctx, arguments, A, rows, bias, relaxed, constants, need_bias)
+    to_A, to_relaxation, to_bias = gradients
     return to_A, None, *to_relaxation, to_bias, None
 
 
@@ -53,13 +55,14 @@ def _relaxation_backward(
     bias: Tensor | None,
     to_relaxed: Tensor,
     to_constants: Tensor,
+    need_bias: bool,
 ) -> tuple[Tensor, list[Tensor | None], Tensor | None]:
     """Return the gradients of A, of the relaxation's arguments and of the bias; the lines are computed again."""
-    needs = needed_gradients(ctx.needs_input_grad, 2) | NEED_MATRIX | (0 if bias is None else NEED_BIAS)
+    needs = needed_gradients(ctx.needs_input_grad, 2) | NEED_MATRIX | (NEED_BIAS if need_bias else 0)
     to_A, *to_relaxation, to_bias = native("relax_windows_gradient")(
         to_relaxed, to_constants, A, rows, *arguments, bias, ctx.sides, needs
     )
-    fitted = None if bias is None else sum_to(to_bias, (1, *bias.shape))[0]
+    fitted = sum_to(to_bias, (1, *bias.shape))[0] if need_bias and bias is not None else None
     return to_A, relaxation_gradients(arguments, to_relaxation), fitted
 
 
@@ -71,23 +74,27 @@ def relaxed_conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -
     assert weight is not None
     assert corners is not None
     relaxed, _ = native("relax_windows")(A, rows, *arguments, None, ctx.sides)
-    to_relaxed, to_weight = _adjoint(ctx, relaxed, rows, weight, corners, coefficients)
+    need_weight, need_bias = ctx.needs_input_grad[2 + RELAXATION_LENGTH : 4 + RELAXATION_LENGTH]
+    to_relaxed, to_weight = _adjoint(ctx, relaxed, rows, weight, corners, coefficients, need_weight)
     offset = None if bias is None else bias[:, None, None]
-    to_A, to_relaxation, to_bias = _relaxation_backward(ctx, arguments, A, rows, offset, to_relaxed, constants)
+    gradients = _relaxation_backward(ctx, arguments, A, rows, offset, to_relaxed, constants, need_bias)
+    to_A, to_relaxation, to_bias = gradients
     fitted = None if to_bias is None or bias is None else to_bias.reshape(bias.shape)
     return to_A, None, *to_relaxation, to_weight, fitted, *[None] * 7
 
 
 def _adjoint(
-    ctx: Any, taken: Tensor, rows: Tensor, weight: Tensor, corners: Tensor, gradient: Tensor
+    ctx: Any, taken: Tensor, rows: Tensor, weight: Tensor, corners: Tensor, gradient: Tensor, need_weight: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the gradients of windows [K, R, height, width, C] and of the weight, from that of the result."""
+    """Return the gradients of windows [K, R, height, width, C] and, if needed, of the weight, from the result's."""
     stride, padding, dilation, groups = ctx.convolution
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
     natural, size = natural_windows(rows, (taken.shape[2], taken.shape[3]), weight, **geometry)
     images = move_windows(gradient, corners, natural, size).flatten(0, 1).movedim(-1, 1)
     unpadded = (stride, (0, 0), dilation, groups)
     to_taken = convolve(images, weight, unpadded).movedim(1, -1).reshape(taken.shape)
+    if not need_weight:
+        return to_taken, None
     outputs = taken.flatten(0, 1).movedim(-1, 1)
     return to_taken, convolution_gradients(outputs, images, weight, unpadded, (False, True))[1]
 
@@ -103,7 +110,7 @@ def conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[
     """Return the gradients of the inputs of `backward_conv2d_windows`."""
     A, rows, weight, bias, corners = ctx.saved_tensors
     taken = A[:, rows[:, 0]]
-    to_taken, to_weight = _adjoint(ctx, taken, rows, weight, corners, coefficients)
+    to_taken, to_weight = _adjoint(ctx, taken, rows, weight, corners, coefficients, ctx.needs_input_grad[3])
     to_bias = None
     if bias is not None:
         weights = constants.to(A.dtype).unsqueeze(-1)

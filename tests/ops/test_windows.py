@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ops.cases import DTYPES, RS, SIDES, STRATEGIES, assert_matches_reference, intervals, normal, relaxation, uniform
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lbp import ops
 
@@ -88,6 +89,49 @@ def test_gradients_of_rows_that_share_no_source(sides):
         ops.relax_windows, A, rows, *intervals(2, *LAYER), sides=sides, bias=normal(*LAYER, seed=4), r=0.75, eta=0.1
     )
     assert_matches_reference(ops.concretize_windows_ball, A, rows, normal(2, *LAYER, seed=5), 0.5, 2.0, sides=sides)
+
+
+class Parameters(TorchDispatchMode):
+    """While it is entered: which gradients of biases, relaxed through windows, and of weights are computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        results = function(*arguments, **(keywords or {}))
+        if function is torch.ops.lbp.relax_windows_gradient.default and results[-1].numel():
+            self.found.add("bias")
+        if function is torch.ops.aten.convolution_backward.default and results[1] is not None:
+            self.found.add("weight")
+        return results
+
+
+@pytest.mark.parametrize("needed", [(), ("bias",), ("weight",), ("bias", "weight")])
+def test_gradients_of_weights_and_biases_that_need_none_are_not_computed(needed):
+    layer = (4, *LAYER[1:])
+    weight, bias, geometry, size = convolution(0)
+    A, rows = windows(layer=layer)
+    corners, window = targets(rows, WINDOW, geometry, weight.shape[2:], size)
+    l, u = intervals(2, *layer)
+    A.requires_grad_()
+    weight.requires_grad_("weight" in needed)
+    bias.requires_grad_("bias" in needed)
+
+    def computed(op, *arguments, **keywords):
+        with Parameters() as parameters:
+            coefficients, constants = op(*arguments, **keywords)
+            (coefficients.sum() + constants.sum()).backward()
+        return parameters.found
+
+    convolved = (weight, bias, corners, window)
+    relaxed = {"sides": "both", "bias": bias[:, None, None]}
+    assert computed(ops.relax_windows, A, rows, l, u, **relaxed) == {"bias"} & {*needed}
+    both = computed(ops.relax_backward_conv2d_windows, A, rows, l, u, *convolved, sides="both", **geometry)
+    assert both == {*needed}
+    affine = computed(ops.backward_conv2d_windows, A, rows, LAYER[1:], *convolved, **geometry)
+    assert affine == {"weight"} & {*needed}
+    assert [tensor.grad is not None for tensor in (weight, bias)] == ["weight" in needed, "bias" in needed]
 
 
 @pytest.mark.parametrize("sides", SIDES)
