@@ -27,6 +27,9 @@ from lbp.precision import full_precision
 BATCH_SIZES = (2, 3)
 """Batch sizes of the two shape runs: what depends on the batch size differs between them."""
 
+_TRACES = 5
+"""Traces of a model during which Python's or NumPy's generator may move on before the model is refused."""
+
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, GlobalBatchNorm)
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _DROPOUT_FUNCTIONS = {
@@ -230,13 +233,26 @@ def trace_model(model: nn.Module, example: Tensor) -> Trace:
 
 
 def _traced(model: nn.Module) -> fx.GraphModule:
-    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
-    drawn = _random_states()
+    """Trace a model during whose forward pass neither Python's nor NumPy's generator moved on.
+
+    All threads share these generators and none says who draws. A trace during which they stood still holds no number
+    of theirs, so that one is taken; whoever draws beside it rarely does so every time.
+    """
     where = f"the forward pass of {type(model).__name__}"
+    for _ in range(_TRACES):
+        before = _random_states()
+        module = _traced_once(model, where)
+        if _random_states() == before:
+            return module
+    raise _random(where, f"from Python's or NumPy's generator: {_TRACES} traces of {_TRACES}, if no other thread did")
+
+
+def _traced_once(model: nn.Module, where: str) -> fx.GraphModule:
+    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
     try:
         with _NoRandomNumbers(where):
             graph = BoundTracer().trace(model)
-        module = fx.GraphModule(model, graph)
+        return fx.GraphModule(model, graph)
     except UnsupportedLayerError:
         raise
     except Exception as error:
@@ -251,9 +267,6 @@ def _traced(model: nn.Module) -> fx.GraphModule:
             for name in present.keys() - before.keys():
                 del present[name]
             present.update(before)
-    if _random_states() != drawn:
-        raise _random(where, "from Python's or NumPy's generator")
-    return module
 
 
 def _random_states() -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 import operator
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -242,6 +243,35 @@ def test_a_forward_pass_that_changes_a_tensor_of_its_own_is_refused_by_its_name(
 
     with pytest.raises(UnsupportedLayerError, match="tensor 'steps'"):
         BoundedModule(Counting(), torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand])
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_thread_that_draws_beside_a_trace_makes_no_network_random(draw, times):
+    threads = [threading.Thread(target=draw) for _ in range(times)]
+
+    def forward(m, x):
+        if threads:
+            thread = threads.pop()
+            thread.start()
+            thread.join()
+        return m.fc(x)
+
+    model, x = Function(forward).double(), inputs((4,))
+    net = bounded(model, (4,))
+    assert not threads
+    torch.testing.assert_close(net.compute_bounds(region(x, 0.0))[0], model(x))
+
+
+def test_of_a_thread_that_draws_beside_every_trace_the_refusal_speaks():
+    def forward(m, x):
+        thread = threading.Thread(target=random.random)
+        thread.start()
+        thread.join()
+        return m.fc(x)
+
+    with pytest.raises(UnsupportedLayerError, match="if no other thread did"):
+        bounded(Function(forward).double(), (4,))
 
 
 @pytest.mark.parametrize("functional", [False, True])
