@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 import lbp
 import lbp.models
+from lbp.bench import networks
 from lbp.bench.record import tree_commit
 from lbp.graph import BoundNode, Network
 from lbp.graph.conv import Conv2dNode
@@ -51,40 +52,19 @@ CASES = {
     "DM-Medium CROWN": ("DM-Medium", "relu", "CROWN"),
 }
 
-
-class Block(nn.Module):
-    """A residual block of the ResNets of VNN-COMP: two convolutions, and a shortcut where the shape changes."""
-
-    def __init__(self, channels: int, planes: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, planes, 3, stride, 1)
-        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1)
-        changes = stride != 1 or channels != planes
-        self.shortcut = nn.Conv2d(channels, planes, 1, stride) if changes else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Value at images [B, C, H, W]."""
-        return torch.relu(self.conv2(torch.relu(self.conv1(x))) + self.shortcut(x))
-
-
-def residual_network(blocks: tuple[tuple[int, int], ...], stem: int) -> nn.Sequential:
-    """A strided stem for images 3x32x32, then residual blocks, each (channels, stride)."""
-    layers: list[nn.Module] = [nn.Conv2d(3, stem, 3, 2, 1), nn.ReLU()]
-    channels, size = stem, 16
-    for planes, stride in blocks:
-        layers.append(Block(channels, planes, stride))
-        channels, size = planes, -(-size // stride)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size * size, 100), nn.ReLU(), nn.Linear(100, 10))
+RESIDUAL = {
+    "ResNet-2B": (8, ((16, 2), (16, 1))),
+    "ResNet-4B": (16, ((32, 2), (32, 1), (32, 2), (32, 1))),
+}
+"""Channels of the first convolution, and channels and stride of every block."""
 
 
 def make_network(name: str, activation: str) -> tuple[nn.Module, tuple[int, int, int]]:
     """The network with He-initialised weights, and the shape of its input."""
     torch.manual_seed(0)
     shape = (3, 56, 56) if name.startswith("CNN-7") else (3, 32, 32)
-    if name == "ResNet-2B":
-        model: nn.Module = residual_network(((16, 2), (16, 1)), 8)
-    elif name == "ResNet-4B":
-        model = residual_network(((32, 2), (32, 1), (32, 2), (32, 1)), 16)
+    if name in RESIDUAL:
+        model = networks.residual_network(networks.Network(name, "ReLU", shape), *RESIDUAL[name])
     else:
         eta = 0.01 if activation == "ramp" else 0.0
         classes = 200 if shape[1] == 56 else 10

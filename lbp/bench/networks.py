@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -119,19 +120,22 @@ class _Block(nn.Module):
         return result
 
 
-def _resnet(network: Network) -> nn.Module:
-    """A convolution, two residual blocks, two linear layers: the size of the small residual networks of VNN-COMP."""
-    size = network.image[1] // 2
-    return nn.Sequential(
-        nn.Conv2d(network.image[0], 8, 3, 2, 1),
-        _activation(network, 8, size, size),
-        _Block(network, 8, 16, 2, size // 2),
-        _Block(network, 16, 16, 1, size // 2),
-        nn.Flatten(),
-        nn.Linear(16 * (size // 2) ** 2, 100),
-        _activation(network, 100),
-        nn.Linear(100, 10),
-    )
+def residual_network(network: Network, stem: int, blocks: Sequence[tuple[int, int]]) -> nn.Module:
+    """Returns a strided convolution, residual blocks and two linear layers, as the residual networks of VNN-COMP are.
+
+    Args:
+        network: whose activation and images it has.
+        stem: channels of the convolution.
+        blocks: channels and stride of every block.
+    """
+    channels, size = stem, -(-network.image[1] // 2)
+    layers: list[nn.Module] = [nn.Conv2d(network.image[0], stem, 3, 2, 1), _activation(network, stem, size, size)]
+    for outputs, stride in blocks:
+        size = -(-size // stride)
+        layers.append(_Block(network, channels, outputs, stride, size))
+        channels = outputs
+    hidden = [nn.Flatten(), nn.Linear(channels * size**2, 100), _activation(network, 100)]
+    return nn.Sequential(*layers, *hidden, nn.Linear(100, 10))
 
 
 def _chain(network: Network) -> nn.Module:
@@ -141,6 +145,10 @@ def _chain(network: Network) -> nn.Module:
         layers += [nn.Conv2d(channels, network.width, 3, 1, 1), _activation(network, network.width, height, width)]
         channels = network.width
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(math.prod((channels, height, width)), 10))
+
+
+def _resnet(network: Network) -> nn.Module:
+    return residual_network(network, 8, ((16, 2), (16, 1)))
 
 
 _MAKERS = {"ResNet": _resnet, "chain": _chain}
