@@ -1,0 +1,148 @@
+"""Writes the figures of the tables in the READMEs from the records, so that a figure has one source.
+
+    python benchmarks/tables.py            # after a new record
+    python benchmarks/tables.py --check    # only names the rows that differ, with exit code 1
+
+Which rows a table has is up to its page. The first cell of its heading says what it shows, the first cells of a row which
+case of the record; the other cells are written. Other tables, and figures in sentences, are left as they are.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from lbp.bench.comparison import LEAST_REPEATS
+from lbp.bench.record import Record, Row, read_record
+from lbp.bench.tables import floor_seconds
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+RESULTS = ROOT / "benchmarks" / "results"
+CONTENDERS = {
+    "lbp": ("native",),
+    "PyTorch": ("reference",),
+    "torch.compile": ("reference compiled",),
+    "auto_LiRPA": ("auto_LiRPA patches", "auto_LiRPA matrix"),
+}
+
+
+def main() -> None:
+    """Writes both pages, or checks them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args()
+    differs = False
+    for page in PAGES:
+        old = page.read_text()
+        new = filled(old)
+        for before, after in zip(old.splitlines(), new.splitlines(), strict=True):
+            if before != after:
+                print(f"{page.relative_to(ROOT)}:\n  {before}\n  {after}")
+                differs = True
+        if not options.check:
+            page.write_text(new)
+    if options.check and differs:
+        raise SystemExit(1)
+
+
+def filled(page: str) -> str:
+    """Returns a page with the figures that the records have.
+
+    Raises:
+        KeyError: a record has no such case.
+    """
+    lines = page.split("\n")
+    heading: list[str] = []
+    for number, line in enumerate(lines):
+        if not line.startswith("|"):
+            heading = []
+        elif not heading:
+            heading = cells(line)
+        elif heading[0] in TABLES and not line.startswith("| ---"):
+            lines[number] = f"| {' | '.join(TABLES[heading[0]](heading, cells(line)))} |"
+    return "\n".join(lines)
+
+
+def cells(line: str) -> list[str]:
+    """Returns the cells of a row."""
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def rows_of(record: Record) -> dict[tuple[str, str, str, str], Row]:
+    """Returns a record's rows by level, case, activation and contender."""
+    return {row.key: row for row in record.rows}
+
+
+CPU = read_record(RESULTS / "cpu-2-cores.json")
+CPU_ROWS = rows_of(CPU)
+LARGE = json.loads((RESULTS / "large-networks-cpu-2-cores.json").read_text())["results"]
+
+
+def whole_method(level: str, batch: int) -> Callable[[list[str], list[str]], list[str]]:
+    """Returns what fills rows "network and activation, number of images | method | a cell per contender"."""
+
+    def fill(heading: list[str], row: list[str]) -> list[str]:
+        found = re.fullmatch(r"(.*) (ReLU|ParamRamp)(?:, (\d+) images)?", row[0])
+        if found is None:
+            raise KeyError(row[0])
+        network, activation, images = found.groups()
+        case = f"{network} {row[1]} B={images or batch}"
+        if (level, case, activation, "native") not in CPU_ROWS:
+            raise KeyError(case)
+        return [*row[:2], *(best((level, case, activation), CONTENDERS[name.split(",")[0]]) for name in heading[2:])]
+
+    return fill
+
+
+def best(case: tuple[str, str, str], contenders: tuple[str, ...]) -> str:
+    """Returns seconds and MiB of the fastest contender; where none has a time, why; nothing if none took part."""
+    rows = [CPU_ROWS[(*case, name)] for name in contenders if (*case, name) in CPU_ROWS]
+    timed = [(row.timing, row.peak_bytes) for row in rows if row.timing is not None]
+    if not timed:
+        notes = [row.note.split(":")[0].replace("stopped after", "over") for row in rows]
+        return ", ".join(dict.fromkeys(notes))
+    timing, peak_bytes = min(timed, key=lambda one: one[0].median)
+    few = "*" if timing.repeats < LEAST_REPEATS else ""
+    return f"{seconds(timing.median)}{few} / {(peak_bytes or 0) / 2**20:,.0f}"
+
+
+def op(_: list[str], row: list[str]) -> list[str]:
+    """Fills "op and sizes | lbp | floor | PyTorch | PyTorch / lbp", in milliseconds."""
+    found = re.fullmatch(r"(\S+)( gradient)?(.*?)(?: (ReLU|ParamRamp))?", row[0])
+    assert found is not None
+    name, gradient, sizes, activation = found.groups()
+    case = f"{name}{' backward' if gradient else ''}{sizes}"
+    ours, plain = (CPU_ROWS["ops", case, activation or "", contender] for contender in ("native", "reference"))
+    floor = floor_seconds(ours, CPU.rates_of(ours))
+    assert ours.timing is not None
+    assert plain.timing is not None
+    assert floor is not None
+    times = [1e3 * time for time in (ours.timing.median, floor, plain.timing.median)]
+    ratio = plain.timing.median / ours.timing.median
+    return [row[0], *(f"{time:.1f}" if time < 99.95 else f"{time:.0f}" for time in times), f"{ratio:.1f}"]
+
+
+def large_network(_: list[str], row: list[str]) -> list[str]:
+    """Fills "network, method | seconds | resident MiB | billions of multiply-adds | of whole rows"."""
+    result = LARGE[row[0].replace(" ReLU", "")]
+    counts = (result["peak_rss_mib"], result["gmacs"], result["gmacs_of_whole_rows"])
+    return [row[0], seconds(result["seconds"]), *(f"{count:,.0f}" if count >= 10 else f"{count:.1f}" for count in counts)]
+
+
+def seconds(time: float) -> str:
+    """Returns two digits of a time, and no more than four behind the point."""
+    decimals = next((digits for digits, least in ((2, 0.0995), (3, 0.00995)) if time >= least), 4)
+    return f"{time:.{decimals}f}"
+
+
+TABLES = {
+    "one image": whole_method("methods", 1),
+    "training step": whole_method("training", 16),
+    "op, ms": op,
+    "large network": large_network,
+}
+
+if __name__ == "__main__":
+    main()
