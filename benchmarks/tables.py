@@ -3,8 +3,8 @@
     python benchmarks/tables.py            # after a new record
     python benchmarks/tables.py --check    # only names the rows that differ, with exit code 1
 
-Which rows a table has is up to its page. The first cell of its heading says what it shows, the first cells of a row which
-case of the record; the other cells are written. Other tables, and figures in sentences, are left as they are.
+Which rows a table has is up to its page. The first cell of its heading says what it shows, the first cells of a row
+which case of the record; the other cells are written. Other tables, and figures in sentences, are left as they are.
 """
 
 import argparse
@@ -77,6 +77,8 @@ def rows_of(record: Record) -> dict[tuple[str, str, str, str], Row]:
 
 CPU = read_record(RESULTS / "cpu-2-cores.json")
 CPU_ROWS = rows_of(CPU)
+H100 = read_record(RESULTS / "gpu-nvidia-h100-80gb-hbm3-bench.json")
+H100_ROWS = rows_of(H100)
 LARGE = json.loads((RESULTS / "large-networks-cpu-2-cores.json").read_text())["results"]
 
 
@@ -124,11 +126,27 @@ def op(_: list[str], row: list[str]) -> list[str]:
     return [row[0], *(f"{time:.1f}" if time < 99.95 else f"{time:.0f}" for time in times), f"{ratio:.1f}"]
 
 
+def on_h100(_: list[str], row: list[str]) -> list[str]:
+    """Fills "op and sizes | ReLU | ParamRamp | ReLU otherwise", in microseconds, with shares of a copy's bandwidth."""
+    filled = [row[0]]
+    for activation in ("ReLU", "ParamRamp"):
+        ours = H100_ROWS["ops", row[0], activation, "native"]
+        assert ours.timing is not None
+        assert ours.moved_bytes is not None
+        share = ours.moved_bytes / ours.timing.median / H100.rates_of(ours).copy
+        filled.append(f"{1e6 * ours.timing.median:.0f} ({share:.0%})")
+    # What PyTorch's own calls take; other functions of that record's reference are not written for speed.
+    other = "reference" if row[0].startswith("ramp") else "CuPy fused"
+    found = H100_ROWS.get(("ops", row[0], "ReLU", other))
+    name = "PyTorch" if other == "reference" else "CuPy"
+    return [*filled, "" if found is None or found.timing is None else f"{name}: {1e6 * found.timing.median:.0f}"]
+
+
 def large_network(_: list[str], row: list[str]) -> list[str]:
     """Fills "network, method | seconds | resident MiB | billions of multiply-adds | of whole rows"."""
     result = LARGE[row[0].replace(" ReLU", "")]
     counts = (result["peak_rss_mib"], result["gmacs"], result["gmacs_of_whole_rows"])
-    return [row[0], seconds(result["seconds"]), *(f"{count:,.0f}" if count >= 10 else f"{count:.1f}" for count in counts)]
+    return [row[0], seconds(result["seconds"]), *(f"{count:,.0f}" for count in counts)]
 
 
 def seconds(time: float) -> str:
@@ -141,6 +159,7 @@ TABLES = {
     "one image": whole_method("methods", 1),
     "training step": whole_method("training", 16),
     "op, ms": op,
+    "H100, us": on_h100,
     "large network": large_network,
 }
 
