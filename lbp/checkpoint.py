@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from lbp.errors import LbpError
+from lbp.errors import LbpError, reason_of
 from lbp.files import write_atomically
 from lbp.models import ModelSettings, build
 from lbp.settings import validation_message
@@ -83,7 +83,7 @@ def load(path: Path | str) -> Checkpoint:
     try:
         metadata, tensors = read_safetensors(content)
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{source}: not a readable safetensors file ({error})") from error
+        raise CheckpointError(f"{source}: not a readable safetensors file, as checkpoints are ({error})") from error
     description = _description(source, metadata)
     try:
         settings = ModelSettings.model_validate(description["model"])
@@ -126,7 +126,7 @@ def _content(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        raise CheckpointError(f"{path}: cannot be read ({reason_of(error)})") from error
 
 
 def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:

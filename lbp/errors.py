@@ -1,6 +1,11 @@
 """Errors that the package raises; each also belongs to the built-in class that callers expect."""
 
 
+def reason_of(error: Exception) -> str:
+    """Why, in words: of an error of the operating system without its number, and without the path."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 class LbpError(Exception):
     """Base of every error that the package raises on purpose."""
 

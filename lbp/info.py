@@ -41,6 +41,8 @@ def _version() -> str:
 def _cuda_kernels() -> str:
     if _native.jit is None:
         return _native.cuda_build
+    if torch.version.cuda is None:
+        return f"{_native.cuda_build}, with a PyTorch that has CUDA"
     try:
         return f"{_native.cuda_build}, by NVRTC {_jit.nvrtc_version()}, kept in {_jit.cache_folder()}"
     except _jit.CompileError as error:

@@ -22,9 +22,14 @@ class Settings(BaseModel):
 def validation_message(error: ValidationError) -> str:
     """Every problem of a validation error as `name: what is wrong, got value`, separated by semicolons."""
     parts = []
-    for problem in error.errors(include_url=False):
-        where = ".".join(str(key) for key in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
+    problems = error.errors(include_url=False)
+    for problem in problems:
+        place = problem["loc"]
+        if problem["type"] == "too_short" and any(other["loc"][:-1] == place for other in problems if other["loc"]):
+            continue  # for want of items that were refused themselves
+        where = ".".join(str(key) for key in place)
+        unknown = problem["type"] == "extra_forbidden"
+        message = "unknown name" if unknown else problem["msg"].removeprefix("Value error, ")
         value = problem.get("input")
         given = f", got {value!r}" if isinstance(value, str | int | float | bool | None) else ""
         given = "" if problem["type"] in ("value_error", "missing") else given

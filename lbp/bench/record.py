@@ -18,7 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 import lbp
 from lbp.bench.rates import Rates
 from lbp.bench.timing import EXACT, Count, Timing
-from lbp.errors import InvalidInputError
+from lbp.errors import InvalidInputError, reason_of
 from lbp.files import write_atomically
 from lbp.info import collect
 from lbp.settings import validation_message
@@ -195,7 +195,7 @@ def read_record(path: Path) -> Record:
         first = validation_message(error).partition("; ")[0]
         raise InvalidInputError(f"{path}: not a record of `lbp bench` ({first})") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidInputError(f"{path}: not a record of `lbp bench` ({error})") from error
+        raise InvalidInputError(f"{path}: not a record of `lbp bench` ({reason_of(error)})") from error
 
 
 _RECORDS = TypeAdapter(Record)

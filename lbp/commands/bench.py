@@ -211,7 +211,7 @@ def _method_options(
     known = [entry.name for entry in CONTENDERS]
     for name in contenders or ():
         if name not in known:
-            raise InvalidInputError(f"--contender {name!r} is not known; choose one of {', '.join(known)}")
+            raise InvalidInputError(f"--contender {name!r} is not known; choose one of {', '.join(map(repr, known))}")
     if peer is not None and not (peer / "auto_LiRPA").is_dir():
         raise InvalidInputError(f"--peer {peer}: the folder holds no package auto_LiRPA")
     networks = tuple(name for name in names if name in NETWORKS)

@@ -1,5 +1,6 @@
 """`lbp demo`: train a ReLU and a ParamRamp network with certified bounds, verify both by six methods."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from lbp.commands.console import TrainingProgress, VerificationProgress, print_results, progress_bars
 from lbp.commands.options import as_json, number, prepare_folder, write_files
 from lbp.data import load
+from lbp.errors import InvalidInputError
 from lbp.models import ActivationSettings
 from lbp.plots import Panel, plot_overview
 from lbp.training import DataChoice, ModelChoice, RunSettings, TrainingSettings, run
@@ -30,6 +32,8 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of weights and batches.")] = 0,
 ) -> None:
     """Train and verify a ReLU and a ParamRamp network on real digits: the whole method in one command."""
+    if not 0 <= eps < math.inf:
+        raise InvalidInputError(f"--eps must be finite and not negative, got {eps:g}")
     prepare_folder(output)
     test = load("digits", "test").first(limit)
     panels, results = [], []

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from lbp.errors import InvalidInputError, LbpError
+from lbp.errors import InvalidInputError, LbpError, reason_of
 from lbp.onnx_import import load_onnx
 from lbp.vnnlib import read_vnnlib
 
@@ -37,7 +37,7 @@ def read_instances(path: Path) -> list[Instance]:
     try:
         lines = list(csv.reader(path.read_text().splitlines()))
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{path}: cannot be read ({error})") from error
+        raise InvalidInputError(f"{path}: cannot be read ({reason_of(error)})") from error
     found = []
     for place, cells in enumerate(lines, start=1):
         if not cells:

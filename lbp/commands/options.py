@@ -13,6 +13,7 @@ from lbp.data import DATASETS
 from lbp.errors import InvalidInputError, OutputError
 from lbp.files import check_is_file, write_atomically
 from lbp.methods.memory import budget_in_bytes
+from lbp.methods.options import STRATEGY_OPTIONS
 from lbp.settings import parse_number
 
 
@@ -70,7 +71,7 @@ ResultsPath = Annotated[
     Path | None, typer.Option("--results", help="Write a line per image to this file, as soon as it is known.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the results file of an interrupted run.")]
-JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")]
+JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the summary and every result to this file.")]
 
 
 def chosen_device(name: str | None) -> torch.device:
@@ -100,6 +101,21 @@ def data_range(clip: bool) -> tuple[float, float] | None:
 def names(text: str) -> list[str]:
     """Names separated by commas."""
     return [name.strip() for name in text.split(",")]
+
+
+def strategy_names(option: str, text: str) -> list[str]:
+    """Names of bounding lines, separated by commas.
+
+    Raises:
+        InvalidInputError: an unknown one.
+    """
+    found = names(text)
+    for name in found:
+        if name not in STRATEGY_OPTIONS:
+            raise InvalidInputError(
+                f"{option}: bounding lines must be one of {', '.join(STRATEGY_OPTIONS)}, got {name!r}"
+            )
+    return found
 
 
 def prepare_files(*outputs: Path | None, inputs: Sequence[Path] = ()) -> None:

@@ -26,8 +26,9 @@ from lbp.commands.options import (
     names,
     number,
     prepare_files,
+    strategy_names,
 )
-from lbp.errors import InvalidInputError
+from lbp.errors import InvalidInputError, OutputError
 from lbp.evaluation.slope_sweep import slope_sweep
 from lbp.evaluation.tightness import tightness
 from lbp.files import write_atomically
@@ -46,7 +47,7 @@ Images = Annotated[int, typer.Option("--limit", min=1, help="Only the first so m
 Methods = Annotated[str, typer.Option("--methods", help="Methods, separated by commas.")]
 Strategies = Annotated[str, typer.Option("--strategies", help="Bounding lines, separated by commas.")]
 CheckpointPaths = Annotated[
-    list[Path], typer.Argument(metavar="CHECKPOINT...", help="One or more networks, drawn side by side.")
+    list[Path], typer.Argument(metavar="CHECKPOINT", help="One or more networks, in one picture.")
 ]
 
 
@@ -65,7 +66,7 @@ def plot_tightness_command(
     output: Output = None,
 ) -> None:
     """Width of the bounds against the radius, every method, every kind of lines (figure 3)."""
-    taken, kinds = method_names(names(methods)), names(strategies)
+    taken, kinds = method_names(names(methods)), strategy_names("--strategies", strategies)
     values = _numbers("--radii", radii)
     target = _target(output, [path], "tightness")
     subject = load_subject(path, data, split, data_root, limit, chosen_device(device))
@@ -123,7 +124,7 @@ def plot_slope_sweep_command(
     output: Output = None,
 ) -> None:
     """Margin bounds of a network as its ReLUs become LeakyReLUs, or its ParamRamps steeper outside (appendix)."""
-    taken, kinds = method_names(names(methods)), names(strategies)
+    taken, kinds = method_names(names(methods)), strategy_names("--strategies", strategies)
     values = _numbers("--slopes", slopes)
     target = _target(output, [path], "slope-sweep")
     subject = load_subject(path, data, split, data_root, limit, chosen_device(device))
@@ -176,6 +177,8 @@ def _numbers(option: str, text: str) -> list[float]:
 def _target(output: Path | None, paths: Sequence[Path], kind: str) -> Path:
     target = output or paths[0].with_name(f"{_bare(paths[0])}-{kind}.png")
     prepare_files(target, inputs=paths)
+    if target.suffix.lower() not in ("", ".png"):
+        raise OutputError(f"pictures are PNG files; name one that ends in .png, not {target}")
     return target
 
 

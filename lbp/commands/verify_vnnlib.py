@@ -14,13 +14,29 @@ import typer
 from rich.console import Console
 
 from lbp.commands.instances import beside, check_files, read_instances
-from lbp.commands.options import MemoryBudget, RoundingLevel, number, prepare_files, write_files
+from lbp.commands.options import (
+    MemoryBudget,
+    RoundingLevel,
+    names,
+    number,
+    prepare_files,
+    strategy_names,
+    write_files,
+)
 from lbp.errors import InvalidInputError, OutputError
 from lbp.files import append_durably
 from lbp.onnx_import import load_onnx, read_onnx
 from lbp.rounding import LEVELS
 from lbp.verification import method_names
-from lbp.verification.properties import CASCADE, Deadline, OutOfTimeError, PropertyResult, Verdict, verify_property
+from lbp.verification.properties import (
+    CASCADE,
+    Deadline,
+    OutOfTimeError,
+    PropertyResult,
+    Verdict,
+    check_split_method,
+    verify_property,
+)
 from lbp.vnnlib import counterexample_text, read_vnnlib
 
 EXIT_CODES = {Verdict.HOLDS: 0, Verdict.VIOLATED: 10, Verdict.UNKNOWN: 11, Verdict.TIMEOUT: 12}
@@ -101,7 +117,9 @@ def verify_vnnlib(
         raise InvalidInputError(f"--precision must be auto, float32 or float64, got {precision!r}")
     if rounding not in LEVELS:
         raise InvalidInputError(f"--rounding must be one of {', '.join(LEVELS)}, got {rounding!r}")
-    chosen = tuple(method_names(methods.split(",")))
+    chosen = tuple(method_names(names(methods)))
+    check_split_method(split_method)
+    strategy_names("--strategy", strategy)
     choices = Choices(chosen, split_method, strategy, precision, memory_budget, rounding)
     if timeout is not None and not timeout > 0:
         raise InvalidInputError(f"--timeout must be positive, got {timeout:g}")

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from lbp.data.dataset import DataError
 from lbp.data.plain_pickle import PickleRefusedError, read_plain_pickle
+from lbp.errors import reason_of
 
 _PIXELS = 3 * 32 * 32
 _RECORD = 1 + _PIXELS
@@ -67,7 +68,7 @@ def _content(path: Path) -> bytes:
             raise DataError(f"{path}: {path.stat().st_size} bytes, more than a CIFAR-10 file can have")
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+        raise DataError(f"{path}: cannot be read ({reason_of(error)})") from error
 
 
 def _text(key: object) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lbp.data.dataset import DataError
+from lbp.errors import reason_of
 
 _IMAGES_MAGIC = 0x00000803
 _LABELS_MAGIC = 0x00000801
@@ -58,7 +59,7 @@ def _read(path: Path, magic: int, dimensions: int) -> npt.NDArray[np.uint8]:
                 raise DataError(f"{path}: the header announces {shape} = {expected} bytes, more than {_LARGEST}")
             content = stream.read(expected + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+        raise DataError(f"{path}: cannot be read ({reason_of(error)})") from error
     if len(content) != expected:
         more = "more" if len(content) > expected else f"only {len(content)}"
         raise DataError(f"{path}: the header announces {shape} = {expected} bytes of data, the file has {more}")

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lbp.data.dataset import DataError
+from lbp.errors import reason_of
 
 SIDE = 64
 
@@ -83,4 +84,4 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+        raise DataError(f"{path}: cannot be read ({reason_of(error)})") from error

@@ -15,7 +15,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from lbp.errors import OnnxFileError
+from lbp.errors import OnnxFileError, reason_of
 from lbp.onnx_import.evaluation import Array, evaluator
 
 DTYPES: dict[int, type[np.floating]] = {onnx.TensorProto.FLOAT: np.float32, onnx.TensorProto.DOUBLE: np.float64}
@@ -123,7 +123,7 @@ def _checked_proto(path: Path) -> onnx.ModelProto:
     except FileNotFoundError as error:
         raise OnnxFileError(f"{path}: no such file ({error.filename or path})") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise OnnxFileError(f"{path}: cannot be read ({error})") from error
+        raise OnnxFileError(f"{path}: cannot be read ({reason_of(error)})") from error
     except Exception as error:
         # protobuf and the checker have errors of several kinds, depending on which of their backends is in use.
         reason = str(error).strip().split("\n")[0]

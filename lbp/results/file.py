@@ -123,9 +123,12 @@ def read_lines(path: Path | str, settings: Mapping[str, Any] | None = None) -> t
     except OSError as error:
         raise ResultsError(f"cannot read the results {path} ({error.strerror})") from error
     lines = content[: _complete_length(content)].splitlines()
-    head = _parse(path, 1, lines[0]) if lines else {}
+    try:
+        head = _parse(path, 1, lines[0]) if lines else {}
+    except ResultsError:
+        head = {}
     if head.get("format") != FORMAT:
-        raise ResultsError(f"{path}: not a results file of lbp")
+        raise ResultsError(f"{path}: not a results file of lbp, or its first line is damaged")
     if head.get("version") != FORMAT_VERSION or not isinstance(head.get("settings"), dict):
         raise ResultsError(f"{path}: results of version {head.get('version')}, this release reads {FORMAT_VERSION}")
     if settings is not None:

@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from lbp.data import Dataset
-from lbp.errors import LbpError
+from lbp.errors import LbpError, reason_of
 from lbp.models import ActivationSettings, ModelSettings, Normalization
 from lbp.settings import Settings, validation_message
 from lbp.training.settings import TrainingSettings
@@ -74,7 +74,7 @@ def read_settings(path: Path | str, changes: Mapping[str, str] | None = None) ->
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable TOML file ({error})") from error
+        raise ConfigError(f"{path}: not a readable TOML file ({reason_of(error)})") from error
     for name, value in (changes or {}).items():
         _change(content, name, value)
     try:

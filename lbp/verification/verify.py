@@ -41,7 +41,7 @@ Strategy = Annotated[str, AfterValidator(_known_strategy)]
 
 def _known_level(name: str) -> str:
     if name not in LEVELS:
-        raise ValueError(f"rounding must be one of {', '.join(LEVELS)}, got {name!r}")
+        raise ValueError(f"must be one of {', '.join(LEVELS)}, got {name!r}")
     return name
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lbp.errors import reason_of
 from lbp.vnnlib.formula import Alternatives, Atom, Factored, normal_form, product
 from lbp.vnnlib.property import Box, Case, Conjunction, Property
 from lbp.vnnlib.syntax import Group, VnnLibError, Word, parse_groups, shown
@@ -35,7 +36,7 @@ def read_vnnlib(path: str | PathLike[str]) -> Property:
     except FileNotFoundError as error:
         raise VnnLibError(f"{source}: no such file") from error
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise VnnLibError(f"{source}: cannot be read ({error})") from error
+        raise VnnLibError(f"{source}: cannot be read ({reason_of(error)})") from error
     try:
         return parse_vnnlib(text)
     except VnnLibError as error:

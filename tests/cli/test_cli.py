@@ -87,8 +87,22 @@ def test_demo_leaves_checkpoints_results_and_a_picture(tmp_path):
         (["verify", "NETWORK", "--eps", "0.1", "--data", "mnist", "--data-root", "."], "train-|t10k-"),
         (["verify", "NETWORK", "--eps", "0.1", "--json", "."], "is a folder, expected a file name"),
         (["verify", "NETWORK", "--eps", "0.1", "--resume"], "name it by --results"),
+        (["verify", "NETWORK", "--eps", "0.1", "--rounding", "up"], "error: rounding: must be one of nearest"),
         (["train", "nothing.toml"], "nothing.toml: no such file"),
-        (["demo", "--eps", "nan"], "eps: Input should be a finite number"),
+        (["train", "."], "not a readable TOML file (Is a directory)"),
+        (["bench", "--show", "."], "not a record of `lbp bench` (Is a directory)"),
+        (["bench", "--contender", "foo"], "'native', 'native, every row', 'native, dense'"),
+        (
+            ["plot", "tightness", "NETWORK", "--strategies", "tight,loose"],
+            "--strategies: bounding lines must be one of adaptive",
+        ),
+        (
+            ["plot", "slope-sweep", "NETWORK", "--eps", "0.1", "--strategies", ""],
+            "--strategies: bounding lines must be one of adaptive",
+        ),
+        (["plot", "training", "NETWORK", "--output", "picture.pdf"], "name one that ends in .png, not picture.pdf"),
+        (["demo", "--eps", "nan"], "--eps must be finite and not negative, got nan"),
+        (["demo", "--eps", "-1"], "--eps must be finite and not negative, got -1"),
         (["demo", "--output", "NETWORK"], "cannot make the folder"),
     ],
 )
@@ -102,6 +116,16 @@ def test_what_a_user_can_mend_is_one_sentence_and_exit_code_2(
     assert len(lines) == 1
     assert any(part in lines[0] for part in message.split("|"))
     assert "Traceback" not in errors
+
+
+def test_what_is_wrong_is_said_once(monkeypatch, capsys, network):
+    code, errors = run_main(monkeypatch, capsys, "evaluate", network, "--eps", "0.1", "--strategies", "tight,loose")
+    assert code == 2
+    assert "got 'loose'" in errors
+    assert errors.count("strategies") == 1
+    code, errors = run_main(monkeypatch, capsys, "evaluate", network, "--eps", "0.1", "--strategies", "loose")
+    assert code == 2
+    assert errors.count("strategies") == 1
 
 
 @pytest.mark.parametrize("eps", ["abc", "1/0", "8/x"])

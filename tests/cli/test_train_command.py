@@ -47,7 +47,7 @@ def test_settings_may_be_changed_on_the_command_line(config, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("training.sead=7", "training.sead: Extra inputs"),
+        ("training.sead=7", "training.sead: unknown name, got 7"),
         ("training.eps=wide", "training.eps: expected a number"),
         ("training.seed=true", "training.seed: expected no truth value, got True"),
         ("training.lr=true", "training.lr: expected no truth value, got True"),

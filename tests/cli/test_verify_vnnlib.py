@@ -141,8 +141,11 @@ def test_inference_is_that_in_the_precision_of_the_file(folder):
         (("net.onnx", "unsat.vnnlib", "--methods", "magic"), "magic"),
         (("net.onnx", "unsat.vnnlib", "--split-method", "magic"), "magic"),
         (("net.onnx", "unsat.vnnlib", "--split-method", "ibp"), "no linear bounds"),
+        (("net.onnx", "unsat.vnnlib", "--strategy", "loose"), "--strategy: bounding lines must be one of adaptive"),
+        (("--instances", "instances.csv", "--strategy", "loose"), "--strategy: bounding lines must be one of adaptive"),
+        (("--instances", "instances.csv", "--split-method", "ibp"), "no linear bounds"),
         (("net.onnx", "--instances", "instances.csv"), "--instances takes neither"),
-        (("--instances", "missing.csv"), "cannot be read"),
+        (("--instances", "missing.csv"), "missing.csv: cannot be read (No such file or directory)"),
     ],
 )
 def test_arguments_are_checked_before_the_work(arguments, message, folder, monkeypatch, capsys):

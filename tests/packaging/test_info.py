@@ -35,6 +35,13 @@ def test_a_library_that_cannot_be_loaded_is_reported_with_its_reason(monkeypatch
     assert facts["instruction set"] == "none"
 
 
+def test_where_pytorch_has_no_cuda_nothing_is_said_to_be_missing_for_kernels(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(_native, "jit", object())
+    monkeypatch.setattr(_native, "cuda_build", _native.JUST_IN_TIME)
+    assert info.collect()["CUDA kernels"] == "just in time, with a PyTorch that has CUDA"
+
+
 def test_cuda_of_pytorch_is_described(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     assert info.collect()["CUDA"] == "PyTorch was built without CUDA"

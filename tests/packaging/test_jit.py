@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from lbp import _jit, _native, info
 
@@ -164,6 +165,7 @@ def test_without_cupy_the_report_says_what_to_install(monkeypatch):
     monkeypatch.setattr(_jit, "_nvrtc", missing)
     monkeypatch.setattr(_native, "jit", object())
     monkeypatch.setattr(_native, "cuda_build", "just in time")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert info.collect()["CUDA kernels"].startswith("just in time, not possible: NVRTC cannot be loaded")
     assert "lbp[cupy]" in info.collect()["CUDA kernels"]
 

@@ -58,6 +58,17 @@ class PropertyResult:
     boxes: int = 0
 
 
+def check_split_method(name: str) -> None:
+    """Refuses a method that cannot bound the parts of a box that is split.
+
+    Raises:
+        UnsupportedArgumentError: an unknown method.
+        InvalidInputError: IBP.
+    """
+    if parse_method(name).output == "ibp":
+        raise InvalidInputError("split_method: IBP has no linear bounds to choose the cut by; use CROWN or LBP")
+
+
 def verify_property(
     network: nn.Module,
     problem: Property,
@@ -109,8 +120,7 @@ def verify_property(
         UnsupportedArgumentError: an unknown method.
     """
     names = method_names(methods) if methods else []
-    if parse_method(split_method).output == "ibp":
-        raise InvalidInputError("split_method: IBP has no linear bounds to choose the cut by; use CROWN or LBP")
+    check_split_method(split_method)
     deadline = deadline or Deadline()
     own = network_dtype or own_dtype(network)
     session = _Session(
