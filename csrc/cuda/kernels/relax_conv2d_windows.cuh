@@ -135,11 +135,9 @@ struct WindowsProduct {
     // Of kCount neighbouring channels, which one entry of the kernel reads.
     template <int kCount>
     LBP_DEVICE void load_channels(const LeftState& state, const Entry& entry, LeftLoad (&loads)[kCount]) const {
-      const bool inside =
-          (unsigned(state.y + entry.y) < unsigned(of.A.height)) & (unsigned(state.x + entry.x) < unsigned(of.A.width));
 #pragma unroll
       for (int i = 0; i < kCount; ++i) loads[i] = {T(0), T(1), T(1)};
-      if (!inside) return;
+      if (!is_inside(state.y + entry.y, state.x + entry.x, of.A)) return;
       T a[kCount];
       read_neighbours(state.row + entry.offset, kCount, a);
 #pragma unroll
