@@ -188,20 +188,28 @@ def test_windows_convolve_as_the_dense_rows_that_they_stand_for(index):
 
 
 @pytest.mark.parametrize("index", [0, 1, 5])
+@pytest.mark.parametrize("places", ["one place", "many places"])
 @pytest.mark.parametrize("count", [5, 12, 61])
-def test_many_rows_at_one_place(count, index):
+def test_many_rows_of_an_image(count, places, index):
     """Rows are worked on together, as many as there are, and one by one they give the same."""
     weight, bias, geometry, size = convolution(index)
-    A, rows = windows("both", count, count, layer=(4, *LAYER[1:]))
-    rows = torch.cat([torch.arange(count)[:, None], rows[:1, 1:].expand(count, -1)], 1)
+    A, rows = windows("both", count, count, layer=(4, *LAYER[1:]), batch=1)
+    if places == "one place":
+        rows = rows[:1].expand(count, -1)
+    rows = torch.cat([torch.arange(count)[:, None], rows[:, 1:]], 1)
     A[:, 3:] = torch.where(uniform(2, count - 3, *WINDOW, 1, seed=6) < 0.5, 0.0, A[:, 3:])
     corners, window = targets(rows, WINDOW, geometry, weight.shape[2:], size)
-    arguments = (LAYER[1:], weight, bias)
-    found = ops.backward_conv2d_windows(A, rows, *arguments, corners, window, **geometry)
+    lines = {**geometry, "sides": "both"}
+
+    def pushed(rows, corners):
+        bounds = intervals(1, 4, *LAYER[1:])
+        relaxed = ops.relax_backward_conv2d_windows(A, rows, *bounds, weight, bias, corners, window, **lines)
+        return *relaxed, *ops.backward_conv2d_windows(A, rows, LAYER[1:], weight, bias, corners, window, **geometry)
+
+    found = pushed(rows, corners)
     for row in range(count):
-        alone = ops.backward_conv2d_windows(A, rows[row, None], *arguments, corners[row, None], window, **geometry)
-        assert torch.equal(found[0][:, row], alone[0][:, 0])
-        assert torch.equal(found[1][:, row], alone[1][:, 0])
+        for together, alone in zip(found, pushed(rows[row, None], corners[row, None]), strict=True):
+            assert torch.equal(together[:, row], alone[:, 0])
 
 
 def test_a_weight_that_is_no_number_reaches_rows_of_zeros():

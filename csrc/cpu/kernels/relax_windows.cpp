@@ -21,7 +21,7 @@ void relax_windows(const RelaxWindowsArguments<T>& args) {
         for (Index side = 0; side < sides; ++side) {
           lanes[side] = lane_of(args, row, side, args.relaxed + (side * A.rows + row) * size);
         }
-        relax_lanes(args, A.where[row], lanes, sides, sides, occupied.data());
+        relax_lanes(args, A.where[row], lanes, 0, sides, sides, occupied.data());
       }
     });
   });
@@ -33,6 +33,8 @@ namespace {
 // all of them, as far as their relaxed windows stay in the second.
 constexpr Index kMostGroups = 8;
 constexpr Index kBlockBytes = Index(128) << 10;
+// Blocks that rows make before they make larger ones.
+constexpr Index kFewBlocks = 16;
 
 // Sums of one pixel: [kLanes, kColumns].
 template <typename T>
@@ -112,27 +114,53 @@ void add_few(Index count, const T* from, T* to) {
 
 bool same_place(const WindowRow& a, const WindowRow& b) { return a.top == b.top && a.left == b.left; }
 
-// Neighbouring rows whose windows lie at the same places.
+// Where the first entry of the kernel brings the first row and column of a window of A, in the window of the result.
+struct Origin {
+  Index row, column;
+
+  template <typename T>
+  static Origin of(const RelaxConvolveWindowsArguments<T>& args, Index row) {
+    const WindowConvolution<T>& conv = args.convolution;
+    const WindowRow& place = args.relax.A.where[row];
+    return {place.top * conv.stride[0] - conv.padding[0] - conv.corners[2 * row],
+            place.left * conv.stride[1] - conv.padding[1] - conv.corners[2 * row + 1]};
+  }
+  bool operator==(const Origin& other) const { return row == other.row && column == other.column; }
+  bool operator<(const Origin& other) const { return row != other.row ? row < other.row : column < other.column; }
+};
+
+// Rows that go through the convolution together, [first, last) of `order`: their windows need not lie at one place, but
+// the kernel meets them alike, as it does wherever the layer's border is far.
 struct Block {
   Index first, last;
 };
 
-// Splits the rows of one image into blocks of at most `most` rows.
-template <typename T>
-std::vector<Block> blocks_of(const RelaxConvolveWindowsArguments<T>& args, Index first, Index last, Index most) {
-  const WindowRow* where = args.relax.A.where;
-  const Index* corners = args.convolution.corners;
+struct Blocks {
+  std::vector<Index> order;  // of the rows of one image: those of an origin side by side
   std::vector<Block> blocks;
-  while (first < last) {
-    Index end = first + 1;
-    while (end < last && end - first < most && same_place(where[end], where[first]) &&
-           corners[2 * end] == corners[2 * first] && corners[2 * end + 1] == corners[2 * first + 1]) {
-      ++end;
-    }
-    blocks.push_back({first, end});
-    first = end;
+};
+
+template <typename T>
+Blocks blocks_of(const RelaxConvolveWindowsArguments<T>& args, Index first, Index last, Index most) {
+  Blocks result;
+  std::vector<Origin> origins;
+  for (Index row = first; row < last; ++row) {
+    result.order.push_back(row);
+    origins.push_back(Origin::of(args, row));
   }
-  return blocks;
+  const auto origin = [&](Index at) { return origins[size_t(result.order[size_t(at)] - first)]; };
+  std::stable_sort(result.order.begin(), result.order.end(),
+                   [&](Index a, Index b) { return origins[size_t(a - first)] < origins[size_t(b - first)]; });
+  for (Index begin = 0; begin < last - first;) {
+    Index end = begin + 1;
+    while (end < last - first && origin(end) == origin(begin)) ++end;
+    const Index rows = end - begin, count = quotient_up(rows, most);
+    for (Index i = 0; i < count; ++i) {
+      result.blocks.push_back({begin + rows * i / count, begin + rows * (i + 1) / count});
+    }
+    begin = end;
+  }
+  return result;
 }
 
 // Rows and sides are lanes; a lane's relaxed window is followed by a gap, so that lanes do not share sets of the cache.
@@ -141,10 +169,12 @@ Index lane_stride_of(const RowWindows<T>& A) {
   return A.height * A.width * A.channels + 16;
 }
 
+// Few rows make blocks of a single group, so that threads share them.
 template <typename T>
-Index rows_of_a_block(const RowWindows<T>& A, Index sides) {
+Index rows_of_a_block(const RowWindows<T>& A, Index sides, Index rows) {
   const Index groups = kBlockBytes / (kLanes * lane_stride_of(A) * Index(sizeof(T)));
-  return maximum(1, maximum(1, minimum(groups, kMostGroups)) * kLanes / sides);
+  const Index most = maximum(1, maximum(1, minimum(groups, kMostGroups)) * kLanes / sides);
+  return minimum(most, maximum(maximum(1, kLanes / sides), quotient_up(rows, kFewBlocks)));
 }
 
 // The lanes of one block on their way through the convolution.
@@ -162,13 +192,12 @@ class BlockConvolution {
     for (Index i = 0; i < kLanes; ++i) lane_offsets_[i] = i * lane_stride_;
   }
 
-  void run(const Block& block) {
-    relax(block);
-    const WindowRow place = A_.where[block.first];
-    const Index from[] = {place.top, place.left};
-    for (int i = 0; i < 2; ++i) {
-      origin_[i] = from[i] * conv_.stride[i] - conv_.padding[i] - conv_.corners[2 * block.first + i];
-    }
+  // Rows order [block.first, block.last).
+  void run(const Index* order, const Block& block) {
+    relax(order + block.first, block.last - block.first);
+    const Origin origin = Origin::of(args_, order[block.first]);
+    origin_[0] = origin.row;
+    origin_[1] = origin.column;
     if (packing_.scatter) {
       scatter();
     } else {
@@ -181,18 +210,25 @@ class BlockConvolution {
   }
 
  private:
-  void relax(const Block& block) {
+  void relax(const Index* rows, Index number) {
     const Index sides = side_count(args_.relax.sides);
-    count_ = (block.last - block.first) * sides;
+    count_ = number * sides;
     groups_ = quotient_up(count_, kLanes);
+    together_ = quotient_up(count_, groups_);
     relaxed_.resize(size_t(count_ * lane_stride_));
     occupied_.assign(size_t(groups_ * pixels_), skip_zeros_ ? 0 : 1);
     lanes_.clear();
     for (Index i = 0; i < count_; ++i) {
       T* relaxed = relaxed_.data() + i * lane_stride_;
-      lanes_.push_back(lane_of(args_.relax, block.first + i / sides, i % sides, relaxed));
+      lanes_.push_back(lane_of(args_.relax, rows[i / sides], i % sides, relaxed));
     }
-    relax_lanes(args_.relax, A_.where[block.first], lanes_.data(), count_, kLanes, occupied_.data());
+    for (Index first = 0; first < number;) {
+      const WindowRow& place = A_.where[rows[first]];
+      Index last = first + 1;
+      while (last < number && same_place(A_.where[rows[last]], place)) ++last;
+      relax_lanes(args_.relax, place, lanes_.data(), first * sides, last * sides, together_, occupied_.data());
+      first = last;
+    }
   }
 
   // The coefficients of a lane's result.
@@ -202,12 +238,12 @@ class BlockConvolution {
 
   // The outputs of one pixel of a group of lanes, from `channel` on.
   const T* outputs_at(Index group, Index pixel, Index channel) const {
-    return relaxed_.data() + group * kLanes * lane_stride_ + pixel * A_.channels + channel;
+    return relaxed_.data() + group * together_ * lane_stride_ + pixel * A_.channels + channel;
   }
 
   void multiply(Index group, const Factors<T>* factors, Index number, const Sums<T>& sums) const {
-    accumulate_lanes<T>(minimum(kLanes, count_ - group * kLanes), factors, number, lane_offsets_, packing_.outputs,
-                        sums);
+    accumulate_lanes<T>(minimum(together_, count_ - group * together_), factors, number, lane_offsets_,
+                        packing_.outputs, sums);
   }
 
   // Row by row of the result: the entries of a row of the kernel, as many as fit in the first cache, serve all pixels
@@ -261,7 +297,7 @@ class BlockConvolution {
 
   void write_row(Index y, Index channel, Index count) const {
     for (Index lane = 0; lane < count_; ++lane) {
-      const T* from = sums_.data() + lane / kLanes * conv_.width * kSums<T> + lane % kLanes * kColumns<T>;
+      const T* from = sums_.data() + lane / together_ * conv_.width * kSums<T> + lane % together_ * kColumns<T>;
       T* to = out(lane) + y * conv_.width * conv_.inputs + channel;
       for (Index x = 0; x < conv_.width; ++x, from += kSums<T>, to += conv_.inputs) {
         if (count == kColumns<T>) {
@@ -291,7 +327,7 @@ class BlockConvolution {
       for (Index i = 0; i < conv_.kernel[0]; ++i) {
         const Index y = top + i * conv_.dilation[0];
         if (y < 0 || y >= conv_.height || first >= last) continue;
-        const Index first_lane = group * kLanes, lanes = minimum(kLanes, count_ - first_lane);
+        const Index first_lane = group * together_, lanes = minimum(together_, count_ - first_lane);
         for (Index lane = 0; lane < lanes; ++lane) {
           add_few((last - first) * inputs, products_.data() + lane * stride + i * row_size + first * inputs,
                   out(first_lane + lane) + (y * conv_.width + left + first) * inputs);
@@ -315,8 +351,8 @@ class BlockConvolution {
   const bool skip_zeros_;
   const Index pixels_, lane_stride_;
   Index lane_offsets_[kLanes];
-  Index count_ = 0, groups_ = 0;
-  Index origin_[2] = {0, 0};  // where the first entry of the kernel brings the first row and column of a window
+  Index count_ = 0, groups_ = 0, together_ = 0;  // lanes, and groups of `together_`
+  Index origin_[2] = {0, 0};                     // see Origin
   std::vector<Lane<T>> lanes_;
   std::vector<T> relaxed_, sums_, products_;
   std::vector<char> occupied_;
@@ -336,13 +372,14 @@ void relax_convolve_windows(const RelaxConvolveWindowsArguments<T>& args) {
   // A coefficient of 0 is skipped, unless a weight is no number: 0 times that is no number either.
   const Index weights = A.channels * (conv.inputs / conv.groups) * conv.kernel[0] * conv.kernel[1];
   const bool skip_zeros = std::all_of(conv.weight, conv.weight + weights, [](T w) { return w - w == T(0); });
-  const Index most = rows_of_a_block(A, sides);
   for_each_image(A.where, A.rows, [&](Index first_row, Index last_row) {
     load_image_lines(args.relax, A.where[first_row].image, band_of(A, first_row, last_row));
-    const std::vector<Block> blocks = blocks_of(args, first_row, last_row, most);
-    parallel_for(Index(blocks.size()), A.height * A.width * A.channels * conv.inputs, [&](Index first, Index last) {
+    const Blocks made = blocks_of(args, first_row, last_row, rows_of_a_block(A, sides, last_row - first_row));
+    const Index count = Index(made.blocks.size());
+    const Index lanes = quotient_up((last_row - first_row) * sides, count);
+    parallel_for(count, lanes * A.height * A.width * A.channels * conv.inputs, [&](Index first, Index last) {
       BlockConvolution<T> convolution(args, packing, skip_zeros);
-      for (Index i = first; i < last; ++i) convolution.run(blocks[size_t(i)]);
+      for (Index i = first; i < last; ++i) convolution.run(made.order.data(), made.blocks[size_t(i)]);
     });
   });
 }

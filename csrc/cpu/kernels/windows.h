@@ -154,29 +154,28 @@ LBP_HOST_DEVICE void relax_pixel(Index channels, const T* __restrict lines, Inde
   }
 }
 
-// Pushes lanes whose windows lie at one place through the lines of their image, and writes their constants. The lines
-// of a pixel are read once for all lanes. For every group of `together` lanes, occupied [groups, height * width] is set
-// where a coefficient of any of them is not 0.
+// Pushes lanes [first, last), whose windows lie at one place, through the lines of their image, and writes their
+// constants. The lines of a pixel are read once for all of them. Lanes form groups of `together`: occupied [groups,
+// height * width] is set where a coefficient of any lane of a group is not 0.
 template <typename T>
-void relax_lanes(const RelaxWindowsArguments<T>& args, const WindowRow& where, Lane<T>* lanes, Index count,
+void relax_lanes(const RelaxWindowsArguments<T>& args, const WindowRow& where, Lane<T>* lanes, Index first, Index last,
                  Index together, char* occupied) {
   const RowWindows<T>& A = args.A;
   for (Index y = 0; y < A.height; ++y) {
     const T* lines = args.lines + ((where.top + y) * A.layer_width + where.left) * kLinePlanes * A.channels;
     for (Index x = 0; x < A.width; ++x, lines += kLinePlanes * A.channels) {
       const Index pixel = y * A.width + x;
-      for (Index first = 0; first < count; first += together) {
+      for (Index i = first; i < last;) {
+        const Index group = i / together, end = minimum(last, (group + 1) * together);
         alignas(64) T magnitudes[kAbreast] = {};
-        for (Index i = first; i < minimum(count, first + together); ++i) {
-          relax_pixel(A.channels, lines, pixel * A.channels, lanes[i], magnitudes);
-        }
+        for (; i < end; ++i) relax_pixel(A.channels, lines, pixel * A.channels, lanes[i], magnitudes);
         T magnitude = T(0);
-        for (Index i = 0; i < kAbreast; ++i) magnitude += magnitudes[i];
-        if (!(magnitude == T(0))) occupied[first / together * A.height * A.width + pixel] = 1;
+        for (Index j = 0; j < kAbreast; ++j) magnitude += magnitudes[j];
+        if (!(magnitude == T(0))) occupied[group * A.height * A.width + pixel] = 1;
       }
     }
   }
-  for (Index i = 0; i < count; ++i) {
+  for (Index i = first; i < last; ++i) {
     double constant = 0;
     for (Index j = 0; j < kAbreast; ++j) constant += lanes[i].shares[j];
     args.constants[lanes[i].out] = constant;
