@@ -135,7 +135,7 @@ LBP_HOST_DEVICE bool stands(const RowWindows<T>& A, const WindowRow& row) {
          row.top <= A.layer_height - A.height && row.left >= 0 && row.left <= A.layer_width - A.width;
 }
 
-// A -> A' as for dense coefficients. `lines` is room for the lines of one image, [h, w, 5, C], on the host.
+// A -> A' as for dense coefficients. `lines` is room for the lines of one image, [h, 5, w, C], on the host.
 template <typename T>
 struct RelaxWindowsArguments {
   int sides;

@@ -1,31 +1,9 @@
-#include "cpu/kernels/row_gradient.h"
+#include "cpu/kernels/relax_row.h"
 #include "cpu/kernels/stream.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/tile.h"
 
 namespace lbp::LBP_ISA {
-namespace {
-
-// One row of A over one tile: writes A * slope and returns its share of the constants. Meanwhile the caches are asked
-// for what is read next: rows lie pages apart, where the hardware does not look ahead.
-template <typename T, bool kBias, bool kStreamed>
-double relax_row(Index size, const T* A, const T* next_A, const RowLines<const T>& lines, const T* bias, T* relaxed) {
-  WideSum<T> intercepts, biases;
-  for_lanes<T>(kStreamed ? unaligned_head(size, relaxed) : 0, size, [&](Index j, auto zero) LBP_LANES {
-    using V = decltype(zero);
-    __builtin_prefetch(next_A + j);
-    const V a = load<V>(A + j);
-    const auto positive = a >= zero;
-    const V value = a * (positive ? load<V>(lines.positive_slope + j) : load<V>(lines.negative_slope + j));
-    store<kStreamed>(relaxed + j, value);
-    intercepts.add_product(a, positive ? load<V>(lines.positive_intercept + j) : load<V>(lines.negative_intercept + j));
-    if constexpr (kBias) biases.add_product(value, load<V>(bias + j));
-  });
-  return intercepts.total() + biases.total();
-}
-
-}  // namespace
-
 template <typename T>
 void relax_backward(const RelaxBackwardArguments<T>& args) {
   const Index sides = side_count(args.sides);
@@ -34,8 +12,7 @@ void relax_backward(const RelaxBackwardArguments<T>& args) {
   const Index pieces = quotient_up(args.rows, maximum(1, rows_per_piece));
   const bool streamed = is_streamed(sides * args.batch * args.rows * args.neurons * Index(sizeof(T)));
   const bool biased = args.bias.data != nullptr;
-  const auto relax = streamed ? (biased ? relax_row<T, true, true> : relax_row<T, false, true>)
-                              : (biased ? relax_row<T, true, false> : relax_row<T, false, false>);
+  const RelaxRow<T> relax = relax_row_for<T>(biased, streamed);
   parallel_for(args.batch * pieces, sides * rows_per_piece * args.neurons, [&](Index first, Index last) {
     LineTile<T> lines;
     alignas(64) T bias[kTile];

@@ -12,17 +12,19 @@ template <typename T>
 void relax_windows(const RelaxWindowsArguments<T>& args) {
   const RowWindows<T>& A = args.A;
   const Index sides = side_count(args.sides), size = A.height * A.width * A.channels;
+  const bool streamed = is_streamed(sides * A.rows * size * Index(sizeof(T)));
+  const RelaxRow<T> relax = window_row_for(args, streamed);
   for_each_image(A.where, A.rows, [&](Index first_row, Index last_row) {
     load_image_lines(args, A.where[first_row].image, band_of(A, first_row, last_row));
     parallel_for(last_row - first_row, 2 * sides * size, [&](Index first, Index last) {
-      std::vector<char> occupied(size_t(A.height * A.width));
       for (Index row = first_row + first; row < first_row + last; ++row) {
         Lane<T> lanes[2] = {};
         for (Index side = 0; side < sides; ++side) {
           lanes[side] = lane_of(args, row, side, args.relaxed + (side * A.rows + row) * size);
         }
-        relax_lanes(args, A.where[row], lanes, 0, sides, sides, occupied.data());
+        relax_lanes(args, relax, A.where[row], lanes, 0, sides);
       }
+      if (streamed) finish_streaming();
     });
   });
 }
@@ -112,6 +114,14 @@ void add_few(Index count, const T* from, T* to) {
   if (count % 2 != 0) *to += *from;
 }
 
+template <typename T>
+bool are_zero(Index size, const T* values) {
+  T others = T(0);
+#pragma omp simd reduction(+ : others)
+  for (Index i = 0; i < size; ++i) others += values[i] == T(0) ? T(0) : T(1);
+  return others == T(0);
+}
+
 bool same_place(const WindowRow& a, const WindowRow& b) { return a.top == b.top && a.left == b.left; }
 
 // Where the first entry of the kernel brings the first row and column of a window of A, in the window of the result.
@@ -186,6 +196,7 @@ class BlockConvolution {
         conv_(args.convolution),
         A_(args.relax.A),
         packing_(packing),
+        relax_(window_row_for(args.relax, false)),
         skip_zeros_(skip_zeros),
         pixels_(A_.height * A_.width),
         lane_stride_(lane_stride_of(A_)) {
@@ -226,8 +237,20 @@ class BlockConvolution {
       const WindowRow& place = A_.where[rows[first]];
       Index last = first + 1;
       while (last < number && same_place(A_.where[rows[last]], place)) ++last;
-      relax_lanes(args_.relax, place, lanes_.data(), first * sides, last * sides, together_, occupied_.data());
+      relax_lanes(args_.relax, relax_, place, lanes_.data(), first * sides, last * sides);
       first = last;
+    }
+    if (skip_zeros_) mark_occupied();
+  }
+
+  // Marks the pixels of each group of lanes at which a coefficient is not 0.
+  void mark_occupied() {
+    for (Index i = 0; i < count_; ++i) {
+      char* occupied = occupied_.data() + i / together_ * pixels_;
+      const T* relaxed = relaxed_.data() + i * lane_stride_;
+      for (Index pixel = 0; pixel < pixels_; ++pixel, relaxed += A_.channels) {
+        if (occupied[pixel] == 0) occupied[pixel] = !are_zero(A_.channels, relaxed);
+      }
     }
   }
 
@@ -348,6 +371,7 @@ class BlockConvolution {
   const WindowConvolution<T>& conv_;
   const RowWindows<T>& A_;
   const Packing& packing_;
+  const RelaxRow<T> relax_;
   const bool skip_zeros_;
   const Index pixels_, lane_stride_;
   Index lane_offsets_[kLanes];

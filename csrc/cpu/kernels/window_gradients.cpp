@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/kernels/row_gradient.h"
+#include "cpu/kernels/relax_row.h"
 #include "cpu/kernels/row_norm.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/windows.h"
@@ -94,8 +94,6 @@ class RelaxationGradient {
   }
   T weight(Index side, Index row) const { return T(args_.constants_gradient[side * A_.rows + row]); }
 
-  Index planes_at(Index y, Index x) const { return (y * A_.layer_width + x) * kLinePlanes * A_.channels; }
-
   // Sources to which gradients are added, and those that no row names.
   void clear_sources() {
     parallel_for(sides_ * A_.sources, size_, [&](Index first, Index last) {
@@ -123,20 +121,21 @@ class RelaxationGradient {
 
   void add_to_source(Index side, Index row) const {
     const WindowRow where = A_.where[row];
-    const Index channels = A_.channels;
+    const Index run = A_.width * A_.channels;
     const T constant = weight(side, row);
-    for (Index pixel = 0; pixel < A_.height * A_.width; ++pixel) {
-      const Index at = pixel * channels;
-      const T* lines = lines_.data() + planes_at(where.top + pixel / A_.width, where.left + pixel % A_.width);
-      const PixelLines<const T> line(lines, channels, is_lower(args_.sides, side));
-      const T* __restrict a = coefficients(side, row, at);
-      const T* __restrict gradient = arriving(side, row, at);
-      T* __restrict out = to_source(side, row, at);
-      for (Index c = 0; c < channels; ++c) {
-        const bool positive = a[c] >= T(0);
-        const T slope = selected(positive, line.positive_slope[c], line.negative_slope[c]);
-        const T intercept = selected(positive, line.positive_intercept[c], line.negative_intercept[c]);
-        out[c] += (gradient[c] + constant * line.bias[c]) * slope + constant * intercept;
+    const bool biased = args_.bias.data != nullptr;
+    for (Index y = 0; y < A_.height; ++y) {
+      const T* planes = lines_.data() + planes_at(A_, where.top + y, where.left);
+      const RunLines<const T> line(planes, plane_size(A_), is_lower(args_.sides, side));
+      const T* __restrict a = coefficients(side, row, y * run);
+      const T* __restrict gradient = arriving(side, row, y * run);
+      T* __restrict out = to_source(side, row, y * run);
+      for (Index i = 0; i < run; ++i) {
+        const bool positive = a[i] >= T(0);
+        const T slope = selected(positive, line.positive_slope[i], line.negative_slope[i]);
+        const T intercept = selected(positive, line.positive_intercept[i], line.negative_intercept[i]);
+        const T to_bias = biased ? constant * line.bias[i] : T(0);
+        out[i] += (gradient[i] + to_bias) * slope + constant * intercept;
       }
     }
   }
@@ -145,7 +144,7 @@ class RelaxationGradient {
   // is shared, the gradients of the coefficients are by the way.
   void add_to_lines(Index image) {
     const Rows rows = by_image_.of(image);
-    const Index row_size = A_.layer_width * kLinePlanes * A_.channels;
+    const Index row_size = kLinePlanes * plane_size(A_);
     const Index work = (rows.end() - rows.begin()) * sides_ * size_;
     parallel_for(A_.layer_height, quotient_up(work, maximum(1, A_.layer_height)), [&](Index first, Index last) {
       for (Index y = first; y < last; ++y) {
@@ -164,16 +163,14 @@ class RelaxationGradient {
   void add_row_to_lines(Index side, Index row, Index y) {
     const WindowRow where = A_.where[row];
     const bool lower = is_lower(args_.sides, side);
-    for (Index x = 0; x < A_.width; ++x) {
-      const Index at = (y * A_.width + x) * A_.channels, planes = planes_at(where.top + y, where.left + x);
-      const PixelLines<const T> line(lines_.data() + planes, A_.channels, lower);
-      const PixelLines<T> to_line(line_gradients_.data() + planes, A_.channels, lower);
-      const auto relax =
-          args_.bias.data != nullptr ? relax_row_gradient<T, true, false> : relax_row_gradient<T, false, false>;
-      const RelaxedRun<T> run = {coefficients(side, row, at), arriving(side, row, at), weight(side, row),
-                                 args_.A_gradient == nullptr || shared_ ? nullptr : to_source(side, row, at)};
-      relax(A_.channels, run, line, to_line, line.bias, to_line.bias);
-    }
+    const Index run = A_.width * A_.channels, at = y * run, planes = planes_at(A_, where.top + y, where.left);
+    const RunLines<const T> line(lines_.data() + planes, plane_size(A_), lower);
+    const RunLines<T> to_line(line_gradients_.data() + planes, plane_size(A_), lower);
+    const auto relax =
+        args_.bias.data != nullptr ? relax_row_gradient<T, true, false> : relax_row_gradient<T, false, false>;
+    const RelaxedRun<T> relaxed = {coefficients(side, row, at), arriving(side, row, at), weight(side, row),
+                                   args_.A_gradient == nullptr || shared_ ? nullptr : to_source(side, row, at)};
+    relax(run, relaxed, line, to_line, line.bias, to_line.bias);
   }
 
   void store_gradients(Index image) const {
@@ -183,14 +180,16 @@ class RelaxationGradient {
       for (Index item = first; item < last; ++item) {
         const Index channel = item / tiles, pixel = item % tiles * kTile, size = minimum(kTile, pixels - pixel);
         const Index begin = channel * pixels + pixel;
-        const T* from = line_gradients_.data() + pixel * kLinePlanes * channels + channel;
         T* to_bias = args_.bias_gradient == nullptr ? nullptr : args_.bias_gradient + image * channels * pixels + begin;
-        for (Index j = 0; j < size; ++j, from += kLinePlanes * channels) {
+        for (Index j = 0; j < size; ++j) {
+          const Index place = pixel + j;
+          const T* from =
+              line_gradients_.data() + planes_at(A_, place / A_.layer_width, place % A_.layer_width) + channel;
           tile.lower_slope[j] = from[0];
-          tile.lower_intercept[j] = from[channels];
-          tile.upper_slope[j] = from[2 * channels];
-          tile.upper_intercept[j] = from[3 * channels];
-          if (to_bias != nullptr) to_bias[j] = from[4 * channels];
+          tile.lower_intercept[j] = from[plane_size(A_)];
+          tile.upper_slope[j] = from[2 * plane_size(A_)];
+          tile.upper_intercept[j] = from[3 * plane_size(A_)];
+          if (to_bias != nullptr) to_bias[j] = from[4 * plane_size(A_)];
         }
         store_line_gradients(args_.relaxation, image, channels * pixels, begin, size, tile, args_.gradients);
       }
@@ -202,7 +201,7 @@ class RelaxationGradient {
   const Index sides_, size_;
   const Groups by_image_, by_source_;
   const bool shared_;                      // whether rows share a source
-  std::vector<T> lines_, line_gradients_;  // of one image, [h, w, kLinePlanes, C]
+  std::vector<T> lines_, line_gradients_;  // of one image, [h, kLinePlanes, w, C]
   std::vector<const Index*> next_;         // of every source the first row whose image is still to come
 };
 

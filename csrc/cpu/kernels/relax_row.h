@@ -1,4 +1,4 @@
-// Runs of a row of coefficients: the lines that they take, and the gradient of what becomes of them.
+// Runs of a row of coefficients: the lines that they take, what becomes of them, and its gradient.
 #pragma once
 
 #include "cpu/kernels/stream.h"
@@ -18,6 +18,33 @@ struct RowLines {
         positive_intercept(lower ? lines.lower_intercept : lines.upper_intercept),
         negative_intercept(lower ? lines.upper_intercept : lines.lower_intercept) {}
 };
+
+// Writes A * slope for a run of coefficients, and returns its share of the row's constant. Meanwhile the caches are
+// asked for the run that is read next: runs may lie pages apart, where the hardware does not look ahead.
+template <typename T, bool kBias, bool kStreamed>
+double relax_row(Index size, const T* A, const T* next_A, const RowLines<const T>& lines, const T* bias, T* relaxed) {
+  WideSum<T> intercepts, biases;
+  for_lanes<T>(kStreamed ? unaligned_head(size, relaxed) : 0, size, [&](Index j, auto zero) LBP_LANES {
+    using V = decltype(zero);
+    __builtin_prefetch(next_A + j);
+    const V a = load<V>(A + j);
+    const auto positive = a >= zero;
+    const V value = a * (positive ? load<V>(lines.positive_slope + j) : load<V>(lines.negative_slope + j));
+    store<kStreamed>(relaxed + j, value);
+    intercepts.add_product(a, positive ? load<V>(lines.positive_intercept + j) : load<V>(lines.negative_intercept + j));
+    if constexpr (kBias) biases.add_product(value, load<V>(bias + j));
+  });
+  return intercepts.total() + biases.total();
+}
+
+template <typename T>
+using RelaxRow = double (*)(Index, const T*, const T*, const RowLines<const T>&, const T*, T*);
+
+template <typename T>
+RelaxRow<T> relax_row_for(bool biased, bool streamed) {
+  if (streamed) return biased ? relax_row<T, true, true> : relax_row<T, false, true>;
+  return biased ? relax_row<T, true, false> : relax_row<T, false, false>;
+}
 
 // A run of coefficients, the gradients of the relaxed ones and of their constant, and where that of the coefficients
 // goes (null: not wanted). What is read next lies so far ahead.
