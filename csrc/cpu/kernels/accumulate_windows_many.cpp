@@ -86,8 +86,9 @@ class PositionRow {
       for (Index tile = 0; tile < tiles; ++tile) {
         const Index begin = across.first + count * tile / tiles, end = across.first + count * (tile + 1) / tiles;
         const Factors<T> factors = {args_.layers + ((line * w_.columns + begin) * w_.width + x) * w_.channels, weight};
-        accumulate_lanes<T>(end - begin, &factors, 1, lane_offsets_, w_.channels,
-                            {sums + (row * w_.image_columns + left + begin) * kColumns<T>, kColumns<T>, true});
+        accumulate_lanes<T>(
+            end - begin, &factors, 1, lane_offsets_, w_.channels,
+            {sums + (row * w_.image_columns + left + begin) * kColumns<T>, kColumns<T>, kColumns<T>, true});
       }
     }
   }

@@ -19,19 +19,20 @@ constexpr Index kMostPositions = 128;
 // Channels that are laid out together: those of a line of the cache.
 constexpr Index kTransposed = 16;
 
-// The outputs of a group in blocks of columns, and how the weights lie: [groups, blocks, taps, inputs, kColumns], zero
+// The outputs of a group in blocks of columns, and how the weights lie: [groups, blocks, taps, inputs, width], zero
 // where the last block is not full.
 template <typename T>
 struct Columns {
-  Index inputs, outputs, blocks, taps;
+  Index inputs, outputs, width, blocks, taps;
 
   explicit Columns(const ConvolveWindowsArguments<T>& args)
       : inputs(args.channels / args.groups),
         outputs(args.outputs / args.groups),
-        blocks(quotient_up(outputs, kColumns<T>)),
+        width(block_columns<T>(outputs)),
+        blocks(quotient_up(outputs, width)),
         taps(args.kernel[0] * args.kernel[1]) {}
 
-  Index tap_size() const { return inputs * kColumns<T>; }
+  Index tap_size() const { return inputs * width; }
 };
 
 template <typename T>
@@ -39,13 +40,14 @@ std::vector<T> packed_weight(const ConvolveWindowsArguments<T>& args, const Colu
   std::vector<T> packed(size_t(args.groups * columns.blocks * columns.taps * columns.tap_size()));
   parallel_for(args.groups * columns.blocks, columns.taps * columns.tap_size(), [&](Index first, Index last) {
     for (Index item = first; item < last; ++item) {
-      const Index begin = item % columns.blocks * kColumns<T>;
-      const Index count = minimum(kColumns<T>, columns.outputs - begin);
+      const Index begin = item % columns.blocks * columns.width;
+      const Index count = minimum(columns.width, columns.outputs - begin);
       const T* from = args.weight + (item / columns.blocks * columns.outputs + begin) * columns.inputs * columns.taps;
       T* to = packed.data() + item * columns.taps * columns.tap_size();
       for (Index o = 0; o < count; ++o) {
         for (Index input = 0; input < columns.inputs; ++input) {
-          for (Index tap = 0; tap < columns.taps; ++tap) to[(tap * columns.inputs + input) * kColumns<T> + o] = *from++;
+          for (Index tap = 0; tap < columns.taps; ++tap)
+            to[(tap * columns.inputs + input) * columns.width + o] = *from++;
         }
       }
     }
@@ -92,7 +94,7 @@ class EntrySums {
         columns_(columns),
         weight_(weight),
         offsets_(offsets),
-        row_size_(args.groups * columns.blocks * kColumns<T>),
+        row_size_(args.groups * columns.blocks * columns.width),
         together_(maximum(1, kWeightBytes / (columns.tap_size() * Index(sizeof(T))))),
         sums_(size_t(kMostPositions * row_size_)),
         factors_(size_t(columns.taps)) {}
@@ -109,7 +111,7 @@ class EntrySums {
     }
     const Index positions = args_.output_height * args_.output_width;
     for (Index group = 0; group < args_.groups; ++group) {
-      transpose(sums_.data() + group * columns_.blocks * kColumns<T>, row_size_, last - first, columns_.outputs,
+      transpose(sums_.data() + group * columns_.blocks * columns_.width, row_size_, last - first, columns_.outputs,
                 result + group * columns_.outputs * positions + first, positions, kMostPositions);
     }
   }
@@ -147,8 +149,9 @@ class EntrySums {
     const Index positions = last - first, tiles = quotient_up(positions, kLanes);
     for (Index tile = 0; tile < tiles; ++tile) {
       const Index begin = positions * tile / tiles, end = positions * (tile + 1) / tiles;
-      accumulate_lanes<T>(end - begin, factors_.data(), stop - tap, offsets_ + first + begin, columns_.inputs,
-                          {sums_.data() + begin * row_size_ + block * kColumns<T>, row_size_, tap > 0});
+      accumulate_lanes<T>(
+          end - begin, factors_.data(), stop - tap, offsets_ + first + begin, columns_.inputs,
+          {sums_.data() + begin * row_size_ + block * columns_.width, row_size_, columns_.width, tap > 0});
     }
   }
 
@@ -157,7 +160,7 @@ class EntrySums {
   const T* weight_;
   const Index* offsets_;
   const Index row_size_, together_;  // taps of which the weights of a block of columns stay in the first cache
-  std::vector<T> sums_;              // [positions, groups, blocks, kColumns]
+  std::vector<T> sums_;              // [positions, groups, blocks, width]
   std::vector<Factors<T>> factors_;
   std::vector<Tap> taps_;
 };

@@ -38,50 +38,48 @@ constexpr Index kBlockBytes = Index(128) << 10;
 // Blocks that rows make before they make larger ones.
 constexpr Index kFewBlocks = 16;
 
-// Sums of one pixel: [kLanes, kColumns].
-template <typename T>
-constexpr Index kSums = kLanes * kColumns<T>;
-
-// How the weights of a group of channels are laid out: [blocks, taps, outputs, kColumns], zero where the last block is
-// not full. With many inputs each entry of the kernel is a tap whose columns are the inputs, and a pixel of the result
+// How the weights of a group of channels are laid out: [blocks, taps, outputs, width], zero where the last block is not
+// full. With many inputs each entry of the kernel is a tap whose columns are the inputs, and a pixel of the result
 // gathers the taps that reach it. With few, the columns are all (entry, input) pairs of one tap, and a pixel of A
 // scatters its products: the pairs of a row of the kernel lie side by side in the result.
 struct Packing {
   bool scatter;
-  Index taps, columns, blocks, outputs, inputs;
+  Index taps, columns, width, blocks, outputs, inputs;
 
   template <typename T>
   static Packing of(const WindowConvolution<T>& conv, Index channels) {
     const Index entries = conv.kernel[0] * conv.kernel[1], inputs = conv.inputs / conv.groups;
-    const Index gathered = quotient_up(inputs, kColumns<T>), scattered = quotient_up(entries * inputs, kColumns<T>);
+    const Index gathered = padded<T>(inputs), scattered = padded<T>(entries * inputs);
     const bool scatter = conv.groups == 1 && conv.dilation[1] == 1 && 2 * scattered <= entries * gathered;
-    return {scatter,
-            scatter ? 1 : entries,
-            scatter ? entries * inputs : inputs,
-            scatter ? scattered : gathered,
-            channels / conv.groups,
+    const Index columns = scatter ? entries * inputs : inputs, width = block_columns<T>(columns);
+    return {scatter, scatter ? 1 : entries, columns, width, quotient_up(columns, width), channels / conv.groups,
             inputs};
   }
 
+  // Columns with those that fill the last block.
   template <typename T>
-  Index tap_size() const {
-    return outputs * kColumns<T>;
+  static Index padded(Index columns) {
+    const Index width = block_columns<T>(columns);
+    return quotient_up(columns, width) * width;
   }
+
+  Index tap_size() const { return outputs * width; }
+  Index row_size() const { return blocks * width; }
 };
 
 template <typename T>
 void pack_weight(const WindowConvolution<T>& conv, const Packing& packing) {
   const Index entries = conv.kernel[0] * conv.kernel[1], inputs = packing.inputs, outputs = packing.outputs;
-  parallel_for(conv.groups * packing.blocks * packing.taps, packing.tap_size<T>(), [&](Index first, Index last) {
+  parallel_for(conv.groups * packing.blocks * packing.taps, packing.tap_size(), [&](Index first, Index last) {
     for (Index item = first; item < last; ++item) {
       const Index tap = item % packing.taps, block = item / packing.taps % packing.blocks,
                   group = item / packing.taps / packing.blocks;
-      T* to = conv.packed + item * packing.tap_size<T>();
-      for (Index c = 0; c < kColumns<T>; ++c) {
-        const Index column = block * kColumns<T> + c;
+      T* to = conv.packed + item * packing.tap_size();
+      for (Index c = 0; c < packing.width; ++c) {
+        const Index column = block * packing.width + c;
         const Index entry = packing.scatter ? column / inputs : tap, input = packing.scatter ? column % inputs : column;
         for (Index o = 0; o < outputs; ++o) {
-          to[o * kColumns<T> + c] =
+          to[o * packing.width + c] =
               column < packing.columns ? conv.weight[((group * outputs + o) * inputs + input) * entries + entry] : T(0);
         }
       }
@@ -89,13 +87,10 @@ void pack_weight(const WindowConvolution<T>& conv, const Packing& packing) {
   });
 }
 
-// Copies kColumns numbers.
+// Copies the columns of a block.
 template <typename T>
-void copy_columns(const T* from, T* to) {
-#pragma GCC unroll 2
-  for (Index v = 0; v < kVectors; ++v) {
-    store_vector(to + v * Vector<T>::kSize, load_vector(from + v * Vector<T>::kSize));
-  }
+void copy_columns(Index width, const T* from, T* to) {
+  for (Index v = 0; v < width; v += Vector<T>::kSize) store_vector(to + v, load_vector(from + v));
 }
 
 // Adds few numbers: a row of the kernel, without a loop's way in and out of vectors.
@@ -254,6 +249,9 @@ class BlockConvolution {
     }
   }
 
+  // Sums of one pixel of a group of lanes: [kLanes, width].
+  Index pixel_sums() const { return kLanes * packing_.width; }
+
   // The coefficients of a lane's result.
   T* out(Index lane) const {
     return args_.coefficients + lanes_[size_t(lane)].out * conv_.height * conv_.width * conv_.inputs;
@@ -272,14 +270,14 @@ class BlockConvolution {
   // Row by row of the result: the entries of a row of the kernel, as many as fit in the first cache, serve all pixels
   // and lanes that they reach while they are there.
   void gather() {
-    const Index tap_size = packing_.template tap_size<T>();
+    const Index tap_size = packing_.tap_size();
     const Index together = maximum(1, minimum(conv_.kernel[1], kWeightBytes / (tap_size * Index(sizeof(T)))));
     factors_.resize(size_t(conv_.kernel[1]));
     for (Index item = 0; item < conv_.groups * packing_.blocks; ++item) {
-      const Index channels = item / packing_.blocks, column = item % packing_.blocks * kColumns<T>;
+      const Index channels = item / packing_.blocks, column = item % packing_.blocks * packing_.width;
       const T* weight = conv_.packed + item * packing_.taps * tap_size;
       for (Index y = 0; y < conv_.height; ++y) {
-        sums_.assign(size_t(groups_ * conv_.width * kSums<T>), T(0));
+        sums_.assign(size_t(groups_ * conv_.width * pixel_sums()), T(0));
         for (Index i = 0; i < conv_.kernel[0]; ++i) {
           const Index row = reached(y, i, 0);
           if (row < 0) continue;
@@ -288,7 +286,7 @@ class BlockConvolution {
                     weight + i * conv_.kernel[1] * tap_size);
           }
         }
-        write_row(y, channels * packing_.inputs + column, minimum(kColumns<T>, packing_.inputs - column));
+        write_row(y, channels * packing_.inputs + column, minimum(packing_.width, packing_.inputs - column));
       }
     }
   }
@@ -302,7 +300,7 @@ class BlockConvolution {
 
   // Adds the products of entries [first, last) of a row of the kernel with a row of A.
   void add_row(Index row, Index first, Index last, Index channel, const T* weight) {
-    const Index tap_size = packing_.template tap_size<T>();
+    const Index tap_size = packing_.tap_size();
     for (Index x = 0; x < conv_.width; ++x) {
       for (Index group = 0; group < groups_; ++group) {
         Index number = 0;
@@ -313,18 +311,18 @@ class BlockConvolution {
         }
         if (number == 0) continue;
         multiply(group, factors_.data(), number,
-                 {sums_.data() + (group * conv_.width + x) * kSums<T>, kColumns<T>, true});
+                 {sums_.data() + (group * conv_.width + x) * pixel_sums(), packing_.width, packing_.width, true});
       }
     }
   }
 
   void write_row(Index y, Index channel, Index count) const {
     for (Index lane = 0; lane < count_; ++lane) {
-      const T* from = sums_.data() + lane / together_ * conv_.width * kSums<T> + lane % together_ * kColumns<T>;
+      const T* from = sums_.data() + lane / together_ * conv_.width * pixel_sums() + lane % together_ * packing_.width;
       T* to = out(lane) + y * conv_.width * conv_.inputs + channel;
-      for (Index x = 0; x < conv_.width; ++x, from += kSums<T>, to += conv_.inputs) {
-        if (count == kColumns<T>) {
-          copy_columns(from, to);
+      for (Index x = 0; x < conv_.width; ++x, from += pixel_sums(), to += conv_.inputs) {
+        if (count == packing_.width) {
+          copy_columns(count, from, to);
         } else {
           for (Index c = 0; c < count; ++c) to[c] = from[c];
         }
@@ -338,7 +336,7 @@ class BlockConvolution {
     for (Index lane = 0; lane < count_; ++lane) {
       std::fill(out(lane), out(lane) + conv_.height * conv_.width * inputs, T(0));
     }
-    const Index stride = packing_.blocks * kColumns<T>;  // between lanes of the products
+    const Index stride = packing_.row_size();  // between lanes of the products
     products_.resize(size_t(kLanes * stride));
     for (Index item = 0; item < groups_ * pixels_; ++item) {
       if (occupied_[size_t(item)] == 0) continue;
@@ -362,8 +360,8 @@ class BlockConvolution {
   // products [kLanes, columns] of a pixel of A with the whole kernel.
   void multiply_all(Index group, Index pixel, Index stride) {
     for (Index block = 0; block < packing_.blocks; ++block) {
-      const Factors<T> factors = {outputs_at(group, pixel, 0), conv_.packed + block * packing_.template tap_size<T>()};
-      multiply(group, &factors, 1, {products_.data() + block * kColumns<T>, stride, false});
+      const Factors<T> factors = {outputs_at(group, pixel, 0), conv_.packed + block * packing_.tap_size()};
+      multiply(group, &factors, 1, {products_.data() + block * packing_.width, stride, packing_.width, false});
     }
   }
 
@@ -411,7 +409,7 @@ void relax_convolve_windows(const RelaxConvolveWindowsArguments<T>& args) {
 template <typename T>
 Index packed_weight_size(const WindowConvolution<T>& conv, Index channels) {
   const Packing packing = Packing::of(conv, channels);
-  return conv.groups * packing.blocks * packing.taps * packing.tap_size<T>();
+  return conv.groups * packing.blocks * packing.taps * packing.tap_size();
 }
 
 #define LBP_INSTANTIATE(T)                                                       \
