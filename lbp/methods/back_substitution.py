@@ -181,8 +181,7 @@ def bounds_of_neurons(problem: Problem, node: BoundNode) -> Interval:
     """Return bounds [B, *shape] of every neuron of a node by back-substitution to the input, in chunks of rows."""
     if problem.windows:
         every = Neurons.every(problem, node)
-        empty = torch.zeros(2, problem.region.batch, *node.shape, dtype=torch.float64, device=every.images.device)
-        return both_sides(problem, node, every.put(empty, bounds_of_rows(problem, every)))
+        return both_sides(problem, node, every.arranged(bounds_of_rows(problem, every)))
     chunks = [
         over_region(problem, back_substitute(problem, node, rows, "both"), "both") for rows in problem.row_chunks(node)
     ]

@@ -30,8 +30,9 @@ def open_bounds(problem: Problem, node: BoundNode) -> Interval:
 
     Intervals come first; only neurons that they leave open are substituted back, per image, and of every neuron the
     tighter of all bounds found is kept. A row is dropped on its way down where the bounds of an activation that it
-    passes decide its neuron, at the layers that `worth_evaluating` names. Without windows every neuron has its row,
-    and the tighter bounds are kept.
+    passes decide its neuron, at the layers that `worth_evaluating` names. Where intervals decide hardly any neuron, all
+    of the layer have rows, of which those are not read. Without windows every neuron has its row, and the tighter
+    bounds are kept.
     """
     bounds = interval_of(problem, node)
     if not problem.windows:
@@ -39,25 +40,24 @@ def open_bounds(problem: Problem, node: BoundNode) -> Interval:
     neurons = open_neurons(problem, node, bounds)
     if neurons.count == 0:
         return bounds
-    known = torch.stack(bounds)
     layers = worth_evaluating(problem.network, node)
-    lower, upper = _raced(problem, neurons, known, layers) if layers else bounds_of_rows(problem, neurons)
-    found = neurons.put(known, torch.stack([round_down(lower, problem.dtype), round_up(upper, problem.dtype)]))
-    return tighter(bounds, (found[0], found[1]))
+    values = _raced(problem, neurons, bounds, layers) if layers else bounds_of_rows(problem, neurons)
+    lower, upper = round_down(values[0], problem.dtype), round_up(values[1], problem.dtype)
+    return tighter(bounds, (neurons.put(bounds[0], lower), neurons.put(bounds[1], upper)))
 
 
-def _raced(problem: Problem, neurons: Neurons, known: Tensor, layers: Collection[BoundNode]) -> Tensor:
+def _raced(problem: Problem, neurons: Neurons, known: Interval, layers: Collection[BoundNode]) -> Tensor:
     """Return bounds [2, R] float64 of neurons whose rows are evaluated at some layers on their way, in chunks.
 
     Args:
         problem: gives the graph and the bounds known so far.
         neurons: to bound.
-        known: lower and upper bounds [2, B, *shape] of the layer.
+        known: bounds [B, *shape] of the layer.
         layers: activations.
     """
-    found = []
+    found, both = [], torch.stack(known)
     for part in neurons.chunks(problem.rows_at_once(neurons.node)):
-        race = _Race(problem, part, part.of(known).double())
+        race = _Race(problem, part, part.of(both).double())
         start = part.start(problem.dtype)
         result = back_substitute(problem, part.node, start, "both", watch=race, watched=layers)
         found.append(race.finished(over_region(problem, result, "both")))
@@ -69,14 +69,14 @@ class _Race:
 
     Attributes:
         best: lower and upper bounds [2, R] float64 of all rows that started.
-        left: int64, which of them are still under way.
+        left: int64, which of them are still under way; None: all.
     """
 
     def __init__(self, problem: Problem, neurons: Neurons, best: Tensor) -> None:
         self.problem = problem
         self.neurons = neurons
         self.best = best
-        self.left = torch.arange(neurons.count, device=best.device)
+        self.left: Tensor | None = None
         self.decision = Decision.about(problem, neurons.node)
 
     def __call__(
@@ -86,12 +86,12 @@ class _Race:
             return rows, constants
         values = self.problem.add("both", self.problem.region_at(node).concretize_windows(rows, "both"), constants)
         assert values is not None
-        self._improve(values)
-        lower, upper = self.best.detach()[:, self.left]
-        keep = self.decision.open(lower, upper, self.neurons.neurons[self.left]).nonzero().squeeze(1)
+        lower, upper = self._improve(values).detach()
+        neurons = self.neurons.neurons if self.left is None else self.neurons.neurons[self.left]
+        keep = self.decision.open(lower, upper, neurons).nonzero().squeeze(1)
         if len(keep) == rows.count:
             return rows, constants
-        self.left = self.left[keep]
+        self.left = keep if self.left is None else self.left[keep]
         return rows.chosen(keep), None if constants is None else constants[:, keep]
 
     def finished(self, values: Tensor) -> Tensor:
@@ -99,7 +99,9 @@ class _Race:
         self._improve(values)
         return self.best
 
-    def _improve(self, values: Tensor) -> None:
-        lower, upper = self.best[:, self.left]
+    def _improve(self, values: Tensor) -> Tensor:
+        """Take bounds [2, R'] of the rows under way where they are better; return the best of these rows."""
+        lower, upper = self.best if self.left is None else self.best[:, self.left]
         better = torch.stack([torch.maximum(lower, values[0]), torch.minimum(upper, values[1])])
-        self.best = self.best.index_copy(1, self.left, better)
+        self.best = better if self.left is None else self.best.index_copy(1, self.left, better)
+        return better

@@ -71,9 +71,8 @@ def linear_bounds_of_rows(
             lower, upper = _over_input(rows, part, windows)
             matrices.append(((upper + lower) / 2, (upper - lower) / 2))
             constants.append(torch.zeros_like(value) if added is None else added.expand_as(value))
-    batch = problem.region.batch
-    found = every.put(values[0].new_zeros(2, batch, *node.shape), torch.cat(values, 1)).flatten(2)
-    return found, _forward_bounds(every, batch, matrices, constants, windows) if keep else None
+    found = every.arranged(torch.cat(values, 1)).flatten(2)
+    return found, _forward_bounds(every, matrices, constants, windows) if keep else None
 
 
 def matrix_bytes(
@@ -183,7 +182,6 @@ def _over_input(rows: WindowCoefficients, neurons: Neurons, windows: InputWindow
 
 def _forward_bounds(
     neurons: Neurons,
-    batch: int,
     matrices: list[tuple[Tensor, Tensor]],
     constants: list[Tensor],
     windows: InputWindows | None,
@@ -192,19 +190,13 @@ def _forward_bounds(
 
     Args:
         neurons: all of them.
-        batch: number of images.
         matrices: center and radius [R, n0] of some rows after the other.
         constants: [2, R] float64 of the same rows, lower and upper.
         windows: of the input under the layer; None: the rows are whole.
     """
-
-    def arranged(entries: Tensor) -> Tensor:
-        empty = entries.new_zeros(()).expand(*entries.shape[:-1], batch, *neurons.node.shape)
-        return neurons.put(empty, entries)
-
     # One after the other: what is under way takes memory beside what is kept.
-    center, radius = (arranged(torch.cat([part[i] for part in matrices]).mT).movedim(1, 0) for i in range(2))
+    center, radius = (neurons.arranged(torch.cat([part[i] for part in matrices]).mT).movedim(1, 0) for i in range(2))
     low, high = torch.cat(constants, 1)
-    biases = (arranged(values).to(center.dtype) for values in ((high + low) / 2, (high - low) / 2))
+    biases = (neurons.arranged(values).to(center.dtype) for values in ((high + low) / 2, (high - low) / 2))
     center_bias, radius_bias = biases
     return ForwardBounds(center.contiguous(), radius.contiguous(), center_bias, radius_bias, windows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from lbp.graph.activation import RampNode
 from lbp.linear import Interval, NeuronRows, tighter
 from lbp.methods.problem import Problem
 
+HARDLY = 1 / 64
+"""Share of a layer's neurons up to which decided ones have rows all the same: picking out the others costs more."""
+
 
 @dataclass(frozen=True)
 class Neurons:
@@ -20,11 +23,15 @@ class Neurons:
     Attributes:
         node: the layer.
         images, neurons: int64 [R]; neurons count in the layer's flattened order.
+        batch: number of images where these are all neurons of all of them; otherwise None.
+        wanted: bool [B, *shape], of which of all neurons entries are put into their places; None: of all that are here.
     """
 
     node: BoundNode
     images: Tensor
     neurons: Tensor
+    batch: int | None = None
+    wanted: Tensor | None = None
 
     @classmethod
     def chosen(cls, node: BoundNode, mask: Tensor) -> Neurons:
@@ -39,8 +46,12 @@ class Neurons:
     @classmethod
     def every(cls, problem: Problem, node: BoundNode) -> Neurons:
         """Return all neurons of a node for all images."""
-        shape = (problem.region.batch, *node.shape)
-        return cls.chosen(node, torch.ones(shape, dtype=torch.bool, device=problem.region.lower.device))
+        batch, device = problem.region.batch, problem.region.lower.device
+        neurons = torch.arange(node.size, device=device)
+        if len(node.shape) == 3:
+            neurons = neurons.view(node.shape[0], -1).mT.flatten()
+        images = torch.arange(batch, device=device)[:, None].expand(batch, node.size)
+        return cls(node, images.flatten(), neurons.expand(batch, -1).flatten(), batch)
 
     @property
     def count(self) -> int:
@@ -49,6 +60,8 @@ class Neurons:
 
     def chunks(self, rows: int) -> list[Neurons]:
         """Return the neurons in parts of at most that many."""
+        if self.count <= rows:
+            return [self]
         return [
             Neurons(self.node, images, neurons)
             for images, neurons in zip(self.images.split(rows), self.neurons.split(rows), strict=True)
@@ -63,10 +76,21 @@ class Neurons:
         return values.flatten(values.dim() - len(self.node.shape))[..., self.images, self.neurons]
 
     def put(self, values: Tensor, entries: Tensor) -> Tensor:
-        """Return values [..., B, *shape] with the neurons' entries [..., R] in their places."""
+        """Return values [..., B, *shape] with the wanted neurons' entries [..., R] in their places."""
+        if self.batch is not None:
+            arranged = self.arranged(entries.to(values.dtype))
+            return arranged if self.wanted is None else torch.where(self.wanted, arranged, values)
         flat = values.flatten(values.dim() - len(self.node.shape)).clone()
         flat[..., self.images, self.neurons] = entries.to(flat.dtype)
         return flat.reshape(values.shape)
+
+    def arranged(self, entries: Tensor) -> Tensor:
+        """Return entries [..., R] of all neurons of all images as [..., B, *shape]."""
+        assert self.batch is not None
+        leading, shape = entries.shape[:-1], self.node.shape
+        if len(shape) == 3:
+            entries = entries.reshape(*leading, self.batch, shape[1] * shape[2], shape[0]).mT
+        return entries.reshape(*leading, self.batch, *shape)
 
 
 @dataclass(frozen=True)
@@ -97,23 +121,37 @@ class Decision:
             bends.append(r.detach().expand(node.shape).flatten() if isinstance(r, Tensor) else r)
         return cls(tuple(bends))
 
-    def open(self, lower: Tensor, upper: Tensor, neurons: Tensor) -> Tensor:
-        """Return which bounds [...] settle nothing; `neurons` int64 says which neuron each belongs to."""
+    def open(self, lower: Tensor, upper: Tensor, neurons: Tensor | None = None) -> Tensor:
+        """Return which bounds settle nothing: [R] of some neurons, or [B, n] of a layer.
+
+        Args:
+            lower: [R] or [B, n].
+            upper: like lower.
+            neurons: int64 [R], which neuron each belongs to; None: bounds of a layer.
+        """
         if self.bends is None:
             return torch.ones_like(lower, dtype=torch.bool)
-        undecided = lower.isnan() | upper.isnan()
+        # On one side of 0, and of r. Comparisons with NaN are false, so that it settles nothing.
+        settled = torch.minimum(-lower, upper) <= 0
         for bend in self.bends:
-            r = bend[neurons] if isinstance(bend, Tensor) else bend
-            undecided = undecided | ~((upper <= 0) | ((lower >= 0) & (upper <= r)) | (lower >= r))
-        return undecided
+            r = bend[neurons] if isinstance(bend, Tensor) and neurons is not None else bend
+            if isinstance(r, Tensor) or r < torch.inf:
+                settled = settled & ((upper <= r) | (lower >= r))
+        return ~settled
 
 
 def open_neurons(problem: Problem, node: BoundNode, bounds: Interval) -> Neurons:
-    """Return the neurons that bounds [B, *shape] leave open."""
+    """Return the neurons that bounds [B, *shape] leave open, among all others where these are hardly any."""
+    decision = Decision.about(problem, node)
+    if decision.bends is None:
+        return Neurons.every(problem, node)
     lower, upper = (bound.detach().flatten(1) for bound in bounds)
-    neurons = torch.arange(node.size, device=lower.device).expand(lower.shape)
-    mask = Decision.about(problem, node).open(lower, upper, neurons)
-    return Neurons.chosen(node, mask.unflatten(1, node.shape))
+    mask = decision.open(lower, upper).unflatten(1, node.shape)
+    decided = mask.numel() - int(mask.count_nonzero())
+    if decided > HARDLY * mask.numel():
+        return Neurons.chosen(node, mask)
+    every = Neurons.every(problem, node)
+    return replace(every, wanted=mask) if decided else every
 
 
 def interval_of(problem: Problem, node: BoundNode) -> Interval:
