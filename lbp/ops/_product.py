@@ -44,12 +44,35 @@ def matmul(left: Tensor, right: Tensor) -> Tensor:
     return linear(left, right.mT)
 
 
-def _is_large(x: Tensor, weight: Tensor) -> bool:
-    """Whether a product is large enough for oneDNN; vectors are no faster there."""
-    return x.numel() * weight.shape[0] >= _LARGE and x.numel() > x.shape[-1] > 1
+def batched_linear(x: Tensor, weights: Tensor) -> Tensor:
+    """Return `x weights^T` of every image's own matrix, [K, B, S, m]; see `linear`.
+
+    PyTorch has MKL multiply batches of matrices. Of large ones oneDNN, image after image, takes 0.2 to 0.9 of the time.
+
+    Args:
+        x: [K, B, S, n].
+        weights: [B or 1, m, n]; they may be transposed matrices.
+    """
+    if len(weights) == 1:
+        return linear(x, weights[0])
+    # Both sides as rows of one product: otherwise PyTorch copies the matrices for each of them.
+    rows = x.transpose(0, 1).flatten(1, 2)
+    if _one_dnn is not None and len(rows) and _is_large(rows[0], weights[0], 2 * _LARGE) and _takes(x, weights[0]):
+        result = rows.new_empty(*rows.shape[:2], weights.shape[1])
+        for image, weight in enumerate(weights):
+            result[image] = linear(rows[image], weight)
+    else:
+        result = rows @ weights.mT
+    by_side: Tensor = result.unflatten(1, (x.shape[0], x.shape[2]))
+    return by_side.transpose(0, 1)
 
 
-def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def _is_large(x: Tensor, weight: Tensor, least: int = _LARGE) -> bool:
+    """Whether a product has so many multiply-adds that oneDNN is the faster one; vectors are no faster there."""
+    return x.numel() * weight.shape[0] >= least and x.numel() > x.shape[-1] > 1
+
+
+def _takes(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether oneDNN may compute a product: of PyTorch's own tensors in float32, of which no gradient is wanted."""
     tensors = (x, weight) if bias is None else (x, weight, bias)
     return (

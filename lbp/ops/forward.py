@@ -18,7 +18,7 @@ from lbp.backend import current_backend
 from lbp.constants import vector
 from lbp.ops._arguments import contiguous, native, register_composite, register_gradient, sum_to
 from lbp.ops._convolution import Pair, convolution_gradients, convolved_size
-from lbp.ops._product import linear, matmul
+from lbp.ops._product import batched_linear, linear, matmul
 from lbp.ops.outward_intervals import short_products
 from lbp.precision import full_precision
 from lbp.strategies import side_code
@@ -193,12 +193,12 @@ def _forward_affine(
 def _insert_forward_composite(A: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     center, radius, center_bias, radius_bias, sides = arguments
     rows = A.flatten(3)
-    coefficients = rows @ center.flatten(2).mT
+    coefficients = batched_linear(rows, center.flatten(2))
     constants = (rows * center_bias.flatten(1).unsqueeze(1)).sum(-1, dtype=torch.float64)
     if radius is not None or radius_bias is not None:
         spread = rows.abs() * _signs(sides, A)
         if radius is not None:
-            coefficients = coefficients + spread @ radius.flatten(2).mT
+            coefficients = coefficients + batched_linear(spread, radius.flatten(2))
         if radius_bias is not None:
             constants = constants + (spread * radius_bias.flatten(1).unsqueeze(1)).sum(-1, dtype=torch.float64)
     return coefficients.contiguous(), constants
@@ -278,10 +278,11 @@ def _insert_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple
 def _row_gradient(ctx: Any, coefficients: Tensor, weights: Tensor) -> Tensor:
     """Return the gradient of `insert_forward` by A; where A = 0 it takes the line of positive A."""
     A, center, radius, center_bias, radius_bias = ctx.saved_tensors
-    to_rows: Tensor = coefficients @ center.flatten(2)
+    to_rows = batched_linear(coefficients, center.flatten(2).mT)
     to_rows.addcmul_(weights, center_bias.flatten(1).unsqueeze(1))
     if radius is not None or radius_bias is not None:
-        spread = torch.zeros_like(to_rows) if radius is None else coefficients @ radius.flatten(2)
+        matrix = None if radius is None else radius.flatten(2).mT
+        spread = torch.zeros_like(to_rows) if matrix is None else batched_linear(coefficients, matrix)
         if radius_bias is not None:
             spread.addcmul_(weights, radius_bias.flatten(1).unsqueeze(1))
         signs = _signs(ctx.sides, A)

@@ -7,7 +7,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lbp.ops import _product
-from lbp.ops._product import linear, matmul
+from lbp.ops._product import batched_linear, linear, matmul
 from lbp.precision import full_precision
 
 SIZES = (128, 160, 144)
@@ -61,6 +61,31 @@ def test_large_products_are_those_of_exact_arithmetic(operands, transposed, batc
     assert torch.equal(matmul(x, weight.mT), linear(x, weight))
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("matrices", [1, 3])
+@pytest.mark.parametrize("sides", ["own", "shared"])
+def test_large_products_with_a_matrix_of_every_image_are_those_of_exact_arithmetic(
+    operands, transposed, matrices, sides
+):
+    rows, weight, _ = operands
+    x = torch.stack([rows, 2 * rows.flip(0), rows.flip(1)])
+    x = torch.stack([x, -x.flip(2)]) if sides == "own" else x.expand(2, *x.shape)
+    weights = torch.stack([weight, weight.flip(0), weight.exp()])[:matrices]
+    weights = weights.mT.contiguous().mT if transposed else weights
+    assert by_one_dnn(lambda: batched_linear(x, weights))
+    exact, magnitudes = x.double() @ weights.double().mT, x.double().abs() @ weights.double().abs().mT
+    terms = x.shape[-1]
+    assert ((batched_linear(x, weights) - exact).abs() <= terms * 2**-24 / (1 - terms * 2**-24) * magnitudes).all()
+
+
+def test_small_products_with_a_matrix_of_every_image_are_one_call_of_pytorch(operands):
+    rows, weight, _ = operands
+    for images in (0, 1, 64):
+        x, weights = rows[:2].expand(1, images, -1, -1), weight.expand(images, -1, -1)
+        assert not by_one_dnn(lambda x=x, weights=weights: batched_linear(x, weights))
+        torch.testing.assert_close(batched_linear(x, weights), x @ weights.mT)
+
+
 def test_reduced_precision_of_one_dnn_reaches_no_product_in_full_precision(operands):
     x, weight, _ = operands
     with full_precision():
@@ -96,3 +121,12 @@ def test_gradients_pass_through_products(operands):
     )
     for mine, expected in zip(own, plain, strict=True):
         assert torch.equal(mine, expected)
+
+
+def test_gradients_pass_through_products_with_a_matrix_of_every_image(operands):
+    x, weight = (value.expand(2, *value.shape).clone().requires_grad_() for value in operands[:2])
+    arriving = torch.randn(1, 2, SIZES[0], SIZES[2])
+    found = torch.autograd.grad(batched_linear(x[None], weight), (x, weight), arriving)
+    expected = torch.autograd.grad(x[None] @ weight.mT, (x, weight), arriving)
+    for mine, other in zip(found, expected, strict=True):
+        assert torch.equal(mine, other)
