@@ -10,20 +10,21 @@ from lbp.graph.linear import LinearNode
 from lbp.linear import InputWindows
 from lbp.ops.forward_windows import ConvolvedWindows, has_kernel
 
-CALL = 2_100_000
-"""Multiply-adds in the time of a call of a small product or copy from Python.
+CALL = 16_000_000
+"""Multiply-adds in the time of a step's calls of small products and copies from Python.
 
-Fitted, with the two below, to `benchmarks/forward_windows.py` on two machines of two cores: LBP of 18 small networks
-(images of 8x8 to 16x16, 4 to 32 channels, two or three convolutions) for 1, 4 and 16 images. On the faster one windows
-took 0.07 to 1.3 times as long as dense matrices there; the choice by work was slower than the other by 18 % once and
-8 % once. It depends on the number of images: at 8x8 with 16 channels windows take 1.1 times as long
-for one image and 0.4 times for 16, so that any choice for both would be wrong for one.
+Fitted, with the two below, to the times of `benchmarks/forward_windows.py` on two cores (AMD EPYC, AVX-512): LBP of 18
+small networks (images of 8x8 to 16x16, 4 to 32 channels, two or three convolutions) for 1, 4 and 16 images, and chains
+of up to 16 convolutions. A step there is some 60 us beside 3.7 ps for each multiply-add and 0.4 ns for each entry; the
+times come out within a fifth. Windows took 0.1 to 1.35 times as long as dense matrices, and the choice by work at most
+1.07 times as long as the other. It depends on the number of images: at 8x8 with 32 channels and three convolutions
+windows take 1.2 times as long for one image and 0.6 times for 16, so that any choice for both would be wrong for one.
 """
 
-WINDOW_CALLS = 3
+WINDOW_CALLS = 1
 """Calls by which a step on windows takes longer than a dense one: what lies where, and parts at the image's edge."""
 
-ENTRY = 80
+ENTRY = 100
 """Multiply-adds in the time in which an entry of the matrices passes an activation and is evaluated: 24 bytes."""
 
 
