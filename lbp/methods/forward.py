@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
+import torch
 from torch import Tensor
 
-from lbp.graph import BoundNode, InputNode, Relaxations
+from lbp.graph import BoundNode, InputNode, Network, Relaxations
 from lbp.linear import DenseCoefficients, ForwardBounds, Interval
 from lbp.methods.back_substitution import Substituted
 from lbp.methods.forward_work import windows_pay
 from lbp.methods.problem import Problem
+from lbp.methods.work import counted_once
 from lbp.ops import insert_forward, insert_forward_windows
 
 
@@ -33,7 +35,8 @@ def propagate_forward(
     readers = Counter(source for node in needed for source in node.inputs)
     held: dict[BoundNode, ForwardBounds] = {}
     if windows is None:
-        windows = problem.windows and (not problem.by_work or windows_pay(needed, batch=problem.region.batch))
+        batch, device = problem.region.batch, problem.region.lower.device
+        windows = problem.windows and (not problem.by_work or _pays(problem.network, tuple(needed), batch, device))
     for node in needed:
         held[node] = _step(problem, node, [held[source] for source in node.inputs], windows=windows)
         if node in problem.pre_activations and node not in problem.bounds:
@@ -43,6 +46,12 @@ def propagate_forward(
             if readers[source] == 0 and source not in keep:
                 del held[source]
     return {node: held[node] for node in keep}
+
+
+@counted_once
+def _pays(network: Network, nodes: tuple[BoundNode, ...], batch: int, device: torch.device) -> bool:
+    """Keep what `windows_pay` says of nodes whose parameters are on a device."""
+    return windows_pay(nodes, batch=batch)
 
 
 def _step(problem: Problem, node: BoundNode, sources: list[ForwardBounds], *, windows: bool) -> ForwardBounds:

@@ -77,3 +77,15 @@ def test_bounds_do_not_depend_on_the_choice(method):
     for other in found[1:]:
         for bound, expected in zip(found[0], other, strict=True):
             assert torch.allclose(bound, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_work_is_counted_once_for_every_number_of_images(monkeypatch):
+    graph, counted = network(4), []
+    first, second = (activation.pre_activation for activation in graph.activations)
+    pays = {1: False, 2: True}
+    monkeypatch.setattr("lbp.methods.forward.windows_pay", lambda _, batch: counted.append(batch) or pays[batch])
+    for batch in (1, 2, 1, 2):
+        x = torch.zeros(batch, 1, 4, 4, dtype=torch.float64)
+        problem = Problem(graph, graph.output, Region(x - 0.1, x + 0.1), by_work=True)
+        assert (propagate_forward(problem, [second], keep=[first])[first].windows is not None) == pays[batch]
+    assert counted == [1, 2]
