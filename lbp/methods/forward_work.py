@@ -17,8 +17,9 @@ Fitted, with the two below, to the times of `benchmarks/forward_windows.py` on t
 small networks (images of 8x8 to 16x16, 4 to 32 channels, two or three convolutions) for 1, 4 and 16 images, and chains
 of up to 16 convolutions. A step there is some 60 us beside 3.7 ps for each multiply-add and 0.4 ns for each entry; the
 times come out within a fifth. Windows took 0.1 to 1.35 times as long as dense matrices, and the choice by work at most
-1.07 times as long as the other. It depends on the number of images: at 8x8 with 32 channels and three convolutions
-windows take 1.2 times as long for one image and 0.6 times for 16, so that any choice for both would be wrong for one.
+1.07 times as long as the other. Where a process returns freed memory to the system, dense matrices take longer. The
+choice depends on the number of images: at 8x8 with 32 channels and three convolutions windows take 1.1 times as long
+for one image and 0.65 times for 16, so that any choice for both would be wrong for one.
 """
 
 WINDOW_CALLS = 1
