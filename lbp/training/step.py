@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lbp.checks import trusted_values
-from lbp.nn import LeakyReLU, ParamRamp
+from lbp.nn import R_MIN, LeakyReLU, ParamRamp
 from lbp.precision import free_convolutions, full_precision
 from lbp.training.batches import seed_for
 from lbp.training.capture import CapturedSteps, CudaGraphs
@@ -150,8 +150,8 @@ class TrainingStep:
 class _RampNoise:
     """Gaussian noise on the bending points, the same in the clean pass and in the bounds of a step.
 
-    Lyu et al. 2021 counter overfitting at small radii by it. It is added to r for the length of forward and backward
-    pass and then taken away exactly; the gradient is that at the moved points.
+    Lyu et al. 2021 counter overfitting at small radii by it. It is added to the effective r for the length of forward
+    and backward pass, after which r is what it was; the gradient is that at the moved points.
     """
 
     def __init__(self, model: nn.Module, settings: TrainingSettings) -> None:
@@ -178,7 +178,9 @@ class _RampNoise:
         kept = [module.r.detach().clone() for module, _ in active]
         with torch.no_grad():
             for module, drawn in active:
-                module.r.add_(drawn * (self._share * module.r.mean()))
+                # As in the paper's code, centre and mean are those of the points that a pass without noise uses.
+                r = module.r.clamp(min=R_MIN)
+                module.r.copy_(r + drawn * (self._share * r.mean()))
         try:
             yield
         finally:

@@ -132,6 +132,21 @@ def test_noise_on_r_is_drawn_once_a_step_and_not_accumulated(synthetic):
     torch.testing.assert_close(second, again)
 
 
+def test_noise_on_r_moves_the_bending_points_that_passes_use(synthetic):
+    """Centre and mean are those of the clamped r, however far below the minimum a parameter lies."""
+    data, model = synthetic(6), network()
+    with torch.no_grad():
+        model.act1.r[: len(model.act1.r) // 2] = -100.0
+    step = make_step(model, data, r_noise=0.5)
+    kept, effective, seen = model.act1.r.detach().clone(), model.act1.effective_r().detach(), []
+    step.objective.register_forward_pre_hook(lambda module, inputs: seen.append(model.act1.r.detach().clone()))
+    run(step, data, lr=1e-30)
+    drawn = (seen[0] - effective) / (0.5 * effective.mean())
+    assert drawn.mean().item() == pytest.approx(0.0, abs=0.1)
+    assert drawn.std().item() == pytest.approx(1.0, abs=0.1)
+    torch.testing.assert_close(model.act1.r.detach(), kept)
+
+
 def test_a_lazy_ramp_has_its_shape_before_noise_is_drawn(synthetic):
     torch.manual_seed(0)
     data = synthetic(6)
