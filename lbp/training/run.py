@@ -129,7 +129,8 @@ def run(
     if choice is not None and held_out is not None:
         model.load_state_dict(choice.state)
         selection = {
-            "by": settings.training.selection, "epoch": choice.epoch, "examples": len(held_out), "score": choice.score,
+            "by": settings.training.selection, "epoch": choice.epoch, "examples": len(held_out),
+            "score": choice.rank[0],
         }  # fmt: skip
     return Run(model.eval(), model_settings, settings, trainer.progress.history, selection)
 

@@ -22,12 +22,12 @@ class Choice:
 
     Attributes:
         epoch: counted from 0.
-        score: smaller is better: the verified error on the held-out set, the clean error in natural training.
+        rank: smaller is better: the errors on the held-out set as `rank_of` orders them.
         state: the network's state dict at the end of that epoch.
     """
 
     epoch: int
-    score: float
+    rank: tuple[float, float]
     state: dict[str, Tensor]
 
 
@@ -60,9 +60,15 @@ def held_out_errors(
     return wrong_count / examples, unverified_count / examples
 
 
-def score_of(settings: TrainingSettings, errors: tuple[float, float]) -> float:
-    """What the choice looks at: the clean error of natural training, else the verified error."""
-    return errors[0] if settings.loss == "natural" else errors[1]
+def rank_of(settings: TrainingSettings, errors: tuple[float, float]) -> tuple[float, float]:
+    """What the choice looks at, smaller is better: the error that training lowers, and for ties the other.
+
+    Args:
+        settings: of the training.
+        errors: clean and verified error; natural training is ranked by the clean one, every other by the verified one.
+    """
+    clean, verified = errors
+    return (clean, verified) if settings.loss == "natural" else (verified, clean)
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

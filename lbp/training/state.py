@@ -22,7 +22,7 @@ from lbp.training.records import read_history
 from lbp.training.selection import Choice
 from lbp.training.trainer import Progress, Trainer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _KEY = "lbp-run"
 
@@ -46,7 +46,7 @@ def save_state(path: Path, trainer: Trainer, settings: Mapping[str, Any]) -> Non
     choice = None
     if progress.choice is not None:
         tensors |= {f"choice.{name}": value for name, value in progress.choice.state.items()}
-        choice = {"epoch": progress.choice.epoch, "score": progress.choice.score}
+        choice = {"epoch": progress.choice.epoch, "rank": progress.choice.rank}
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_initialized():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
@@ -119,13 +119,13 @@ def _choice(description: Mapping[str, Any], tensors: Mapping[str, Tensor], model
     choice = description["choice"]
     if choice is None:
         return None
-    epoch, score = choice["epoch"], choice["score"]
-    if type(epoch) is not int or not isinstance(score, int | float):
-        raise TypeError(f"the network chosen so far is of epoch {epoch!r}, with the score {score!r}")
+    epoch, rank = choice["epoch"], choice["rank"]
+    if type(epoch) is not int or not (len(rank) == 2 and all(isinstance(error, int | float) for error in rank)):
+        raise TypeError(f"the network chosen so far is of epoch {epoch!r}, with the errors {rank!r}")
     weights = _below(tensors, "choice.")
     _check_tensors("the network chosen so far", weights, model.state_dict())
     device = next(model.parameters()).device
-    return Choice(epoch, score, {name: value.to(device) for name, value in weights.items()})
+    return Choice(epoch, (rank[0], rank[1]), {name: value.to(device) for name, value in weights.items()})
 
 
 def _adam_state(tensors: Mapping[str, Tensor], index: int, parameter: Tensor) -> dict[str, Tensor]:

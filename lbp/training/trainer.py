@@ -17,7 +17,7 @@ from lbp.training.objective import Parts
 from lbp.training.readback import Readback
 from lbp.training.records import EpochRecord, StepRecord, summarize
 from lbp.training.schedules import controls_at, full_radius_from
-from lbp.training.selection import Choice, held_out_errors, score_of, snapshot
+from lbp.training.selection import Choice, held_out_errors, rank_of, snapshot
 from lbp.training.settings import TrainingSettings
 from lbp.training.step import TrainingStep
 from lbp.training.warm_up import end_warm_up, start_warm_up
@@ -136,13 +136,14 @@ class Trainer:
         return record
 
     def _choose(self, epoch: int) -> tuple[float, float] | None:
-        """Measure the network on the held-out set, and keep it if it is the best so far."""
+        """Measure the network on the held-out set, and keep it if none before was better."""
         if self._held_out is None or epoch < full_radius_from(self._settings):
             return None
         errors = held_out_errors(self.step.objective.bounded, self.model, self._held_out, self._settings, self._world)
-        score, choice = score_of(self._settings, errors), self.progress.choice
-        if choice is None or score < choice.score:
-            self.progress.choice = Choice(epoch, score, snapshot(self.model))
+        rank, choice = rank_of(self._settings, errors), self.progress.choice
+        # Of networks that are equal in both errors the one that was trained longer is kept, as in the paper's code.
+        if choice is None or rank <= choice.rank:
+            self.progress.choice = Choice(epoch, rank, snapshot(self.model))
         return errors
 
     def _record(self, step: int, values: list[float], plan: EpochPlan) -> StepRecord:

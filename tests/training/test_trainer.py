@@ -192,6 +192,32 @@ def test_the_best_epoch_on_held_out_images_is_kept(digits):
     assert result.verified_error == pytest.approx(best)
 
 
+@pytest.mark.parametrize(
+    ("loss", "errors", "kept"),
+    [
+        ("ibp", [(0.2, 0.5), (0.1, 0.6), (0.3, 0.5)], 0),
+        ("ibp", [(0.2, 0.5), (0.1, 0.5), (0.3, 0.5)], 1),
+        ("ibp", [(0.2, 0.5), (0.2, 0.6), (0.2, 0.5)], 2),
+        ("natural", [(0.2, 0.5), (0.3, 0.4), (0.2, 0.6)], 0),
+        ("natural", [(0.2, 0.5), (0.2, 0.4), (0.2, 0.4)], 2),
+    ],
+)
+def test_of_equally_good_epochs_the_better_in_the_other_error_is_kept_and_then_the_later(
+    digits, monkeypatch, loss, errors, kept
+):
+    """Errors are clean and verified; training with bounds looks at the verified one first, natural at the clean one."""
+    measured = iter(errors)
+    monkeypatch.setattr("lbp.training.trainer.held_out_errors", lambda *arguments: next(measured))
+    data, states = digits.first(20), []
+    schedule = settings(loss=loss, epochs=3, warm_up_epochs=0, ramp_epochs=0, batch_size=20)
+    trainer = Trainer(small_network("relu"), data, schedule, held_out=data)
+    for _ in range(3):
+        trainer.run_epoch()
+        states.append(trainer.model.output.weight.detach().clone())
+    assert trainer.progress.choice.epoch == kept
+    assert torch.equal(trainer.progress.choice.state["output.weight"], states[kept])
+
+
 def test_augmented_images_may_be_larger_than_the_network_takes(digits):
     torch.manual_seed(0)
     model = build("DM-Small", (1, 6, 6), 10, "ramp")
