@@ -17,8 +17,12 @@ class MissingPackageError(LbpError, ImportError):
 class TensorBoardLog:
     """Writes losses, errors and radii as they come; a context manager.
 
+    Curves by step are in the sub-folder `steps`, those by epoch in `epochs`: an x axis each. What a folder has already
+    from the first step and the first epoch on that come now is hidden, so that a run which continues repeats no point
+    and one which begins anew replaces the curves.
+
     Args:
-        folder: of the log; an existing one is continued.
+        folder: of the log.
 
     Raises:
         MissingPackageError: the package tensorboard is not installed.
@@ -33,14 +37,15 @@ class TensorBoardLog:
                 "the TensorBoard log needs the package tensorboard: pip install 'lbp[tensorboard]'"
             ) from error
         self._folder = folder
+        self._make: Any = SummaryWriter
+        self._writers: dict[str, Any] = {}
         with self._writing():
-            self._writer: Any = SummaryWriter(folder)
+            for axis in ("steps", "epochs"):
+                (folder / axis).mkdir(parents=True, exist_ok=True)
 
     def on_step(self, record: StepRecord) -> None:
         """Adds a step: loss and radius."""
-        with self._writing():
-            self._writer.add_scalar("step/loss", record.loss, record.step)
-            self._writer.add_scalar("step/eps", record.eps, record.step)
+        self._add("steps", record.step, {"step/loss": record.loss, "step/eps": record.eps})
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Adds an epoch: means over the training set, and errors on the set that chooses the network."""
@@ -52,10 +57,10 @@ class TensorBoardLog:
             "held out/verified error": record.held_out_verified_error,
             "train/eps": record.eps,
         }
+        self._add("epochs", record.epoch + 1, {name: value for name, value in values.items() if value is not None})
         with self._writing():
-            for name, value in values.items():
-                if value is not None:
-                    self._writer.add_scalar(name, value, record.epoch + 1)
+            for writer in self._writers.values():
+                writer.flush()  # what a run that is killed now continues from
 
     def __enter__(self) -> Self:
         """The log itself."""
@@ -66,7 +71,15 @@ class TensorBoardLog:
     ) -> None:
         """Writes what is still in memory."""
         with self._writing():
-            self._writer.close()
+            for writer in self._writers.values():
+                writer.close()
+
+    def _add(self, axis: str, position: int, values: dict[str, float]) -> None:
+        with self._writing():
+            if axis not in self._writers:
+                self._writers[axis] = self._make(self._folder / axis, purge_step=position)
+            for name, value in values.items():
+                self._writers[axis].add_scalar(name, value, position)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from lbp import checkpoint, cli
 from lbp.errors import OutputError
-from lbp.training import ConfigError, EpochRecord
+from lbp.training import ConfigError, EpochRecord, StepRecord
 from lbp.training.tensorboard import MissingPackageError, TensorBoardLog
 
 runner = CliRunner()
@@ -53,6 +53,9 @@ def test_settings_may_be_changed_on_the_command_line(config, tmp_path):
         ("training.lr=true", "training.lr: expected no truth value, got True"),
         ("training.lr_milestones=[true]", "training.lr_milestones: expected no truth value"),
         ("training.eps.unit=1", "eps is a value, not a table"),
+        ("training.eps=none", "training.eps: expected a number"),
+        ("training.lr=none", "training.lr: Input should be a valid number"),
+        ("training.seed=none", "training.seed: Input should be a valid integer"),
     ],
 )
 def test_bad_changes_are_named(config, change, message):
@@ -67,16 +70,67 @@ def test_a_change_without_a_value_and_an_unknown_device_are_refused(config):
     assert "unknown device 'abacus'" in result.output
 
 
-def test_tensorboard_gets_every_step_and_epoch(config, tmp_path):
+@pytest.fixture
+def curve(monkeypatch):
+    """Reads a curve as TensorBoard does: positions and values."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    # Files of one second and process are read in the order of their counter's text.
+    writer = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
+    monkeypatch.setattr(writer, "_global_uid", writer.AtomicCounter(100))
+
+    def read(folder, name):
+        events = accumulator.EventAccumulator(str(folder)).Reload().Scalars(name)
+        return [event.step for event in events], [event.value for event in events]
+
+    return read
+
+
+def test_tensorboard_gets_every_step_and_epoch(config, tmp_path, curve):
     result = invoke(config, "--tensorboard", tmp_path / "log")
     assert result.exit_code == 0, result.output
-    events = accumulator.EventAccumulator(str(tmp_path / "log")).Reload()
-    assert [event.step for event in events.Scalars("step/loss")] == [0, 1, 2, 3]
-    assert [event.step for event in events.Scalars("train/loss")] == [1, 2]
+    steps, epochs = tmp_path / "log" / "steps", tmp_path / "log" / "epochs"
+    assert curve(steps, "step/loss")[0] == [0, 1, 2, 3]
     history = checkpoint.load(tmp_path / "net.safetensors").training["history"]
-    assert events.Scalars("train/clean error")[1].value == pytest.approx(history[1]["clean_error"])
-    assert events.Scalars("held out/verified error")[0].value == pytest.approx(history[1]["held_out_verified_error"])
+    for name, key in (("train/loss", "loss"), ("train/clean error", "clean_error")):
+        assert curve(epochs, name) == ([1, 2], pytest.approx([record[key] for record in history]))
+    held_out = [history[1]["held_out_verified_error"]]
+    assert curve(epochs, "held out/verified error") == ([2], pytest.approx(held_out))
+
+
+def test_a_log_that_is_continued_has_every_point_once(config, tmp_path, curve, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    def dies(log, record):
+        on_step(log, record)
+        if record.step == 3:
+            raise Killed
+
+    log, on_step = tmp_path / "log", TensorBoardLog.on_step
+    with monkeypatch.context() as patch:
+        patch.setattr(TensorBoardLog, "on_step", dies)
+        assert isinstance(invoke(config, "--tensorboard", log, "--set", "training.epochs=3").exception, Killed)
+    assert curve(log / "steps", "step/loss")[0] == [0, 1, 2, 3], "one step of the epoch that is lost"
+    result = invoke(config, "--tensorboard", log, "--set", "training.epochs=3", "--resume")
+    assert result.exit_code == 0, result.output
+    assert curve(log / "steps", "step/loss")[0] == [0, 1, 2, 3, 4, 5]
+    assert curve(log / "epochs", "train/loss")[0] == [1, 2, 3]
+
+
+def test_the_points_of_a_finished_epoch_are_written(tmp_path, curve):
+    with TensorBoardLog(tmp_path) as log:
+        log.on_step(StepRecord(0, 0, 2, 20, 1.5, 3, None, 0.0))
+        log.on_epoch(EpochRecord(0, 1.5, 0.5, None, 0.1, 1.0))
+        assert curve(tmp_path / "steps", "step/loss") == ([0], [1.5])
+        assert curve(tmp_path / "epochs", "train/loss") == ([1], [1.5])
+
+
+def test_a_run_that_begins_anew_replaces_the_curves(config, tmp_path, curve):
+    for epochs in (3, 2):
+        result = invoke(config, "--tensorboard", tmp_path / "log", "--set", f"training.epochs={epochs}")
+        assert result.exit_code == 0, result.output
+    assert curve(tmp_path / "log" / "steps", "step/loss")[0] == [0, 1, 2, 3]
+    assert curve(tmp_path / "log" / "epochs", "train/loss")[0] == [1, 2]
 
 
 def test_a_log_that_cannot_be_written_is_refused(config, tmp_path):
@@ -84,10 +138,12 @@ def test_a_log_that_cannot_be_written_is_refused(config, tmp_path):
     result = invoke(config, "--tensorboard", config)
     assert isinstance(result.exception, OutputError)
     assert f"cannot make the folder {config}" in str(result.exception)
+    record = EpochRecord(0, 1.0, 0.5, None, 0.1, 1.0)
     with TensorBoardLog(tmp_path / "log") as log:
-        log._writer.add_scalar = lambda *arguments: (_ for _ in ()).throw(OSError("disk full"))
+        log.on_epoch(record)
+        log._writers["epochs"].add_scalar = lambda *arguments: (_ for _ in ()).throw(OSError("disk full"))
         with pytest.raises(OutputError, match=r"cannot write the TensorBoard log into .* \(disk full\)"):
-            log.on_epoch(EpochRecord(0, 1.0, 0.5, None, 0.1, 1.0))
+            log.on_epoch(record)
 
 
 def test_without_the_package_the_log_says_what_to_install(monkeypatch, tmp_path):
