@@ -5,6 +5,7 @@ import itertools
 import pytest
 from pydantic import ValidationError
 
+from lbp.experiments import paper_rows, training_of
 from lbp.training import TrainingSettings
 from lbp.training.schedules import (
     beta_at,
@@ -83,6 +84,23 @@ def test_eta_is_kept_then_falls_to_its_end():
     assert values[:21] == [0.01] * 21
     assert values[60:] == pytest.approx([0.0] * 40)
     assert all(later < earlier for earlier, later in itertools.pairwise(values[20:61]))
+
+
+@pytest.mark.parametrize("data", ["mnist", "cifar10"])
+def test_eta_stays_within_one_epoch_of_the_fall_in_the_papers_code(data):
+    """There it changes between epochs alone, and the first and the last epoch of the fall have its two ends."""
+    row = next(row for row in paper_rows() if row.data == data and row.eta_start != row.eta_end)
+    chosen, steps = TrainingSettings.model_validate(training_of(row)), 10
+    keep, fall = chosen.eta_keep_epochs, chosen.eta_fall_epochs
+    values = []
+    for epoch in range(keep - 1, keep + fall + 1):
+        theirs = chosen.eta_start * (1 - smoothed((epoch - keep) / (fall - 1)))
+        largest_step = chosen.eta_start * (smoothed(1) - smoothed(1 - 1 / (fall - 1)))
+        ours = [controls_at(chosen, epoch * steps + step, steps).eta for step in range(steps)]
+        assert max(abs(eta - theirs) for eta in ours) <= largest_step
+        values += ours
+    falling = values[steps : (fall + 1) * steps + 1]
+    assert all(later < earlier for earlier, later in itertools.pairwise(falling)), "with every batch"
 
 
 def test_eta_may_fall_linearly_or_stay():
