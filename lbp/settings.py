@@ -1,14 +1,25 @@
 """Base of the settings models, and their errors in one sentence."""
 
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 
 class Settings(BaseModel):
-    """Immutable settings that refuse unknown names, NaN and infinity, and truth values where numbers belong."""
+    """Immutable settings that refuse unknown names, NaN and infinity, and truth values where numbers belong.
+
+    The text "none" switches off what may be None: files of settings are TOML, which has no word for it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _none_by_its_name(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = get_args(cls.model_fields[info.field_name or ""].annotation)
+        off = isinstance(value, str) and value.lower() == "none" and NoneType in kinds and str not in kinds
+        return None if off else value
 
     @field_validator("*", mode="before")
     @classmethod

@@ -31,7 +31,7 @@ class TrainingSettings(Settings):
             cross-entropy alone.
         fusion: bound the loss itself, by one row, instead of every margin (Xu et al. 2020); for many classes.
         eps: final l_inf radius, in the data's own units; a text may hold a quotient such as "8/255".
-        clip: valid range of the data; the input region is intersected with it.
+        clip: valid range of the data; the input region is intersected with it. None: the whole ball.
         epochs, batch_size: length of the training; the batch size is that of all processes together.
         lr, lr_milestones, lr_factor: Adam's learning rate, multiplied by the factor at the start of these epochs.
         gradient_clip: largest l_2 norm of the gradient of all parameters; None leaves it as it is.
@@ -40,7 +40,8 @@ class TrainingSettings(Settings):
         kappa_start, kappa_end: weight of the clean loss at eps 0 and at full eps.
         beta_start, beta_end: weight of the CROWN-IBP bounds, for "crown-ibp"; it follows eps.
         eta_start, eta_end, eta_shape: outer slope of ParamRamp and LeakyReLU; kept for `eta_keep_epochs`, then falling
-            for `eta_fall_epochs`. Without `eta_start` the slope stays what it is, without `eta_end` at `eta_start`.
+            for `eta_fall_epochs`, batch by batch. Without `eta_start` the slope stays what it is, without `eta_end` at
+            `eta_start`.
         r_noise: standard deviation of the noise on r, as a share of the layer's mean r; drawn once per step.
         initialization: of the weights, "default" (PyTorch's) or "ibp" (Shi et al. 2021).
         regularization: weight of the warm-up regularisers at eps 0, falling to 0 at full eps (Shi et al. 2021).

@@ -254,5 +254,6 @@ def _check_range(data: Dataset, settings: TrainingSettings) -> None:
     if lowest < low or highest > high:
         raise InvalidInputError(
             f"{data.name}: training images (with the zeros around them) have values from {lowest:g} to {highest:g}, "
-            f"outside of the valid range clip = ({low:g}, {high:g}); set training.clip to the range of the data"
+            f"outside of the valid range clip = ({low:g}, {high:g}); set training.clip to the range of the data, or "
+            "to none"
         )

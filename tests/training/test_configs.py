@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from lbp.experiments import paper_rows
 from lbp.models import build
-from lbp.training import Trainer, controls_at, read_settings
+from lbp.training import RunSettings, Trainer, controls_at, read_settings
 from lbp.training.config import settings_for
 from lbp.training.initialization import initialize_for_ibp
 
@@ -30,6 +31,15 @@ def test_the_files_are_those_that_the_script_writes(generate, tmp_path):
     generate.main(tmp_path)
     written = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.toml")}
     assert written == {name: (FOLDER / name).read_text() for name in FILES}
+
+
+def test_the_page_has_every_setting_in_the_table_of_its_part():
+    page = (FOLDER.parent / "docs" / "training.md").read_text()
+    for name, field in RunSettings.model_fields.items():
+        (table,) = re.findall(rf"^\| `\[{name}\]` .*?\n\n", page, re.MULTILINE | re.DOTALL)
+        rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)[1:]
+        described = [part.strip("`") for row in rows for part in row.split(", ")]
+        assert sorted(described) == sorted(field.annotation.model_fields)
 
 
 def test_every_row_of_tables_2_to_7_has_its_file():

@@ -1,5 +1,7 @@
 """Runs from settings files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from PIL import Image
 from lbp import checkpoint
 from lbp.commands.network import load_subject
 from lbp.data import load
-from lbp.training import ConfigError, RunSettings, read_settings, run
+from lbp.errors import InvalidInputError
+from lbp.training import ConfigError, RunSettings, TrainingSettings, read_settings, run, train
 
 TOML = """
 [data]
@@ -88,6 +91,45 @@ def test_what_the_activation_does_not_have_cannot_be_trained(config, activation,
     config.write_text(TOML.replace('name = "ramp", eta = 0.01', f'name = "{activation}"') + setting)
     with pytest.raises(ConfigError, match=message):
         read_settings(config)
+
+
+@pytest.mark.parametrize("given", ["none", "None"])
+@pytest.mark.parametrize(
+    "name",
+    ["data.limit", "data.crop", "training.clip", "training.gradient_clip", "training.eta_start", "training.eta_end"],
+)
+def test_what_may_be_absent_is_switched_off_by_none_in_the_file_and_in_a_change(tmp_path, name, given):
+    table, key = name.split(".")
+    tables = {
+        "data": {"limit": "100", "crop": "6"},
+        "model": {"activation": '{ name = "ramp" }'},
+        "training": {"eps": "0.1", "epochs": "1", "clip": "[0, 2]", "gradient_clip": "10", "eta_start": "0.1"},
+    }
+
+    def write(value):
+        changed = {**tables, table: {**tables[table], key: value}}
+        lines = [part for title, pairs in changed.items() for part in (f"[{title}]", *map(" = ".join, pairs.items()))]
+        (tmp_path / "net.toml").write_text("\n".join(lines))
+        return tmp_path / "net.toml"
+
+    assert getattr(getattr(read_settings(write(f'"{given}"')), table), key) is None
+    assert getattr(getattr(read_settings(write(tables[table].get(key, "0.05")), {name: given}), table), key) is None
+
+
+def test_training_without_a_clip_takes_images_of_any_range_and_bounds_the_whole_ball(digits):
+    """An image that is black: half of the ball lies outside of the range, and counts only without the clip."""
+    data = replace(digits.first(4), images=torch.zeros(4, 1, 8, 8))
+    unverified = []
+    for clip in ((0.0, 1.0), "none"):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        chosen = TrainingSettings(eps=0.1, epochs=1, clip=clip)
+        unverified.append(train(model, data, chosen)[0].loss)
+    assert unverified[0] < unverified[1]
+    bright = replace(data, images=data.images + 3)
+    with pytest.raises(InvalidInputError, match=r"images .* have values from 3 to 3"):
+        train(model, bright, TrainingSettings(eps=0.1, epochs=1))
+    assert train(model, bright, TrainingSettings(eps=0.1, epochs=1, clip="none"))
 
 
 def test_missing_files_and_unknown_names_are_refused(tmp_path, config):
