@@ -29,7 +29,7 @@ def read_tiny_imagenet(folder: Path, split: str) -> tuple[npt.NDArray[np.uint8],
         images uint8 [N, 3, 64, 64], labels [N], number of classes.
 
     Raises:
-        DataError: a missing file, an unknown class, or an image that is damaged or not of 64x64 pixels.
+        DataError: a missing file, an unknown class, or an image that is damaged, no JPEG or not of 64x64 pixels.
     """
     classes = sorted(_text(folder / "wnids.txt").split())
     label_of = {name: label for label, name in enumerate(classes)}
@@ -71,10 +71,11 @@ def _pixels(path: Path) -> npt.NDArray[np.uint8]:
     from PIL import Image  # only this data set needs it
 
     try:
-        with Image.open(path) as image:
+        # Other decoders, of which Pillow has dozens, fail in ways of their own; one starts Ghostscript.
+        with Image.open(path, formats=("JPEG",)) as image:
             pixels = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable image ({error})") from error
+        raise DataError(f"{path}: not a readable JPEG image ({error})") from error
     if pixels.shape != (SIDE, SIDE, 3):
         raise DataError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} pixels, expected {SIDE}x{SIDE}")
     return pixels

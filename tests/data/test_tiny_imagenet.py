@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from lbp.data import DataError, load
 
@@ -49,13 +49,27 @@ def test_the_middle_is_cut_out(root):
         data.cropped(65, 64)
 
 
+@pytest.mark.parametrize("kind", ["AVIF", "PNG"])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_images_of_another_format_are_refused_whole_or_damaged(root, kind, damaged):
+    path = root / "tiny-imagenet-200" / "train" / "n01" / "images" / "n01_0.JPEG"
+    if not features.check("avif") and kind == "AVIF":
+        pytest.skip("this Pillow does not write AVIF")
+    Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(path, format=kind)
+    if damaged:
+        content = path.read_bytes()
+        path.write_bytes(content[:-8] + b"\0" * 8)
+    with pytest.raises(DataError, match=r"n01_0\.JPEG: not a readable JPEG image"):
+        load("tiny-imagenet", "train", root)
+
+
 def test_what_is_wrong_is_named(root):
     folder = root / "tiny-imagenet-200"
     write(folder / "train" / "n01" / "images" / "n01_0.JPEG", 3, side=32)
     with pytest.raises(DataError, match=r"n01_0.JPEG: 32x32 pixels, expected 64x64"):
         load("tiny-imagenet", "train", root)
     (folder / "train" / "n01" / "images" / "n01_0.JPEG").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"n01_0\.JPEG: not a readable image"):
+    with pytest.raises(DataError, match=r"n01_0\.JPEG: not a readable JPEG image"):
         load("tiny-imagenet", "train", root)
     (folder / "val" / "val_annotations.txt").write_text("val_n01.JPEG\tn99\n")
     with pytest.raises(DataError, match="line 1: expected a file and a class"):
