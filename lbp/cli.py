@@ -1,13 +1,14 @@
 """The command line."""
 
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+from lbp import __version__
 from lbp.commands.bench import bench
 from lbp.commands.demo import demo
 from lbp.commands.evaluate import evaluate
@@ -21,7 +22,6 @@ from lbp.host_memory import keep_freed_memory
 from lbp.settings import validation_message
 
 app = typer.Typer(
-    help="Certified bounds of neural networks.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,6 +31,21 @@ for command in (demo, train, verify, verify_vnnlib, evaluate, bench, info):
 app.add_typer(plot, name="plot")
 
 USER_ERROR = 2
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lbp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def lbp(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Certified bounds of neural networks."""
 
 
 def main() -> None:

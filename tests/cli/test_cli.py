@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from lbp import checkpoint, cli
+from lbp import __version__, checkpoint, cli
 from lbp.commands.network import load_subject
 from lbp.data import load
 from lbp.models import ModelSettings, build
@@ -40,6 +40,12 @@ def test_what_draws_nothing_needs_no_library_for_pictures():
     hidden = "import sys; sys.modules.update(matplotlib=None, PIL=None); import lbp.cli"
     finished = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
+
+
+def test_the_version_is_that_of_the_package():
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.stdout == f"lbp {__version__}\n"
 
 
 def test_info_lists_versions():
