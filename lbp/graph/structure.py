@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
 from lbp.errors import UnsupportedLayerError
+from lbp.graph.surroundings import read_by
 from lbp.nn import GlobalBatchNorm, LeakyReLU, ParamRamp
 
 Structure = tuple[tuple[nn.Module, tuple[tuple[str, Any], ...]], ...]
@@ -48,10 +49,13 @@ class Identity:
 def setting_of(value: Any) -> Any:
     """Return what is equal as long as a value is what it is, and can be hashed.
 
-    Plain values, and tuples, lists and dictionaries of them, are compared by what they hold, all others by identity.
+    Plain values and arrays, and tuples, lists and dictionaries of them, are compared by what they hold, all others by
+    identity.
     """
     if isinstance(value, _PLAIN):
         return value
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype, value.tobytes()
     if isinstance(value, dict):
         value = tuple(value.items())
     return tuple(map(setting_of, value)) if isinstance(value, _SEQUENCES) else Identity(value)
@@ -69,15 +73,18 @@ def structure_of(model: nn.Module) -> Structure:
     """Return the modules of a model in order, each with everything that a trace of it takes for constant.
 
     Tracing turns the attributes of a module and of its class (a stride, a slope, a flag, the training mode, numbers in
-    a list, what is computed from a tensor in an attribute) into constants, so a trace serves only the structure that it
-    was made from. Of parameters and buffers shapes and formats are, and memory is counted for the device where they
-    lie.
+    a list, what is computed from a tensor in an attribute) into constants, and so what its forward pass reads elsewhere
+    (`lbp.graph.surroundings`). A trace serves only the structure that it was made from. Of parameters and buffers
+    shapes and formats are constant, and memory is counted for the device where they lie.
     """
     classes: dict[type, tuple[tuple[str, Any], ...]] = {}
-    return tuple((module, _constants_of(module, classes)) for module in model.modules())
+    modules = dict.fromkeys(model.modules())
+    return tuple((module, _constants_of(module, modules.keys(), classes)) for module in modules)
 
 
-def _constants_of(module: nn.Module, classes: dict[type, tuple[tuple[str, Any], ...]]) -> tuple[tuple[str, Any], ...]:
+def _constants_of(
+    module: nn.Module, modules: Set[nn.Module], classes: dict[type, tuple[tuple[str, Any], ...]]
+) -> tuple[tuple[str, Any], ...]:
     found: list[tuple[str, Any]] = []
     whole = is_kept_whole(module)
     for name, value in vars(module).items():
@@ -97,6 +104,7 @@ def _constants_of(module: nn.Module, classes: dict[type, tuple[tuple[str, Any], 
         if kind not in classes:
             classes[kind] = _constants_of_class(kind)
         found.extend(classes[kind])
+        found.extend(("", setting_of(value)) for value in read_by(module, modules))
     return tuple(found)
 
 
