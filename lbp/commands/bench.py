@@ -26,6 +26,7 @@ from lbp.bench.rates import measure_rates
 from lbp.bench.record import Key, Record, Row, continue_record, new_record, read_record, write_record
 from lbp.bench.tables import result_tables
 from lbp.bench.worker import Limits
+from lbp.commands.console import say
 from lbp.commands.options import chosen_device, prepare_files, prepare_folder
 from lbp.errors import InvalidInputError, OutputError
 
@@ -244,13 +245,13 @@ def _show(console: Console, record: Record, plots: Path | None) -> None:
         console.print(table)
     if plots is not None:
         for path in draw_pictures(record, plots):
-            console.print(f"drew {path}", highlight=False)
+            say(f"drew {path}")
 
 
 def _show_comparison(console: Console, old: Path, new: Path) -> None:
     result = compare(read_record(old), read_record(new))
     for difference in result.differences:
-        console.print(f"[yellow]not the same conditions:[/] {difference}", highlight=False)
+        console.print(f"[yellow]not the same conditions:[/] {escape(difference)}", highlight=False)
     console.print(comparison_table(result))
     for word, rows in (("only in the new record", result.appeared), ("only in the old record", result.vanished)):
         if rows:

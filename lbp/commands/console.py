@@ -102,6 +102,11 @@ def progress_bars(*, visible: bool = True) -> Iterator[Progress]:
         yield progress
 
 
+def say(text: str) -> None:
+    """Prints a text as it is: brackets in the name of a file are no markup, and long lines stay whole."""
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def print_results(results: Sequence[tuple[str, VerificationResult]]) -> None:
     """Prints a table with a row per network and method; a cascade's verified errors count all methods so far."""
     first = results[0][1]

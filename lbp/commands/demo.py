@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from lbp.commands.console import TrainingProgress, VerificationProgress, print_results, progress_bars
+from lbp.commands.console import TrainingProgress, VerificationProgress, print_results, progress_bars, say
 from lbp.commands.options import as_json, number, prepare_folder, write_files
 from lbp.data import load
 from lbp.errors import InvalidInputError
@@ -56,7 +55,7 @@ def demo(
         write_files([(report, as_json(found)), (output / "overview.png", picture)], or_print=report)
     finally:
         print_results(results)
-    Console().print(f"checkpoints, results.json and overview.png are in {output}")
+    say(f"checkpoints, results.json and overview.png are in {output}")
 
 
 def run_settings(activation: ActivationSettings, epochs: int, eps: float, seed: int) -> RunSettings:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from lbp import checkpoint
 from lbp.checkpoint import CheckpointError
-from lbp.commands.console import progress_bars
+from lbp.commands.console import progress_bars, say
 from lbp.commands.network import Subject, load_subject
 from lbp.commands.options import (
     CheckpointPath,
@@ -210,4 +209,4 @@ def _labels(paths: Sequence[Path]) -> list[str]:
 
 def _write(target: Path, picture: bytes) -> None:
     write_atomically(target, picture)
-    Console().print(f"wrote {target}", highlight=False, soft_wrap=True)
+    say(f"wrote {target}")

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from lbp import checkpoint
-from lbp.commands.console import TrainingProgress, progress_bars
+from lbp.commands.console import TrainingProgress, progress_bars, say
 from lbp.commands.options import DataRoot, Device, chosen_device, prepare_files, prepare_folder
 from lbp.errors import OutputError
 from lbp.files import only_writer, remove_leftovers
@@ -47,7 +46,7 @@ def train(
         if resume and not state.exists() and target.exists():
             _check_finished(target, settings)
             if world.leads:
-                Console().print(f"{target} is finished already", highlight=False, soft_wrap=True)
+                say(f"{target} is finished already")
             return
         world.barrier()
         if world.leads:
@@ -121,18 +120,16 @@ def _check_finished(target: Path, settings: RunSettings) -> None:
 
 
 def _report(trained: Run, target: Path) -> None:
-    console, last, selection = Console(), trained.history[-1], trained.selection
+    last, selection = trained.history[-1], trained.selection
     verified = "" if last.verified_error is None else f", verified error {100 * last.verified_error:.2f}%"
-    console.print(
-        f"last epoch, on the training set at eps {last.eps:g}: clean error {100 * last.clean_error:.2f}%{verified}"
-    )
+    say(f"last epoch, on the training set at eps {last.eps:g}: clean error {100 * last.clean_error:.2f}%{verified}")
     if selection["by"] != "last":
         chosen = trained.history[selection["epoch"]]
         assert chosen.held_out_clean_error is not None
         assert chosen.held_out_verified_error is not None
-        console.print(
+        say(
             f"kept epoch {selection['epoch'] + 1}, the best of all at full eps on {selection['examples']} images of "
             f"the {selection['by']} set: clean error {100 * chosen.held_out_clean_error:.2f}%, verified error "
             f"{100 * chosen.held_out_verified_error:.2f}% by IBP"
         )
-    console.print(f"wrote {target}")
+    say(f"wrote {target}")

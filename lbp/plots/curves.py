@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lbp.errors import InvalidInputError
 from lbp.evaluation.slope_sweep import SlopeCurve
 from lbp.evaluation.tightness import WidthCurve
-from lbp.plots.style import line_style, method_colour, new_figure, png
+from lbp.plots.style import line_style, method_colour, new_figure, plain, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def plot_tightness(curves: Sequence[WidthCurve], title: str) -> bytes:
             curve.radii, curve.widths, line_style(curve.strategy), color=method_colour(curve.method), marker=".",
             label=_label(curve.method, curve.strategy),
         )  # fmt: skip
-    axes.set(title=title, xlabel="radius eps", ylabel="mean width of the bounds of a logit")
+    axes.set(title=plain(title), xlabel="radius eps", ylabel="mean width of the bounds of a logit")
     _log_scale(axes, [width for curve in curves for width in curve.widths])
     _finish(axes)
     return png(figure)
@@ -57,7 +57,7 @@ def plot_slope_sweep(curves: Sequence[SlopeCurve], title: str) -> bytes:
     # Bounds that explode would leave nothing of the others to see.
     upper.set_yscale("symlog", linthresh=1.0)
     upper.axhline(0, color="#009e73", linewidth=0.8)
-    upper.set(title=title, ylabel="mean margin bound")
+    upper.set(title=plain(title), ylabel="mean margin bound")
     _finish(upper)
     lower.plot(curves[0].slopes, [100 * error for error in curves[0].clean_errors], color="#555555", marker=".")
     lower.set(xlabel="left slope of every activation", ylabel="clean error (%)")
@@ -84,9 +84,9 @@ def plot_training(runs: Mapping[str, Sequence[Epoch]], title: str) -> bytes:
             raise InvalidInputError(f"{name}: no epochs to draw")
     figure = new_figure(7.2, 8.0)
     loss, errors, radius = figure.subplots(3, 1, sharex=True, height_ratios=(2, 3, 1))
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     for number, (name, epochs) in enumerate(runs.items()):
-        colour = f"C{number}"
+        name, colour = plain(name), f"C{number}"
         _draw_epochs(loss, epochs, "loss", color=colour, label=name)
         _draw_epochs(radius, epochs, "eps", color=colour, label=name)
         prefix = "held_out_" if any(epoch.get("held_out_clean_error") is not None for epoch in epochs) else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lbp.plots.status import draw_neuron_status
-from lbp.plots.style import new_figure, png
+from lbp.plots.style import new_figure, plain, png
 from lbp.strategies import STATUSES
 from lbp.verification import LayerStatus, VerificationResult
 
@@ -45,7 +45,7 @@ def plot_overview(panels: Sequence[Panel], title: str) -> bytes:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     legend = "status of the neurons (upper row)"
     figure.legend(handles, labels, loc="outside lower center", ncols=len(STATUSES), frameon=False, title=legend)
-    figure.suptitle(title, fontsize=14)
+    figure.suptitle(plain(title), fontsize=14)
     return png(figure)
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lbp.plots.style import STATUS_COLOURS, new_figure, png
+from lbp.plots.style import STATUS_COLOURS, new_figure, plain, png
 from lbp.strategies import STATUSES
 from lbp.verification import LayerStatus
 
@@ -30,7 +30,7 @@ def plot_neuron_status(networks: Sequence[tuple[str, Sequence[LayerStatus]]], ti
         draw_neuron_status(axes[0, column], name, status)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(STATUSES), frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     return png(figure)
 
 
@@ -47,5 +47,5 @@ def draw_neuron_status(axes: "Axes", title: str, status: Sequence[LayerStatus]) 
             bars, [f"{share:.0f}%" if share >= 6 else "" for share in shares], label_type="center", fontsize=8
         )
         left += shares
-    axes.set(title=title, xlabel="share of the layer's neurons, all images (%)", xlim=(0, 100))
+    axes.set(title=plain(title), xlabel="share of the layer's neurons, all images (%)", xlim=(0, 100))
     axes.invert_yaxis()

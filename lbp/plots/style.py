@@ -33,6 +33,11 @@ def line_style(strategy: str) -> str:
     return _LINE_STYLES.get(strategy, _OTHER_STYLE)
 
 
+def plain(text: str) -> str:
+    """A text, such as a file's name, as matplotlib draws it as it is: dollars are no marks of a formula."""
+    return text.replace("$", r"\$")
+
+
 def new_figure(width: float, height: float) -> "Figure":
     """An empty figure of so many inches."""
     # Here and not above: what draws nothing shall neither wait for matplotlib nor need it.

@@ -173,6 +173,20 @@ def test_an_attack_that_cannot_run_is_not_reported(network):
     assert "no attack was run" in result.stdout
 
 
+@pytest.mark.parametrize("name", ["a[/b]", "run[red]", "a$x_{$"])
+def test_brackets_and_dollars_in_names_are_neither_markup_nor_formulas(tmp_path, network, name):
+    folder = tmp_path / name
+    folder.mkdir(parents=True)
+    (folder / f"{folder.name}.toml").write_text(CONFIG)
+    trained = invoke("train", folder / f"{folder.name}.toml", "--device", "cpu")
+    assert f"wrote {folder / folder.name}.safetensors\n" in trained.stdout
+    for command in (["neuron-status", "--eps", "0.1", "--limit", "2"], ["training"]):
+        checkpoints = [folder / f"{folder.name}.safetensors", network][: 1 + (command[0] == "neuron-status")]
+        drawn = invoke("plot", *command, *checkpoints, "--output", folder / "picture.png")
+        assert drawn.exit_code == 0, drawn.output
+        assert f"wrote {folder}/picture.png\n" in drawn.stdout
+
+
 VERIFY = ["verify", "NETWORK", "--eps", "0.1", "--limit", "2", "--methods", "IBP", "--no-attack"]
 EVALUATE = ["evaluate", "NETWORK", "--eps", "0.1", "--limit", "2", "--methods", "IBP", "--pgd-restarts", "0"]
 CONFIG = "[data]\nlimit = 40\n[training]\neps = 0.02\nepochs = 1\nbatch_size = 20\n"
