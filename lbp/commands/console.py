@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -100,6 +101,17 @@ def progress_bars(*, visible: bool = True) -> Iterator[Progress]:
     )
     with Progress(*columns, console=Console(stderr=True), disable=not visible) as progress:
         yield progress
+
+
+@contextmanager
+def told_to_resume(kept: Path | None) -> Iterator[None]:
+    """Tells a user who interrupts the block how to go on, where a file keeps what is done."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if kept is not None and kept.exists():
+            Console(stderr=True).print("interrupted; the same command with --resume goes on", highlight=False)
+        raise
 
 
 def say(text: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lbp.commands.console import ImageProgress, progress_bars
+from lbp.commands.console import ImageProgress, progress_bars, told_to_resume
 from lbp.commands.network import Subject
 from lbp.distributed import Workers
 from lbp.results import run_images
@@ -50,7 +50,7 @@ def image_results(
     def run(todo: list[int], emit: Callable[[list[dict[str, Any]]], None]) -> None:
         work(todo, lambda found: emit([result.model_dump(mode="json") for result in found]))
 
-    with progress_bars(visible=group.leads) as bars:
+    with told_to_resume(path if group.leads else None), progress_bars(visible=group.leads) as bars:
         records = run_images(
             run, len(subject.data), settings=subject.identity() | {command: settings.model_dump(mode="json")},
             kind=kind, path=path, resume=resume, group=group,

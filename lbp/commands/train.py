@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lbp import checkpoint
-from lbp.commands.console import TrainingProgress, progress_bars, say
+from lbp.commands.console import TrainingProgress, progress_bars, say, told_to_resume
 from lbp.commands.options import DataRoot, Device, chosen_device, prepare_files, prepare_folder
 from lbp.errors import OutputError
 from lbp.files import only_writer, remove_leftovers
@@ -66,7 +66,7 @@ def _run(
 ) -> Run:
     if not world.leads:
         return run(settings, data_root, world=world, state=state, capture=graphs)
-    with ExitStack() as stack:
+    with told_to_resume(state), ExitStack() as stack:
         log = None if tensorboard is None else stack.enter_context(TensorBoardLog(tensorboard))
         progress = TrainingProgress(stack.enter_context(progress_bars()), settings.model.architecture)
 

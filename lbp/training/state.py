@@ -26,6 +26,9 @@ FORMAT_VERSION = 2
 
 _KEY = "lbp-run"
 
+_LONG = 150
+"""Characters of two values that differ, above which a message leaves them out."""
+
 
 class StateError(LbpError, ValueError):
     """A state file cannot be read, or belongs to another run."""
@@ -150,8 +153,11 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _differences(now: Any, before: Any, where: str = "") -> list[str]:
-    """Return the names of settings that differ, with both values."""
+    """Return the names of settings that differ, with both values unless they are long."""
     if isinstance(now, dict) and isinstance(before, dict):
         keys = sorted(now.keys() | before.keys())
         return [text for key in keys for text in _differences(now.get(key), before.get(key), f"{where}.{key}")]
-    return [] if now == before else [f"{where.removeprefix('.')}: {now!r} now, {before!r} in the file"]
+    if now == before:
+        return []
+    name, values = where.removeprefix("."), f"{now!r} now, {before!r} in the file"
+    return [name if len(values) > _LONG else f"{name}: {values}"]

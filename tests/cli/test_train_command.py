@@ -152,6 +152,19 @@ def test_without_the_package_the_log_says_what_to_install(monkeypatch, tmp_path)
         TensorBoardLog(tmp_path)
 
 
+def test_who_interrupts_a_run_is_told_how_it_goes_on(config, monkeypatch):
+    def interrupted(progress, record):
+        if record.epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lbp.commands.train.TrainingProgress.__call__", interrupted)
+        result = invoke(config)
+    assert result.exit_code != 0
+    assert "interrupted; the same command with --resume goes on" in result.stderr
+    assert invoke(config, "--resume").exit_code == 0
+
+
 def test_training_leaves_the_random_state_alone(config):
     state = torch.get_rng_state()
     invoke(config)

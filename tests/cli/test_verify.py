@@ -129,6 +129,22 @@ def test_an_interrupted_run_is_continued(network, whole, tmp_path):
     assert verdicts(path) == verdicts(whole)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_who_interrupts_a_run_is_told_how_it_goes_on_if_it_can(network, whole, tmp_path, monkeypatch, kept):
+    def interrupted(progress, records, total):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "results.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr("lbp.commands.images.ImageProgress.__call__", interrupted)
+        result = invoke(network, *(["--results", path] if kept else []))
+    assert result.exit_code != 0
+    assert ("interrupted; the same command with --resume goes on" in result.stderr) == kept
+    if kept:
+        assert invoke(network, "--results", path, "--resume").exit_code == 0
+        assert verdicts(path) == verdicts(whole)
+
+
 @pytest.mark.parametrize(
     ("more", "named"),
     [(["--eps", "2/255"], "eps"), (["--limit", "11"], "data"), (["--strategy", "adaptive"], "verify")],

@@ -79,6 +79,14 @@ def test_a_run_with_other_settings_is_not_continued(tmp_path):
         run(other, state=tmp_path / "state")
 
 
+def test_data_that_has_changed_is_named_without_its_checksums(tmp_path):
+    settings = RunSettings.model_validate(SETTINGS)
+    paused_after(1, settings, tmp_path / "state")
+    other = RunSettings.model_validate({**SETTINGS, "data": {"name": "digits", "limit": 70}})
+    with pytest.raises(StateError, match=r"\(content of the data, data.limit: 70 now, 60 in the file\)"):
+        run(other, state=tmp_path / "state")
+
+
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\x10\x00\x00\x00\x00\x00\x00\x00{}"])
 def test_a_file_that_is_no_state_is_refused(tmp_path, content):
     (tmp_path / "state").write_bytes(content)
