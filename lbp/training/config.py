@@ -112,8 +112,14 @@ def settings_for(choice: ModelChoice, data: Dataset, crop: int | None = None) ->
         raise ConfigError(f"model: {validation_message(error)}") from error
 
 
+_TABLES: dict[str, type[Settings]] = {"data": DataChoice, "model": ModelChoice, "training": TrainingSettings}
+
+
 def _change(content: dict[str, Any], name: str, value: str) -> None:
     *tables, key = name.split(".")
+    if not tables and key not in _TABLES:
+        table = next((table for table, kind in _TABLES.items() if key in kind.model_fields), "training")
+        raise ConfigError(f"{name}: settings are named with their table, such as {table}.{name}")
     for table in tables:
         content = content.setdefault(table, {})
         if not isinstance(content, dict):

@@ -33,7 +33,12 @@ def invoke(*arguments):
 
 
 def test_settings_may_be_changed_on_the_command_line(config, tmp_path):
-    changes = ("training.seed=7", "training.selection=test", 'model.activation={ name = "ramp", eta = 0.25 }')
+    changes = (
+        "data={ limit = 50 }",
+        "training.seed=7",
+        "training.selection=test",
+        'model.activation={ name = "ramp", eta = 0.25 }',
+    )
     result = invoke(config, *(part for change in changes for part in ("--set", change)))
     assert result.exit_code == 0, result.output
     assert "images of the test set" in result.stdout
@@ -53,6 +58,8 @@ def test_settings_may_be_changed_on_the_command_line(config, tmp_path):
         ("training.lr=true", "training.lr: expected no truth value, got True"),
         ("training.lr_milestones=[true]", "training.lr_milestones: expected no truth value"),
         ("training.eps.unit=1", "eps is a value, not a table"),
+        ("eps=0.1", "eps: settings are named with their table, such as training.eps"),
+        ("limit=9", "limit: settings are named with their table, such as data.limit"),
         ("training.eps=none", "training.eps: expected a number"),
         ("training.lr=none", "training.lr: Input should be a valid number"),
         ("training.seed=none", "training.seed: Input should be a valid integer"),
