@@ -125,8 +125,6 @@ class _Lowering:
             )
 
     def _lower_input(self, fx_node: fx.Node) -> None:
-        if any(isinstance(node, InputNode) for node in self.nodes.values()):
-            raise UnsupportedLayerError(f"the model takes a second input {fx_node.name!r}; one input is supported")
         shape = self.trace.results[0][fx_node][1:]
         self.nodes[fx_node] = InputNode(self._unique(fx_node.name), tuple(shape))
         self.dtype = self.trace.results[0][fx_node].dtype

@@ -202,7 +202,7 @@ class Call:
         if not isinstance(target, str):
             label = f"{getattr(target, '__module__', None) or 'torch'}.{getattr(target, '__name__', target)}"
         caller = list(self._fx_node.meta.get("nn_module_stack", {}))
-        where = f" in module {caller[-1]!r}" if caller else ""
+        where = f" in module {caller[-1]!r}" if caller and caller[-1] else ""  # "" is the model itself
         return f"call {self._fx_node.name!r} of {label}{where}"
 
     def handler(self) -> Handler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import pickle
 import random
@@ -131,6 +132,24 @@ class BoundTracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _TracedValue(node, self)
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: dict[str, Any] | tuple[Any, ...] | None = None
+    ) -> tuple[Any, list[Any]]:
+        """Return what is traced, and its arguments: the model called with one input, as its users call it.
+
+        torch.fx itself would trace the class's forward, past a `__call__` of the class, with a symbolic value for every
+        parameter, so that one that is None by default would not be None.
+        """
+        first, *more = list(inspect.signature(root_fn).parameters.values())[1:]
+        optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        for parameter in more:
+            if parameter.default is inspect.Parameter.empty and parameter.kind not in optional:
+                raise UnsupportedLayerError(
+                    f"the model takes a second input {parameter.name!r}; one input is supported"
+                )
+        x = self.create_proxy("placeholder", first.name, (), {})
+        return (lambda root, x: root(x)), [self.root, x]
 
 
 class _NoRandomNumbers(TorchDispatchMode):

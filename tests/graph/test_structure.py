@@ -53,6 +53,34 @@ def test_what_a_trace_cannot_show_is_refused(model, point, hook, when):
             lbp.BoundedModule(model, point)
 
 
+class Called(nn.Sequential):
+    def __call__(self, *inputs):
+        return 2 * super().__call__(*inputs)
+
+
+class WithNone(nn.Sequential):
+    def forward(self, x, mask=None):
+        y = super().forward(x)
+        return y if mask is None else 2 * y
+
+
+class WithFlag(nn.Sequential):
+    def forward(self, x, scale=3.0, *, twice=False):
+        y = super().forward(x) * scale
+        return 2 * y if twice else y
+
+
+class WithAnything(nn.Sequential):
+    def forward(self, *inputs, **options):
+        return super().forward(inputs[0]) * (len(inputs) + len(options))
+
+
+@pytest.mark.parametrize("kind", [Called, WithNone, WithFlag, WithAnything])
+def test_bounds_are_of_the_model_as_it_is_called_with_one_input(model, point, kind):
+    model = kind(*model)
+    assert bounds_are_the_value(lbp.BoundedModule(model, point), model, point)
+
+
 @pytest.mark.parametrize(
     "change",
     [
