@@ -14,7 +14,7 @@ from lbp.graph.base import BoundNode, InputNode
 from lbp.graph.batch_norm import fold_batch_norms
 from lbp.graph.network import Network
 from lbp.graph.registry import BatchStatistics, Call, Guard
-from lbp.graph.trace import BoundTracer, TensorShape, Trace, trace_model
+from lbp.graph.trace import BoundTracer, TensorShape, Trace, holds_tensor, trace_model
 from lbp.graph.values import Attribute, Expression, Literal, MethodCall, ModuleCall, Value
 
 
@@ -101,7 +101,7 @@ class _Lowering:
             handler = call.handler()
             self._check_format(call)
             self.nodes[fx_node] = handler(call)
-        elif _holds_tensor(self.trace.results[0][fx_node]):
+        elif holds_tensor(self.trace.results[0][fx_node]):
             raise self._call(fx_node, number).refuse("returns several tensors")
         elif self._reads_values(fx_node):
             raise self._call(fx_node, number).refuse(
@@ -147,7 +147,7 @@ class _Lowering:
     def _is_fixed(self, fx_node: fx.Node) -> bool:
         """Whether a constant follows from shapes and formats of parameters alone, which a trace takes for fixed."""
         result = self.trace.results[0][fx_node]
-        if isinstance(result, TensorShape) or _holds_tensor(result) or self._reads_values(fx_node):
+        if isinstance(result, TensorShape) or holds_tensor(result) or self._reads_values(fx_node):
             return False
         return _asks_for_shape(fx_node) or all(
             isinstance(self.values[source], Literal) for source in fx_node.all_input_nodes
@@ -177,10 +177,6 @@ class _Lowering:
             candidate = f"{name}:{count}"
         self.names.add(candidate)
         return candidate
-
-
-def _holds_tensor(result: Any) -> bool:
-    return isinstance(result, tuple | list) and any(isinstance(part, Tensor) for part in result)
 
 
 def _ancestors(output: fx.Node) -> set[fx.Node]:

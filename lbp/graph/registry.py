@@ -154,10 +154,9 @@ class Call:
                     "stays as it is; keep the number in a plain attribute"
                 )
             return value.value
-        first, second = (results[argument] for results in self._trace.results)
-        if self.is_bound(argument) or first != second:
+        if self.is_bound(argument) or argument in self._trace.of_batch:
             raise self.refuse(f"has an argument {argument.name!r} that depends on the input or on the batch size")
-        return first
+        return self._trace.results[0][argument]
 
     def bind(self, **parameters: Any) -> dict[str, Any]:
         """Match the call's arguments to parameter names; defaults as given, `REQUIRED` where there is none."""

@@ -68,11 +68,14 @@ class Trace:
         module: the operations in order (`module.graph`), with every tensor and module that they refer to; those that
             the model does not have itself are tensors that its forward pass made of nothing but constants.
         results: per batch size of `BATCH_SIZES` and operation: a tensor's `TensorShape`, or any other value itself.
+        of_batch: operations whose result is no tensor and follows from the batch size, also where it is the same for
+            both of `BATCH_SIZES`, as that of `x.shape[0] // 4`.
         overwrites: operations that change a value in place which a later operation reads again, with that value.
     """
 
     module: fx.GraphModule
     results: tuple[dict[fx.Node, Any], ...]
+    of_batch: frozenset[fx.Node]
     overwrites: dict[fx.Node, fx.Node]
 
 
@@ -248,7 +251,7 @@ def trace_model(model: nn.Module, example: Tensor) -> Trace:
         module = _traced(model)
         runs = [_shape_run(module, model, example, batch) for batch in BATCH_SIZES]
     results = tuple({node: _summary(run.env[node]) for node in run.env} for run in runs)
-    return Trace(module, results, _overwrites(module.graph, runs[0]))
+    return Trace(module, results, _of_batch(module.graph, results), _overwrites(module.graph, runs[0]))
 
 
 def _traced(model: nn.Module) -> fx.GraphModule:
@@ -339,6 +342,27 @@ def _shape_run(module: fx.GraphModule, model: nn.Module, example: Tensor, batch:
 
 def _summary(value: Any) -> Any:
     return TensorShape.of(value) if isinstance(value, Tensor) else value
+
+
+def holds_tensor(result: Any) -> bool:
+    """Whether a result is several values, one of them a tensor."""
+    return isinstance(result, tuple | list) and any(isinstance(part, Tensor) for part in result)
+
+
+def _of_batch(graph: fx.Graph, results: tuple[dict[fx.Node, Any], ...]) -> frozenset[fx.Node]:
+    """Find what follows from the batch size and is no tensor, of which shapes tell; see `Trace`."""
+    first, second = results
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "output" or isinstance(first[node], TensorShape):
+            continue
+        # An entry of a shape tells itself whether it is the batch size.
+        is_entry = node.op == "call_function" and node.target is operator.getitem
+        sources = node.all_input_nodes[is_entry:]
+        differs = not holds_tensor(first[node]) and first[node] != second[node]
+        if differs or any(source in found for source in sources):
+            found.add(node)
+    return frozenset(found)
 
 
 def _storages(run: _ShapeRun) -> dict[fx.Node, int]:
