@@ -48,9 +48,11 @@ def float64_copy(model: nn.Module, example: Tensor) -> nn.Module:
     module = trace.module
     of_input = _reached_from_input(module.graph)
     _keep_constants(module, of_input, example)
-    first, second = trace.results
-    # Numbers computed from shapes; those that depend on the batch stay what they are, and bounds refuse them.
-    numbers = {node: value for node, value in first.items() if isinstance(value, float) and second[node] == value}
+    first, _ = trace.results
+    # Those that depend on the batch stay what they are, and bounds refuse them.
+    numbers = {
+        node: value for node, value in first.items() if isinstance(value, int | float) and node not in trace.of_batch
+    }
     for node in of_input:
         if isinstance(first[node], TensorShape):
             node.args = fx.node.map_aggregate(node.args, partial(_rounded, numbers))
@@ -73,29 +75,35 @@ def _reached_from_input(graph: fx.Graph) -> list[fx.Node]:
 
 
 def _keep_constants(module: fx.GraphModule, of_input: list[fx.Node], example: Tensor) -> None:
-    """Replace what is computed from parameters alone by buffers with its present values."""
-    graph = module.graph
+    """Replace what operations on the input read by buffers, in the example's format where it has another.
+
+    Of what is computed from parameters alone that are the present values. Constants of other formats (float64 numbers
+    of no dimension, whole numbers) are rounded where they meet the network's tensors.
+    """
+    graph, on_input = module.graph, set(of_input)
     run = fx.Interpreter(module, garbage_collect_values=False)
     with torch.no_grad():
         run.run(torch.zeros(2, *example.shape[1:], dtype=example.dtype, device=example.device))
-    computed = [node for node in graph.nodes if node.op.startswith("call_") and node not in set(of_input)]
-    for node in computed:
-        value = run.env[node]
-        if isinstance(value, Tensor):
-            name = f"{node.name}_in_float32"
-            module.register_buffer(name, value.detach().clone())
-            with graph.inserting_before(node):
-                node.replace_all_uses_with(graph.get_attr(name))
-    for node in reversed(computed):
+    constants = [node for node in graph.nodes if node not in on_input and node.op not in ("placeholder", "output")]
+    for node in constants:
+        value, is_computed = run.env[node], node.op.startswith("call_")
+        if not isinstance(value, Tensor) or not (is_computed or value.dtype != example.dtype):
+            continue
+        kept = value.detach() if value.dtype == torch.bool else value.detach().to(example.dtype)
+        name = f"{node.name}_in_float32"
+        module.register_buffer(name, kept.clone())
+        with graph.inserting_before(node):
+            node.replace_all_uses_with(graph.get_attr(name), delete_user_cb=on_input.__contains__)
+    for node in reversed(constants):
         if not node.users:
             graph.erase_node(node)
 
 
-def _rounded(numbers: Mapping[fx.Node, float], part: Any) -> Any:
+def _rounded(numbers: Mapping[fx.Node, int | float], part: Any) -> Any:
     """Return an argument, a number as it is where it meets a float32 tensor; `numbers` are those of operations."""
-    value = numbers.get(part) if isinstance(part, fx.Node) else part
+    value = numbers.get(part, part) if isinstance(part, fx.Node) else part
     # Whole numbers up to 2^24 are float32 numbers. Larger ones may be the end of a slice, where nothing rounds them.
-    return _in_float32(value) if isinstance(value, float) else part
+    return _in_float32(value) if isinstance(value, float) else value
 
 
 def _in_float32(value: float) -> float:

@@ -209,6 +209,37 @@ def test_constants_of_other_formats_count_as_the_numbers_that_they_are(name, for
                 assert high - low <= size * 2 ** (-40 if point.dtype == torch.float64 else -14)
 
 
+BEYOND_FLOAT32 = {
+    "a float64 number": (torch.tensor(0.1, dtype=torch.float64), lambda c: c),
+    "a whole number": (torch.tensor([2**24 + 1]), lambda c: c),
+    "a sum of whole numbers": (torch.tensor([2**24]), lambda c: c + 1),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND_FLOAT32)
+def test_constants_that_float32_does_not_hold_count_as_it_rounds_them(name):
+    constant, function = BEYOND_FLOAT32[name]
+    network, x = Combined(lambda x, c: x * function(c), constant).eval(), torch.tensor([[0.75]])
+    expected = Fraction(1.125) * single(function(constant).item())
+    copied = float64_copy(network, x)
+    assert [Fraction(value) for value in copied(x.double())[0].tolist()] == [expected] * 3
+    for copy in (network, copied):
+        point = BoundedTensor(x.to(next(copy.parameters()).dtype), PerturbationLpNorm(0.0))
+        lower, upper = BoundedModule(copy, point).compute_bounds((point,), method="IBP", rounding="outward")
+        assert Fraction(lower[0, 0].item()) <= expected <= Fraction(upper[0, 0].item())
+
+
+def test_no_property_is_proved_that_the_network_violates_by_the_rounding_of_a_whole_number():
+    network = Combined(lambda x, c: x * c, torch.tensor([2**24 + 1]))
+    nn.init.ones_(network.layer.weight)
+    assert (network(torch.ones(1, 1)) == 2**24).all()
+    problem = parse_vnnlib(
+        "(declare-const X_0 Real)(declare-const Y_0 Real)(declare-const Y_1 Real)(declare-const Y_2 Real)"
+        f"(assert (>= X_0 1.0))(assert (<= X_0 1.0))(assert (<= Y_0 {2**24 + 0.5}))"
+    )
+    assert verify_property(network, problem, (1,), deadline=Deadline(60)).verdict is Verdict.VIOLATED
+
+
 FAR = {
     "both far": (-1e30, 1e30),
     "left far": (-1e30, 2.0),
