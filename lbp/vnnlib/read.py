@@ -21,6 +21,8 @@ from lbp.vnnlib.syntax import Group, VnnLibError, Word, parse_groups, shown
 
 _VARIABLE = re.compile(r"([XY])_(0|[1-9]\d*)")
 _WITHOUT_EFFECT = ("set-logic", "set-info", "set-option", "check-sat", "get-model", "exit")
+_QUESTIONS = ("check-sat", "exit")
+"""They are about what stands before them, so that nothing may be declared or asserted after one."""
 
 
 def read_vnnlib(path: str | PathLike[str]) -> Property:
@@ -54,9 +56,15 @@ def parse_vnnlib(text: str) -> Property:
     """
     variables: dict[str, int] = {}
     parts: list[Alternatives] = []
+    asked: Group | None = None
     line = 1
     for command in parse_groups(text):
         line = command.line
+        if asked is not None and command.head not in _WITHOUT_EFFECT:
+            raise VnnLibError(
+                f"line {line}: {shown(command)} stands after {shown(asked)} of line {asked.line}, which asks about "
+                "what stands before it; make two files of two questions"
+            )
         if command.head in ("declare-const", "declare-fun"):
             _declare(command, variables)
         elif command.head == "assert":
@@ -65,6 +73,8 @@ def parse_vnnlib(text: str) -> Property:
             parts.append(normal_form(command.items[1], variables))
         elif command.head not in _WITHOUT_EFFECT:
             raise VnnLibError(f"line {line}: {shown(command)} is not supported")
+        elif command.head in _QUESTIONS:
+            asked = asked or command
     inputs, outputs = (_count(kind, variables) for kind in "XY")
     return Property(inputs, outputs, _cases(product(parts, line), inputs, outputs))
 

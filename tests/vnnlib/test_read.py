@@ -176,6 +176,8 @@ def test_both_forms_of_declaration_and_commands_without_effect_are_read():
         ("(declare-fun X_0 (Real) Real)", "line 1"),
         ("(push 1)", "line 1: (push 1) is not supported"),
         ("()", "line 1: () is not supported"),
+        (HEAD + "(check-sat)\n(assert (<= Y_0 1))", "line 6: (assert (<= Y_0 1)) stands after (check-sat) of line 5"),
+        (HEAD + "(exit)(declare-const X_2 Real)", "line 5: (declare-const X_2 Real) stands after (exit)"),
         ("(assert (<= X_0 1)", "line 1: a parenthesis that is never closed"),
         ("\n\n(check-sat))", "line 3: a closing parenthesis without"),
         ("\nhello", "line 2: 'hello' stands outside"),
