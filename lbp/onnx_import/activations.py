@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from lbp.onnx_import.modules import AtLeast, AtMost, ScaleShift
@@ -36,18 +39,17 @@ def _leaky(call: OnnxCall, slope: float) -> nn.Module:
 @for_operators("Clip")
 def _clip(call: OnnxCall) -> nn.Module:
     low, high = _limit(call, "min", 1), _limit(call, "max", 2)
-    if low is not None and high is not None:
-        if not low < high:
-            raise call.refuse(f"clips to [{low}, {high}]; the upper limit must be larger than the lower one")
-        return nn.Hardtanh(low, high)
-    if low is not None:
-        return nn.ReLU() if low == 0 else AtLeast(call.number(low))
-    return nn.Identity() if high is None else AtMost(call.number(high))
+    if low == 0 and high is None:
+        return nn.ReLU()
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    if not low < high:
+        raise call.refuse(f"clips to [{low}, {high}]; the upper limit must be larger than the lower one")
+    return nn.Hardtanh(low, high)
 
 
 def _limit(call: OnnxCall, name: str, index: int) -> float | None:
     """Return one limit of Clip; None where it is left out or no number in use reaches it."""
-    unlimited = float(np.finfo(np.float32).max)
+    unlimited = torch.finfo(call.dtype).max
     given = call.attribute(name)
     value = call.constant(index) if given is None else np.asarray(given)
     if value is None:

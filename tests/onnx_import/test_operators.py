@@ -205,6 +205,11 @@ def test_a_network_in_double_precision_keeps_its_weights(tmp_path):
     with_limit = model([node("Clip", ["x", "l"])], LINE, {"l": np.array(0.1)}, element=TensorProto.DOUBLE)
     clipped = load_onnx(save(tmp_path, with_limit, "clip.onnx"))
     assert clipped(torch.zeros(1, 6, dtype=torch.float64)).max() == 0.1
+    # A limit that every number of float32 keeps is one in float64.
+    largest = float(np.finfo(np.float32).max)
+    with_limit = model([node("Clip", ["x", "", "h"])], LINE, {"h": np.array(largest)}, element=TensorProto.DOUBLE)
+    clipped = load_onnx(save(tmp_path, with_limit, "far.onnx"))
+    assert clipped(torch.full((1, 6), 1e39, dtype=torch.float64)).max() == largest
 
 
 def test_modules_are_named_after_nodes_and_names_are_made_unique(tmp_path):
