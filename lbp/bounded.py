@@ -58,10 +58,11 @@ _KEPT_NETWORKS = 8
 class BoundedModule(nn.Module):
     """Certified bounds of a model's outputs over a region of inputs (IBP, CROWN, LBP and their relatives).
 
-    The model is traced by torch.fx; its parameters and buffers are shared and read at every call, so training the model
-    moves the bounds, and gradients of bounds reach the model. The batch size may change from call to call. The state
-    dict is the model's. Modules may be replaced and their settings changed; forward hooks are refused. Cached bounds
-    know the versions of all tensors, but a change through `.data` leaves no version behind: pass x again after one.
+    The model is traced by torch.fx as it is called with one input; its parameters and buffers are shared and read at
+    every call, so training the model moves the bounds, and gradients of bounds reach the model. The batch size may
+    change from call to call. The state dict is the model's. Modules may be replaced and their settings changed; forward
+    hooks are refused. Cached bounds know the versions of all tensors, but a change through `.data` leaves no version
+    behind: pass x again after one.
 
     Args:
         model: any module that torch.fx can trace, made of supported layers; an unsupported one is named in the error.

@@ -242,14 +242,15 @@ def trace_model(model: nn.Module, example: Tensor) -> Trace:
         example: [B, *shape]; only shape, dtype and device are used.
 
     Raises:
-        UnsupportedLayerError: the model cannot be traced, changes its own tensors when it runs, or draws random
-            numbers.
+        UnsupportedLayerError: the model cannot be traced, computes something else than its trace, changes its own
+            tensors when it runs, or draws random numbers.
         InvalidInputError: the model does not run on inputs of the example's shape with another batch size.
     """
     # Tensors made under inference mode have no versions, by which changes in place are seen.
     with torch.inference_mode(False), torch.no_grad(), _unchanged_tensors(model):
         module = _traced(model)
         runs = [_shape_run(module, model, example, batch) for batch in BATCH_SIZES]
+        _check_values(module, model, example)
     results = tuple({node: _summary(run.env[node]) for node in run.env} for run in runs)
     return Trace(module, results, _of_batch(module.graph, results), _overwrites(module.graph, runs[0]))
 
@@ -270,11 +271,12 @@ def _traced(model: nn.Module) -> fx.GraphModule:
 
 
 def _traced_once(model: nn.Module, where: str) -> fx.GraphModule:
-    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
     try:
-        with _NoRandomNumbers(where):
-            graph = BoundTracer().trace(model)
-        return fx.GraphModule(model, graph)
+        # What the forward pass and torch.fx leave on the model is symbolic, or made for this trace.
+        with _kept_attributes(model):
+            with _NoRandomNumbers(where):
+                graph = BoundTracer().trace(model)
+            return fx.GraphModule(model, graph)
     except UnsupportedLayerError:
         raise
     except Exception as error:
@@ -283,8 +285,15 @@ def _traced_once(model: nn.Module, where: str) -> fx.GraphModule:
             f"torch.fx cannot trace {type(model).__name__}: {error}. The forward pass must not branch on values of "
             "tensors; move such code out of the model"
         ) from error
+
+
+@contextmanager
+def _kept_attributes(model: nn.Module) -> Iterator[None]:
+    """Give the modules of a model the attributes again that they had before the block."""
+    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+    try:
+        yield
     finally:
-        # What the forward pass and torch.fx leave on the model is symbolic, or made for this trace.
         for present, before in attributes:
             for name in present.keys() - before.keys():
                 del present[name]
@@ -324,20 +333,60 @@ def _changes(model: nn.Module, name: str, tensor: Tensor) -> UnsupportedLayerErr
 def _shape_run(module: fx.GraphModule, model: nn.Module, example: Tensor, batch: int) -> _ShapeRun:
     run = _ShapeRun(module)
     x = torch.zeros(batch, *example.shape[1:], dtype=example.dtype, device=example.device)
-    try:
+    with _running(model, x):
         run.run(x)
-    except UnsupportedLayerError:
-        raise
-    except Exception as error:
-        raise InvalidInputError(
-            f"{type(model).__name__} does not run on an input of shape {list(x.shape)}, {x.dtype}, on {x.device} (the "
-            f"shape of global_input, with batch size {batch}; the batch size must be free): {error}"
-        ) from error
     storages, touched = _storages(run), _touched(run)
     for node, storage in storages.items():
         if node.op == "get_attr" and any(storage in changed for changed in touched.values()):
             raise _changes(model, str(node.target), run.env[node])
     return run
+
+
+def _check_values(module: fx.GraphModule, model: nn.Module, example: Tensor) -> None:
+    """Refuse a model that computes something else than its trace.
+
+    Python code can tell a traced value from a tensor: `isinstance(x, Tensor)`, `x.grad is None`, an exception that it
+    catches. A model in training mode is not run: it would leave statistics and random numbers behind.
+    """
+    if example.is_meta or any(part.training for part in model.modules()):
+        return
+    shape, generator = (BATCH_SIZES[0], *example.shape[1:]), torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator, dtype=example.dtype, device="cpu").to(example.device)
+    with _running(model, x):
+        traced = fx.Interpreter(module).run(x.clone())
+        with _kept_attributes(model):
+            own = model(x)
+    if isinstance(traced, Tensor) and not _agree(traced, own):
+        raise UnsupportedLayerError(
+            f"{type(model).__name__} computes something else than what torch.fx has traced: its forward pass treats "
+            "symbolic values in another way than tensors, as isinstance(x, torch.Tensor), `is` and except do; move "
+            "such code out of the model"
+        )
+
+
+def _agree(traced: Tensor, own: Any) -> bool:
+    """Whether two outputs of the same operations are the same; some devices add up in another order every time."""
+    if not isinstance(own, Tensor) or (own.shape, own.dtype) != (traced.shape, traced.dtype):
+        return False
+    if own.numel() == 0:
+        return True
+    traced, own = traced.double(), own.double()
+    largest = float(own.abs().nan_to_num(0.0, 0.0, 0.0).amax())
+    return bool(torch.isclose(traced, own, rtol=0, atol=1e-3 * largest, equal_nan=True).all())
+
+
+@contextmanager
+def _running(model: nn.Module, x: Tensor) -> Iterator[None]:
+    """Say of what fails inside the block that the model does not run on an input."""
+    try:
+        yield
+    except UnsupportedLayerError:
+        raise
+    except Exception as error:
+        raise InvalidInputError(
+            f"{type(model).__name__} does not run on an input of shape {list(x.shape)}, {x.dtype}, on {x.device} (the "
+            f"shape of global_input, with batch size {len(x)}; the batch size must be free): {error}"
+        ) from error
 
 
 def _summary(value: Any) -> Any:

@@ -81,6 +81,42 @@ def test_bounds_are_of_the_model_as_it_is_called_with_one_input(model, point, ki
     assert bounds_are_the_value(lbp.BoundedModule(model, point), model, point)
 
 
+def _caught(x):
+    try:
+        return 1 if x.shape[0] > 0 else 2
+    except ValueError:
+        return 3
+
+
+class Asking(nn.Sequential):
+    """Multiplies by what its question about the input says."""
+
+    def __init__(self, question, *layers):
+        super().__init__(*layers)
+        self.question = question
+
+    def forward(self, x):
+        return super().forward(x) * self.question(x)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        lambda x: 1 if isinstance(x, torch.Tensor) else 2,
+        lambda x: 1 if torch.is_tensor(x) else 2,
+        lambda x: 1 if x.grad is None else 2,
+        lambda x: 1 if x.shape[1] in {4} else 2,
+        lambda x: 1 if hasattr(x, "ptb") else 2,
+        _caught,
+    ],
+    ids=["isinstance", "is_tensor", "grad", "set", "attribute", "except"],
+)
+def test_a_model_that_treats_symbolic_values_in_another_way_is_refused(model, point, question):
+    asking = Asking(question, *model).eval()
+    with pytest.raises(UnsupportedLayerError, match=r"Asking computes something else than what torch\.fx has traced"):
+        lbp.BoundedModule(asking, point)
+
+
 @pytest.mark.parametrize(
     "change",
     [
