@@ -1,6 +1,9 @@
 #include "cuda/kernels/relax_conv2d.cuh"
 
+#include <type_traits>
+
 #include "cuda/kernels/relax_few_conv2d.cuh"
+#include "cuda/kernels/relax_narrow_conv2d.cuh"
 #include "cuda/sums.h"
 #include "cuda/tile_plan.h"
 
@@ -65,12 +68,42 @@ Status launch_constants(const RelaxBackwardConv2dArguments<T>& args, const Plan<
   return plan.chunks == 1 ? kSuccess : sum_columns(parts, args.constants, plan.count, plan.chunks, stream);
 }
 
+// The columns of the kernel for layers of few input channels, 0 where the layer is none. Where its kernel has too few
+// entries, a tile as wide makes no more multiply-adds; float64 sums would take more registers than there are.
+template <typename T>
+int narrow_columns(const RelaxBackwardConv2dArguments<T>& args) {
+  const ConvolutionLayer<T>& layer = args.layer;
+  const Index entries = Index(layer.kernel.height) * layer.kernel.width;
+  const Index pixels = Index(layer.output.height) * layer.output.width;
+  const bool takes = std::is_same_v<T, float> && args.arithmetic == Arithmetic::kPlain;
+  for (const int columns : {kNarrowColumns, kNarrowMostColumns}) {
+    const Index numbers = entries * pixels + kNarrowStage * columns;
+    if (takes && layer.channels / layer.groups * entries <= columns &&
+        columns < entries * Tiles<float>::Narrow::kColumns && pixels <= kNarrowThreads * narrow_pixels(columns) &&
+        numbers * sizeof(T) <= kDefaultSharedBytes) {
+      return columns;
+    }
+  }
+  return 0;
+}
+
+template <int kColumns>
+Status launch_narrow(const RelaxBackwardConv2dArguments<float>& args, const Plan<float>& plan,
+                     const Pair<float>* slopes, Stream stream) {
+  const ConvolutionLayer<float>& layer = args.layer;
+  const Index products = Index(layer.kernel.height) * layer.kernel.width * layer.output.height * layer.output.width;
+  const RelaxNarrowConv2dLaunch<float> launch = {args, slopes};
+  return LBP_LAUNCH_ROW((relax_narrow_conv2d_kernel<float, kColumns>), plan.count * layer.groups, kNarrowThreads,
+                        std::size_t(products) * sizeof(float), stream, launch);
+}
+
 }  // namespace
 
 template <typename T>
 Index relax_backward_conv2d_workspace_bytes(const RelaxBackwardConv2dArguments<T>& args) {
   const Plan<T> plan(args);
   if (are_few(args, plan)) return 0;
+  if (narrow_columns(args) != 0) return plan.bytes(args.batch);
   return plan.bytes(args.batch) + tiles_workspace_bytes(transposed_product<T>(args, nullptr), args.arithmetic);
 }
 
@@ -87,6 +120,16 @@ Status relax_backward_conv2d(const RelaxBackwardConv2dArguments<T>& args, void* 
   auto* parts = plan.chunks == 1 ? args.constants : reinterpret_cast<double*>(bytes);
   auto* slopes = plan.relaxed ? reinterpret_cast<Pair<T>*>(bytes + quotient_up(plan.parts_bytes(), 16) * 16) : nullptr;
   LBP_RETURN_IF_FAILED(launch_constants(args, plan, slopes, parts, stream));
+  if constexpr (std::is_same_v<T, float>) {
+    switch (narrow_columns(args)) {
+      case kNarrowColumns:
+        return launch_narrow<kNarrowColumns>(args, plan, slopes, stream);
+      case kNarrowMostColumns:
+        return launch_narrow<kNarrowMostColumns>(args, plan, slopes, stream);
+      default:
+        break;
+    }
+  }
   return launch_tiles(transposed_product<T>(args, slopes), args.arithmetic, bytes + plan.bytes(args.batch), stream);
 }
 

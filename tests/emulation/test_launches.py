@@ -138,3 +138,29 @@ def test_a_block_has_rows_of_a_few_tiles_only_where_layers_are_launch_bound(emul
         emulated.take_launches()
         assert_values_match_reference(op, A, *x, sides="lower", dtype=dtype)
         assert len(emulated.take_launches()) == count
+
+
+# Columns (input channels times entries of the kernel) that are padded and such that are not, two pixels for a thread,
+# output channels that no step divides and whose weights come in two stages; then too many columns, too many pixels, and
+# so few entries that a tile does as well.
+@pytest.mark.parametrize(
+    ("channels", "outputs", "kernel", "stride", "size", "narrow"),
+    [
+        (3, 34, 3, 1, (23, 24), True),
+        (3, 33, 4, 2, (8, 8), True),
+        (6, 33, 3, 1, (8, 8), False),
+        (1, 3, 2, 1, (33, 32), False),
+        (4, 33, 1, 1, (8, 8), False),
+    ],
+)
+def test_back_substitution_through_few_input_channels(emulated, channels, outputs, kernel, stride, size, narrow):
+    emulated.set_one_launch(False)
+    padding = (kernel - 1) // 2
+    image = tuple((count - 1) * stride + kernel - 2 * padding for count in size)
+    A, bounds = coefficients("both", 2, 1, outputs, *size), intervals(2, outputs, *size)
+    layer = normal(outputs, channels, kernel, kernel, seed=50), normal(outputs, seed=51), image
+    geometry = {"stride": (stride, stride), "padding": (padding, padding)}
+    emulated.take_launches()
+    keywords = {"sides": "both", "r": 0.75, **geometry, "dtype": torch.float32}
+    assert_values_match_reference(ops.relax_backward_conv2d, A, *bounds, *layer, **keywords)
+    assert any("relax_narrow_conv2d_kernel" in name for name in emulated.take_launches()) == narrow

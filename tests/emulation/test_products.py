@@ -52,7 +52,7 @@ def test_convolutions_of_more_channels_than_a_narrow_tile_has_columns(dtype):
 
 
 # Images of 4 x 6 pixels are stored in whole vectors, those of 3 x 5 are not; few and many channels.
-@pytest.mark.parametrize("channels", [3, 18])
+@pytest.mark.parametrize("channels", [3, 6, 18])
 @pytest.mark.parametrize("size", [(4, 6), (3, 5)])
 def test_convolutions_store_pixels_in_vectors_and_one_by_one(size, channels, dtype):
     geometry = {"padding": (1, 1)}

@@ -14,7 +14,7 @@
 
 namespace lbp::cuda {
 
-constexpr int kConstantRows = 8;
+constexpr int kConstantRows = kFewSlots;
 constexpr Index kConstantNeurons = 4096;  // of a block
 
 // Of K S rows of every image; blocks run over images, then groups of kConstantRows rows, then chunks of neurons.
@@ -27,7 +27,8 @@ struct RelaxConstantsArguments {
 };
 
 template <typename T>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) relax_constants_kernel(const RelaxConstantsArguments<T> in) {
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, sizeof(T) == 4 ? 2 : 1)
+    relax_constants_kernel(const RelaxConstantsArguments<T> in) {
   LBP_SHARED(double, sums, kWarps* kConstantRows);
   const RelaxBackwardConv2dArguments<T>& args = in.args;
   const Index chunk = blockIdx.x % in.chunks, rest = blockIdx.x / in.chunks;
@@ -48,7 +49,10 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) relax_constants_kernel(const RelaxCons
   const Index begin = chunk * kConstantNeurons, end = smaller(in.neurons, begin + kConstantNeurons);
   const int pixels = args.layer.output.height * args.layer.output.width;
   for (Index neuron = begin + threadIdx.x; neuron < end; neuron += kThreads) {
-    const double bias = args.layer.bias == nullptr ? 0.0 : double(args.layer.bias[quotient(neuron, pixels)]);
+    T a[kConstantRows];
+#pragma unroll
+    for (int i = 0; i < kConstantRows; ++i) a[i] = i < rows ? read(A[i] + neuron) : T(0);  // while lines are computed
+    const double bias = args.layer.bias == nullptr ? 0.0 : double(read(args.layer.bias + quotient(neuron, pixels)));
     BoundingLines<T> lines = {T(1), T(0), T(1), T(0)};
     if (in.slopes != nullptr) {
       lines = neuron_lines(args.relaxation, image, neuron);
@@ -59,16 +63,19 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) relax_constants_kernel(const RelaxCons
 #pragma unroll
     for (int i = 0; i < kConstantRows; ++i) {
       if (i >= rows) continue;
-      const T a = A[i][neuron];
-      const bool lower_line = (a >= T(0)) == lower[i];
-      const T value = a * (lower_line ? lines.lower_slope : lines.upper_slope);
-      constants[i] += double(a) * double(lower_line ? lines.lower_intercept : lines.upper_intercept);
-      constants[i] += double(value) * bias;
+      const bool takes_lower = (a[i] >= T(0)) == lower[i];
+      const T value = a[i] * (takes_lower ? lines.lower_slope : lines.upper_slope);
+      constants[i] = plus_product<T>(constants[i], a[i], takes_lower ? lines.lower_intercept : lines.upper_intercept);
+      constants[i] = plus_product<T>(constants[i], value, bias);
     }
   }
-  const double sum = reduce_group(constants, Sum());
-  int own = 0;
-  if (holds_group_value<kConstantRows>(own)) sums[warp() * kConstantRows + own] = sum;
+#pragma unroll
+  for (int i = 0; i < kConstantRows; i += 2) {
+    double pair[2] = {constants[i], constants[i + 1]};
+    const double sum = reduce_group(pair, Sum());
+    int which = 0;
+    if (holds_group_value<2>(which)) sums[warp() * kConstantRows + i + which] = sum;
+  }
   __syncthreads();
   const int row = int(threadIdx.x);
   if (row >= rows) return;

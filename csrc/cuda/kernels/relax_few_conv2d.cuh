@@ -8,13 +8,6 @@
 
 namespace lbp::cuda {
 
-// Where an entry of the kernel reads along one axis, for the pixel `y` of the convolution's input; negative where it
-// reads nothing.
-LBP_DEVICE Index output_of_entry(Index y, Index entry, Index stride, Index padding, Index dilation) {
-  const Index place = y + padding - dilation * entry;
-  return place >= 0 && place % stride == 0 ? quotient(place, stride) : -1;
-}
-
 template <typename T>
 struct RelaxFewConv2dLaunch {
   RelaxBackwardConv2dArguments<T> op;
@@ -57,10 +50,10 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_few_conv2d_kernel(const RelaxFew
   const T* const weight = layer.weight + (group * outputs * inputs + channel - group * inputs) * entries;
   T sum = T(0);
   for (int i = 0; i < layer.kernel.height; ++i) {
-    const Index down = output_of_entry(y, i, layer.stride.height, layer.padding.height, layer.dilation.height);
+    const Index down = output_of_entry<Index>(y, i, layer.stride.height, layer.padding.height, layer.dilation.height);
     if (down < 0 || down >= layer.output.height) continue;
     for (int j = 0; j < layer.kernel.width; ++j) {
-      const Index across = output_of_entry(x, j, layer.stride.width, layer.padding.width, layer.dilation.width);
+      const Index across = output_of_entry<Index>(x, j, layer.stride.width, layer.padding.width, layer.dilation.width);
       if (across < 0 || across >= layer.output.width) continue;
       const T* const under = relaxed + group * outputs * pixels + down * layer.output.width + across;
 #pragma unroll 4
@@ -126,12 +119,12 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2)
     const T* const weight = convolution.weight + (group * outputs * inputs + channel - group * inputs) * entries;
     for (Index i = 0; i < convolution.kernel[0]; ++i) {
       const Index output_row =
-          output_of_entry(y, i, convolution.stride[0], convolution.padding[0], convolution.dilation[0]);
+          output_of_entry<Index>(y, i, convolution.stride[0], convolution.padding[0], convolution.dilation[0]);
       const Index down = output_row - where.top;
       if (output_row < 0 || down < 0 || down >= A.height) continue;
       for (Index j = 0; j < convolution.kernel[1]; ++j) {
         const Index output_column =
-            output_of_entry(x, j, convolution.stride[1], convolution.padding[1], convolution.dilation[1]);
+            output_of_entry<Index>(x, j, convolution.stride[1], convolution.padding[1], convolution.dilation[1]);
         const Index across = output_column - where.left;
         if (output_column < 0 || across < 0 || across >= A.width) continue;
         const T* const under = relaxed + (down * A.width + across) * A.channels + group * outputs;

@@ -1,7 +1,7 @@
 // A transposed convolution with a stride, along one axis: which entries of the kernel meet which pixels.
 #pragma once
 
-#include "cuda/runtime.cuh"
+#include "cuda/kernels/tile.cuh"
 
 namespace lbp::cuda {
 
@@ -36,5 +36,15 @@ struct ResiduePixels {
     output = (begin + first + of.padding - of.residue) / of.stride;
   }
 };
+
+// Where an entry of the kernel reads along one axis, for the pixel `y` of the convolution's input; negative where it
+// reads nothing.
+template <typename Integer>
+LBP_DEVICE Integer output_of_entry(Integer y, Integer entry, Integer stride, Integer padding, Integer dilation) {
+  const Integer place = y + padding - dilation * entry;
+  if (place < 0 || stride == 1) return place;
+  const Integer output = Integer(quotient(place, stride));
+  return output * stride == place ? output : -1;
+}
 
 }  // namespace lbp::cuda
