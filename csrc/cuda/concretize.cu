@@ -44,7 +44,11 @@ Status concretize_rows(const ConcretizeArguments<T>& args, RowSum* workspace, Ro
     const ConcretizeLaunch<T> launch = {args, tiling, chosen.tiles_per_block, split ? workspace : totals};
     const Index blocks = blocks_of(tiling) * args.batch;
     if constexpr (kHasFew) {
-      if (few) LBP_RETURN_IF_FAILED(LBP_LAUNCH_BLOCKS((concretize_few_kernel<T, Kind>), blocks, 0, stream, launch));
+      if (few) {
+        LBP_RETURN_IF_FAILED(with_flag(args.sides == 3, [&](auto both_sides) {
+          return LBP_LAUNCH_BLOCKS((concretize_few_kernel<T, Kind, both_sides>), blocks, 0, stream, launch);
+        }));
+      }
     }
     if (!few) {
       const Index slots = slot_count(args.sides, tiling.rows_per_piece);

@@ -61,7 +61,11 @@ Status relax_backward(const RelaxBackwardArguments<T>& args, void* workspace, St
                                          split ? static_cast<double*>(workspace) : args.constants};
   const Index blocks = blocks_of(tiling) * args.batch;
   if constexpr (kHasFew) {
-    if (few) LBP_RETURN_IF_FAILED(LBP_LAUNCH_BLOCKS((relax_backward_few_kernel<T>), blocks, 0, stream, launch));
+    if (few) {
+      LBP_RETURN_IF_FAILED(with_flag(args.sides == 3, [&](auto both_sides) {
+        return LBP_LAUNCH_BLOCKS((relax_backward_few_kernel<T, both_sides>), blocks, 0, stream, launch);
+      }));
+    }
   }
   if (!few) {
     const std::size_t shared_bytes =

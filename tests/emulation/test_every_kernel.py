@@ -94,12 +94,17 @@ def test_rows_of_many_tiles(rows, beyond, dtype):
         assert_values_match_reference(ops.concretize_ball, A, x[0], 0.5, p, sides="lower", dtype=dtype)
 
 
+# Blocks of three tiles, the last one's of fewer neurons; an even and an odd number of rows.
 @pytest.mark.usefixtures("emulated")
-def test_few_rows_of_blocks_with_two_tiles():
-    size, dtype = beyond_one_block(torch.float32) + 3, torch.float32
-    A, x = coefficients("both", 30, 1, size), intervals(30, size)
-    assert_values_match_reference(ops.relax_backward, A, *x, sides="both", r=0.75, dtype=dtype)
-    assert_values_match_reference(ops.concretize_ball, A, x[0], 0.5, 1.0, sides="both", dtype=dtype)
+@pytest.mark.parametrize(("sides", "rows"), [("both", 1), ("upper", 3)])
+def test_few_rows_of_blocks_with_several_tiles(sides, rows):
+    batch, size, dtype = 53, beyond_one_block(torch.float32) + 3, torch.float32
+    A, x = coefficients(sides, batch, rows, size), intervals(batch, size)
+    lines = {**relaxation(batch=batch, shape=(size,)), "bias": normal(size, seed=8)}
+    assert_values_match_reference(ops.relax_backward, A, *x, sides=sides, **lines, dtype=dtype)
+    assert_values_match_reference(ops.concretize_box, A, *x, sides=sides, dtype=dtype)
+    for p in (1.0, 2.0, math.inf):
+        assert_values_match_reference(ops.concretize_ball, A, x[0], 0.5, p, sides=sides, dtype=dtype)
 
 
 @pytest.mark.usefixtures("launches")

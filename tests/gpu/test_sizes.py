@@ -67,6 +67,20 @@ def test_products_of_a_deep_layer(rows, dtype):
     assert_matches_reference(ops.interval_linear, *intervals(rows, neurons), wide, wide_bias, dtype=dtype)
 
 
+# Of few input channels, with strides of one and two, and of more.
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "size"), [(3, 3, 1, (28, 30)), (3, 4, 2, (12, 14)), (6, 3, 1, (28, 30))]
+)
+def test_back_substitution_through_a_convolution(channels, kernel, stride, size, dtype):
+    outputs, padding = 34, 1
+    image = tuple((count - 1) * stride + kernel - 2 * padding for count in size)
+    A, bounds = coefficients("both", 2, 5, outputs, *size), intervals(2, outputs, *size)
+    layer = normal(outputs, channels, kernel, kernel, seed=32) / 16, normal(outputs, seed=33), image
+    geometry = {"stride": (stride, stride), "padding": (padding, padding)}
+    keywords = {"sides": "both", **geometry, **relaxation(shape=(outputs, *size))}
+    assert_matches_reference(ops.relax_backward_conv2d, A, *bounds, *layer, **keywords, dtype=dtype)
+
+
 @pytest.mark.parametrize("rows", [40, 1500])
 def test_windows(rows, dtype):
     layer, window = (8, 9, 10), (4, 4)

@@ -199,20 +199,28 @@ LBP_DEVICE double point_under(T a, T x_L, T x_U, bool lower, double eps, const R
   }
 }
 
+// What a thread reads of a region for its coordinates.
+template <typename T, typename Kind>
+struct OwnRegion {
+  Pack<T> x_L, x_U;
+
+  template <typename Own>
+  LBP_DEVICE OwnRegion(const Own& own, const Region<T>& region, Index image)
+      : x_L(own.load(region.x_L + image * region.batch_stride)), x_U(x_L) {
+    if constexpr (Kind::kBox) x_U = own.load(region.x_U + image * region.batch_stride);
+  }
+};
+
 // The coordinates of a thread within a region: of a ball its center.
 template <typename T, typename Kind>
 struct OwnCorners {
   double low[kOwn<T>], high[kOwn<T>];
 
-  template <typename Own>
-  LBP_DEVICE OwnCorners(const Own& own, const Region<T>& region, Index image) {
-    const Pack<T> x_L = own.load(region.x_L + image * region.batch_stride);
-    Pack<T> x_U = x_L;
-    if constexpr (Kind::kBox) x_U = own.load(region.x_U + image * region.batch_stride);
+  LBP_DEVICE explicit OwnCorners(const OwnRegion<T, Kind>& own) {
 #pragma unroll
     for (int i = 0; i < kOwn<T>; ++i) {
-      low[i] = Kind::kBox ? extreme_point(x_L[i], x_U[i], true) : x_L[i];
-      high[i] = Kind::kBox ? extreme_point(x_L[i], x_U[i], false) : x_L[i];
+      low[i] = Kind::kBox ? extreme_point(own.x_L[i], own.x_U[i], true) : own.x_L[i];
+      high[i] = Kind::kBox ? extreme_point(own.x_L[i], own.x_U[i], false) : own.x_L[i];
     }
   }
 
@@ -273,7 +281,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_kernel(const ConcretizeLaun
       }
     };
     if constexpr (kAhead) load(0);
-    const OwnCorners<T, Kind> corners(own, op.region, image);
+    const OwnCorners<T, Kind> corners(OwnRegion<T, Kind>(own, op.region, image));
     for (int begin = 0; begin < slots; begin += share) {
       if constexpr (!kAhead) load(begin);
       Part parts[kSlots];
@@ -295,30 +303,45 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_kernel(const ConcretizeLaun
   store_rows<T, Kind>(args, warp_sums, slots, image, slot_of);
 }
 
-// For few rows of large regions: a thread adds up its part of every row over the tiles of its block, and reads all rows
-// of a tile at the same time.
-template <typename T, typename Kind>
+// For few rows of large regions: a thread adds up its part of every row over the tiles of its block. It reads all rows
+// of a tile at the same time, each as soon as that of the tile before is added, where that leaves registers enough.
+template <typename T, typename Kind, bool kBothSides>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_few_kernel(const ConcretizeLaunch<T> args) {
   LBP_SHARED(RowSum, warp_sums, kFewSlots * kWarps);
   const ConcretizeArguments<T>& op = args.op;
-  const Index image = args.tiling.image();
+  const Index image = args.tiling.image(), side = op.batch * op.rows * op.inputs;
   const int slots = int(slot_count(op.sides, op.rows));
-  const auto slot_of = [&](int slot) { return Slot<T>(op.A, op.sides, op.batch, op.rows, image, 0, slot); };
   const Index first_tile = args.tiling.tile() * args.tiles_per_block;
+  const Index end = smaller((first_tile + args.tiles_per_block) * kTile<T>, op.inputs);
   PartOfRow<T, Kind> parts[kFewSlots];
 #pragma unroll
   for (int k = 0; k < kFewSlots; ++k) parts[k] = PartOfRow<T, Kind>::empty();
-  for (Index tile = first_tile; tile < first_tile + args.tiles_per_block && tile * kTile<T> < op.inputs; ++tile) {
-    const Own<T, true> own(tile, op.inputs);
-    Pack<T> A[kFewSlots];
+  constexpr bool kAhead = Kind::kNorm != Norm::kInfinity;
+  Pack<T> A[kFewSlots];
+  const auto load = [&](const Own<T, true>& own) {
+    SlotWalk<T, kBothSides> slot(op.A, op.rows, image, op.inputs);
 #pragma unroll
     for (int k = 0; k < kFewSlots; ++k) {
-      if (k < slots) A[k] = own.load(slot_of(k).A);
+      if (k < slots) A[k] = own.load(slot.A);
+      slot.advance(k, op.A, op.inputs, side);
     }
-    const OwnCorners<T, Kind> corners(own, op.region, image);
+  };
+  const Own<T, true> first(first_tile, end);
+  if (kAhead) load(first);
+  OwnRegion<T, Kind> region(first, op.region, image);
+  for (Index tile = first_tile; tile * kTile<T> < end; ++tile) {
+    const Own<T, true> own(tile, end), next(tile + 1, end);
+    if (!kAhead) load(own);
+    const OwnCorners<T, Kind> corners(region);
+    region = OwnRegion<T, Kind>(next, op.region, image);
+    SlotWalk<T, kBothSides> slot(op.A, op.rows, image, op.inputs);
 #pragma unroll
     for (int k = 0; k < kFewSlots; ++k) {
-      if (k < slots) corners.add(parts[k], A[k], slot_of(k).lower, own, op.region.q);
+      if (k < slots) {
+        corners.add(parts[k], A[k], kBothSides ? k % 2 == 0 : is_lower(op.sides, 0), own, op.region.q);
+        if (kAhead) A[k] = next.load(slot.A);
+      }
+      slot.advance(k, op.A, op.inputs, side);
     }
   }
 #pragma unroll
@@ -328,7 +351,8 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) concretize_few_kernel(const Concretize
     int which = 0;
     if (holds_group_value<2>(which)) warp_sums[(k + which) * kWarps + warp()] = part.sum();
   }
-  store_rows<T, Kind>(args, warp_sums, slots, image, slot_of);
+  store_rows<T, Kind>(args, warp_sums, slots, image,
+                      [&](int number) { return Slot<T>(op.A, op.sides, op.batch, op.rows, image, 0, number); });
 }
 
 // From the sums of the tile groups to the bounds, or where `totals` is given to the sums of the rows: a warp for every

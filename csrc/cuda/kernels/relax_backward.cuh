@@ -117,43 +117,47 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, kAligned ? kRelaxBlocks<T> : 2)
   store_constants(args, warp_sums, slots, slot_of);
 }
 
-// For few rows of large layers: a thread adds up its part of every row's constant over the tiles of its block, and
-// reads all rows of a tile at the same time. Rows are whole packs.
-template <typename T>
+// For few rows of large layers: a thread adds up its part of every row's constant over the tiles of its block. It reads
+// all rows of a tile at the same time, each as soon as that of the tile before is relaxed, so that reads are under way
+// whatever it computes. Rows are whole packs.
+template <typename T, bool kBothSides>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_backward_few_kernel(const RelaxBackwardLaunch<T> args) {
   LBP_SHARED(double, warp_sums, kFewSlots* kWarps);
   LBP_SHARED(T, line_data, kLineTileSize<T>);
   const RelaxBackwardArguments<T>& op = args.op;
-  const Index image = args.tiling.image();
+  const Index image = args.tiling.image(), side = op.batch * op.rows * op.neurons;
   const int slots = int(slot_count(op.sides, op.rows));
-  const auto slot_of = [&](int slot) { return Slot<T>(op.A, op.sides, op.batch, op.rows, image, 0, slot); };
   const Index first_tile = args.tiling.tile() * args.tiles_per_block;
+  const Index end = smaller((first_tile + args.tiles_per_block) * kTile<T>, op.neurons);
   double sums[kFewSlots] = {};
-  for (Index tile = first_tile; tile < first_tile + args.tiles_per_block && tile * kTile<T> < op.neurons; ++tile) {
-    const Own<T, true> own(tile, op.neurons);
-    const OwnBounds<T, true> bounds(op.relaxation, image, own);
-    Pack<T> A[kFewSlots];
+  const Own<T, true> first(first_tile, end);
+  OwnBounds<T, true> bounds(op.relaxation, image, first);
+  Pack<T> A[kFewSlots];
+  SlotWalk<T, kBothSides> slot(op.A, op.rows, image, op.neurons);
 #pragma unroll
-    for (int k = 0; k < kFewSlots; ++k) {
-      if (k < slots) A[k] = own.load(slot_of(k).A);  // under way while the lines are computed
-    }
+  for (int k = 0; k < kFewSlots; ++k) {
+    if (k < slots) A[k] = first.load(slot.A);
+    slot.advance(k, op.A, op.neurons, side);
+  }
+  for (Index tile = first_tile; tile * kTile<T> < end; ++tile) {
     const OwnLines<T> lines = lines_within(bounds, op.relaxation, image, tile, op.neurons, LineTile<T>{line_data});
+    const Own<T, true> own(tile, end), next(tile + 1, end);
+    Pack<T> bias = {};
+    if (op.bias.data != nullptr) bias = load_per_neuron(op.bias, own);
+    bounds = OwnBounds<T, true>(op.relaxation, image, next);
+    slot = SlotWalk<T, kBothSides>(op.A, op.rows, image, op.neurons);
 #pragma unroll
     for (int k = 0; k < kFewSlots; ++k) {
       if (k < slots) {
-        const Slot<T> slot = slot_of(k);
-        relax_pack(A[k], slot.lower, lines, sums[k]);
-        own.store(op.relaxed + slot.out_row * op.neurons, A[k]);
-      }
-    }
-    if (op.bias.data == nullptr) continue;
-    const Pack<T> bias = load_per_neuron(op.bias, own);
+        relax_pack(A[k], kBothSides ? k % 2 == 0 : is_lower(op.sides, 0), lines, sums[k]);
+        own.store(op.relaxed + slot.out, A[k]);
+        if (op.bias.data != nullptr) {
 #pragma unroll
-    for (int k = 0; k < kFewSlots; ++k) {
-#pragma unroll
-      for (int i = 0; i < kOwn<T>; ++i) {
-        if (k < slots) sums[k] = plus_product<T>(sums[k], A[k][i], bias[i]);
+          for (int i = 0; i < kOwn<T>; ++i) sums[k] = plus_product<T>(sums[k], A[k][i], bias[i]);
+        }
+        A[k] = next.load(slot.A);
       }
+      slot.advance(k, op.A, op.neurons, side);
     }
   }
 #pragma unroll
@@ -163,7 +167,8 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 2) relax_backward_few_kernel(const RelaxB
     int which = 0;
     if (holds_group_value<2>(which)) warp_sums[(k + which) * kWarps + warp()] = sum;
   }
-  store_constants(args, warp_sums, slots, slot_of);
+  store_constants(args, warp_sums, slots,
+                  [&](int number) { return Slot<T>(op.A, op.sides, op.batch, op.rows, image, 0, number); });
 }
 
 template <typename T>

@@ -32,4 +32,24 @@ struct Slot {
   }
 };
 
+// An image's slots one after the other: the address of each from the one before, by additions alone.
+template <typename T, bool kBothSides>
+struct SlotWalk {
+  const T* A;
+  Index out;  // where the slot's row begins in results [K, B, S, size]
+
+  LBP_DEVICE SlotWalk(const Coefficients<T>& coefficients, Index rows, Index image, Index size)
+      : A(coefficients.data + image * coefficients.batch_stride), out(image * rows * size) {}
+
+  // From slot `k` to the next; `side` numbers are a side's results.
+  LBP_DEVICE void advance(int k, const Coefficients<T>& coefficients, Index size, Index side) {
+    const bool to_upper = kBothSides && k % 2 == 0;
+    if (kBothSides) A += to_upper ? coefficients.side_stride : -coefficients.side_stride;
+    if (kBothSides) out += to_upper ? side : -side;
+    if (to_upper) return;
+    A += coefficients.row_stride;
+    out += size;
+  }
+};
+
 }  // namespace lbp::cuda
