@@ -16,6 +16,9 @@ namespace lbp::cuda {
 
 constexpr int kConstantRows = kFewSlots;
 constexpr Index kConstantNeurons = 4096;  // of a block
+// At a time on a multiprocessor.
+template <typename T>
+constexpr int kConstantBlocks = sizeof(T) == 4 ? 2 : 1;
 
 // Of K S rows of every image; blocks run over images, then groups of kConstantRows rows, then chunks of neurons.
 template <typename T>
@@ -27,8 +30,7 @@ struct RelaxConstantsArguments {
 };
 
 template <typename T>
-LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, sizeof(T) == 4 ? 2 : 1)
-    relax_constants_kernel(const RelaxConstantsArguments<T> in) {
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, kConstantBlocks<T>) relax_constants_kernel(const RelaxConstantsArguments<T> in) {
   LBP_SHARED(double, sums, kWarps* kConstantRows);
   const RelaxBackwardConv2dArguments<T>& args = in.args;
   const Index chunk = blockIdx.x % in.chunks, rest = blockIdx.x / in.chunks;
