@@ -7,10 +7,6 @@ set(lbp_isa_portable_flags "")
 set(lbp_isa_avx2_flags -mavx2 -mfma)
 set(lbp_isa_avx512_flags -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512)
 
-# GCC looks for expressions that were computed on some way to a place already (partial redundancy elimination) and makes
-# branches of selections for it, which then cannot be vectorised. Where lines are computed, all is selections.
-set(lbp_selections_flags $<$<CXX_COMPILER_ID:GNU>:-fno-tree-pre>)
-
 # lbp_add_cpu_kernels(<target with the rest of csrc/cpu> <variable that receives the objects> <sources>...)
 #
 # The objects must be linked after everything else and in the order given. An inline function outside namespace
@@ -22,7 +18,6 @@ function(lbp_add_cpu_kernels dispatcher objects_variable)
     list(APPEND instruction_sets avx2 avx512)
     target_compile_definitions(${dispatcher} PRIVATE LBP_HAVE_AVX2=1 LBP_HAVE_AVX512=1)
   endif()
-  set_source_files_properties(csrc/cpu/kernels/lines.cpp PROPERTIES COMPILE_OPTIONS "${lbp_selections_flags}")
   set(objects "")
   foreach(isa IN LISTS instruction_sets)
     if(ARGN)

@@ -32,6 +32,30 @@ struct Float<double> {
   static constexpr double largest = 1.7976931348623157e+308;          // (2 - 2^-52) 2^1023
 };
 
+// Formulas take a number, or on a CPU a vector of numbers with operators (cpu/kernels/simd.h), for which conditions are
+// masks. Of a vector the numbers' type:
+template <typename V, bool kIsVector = (sizeof(V) > sizeof(double))>
+struct ElementOf {
+  using Type = V;
+};
+
+template <typename V>
+struct ElementOf<V, true> {
+  using Type = decltype(V{}[0] + 0);
+};
+
+template <typename V>
+using Element = typename ElementOf<V>::Type;
+
+template <typename V>
+using Mask = decltype(V{} < V{});
+
+// The number, or a vector of it; not of -0.
+template <typename V>
+LBP_HOST_DEVICE V constant(Element<V> number) {
+  return V{} + number;
+}
+
 // NaN stays NaN. No branch on the sign: one instruction, or on a GPU none, as it belongs to the one that uses it.
 template <typename T>
 LBP_HOST_DEVICE T absolute(T x) {
@@ -42,7 +66,9 @@ LBP_HOST_DEVICE T absolute(T x) {
     return ::fabs(x);
   }
 #else
-  if constexpr (sizeof(T) == sizeof(float)) {
+  if constexpr (sizeof(T) > sizeof(double)) {  // a vector: without its bits of signs
+    return T(Mask<T>(x) & ~Mask<T>(-T{}));
+  } else if constexpr (sizeof(T) == sizeof(float)) {
     return __builtin_fabsf(x);
   } else {
     return __builtin_fabs(x);

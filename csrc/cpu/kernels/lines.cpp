@@ -1,6 +1,6 @@
 // The bounding lines of neurons, and their gradients, in a file of its own: each formula is compiled once for tiles and
-// once for arrays of the caller, and cmake/InstructionSets.cmake keeps GCC from turning its selections into branches,
-// which are eight times slower.
+// once for arrays of the caller. The formulas are made of selections: written for vectors, they stay that.
+#include "cpu/kernels/simd.h"
 #include "cpu/kernels/tile.h"
 #include "dispatch.h"
 
@@ -20,69 +20,96 @@ void load_given(const Relaxation<T>& relaxation, Index image, Index begin, Index
   load(relaxation.upper_intercept, lines.upper_intercept);
 }
 
+// Whether neurons may bend: those of ReLU and LeakyReLU, whose r is infinite, do not.
+template <typename T>
+bool bends(const Relaxation<T>& relaxation) {
+  return relaxation.r.data != nullptr || relaxation.r.value <= Float<T>::largest;
+}
+
 // What the lines of a tile of neurons are computed from.
 template <typename T>
 struct LineInputs {
   const T* l;
   const T* u;
-  T eta;
-  alignas(64) T r[kTile];
-  // Of given slopes: these, and 1 where there are any. The caller gives them to all neurons or to none, but GCC
-  // vectorises no selection by a condition that all neurons share.
-  LineTile<T> given;
-  alignas(64) T has_lower[kTile];
-  alignas(64) T has_upper[kTile];
+  const T* r;  // where it lies, or r_tile; not there of neurons that do not bend, which share r_value
+  T r_value, eta;
+  const T *lower_slope, *upper_slope;  // null: not given
+  alignas(64) T r_tile[kTile];
 
   LineInputs(const Relaxation<T>& relaxation, Index image, Index begin, Index size)
       : l(relaxation.l + image * relaxation.batch_stride + begin),
         u(relaxation.u + image * relaxation.batch_stride + begin),
-        eta(relaxation.eta) {
-    load_per_neuron(relaxation.r, begin, size, r);
-    if (relaxation.strategy != Strategy::kSlopes) return;
-    load_given(relaxation, image, begin, size, given);
-    const T lower = relaxation.lower_slope == nullptr ? T(0) : T(1);
-    const T upper = relaxation.upper_slope == nullptr ? T(0) : T(1);
-    for (Index j = 0; j < size; ++j) has_lower[j] = lower;
-    for (Index j = 0; j < size; ++j) has_upper[j] = upper;
+        r(nullptr),
+        r_value(relaxation.r.value),
+        eta(relaxation.eta),
+        lower_slope(relaxation.lower_slope),
+        upper_slope(relaxation.upper_slope) {
+    if (has_value_per_neuron(relaxation.r)) {
+      r = relaxation.r.data + begin;
+    } else if (bends(relaxation)) {
+      load_per_neuron(relaxation.r, begin, size, r_tile);
+      r = r_tile;
+    }
+    const Index given = image * relaxation.given_batch_stride + begin;
+    if (lower_slope != nullptr) lower_slope += given;
+    if (upper_slope != nullptr) upper_slope += given;
   }
 };
 
-template <Strategy kStrategy, typename T>
-LBP_HOST_DEVICE GivenLines<T> given_slopes(const LineInputs<T>& inputs, Index j) {
-  if constexpr (kStrategy == Strategy::kSlopes) {
-    return {inputs.given.lower_slope[j], T(0), inputs.given.upper_slope[j], T(0), inputs.has_lower[j] != T(0),
-            inputs.has_upper[j] != T(0)};
-  } else {
-    return {};
-  }
-}
+// What all neurons share, apart from where results are written: the compiler would read it again after every write.
+template <typename T>
+struct Shared {
+  T r, eta;
+  explicit Shared(const LineInputs<T>& inputs) : r(inputs.r_value), eta(inputs.eta) {}
+};
 
-// Lines of neuron j of a tile. Loops over neurons call functions, as structs of their own keep them from being
-// vectorised.
+// Of a vector of neurons, or a single one: what their lines are computed from.
+template <Strategy kStrategy, bool kBends, typename V>
+struct NeuronInputs {
+  V l, u, r, eta;
+  GivenLines<V> given = {V{}, V{}, V{}, V{}, false, false};
+
+  template <typename T>
+  LBP_HOST_DEVICE NeuronInputs(const LineInputs<T>& inputs, Shared<T> shared, Index j)
+      : l(load<V>(inputs.l + j)), u(load<V>(inputs.u + j)), r(constant<V>(shared.r)), eta(constant<V>(shared.eta)) {
+    if constexpr (kBends) r = load<V>(inputs.r + j);
+    if constexpr (kStrategy == Strategy::kSlopes) {
+      given.has_lower = inputs.lower_slope != nullptr;
+      given.has_upper = inputs.upper_slope != nullptr;
+      if (given.has_lower) given.lower_slope = load<V>(inputs.lower_slope + j);
+      if (given.has_upper) given.upper_slope = load<V>(inputs.upper_slope + j);
+    }
+  }
+};
+
 template <Strategy kStrategy, bool kBends, typename T, typename Lines>
-LBP_HOST_DEVICE void load_line(Index j, T l, T u, T r, const LineInputs<T>& inputs, Lines& lines) {
-  const BoundingLines<T> line =
-      lbp::bounding_lines<kStrategy, kBends>(l, u, r, inputs.eta, given_slopes<kStrategy>(inputs, j));
-  lines.lower_slope[j] = line.lower_slope;
-  lines.lower_intercept[j] = line.lower_intercept;
-  lines.upper_slope[j] = line.upper_slope;
-  lines.upper_intercept[j] = line.upper_intercept;
+void store_lines(const LineInputs<T>& inputs, Index size, Lines& lines) {
+  const Shared<T> shared(inputs);
+  for_lanes<T>(0, size, [&, shared](Index j, auto zero) LBP_LANES {
+    using V = decltype(zero);
+    const NeuronInputs<kStrategy, kBends, V> x(inputs, shared, j);
+    const BoundingLines<V> line = lbp::bounding_lines<kStrategy, kBends>(x.l, x.u, x.r, x.eta, x.given);
+    save(lines.lower_slope + j, line.lower_slope);
+    save(lines.lower_intercept + j, line.lower_intercept);
+    save(lines.upper_slope + j, line.upper_slope);
+    save(lines.upper_intercept + j, line.upper_intercept);
+  });
 }
 
 template <typename T, typename Lines>
 LBP_HOST_DEVICE void widen_line(Index j, T per_slope, T rest, Lines& lines) {
   const BoundingLines<T> line =
-      widened<T>({lines.lower_slope[j], lines.lower_intercept[j], lines.upper_slope[j], lines.upper_intercept[j]},
-                 per_slope, rest);
+      lbp::widened<T>({lines.lower_slope[j], lines.lower_intercept[j], lines.upper_slope[j], lines.upper_intercept[j]},
+                      per_slope, rest);
   lines.lower_intercept[j] = line.lower_intercept;
   lines.upper_intercept[j] = line.upper_intercept;
 }
 
-// Calls body with the strategy and whether neurons bend: those of ReLU and LeakyReLU, whose r is infinite, do not.
+// Calls body with the strategy and whether neurons bend.
 template <typename T, typename Body>
 void with_kind_of_lines(const Relaxation<T>& relaxation, const Body& body) {
-  const bool bends = relaxation.r.data != nullptr || relaxation.r.value <= Float<T>::largest;
-  with_strategy(relaxation.strategy, [&](auto strategy) { with_flag(bends, [&](auto b) { body(strategy, b); }); });
+  with_strategy(relaxation.strategy,
+                [&](auto strategy) { with_flag(bends(relaxation), [&](auto b) { body(strategy, b); }); });
 }
 
 // Moves the lines of neurons outward.
@@ -94,30 +121,35 @@ void widen_lines(const LineMargins<T>& margins, Index image, Index begin, Index 
   for (Index j = 0; j < size; ++j) widen_line(j, per_slope[j], rest[kShared ? 0 : j], lines);
 }
 
-// Gradients of the bounds and r of a tile.
+// Where the gradients of a run of neurons are written; scratch memory in place of those that are not wanted.
 template <typename T>
-struct BoundsTile {
-  alignas(64) T l[kTile];
-  alignas(64) T u[kTile];
-  alignas(64) T r[kTile];
+struct GradientRun {
+  T *l, *u, *r;
+  LinePointers<T> given;
 };
 
 template <Strategy kStrategy, bool kBends, typename T>
-LBP_HOST_DEVICE void line_gradient(Index j, T l, T u, T r, const LineInputs<T>& inputs,
-                                   const LineTile<T>& line_gradients, BoundsTile<T>& bounds, LineTile<T>& given_lines) {
-  const BoundingLines<T> gradient = {line_gradients.lower_slope[j], line_gradients.lower_intercept[j],
-                                     line_gradients.upper_slope[j], line_gradients.upper_intercept[j]};
-  const LineGradients<T> result = lbp::bounding_lines_gradient<kStrategy, kBends>(
-      l, u, r, inputs.eta, given_slopes<kStrategy>(inputs, j), gradient);
-  bounds.l[j] = result.l;
-  bounds.u[j] = result.u;
-  bounds.r[j] = result.r;
-  if constexpr (reads_given(kStrategy)) {
-    given_lines.lower_slope[j] = result.given.lower_slope;
-    given_lines.lower_intercept[j] = result.given.lower_intercept;
-    given_lines.upper_slope[j] = result.given.upper_slope;
-    given_lines.upper_intercept[j] = result.given.upper_intercept;
-  }
+void store_gradients(const LineInputs<T>& inputs, Index size, const LinePointers<const T>& line_gradients,
+                     const GradientRun<T>& run) {
+  const Shared<T> shared(inputs);
+  for_lanes<T>(0, size, [&, shared](Index j, auto zero) LBP_LANES {
+    using V = decltype(zero);
+    const NeuronInputs<kStrategy, kBends, V> x(inputs, shared, j);
+    const BoundingLines<V> gradient = {
+        load<V>(line_gradients.lower_slope + j), load<V>(line_gradients.lower_intercept + j),
+        load<V>(line_gradients.upper_slope + j), load<V>(line_gradients.upper_intercept + j)};
+    const LineGradients<V> result =
+        lbp::bounding_lines_gradient<kStrategy, kBends>(x.l, x.u, x.r, x.eta, x.given, gradient);
+    save(run.l + j, result.l);
+    save(run.u + j, result.u);
+    save(run.r + j, result.r);
+    if constexpr (reads_given(kStrategy)) {
+      save(run.given.lower_slope + j, result.given.lower_slope);
+      save(run.given.lower_intercept + j, result.given.lower_intercept);
+      save(run.given.upper_slope + j, result.given.upper_slope);
+      save(run.given.upper_intercept + j, result.given.upper_intercept);
+    }
+  });
 }
 
 template <typename T, typename Lines>
@@ -126,12 +158,8 @@ void compute_lines(const Relaxation<T>& relaxation, Index image, Index begin, In
     load_given(relaxation, image, begin, size, lines);
   } else {
     const LineInputs<T> inputs(relaxation, image, begin, size);
-    with_kind_of_lines(relaxation, [&](auto strategy, auto bends) {
-#pragma omp simd
-      for (Index j = 0; j < size; ++j) {
-        load_line<strategy, bends>(j, inputs.l[j], inputs.u[j], inputs.r[j], inputs, lines);
-      }
-    });
+    with_kind_of_lines(relaxation,
+                       [&](auto strategy, auto bends) { store_lines<strategy, bends>(inputs, size, lines); });
   }
   if (relaxation.margins.per_slope == nullptr) return;
   with_flag(relaxation.margins.rest_stride == 0,
@@ -152,36 +180,24 @@ void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index
 
 template <typename T>
 void store_line_gradients(const Relaxation<T>& relaxation, Index image, Index neurons, Index begin, Index size,
-                          const LineTile<T>& line_gradients, const RelaxationGradients<T>& gradients) {
+                          const LinePointers<const T>& line_gradients, const RelaxationGradients<T>& gradients) {
   const LineInputs<T> inputs(relaxation, image, begin, size);
+  alignas(64) T unwanted[kTile];
+  const auto place = [&](T* target) { return target == nullptr ? unwanted : target + image * neurons + begin; };
+  const GradientRun<T> run = {place(gradients.l),
+                              place(gradients.u),
+                              place(gradients.r),
+                              {place(gradients.lower_slope), place(gradients.lower_intercept),
+                               place(gradients.upper_slope), place(gradients.upper_intercept)}};
   with_kind_of_lines(relaxation, [&](auto strategy, auto bends) {
-    BoundsTile<T> bounds;
-    LineTile<T> given;
-#pragma omp simd
-    for (Index j = 0; j < size; ++j) {
-      line_gradient<strategy, bends>(j, inputs.l[j], inputs.u[j], inputs.r[j], inputs, line_gradients, bounds, given);
-    }
-    const auto store = [&](T* target, const T* tile) {
-      if (target == nullptr) return;
-      T* __restrict out = target + image * neurons + begin;
-      for (Index j = 0; j < size; ++j) out[j] = tile[j];
-    };
-    store(gradients.l, bounds.l);
-    store(gradients.u, bounds.u);
-    store(gradients.r, bounds.r);
-    if constexpr (reads_given(strategy)) {
-      store(gradients.lower_slope, given.lower_slope);
-      store(gradients.lower_intercept, given.lower_intercept);
-      store(gradients.upper_slope, given.upper_slope);
-      store(gradients.upper_intercept, given.upper_intercept);
-    }
+    store_gradients<strategy, bends>(inputs, size, line_gradients, run);
   });
 }
 
-#define LBP_INSTANTIATE(T)                                                                                 \
-  template void load_lines(const Relaxation<T>&, Index, Index, Index, LineTile<T>&);                       \
-  template void load_lines(const Relaxation<T>&, Index, Index, Index, const LinePointers<T>&);             \
-  template void store_line_gradients(const Relaxation<T>&, Index, Index, Index, Index, const LineTile<T>&, \
+#define LBP_INSTANTIATE(T)                                                                                           \
+  template void load_lines(const Relaxation<T>&, Index, Index, Index, LineTile<T>&);                                 \
+  template void load_lines(const Relaxation<T>&, Index, Index, Index, const LinePointers<T>&);                       \
+  template void store_line_gradients(const Relaxation<T>&, Index, Index, Index, Index, const LinePointers<const T>&, \
                                      const RelaxationGradients<T>&);
 
 LBP_INSTANTIATE(float)

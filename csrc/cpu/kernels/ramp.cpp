@@ -35,8 +35,9 @@ void ramp_run(Index size, const T* z, const T* r, T eta, T* out) {
   });
 }
 
-// Neurons whose lines are computed and written at a time, few enough for the writes to drain during the next.
-constexpr Index kRun = 128;
+// Neurons whose lines are computed and written past the caches at a time, few enough for the writes to drain during the
+// next.
+constexpr Index kStreamedRun = 128;
 
 struct Nothing {};
 
@@ -172,12 +173,12 @@ void ramp_interval_gradient(const RampIntervalGradientArguments<T>& args) {
 
 template <typename T>
 void bounding_lines(const BoundingLinesArguments<T>& args) {
-  const Index runs = quotient_up(args.neurons, kRun);
   const bool streamed = is_streamed(4 * args.batch * args.neurons * Index(sizeof(T)));
-  parallel_for(args.batch * runs, 6 * minimum(args.neurons, kRun), [&](Index first, Index last) {
+  const Index run = streamed ? kStreamedRun : kTile, runs = quotient_up(args.neurons, run);
+  parallel_for(args.batch * runs, 6 * minimum(args.neurons, run), [&](Index first, Index last) {
     LineTile<T> lines;
     for (Index item = first; item < last; ++item) {
-      const Index image = item / runs, begin = item % runs * kRun, size = minimum(kRun, args.neurons - begin);
+      const Index image = item / runs, begin = item % runs * run, size = minimum(run, args.neurons - begin);
       const Index out = image * args.neurons + begin;
       if (!streamed) {
         load_lines<T>(
@@ -199,18 +200,13 @@ template <typename T>
 void bounding_lines_gradient(const BoundingLinesGradientArguments<T>& args) {
   const Index tiles = quotient_up(args.neurons, kTile);
   parallel_for(args.batch * tiles, 8 * minimum(args.neurons, kTile), [&](Index first, Index last) {
-    LineTile<T> lines;
     for (Index item = first; item < last; ++item) {
       const Index image = item / tiles, begin = item % tiles * kTile, size = minimum(kTile, args.neurons - begin);
-      const auto load = [&](T* __restrict tile, const T* source) {
-        const T* __restrict in = source + image * args.neurons + begin;
-        for (Index j = 0; j < size; ++j) tile[j] = in[j];
-      };
-      load(lines.lower_slope, args.lower_slope_gradient);
-      load(lines.lower_intercept, args.lower_intercept_gradient);
-      load(lines.upper_slope, args.upper_slope_gradient);
-      load(lines.upper_intercept, args.upper_intercept_gradient);
-      store_line_gradients(args.relaxation, image, args.neurons, begin, size, lines, args.gradients);
+      const Index in = image * args.neurons + begin;
+      store_line_gradients<T>(args.relaxation, image, args.neurons, begin, size,
+                              {args.lower_slope_gradient + in, args.lower_intercept_gradient + in,
+                               args.upper_slope_gradient + in, args.upper_intercept_gradient + in},
+                              args.gradients);
     }
   });
 }

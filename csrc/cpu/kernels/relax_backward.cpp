@@ -75,7 +75,7 @@ void relax_backward_gradient(const RelaxBackwardGradientArguments<T>& args) {
           relax(size, run, RowLines<const T>(lines, lower), RowLines<T>(gradients, lower), bias, bias_gradient);
         }
       }
-      store_line_gradients(args.relaxation, image, args.neurons, begin, size, gradients, args.gradients);
+      store_line_gradients(args.relaxation, image, args.neurons, begin, size, pointers_to(gradients), args.gradients);
       if (args.bias_gradient != nullptr) {
         for (Index j = 0; j < size; ++j) args.bias_gradient[image * args.neurons + begin + j] = bias_gradient[j];
       }

@@ -163,7 +163,7 @@ void relax_forward_gradient(const RelaxForwardGradientArguments<T>& args) {
         gradients.upper_slope[j] = to_lines.upper_slope;
         gradients.upper_intercept[j] = to_lines.upper_intercept;
       }
-      store_line_gradients(args.relaxation, image, args.neurons, begin, size, gradients, args.gradients);
+      store_line_gradients(args.relaxation, image, args.neurons, begin, size, pointers_to(gradients), args.gradients);
     }
   });
 }

@@ -37,13 +37,19 @@ void parallel_for(Index count, Index cost, const Body& body) {
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
+// Whether neuron j has its own number at data[j].
+template <typename T>
+bool has_value_per_neuron(const PerNeuron<T>& values) {
+  return values.data != nullptr && values.count > 1 && values.inner == 1;
+}
+
 // Copies the values of neurons [begin, begin + size) into a tile.
 template <typename T>
 void load_per_neuron(const PerNeuron<T>& values, Index begin, Index size, T* __restrict tile) {
   if (values.data == nullptr || values.count == 1) {
     const T value = values.data == nullptr ? values.value : values.data[0];
     for (Index j = 0; j < size; ++j) tile[j] = value;
-  } else if (values.inner == 1) {
+  } else if (has_value_per_neuron(values)) {
     const T* __restrict source = values.data + begin;
     for (Index j = 0; j < size; ++j) tile[j] = source[j];
   } else {
@@ -74,6 +80,11 @@ struct LinePointers {
   T* upper_intercept;
 };
 
+template <typename T>
+LinePointers<const T> pointers_to(const LineTile<T>& lines) {
+  return {lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept};
+}
+
 // Computes the lines of neurons [begin, begin + size) of one image. Defined in lines.cpp.
 template <typename T>
 void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index size, LineTile<T>& lines);
@@ -83,7 +94,7 @@ void load_lines(const Relaxation<T>& relaxation, Index image, Index begin, Index
 // Writes the gradients of a tile's bounds, r and given lines from the gradients of its lines. Defined in lines.cpp.
 template <typename T>
 void store_line_gradients(const Relaxation<T>& relaxation, Index image, Index neurons, Index begin, Index size,
-                          const LineTile<T>& line_gradients, const RelaxationGradients<T>& gradients);
+                          const LinePointers<const T>& line_gradients, const RelaxationGradients<T>& gradients);
 
 inline Index side_count(int sides) { return sides == 3 ? 2 : 1; }
 inline bool is_lower(int sides, Index side) { return sides == 1 || (sides == 3 && side == 0); }

@@ -191,7 +191,8 @@ class RelaxationGradient {
           tile.upper_intercept[j] = from[3 * plane_size(A_)];
           if (to_bias != nullptr) to_bias[j] = from[4 * plane_size(A_)];
         }
-        store_line_gradients(args_.relaxation, image, channels * pixels, begin, size, tile, args_.gradients);
+        store_line_gradients(args_.relaxation, image, channels * pixels, begin, size, pointers_to(tile),
+                             args_.gradients);
       }
     });
   }
