@@ -1,6 +1,7 @@
 #include "cpu/kernels/ends_under_windows.h"
 #include "cpu/kernels/forward_rows.h"
 #include "cpu/kernels/region.h"
+#include "cpu/kernels/simd.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/tile.h"
 
@@ -126,18 +127,79 @@ struct NormTile {
   SumTile norm, sum, largest;
 };
 
+// Whether the terms of a norm are added up without a look at all coefficients before: those of the l_1 norm, and
+// squares of sums of two float32 numbers, which need no scale in float64.
+template <Norm kNorm, typename T>
+constexpr bool kUnscaled = kNorm == Norm::kOne || (kNorm == Norm::kTwo && sizeof(T) == sizeof(float));
+
+// Rows of dense matrices that are read side by side, so that their sums go through registers once for all of them.
+constexpr Index kRowsAtOnce = 4;
+
+// Adds rows of dense matrices, `stride` apart: the coefficients times a point, and the terms of their norms.
+template <Norm kNorm, bool kRadius, bool kPoint, Index kRows, typename T>
+void add_rows(Index size, Index stride, const T* center, const T* radius, const T* point, SumTile& sums,
+              SumTile& terms) {
+  for_lanes<double>(0, size, [&](Index j, auto zero) LBP_LANES {
+    using D = decltype(zero);
+    const auto term = [](D a, D sum) LBP_LANES {
+      if constexpr (kNorm == Norm::kOne) return sum + absolute(a);
+      return multiply_add(a, a, sum);
+    };
+    D lower = zero, upper = zero;
+    if constexpr (kPoint) lower = load<D>(sums.lower + j), upper = load<D>(sums.upper + j);
+    D lower_terms = load<D>(terms.lower + j), upper_terms = load<D>(terms.upper + j);
+    for (Index row = 0; row < kRows; ++row) {
+      const D middle = load_wide<D>(center + row * stride + j);
+      D half = zero;
+      if constexpr (kRadius) half = load_wide<D>(radius + row * stride + j);
+      const D a = middle - half, b = middle + half;
+      if constexpr (kPoint) {
+        const D x = constant<D>(point[row]);
+        lower = multiply_add(a, x, lower), upper = multiply_add(b, x, upper);
+      }
+      lower_terms = term(a, lower_terms), upper_terms = term(b, upper_terms);
+    }
+    if constexpr (kPoint) save(sums.lower + j, lower), save(sums.upper + j, upper);
+    save(terms.lower + j, lower_terms), save(terms.upper + j, upper_terms);
+  });
+}
+
+// Adds the terms of the norms of a dense tile, and, where there is a point, the coefficients times that.
+template <Norm kNorm, bool kPoint, typename T>
+void add_tile(const DenseTile<T>& tile, const T* point, SumTile& sums, SumTile& terms) {
+  const auto add = [&](Index input, auto rows) {
+    const Segment<T> row = tile.matrices.segment(tile.image, 0, input * tile.neurons + tile.begin, 0, tile.size, input);
+    with_flag(row.radius != nullptr, [&](auto has_radius) {
+      add_rows<kNorm, has_radius, kPoint, rows>(tile.size, tile.neurons, row.center, row.radius, point + input, sums,
+                                                terms);
+    });
+  };
+  Index input = 0;
+  for (; input + kRowsAtOnce <= tile.inputs; input += kRowsAtOnce) add(input, Step<kRowsAtOnce>());
+  for (; input < tile.inputs; ++input) add(input, Step<1>());
+}
+
+// The norms of a tile from the sums of their terms.
+template <Norm kNorm>
+void finish_norms(Index size, double q, NormTile& result) {
+  for (Index j = 0; j < size; ++j) {
+    result.norm.lower[j] = norm_of<kNorm>(result.sum.lower[j], result.largest.lower[j], q);
+    result.norm.upper[j] = norm_of<kNorm>(result.sum.upper[j], result.largest.upper[j], q);
+  }
+}
+
 template <typename T, typename Tile>
 void norms(double q, const Tile& tile, NormTile& result) {
   with_norm(q, [&](auto kind) {
-    // Squares of sums of two float32 numbers need no scale in float64.
-    constexpr bool kUnscaled = kind == Norm::kTwo && sizeof(T) == sizeof(float);
-    if constexpr (kUnscaled) {
+    if constexpr (kUnscaled<kind, T>) {
       result.largest.fill(1);
-    } else if constexpr (kind != Norm::kOne) {
+    } else {
       largest_coefficients<T>(tile, result.largest);
     }
     result.sum.fill(0);
-    if constexpr (kind != Norm::kInfinity) {
+    if constexpr (kUnscaled<kind, T> && std::is_same_v<Tile, DenseTile<T>>) {
+      add_tile<kind, false, T>(tile, nullptr, result.sum, result.sum);
+    } else if constexpr (kind != Norm::kInfinity) {
       const auto term = [=](double a, double largest) {
         return norm_term<kind>(a, kind == Norm::kOne ? 1.0 : inverse_scale(largest), q);
       };
@@ -151,17 +213,13 @@ void norms(double q, const Tile& tile, NormTile& result) {
         }
       });
     }
-    for (Index j = 0; j < tile.size; ++j) {
-      result.norm.lower[j] = norm_of<kind>(result.sum.lower[j], result.largest.lower[j], q);
-      result.norm.upper[j] = norm_of<kind>(result.sum.upper[j], result.largest.upper[j], q);
-    }
+    finish_norms<kind>(tile.size, q, result);
   });
 }
 
+// The coefficients of a tile times the center of the ball.
 template <typename T, typename Tile>
-void ball_sums(const Region<T>& region, const Tile& tile, SumTile& sums) {
-  const double eps = radius_of(region, tile.image);
-  sums.fill(0);
+void center_sums(const Region<T>& region, const Tile& tile, SumTile& sums) {
   tile.for_segments([&](const Segment<T>& segment, auto step) {
     const T* x = region.x_L + tile.image * region.batch_stride + segment.input;
     for (Index j = 0; j < segment.count; ++j) {
@@ -170,8 +228,25 @@ void ball_sums(const Region<T>& region, const Tile& tile, SumTile& sums) {
       sums.upper[segment.first + j] += upper_coefficient(segment.center, segment.radius, j) * point;
     }
   });
+}
+
+template <typename T, typename Tile>
+void ball_sums(const Region<T>& region, const Tile& tile, SumTile& sums) {
   NormTile tile_norms;
-  norms<T>(region.q, tile, tile_norms);
+  sums.fill(0);
+  with_norm(region.q, [&](auto kind) {
+    if constexpr (kUnscaled<kind, T> && std::is_same_v<Tile, DenseTile<T>>) {
+      // One pass over the matrices for both sums.
+      tile_norms.largest.fill(1);
+      tile_norms.sum.fill(0);
+      add_tile<kind, true>(tile, region.x_L + tile.image * region.batch_stride, sums, tile_norms.sum);
+      finish_norms<kind>(tile.size, region.q, tile_norms);
+    } else {
+      center_sums(region, tile, sums);
+      norms<T>(region.q, tile, tile_norms);
+    }
+  });
+  const double eps = radius_of(region, tile.image);
   for (Index j = 0; j < tile.size; ++j) {
     sums.lower[j] -= eps * tile_norms.norm.lower[j];
     sums.upper[j] += eps * tile_norms.norm.upper[j];
@@ -286,6 +361,25 @@ void store_box_gradients(const Arguments& args, const WindowTile<T>& tile, const
   });
 }
 
+// The same over a Euclidean ball, whose norms have the slope a / norm: a quotient of each neuron instead of each
+// coefficient. Norms of float32 numbers are 0 or so far from it that their inverse is finite.
+template <typename T, typename Tile, typename Arguments>
+void store_euclidean_gradients(const Arguments& args, const Tile& tile, const T* l_gradient, const T* u_gradient,
+                               double eps, const SumTile& norm) {
+  SumTile scale;
+  for (Index j = 0; j < tile.size; ++j) {
+    scale.lower[j] = norm.lower[j] > 0 ? eps / norm.lower[j] : 0.0;
+    scale.upper[j] = norm.upper[j] > 0 ? eps / norm.upper[j] : 0.0;
+  }
+  tile.for_segments([&](const Segment<T>& segment, auto step) {
+    const T* x = args.region.x_L + tile.image * args.region.batch_stride + segment.input;
+    const double *scale_l = scale.lower + segment.first, *scale_u = scale.upper + segment.first;
+    store_segment(
+        args, l_gradient, u_gradient, segment, [=](double a, Index j) { return x[j * step] - a * scale_l[j]; },
+        [=](double a, Index j) { return x[j * step] + a * scale_u[j]; }, [](Index) { return true; });
+  });
+}
+
 // The gradients of a tile's coefficients over a ball, from their norms.
 template <typename T, typename Tile, typename Arguments>
 void store_ball_gradients(const Arguments& args, const Tile& tile, const T* l_gradient, const T* u_gradient,
@@ -293,6 +387,10 @@ void store_ball_gradients(const Arguments& args, const Tile& tile, const T* l_gr
   const Region<T>& region = args.region;
   const double eps = radius_of(region, tile.image), q = region.q;
   with_norm(q, [&](auto kind) {
+    if constexpr (kind == Norm::kTwo && kUnscaled<kind, T>) {
+      store_euclidean_gradients(args, tile, l_gradient, u_gradient, eps, norms.norm);
+      return;
+    }
     tile.for_segments([&](const Segment<T>& segment, auto step) {
       const T* x = region.x_L + tile.image * region.batch_stride + segment.input;
       const Index first = segment.first;

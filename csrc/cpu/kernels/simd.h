@@ -66,6 +66,8 @@ inline Vector<double>::Type multiply_add(Vector<double>::Type a, Vector<double>:
 #endif
 }
 
+inline double multiply_add(double a, double b, double accumulator) { return accumulator + a * b; }
+
 // Half of a vector's lanes, 0 the lower and 1 the upper one, in float64. The masks are all lanes: GCC 12 warns of
 // uninitialised values in the intrinsics without.
 template <int kHalf>
@@ -95,6 +97,24 @@ LBP_HOST_DEVICE void save(T* to, V value) {
     *to = value;
   } else {
     store_vector(to, value);
+  }
+}
+
+// As many numbers as D has, in float64.
+template <typename D, typename T>
+LBP_HOST_DEVICE D load_wide(const T* from) {
+  if constexpr (sizeof(D) == sizeof(double)) {
+    return *from;
+  } else if constexpr (sizeof(T) == sizeof(double)) {
+    return load<D>(from);
+  } else {
+#if defined(__AVX512F__)
+    return D(_mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(from)));
+#elif defined(__AVX2__) && defined(__FMA__)
+    return D(_mm256_cvtps_pd(_mm_loadu_ps(from)));
+#else
+    return D{from[0], from[1]};
+#endif
   }
 }
 
