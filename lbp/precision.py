@@ -8,6 +8,7 @@ import platform
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import ParamSpec, TypeVar
 
@@ -20,8 +21,8 @@ from lbp.errors import UnanalysedRoundingError
 # `torch.backends.cuda.matmul`, `.cudnn.conv`, `.mkldnn.matmul` and `.mkldnn.conv`, without the properties there, which
 # cost ten times what they call.
 _SWITCHES = (("cuda", "matmul"), ("cuda", "conv"), ("mkldnn", "matmul"), ("mkldnn", "conv"))
-_read = torch._C._get_fp32_precision_getter
-_write = torch._C._set_fp32_precision_setter
+_read = [partial(torch._C._get_fp32_precision_getter, *switch) for switch in _SWITCHES]
+_write = [partial(torch._C._set_fp32_precision_setter, *switch) for switch in _SWITCHES]
 
 _AUTOCAST_DEVICES = ("cpu", "cuda")
 
@@ -73,9 +74,7 @@ class full_precision:
         if not self._outermost:
             return
         _switch_off()
-        self._autocasts = [
-            torch.autocast(device, enabled=False) for device in _AUTOCAST_DEVICES if torch.is_autocast_enabled(device)
-        ]
+        self._autocasts = _autocasts() if torch._C._is_any_autocast_enabled() else ()
         for autocast in self._autocasts:
             autocast.__enter__()
 
@@ -99,17 +98,20 @@ class full_precision:
         return run
 
 
+def _autocasts() -> list[torch.autocast]:
+    return [torch.autocast(device, enabled=False) for device in _AUTOCAST_DEVICES if torch.is_autocast_enabled(device)]
+
+
 def _switch_off() -> None:
     """Turn every shortcut off, and keep what the switches said."""
     global _threads_inside, _before
     with _lock:
-        cudnn = torch.backends.cudnn.enabled
-        (nnpack,) = torch.backends.nnpack.set_flags(False)
         if _threads_inside == 0:
-            _before = [_read(*switch) for switch in _SWITCHES], cudnn, nnpack
-        torch.backends.cudnn.enabled = _before[1] and _free_convolutions
-        for switch in _SWITCHES:
-            _write(*switch, "ieee")
+            _before = [read() for read in _read], torch._C._get_cudnn_enabled(), torch._C._get_nnpack_enabled()
+        torch._C._set_cudnn_enabled(_before[1] and _free_convolutions)
+        torch._C._set_nnpack_enabled(False)
+        for write in _write:
+            write("ieee")
         _threads_inside += 1
     _thread.inside = True
 
@@ -121,14 +123,15 @@ def _restore() -> None:
     with _lock:
         _threads_inside -= 1
         if _threads_inside == 0:
-            precisions, torch.backends.cudnn.enabled, nnpack = _before
-            torch.backends.nnpack.set_flags(nnpack)
-            for switch, precision in zip(_SWITCHES, precisions, strict=True):
+            precisions, cudnn, nnpack = _before
+            torch._C._set_cudnn_enabled(cudnn)
+            torch._C._set_nnpack_enabled(nnpack)
+            for read, write, precision in zip(_read, _write, precisions, strict=True):
                 # PyTorch does not say whether a value was inherited. One that inheriting gives is, so that a later
                 # change of the switch above reaches it.
-                _write(*switch, "none")
-                if _read(*switch) != precision:
-                    _write(*switch, precision)
+                write("none")
+                if read() != precision:
+                    write(precision)
 
 
 # Variables of the environment that let products be less than IEEE arithmetic behind every switch of PyTorch: the device

@@ -41,7 +41,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:
     """Return `left @ right` of [..., n] and [n, m]; see `linear`."""
-    return linear(left, right.mT)
+    return linear(left, right.mT) if left.numel() * right.shape[1] >= _LARGE else left @ right
 
 
 def batched_linear(x: Tensor, weights: Tensor) -> Tensor:

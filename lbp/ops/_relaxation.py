@@ -121,38 +121,32 @@ def _check_margin(margin: Tensor, shape: torch.Size, *, shared: bool) -> None:
         raise ValueError(f"{name}: expected a number for every neuron of {tuple(shape)}, got {tuple(margin.shape)}")
 
 
+_L, _U, _R, _FIRST_GIVEN = (RelaxationArguments._fields.index(name) for name in ("l", "u", "r_tensor", _GIVEN[0]))
+
+
 def needed_gradients(needs_input_grad: Sequence[bool], start: int) -> int:
     """Return the `needs` bits of a relaxation whose arguments start at position `start` of an op's inputs."""
-    fields = RelaxationArguments._fields
-    wanted = {name: needs_input_grad[start + i] for i, name in enumerate(fields)}
-    bounds = NEED_BOUNDS if wanted["l"] or wanted["u"] else 0
-    bending = NEED_R if wanted["r_tensor"] else 0
-    given = NEED_GIVEN if any(wanted[name] for name in _GIVEN) else 0
-    return bounds | bending | given
+    needs = 0
+    if needs_input_grad[start + _L] or needs_input_grad[start + _U]:
+        needs |= NEED_BOUNDS
+    if needs_input_grad[start + _R]:
+        needs |= NEED_R
+    if True in needs_input_grad[start + _FIRST_GIVEN : start + _FIRST_GIVEN + len(_GIVEN)]:
+        needs |= NEED_GIVEN
+    return needs
 
 
 def relaxation_gradients(arguments: RelaxationArguments, gradients: Sequence[Tensor]) -> list[Tensor | None]:
     """Return the gradients of all arguments of a relaxation from the seven tensors [B, *shape] of a gradient op."""
-    l, u, r, lower_slope, lower_intercept, upper_slope, upper_intercept = gradients
+    of_arguments: list[Tensor | None] = [None] * RELAXATION_LENGTH
+    for place, gradient in zip(_DIFFERENTIABLE, gradients, strict=True):
+        to = arguments[place]
+        if isinstance(to, Tensor) and not _absent(gradient, to):
+            of_arguments[place] = sum_to(gradient, to.shape)
+    return of_arguments
 
-    def fitted(gradient: Tensor, to: Tensor | None) -> Tensor | None:
-        return None if to is None or _absent(gradient, to) else sum_to(gradient, to.shape)
 
-    return [
-        fitted(l, arguments.l),
-        fitted(u, arguments.u),
-        None,
-        fitted(r, arguments.r_tensor),
-        None,
-        None,
-        None,
-        fitted(lower_slope, arguments.lower_slope),
-        fitted(lower_intercept, arguments.lower_intercept),
-        fitted(upper_slope, arguments.upper_slope),
-        fitted(upper_intercept, arguments.upper_intercept),
-        None,
-        None,
-    ]
+_DIFFERENTIABLE = (_L, _U, _R, *range(_FIRST_GIVEN, _FIRST_GIVEN + len(_GIVEN)))
 
 
 def _absent(gradient: Tensor, of: Tensor) -> bool:
@@ -161,16 +155,17 @@ def _absent(gradient: Tensor, of: Tensor) -> bool:
 
 def save_relaxation(ctx: Any, arguments: RelaxationArguments, *more: Tensor | None) -> None:
     """Keep a relaxation's arguments, and more tensors, for the backward pass."""
-    ctx.numbers = {name: value for name, value in arguments._asdict().items() if not isinstance(value, Tensor)}
-    ctx.tensor_names = [name for name, value in arguments._asdict().items() if isinstance(value, Tensor)]
-    ctx.save_for_backward(*(getattr(arguments, name) for name in ctx.tensor_names), *more)
+    ctx.places = [place for place, value in enumerate(arguments) if isinstance(value, Tensor)]
+    ctx.numbers = [None if isinstance(value, Tensor) else value for value in arguments]
+    ctx.save_for_backward(*[arguments[place] for place in ctx.places], *more)
 
 
 def saved_relaxation(ctx: Any) -> tuple[RelaxationArguments, tuple[Tensor | None, ...]]:
     """Return what `save_relaxation` kept."""
-    count = len(ctx.tensor_names)
-    tensors = dict(zip(ctx.tensor_names, ctx.saved_tensors[:count], strict=True))
-    return RelaxationArguments(**ctx.numbers, **tensors), ctx.saved_tensors[count:]
+    saved, values = ctx.saved_tensors, list(ctx.numbers)
+    for place, tensor in zip(ctx.places, saved, strict=False):
+        values[place] = tensor
+    return RelaxationArguments._make(values), saved[len(ctx.places) :]
 
 
 def fake_relaxation_gradients(like: Tensor, batch: int, shape: tuple[int, ...], needs: int) -> list[Tensor]:

@@ -202,10 +202,11 @@ def _ramp_interval_backward(
 ) -> tuple[Tensor | None, ...]:
     l, u, r_tensor, eta_tensor = ctx.saved_tensors
     r, eta = ctx.numbers
-    lower, upper = (torch.zeros_like(l) if gradient is None else gradient for gradient in (lower, upper))
+    lower = torch.zeros_like(l) if lower is None else lower
+    upper = torch.zeros_like(l) if upper is None else upper
     if r_tensor is None and eta_tensor is None and is_leaky_relu(r, eta) and l.is_cpu:
         # See `_is_library_interval`.
-        return _leaky_relu_gradient(lower, l, eta), _leaky_relu_gradient(upper, u, eta), *[None] * 5
+        return _leaky_relu_gradient(lower, l, eta), _leaky_relu_gradient(upper, u, eta), None, None, None, None, None
     need_r = ctx.needs_input_grad[3]
     to_l, to_u, to_r = native("ramp_interval_gradient")(lower, upper, l, u, r, r_tensor, eta, eta_tensor, need_r)
     return to_l, to_u, None, sum_to(to_r, r_tensor.shape) if need_r else None, None, None, None
@@ -214,8 +215,12 @@ def _ramp_interval_backward(
 def _leaky_relu_gradient(gradient: Tensor, z: Tensor, eta: float) -> Tensor:
     """Return the gradient of `leaky_relu` by z."""
     if eta:
-        return torch.ops.aten.leaky_relu_backward.default(gradient, z, eta, False)  # type: ignore[no-any-return]
-    return torch.ops.aten.threshold_backward.default(gradient, z, 0)  # type: ignore[no-any-return]
+        return _leaky_relu_backward(gradient, z, eta, False)  # type: ignore[no-any-return]
+    return _threshold_backward(gradient, z, 0)  # type: ignore[no-any-return]
+
+
+_leaky_relu_backward = torch.ops.aten.leaky_relu_backward.default
+_threshold_backward = torch.ops.aten.threshold_backward.default
 
 
 def _save_lines(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
