@@ -17,7 +17,14 @@ from torch.nn import functional
 from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.ops._arguments import NO_BALL, contiguous, native, register_composite, register_gradient, sum_to
-from lbp.ops._convolution import Pair, convolution_gradients, convolve, keywords_of
+from lbp.ops._convolution import (
+    Pair,
+    convolution_gradients,
+    convolve,
+    keywords_of,
+    rows_beyond,
+    transposed_gradients,
+)
 from lbp.ops._product import linear, matmul
 from lbp.ops._relaxation import (
     NEED_BIAS,
@@ -210,8 +217,11 @@ def _backward_linear_backward(ctx: Any, coefficients: Tensor, constants: Tensor)
 def _backward_conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
     A, weight, bias = ctx.saved_tensors
     need_A, need_weight, need_bias = ctx.needs_input_grad[:3]
-    to_A = _add_bias_gradient(convolve(coefficients, weight, ctx.convolution), bias, constants) if need_A else None
-    to_weight = _transposed_weight_gradient(A, coefficients, weight, ctx) if need_weight else None
+    to_A, to_weight = transposed_gradients(
+        coefficients.flatten(0, 2), A.flatten(0, 2), weight, ctx.convolution, (need_A, need_weight)
+    )
+    if to_A is not None:
+        to_A = _add_bias_gradient(to_A.reshape(A.shape), bias, constants)
     return to_A, to_weight, _bias_gradient(A, constants) if need_bias else None, *[None] * 5
 
 
@@ -308,11 +318,7 @@ def _backward_conv2d_composite(
 def _transposed(A: Tensor, weight: Tensor, input_size: Any, convolution: Any) -> Tensor:
     """Return the transposed convolution of A [K, B, S, C_out, H, W], on all of the convolution's input."""
     stride, padding, dilation, groups = convolution
-    # So many last rows and columns of its input a convolution never reads.
-    beyond = [
-        input_size[i] - (A.shape[4 + i] - 1) * stride[i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1
-        for i in range(2)
-    ]
+    beyond = rows_beyond(input_size, A.shape[4:], weight, convolution)
     with full_precision():
         spread = functional.conv_transpose2d(A.flatten(0, 2), weight, None, stride, padding, beyond, groups, dilation)
     return spread.reshape(*A.shape[:3], *spread.shape[1:])

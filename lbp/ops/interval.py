@@ -16,15 +16,17 @@ from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.ops._arguments import contiguous, native, register_composite, register_gradient
 from lbp.ops._convolution import (
+    Convolution,
     Pair,
     convolution_and_bias_gradients,
     convolution_gradients,
     convolved_size,
     fused_convolution_pays,
     keywords_of,
+    pairs_pay,
 )
 from lbp.ops._product import linear, matmul
-from lbp.ops.outward_intervals import SMALL_BATCH, join_interval, split_interval
+from lbp.ops.outward_intervals import SMALL_BATCH, Interval, join_interval, split_interval
 from lbp.precision import full_precision
 
 BLOCK_ENTRIES = 2**20
@@ -103,17 +105,21 @@ def _save_interval(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _interval_linear_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:
     l, u, weight = ctx.saved_tensors
+    shape = l.shape
+    if len(shape) != 2:
+        l, u, lower, upper = (ends.flatten(0, -2) for ends in (l, u, lower, upper))
+    need_l, need_u, need_weight, need_bias = ctx.needs_input_grad
     # Half of the gradients with respect to center and radius of the result.
-    to_center, to_radius = split_interval(lower.flatten(0, -2), upper.flatten(0, -2))
+    to_center, to_radius = split_interval(lower, upper)
     to_l, to_u, to_weight = None, None, None
-    if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-        ends = join_interval(matmul(to_center, weight), _times_magnitude(to_radius, weight))
-        to_l, to_u = (end.reshape(l.shape) for end in ends)
-    if ctx.needs_input_grad[2]:
+    if need_l or need_u:
+        to_l, to_u = join_interval(matmul(to_center, weight), _times_magnitude(to_radius, weight))
+        if len(shape) != 2:
+            to_l, to_u = to_l.reshape(shape), to_u.reshape(shape)
+    if need_weight:
         # Twice the center and radius of the input, as those of the result's gradients are half of theirs.
-        center, radius = (l + u).flatten(0, -2), (u - l).flatten(0, -2)
-        to_weight = _interval_weight_gradient(to_center, to_radius, center, radius, weight)
-    return to_l, to_u, to_weight, to_center.sum(0) * 2 if ctx.needs_input_grad[3] else None
+        to_weight = _interval_weight_gradient(to_center, to_radius, l + u, u - l, weight)
+    return to_l, to_u, to_weight, to_center.sum(0) * 2 if need_bias else None
 
 
 def _times_magnitude(rows: Tensor, weight: Tensor) -> Tensor:
@@ -153,25 +159,59 @@ def rows_at_once(weight: Tensor) -> int:
 
 
 def _row_blocks(weight: Tensor) -> list[slice]:
+    if weight.numel() <= BLOCK_ENTRIES:
+        return [slice(None)]
     rows = max(rows_at_once(weight), 1)
     return [slice(first, first + rows) for first in range(0, max(weight.shape[0], 1), rows)]
 
 
 def _interval_conv2d_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:
     l, u, weight = ctx.saved_tensors
-    needs = (ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[2])
-    # Half of the gradients with respect to center and radius of the result, and twice the center and radius of the
-    # input, which only the weight's gradient reads.
-    to_center, to_radius = split_interval(lower, upper)
-    center, through_center, to_bias = convolution_and_bias_gradients(
-        to_center, l + u, weight, ctx.convolution, (*needs, ctx.needs_input_grad[3])
-    )
-    radius, through_radius = convolution_gradients(to_radius, u - l, weight.abs(), ctx.convolution, needs)
-    to_l, to_u = (None, None) if center is None or radius is None else join_interval(center, radius)
-    to_weight = None
-    if through_center is not None and through_radius is not None:
-        to_weight = through_center.addcmul_(weight.sign(), through_radius)
+    needs = (ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[2], ctx.needs_input_grad[3])
+    # Half of the gradients with respect to center and radius of the result. That of the weight takes twice the center
+    # and radius of the input.
+    to_ends = split_interval(lower, upper)
+    gradients = _pair_gradients if pairs_pay(l, weight, ctx.convolution[3]) else _gradients_in_turn
+    inputs, through, to_bias = gradients(to_ends, (l, u), weight, ctx.convolution, needs)
+    to_l, to_u = (None, None) if inputs is None else join_interval(*inputs)
+    to_weight = None if through is None else torch.addcmul(through[0], weight.sign(), through[1])
     return to_l, to_u, to_weight, None if to_bias is None else to_bias * 2, None, None, None, None
+
+
+def _gradients_in_turn(
+    to_ends: Interval, bounds: Interval, weight: Tensor, convolution: Convolution, needs: tuple[bool, bool, bool]
+) -> tuple[Interval | None, Interval | None, Tensor | None]:
+    """Return the gradients by center and radius of the input, by the weights of both, and by the bias."""
+    l, u = bounds
+    center, through_center, to_bias = convolution_and_bias_gradients(to_ends[0], l + u, weight, convolution, needs)
+    radius, through_radius = convolution_gradients(to_ends[1], u - l, weight.abs(), convolution, needs[:2])
+    return _both(center, radius), _both(through_center, through_radius), to_bias
+
+
+def _pair_gradients(
+    to_ends: Interval, bounds: Interval, weight: Tensor, convolution: Convolution, needs: tuple[bool, bool, bool]
+) -> tuple[Interval | None, Interval | None, Tensor | None]:
+    """Return those of `_gradients_in_turn` by one convolution in two groups."""
+    l, u = bounds
+    inputs, through, to_bias = convolution_and_bias_gradients(
+        torch.cat(to_ends, 1), torch.cat((l + u, u - l), 1), _with_magnitude(weight), (*convolution[:3], 2), needs
+    )
+    return _halves(inputs, 1), _halves(through, 0), None if to_bias is None else to_bias[: weight.shape[0]]
+
+
+def _with_magnitude(weight: Tensor) -> Tensor:
+    return torch.cat((weight, weight.abs()))
+
+
+def _both(first: Tensor | None, second: Tensor | None) -> Interval | None:
+    return None if first is None or second is None else (first, second)
+
+
+def _halves(both: Tensor | None, dimension: int) -> Interval | None:
+    if both is None:
+        return None
+    first, second = both.chunk(2, dimension)
+    return first, second
 
 
 def _interval_linear_cpu(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
@@ -194,6 +234,13 @@ def _interval_conv2d_cuda(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | N
 
 def _interval_conv2d_composite(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
     center, radius = split_interval(l, u)
+    if pairs_pay(l, weight, convolution[3]):
+        stride, padding, dilation, _ = convolution
+        with full_precision():
+            both = F.conv2d(torch.cat((center, radius), 1), _with_magnitude(weight), None, stride, padding, dilation, 2)
+        center, radius = both.chunk(2, 1)
+        center = center if bias is None else center + bias[:, None, None]
+        return contiguous(join_interval(center, radius))
     with full_precision():
         center = F.conv2d(center, weight, bias, *convolution)
         radius = F.conv2d(radius, weight.abs(), None, *convolution)

@@ -68,6 +68,30 @@ def test_convolutions(index, with_bias, dtype):
         assert_matches_reference(ops.forward_conv2d, *matrices, weight, bias, **geometry, dtype=dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize(
+    ("image", "kernel"), [((1, 9, 8), (4, 5)), ((4, 8, 7), (4, 4)), ((16, 6, 5), (3, 3)), ((2, 101, 102), (3, 3))]
+)
+def test_the_interval_of_one_image(image, kernel, with_bias, dtype):
+    weight, bias = normal(6, image[0], *kernel, seed=55), normal(6, seed=56) if with_bias else None
+    geometry = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 1)}
+    assert_matches_reference(ops.interval_conv2d, *intervals(1, *image), weight, bias, **geometry, dtype=dtype)
+
+
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+def test_an_interval_of_one_image_is_undefined_where_its_bounds_are_and_nowhere_else(bad):
+    l, u = (bound.float() for bound in intervals(1, 4, 8, 8))
+    u[0, 1, 2, 3] = bad
+    weight = normal(3, 4, 4, 4, seed=57).float()
+    lower, upper = ops.interval_conv2d(l, u, weight, None)
+    reads_it = F.conv2d((~u.isfinite()).float(), torch.ones_like(weight)) > 0
+    assert reads_it.any()
+    assert not reads_it.all()
+    for bound in (lower, upper):
+        assert torch.equal(bound.isfinite(), ~reads_it)
+
+
 @pytest.mark.parametrize(("batch", "rows"), [(0, 3), (2, 0), (1, 1)])
 def test_convolutions_of_no_rows_and_no_images(batch, rows):
     weight, bias, geometry, shape = convolution(1)
