@@ -45,12 +45,13 @@ def pairs_pay(like: Tensor, weight: Tensor, groups: int) -> bool:
 
     So it does for one image on a CPU, where a convolution takes no longer than its call and the threads that it wakes:
     center and radius of an interval take 0.65 of the time together in the layers of DM-Small, 0.96 in those of
-    DM-Large. But groups are oneDNN's, and of few channels PyTorch's own product is faster, which it takes for kernels
+    DM-Large. But groups are oneDNN's, and of little work PyTorch's own product is faster, which it takes for kernels
     of up to 3 x 3 on small images. More images would be copied for too little.
     """
     of_one_dnn = like.numel() > 20480 or min(weight.shape[2:]) > 3
     one_image = like.is_cpu and like.dtype == torch.float32 and like.shape[0] == 1 == groups
-    return one_image and (of_one_dnn or weight.shape[1] >= 16)
+    multiply_adds = like.numel() * weight.numel() // max(weight.shape[1], 1)  # at stride 1
+    return one_image and (of_one_dnn or (weight.shape[1] >= 16 and multiply_adds >= 1_700_000))
 
 
 def transposed_gradients(
