@@ -40,6 +40,10 @@ def convolution_and_bias_gradients(
     return results
 
 
+_PAIRED = 1_700_000
+"""Multiply-adds (at stride 1) from which small kernels on a small image are worth a pair; near it both are as fast."""
+
+
 def pairs_pay(like: Tensor, weight: Tensor, groups: int) -> bool:
     """Whether one convolution in two groups beats two convolutions of inputs of the shape of `like`.
 
@@ -51,7 +55,7 @@ def pairs_pay(like: Tensor, weight: Tensor, groups: int) -> bool:
     of_one_dnn = like.numel() > 20480 or min(weight.shape[2:]) > 3
     one_image = like.is_cpu and like.dtype == torch.float32 and like.shape[0] == 1 == groups
     multiply_adds = like.numel() * weight.numel() // max(weight.shape[1], 1)  # at stride 1
-    return one_image and (of_one_dnn or (weight.shape[1] >= 16 and multiply_adds >= 1_700_000))
+    return one_image and (of_one_dnn or (weight.shape[1] >= 16 and multiply_adds >= _PAIRED))
 
 
 def transposed_gradients(

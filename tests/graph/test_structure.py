@@ -4,6 +4,7 @@ import weakref
 
 import pytest
 import torch
+from graph.values import bounds_are_the_value
 from torch import nn
 
 import lbp
@@ -14,18 +15,6 @@ from lbp.errors import InvalidInputError, StaleBoundsError, UnsupportedLayerErro
 def model():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 5), nn.LeakyReLU(0.1), nn.Linear(5, 3)).double().eval()
-
-
-@pytest.fixture
-def point():
-    torch.manual_seed(1)
-    return torch.randn(2, 4, dtype=torch.float64)
-
-
-def bounds_are_the_value(net, model, point):
-    lower, upper = net.compute_bounds(x=lbp.BoundedTensor(point, lbp.PerturbationLpNorm(eps=0.0)), method="IBP")
-    value = model(point)
-    return torch.allclose(lower, value, rtol=1e-12) and torch.allclose(upper, value, rtol=1e-12)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

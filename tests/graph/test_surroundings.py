@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from graph.values import bounds_are_the_value
 from torch import nn
 
 import lbp
@@ -149,18 +150,6 @@ def _as_before():
     yield
     TENSOR.fill_(2.0)
     ARRAY.fill(2.0)
-
-
-@pytest.fixture
-def point():
-    torch.manual_seed(1)
-    return torch.randn(2, 4, dtype=torch.float64)
-
-
-def bounds_are_the_value(net, model, point):
-    lower, upper = net.compute_bounds(x=lbp.BoundedTensor(point, lbp.PerturbationLpNorm(eps=0.0)), method="IBP")
-    value = model(point)
-    return torch.allclose(lower, value, rtol=1e-12) and torch.allclose(upper, value, rtol=1e-12)
 
 
 @pytest.mark.parametrize("case", CASES)
