@@ -112,6 +112,16 @@ struct RampIntervalArguments {
   const T* eta_data = nullptr;  // as in Relaxation
 };
 
+// How many neurons have each status.
+template <typename T>
+struct StatusCountsArguments {
+  Index batch, neurons;
+  const T* l;
+  const T* u;
+  PerNeuron<T> r;
+  Index* counts;  // [6]
+};
+
 template <typename T>
 struct RampIntervalGradientArguments {
   Index batch, neurons;

@@ -11,6 +11,7 @@ struct Kernels {
   void (*ramp_gradient)(const RampGradientArguments<T>&);
   void (*ramp_interval)(const RampIntervalArguments<T>&);
   void (*ramp_interval_gradient)(const RampIntervalGradientArguments<T>&);
+  void (*status_counts)(const StatusCountsArguments<T>&);
   void (*bounding_lines)(const BoundingLinesArguments<T>&);
   void (*bounding_lines_gradient)(const BoundingLinesGradientArguments<T>&);
   void (*relax_backward)(const RelaxBackwardArguments<T>&);

@@ -1,4 +1,4 @@
-// ramp, ramp_interval, bounding_lines and their gradients: from tensors to the kernels.
+// ramp, ramp_interval, status_counts, bounding_lines and their gradients: from tensors to the kernels.
 #include "torch/ops.h"
 
 namespace lbp::binding {
@@ -86,6 +86,20 @@ std::tuple<Tensor, Tensor, Tensor> ramp_interval_gradient(Tensor lower_gradient,
              to_lower.const_data_ptr<T>(), to_upper.const_data_ptr<T>(), to_l.mutable_data_ptr<T>(),
              to_u.mutable_data_ptr<T>(), need_r ? to_r.mutable_data_ptr<T>() : nullptr, slope.data});
     return std::make_tuple(to_l, to_u, to_r);
+  });
+}
+
+Tensor status_counts(Tensor l, Tensor u, double r, OptionalTensor r_tensor) {
+  return with_type(l, "status_counts", [&](auto type, Device on) {
+    using T = decltype(type);
+    const Neurons neurons(l);
+    if (l.dim() > 0) check_layer(u, "u", l, 1);
+    const Tensor low = checked<T>(on, l, "l", neurons.total()), high = checked<T>(on, u, "u", neurons.total());
+    const PerNeuronTensor<T> bend = per_neuron<T>(on, r, r_tensor, "r", neurons.count);
+    Tensor counts = empty_of(l, {6}, ScalarType::Long);
+    launch::status_counts<T>(on, {neurons.batch, neurons.count, low.const_data_ptr<T>(), high.const_data_ptr<T>(),
+                                  bend.view(), static_cast<Index*>(counts.mutable_data_ptr())});
+    return counts;
   });
 }
 

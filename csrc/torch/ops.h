@@ -78,6 +78,7 @@ std::tuple<Tensor, Tensor> ramp_gradient(Tensor gradient, Tensor z, LBP_RAMP_PAR
 std::tuple<Tensor, Tensor, Tensor> ramp_interval(Tensor l, Tensor u, LBP_RAMP_PARAMETERS, bool count_status);
 std::tuple<Tensor, Tensor, Tensor> ramp_interval_gradient(Tensor lower_gradient, Tensor upper_gradient, Tensor l,
                                                           Tensor u, LBP_RAMP_PARAMETERS, bool need_r);
+Tensor status_counts(Tensor l, Tensor u, double r, OptionalTensor r_tensor);
 std::tuple<Tensor, Tensor, Tensor, Tensor> bounding_lines(LBP_RELAXATION_PARAMETERS);
 std::tuple<LBP_RELAXATION_GRADIENT_TYPES> bounding_lines_gradient(Tensor lower_slope_gradient,
                                                                   Tensor lower_intercept_gradient,

@@ -40,6 +40,7 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   library.def("ramp_interval(Tensor l, Tensor u, " RAMP ", bool count_status) -> (Tensor, Tensor, Tensor)");
   library.def("ramp_interval_gradient(Tensor lower_gradient, Tensor upper_gradient, Tensor l, Tensor u, " RAMP
               ", bool need_r) -> (Tensor, Tensor, Tensor)");
+  library.def("status_counts(Tensor l, Tensor u, float r, Tensor? r_tensor) -> Tensor");
   library.def("bounding_lines(" RELAXATION ") -> (Tensor, Tensor, Tensor, Tensor)");
   library.def(
       "bounding_lines_gradient(Tensor lower_slope_gradient, Tensor lower_intercept_gradient, "
@@ -162,6 +163,7 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {
   library.impl("ramp_gradient", TORCH_BOX(&lbp::binding::ramp_gradient));
   library.impl("ramp_interval", TORCH_BOX(&lbp::binding::ramp_interval));
   library.impl("ramp_interval_gradient", TORCH_BOX(&lbp::binding::ramp_interval_gradient));
+  library.impl("status_counts", TORCH_BOX(&lbp::binding::status_counts));
   library.impl("bounding_lines", TORCH_BOX(&lbp::binding::bounding_lines));
   library.impl("bounding_lines_gradient", TORCH_BOX(&lbp::binding::bounding_lines_gradient));
   library.impl("relax_backward", TORCH_BOX(&lbp::binding::relax_backward));

@@ -1,5 +1,6 @@
 #include "torch/tensors.h"
 
+#include <algorithm>
 #include <string>
 #include <type_traits>
 
@@ -48,12 +49,25 @@ Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
+// A new tensor without PyTorch's dispatcher, through which it takes longer than a small layer's kernel.
+Tensor empty_on_cpu(const std::vector<int64_t>& sizes, ScalarType type) {
+  std::vector<int64_t> strides(sizes.size());
+  uint64_t stride = 1;
+  for (std::size_t i = sizes.size(); i-- > 0; stride *= uint64_t(std::max<int64_t>(sizes[i], 1))) {
+    strides[i] = int64_t(stride);
+  }
+  const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  AtenTensorHandle result = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), code,
+                                                  aoti_torch_device_type_cpu(), 0, &result));
+  return Tensor(result);
+}
+
 }  // namespace
 
 std::vector<int64_t> sizes_of(const Tensor& tensor) {
-  std::vector<int64_t> sizes;
-  for (int64_t i = 0; i < tensor.dim(); ++i) sizes.push_back(tensor.size(i));
-  return sizes;
+  const auto sizes = tensor.sizes();
+  return {sizes.begin(), sizes.end()};
 }
 
 Index trailing_size(const Tensor& tensor, int64_t first) {
@@ -82,7 +96,7 @@ Tensor empty_of(const Tensor& like, std::vector<int64_t> sizes, ScalarType type)
 
 Tensor empty_on(Device on, std::vector<int64_t> sizes, ScalarType type) {
   try {
-    Tensor result = torch::stable::empty(sizes, type, std::nullopt, on);
+    Tensor result = on.is_cpu() ? empty_on_cpu(sizes, type) : torch::stable::empty(sizes, type, std::nullopt, on);
     const size_t bytes = size_t(result.numel()) * size_t(result.element_size());
     if (on.is_cpu() && bytes >= kLargeArray) cpu::prefer_large_pages(result.mutable_data_ptr(), bytes);
     return result;

@@ -70,8 +70,9 @@ def per_neuron(values: Tensor, name: str, shape: Sequence[int]) -> Tensor:
     """
     shape = tuple(shape)
     own = tuple(values.shape)
-    per_channel = len(own) == len(shape) and own[:1] == shape[:1] and all(size == 1 for size in own[1:])
-    if values.numel() == 1 or own == shape or per_channel:
+    if own == shape or values.numel() == 1:
+        return values
+    if len(own) == len(shape) and own[:1] == shape[:1] and all(size == 1 for size in own[1:]):  # per channel
         return values
     try:
         return values.expand(shape)

@@ -59,8 +59,8 @@ def ramp(z: Tensor, r: Tensor | float = math.inf, eta: Tensor | float = 0.0) -> 
         ValueError: r not above 0 or eta outside [0, 1] as numbers, or shapes that do not fit.
         RuntimeError: dtypes or devices that differ.
     """
-    check_numbers(r, eta)
     if current_backend() == "reference":
+        check_numbers(r, eta)
         return reference.ramp(z, r, eta)
     if is_leaky_relu(r, eta):
         return leaky_relu(z, float(eta))
@@ -86,8 +86,8 @@ def ramp_interval(
         ValueError: see `ramp`.
         RuntimeError: see `ramp`.
     """
-    check_numbers(r, eta)
     if current_backend() == "reference":
+        check_numbers(r, eta)
         return reference.ramp_interval(l, u, r, eta)
     if _is_library_interval(l, u, r, eta):
         return leaky_relu(l, float(eta)), leaky_relu(u, float(eta))
@@ -104,20 +104,17 @@ def ramp_interval_with_status(
         Lower and upper bounds, and counts, int64 [6], in the order of `lbp.strategies.STATUSES`: left dead, left
         unstable, alive, right unstable, right dead, unstable. A neuron with a NaN bound is counted nowhere.
     """
-    check_numbers(r, eta)
     if current_backend() == "reference":
+        check_numbers(r, eta)
         return reference.ramp_interval_with_status(l, u, r, eta)
     parameters = ramp_parameters(r, eta, l.shape[1:])
     differentiable = torch.is_grad_enabled() and (l.requires_grad or u.requires_grad)
-    if differentiable and l.numel() <= _FEW and _is_library_interval(l, u, r, eta):
-        # Reading few bounds once more takes less time than a gradient's way through Python.
-        counts = native("ramp_interval")(l.detach(), u.detach(), *parameters, True)[2]
-        return *ramp_interval(l, u, r, eta), counts
+    if differentiable and _is_library_interval(l, u, r, eta):
+        # Reading the bounds once more takes less time than a gradient's way through Python.
+        counts = native("status_counts")(l.detach(), u.detach(), *parameters[:2])
+        return leaky_relu(l, float(eta)), leaky_relu(u, float(eta)), counts
     lower, upper, counts = native("ramp_interval")(l, u, *parameters, True)
     return lower, upper, counts
-
-
-_FEW = 2**16
 
 
 def _is_library_interval(l: Tensor, u: Tensor, r: Tensor | float, eta: Tensor | float) -> bool:
@@ -126,7 +123,7 @@ def _is_library_interval(l: Tensor, u: Tensor, r: Tensor | float, eta: Tensor | 
     It moves as many bytes as one pass over both, and its gradients spare small layers the way through Python. On a
     device it would be two launches instead of one.
     """
-    return is_leaky_relu(r, eta) and l.is_cpu and (l.shape, l.dtype, l.device) == (u.shape, u.dtype, u.device)
+    return is_leaky_relu(r, eta) and l.is_cpu and u.is_cpu and l.dtype is u.dtype and l.shape == u.shape
 
 
 def bounding_lines(
@@ -204,23 +201,9 @@ def _ramp_interval_backward(
     r, eta = ctx.numbers
     lower = torch.zeros_like(l) if lower is None else lower
     upper = torch.zeros_like(l) if upper is None else upper
-    if r_tensor is None and eta_tensor is None and is_leaky_relu(r, eta) and l.is_cpu:
-        # See `_is_library_interval`.
-        return _leaky_relu_gradient(lower, l, eta), _leaky_relu_gradient(upper, u, eta), None, None, None, None, None
     need_r = ctx.needs_input_grad[3]
     to_l, to_u, to_r = native("ramp_interval_gradient")(lower, upper, l, u, r, r_tensor, eta, eta_tensor, need_r)
     return to_l, to_u, None, sum_to(to_r, r_tensor.shape) if need_r else None, None, None, None
-
-
-def _leaky_relu_gradient(gradient: Tensor, z: Tensor, eta: float) -> Tensor:
-    """Return the gradient of `leaky_relu` by z."""
-    if eta:
-        return _leaky_relu_backward(gradient, z, eta, False)  # type: ignore[no-any-return]
-    return _threshold_backward(gradient, z, 0)  # type: ignore[no-any-return]
-
-
-_leaky_relu_backward = torch.ops.aten.leaky_relu_backward.default
-_threshold_backward = torch.ops.aten.threshold_backward.default
 
 
 def _save_lines(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -247,6 +230,9 @@ def _register() -> None:
     ) -> Any:
         return l.new_empty(l.shape), l.new_empty(l.shape), l.new_empty((6 if count_status else 0,), dtype=torch.int64)
 
+    def status_counts(l: Tensor, *rest: Any) -> Tensor:
+        return l.new_empty((6,), dtype=torch.int64)
+
     def ramp_interval_gradient(
         lower: Tensor,
         upper: Tensor,
@@ -267,7 +253,8 @@ def _register() -> None:
         l, needs = rest[0], rest[RELAXATION_LENGTH]
         return tuple(fake_relaxation_gradients(l, l.shape[0], l.shape[1:], needs))
 
-    for fake in (ramp, ramp_gradient, ramp_interval, ramp_interval_gradient, bounding_lines, bounding_lines_gradient):
+    intervals = (ramp_interval, ramp_interval_gradient, status_counts)
+    for fake in (ramp, ramp_gradient, *intervals, bounding_lines, bounding_lines_gradient):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
     register_gradient("ramp", _ramp_backward, _save_ramp, with_products=False)
     register_gradient("ramp_interval", _ramp_interval_backward, _save_ramp_interval, with_products=False)

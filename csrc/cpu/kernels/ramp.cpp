@@ -57,18 +57,22 @@ class StatusCounts {
   // Adds the neurons of a tile.
   template <typename T>
   void add(Index size, const T* __restrict l, const T* __restrict u, const T* __restrict r) {
-    int dead = 0, left = 0, alive = 0, right = 0, beyond = 0, unstable = 0;
-#pragma omp simd reduction(+ : dead, left, alive, right, beyond, unstable)
+    // Of `neuron_status`, conditions that need no order among each other; what remains follows from these.
+    int defined = 0, dead = 0, crossing = 0, bent = 0, beyond = 0, unstable = 0;
+#pragma omp simd reduction(+ : defined, dead, crossing, bent, beyond, unstable)
     for (Index j = 0; j < size; ++j) {
-      const int status = neuron_status(l[j], u[j], r[j]);
-      dead += status == 0;
-      left += status == 1;
-      alive += status == 2;
-      right += status == 3;
-      beyond += status == 4;
-      unstable += status == 5;
+      const T low = l[j] <= u[j] ? l[j] : u[j], high = l[j] <= u[j] ? u[j] : l[j];
+      const bool is_defined = (l[j] == l[j]) & (u[j] == u[j]) & (r[j] > T(0));
+      const bool crosses = is_defined & (low < T(0)) & (high > T(0)), bends = is_defined & (high > r[j]);
+      defined += is_defined;
+      dead += is_defined & (high <= T(0));
+      crossing += crosses;
+      bent += bends;
+      beyond += bends & (low >= r[j]);
+      unstable += crosses & bends;
     }
-    const int found[6] = {dead, left, alive, right, beyond, unstable};
+    const int left = crossing - unstable, right = bent - beyond - unstable;
+    const int found[6] = {dead, left, defined - dead - left - bent, right, beyond, unstable};
     for (int status = 0; status < 6; ++status) counts_[status] += found[status];
   }
 
@@ -131,6 +135,16 @@ void ramp_interval(const RampIntervalArguments<T>& args) {
     run(size, args.l + at, r, args.eta, args.lower + at);
     run(size, args.u + at, r, args.eta, args.upper + at);
     if (args.counts != nullptr) counts.add(size, args.l + at, args.u + at, r);
+  };
+  for_tiles(args.batch, args.neurons, args.r, [&] { return StatusCounts(args.counts); }, body);
+}
+
+template <typename T>
+void status_counts(const StatusCountsArguments<T>& args) {
+  for (int status = 0; status < 6; ++status) args.counts[status] = 0;
+  const auto body = [&](Index image, Index begin, Index size, const T* r, StatusCounts& counts) {
+    const Index at = image * args.neurons + begin;
+    counts.add(size, args.l + at, args.u + at, r);
   };
   for_tiles(args.batch, args.neurons, args.r, [&] { return StatusCounts(args.counts); }, body);
 }
@@ -216,6 +230,7 @@ void bounding_lines_gradient(const BoundingLinesGradientArguments<T>& args) {
   template void ramp_gradient(const RampGradientArguments<T>&);                  \
   template void ramp_interval(const RampIntervalArguments<T>&);                  \
   template void ramp_interval_gradient(const RampIntervalGradientArguments<T>&); \
+  template void status_counts(const StatusCountsArguments<T>&);                  \
   template void bounding_lines(const BoundingLinesArguments<T>&);                \
   template void bounding_lines_gradient(const BoundingLinesGradientArguments<T>&);
 

@@ -11,6 +11,7 @@ constexpr cpu::Kernels<T> table() {
           ramp_gradient<T>,
           ramp_interval<T>,
           ramp_interval_gradient<T>,
+          status_counts<T>,
           bounding_lines<T>,
           bounding_lines_gradient<T>,
           relax_backward<T>,

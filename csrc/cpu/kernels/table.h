@@ -14,6 +14,8 @@ void ramp_interval(const RampIntervalArguments<T>& args);
 template <typename T>
 void ramp_interval_gradient(const RampIntervalGradientArguments<T>& args);
 template <typename T>
+void status_counts(const StatusCountsArguments<T>& args);
+template <typename T>
 void bounding_lines(const BoundingLinesArguments<T>& args);
 template <typename T>
 void bounding_lines_gradient(const BoundingLinesGradientArguments<T>& args);
