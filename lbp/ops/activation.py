@@ -123,7 +123,13 @@ def _is_library_interval(l: Tensor, u: Tensor, r: Tensor | float, eta: Tensor | 
     It moves as many bytes as one pass over both, and its gradients spare small layers the way through Python. On a
     device it would be two launches instead of one.
     """
-    return is_leaky_relu(r, eta) and l.is_cpu and u.is_cpu and l.dtype is u.dtype and l.shape == u.shape
+    if not is_leaky_relu(r, eta) or not (l.is_cpu and u.is_cpu) or l.numel() >= _MANY:
+        return False
+    return l.dtype is u.dtype and l.shape == u.shape
+
+
+_MANY = 2**24
+"""Numbers from which on the system hands out the pages of every result anew: kernels ask for large ones."""
 
 
 def bounding_lines(
