@@ -76,7 +76,7 @@ def windows_to_dense(windows: Tensor, image: Image, scale: Pair, offset: Pair) -
     place = torch.where(on_image, (channel * image[1] + row) * image[2] + column, inputs).flatten(0, 2)
     batch, layer = windows.shape[0], windows.shape[4:]
     dense = windows.new_zeros(batch, inputs + 1, *layer)
-    return dense.scatter(1, place.expand(batch, -1, *layer), windows.flatten(1, 3))[:, :inputs]
+    return dense.scatter_(1, place.expand(batch, -1, *layer), windows.flatten(1, 3))[:, :inputs]
 
 
 def combine_windows(
