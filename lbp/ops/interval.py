@@ -33,7 +33,7 @@ BLOCK_ENTRIES = 2**20
 """Entries of a weight whose magnitudes, signs and gradients are made at a time on the CPU ..."""
 
 BLOCK_ROWS = 256
-"""... or so many rows, with fewer of which the library's products are slower."""
+"""... or so many rows, with fewer of which the library's products are slower, but for few examples."""
 
 
 def interval_linear(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -124,7 +124,7 @@ def _interval_linear_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[T
 
 def _times_magnitude(rows: Tensor, weight: Tensor) -> Tensor:
     """Return `rows |weight|`, rows [N, n_out]."""
-    first, *rest = _row_blocks(weight)
+    first, *rest = _row_blocks(weight, len(rows))
     if not rest:
         return matmul(rows, weight.abs())
     product = matmul(rows[:, first], weight[first].abs())
@@ -139,7 +139,7 @@ def _interval_weight_gradient(
     """Return `to_center^T center + sign(weight) * (to_radius^T radius)`."""
     if torch.is_grad_enabled():
         return matmul(to_center.mT, center) + weight.sign() * matmul(to_radius.mT, radius)
-    blocks = _row_blocks(weight)
+    blocks = _row_blocks(weight, len(center))
     if len(blocks) == 1:
         return matmul(to_center.mT, center).addcmul_(matmul(to_radius.mT, radius), weight.sign())
     result = torch.empty_like(weight)
@@ -151,17 +151,24 @@ def _interval_weight_gradient(
     return result
 
 
-def rows_at_once(weight: Tensor) -> int:
-    """Return how many rows [n_out, n_in] of a weight are worked on at a time; what is made of them stays in a cache."""
+def rows_at_once(weight: Tensor, examples: int | None = None) -> int:
+    """Return how many rows [n_out, n_in] of a weight are worked on at a time; what is made of them stays in a cache.
+
+    Args:
+        weight: a matrix.
+        examples: how many rows [B, n_in] it is multiplied with; None: of any number the most.
+    """
     outputs, inputs = weight.shape
-    blocks = weight.device.type == "cpu"
-    return min(max(BLOCK_ENTRIES // max(inputs, 1), BLOCK_ROWS), outputs) if blocks else outputs
+    if weight.device.type != "cpu":
+        return outputs
+    least = BLOCK_ROWS if examples is None or examples > SMALL_BATCH else 1
+    return min(max(BLOCK_ENTRIES // max(inputs, 1), least), outputs)
 
 
-def _row_blocks(weight: Tensor) -> list[slice]:
+def _row_blocks(weight: Tensor, examples: int) -> list[slice]:
     if weight.numel() <= BLOCK_ENTRIES:
         return [slice(None)]
-    rows = max(rows_at_once(weight), 1)
+    rows = max(rows_at_once(weight, examples), 1)
     return [slice(first, first + rows) for first in range(0, max(weight.shape[0], 1), rows)]
 
 
@@ -221,7 +228,7 @@ def _interval_linear_cpu(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | No
         return lower, upper
     with full_precision():
         center = linear(middle, weight, bias)
-        parts = [linear(half, weight[rows].abs()) for rows in _row_blocks(weight)]
+        parts = [linear(half, weight[rows].abs()) for rows in _row_blocks(weight, middle.shape[0])]
         radius = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
     return join_interval(center, radius)
 
