@@ -59,31 +59,58 @@ void scale_row(Index size, const ScaleTile<T>& scales, const T* center, const T*
   });
 }
 
-// Adds one row's gradients with respect to the scales, and writes those of center and radius (null: not wanted).
+// Rows of the matrices, `stride` numbers apart, with the gradients of what became of them, and where theirs are written
+// (null: not wanted).
 template <typename T>
-void scale_row_gradient(Index size, const ScaleTile<T>& scales, const T* __restrict center, const T* __restrict radius,
-                        const T* __restrict to_center, const T* __restrict to_radius, ScaleTile<T>& sums,
-                        T* __restrict center_gradient, T* __restrict radius_gradient) {
-  for (Index j = 0; j < size; ++j) {
-    sums.center_to_center[j] += to_center[j] * center[j];
-    sums.center_to_radius[j] += to_radius[j] * center[j];
-  }
-  if (radius != nullptr) {
-    for (Index j = 0; j < size; ++j) {
-      sums.radius_to_center[j] += to_center[j] * radius[j];
-      sums.radius_to_radius[j] += to_radius[j] * radius[j];
+struct GradientRows {
+  const T *center, *radius, *to_center, *to_radius;
+  T *center_gradient, *radius_gradient;
+  Index stride;
+};
+
+// Rows whose gradients are taken together: a sum is read and written once for all of them.
+constexpr Index kRowsTogether = 4;
+
+// Adds the gradients of R rows with respect to the scales, row after row, and writes those of the rows.
+template <Index R, bool kRadius, typename T>
+void scale_rows_gradient(Index size, const ScaleTile<T>& scales, const GradientRows<T>& rows, ScaleTile<T>& sums) {
+  for_lanes<T>(0, size, [&](Index j, auto zero) LBP_LANES {
+    using V = decltype(zero);
+    const V center_to_center = load<V>(scales.center_to_center + j);
+    const V center_to_radius = load<V>(scales.center_to_radius + j);
+    const V radius_to_center = load<V>(scales.radius_to_center + j);
+    const V radius_to_radius = load<V>(scales.radius_to_radius + j);
+    V to_center_to_center = load<V>(sums.center_to_center + j), to_center_to_radius = load<V>(sums.center_to_radius + j);
+    V to_radius_to_center = load<V>(sums.radius_to_center + j), to_radius_to_radius = load<V>(sums.radius_to_radius + j);
+    for (Index row = 0; row < R; ++row) {
+      const Index at = row * rows.stride + j;
+      const V to_center = load<V>(rows.to_center + at), to_radius = load<V>(rows.to_radius + at);
+      const V center = load<V>(rows.center + at);
+      to_center_to_center += to_center * center;
+      to_center_to_radius += to_radius * center;
+      if (rows.center_gradient != nullptr) {
+        save(rows.center_gradient + at, V(to_center * center_to_center + to_radius * center_to_radius));
+      }
+      if constexpr (kRadius) {
+        const V radius = load<V>(rows.radius + at);
+        to_radius_to_center += to_center * radius;
+        to_radius_to_radius += to_radius * radius;
+        if (rows.radius_gradient != nullptr) {
+          save(rows.radius_gradient + at, V(to_center * radius_to_center + to_radius * radius_to_radius));
+        }
+      }
     }
-  }
-  if (center_gradient != nullptr) {
-    for (Index j = 0; j < size; ++j) {
-      center_gradient[j] = to_center[j] * scales.center_to_center[j] + to_radius[j] * scales.center_to_radius[j];
-    }
-  }
-  if (radius_gradient != nullptr) {
-    for (Index j = 0; j < size; ++j) {
-      radius_gradient[j] = to_center[j] * scales.radius_to_center[j] + to_radius[j] * scales.radius_to_radius[j];
-    }
-  }
+    save(sums.center_to_center + j, to_center_to_center);
+    save(sums.center_to_radius + j, to_center_to_radius);
+    save(sums.radius_to_center + j, to_radius_to_center);
+    save(sums.radius_to_radius + j, to_radius_to_radius);
+  });
+}
+
+template <Index R, typename T>
+void add_rows_gradient(Index size, const ScaleTile<T>& scales, const GradientRows<T>& rows, ScaleTile<T>& sums) {
+  with_flag(rows.radius != nullptr,
+            [&](auto has_radius) { scale_rows_gradient<R, has_radius>(size, scales, rows, sums); });
 }
 
 template <typename T>
@@ -140,18 +167,29 @@ void relax_forward_gradient(const RelaxForwardGradientArguments<T>& args) {
       load_lines(args.relaxation, image, begin, size, lines);
       load_scales(lines, size, scales);
       sums = ScaleTile<T>();
-      for (Index row = 0; row < args.inputs; ++row) {
+      const auto rows_from = [&](Index row) -> GradientRows<T> {
         const Index in = image * args.matrix_batch_stride + row * args.neurons + begin;
         const Index out = (image * args.inputs + row) * args.neurons + begin;
-        scale_row_gradient(size, scales, args.center + in, offset(args.radius, in), args.center_out_gradient + out,
-                           args.radius_out_gradient + out, sums, offset(args.center_gradient, out),
-                           offset(args.radius_gradient, out));
+        return {args.center + in,
+                offset(args.radius, in),
+                args.center_out_gradient + out,
+                args.radius_out_gradient + out,
+                offset(args.center_gradient, out),
+                offset(args.radius_gradient, out),
+                args.neurons};
+      };
+      Index row = 0;
+      for (; row + kRowsTogether <= args.inputs; row += kRowsTogether) {
+        add_rows_gradient<kRowsTogether>(size, scales, rows_from(row), sums);
       }
+      for (; row < args.inputs; ++row) add_rows_gradient<1>(size, scales, rows_from(row), sums);
       const Index in = image * args.bias_batch_stride + begin, out = image * args.neurons + begin;
       const T* to_center = args.center_bias_out_gradient + out;
       const T* to_radius = args.radius_bias_out_gradient + out;
-      scale_row_gradient(size, scales, args.center_bias + in, offset(args.radius_bias, in), to_center, to_radius, sums,
-                         offset(args.center_bias_gradient, out), offset(args.radius_bias_gradient, out));
+      add_rows_gradient<1>(size, scales,
+                           {args.center_bias + in, offset(args.radius_bias, in), to_center, to_radius,
+                            offset(args.center_bias_gradient, out), offset(args.radius_bias_gradient, out), 0},
+                           sums);
       LineTile<T> gradients;
       for (Index j = 0; j < size; ++j) {
         const ForwardScales<T> to_scales = {sums.center_to_center[j], sums.radius_to_center[j],
