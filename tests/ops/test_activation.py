@@ -1,5 +1,7 @@
 """ParamRamp, its image of an interval and its bounding lines: native against the float64 reference."""
 
+import math
+
 import pytest
 import torch
 from ops.cases import (
@@ -15,7 +17,7 @@ from ops.cases import (
     relaxation,
 )
 
-from lbp import ops
+from lbp import ops, reference
 
 SHAPE = (3, 4, 5)
 
@@ -105,6 +107,26 @@ def test_the_six_statuses_are_counted(dtype):
     assert ops.ramp_interval_with_status(l, u, 1.0)[2].tolist() == [1, 1, 1, 1, 1, 1]
     swapped = ops.ramp_interval_with_status(u, l, 1.0)[2].tolist()
     assert swapped == [1, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("r", [1.0, math.inf, math.nan])
+def test_statuses_are_counted_alike_beside_the_interval_and_alone(r, dtype):
+    ends = torch.tensor([-math.inf, -1.5, -0.0, 0.0, 0.5, 1.0, 1.5, math.inf, math.nan], dtype=dtype)
+    l, u = (end.repeat(1, 3) for end in torch.cartesian_prod(ends, ends).mT)
+    expected = reference.status_counts(l, u, r).tolist()
+    assert torch.ops.lbp.status_counts(l, u, r, None).tolist() == expected
+    assert torch.ops.lbp.ramp_interval(l, u, r, None, 0.0, None, True)[2].tolist() == expected
+    assert torch.ops.lbp.status_counts(l, u, 0.5, torch.full(l.shape[1:], r, dtype=dtype)).tolist() == expected
+
+
+def test_bounds_of_relu_with_a_gradient_have_the_statuses_of_those_without():
+    l, u = intervals(4, *SHAPE)
+    without = ops.ramp_interval_with_status(l, u)
+    *bounds, counts = ops.ramp_interval_with_status(l.clone().requires_grad_(), u)
+    assert torch.equal(counts, without[2]) and int(counts.sum()) == l.numel()
+    assert all(torch.equal(bound, expected) for bound, expected in zip(bounds, without, strict=False))
+    torch.library.opcheck(torch.ops.lbp.status_counts.default, (l, u, math.inf, None))
 
 
 @pytest.mark.parametrize("end", [0, 1])

@@ -1,5 +1,7 @@
 """Results too large for any cache are written past them: number for number those of each image by itself."""
 
+import math
+
 import pytest
 import torch
 from ops.cases import as_tuple, normal
@@ -88,15 +90,34 @@ def test_images_together_have_the_results_of_each(call):
                 assert torch.equal(found, expected)
 
 
-def test_gradients_of_images_together_are_those_of_each():
-    r, bias = bending(), inputs()[0]
+def gradients_of_relax_backward(images):
+    A, l, u = (values[images].clone().requires_grad_() for values in (inputs(5), *box()))
+    keywords = {"sides": "upper", "r": bending(), "eta": 0.1, "bias": inputs()[0]}
+    relaxed, constants = ops.relax_backward(A[None], l, u, **keywords)
+    weights = inputs(5).flip(-1)[images][None], torch.ones_like(constants)
+    return torch.autograd.grad((relaxed, constants), (A, l, u), weights)
 
+
+def gradients_over_a_box(images):
+    A, (x_L, x_U) = inputs(5)[images].clone().requires_grad_(), box()
+    bounds = ops.concretize_box(A[None], x_L[images], x_U[images], sides="lower")
+    return torch.autograd.grad(bounds, A, torch.full_like(bounds, 0.7))
+
+
+def gradients_over_a_ball(p):
     def gradients(images):
-        A, l, u = (values[images].clone().requires_grad_() for values in (inputs(5), *box()))
-        relaxed, constants = ops.relax_backward(A[None], l, u, sides="upper", r=r, eta=0.1, bias=bias)
-        weights = inputs(5).flip(-1)[images][None], torch.ones_like(constants)
-        return torch.autograd.grad((relaxed, constants), (A, l, u), weights)
+        A = inputs(5)[images].clone().requires_grad_()
+        bounds = ops.concretize_ball(A[None], inputs()[images], 0.3, p, sides="upper")
+        return torch.autograd.grad(bounds, A, torch.full_like(bounds, 0.7))
 
+    return gradients
+
+
+@pytest.mark.parametrize(
+    "gradients",
+    [gradients_of_relax_backward, gradients_over_a_box, gradients_over_a_ball(2.0), gradients_over_a_ball(math.inf)],
+)
+def test_gradients_of_images_together_are_those_of_each(gradients):
     together = gradients(slice(None))
     assert together[0].numel() * together[0].element_size() >= LARGE
     for image in range(IMAGES):

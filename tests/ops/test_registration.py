@@ -20,7 +20,8 @@ GRADIENT_CHECKS = ("test_schema", "test_faketensor")
 # `join_interval`; intervals that are rounded outward on CUDA devices are ops of their own
 # (tests/gpu/test_outward_intervals.py). The CPU versions of `accumulate_windows` and of its gradient alone call
 # `accumulate_windows_few_rows`, the gradient of that, and `accumulate_windows_many_rows`, that of `convolve_windows`
-# alone `convolve_windows_laid_out`.
+# alone `convolve_windows_laid_out`; `ramp_interval_with_status` alone calls `status_counts`, and that where the rest is
+# PyTorch's (test_activation.py).
 PARTS = {
     *(
         "cpu_capability",
@@ -31,7 +32,7 @@ PARTS = {
     ),
     *("interval_linear_outward", "interval_conv2d_outward", "split_interval", "join_interval"),
     *("accumulate_windows_few_rows", "accumulate_windows_few_rows_gradient", "accumulate_windows_many_rows"),
-    "convolve_windows_laid_out",
+    *("convolve_windows_laid_out", "status_counts"),
 }
 REGISTERED = sorted(
     {schema.name.removeprefix("lbp::") for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("lbp::")}

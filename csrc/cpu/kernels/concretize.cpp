@@ -3,6 +3,7 @@
 
 #include "cpu/kernels/row_norm.h"
 #include "cpu/kernels/simd.h"
+#include "cpu/kernels/stream.h"
 #include "cpu/kernels/table.h"
 
 namespace lbp::LBP_ISA {
@@ -44,33 +45,46 @@ double dot_row(Index size, const T* a, const T* x) {
   return sum.total();
 }
 
-template <typename T>
-const T* row_of(const Coefficients<T>& A, Index side, Index image, Index row) {
-  return A.data + side * A.side_stride + image * A.batch_stride + row * A.row_stride;
+// A row of an image, of those of all sides.
+template <typename Arguments>
+auto row_of(const Arguments& args, Index image, Index row) {
+  const auto& A = args.A;
+  return A.data + row / args.rows * A.side_stride + image * A.batch_stride + row % args.rows * A.row_stride;
 }
 
 // Rows that take turns on a tile of the box, whose ends stay in the first cache while they stream past.
 constexpr Index kRowsOfBox = 8;
 
+// The rows of all sides in pieces of about the same size, some for every thread where there are few images.
+struct RowsOfBox {
+  Index batch, rows, pieces, each;
+
+  template <typename Arguments>
+  explicit RowsOfBox(const Arguments& args) : batch(args.batch), rows(side_count(args.sides) * args.rows) {
+    pieces = maximum(quotient_up(rows, kRowsOfBox), batch < 4 ? minimum(rows, 4) : 1);
+    each = quotient_up(rows, maximum(pieces, 1));
+  }
+
+  Index count() const { return batch * pieces; }
+  Index image(Index item) const { return item / pieces; }
+  Index first(Index item) const { return minimum(item % pieces * each, rows); }
+  Index last(Index item) const { return minimum(first(item) + each, rows); }
+};
+
 template <typename T>
 void concretize_box(const ConcretizeArguments<T>& args) {
-  const Index sides = side_count(args.sides), rows = sides * args.rows;
-  // Of about the same size, and some for every thread where there are few images.
-  const Index least = args.batch < 4 ? minimum(rows, 4) : 1, pieces = maximum(quotient_up(rows, kRowsOfBox), least);
-  const Index rows_per_piece = quotient_up(rows, maximum(pieces, 1));
+  const RowsOfBox rows(args);
   const Region<T>& region = args.region;
-  parallel_for(args.batch * pieces, rows_per_piece * args.inputs, [&](Index first, Index last) {
+  parallel_for(rows.count(), rows.each * args.inputs, [&](Index first, Index last) {
     alignas(64) T low[kTile], high[kTile];
     for (Index item = first; item < last; ++item) {
-      const Index image = item / pieces, first_row = item % pieces * rows_per_piece;
-      const Index count = minimum(rows_per_piece, rows - first_row), box = image * region.batch_stride;
+      const Index image = rows.image(item), first_row = rows.first(item), count = rows.last(item) - first_row;
+      const Index box = image * region.batch_stride;
       double sums[kRowsOfBox] = {};
       for (Index begin = 0; begin < args.inputs; begin += kTile) {
         const Index size = minimum(kTile, args.inputs - begin);
         load_ends(size, region.x_L + box + begin, region.x_U + box + begin, low, high);
-        const auto row_at = [&](Index i) {
-          return row_of(args.A, (first_row + i) / args.rows, image, (first_row + i) % args.rows) + begin;
-        };
+        const auto row_at = [&](Index i) { return row_of(args, image, first_row + i) + begin; };
         for (Index i = 0; i < count; ++i) {
           const bool lower = is_lower(args.sides, (first_row + i) / args.rows);
           sums[i] += box_row(size, row_at(i), row_at(minimum(i + 1, count - 1)), low, high, lower);
@@ -95,7 +109,7 @@ void concretize(const ConcretizeArguments<T>& args) {
     for (Index item = first; item < last; ++item) {
       const Index row = item % args.rows, image = item / args.rows % args.batch, side = item / args.rows / args.batch;
       const bool lower = is_lower(args.sides, side);
-      const T* a = row_of(args.A, side, image, row);
+      const T* a = row_of(args, image, side * args.rows + row);
       const double spread = radius_of(region, image) * row_norm(args.inputs, a, region.q).norm;
       const double at_center = dot_row(args.inputs, a, region.x_L + image * region.batch_stride);
       args.bounds[item] = at_center + (lower ? -spread : spread);
@@ -103,34 +117,94 @@ void concretize(const ConcretizeArguments<T>& args) {
   });
 }
 
-template <typename T>
-void concretize_gradient(const ConcretizeGradientArguments<T>& args) {
-  const Index sides = side_count(args.sides);
+namespace {
+
+// The gradient of a run of coefficients over a box, `gradient` times the ends that they take. What is read next: see
+// `box_row`.
+template <bool kStreamed, typename T>
+void box_gradient_run(Index size, const T* a, const T* next_a, const T* at_positive, const T* at_negative, T gradient,
+                      T* out) {
+  for_lanes<T>(kStreamed ? unaligned_head(size, out) : 0, size, [=](Index i, auto zero) LBP_LANES {
+    using V = decltype(zero);
+    __builtin_prefetch(next_a + i);
+    const V end = load<V>(a + i) >= zero ? load<V>(at_positive + i) : load<V>(at_negative + i);
+    store<kStreamed>(out + i, V(gradient * end));
+  });
+}
+
+template <bool kStreamed, typename T>
+void concretize_box_gradient(const ConcretizeGradientArguments<T>& args) {
+  const RowsOfBox rows(args);
   const Region<T>& region = args.region;
-  parallel_for(sides * args.batch * args.rows, args.inputs, [&](Index first, Index last) {
+  parallel_for(rows.count(), rows.each * args.inputs, [&](Index first, Index last) {
+    alignas(64) T low[kTile], high[kTile];
     for (Index item = first; item < last; ++item) {
-      const Index row = item % args.rows, image = item / args.rows % args.batch, side = item / args.rows / args.batch;
-      const bool lower = is_lower(args.sides, side);
-      const T* __restrict a = row_of(args.A, side, image, row);
-      const T* __restrict x = region.x_L + image * region.batch_stride;
-      T* __restrict out = args.A_gradient + item * args.inputs;
-      const double gradient = args.bounds_gradient[item];
-      if (region.x_U != nullptr) {
-        const T* __restrict x_U = region.x_U + image * region.batch_stride;
-        for (Index i = 0; i < args.inputs; ++i) {
-          out[i] = T(gradient * double(extreme_point(x[i], x_U[i], (a[i] >= T(0)) == lower)));
+      const Index image = rows.image(item), box = image * region.batch_stride;
+      for (Index begin = 0; begin < args.inputs; begin += kTile) {
+        const Index size = minimum(kTile, args.inputs - begin);
+        load_ends(size, region.x_L + box + begin, region.x_U + box + begin, low, high);
+        for (Index row = rows.first(item); row < rows.last(item); ++row) {
+          const Index next = minimum(row + 1, rows.last(item) - 1);
+          const bool lower = is_lower(args.sides, row / args.rows);
+          const Index bound = (row / args.rows * args.batch + image) * args.rows + row % args.rows;
+          box_gradient_run<kStreamed>(size, row_of(args, image, row) + begin, row_of(args, image, next) + begin,
+                                      lower ? low : high, lower ? high : low, T(args.bounds_gradient[bound]),
+                                      args.A_gradient + bound * args.inputs + begin);
         }
-      } else {
-        const double eps = radius_of(region, image) * (lower ? -1.0 : 1.0);
-        with_norm(region.q, [&](auto kind) {
-          const RowNorm result = row_norm_for_slope(args.inputs, a, region.q);
-          for (Index i = 0; i < args.inputs; ++i) {
-            const double slope = norm_slope<kind>(double(a[i]), result.norm, result.sum, result.largest, region.q);
-            out[i] = T(gradient * (double(x[i]) + eps * slope));
-          }
-        });
       }
     }
+    if (kStreamed) finish_streaming();
+  });
+}
+
+// The gradient of a row over a ball.
+template <typename T>
+void ball_gradient_row(Index size, const T* __restrict a, const T* __restrict x, double gradient, double eps, double q,
+                       bool streamed, T* __restrict out) {
+  with_norm(q, [&](auto kind) {
+    // The slope of the l_1 norm is known without it.
+    const RowNorm result = kind == Norm::kOne ? RowNorm{} : row_norm_for_slope(size, a, q);
+    const auto write = [&](Index begin, Index end, T* __restrict to) {
+      if constexpr (kind == Norm::kTwo && sizeof(T) == sizeof(float)) {
+        // Norms of float32 numbers are 0 or so far from it that their inverse is finite.
+        const double scale = result.norm > 0 ? eps / result.norm : 0.0;
+        for (Index i = begin; i < end; ++i) to[i - begin] = T(gradient * (double(x[i]) + scale * double(a[i])));
+      } else {
+        for (Index i = begin; i < end; ++i) {
+          const double slope = norm_slope<kind>(double(a[i]), result.norm, result.sum, result.largest, q);
+          to[i - begin] = T(gradient * (double(x[i]) + eps * slope));
+        }
+      }
+    };
+    if (!streamed) return write(0, size, out);
+    alignas(64) T run[kTile];
+    for (Index begin = 0; begin < size; begin += kTile) {
+      const Index end = minimum(begin + kTile, size);
+      write(begin, end, run);
+      stream(end - begin, run, out + begin);
+    }
+  });
+}
+
+}  // namespace
+
+template <typename T>
+void concretize_gradient(const ConcretizeGradientArguments<T>& args) {
+  const Index sides = side_count(args.sides), items = sides * args.batch * args.rows;
+  const Region<T>& region = args.region;
+  const bool streamed = is_streamed(items * args.inputs * Index(sizeof(T)));
+  if (region.x_U != nullptr) {
+    return streamed ? concretize_box_gradient<true>(args) : concretize_box_gradient<false>(args);
+  }
+  parallel_for(items, args.inputs, [&](Index first, Index last) {
+    for (Index item = first; item < last; ++item) {
+      const Index row = item % args.rows, image = item / args.rows % args.batch, side = item / args.rows / args.batch;
+      const double eps = radius_of(region, image) * (is_lower(args.sides, side) ? -1.0 : 1.0);
+      ball_gradient_row(args.inputs, row_of(args, image, side * args.rows + row),
+                        region.x_L + image * region.batch_stride, args.bounds_gradient[item], eps, region.q, streamed,
+                        args.A_gradient + item * args.inputs);
+    }
+    if (streamed) finish_streaming();
   });
 }
 
