@@ -80,8 +80,10 @@ void scale_rows_gradient(Index size, const ScaleTile<T>& scales, const GradientR
     const V center_to_radius = load<V>(scales.center_to_radius + j);
     const V radius_to_center = load<V>(scales.radius_to_center + j);
     const V radius_to_radius = load<V>(scales.radius_to_radius + j);
-    V to_center_to_center = load<V>(sums.center_to_center + j), to_center_to_radius = load<V>(sums.center_to_radius + j);
-    V to_radius_to_center = load<V>(sums.radius_to_center + j), to_radius_to_radius = load<V>(sums.radius_to_radius + j);
+    V to_center_to_center = load<V>(sums.center_to_center + j),
+      to_center_to_radius = load<V>(sums.center_to_radius + j);
+    V to_radius_to_center = load<V>(sums.radius_to_center + j),
+      to_radius_to_radius = load<V>(sums.radius_to_radius + j);
     for (Index row = 0; row < R; ++row) {
       const Index at = row * rows.stride + j;
       const V to_center = load<V>(rows.to_center + at), to_radius = load<V>(rows.to_radius + at);
