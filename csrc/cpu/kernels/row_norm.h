@@ -2,20 +2,32 @@
 #pragma once
 
 #include "cpu/kernels/region.h"
+#include "cpu/kernels/simd.h"
 #include "cpu/kernels/tile.h"
 
 namespace lbp::LBP_ISA {
 
+// NaN where one of the entries is.
 template <typename T>
-double largest_magnitude(Index size, const T* __restrict a) {
-  double largest = 0, nan = 0;
-#pragma omp simd reduction(max : largest) reduction(+ : nan)
-  for (Index i = 0; i < size; ++i) {
-    const double magnitude = absolute(double(a[i]));
-    largest = magnitude > largest ? magnitude : largest;
-    nan += a[i] == a[i] ? 0.0 : 1.0;
+double largest_magnitude(Index size, const T* a) {
+  typename Vector<T>::Type of_lanes = {}, spoiled = {};
+  T largest = 0, nan = 0;
+  for_lanes<T>(0, size, [&](Index i, auto zero) LBP_LANES {
+    using V = decltype(zero);
+    const V value = load<V>(a + i), magnitude = value < zero ? -value : value;
+    if constexpr (sizeof(V) == sizeof(T)) {
+      largest = magnitude > largest ? magnitude : largest;
+      nan += value == value ? T(0) : T(1);
+    } else {
+      of_lanes = magnitude > of_lanes ? magnitude : of_lanes;
+      spoiled = value == value ? spoiled : value;
+    }
+  });
+  for (Index lane = 0; lane < Vector<T>::kSize; ++lane) {
+    largest = of_lanes[lane] > largest ? of_lanes[lane] : largest;
+    nan += spoiled[lane] == spoiled[lane] ? T(0) : T(1);
   }
-  return nan > 0 ? double(quiet_nan<T>()) : largest;
+  return nan > 0 ? double(quiet_nan<T>()) : double(largest);
 }
 
 // The sum of the norm's terms over a row whose largest entry is known.
