@@ -20,14 +20,15 @@ piece() { run "${output%.json}.$1.txt" "$@" --output "$output"; }
 # Of CROWN, PyTorch needs more than half a minute on DM-Medium, and this package a third of one on DM-Large: the limit of the other
 # pieces, which stops who would only take the time of the rest, cuts that off; a case is measured anew for all who were not.
 piece methods --only DM-Large --only IBP --only CROWN-IBP --batch 16 --case-seconds 10 --repeats 9 --time-limit 20 --run-limit 6 "$@"
-piece methods --only DM-Medium --only CROWN --batch 1 --time-limit 60 --run-limit 6 "$@"
+piece methods --only DM-Large --only IBP --only CROWN-IBP --batch 256 --case-seconds 10 --repeats 5 --time-limit 15 --run-limit 4 "$@"
+piece methods --only DM-Medium --only CROWN --batch 1 --time-limit 60 --run-limit 5 "$@"
 piece training --case-seconds 3 --time-limit 20 --run-limit 6 "$@"
 piece training --only DM-Medium --batch 128 --case-seconds 3 --time-limit 20 --run-limit 3 "$@"
 piece methods --batch 1 --time-limit 12 --run-limit 15 "$@"
 piece methods --only DM-Large --only CROWN --contender native --batch 1 --again --time-limit 30 --run-limit 2 "$@"
 piece ops --quick --repeats 5 --run-limit 2 "$@"
 piece ops --repeats 5 --run-limit 10 "$@"
-piece methods --only IBP --only CROWN-IBP --batch 16 --batch 256 --time-limit 12 --run-limit 6 "$@"
+piece methods --only IBP --only CROWN-IBP --batch 16 --batch 256 --time-limit 12 --run-limit 3 "$@"
 piece growth --time-limit 12 --run-limit 3 "$@"
 run "${output%.json}.txt" --show "$output" --plots "${output%.json}-plots"
 exit "$status"
