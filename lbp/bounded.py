@@ -16,7 +16,7 @@ from lbp.errors import InvalidInputError, StaleBoundsError, UnsupportedArgumentE
 from lbp.graph import BoundNode, Network, build_network, pre_activations
 from lbp.graph.batch_norm import recorded_statistics
 from lbp.graph.registry import BatchStatistics
-from lbp.graph.structure import Structure, refuse_hooks, structure_of
+from lbp.graph.structure import Snapshot, Structure, refuse_hooks, structure_of
 from lbp.linear import Interval, Region
 from lbp.methods import Problem, Solution, parse_method, solve
 from lbp.methods.coefficients import NodeCoefficients, linear_coefficients, wanted_coefficients
@@ -104,6 +104,7 @@ class BoundedModule(nn.Module):
             _example=example.detach(),
             _statistics={},
             _networks={},
+            _latest=None,
             _cache=None,
             bound_opts=check_options({} if bound_opts is None else bound_opts),
             training=model.training,
@@ -114,6 +115,7 @@ class BoundedModule(nn.Module):
     _example: Tensor
     _statistics: BatchStatistics
     _networks: dict[Structure, Network]
+    _latest: tuple[Snapshot, Network] | None
     _cache: CachedBounds | None
     bound_opts: dict[str, Any]
 
@@ -411,7 +413,7 @@ class BoundedModule(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to past calls, so that copies and pickles hold the model and the options alone."""
-        return self.__dict__ | {"_statistics": {}, "_networks": {}, "_cache": None}
+        return self.__dict__ | {"_statistics": {}, "_networks": {}, "_latest": None, "_cache": None}
 
     def _network(self) -> Network:
         """Return the graph for the model as it is: modules may have been replaced, modes and settings changed."""
@@ -419,6 +421,8 @@ class BoundedModule(nn.Module):
 
     def _traced(self) -> tuple[Structure, Network]:
         """Return the model's present structure, and its graph."""
+        if self._latest is not None and self._latest[0].holds():
+            return self._latest[0].structure, self._latest[1]
         refuse_hooks(self._model)
         structure = structure_of(self._model)
         if structure not in self._networks:
@@ -428,7 +432,9 @@ class BoundedModule(nn.Module):
             if len(self._networks) == _KEPT_NETWORKS:
                 self._networks.pop(next(iter(self._networks)))
             self._networks[structure] = network
-        return structure, self._networks[structure]
+        network = self._networks[structure]
+        self._latest = Snapshot(structure), network
+        return structure, network
 
     def _like(self) -> Tensor:
         """Return a tensor with the dtype and device of the model."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections import deque
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
@@ -23,22 +23,23 @@ _NOT_IN_FORWARD = {"__init__", "__new__", "__init_subclass__", "__repr__", "__st
 """Methods that Python calls by itself, but not where a value is used."""
 
 
-def read_by(module: nn.Module, own: Set[nn.Module]) -> Iterator[Any]:
-    """Yield every value outside of a module that its forward pass may read.
+def read_by(modules: Sequence[nn.Module], own: Set[nn.Module]) -> Iterator[Any]:
+    """Yield every value outside of modules that their forward pass may read.
 
     Followed are the names that the code of the pass mentions: global variables, variables closed over, attributes, and
     functions, whose code is followed likewise. So more is found than is read, but neither what code reaches by a name
     that it makes up as it runs, nor what extension modules keep.
 
     Args:
-        module: whose class has the forward pass; what it has itself is yielded, too, but no parameters and buffers.
+        modules: of one class, which has the forward pass; what they have themselves is yielded, too, but no parameters
+            and buffers.
         own: modules that are known otherwise.
 
     Yields:
         tensors, arrays, plain values, the length of every list, tuple and dictionary, and all objects on the way.
     """
-    if any(_classes(module)):
-        yield from _Search(own).run(module)
+    if any(_classes(modules[0])):
+        yield from _Search(own).run(modules)
 
 
 class _Search:
@@ -49,9 +50,10 @@ class _Search:
         self._seen: dict[int, Any] = {}  # held, so that no other takes its address
         self._queue: deque[Any] = deque()
 
-    def run(self, module: nn.Module) -> Iterator[Any]:
-        self._take_object(module)
-        self._queue.append(type(module).forward)
+    def run(self, modules: Sequence[nn.Module]) -> Iterator[Any]:
+        for module in modules:
+            self._take_object(module)
+        self._queue.append(type(modules[0]).forward)
         while self._queue:
             value = self._queue.popleft()
             if isinstance(value, list | tuple | dict | set | frozenset):
