@@ -20,6 +20,7 @@ from lbp.linear import (
     to_windows,
     window_of,
 )
+from lbp.linear.receptive_field import Pair
 from lbp.precision import full_precision
 
 
@@ -95,8 +96,10 @@ def _kernel_rows(
     layer, window = layer_of(source), window_of(field, layer_of(source))
     base = _whole_kernel(weight, field, layer[0], geometry["dilation"], geometry["groups"])
     started = WindowCoefficients(base, channels, rows.images, places, field, source)
-    natural = places * places.new_tensor(geometry["stride"]) - places.new_tensor(geometry["padding"])
-    shifts, shift_of = _unique_pairs(started.corners(field, layer) - natural)
+    stride, padding, positions = geometry["stride"], geometry["padding"], layer_of(rows.shape)[1:]
+    natural = places * places.new_tensor(stride) - places.new_tensor(padding)
+    ends = [min(layer[1 + i] - window[i] - (positions[i] - 1) * stride[i] + padding[i], 0) for i in range(2)]
+    shifts, shift_of = _unique_pairs(started.corners(field, layer) - natural, (ends[0], ends[1]), padding)
     outputs = weight.shape[0]
     every = torch.arange(outputs, device=weight.device).repeat(len(shifts))
     to = shifts.repeat_interleave(outputs, 0)
@@ -105,12 +108,15 @@ def _kernel_rows(
     return (windows,), None if bias is None else bias[channels].double()[None]
 
 
-def _unique_pairs(pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the different pairs of small integers among int64 [R, 2], and which each is, by a sort of numbers."""
-    scale = 2**31
-    keys, which = torch.unique(pairs[:, 0] * scale + pairs[:, 1], return_inverse=True)
-    second = (keys + scale // 2) % scale - scale // 2
-    return torch.stack(((keys - second) // scale, second), 1), which
+def _unique_pairs(pairs: Tensor, least: Pair, largest: Pair) -> tuple[Tensor, Tensor]:
+    """Return the different pairs among int64 [R, 2], in order, and which each is, by a table of all that may occur."""
+    columns = largest[1] - least[1] + 1
+    keys = (pairs[:, 0] - least[0]) * columns + (pairs[:, 1] - least[1])
+    occurs = torch.zeros((largest[0] - least[0] + 1) * columns, dtype=torch.bool, device=pairs.device)
+    occurs = occurs.index_fill_(0, keys, True)
+    different = occurs.nonzero().squeeze(1)
+    which = (occurs.cumsum(0) - 1)[keys]
+    return torch.stack((different // columns + least[0], different % columns + least[1]), 1), which
 
 
 def _whole_kernel(weight: Tensor, field: ReceptiveField, inputs: int, dilation: tuple[int, int], groups: int) -> Tensor:

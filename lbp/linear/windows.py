@@ -8,6 +8,7 @@ that.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,6 +84,7 @@ class WindowCoefficients:
         places: int64 [R, 2], row and column of every row's neuron in the layer where it started.
         field: receptive field of that layer in the present one; None: the whole layer.
         shape: the present layer's shape without the batch dimension.
+        known: corners of windows that have been asked for, by field and layer; rows of the same places share them.
     """
 
     A: Tensor
@@ -91,6 +93,7 @@ class WindowCoefficients:
     places: Tensor
     field: ReceptiveField | None
     shape: tuple[int, ...]
+    known: dict[tuple[ReceptiveField | None, Layer], Tensor] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def layer(self) -> Layer:
@@ -109,13 +112,21 @@ class WindowCoefficients:
 
     def corners(self, field: ReceptiveField | None, layer: Layer) -> Tensor:
         """Return first row and column [R, 2] of the windows that the rows have in a layer, given the field there."""
+        where = field, layer
+        if where not in self.known:
+            self.known[where] = self._corners(field, layer)
+        return self.known[where]
+
+    def _corners(self, field: ReceptiveField | None, layer: Layer) -> Tensor:
         window = window_of(field, layer)
-        if field is None:
+        if field is None or window == layer[1:]:
             return torch.zeros_like(self.places)
+        last = [layer[1 + i] - window[i] for i in range(2)]
         spans = (field.rows, field.columns)
+        if last[0] == last[1] and spans[0] == spans[1]:
+            return (self.places * spans[0].scale).add_(spans[0].offset).clamp_(0, last[0])
         starts = [self.places[:, i] * spans[i].scale + spans[i].offset for i in range(2)]
-        inside = [start.clamp(0, layer[1 + i] - window[i]) for i, start in enumerate(starts)]
-        return torch.stack(inside, 1)
+        return torch.stack([start.clamp(0, end) for start, end in zip(starts, last, strict=True)], 1)
 
     def field_below(self, below: ReceptiveField | None) -> ReceptiveField | None:
         """Return the field after a step down through a node whose own field is `below`."""
@@ -138,12 +149,12 @@ class WindowCoefficients:
 
     def stepped(self, A: Tensor, field: ReceptiveField | None, shape: tuple[int, ...]) -> WindowCoefficients:
         """Return the rows after a step down to another layer, one source per row."""
-        return WindowCoefficients(A, None, self.images, self.places, field, shape)
+        return WindowCoefficients(A, None, self.images, self.places, field, shape, self.known)
 
     def chosen(self, keep: Tensor) -> WindowCoefficients:
         """Return some of the rows, int64 [R']; A is not copied."""
         sources = keep if self.sources is None else self.sources[keep]
-        return replace(self, sources=sources, images=self.images[keep], places=self.places[keep])
+        return replace(self, sources=sources, images=self.images[keep], places=self.places[keep], known={})
 
     def widened(self, field: ReceptiveField | None) -> Tensor:
         """Return the coefficients [K, R, height, width, C] over the windows of a field that holds the present one."""
