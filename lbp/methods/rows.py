@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lbp.graph import BoundNode
+from lbp.graph import BoundNode, Network
 from lbp.graph.activation import RampNode
 from lbp.linear import Interval, NeuronRows, tighter
 from lbp.methods.problem import Problem
+from lbp.methods.work import counted_once
 
 HARDLY = 1 / 64
 """Share of a layer's neurons up to which decided ones have rows all the same: picking out the others costs more."""
@@ -50,6 +51,8 @@ class Neurons:
         neurons = torch.arange(node.size, device=device)
         if len(node.shape) == 3:
             neurons = neurons.view(node.shape[0], -1).mT.flatten()
+        if batch == 1:
+            return cls(node, torch.zeros_like(neurons), neurons, batch)
         images = torch.arange(batch, device=device)[:, None].expand(batch, node.size)
         return cls(node, images.flatten(), neurons.expand(batch, -1).flatten(), batch)
 
@@ -78,7 +81,7 @@ class Neurons:
     def put(self, values: Tensor, entries: Tensor) -> Tensor:
         """Return values [..., B, *shape] with the wanted neurons' entries [..., R] in their places."""
         if self.batch is not None:
-            arranged = self.arranged(entries.to(values.dtype))
+            arranged = self.arranged(entries)
             return arranged if self.wanted is None else torch.where(self.wanted, arranged, values)
         flat = values.flatten(values.dim() - len(self.node.shape)).clone()
         flat[..., self.images, self.neurons] = entries.to(flat.dtype)
@@ -110,11 +113,10 @@ class Decision:
     @classmethod
     def about(cls, problem: Problem, node: BoundNode) -> Decision:
         """Return what settles the neurons of a pre-activation."""
-        readers = [a for a in problem.nodes if a.is_activation and a.inputs[0] is node]
         if problem.strategy == "constant" or node is problem.output:
             return cls(None)
         bends: list[Tensor | float] = []
-        for activation in readers:
+        for activation in _readers(problem.network, node, problem.output):
             if not isinstance(activation, RampNode):
                 return cls(None)
             r, _ = activation.ramp_parameters()
@@ -129,15 +131,25 @@ class Decision:
             upper: like lower.
             neurons: int64 [R], which neuron each belongs to; None: bounds of a layer.
         """
+        return ~self.settled(lower, upper, neurons)
+
+    def settled(self, lower: Tensor, upper: Tensor, neurons: Tensor | None = None) -> Tensor:
+        """Return which bounds settle something; see `open`."""
         if self.bends is None:
-            return torch.ones_like(lower, dtype=torch.bool)
+            return torch.zeros_like(lower, dtype=torch.bool)
         # On one side of 0, and of r. Comparisons with NaN are false, so that it settles nothing.
         settled = torch.minimum(-lower, upper) <= 0
         for bend in self.bends:
             r = bend[neurons] if isinstance(bend, Tensor) and neurons is not None else bend
             if isinstance(r, Tensor) or r < torch.inf:
                 settled = settled & ((upper <= r) | (lower >= r))
-        return ~settled
+        return settled
+
+
+@counted_once
+def _readers(network: Network, node: BoundNode, output: BoundNode) -> tuple[BoundNode, ...]:
+    """Return the activations below an output that read a node."""
+    return tuple(reader for reader in network.below(output) if reader.is_activation and reader.inputs[0] is node)
 
 
 def open_neurons(problem: Problem, node: BoundNode, bounds: Interval) -> Neurons:
@@ -146,12 +158,14 @@ def open_neurons(problem: Problem, node: BoundNode, bounds: Interval) -> Neurons
     if decision.bends is None:
         return Neurons.every(problem, node)
     lower, upper = (bound.detach().flatten(1) for bound in bounds)
-    mask = decision.open(lower, upper).unflatten(1, node.shape)
-    decided = mask.numel() - int(mask.count_nonzero())
+    settled = decision.settled(lower, upper)
+    decided = int(settled.count_nonzero())
+    if not decided:
+        return Neurons.every(problem, node)
+    mask = (~settled).unflatten(1, node.shape)
     if decided > HARDLY * mask.numel():
         return Neurons.chosen(node, mask)
-    every = Neurons.every(problem, node)
-    return replace(every, wanted=mask) if decided else every
+    return replace(Neurons.every(problem, node), wanted=mask)
 
 
 def interval_of(problem: Problem, node: BoundNode) -> Interval:
