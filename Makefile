@@ -6,6 +6,7 @@
 #   DEMO_ARGS    more arguments for `lbp demo`
 #   CARRIED_PYTHON  version of the Python for which `make carried` downloads [3.12]
 #   CARRIED_ALSO    what else it downloads, where the other machine lacks it, as "cmake ninja" []
+#   PEER            a folder with auto_LiRPA's sources, from which it makes a wheel []
 #   SANITIZE     OFF builds the C++ tests without sanitizers, where the compiler lacks them [ON]
 
 PYTHON ?= python3
@@ -80,6 +81,7 @@ cuda-check: native $(STAMPS)/cuda ## compile all CUDA kernels for all architectu
 CARRIED = hypothesis matplotlib pillow typer rich pydantic safetensors setuptools
 CARRIED_ALSO ?=
 CARRIED_PYTHON ?= 3.12
+PEER ?=
 
 record: native ## the full CPU record, within an hour, into build/record.json; RECORD_ARGS="--peer FOLDER" adds auto_LiRPA
 	PYTHON=$(PY) benchmarks/cpu_record.sh build/record.json $(RECORD_ARGS)
@@ -88,6 +90,7 @@ carried: $(STAMPS)/dependencies ## download into build/carried, 31 MB, what benc
 	rm -rf build/carried
 	$(PY) -m pip download --quiet --dest build/carried --only-binary=:all: --python-version $(CARRIED_PYTHON) \
 		$(foreach tag,2014 _2_17 _2_28,--platform manylinux$(tag)_x86_64) --constraint constraints.txt $(CARRIED) $(CARRIED_ALSO)
+	$(if $(PEER),$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/carried $(PEER) appdirs graphviz)
 	rm -f build/carried/numpy-*
 	git rev-parse HEAD > build/carried/commit
 

@@ -1,14 +1,16 @@
 """What benchmarks/gpu_record.sh runs: stages with a time limit each, and a record that is kept after every one.
 
-    benchmarks/gpu_record.sh             all stages
-    benchmarks/gpu_record.sh build test  these
-    benchmarks/gpu_record.sh --rest      those that the record of this commit and device lacks, or that have not passed;
-                                         the benchmark measures what its own record lacks, and begins anew otherwise
+    benchmarks/gpu_record.sh                   all stages
+    benchmarks/gpu_record.sh methods training  these; a name stands for all stages whose names begin with it
+    benchmarks/gpu_record.sh --rest            those that the record of this commit and device lacks, or that have not
+                                               passed
 
 Tests and sanitizers run side by side, measurements alone. A stage that fails, or runs past its limit, is recorded as
-such, and the next one runs. What earlier stages left of their time, and the whole of TIME_S where few are named, is
-added to the limit. After TIME_S seconds in all a stage is interrupted, or not begun: --rest goes on. Logs:
-build/gpu_record.
+such, and the next one runs. What earlier stages left of their time, and the whole of the time where few are named, is
+added to the limit. After TIME_S seconds in all, which the environment may set, a stage is interrupted, or not begun:
+the same command goes on. Measurements begin no further case near their limit, and the next call measures what is left,
+where the record is of this commit, device and versions. Records and logs are in build/gpu_record, and what was measured
+is copied to benchmarks/results: a tree that is copied anew between two calls loses nothing.
 """
 
 from __future__ import annotations
@@ -32,14 +34,17 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / "build" / "gpu_record"
 RESULTS = ROOT / "benchmarks" / "results"
+RECORDS = LOGS / "records"
 JIT = ROOT / "build" / "jit"
 NEEDED = (
     *("torch", "numpy", "pytest", "hypothesis", "matplotlib", "PIL", "typer", "rich", "pydantic", "safetensors"),
     "setuptools",
 )
 TOOLS = ("cmake", "ninja")
-TIME_S = 570.0
+TIME_S = float(os.environ.get("TIME_S", "570"))
 INTERRUPTED_S = 5  # that a stage has to say what it knows
+# What `lbp bench` takes besides the cases that it begins: to start, and to end the last one.
+BESIDES_S = 30
 # What compute-sanitizer watches: a call of every op, forward and backward, and sizes that cut the work in other ways.
 WATCHED = (
     *("-q", "-rsf", "tests/gpu/test_every_op.py", "tests/gpu/test_sizes.py", "tests/gpu/test_outward_intervals.py"),
@@ -57,9 +62,11 @@ MEASURED = ("ramp", "bounding_lines", "relax_backward", "relax_forward", "concre
 PHASES: Sequence[Sequence[Sequence[str]]] = (
     (("build",),),
     (("test",), ("test-cases",), ("memcheck",), ("racecheck",), ("synccheck",), ("jit-build", "jit-test")),
-    (("benchmark",),),
+    # Few cases, then many of which the first ones count most.
     (("methods",),),
+    (("methods-one-image",),),
     (("training",),),
+    (("benchmark",),),
 )
 # Whatever plugins the Python has: they warn, which tests take for errors.
 WITHOUT_PLUGINS = MappingProxyType({"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "2"})
@@ -74,6 +81,7 @@ class Stage(NamedTuple):
     environment: Mapping[str, str] = MappingProxyType({})
     folder: Path = ROOT
     prepare: Callable[[], str | None] = lambda: None  # returns why the stage cannot run, or None
+    record: str | None = None  # of `lbp bench`, to which it adds
 
 
 def python(*arguments: str) -> list[str]:
@@ -113,37 +121,36 @@ def copy_for_jit() -> str | None:
     return None if importlib.util.find_spec("cupy_backends") else "CuPy is missing"
 
 
-def stages(device: str, capability: str, *, continued: bool) -> list[Stage]:
+def stages(device: str, capability: str) -> list[Stage]:
     """Return all stages in their order; see PHASES.
 
     Args:
         device: begins the names of the records.
         capability: of the device, as "9.0".
-        continued: whether the benchmark adds to the record of an earlier one of the same commit and machine.
     """
     ahead = {"LBP_CUDA": "ON", "LBP_CUDA_ARCHITECTURES": capability.replace(".", "")}
     just_in_time = {"LBP_CUDA": "JIT", "LBP_CACHE_DIR": str(JIT / "cache")}
-    measured = RESULTS / f"{device}-bench.json"
     ops = [part for name in MEASURED for part in ("--only", name)]
 
-    def start_afresh() -> None:
-        if not continued:  # `lbp bench` refuses a record of another commit
-            measured.unlink(missing_ok=True)
-
-    def bench(level: str, minutes: float, *options: str) -> list[str]:
-        limit = ("--run-limit", str(minutes), "--output", str(measured))
-        return python("-m", "lbp", "bench", level, "--device", "cuda", *options, *limit)
+    def bench(name: str, limit_s: int, of: str, level: str, *options: str) -> Stage:
+        record = f"{device}-{of}.json"
+        command = python("-m", "lbp", "bench", level, "--device", "cuda", *options, "--output", str(RECORDS / record))
+        return Stage(name, limit_s, command, {"COLUMNS": "160"}, record=record)
 
     tests = python("-m", "pytest", "-m", "gpu", "-q", "-rsf", "--tb=short")
     # Many, so that they have processes of their own.
     cases = ["tests/gpu/test_cpu_cases.py", "tests/gpu/test_compile.py"]
     others = [*tests, *side_by_side(), "tests/gpu", *(f"--ignore={path}" for path in cases)]
-    wide = {"COLUMNS": "160"}
     # Who compiles, or keeps rows as matrices, would take the time of the others.
     contenders = [part for name in ("native", "reference", "auto_LiRPA patches") for part in ("--contender", name)]
     in_time = (*contenders, "--repeats", "5", "--time-limit", "5")
-    networks = [part for name in ("DM-Large", "DM-Medium", "CNN-7+BN", "ResNet") for part in ("--only", name)]
-    methods = (*in_time, "--batch", "32", "--only", "IBP", "--only", "CROWN-IBP", *networks)
+
+    def only(*names: str) -> list[str]:
+        return [part for name in names for part in ("--only", name)]
+
+    networks = ("DM-Large", "DM-Medium", "CNN-7+BN")
+    many = ("--batch", "32", "--batch", "256", *only(*networks, "CROWN-IBP", "IBP"))
+    one = ("--batch", "1", *only(*networks, "LBP", "CROWN-LBP", "CROWN"))
     return [
         Stage("build", 110, python("setup.py", "build_ext", "--inplace"), ahead),
         Stage("test", 160, others, WITHOUT_PLUGINS),
@@ -153,9 +160,10 @@ def stages(device: str, capability: str, *, continued: bool) -> list[Stage]:
         Stage("synccheck", 160, *sanitizer("synccheck")),
         Stage("jit-build", 80, python("setup.py", "build_ext", "--inplace"), just_in_time, JIT, copy_for_jit),
         Stage("jit-test", 80, python("-m", "pytest", *JUST_IN_TIME), {**just_in_time, **WITHOUT_PLUGINS}, JIT),
-        Stage("benchmark", 140, bench("ops", 2, "--no-compiled", "--repeats", "5", *ops), wide, prepare=start_afresh),
-        Stage("methods", 80, bench("methods", 0.9, *methods), wide),
-        Stage("training", 50, bench("training", 0.5, *in_time), wide),
+        bench("methods", 85, "methods", "methods", *in_time, *many),
+        bench("methods-one-image", 45, "methods", "methods", *in_time, *one),
+        bench("training", 50, "methods", "training", *in_time, "--batch", "128", *only(*networks, "DM-Small")),
+        bench("benchmark", 85, "bench", "ops", "--no-compiled", "--repeats", "5", *ops),
     ]
 
 
@@ -170,7 +178,9 @@ def run(stage: Stage, deadline: float, reserved: float) -> dict[str, Any]:
     started = time.monotonic()
     left = deadline - started - INTERRUPTED_S
     limit = min(left, max(stage.limit_s, left - reserved))
-    entry: dict[str, Any] = {"stage": stage.name, "limit_s": round(limit), "command": command_text(stage)}
+    command = [*stage.command, *run_limit(stage, limit)]
+    entry: dict[str, Any] = {"stage": stage.name, "limit_s": round(limit)}
+    entry["command"] = command_text(command, stage.environment)
     reason = stage.prepare() if limit > 0 else "the time is up"
     if reason is not None:
         return entry | {"status": "not run", "reason": reason}
@@ -178,7 +188,7 @@ def run(stage: Stage, deadline: float, reserved: float) -> dict[str, Any]:
     environment = os.environ | stage.environment
     with log.open("w") as output:
         process = subprocess.Popen(
-            stage.command,
+            command,
             cwd=stage.folder,
             env=environment,
             stdout=output,
@@ -192,8 +202,23 @@ def run(stage: Stage, deadline: float, reserved: float) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             status = "ran out of time"
             end(process)
+    text = log.read_text(errors="replace")
+    if status == "passed" and stage.record is not None and STOPPED.search(text):
+        status = "stopped"
     entry |= {"status": status, "seconds": round(time.monotonic() - started, 1), "exit": process.returncode}
-    return entry | {"summary": summary(log.read_text(errors="replace"), aims=stage.name == "benchmark")}
+    return entry | {"summary": summary(text, aims=stage.name == "benchmark")}
+
+
+# What `lbp bench` says that began no further case; it is no failure, and the next call measures the rest.
+STOPPED = re.compile("^stopped after .* minutes", re.MULTILINE)
+WELL = ("passed", "stopped")
+
+
+def run_limit(stage: Stage, limit: float) -> list[str]:
+    """Return the option by which a measurement ends by itself within its limit, in seconds."""
+    if stage.record is None:
+        return []
+    return ["--run-limit", f"{max(limit - BESIDES_S, 1) / 60:.2f}"]
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -206,10 +231,10 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def command_text(stage: Stage) -> str:
+def command_text(command: Sequence[str], environment: Mapping[str, str]) -> str:
     """Return the command as a reader of the record can repeat it: without this machine's paths."""
-    settings = " ".join(f"{name}={value}" for name, value in stage.environment.items())
-    text = " ".join([settings, *stage.command]).strip()
+    settings = " ".join(f"{name}={value}" for name, value in environment.items())
+    text = " ".join([settings, *command]).strip()
     return text.replace(sys.executable, "python3").replace(f"{ROOT}/", "")
 
 
@@ -247,6 +272,7 @@ def facts() -> dict[str, Any]:
         "driver": driver,
         "nvcc": nvcc[0] if nvcc else None,
         "cupy": cupy or None,
+        "auto_LiRPA": importlib.util.find_spec("auto_LiRPA") is not None,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": output_of("git", "rev-parse", "HEAD") or carried_commit(),
@@ -282,15 +308,15 @@ def main() -> None:
     started = time.monotonic()
     record: dict[str, Any] = facts()
     device = "gpu-" + re.sub(r"[^a-z0-9]+", "-", record["device"].lower()).strip("-")
-    path = RESULTS / f"{device}.json"
-    done = earlier_stages(path, record)
-    rest = sys.argv[1:] == ["--rest"]
-    every = stages(device, record["compute_capability"], continued=rest and has_run("benchmark", done))
-    passed = {name for name, entry in done.items() if entry["status"] == "passed"} - unbuilt()
-    wanted = [stage.name for stage in every if stage.name not in passed] if rest else sys.argv[1:]
     LOGS.mkdir(parents=True, exist_ok=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    chosen = {stage.name: stage for stage in every if stage.name in wanted or not sys.argv[1:]}
+    every = stages(device, record["compute_capability"])
+    names = (f"{device}.json", *{stage.record: None for stage in every if stage.record is not None})
+    adopt(names)
+    path = RECORDS / names[0]
+    done = earlier_stages(path, record)
+    chosen = {stage.name: stage for stage in choose(every, sys.argv[1:], done)}
+    begin_anew(every, chosen, done)
     plan = phases_of(chosen)
 
     def keep(stage: Stage, entry: dict[str, Any]) -> None:
@@ -299,6 +325,9 @@ def main() -> None:
             done[stage.name] = entry
         record["stages"] = [done[stage.name] for stage in every if stage.name in done]
         path.write_text(json.dumps(record, indent=2) + "\n")
+        for name in names:
+            if (RECORDS / name).exists():
+                shutil.copy(RECORDS / name, RESULTS)
 
     def run_chain(chain: Sequence[Stage], reserved: float) -> list[tuple[Stage, dict[str, Any]]]:
         return [(stage, run(stage, started + TIME_S, reserved)) for stage in chain]
@@ -310,8 +339,43 @@ def main() -> None:
             for entries in pool.map(run_chain, phase, [reserved] * len(phase)):
                 for stage, entry in entries:
                     keep(stage, entry)
-    if any(done[name]["status"] != "passed" for name in chosen):
+    if any(done[name]["status"] not in WELL for name in chosen):
         sys.exit(1)
+
+
+def adopt(names: Iterable[str]) -> None:
+    """Bring records of an earlier call to where they go on, unless they are there."""
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if (RESULTS / name).exists() and not (RECORDS / name).exists():
+            shutil.copy(RESULTS / name, RECORDS)
+
+
+def choose(every: Sequence[Stage], arguments: Sequence[str], done: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
+    """Return the stages that the command line wants, and before them the build that they need."""
+    if not arguments:
+        return list(every)
+    if list(arguments) == ["--rest"]:
+        passed = {name for name, entry in done.items() if entry["status"] == "passed"} - unbuilt()
+        return [stage for stage in every if stage.name not in passed]
+    unknown = [name for name in arguments if not any(is_named(stage, name) for stage in every)]
+    if unknown:
+        sys.exit(f"no stage is called {', '.join(unknown)}; there are {', '.join(stage.name for stage in every)}")
+    named = [stage for stage in every if any(is_named(stage, name) for name in arguments)]
+    needed = {"build"} & unbuilt() if any(stage.folder == ROOT for stage in named) else set()
+    return [stage for stage in every if stage in named or stage.name in needed]
+
+
+def is_named(stage: Stage, name: str) -> bool:
+    """Say whether a name stands for a stage: test for test-cases, too."""
+    return stage.name == name or stage.name.startswith(f"{name}-")
+
+
+def begin_anew(every: Sequence[Stage], chosen: Mapping[str, Stage], done: Mapping[str, Mapping[str, Any]]) -> None:
+    """Remove what measurements wrote for another tree or machine: `lbp bench` refuses to add to it."""
+    for record in {stage.record for stage in chosen.values()} - {None}:
+        if not any(has_run(stage.name, done) for stage in every if stage.record == record):
+            (RECORDS / str(record)).unlink(missing_ok=True)
 
 
 def phases_of(chosen: Mapping[str, Stage]) -> list[list[list[Stage]]]:

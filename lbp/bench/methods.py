@@ -38,7 +38,7 @@ class MethodOptions:
         repeats: most rounds of a case.
         seconds: that the runs of a contender in a case may take before it begins no further one; the second and third
             wait `_PATIENCE` times as long. A slow contender thus takes no rounds from a fast one.
-        networks, methods, batches, contenders: to take; empty for all.
+        networks, methods, batches, contenders: to take, the first three in that order; empty for all.
         peer: folder of auto_LiRPA, None for the installed one.
         done: rows that are not to be measured again; what failed there is not tried at larger sizes either.
     """
@@ -91,7 +91,7 @@ def _measure_grid(
     options: MethodOptions,
     notify: Callable[[str], None],
 ) -> Iterator[list[Row]]:
-    chosen = [method for method in methods if not options.methods or method in options.methods]
+    chosen = [method for method in options.methods or methods if method in methods]
     cases = network_cases(level, options.networks or all_networks(level), chosen, batches)
     yield from _measure(cases, device, options, notify)
 
@@ -307,8 +307,11 @@ def _agree_on_tight_lines(runner: _Runner, standard: _Runner) -> bool:
     if runner.worker.contender.package != "lbp" or runner.case.level == "training":
         return False
     results: dict[Key, Tensor] = {}
-    for each in (runner, standard):
-        with each.worker.another() as worker:
+    with ExitStack() as stack:
+        workers = [(each, stack.enter_context(each.worker.another())) for each in (runner, standard)]
+        for _, worker in workers:
+            worker.start()
+        for each, worker in workers:
             try:
                 results[each.key], _ = worker.first(replace(each.work(), lines="tight"))
             except RunFailedError:

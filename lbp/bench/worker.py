@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import resource
 import sys
@@ -28,6 +29,9 @@ from lbp.host_memory import keep_freed_memory
 from lbp.precision import free_convolutions
 from lbp.specification import margins
 from lbp.training.losses import margin_loss
+
+_START, _LOAD = 120.0, 15.0
+"""Seconds beyond its limit that a run may take to import or compile code, and to load libraries onto a device."""
 
 _SHORT = 0.05
 """Seconds; threads that wait for work spin for less than that."""
@@ -92,6 +96,7 @@ class Worker:
         self._arguments = (contender, device, limits, peer)
         self._limits = limits
         self._process: BaseProcess | None = None
+        self._has_run = False
         self._connection: Connection
 
     def __enter__(self) -> Worker:
@@ -113,6 +118,7 @@ class Worker:
         self.start()
         self._ask(work)
         values, shape, peak = self._ask("first")
+        self._has_run = True
         return torch.tensor(values).reshape(shape), peak
 
     def seconds(self) -> float:
@@ -145,6 +151,7 @@ class Worker:
             return
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
+        self._has_run = False
         self._process = context.Process(target=_serve, args=(theirs, *self._arguments))
         self._process.start()
         theirs.close()
@@ -165,10 +172,17 @@ class Worker:
         code, self._process = self._process.exitcode, None
         return code
 
+    def _start_seconds(self, what: Work | str) -> float:
+        """Returns how much longer than its limit a request may take before or beside what is measured."""
+        on_device = self.device.startswith("cuda")
+        if isinstance(what, Work) or (what == "first" and self.contender.compiled):
+            return _START
+        if what != "first" or not on_device:
+            return 0.0
+        return _LOAD if self._has_run else _START
+
     def _ask(self, what: Work | str) -> Any:
-        loads = self.contender.compiled or self.device.startswith("cuda")  # code, or libraries onto the device
-        slow_to_start = isinstance(what, Work) or (what == "first" and loads)
-        patience = self._limits.seconds + (120 if slow_to_start else 0)
+        patience = self._limits.seconds + self._start_seconds(what)
         try:
             self._connection.send(what)
             if not self._connection.poll(patience):
@@ -202,6 +216,7 @@ def _serve(connection: Connection, contender: Contender, device: str, limits: Li
             what = connection.recv()
             answer: Any = None
             if isinstance(what, Work):
+                run = no_work  # lets go of the work before
                 run = _prepare(package, contender, what, on)
             elif what == "first":
                 if contender.compiled:
@@ -251,6 +266,9 @@ def _steady_seconds(run: Callable[[], Tensor], device: torch.device) -> float:
 def _prepare(package: ModuleType, contender: Contender, work: Work, device: torch.device) -> Callable[[], Tensor]:
     if contender.compiled:
         torch.compiler.reset()  # a function may have so many graphs and no more
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()  # contenders share the device's memory
     model = work.network.model().to(device)
     images, labels = work.network.images(work.batch, device)
     lines = {} if work.lines is None else {"activation_bound_option": work.lines}

@@ -6,8 +6,12 @@ import sys
 import time
 
 import pytest
+from typer.main import get_command
 
 from lbp.bench.aims import CUDA_AIMS
+from lbp.bench.contenders import CONTENDERS
+from lbp.cli import app
+from lbp.commands.bench import _known
 
 VERSIONS = {"driver": "1", "nvcc": "13", "cupy": "14", "torch": "2", "python": "3"}
 FACTS = {"device": "A", "compute_capability": "9.0", "commit": "c", "changed_files": 0, **VERSIONS}
@@ -18,6 +22,8 @@ def script(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend("benchmarks")
     module = importlib.import_module("gpu_record")
     monkeypatch.setattr(module, "LOGS", tmp_path)
+    monkeypatch.setattr(module, "RECORDS", tmp_path / "records")
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     return module
 
 
@@ -26,19 +32,18 @@ def stage(script, code, limit=30.0):
 
 
 def test_the_limits_of_all_stages_fit_ten_minutes(script):
-    stages = script.stages("gpu-a", "9.0", continued=False)
+    stages = script.stages("gpu-a", "9.0")
     by_name = {stage.name: stage for stage in stages}
     assert len(by_name) == len(stages)
     phases = script.phases_of(by_name)
     assert sorted(stage.name for phase in phases for chain in phase for stage in chain) == sorted(by_name)
-    assert sum(script.seconds_of(phase) for phase in phases) <= 600
-    assert script.TIME_S < 600
+    assert sum(script.seconds_of(phase) for phase in phases) <= script.TIME_S < 600
     assert stages[0].environment["LBP_CUDA_ARCHITECTURES"] == "90"
 
 
-@pytest.mark.parametrize("name", ["methods", "training"])
+@pytest.mark.parametrize("name", ["methods", "methods-one-image", "training"])
 def test_measurements_leave_out_who_compiles_or_keeps_matrices(script, name):
-    stages = {stage.name: stage for stage in script.stages("gpu-a", "9.0", continued=False)}
+    stages = {stage.name: stage for stage in script.stages("gpu-a", "9.0")}
     command = stages[name].command
     contenders = [command[i + 1] for i, word in enumerate(command) if word == "--contender"]
     assert contenders == ["native", "reference", "auto_LiRPA patches"]
@@ -68,7 +73,7 @@ def test_a_record_keeps_what_was_reached_of_the_aims(script):
 def test_a_record_keeps_why_tests_were_skipped(script):
     said = ["SKIPPED [2] tests/gpu/test_dlpack.py:9: CuPy is missing", "5 passed, 2 skipped in 1.00s"]
     assert script.summary("\n".join(["..ss...", *said]), aims=False) == said
-    stages = script.stages("gpu-a", "9.0", continued=False)
+    stages = script.stages("gpu-a", "9.0")
     assert {part for stage in stages if "pytest" in stage.command for part in stage.command if part[:2] == "-r"} == {
         "-rsf"
     }
@@ -104,39 +109,97 @@ def test_what_was_done_for_the_same_tree_and_machine_is_kept(script, tmp_path):
     assert script.earlier_stages(path, {**FACTS, "commit": "d"}) == {}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "facts", "status", "kept"),
-    [
-        (["--rest"], FACTS, "ran out of time", True),
-        (["--rest"], FACTS, "failed", True),
-        (["--rest"], FACTS, "not run", False),
-        (["--rest"], {**FACTS, "commit": "d"}, "ran out of time", False),
-        (["benchmark"], FACTS, "ran out of time", False),
-        ([], FACTS, "ran out of time", False),
-    ],
-)
-def test_the_rest_of_a_benchmark_is_added_to_its_record_and_any_other_begins_anew(
-    script, monkeypatch, tmp_path, arguments, facts, status, kept
-):
-    of_every, measured = script.stages, tmp_path / "gpu-a-bench.json"
-    measured.write_text("{}")
-    entry = {"stage": "benchmark", "status": status}
-    (tmp_path / "gpu-a.json").write_text(json.dumps({**facts, "stages": [entry]}))
+@pytest.fixture
+def recording(script, monkeypatch):
+    """Runs the script's measurements, each a program that notes its arguments; returns these."""
+    of_every = script.stages
 
-    def benchmark_alone(device, capability, *, continued):
-        stages = {stage.name: stage for stage in of_every(device, capability, continued=continued)}
-        return [stages["benchmark"]._replace(command=[sys.executable, "-c", "print('done')"], folder=tmp_path)]
+    def stages(device, capability):
+        code = "import sys; print(*sys.argv[1:])"
+        every = [stage for stage in of_every(device, capability) if stage.record is not None]
+        return [stage._replace(command=[sys.executable, "-c", code, *stage.command[3:]]) for stage in every]
 
-    monkeypatch.setattr(script, "RESULTS", tmp_path)
     monkeypatch.setattr(script, "NEEDED", ())
     monkeypatch.setattr(script, "TOOLS", ())
     monkeypatch.setattr(script, "facts", lambda: dict(FACTS))
-    monkeypatch.setattr(script, "stages", benchmark_alone)
-    monkeypatch.setattr(sys, "argv", ["gpu_record.py", *arguments])
-    script.main()
-    assert measured.exists() == kept
-    (done,) = json.loads((tmp_path / "gpu-a.json").read_text())["stages"]
-    assert done["status"] == "passed"
+    monkeypatch.setattr(script, "stages", stages)
+    monkeypatch.setattr(script, "unbuilt", set)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["gpu_record.py", *arguments])
+        script.main()
+        done = json.loads((script.RESULTS / "gpu-a.json").read_text())["stages"]
+        return {entry["stage"]: entry for entry in done}
+
+    return run
+
+
+@pytest.mark.parametrize("arguments", [["methods"], ["training"], ["--rest"], []])
+@pytest.mark.parametrize(
+    ("facts", "status", "kept"),
+    [
+        (FACTS, "ran out of time", True),
+        (FACTS, "stopped", True),
+        (FACTS, "failed", True),
+        (FACTS, "not run", False),
+        ({**FACTS, "commit": "d"}, "ran out of time", False),
+    ],
+)
+def test_a_measurement_goes_on_where_its_record_is_of_this_tree_and_machine_and_begins_anew_otherwise(
+    script, recording, arguments, facts, status, kept
+):
+    script.RESULTS.mkdir()
+    (script.RESULTS / "gpu-a-methods.json").write_text("{}")
+    entry = {"stage": "methods", "status": status}
+    (script.RESULTS / "gpu-a.json").write_text(json.dumps({**facts, "stages": [entry]}))
+    recording(*arguments)
+    assert (script.RECORDS / "gpu-a-methods.json").exists() == kept
+
+
+def test_a_tree_that_is_copied_anew_goes_on_with_the_record_of_the_call_before(script, recording):
+    recording("methods")
+    (script.RECORDS / "gpu-a-methods.json").write_text("of this call")
+    for name in ("gpu-a.json", "gpu-a-methods.json"):
+        (script.RESULTS / name).write_text(json.dumps({**FACTS, "commit": "of the tree", "stages": []}))
+    assert [*recording("training")] == ["methods", "methods-one-image", "training"]
+    assert (script.RESULTS / "gpu-a-methods.json").read_text() == "of this call"
+
+
+def test_a_name_stands_for_all_stages_that_begin_with_it_and_no_other_is_known(script, recording):
+    assert [*recording("methods")] == ["methods", "methods-one-image"]
+    with pytest.raises(SystemExit, match="no stage is called method; there are methods"):
+        recording("method")
+
+
+def test_what_is_built_for_measurements_is_built_where_it_is_missing(script, monkeypatch):
+    every = script.stages("gpu-a", "9.0")
+    monkeypatch.setattr(script, "unbuilt", lambda: {"build", "jit-build"})
+    assert [stage.name for stage in script.choose(every, ["training"], {})] == ["build", "training"]
+    assert [stage.name for stage in script.choose(every, ["jit"], {})] == ["jit-build", "jit-test"]
+    monkeypatch.setattr(script, "unbuilt", set)
+    assert [stage.name for stage in script.choose(every, ["training"], {})] == ["training"]
+
+
+def test_a_measurement_ends_by_itself_within_its_limit_and_the_rest_measures_what_it_left(script, monkeypatch):
+    said = "import sys; print('stopped after', sys.argv[-1], 'minutes; the same command ... measures the rest')"
+    measuring = stage(script, said)._replace(record="gpu-a-methods.json", limit_s=90)
+    entry = script.run(measuring, time.monotonic() + 605, reserved=300.0)
+    assert entry["status"] == "stopped"
+    assert entry["command"].endswith("--run-limit 4.50")
+    every = [measuring, stage(script, "")._replace(name="test")]
+    done = {"stage": entry, "test": {"status": "passed"}}
+    monkeypatch.setattr(script, "unbuilt", set)
+    assert script.choose(every, ["--rest"], done) == [measuring]
+
+
+@pytest.mark.parametrize("name", ["methods", "methods-one-image", "training", "benchmark"])
+def test_lbp_bench_knows_the_options_and_names_of_a_measurement(script, name):
+    (measuring,) = (stage for stage in script.stages("gpu-a", "9.0") if stage.name == name)
+    _, _, module, command, *options = [*measuring.command, *script.run_limit(measuring, 60.0)]
+    assert (module, command) == ("lbp", "bench")
+    context = get_command(app).commands[command].make_context(command, list(options))
+    assert _known(context.params["only"]) == tuple(context.params["only"])
+    assert set(context.params["contender"] or ()) <= {contender.name for contender in CONTENDERS}
 
 
 def test_a_stage_for_which_no_time_was_left_keeps_what_it_did_before(script):

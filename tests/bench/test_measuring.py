@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import lbp.ops
+from lbp.bench import methods as of_methods
 from lbp.bench import ops
 from lbp.bench import worker as of_worker
 from lbp.bench.contenders import Contender, find
@@ -187,6 +188,49 @@ def test_without_the_reference_exact_contenders_are_compared_with_each_other():
     assert not planted_results(case_of("IBP"), {"native": BOUNDS})
 
 
+def test_networks_methods_and_batches_are_measured_in_the_order_in_which_they_are_named(monkeypatch):
+    monkeypatch.setattr(of_methods, "_measure", lambda cases, *_: iter([[case.name for case in cases]]))
+    options = MethodOptions(
+        LIMITS, networks=("DM-Small", "Small MNIST"), methods=("CROWN-LBP", "CROWN"), batches=(2, 1)
+    )
+    (names,) = of_methods.measure_methods(CPU, options, print)
+    assert names[:4] == [
+        "DM-Small CROWN-LBP B=2",
+        "DM-Small CROWN B=2",
+        "Small MNIST CROWN-LBP B=2",
+        "Small MNIST CROWN B=2",
+    ]
+    assert names[4] == "DM-Small CROWN-LBP B=1"
+
+
+class Answering:
+    """A connection whose other end answers at once; notes how long each answer might have taken."""
+
+    def __init__(self):
+        self.waits = []
+
+    def send(self, what):
+        pass
+
+    def poll(self, seconds):
+        self.waits.append(seconds)
+        return True
+
+    def recv(self):
+        return "done", ([0.0], [1], 0)
+
+
+@pytest.mark.parametrize(("device", "first", "later"), [("cuda:0", 120, 15), ("cpu", 0, 0)])
+def test_libraries_are_loaded_onto_a_device_once(device, first, later):
+    """Later a run that takes longer than its limit must not take the time of all others."""
+    worker = Worker(find("native"), device, LIMITS, None)
+    worker._process, worker._connection = multiprocessing.current_process(), Answering()
+    for _ in range(2):
+        worker.first(_Runner(case_of("IBP"), TINY, worker).work())
+    waits = [seconds - LIMITS.seconds for seconds in worker._connection.waits]
+    assert waits == [120, first, 120, later]
+
+
 class PlannedWorker(Worker):
     """Gives planned results, by the lines that are asked for, without a process."""
 
@@ -196,6 +240,9 @@ class PlannedWorker(Worker):
 
     def another(self):
         return self
+
+    def start(self):
+        pass
 
     def first(self, work):
         if work.lines not in self.results:
