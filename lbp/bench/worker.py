@@ -30,8 +30,9 @@ from lbp.precision import free_convolutions
 from lbp.specification import margins
 from lbp.training.losses import margin_loss
 
-_START, _LOAD = 120.0, 15.0
-"""Seconds beyond its limit that a run may take to import or compile code, and to load libraries onto a device."""
+_START, _LOAD, _LOAD_MORE = 120.0, 45.0, 15.0
+"""Seconds beyond its limit that a run may take to import or compile code, to load libraries onto a device, and to load
+more of them for other work."""
 
 _SHORT = 0.05
 """Seconds; threads that wait for work spin for less than that."""
@@ -179,7 +180,7 @@ class Worker:
             return _START
         if what != "first" or not on_device:
             return 0.0
-        return _LOAD if self._has_run else _START
+        return _LOAD_MORE if self._has_run else _LOAD
 
     def _ask(self, what: Work | str) -> Any:
         patience = self._limits.seconds + self._start_seconds(what)

@@ -220,7 +220,7 @@ class Answering:
         return "done", ([0.0], [1], 0)
 
 
-@pytest.mark.parametrize(("device", "first", "later"), [("cuda:0", 120, 15), ("cpu", 0, 0)])
+@pytest.mark.parametrize(("device", "first", "later"), [("cuda:0", 45, 15), ("cpu", 0, 0)])
 def test_libraries_are_loaded_onto_a_device_once(device, first, later):
     """Later a run that takes longer than its limit must not take the time of all others."""
     worker = Worker(find("native"), device, LIMITS, None)
