@@ -237,6 +237,25 @@ struct IntervalLinearArguments {
   T* upper;
 };
 
+// Intervals through a convolution, W center + bias -/+ (|W| radius + margins), or the two sums alone.
+template <typename T>
+struct IntervalConvolutionArguments {
+  Index batch, channels, height, width, groups;
+  Index outputs, output_height, output_width;
+  Index kernel[2], stride[2], padding[2], dilation[2];
+  Index threads;
+  bool of_ends;    // whether `first` and `second` are lower and upper bounds, as the results, or centers and radii
+  Widening<T> by;  // of the radii, where they are made of bounds
+  const T* first;  // [B, channels, height, width]
+  const T* second;
+  const T* weight;             // [outputs, channels / groups, kernel height, kernel width]
+  const T* bias;               // [outputs] or null
+  const T* margin;             // [outputs] or null; where given, infinite bounds on the wrong side become NaN
+  const T* margin_of_example;  // [B] or null
+  T* first_result;             // [B, outputs, output_height, output_width]
+  T* second_result;
+};
+
 // Center and radius of intervals, the radii widened.
 template <typename T>
 struct SplitIntervalArguments {

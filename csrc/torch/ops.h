@@ -99,6 +99,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, LBP_RELAXATION_GRADIENT_TYPES> relax_
     int64_t needs);
 std::tuple<Tensor, Tensor> interval_linear_small_batch(Tensor center, Tensor radius, Tensor weight, OptionalTensor bias,
                                                        OptionalTensor margin, OptionalTensor margin_of_example);
+std::tuple<Tensor, Tensor> interval_conv2d_direct(Tensor first, Tensor second, Tensor weight, OptionalTensor bias,
+                                                  OptionalTensor margin, OptionalTensor margin_of_example,
+                                                  double relative, double absolute, bool of_ends,
+                                                  LBP_CONVOLUTION_PARAMETERS);
 std::tuple<Tensor, Tensor> split_interval(Tensor l, Tensor u, double relative, double absolute);
 std::tuple<Tensor, Tensor> join_interval(Tensor center, Tensor radius, bool outward);
 Tensor concretize(Tensor A, LBP_REGION_PARAMETERS, int64_t sides);

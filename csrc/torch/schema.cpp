@@ -83,6 +83,12 @@ STABLE_TORCH_LIBRARY(lbp, library) {
       "Tensor? margin_of_example=None) -> "
       "(Tensor, Tensor)");
 
+  // What the CPU does for interval_conv2d with few images: the same of a convolution, the radii widened as by
+  // split_interval. Of ends: from lower and upper bounds to such; else from centers and radii.
+  library.def(
+      "interval_conv2d_direct(Tensor first, Tensor second, Tensor weight, Tensor? bias, Tensor? margin, "
+      "Tensor? margin_of_example, float relative, float absolute, bool of_ends, " CONVOLUTION ") -> (Tensor, Tensor)");
+
   // What stands around the library's products: the center and radius of intervals, the radius larger by
   // relative (|center| + radius) + absolute, and back; outward: infinite bounds on the wrong side become NaN.
   library.def("split_interval(Tensor l, Tensor u, float relative, float absolute) -> (Tensor, Tensor)");
@@ -169,6 +175,7 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {
   library.impl("relax_backward", TORCH_BOX(&lbp::binding::relax_backward));
   library.impl("relax_backward_gradient", TORCH_BOX(&lbp::binding::relax_backward_gradient));
   library.impl("interval_linear_small_batch", TORCH_BOX(&lbp::binding::interval_linear_small_batch));
+  library.impl("interval_conv2d_direct", TORCH_BOX(&lbp::binding::interval_conv2d_direct));
   library.impl("split_interval", TORCH_BOX(&lbp::binding::split_interval));
   library.impl("join_interval", TORCH_BOX(&lbp::binding::join_interval));
   library.impl("relax_forward", TORCH_BOX(&lbp::binding::relax_forward));

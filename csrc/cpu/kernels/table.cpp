@@ -17,6 +17,7 @@ constexpr cpu::Kernels<T> table() {
           relax_backward<T>,
           relax_backward_gradient<T>,
           interval_linear<T>,
+          convolve_intervals<T>,
           split_interval<T>,
           join_interval<T>,
           relax_forward<T>,

@@ -1,0 +1,336 @@
+// Intervals through a convolution: `W c + b -/+ (|W| r + margins)`, both sums from one read of the weights and in
+// registers from the first product to the last. An output row's neighbours read the same input, which is laid out once
+// for a band of rows: with its padding around it, and the columns and rows that a stride brings together side by side,
+// so that every tap reads at one distance from where the output's position begins.
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "cpu/kernels/simd.h"
+#include "cpu/kernels/table.h"
+#include "cpu/kernels/tile.h"
+
+namespace lbp::LBP_ISA {
+namespace {
+
+// Vectors of positions and output channels of one tile of sums: those of centers and of radii fill the registers.
+constexpr Index kVectors = kVectorRegisters == 32 ? 2 : 1, kOutputs = 6;
+
+// What is laid out at a time leaves half of the second cache to weights and results.
+constexpr Index kBandBytes = Index(512) << 10;
+
+// Where a band of output rows finds its input. A plane holds one channel of it: [phases(0), phases(1), rows, pitch],
+// the rows and columns that are a stride apart side by side.
+template <typename T>
+class Layout {
+ public:
+  Layout(const IntervalConvolutionArguments<T>& args, Index rows)
+      : args_(args),
+        channels_(args.channels / args.groups),
+        phases_{phases_of(0), phases_of(1)},
+        pitch_(args.output_width + args.dilation[1] * (args.kernel[1] - 1) / args.stride[1]),
+        rows_(rows + args.dilation[0] * (args.kernel[0] - 1) / args.stride[0]) {}
+
+  Index pitch() const { return pitch_; }
+  // A vector may begin at the last number.
+  Index size() const { return channels_ * plane() + kVectors * Vector<T>::kSize; }
+
+  // The distance from an output's position of what each term of its sum reads.
+  std::vector<int32_t> offsets() const {
+    std::vector<int32_t> result;
+    for (Index channel = 0; channel < channels_; ++channel) {
+      for (Index i = 0; i < args_.kernel[0]; ++i) {
+        for (Index j = 0; j < args_.kernel[1]; ++j) {
+          const Index y = i * args_.dilation[0], x = j * args_.dilation[1];
+          const Index phase = y % args_.stride[0] * phases_[1] + x % args_.stride[1];
+          const Index row = phase * rows_ + y / args_.stride[0];
+          result.push_back(int32_t(channel * plane() + row * pitch_ + x / args_.stride[1]));
+        }
+      }
+    }
+    return result;
+  }
+
+  // Writes center and radius of what output rows from `first_row` on of an image and group read.
+  void lay_out(Index image, Index group, Index first_row, T* center, T* radius) const {
+    const Index channel = (image * args_.groups + group) * channels_, image_size = args_.height * args_.width;
+    for (Index c = 0; c < channels_; ++c) {
+      for (Index phase = 0; phase < phases_[0] * phases_[1]; ++phase) {
+        for (Index row = 0; row < rows_; ++row) {
+          const Index y = (first_row + row) * args_.stride[0] + phase / phases_[1] - args_.padding[0];
+          const Index at = y < 0 || y >= args_.height ? -1 : (channel + c) * image_size + y * args_.width;
+          lay_out_row(at, phase % phases_[1], center, radius);
+          center += pitch_;
+          radius += pitch_;
+        }
+      }
+    }
+    std::fill(center, center + kVectors * Vector<T>::kSize, T(0));
+    std::fill(radius, radius + kVectors * Vector<T>::kSize, T(0));
+  }
+
+ private:
+  Index plane() const { return phases_[0] * phases_[1] * rows_ * pitch_; }
+
+  Index phases_of(int axis) const { return minimum(args_.stride[axis], args_.dilation[axis] * (args_.kernel[axis] - 1) + 1); }
+
+  // A row of the input that begins at `at`, or one of the padding (-1).
+  void lay_out_row(Index at, Index phase, T* __restrict center, T* __restrict radius) const {
+    const Index stride = args_.stride[1], left = args_.padding[1] - phase;
+    const Index begin = at < 0 ? pitch_ : minimum(pitch_, left <= 0 ? 0 : quotient_up(left, stride));
+    const Index end = maximum(begin, minimum(pitch_, quotient_up(maximum(0, args_.width + left), stride)));
+    std::fill(center, center + begin, T(0));
+    std::fill(radius, radius + begin, T(0));
+    std::fill(center + end, center + pitch_, T(0));
+    std::fill(radius + end, radius + pitch_, T(0));
+    if (begin == end) return;
+    const T* __restrict first = args_.first + at - left;
+    const T* __restrict second = args_.second + at - left;
+    if (stride == 1) {
+      fill(begin, end, first, second, 1, center, radius);
+    } else if (stride == 2) {
+      fill(begin, end, first, second, 2, center, radius);
+    } else {
+      fill(begin, end, first, second, stride, center, radius);
+    }
+  }
+
+  void fill(Index begin, Index end, const T* __restrict first, const T* __restrict second, Index stride,
+            T* __restrict center, T* __restrict radius) const {
+    if (!args_.of_ends) {
+      for (Index j = begin; j < end; ++j) center[j] = first[j * stride];
+      for (Index j = begin; j < end; ++j) radius[j] = second[j * stride];
+    } else if (args_.by.relative == T(0)) {
+      for (Index j = begin; j < end; ++j) {
+        const T l = first[j * stride], u = second[j * stride];
+        center[j] = interval_center(l, u);
+        radius[j] = interval_radius(l, u);
+      }
+    } else {
+      const Widening<T> by = args_.by;
+      for (Index j = begin; j < end; ++j) {
+        const T l = first[j * stride], u = second[j * stride], middle = interval_center(l, u);
+        center[j] = middle;
+        radius[j] = widened(middle, interval_radius(l, u), by);
+      }
+    }
+  }
+
+  const IntervalConvolutionArguments<T>& args_;
+  const Index channels_, phases_[2], pitch_, rows_;
+};
+
+template <typename T>
+typename Vector<T>::Type magnitude(typename Vector<T>::Type value) {
+  using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  typedef Bits Mask __attribute__((vector_size(kVectorBytes)));
+  const Mask all_but_sign = Mask{} + Bits(~(Bits(1) << (8 * sizeof(T) - 1)));
+  return typename Vector<T>::Type(Mask(value) & all_but_sign);
+}
+
+// The results of output channels at vectors of positions.
+template <typename T>
+struct Tile {
+  typename Vector<T>::Type first[kOutputs][kVectors], second[kOutputs][kVectors];
+};
+
+// What a tile of results is made of: where its positions begin in what is laid out, and the weights, `terms` of each
+// output channel.
+template <typename T>
+struct TileSums {
+  const IntervalConvolutionArguments<T>& args;
+  const T* center[kVectors];
+  const T* radius[kVectors];
+  const int32_t* offsets;
+  Index terms, output;
+  T margin_of_example;
+
+  // O output channels at V vectors of positions.
+  template <int O, int V>
+  void make(Tile<T>& tile) const {
+    using Lanes = typename Vector<T>::Type;
+    Lanes at_center[O][V], spread[O][V];
+#pragma GCC unroll 6
+    for (int o = 0; o < O; ++o) {
+      const T bias = args.bias == nullptr ? T(0) : args.bias[output + o];
+      const T margin = args.margin == nullptr ? T(0) : args.margin[output + o];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        at_center[o][v] = broadcast(bias);
+        spread[o][v] = broadcast(margin);
+      }
+    }
+    const T* const weight = args.weight + output * terms;
+    for (Index k = 0; k < terms; ++k) {
+      const Index at = offsets[k];
+      Lanes c[V], r[V];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        c[v] = load_vector(center[v] + at);
+        r[v] = load_vector(radius[v] + at);
+      }
+#pragma GCC unroll 6
+      for (int o = 0; o < O; ++o) {
+        const Lanes w = broadcast(weight[o * terms + k]), absolute_w = magnitude<T>(w);
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) {
+          at_center[o][v] = multiply_add(w, c[v], at_center[o][v]);
+          spread[o][v] = multiply_add(absolute_w, r[v], spread[o][v]);
+        }
+      }
+    }
+#pragma GCC unroll 6
+    for (int o = 0; o < O; ++o) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        const Lanes half = args.margin_of_example == nullptr ? spread[o][v] : spread[o][v] + margin_of_example;
+        tile.first[o][v] = args.of_ends ? at_center[o][v] - half : at_center[o][v];
+        tile.second[o][v] = args.of_ends ? at_center[o][v] + half : half;
+      }
+    }
+  }
+
+  template <int O = int(kOutputs)>
+  void make(Index outputs, Index vectors, Tile<T>& tile) const {
+    if constexpr (O > 1) {
+      if (outputs < O) return make<O - 1>(outputs, vectors, tile);
+    }
+    if (vectors == kVectors) return make<O, int(kVectors)>(tile);
+    make<O, 1>(tile);
+  }
+};
+
+// Stores `count` lanes of a vector, from `lane` on.
+template <typename T>
+void store_lanes(T* to, const typename Vector<T>::Type& value, Index lane, Index count) {
+#if defined(__AVX512F__)
+  const unsigned lanes = ((1u << count) - 1) << lane;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    _mm512_mask_storeu_ps(to - lane, __mmask16(lanes), __m512(value));
+  } else {
+    _mm512_mask_storeu_pd(to - lane, __mmask8(lanes), __m512d(value));
+  }
+#else
+  for (Index i = 0; i < count; ++i) to[i] = value[lane + i];
+#endif
+}
+
+// The output rows of one band, of an image and group whose input is laid out.
+template <typename T>
+class Band {
+ public:
+  static constexpr Index kSize = Vector<T>::kSize;
+
+  Band(const IntervalConvolutionArguments<T>& args, Index pitch, Index rows, const int32_t* offsets)
+      : args_(args),
+        pitch_(pitch),
+        rows_(rows),
+        offsets_(offsets),
+        terms_(args.channels / args.groups * args.kernel[0] * args.kernel[1]),
+        of_row_(quotient_up(args.output_width, kSize)),
+        through_(quotient_up((rows - 1) * pitch + args.output_width, kSize)) {}
+
+  void run(Index image, Index group, Index first_row, const T* center, const T* radius) const {
+    const Index outputs = args_.outputs / args_.groups, blocks = quotient_up(outputs, kOutputs);
+    const Index vectors = minimum(rows_ * of_row_, through_);
+    for (Index block = 0; block < blocks; ++block) {
+      const Index begin = group * outputs + outputs * block / blocks;
+      const Index end = group * outputs + outputs * (block + 1) / blocks;
+      for (Index vector = 0; vector < vectors; vector += kVectors) {
+        run_tile(image, first_row, begin, end - begin, vector, minimum(kVectors, vectors - vector), center, radius);
+      }
+    }
+  }
+
+ private:
+  // Where a vector of positions begins: every row has its own, unless fewer run through rows and what lies between.
+  // The last of a row begins so that it ends there.
+  Index start(Index vector) const {
+    if (runs_through()) return vector * kSize;
+    const Index column = minimum(vector % of_row_ * kSize, maximum(0, args_.output_width - kSize));
+    return vector / of_row_ * pitch_ + column;
+  }
+
+  bool runs_through() const { return through_ < rows_ * of_row_; }
+
+  void run_tile(Index image, Index first_row, Index output, Index outputs, Index vector, Index vectors,
+                const T* center, const T* radius) const {
+    const T of_example = args_.margin_of_example == nullptr ? T(0) : args_.margin_of_example[image];
+    TileSums<T> sums = {args_, {}, {}, offsets_, terms_, output, of_example};
+    for (Index v = 0; v < vectors; ++v) {
+      sums.center[v] = center + start(vector + v);
+      sums.radius[v] = radius + start(vector + v);
+    }
+    Tile<T> tile;
+    sums.make(outputs, vectors, tile);
+    if (args_.of_ends && args_.margin != nullptr) keep_bounds(outputs, vectors, tile);
+    const Index size = args_.output_height * args_.output_width;
+    const Index channel = (image * args_.outputs + output) * size + first_row * args_.output_width;
+    for (Index v = 0; v < vectors; ++v) {
+      const Index begin = start(vector + v);
+      const Index stop = minimum(begin + kSize, (rows_ - 1) * pitch_ + args_.output_width);
+      for (Index row = begin / pitch_; row * pitch_ < stop; ++row) {
+        const Index from = maximum(begin, row * pitch_), to = minimum(stop, row * pitch_ + args_.output_width);
+        const Index at = channel + row * args_.output_width + from - row * pitch_;
+        for (Index o = 0; from < to && o < outputs; ++o) {
+          store_lanes(args_.first_result + at + o * size, tile.first[o][v], from - begin, to - from);
+          store_lanes(args_.second_result + at + o * size, tile.second[o][v], from - begin, to - from);
+        }
+        if (!runs_through()) break;
+      }
+    }
+  }
+
+  // Infinite bounds on the wrong side are none: partial sums of a finite number may overflow.
+  static void keep_bounds(Index outputs, Index vectors, Tile<T>& tile) {
+    for (Index o = 0; o < outputs; ++o) {
+      for (Index v = 0; v < vectors; ++v) {
+        for (Index i = 0; i < kSize; ++i) {
+          tile.first[o][v][i] = lower_end(tile.first[o][v][i], T(0), true);
+          tile.second[o][v][i] = upper_end(tile.second[o][v][i], T(0), true);
+        }
+      }
+    }
+  }
+
+  const IntervalConvolutionArguments<T>& args_;
+  const Index pitch_, rows_;
+  const int32_t* offsets_;
+  const Index terms_, of_row_, through_;
+};
+
+}  // namespace
+
+template <typename T>
+void convolve_intervals(const IntervalConvolutionArguments<T>& args) {
+  const Index layers = args.batch * args.groups, height = args.output_height;
+  const Index outputs = args.outputs / args.groups, terms = args.channels / args.groups * args.kernel[0] * args.kernel[1];
+  // Vectors of products of a row of the output, each a few of the numbers that a pass touches.
+  const Index row_cost = quotient_up(args.output_width, Vector<T>::kSize) * outputs * terms;
+  const Index threads = minimum(args.threads, maximum(1, layers * height * row_cost / kGrain));
+  Index bands = minimum(height, threads / std::gcd(threads, layers));
+  while (bands < height &&
+         2 * Layout<T>(args, quotient_up(height, bands)).size() * Index(sizeof(T)) > kBandBytes)
+    ++bands;
+  const Index most_rows = quotient_up(height, bands);
+  const Layout<T> layout(args, most_rows);
+  const std::vector<int32_t> offsets = layout.offsets();
+  parallel_for(layers * bands, most_rows * row_cost, [&](Index first, Index last) {
+    const std::unique_ptr<T[]> center(new T[size_t(2 * layout.size())]);
+    T* const radius = center.get() + layout.size();
+    for (Index item = first; item < last; ++item) {
+      const Index layer = item / bands, band = item % bands;
+      const Index begin = height * band / bands, end = height * (band + 1) / bands;
+      const Index image = layer / args.groups, group = layer % args.groups;
+      layout.lay_out(image, group, begin, center.get(), radius);
+      Band<T>(args, layout.pitch(), end - begin, offsets.data()).run(image, group, begin, center.get(), radius);
+    }
+  });
+}
+
+template void convolve_intervals(const IntervalConvolutionArguments<float>&);
+template void convolve_intervals(const IntervalConvolutionArguments<double>&);
+
+}  // namespace lbp::LBP_ISA
