@@ -21,105 +21,134 @@ constexpr Index kVectors = kVectorRegisters == 32 ? 2 : 1, kOutputs = 6;
 // What is laid out at a time leaves half of the second cache to weights and results.
 constexpr Index kBandBytes = Index(512) << 10;
 
-// Where a band of output rows finds its input. A plane holds one channel of it: [phases(0), phases(1), rows, pitch],
-// the rows and columns that are a stride apart side by side.
+// The first, third, ... lane of two vectors.
+template <typename T>
+typename Vector<T>::Type every_other(typename Vector<T>::Type a, typename Vector<T>::Type b) {
+  constexpr Index kSize = Vector<T>::kSize;
+#if defined(__clang__)
+  typename Vector<T>::Type result;
+  for (Index i = 0; i < kSize; ++i) result[i] = 2 * i < kSize ? a[2 * i] : b[2 * i - kSize];
+  return result;
+#else
+  decltype(a < b) lanes;
+  for (Index i = 0; i < kSize; ++i) lanes[i] = int(2 * i);
+  return __builtin_shuffle(a, b, lanes);
+#endif
+}
+
+// Where a band of output rows finds its input: for every channel the planes [phases(0), phases(1)] of the rows and
+// columns that are a stride apart.
 template <typename T>
 class Layout {
  public:
+  static constexpr Index kSize = Vector<T>::kSize;
+
   Layout(const IntervalConvolutionArguments<T>& args, Index rows)
       : args_(args),
         channels_(args.channels / args.groups),
         phases_{phases_of(0), phases_of(1)},
         pitch_(args.output_width + args.dilation[1] * (args.kernel[1] - 1) / args.stride[1]),
-        rows_(rows + args.dilation[0] * (args.kernel[0] - 1) / args.stride[0]) {}
+        rows_(rows + args.dilation[0] * (args.kernel[0] - 1) / args.stride[0]),
+        plane_((rows_ - 1) * pitch_ + (quotient_up(pitch_, kSize) + 1) * kSize),
+        padded_width_((quotient_up(pitch_, kSize) * kSize + 1) * args.stride[1]) {}
 
+  // The distance of a position from the one above.
   Index pitch() const { return pitch_; }
-  // A vector may begin at the last number.
-  Index size() const { return channels_ * plane() + kVectors * Vector<T>::kSize; }
+  // Numbers that the centers, or the radii, take; a vector may begin at the last position.
+  Index size() const { return channels_ * phases_[0] * phases_[1] * plane_ + kVectors * kSize; }
+  // Numbers of the room for a row with its padding.
+  Index padded_width() const { return padded_width_; }
 
   // The distance from an output's position of what each term of its sum reads.
   std::vector<int32_t> offsets() const {
     std::vector<int32_t> result;
+    result.reserve(size_t(channels_ * args_.kernel[0] * args_.kernel[1]));
     for (Index channel = 0; channel < channels_; ++channel) {
       for (Index i = 0; i < args_.kernel[0]; ++i) {
         for (Index j = 0; j < args_.kernel[1]; ++j) {
           const Index y = i * args_.dilation[0], x = j * args_.dilation[1];
           const Index phase = y % args_.stride[0] * phases_[1] + x % args_.stride[1];
-          const Index row = phase * rows_ + y / args_.stride[0];
-          result.push_back(int32_t(channel * plane() + row * pitch_ + x / args_.stride[1]));
+          const Index at = y / args_.stride[0] * pitch_ + x / args_.stride[1];
+          result.push_back(int32_t((channel * phases_[0] * phases_[1] + phase) * plane_ + at));
         }
       }
     }
     return result;
   }
 
-  // Writes center and radius of what output rows from `first_row` on of an image and group read.
-  void lay_out(Index image, Index group, Index first_row, T* center, T* radius) const {
-    const Index channel = (image * args_.groups + group) * channels_, image_size = args_.height * args_.width;
-    for (Index c = 0; c < channels_; ++c) {
-      for (Index phase = 0; phase < phases_[0] * phases_[1]; ++phase) {
+  // Writes centers and radii of what output rows from `first_row` on of an image and group read; `padded` is room for a
+  // row of both, zero at first.
+  void lay_out(Index image, Index group, Index first_row, T* padded, T* center, T* radius) const {
+    const Index first_channel = (image * args_.groups + group) * channels_;
+    for (Index channel = first_channel; channel < first_channel + channels_; ++channel) {
+      for (Index phase = 0; phase < phases_[0]; ++phase) {
         for (Index row = 0; row < rows_; ++row) {
-          const Index y = (first_row + row) * args_.stride[0] + phase / phases_[1] - args_.padding[0];
-          const Index at = y < 0 || y >= args_.height ? -1 : (channel + c) * image_size + y * args_.width;
-          lay_out_row(at, phase % phases_[1], center, radius);
-          center += pitch_;
-          radius += pitch_;
+          const Index y = (first_row + row) * args_.stride[0] + phase - args_.padding[0];
+          const bool inside = y >= 0 && y < args_.height;
+          if (inside) load_row((channel * args_.height + y) * args_.width, padded);
+          spread_row(padded, inside, row, center);
+          spread_row(padded + padded_width_, inside, row, radius);
         }
+        center += phases_[1] * plane_;
+        radius += phases_[1] * plane_;
       }
     }
-    std::fill(center, center + kVectors * Vector<T>::kSize, T(0));
-    std::fill(radius, radius + kVectors * Vector<T>::kSize, T(0));
+    std::fill(center, center + kVectors * kSize, T(0));
+    std::fill(radius, radius + kVectors * kSize, T(0));
   }
 
  private:
-  Index plane() const { return phases_[0] * phases_[1] * rows_ * pitch_; }
-
-  Index phases_of(int axis) const { return minimum(args_.stride[axis], args_.dilation[axis] * (args_.kernel[axis] - 1) + 1); }
-
-  // A row of the input that begins at `at`, or one of the padding (-1).
-  void lay_out_row(Index at, Index phase, T* __restrict center, T* __restrict radius) const {
-    const Index stride = args_.stride[1], left = args_.padding[1] - phase;
-    const Index begin = at < 0 ? pitch_ : minimum(pitch_, left <= 0 ? 0 : quotient_up(left, stride));
-    const Index end = maximum(begin, minimum(pitch_, quotient_up(maximum(0, args_.width + left), stride)));
-    std::fill(center, center + begin, T(0));
-    std::fill(radius, radius + begin, T(0));
-    std::fill(center + end, center + pitch_, T(0));
-    std::fill(radius + end, radius + pitch_, T(0));
-    if (begin == end) return;
-    const T* __restrict first = args_.first + at - left;
-    const T* __restrict second = args_.second + at - left;
-    if (stride == 1) {
-      fill(begin, end, first, second, 1, center, radius);
-    } else if (stride == 2) {
-      fill(begin, end, first, second, 2, center, radius);
-    } else {
-      fill(begin, end, first, second, stride, center, radius);
-    }
+  Index phases_of(int axis) const {
+    return minimum(args_.stride[axis], args_.dilation[axis] * (args_.kernel[axis] - 1) + 1);
   }
 
-  void fill(Index begin, Index end, const T* __restrict first, const T* __restrict second, Index stride,
-            T* __restrict center, T* __restrict radius) const {
+  // Writes the input row that begins at `at` between its padding.
+  void load_row(Index at, T* padded) const {
+    const Index size = minimum(args_.width, padded_width_ - args_.padding[1]);
+    const T* first = args_.first + at;
+    const T* second = args_.second + at;
+    T* __restrict center = padded + args_.padding[1];
+    T* __restrict radius = center + padded_width_;
     if (!args_.of_ends) {
-      for (Index j = begin; j < end; ++j) center[j] = first[j * stride];
-      for (Index j = begin; j < end; ++j) radius[j] = second[j * stride];
+      for (Index j = 0; j < size; ++j) center[j] = first[j];
+      for (Index j = 0; j < size; ++j) radius[j] = second[j];
     } else if (args_.by.relative == T(0)) {
-      for (Index j = begin; j < end; ++j) {
-        const T l = first[j * stride], u = second[j * stride];
-        center[j] = interval_center(l, u);
-        radius[j] = interval_radius(l, u);
+      for (Index j = 0; j < size; ++j) {
+        center[j] = interval_center(first[j], second[j]);
+        radius[j] = interval_radius(first[j], second[j]);
       }
     } else {
       const Widening<T> by = args_.by;
-      for (Index j = begin; j < end; ++j) {
-        const T l = first[j * stride], u = second[j * stride], middle = interval_center(l, u);
+      for (Index j = 0; j < size; ++j) {
+        const T middle = interval_center(first[j], second[j]);
         center[j] = middle;
-        radius[j] = widened(middle, interval_radius(l, u), by);
+        radius[j] = widened(middle, interval_radius(first[j], second[j]), by);
+      }
+    }
+  }
+
+  // Writes a row of each plane, zeros for one outside, in whole vectors: the next row writes over what is too much.
+  void spread_row(const T* padded, bool inside, Index row, T* planes) const {
+    for (Index phase = 0; phase < phases_[1]; ++phase) {
+      T* to = planes + phase * plane_ + row * pitch_;
+      const Index end = row + 1 < rows_ ? pitch_ : pitch_ + kSize;
+      for (Index j = 0; j < end; j += kSize) {
+        if (!inside || j >= pitch_) {
+          store_vector(to + j, typename Vector<T>::Type{});
+        } else if (args_.stride[1] == 1) {
+          store_vector(to + j, load_vector(padded + j));
+        } else if (args_.stride[1] == 2) {
+          const T* from = padded + 2 * j + phase;
+          store_vector(to + j, every_other<T>(load_vector(from), load_vector(from + kSize)));
+        } else {
+          for (Index i = 0; i < kSize; ++i) to[j + i] = padded[(j + i) * args_.stride[1] + phase];
+        }
       }
     }
   }
 
   const IntervalConvolutionArguments<T>& args_;
-  const Index channels_, phases_[2], pitch_, rows_;
+  const Index channels_, phases_[2], pitch_, rows_, plane_, padded_width_;
 };
 
 template <typename T>
@@ -320,11 +349,12 @@ void convolve_intervals(const IntervalConvolutionArguments<T>& args) {
   parallel_for(layers * bands, most_rows * row_cost, [&](Index first, Index last) {
     const std::unique_ptr<T[]> center(new T[size_t(2 * layout.size())]);
     T* const radius = center.get() + layout.size();
+    std::vector<T> padded(size_t(2 * layout.padded_width()));
     for (Index item = first; item < last; ++item) {
       const Index layer = item / bands, band = item % bands;
       const Index begin = height * band / bands, end = height * (band + 1) / bands;
       const Index image = layer / args.groups, group = layer % args.groups;
-      layout.lay_out(image, group, begin, center.get(), radius);
+      layout.lay_out(image, group, begin, padded.data(), center.get(), radius);
       Band<T>(args, layout.pitch(), end - begin, offsets.data()).run(image, group, begin, center.get(), radius);
     }
   });
