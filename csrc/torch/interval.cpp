@@ -76,6 +76,7 @@ std::tuple<Tensor, Tensor> interval_conv2d_direct(Tensor first, Tensor second, T
                                                   LBP_CONVOLUTION_PARAMETERS) {
   return with_type(first, "interval_conv2d_direct", [&](auto type, Device on) {
     using T = decltype(type);
+    STD_TORCH_CHECK(sizes_of(second) == sizes_of(first), "interval_conv2d: expected two tensors of the same shape");
     auto args = sizes_of_convolution<T>(first, weight, stride, padding, dilation, groups);
     const Tensor a = checked<T>(on, first, "first", first.numel()), b = checked<T>(on, second, "second", first.numel());
     const Tensor w = checked<T>(on, weight, "weight", weight.numel());

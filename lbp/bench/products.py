@@ -29,7 +29,7 @@ _MADE_OF_PRODUCTS = ("aten::conv2d", "aten::conv_transpose2d", "aten::linear", "
 """What PyTorch takes apart into the above, but not before this list sees it where autograd is out of the way."""
 
 _ONE_DNN = "mkldnn::_linear_pointwise"
-_SMALL_BATCH = "lbp::interval_linear_small_batch"
+_SMALL_BATCH, _DIRECT = "lbp::interval_linear_small_batch", "lbp::interval_conv2d_direct"
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ class _Listing(TorchDispatchMode):
                 return parts(*args, **named)
         if name == _SMALL_BATCH:
             self.found += _pair_of_products(*args)
+        elif name == _DIRECT:
+            self.found += _pair_of_convolutions(*args)
         elif name in _MATRIX_PRODUCTS or name in (_ONE_DNN, _FORWARD, _BACKWARD):
             layouts, by_name = tree_map_only(Tensor, _Layout.of, (args, named))
             self.found.append(Product(func, layouts, by_name, _operations(name, args)))
@@ -124,6 +126,15 @@ def _pair_of_products(center: Tensor, radius: Tensor, weight: Tensor, *rest: Ten
     count = 2 * center.numel() * weight.shape[0]
     arguments = tree_map_only(Tensor, _Layout.of, (center, weight.mT))
     return [Product(torch.mm, arguments, {}, count) for _ in range(2)]
+
+
+def _pair_of_convolutions(first: Tensor, second: Tensor, weight: Tensor, *rest: Any) -> list[Product]:
+    """Returns the two convolutions that a kernel computes in one pass over the weights."""
+    stride, padding, dilation, groups = rest[-4:]
+    arguments = (first, weight, None, stride, padding, dilation, False, [0, 0], groups)
+    layouts = tree_map_only(Tensor, _Layout.of, arguments)
+    count = _operations(_FORWARD, arguments)
+    return [Product(torch.ops.aten.convolution.default, layouts, {}, count) for _ in range(2)]
 
 
 def _operations(name: str, arguments: Sequence[Any]) -> int:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lbp import _native
+
 Pair = tuple[int, int]
 Image = tuple[int, int, int]
 Convolution = tuple[Sequence[int], Sequence[int], Sequence[int], int]
@@ -38,6 +40,26 @@ def convolution_and_bias_gradients(
         gradient, like, weight, sizes, stride, padding, dilation, False, [0, 0], groups, list(needs)
     )
     return results
+
+
+_HAS_WIDE_VECTORS = _native.instruction_set() in ("avx2", "avx512")
+
+_MOST_NARROW = 2**25
+"""Multiply-adds of more than two images up to which rows of fewer than 16 positions, which leave lanes idle, pay."""
+
+
+def direct_convolution_pays(like: Tensor, weight: Tensor, convolution: Convolution) -> bool:
+    """Whether the CPU kernel for center and radius beats two library convolutions of inputs of the shape of `like`.
+
+    It reads the weights once for both and makes no tensor between bounds and bounds, and its call is short: of two
+    threads it takes 0.15 to 0.7 of the time for one image and 0.3 to 0.95 for 8 or 32, over 28 layers of 1 to 512
+    channels on 4 x 4 to 224 x 224. It was not measured without AVX2.
+    """
+    if not (like.is_cpu and _HAS_WIDE_VECTORS):
+        return False
+    _, height, width = convolved_size(like.shape, weight, convolution)
+    multiply_adds = like.shape[0] * height * width * weight.numel()
+    return width >= 16 or like.shape[0] <= 2 or multiply_adds <= _MOST_NARROW
 
 
 _PAIRED = 1_700_000

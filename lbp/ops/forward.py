@@ -17,7 +17,7 @@ from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.constants import vector
 from lbp.ops._arguments import contiguous, native, register_composite, register_gradient, sum_to
-from lbp.ops._convolution import Pair, convolution_gradients, convolved_size
+from lbp.ops._convolution import Pair, convolution_gradients, convolved_size, direct_convolution_pays
 from lbp.ops._product import batched_linear, linear, matmul
 from lbp.ops.outward_intervals import short_products
 from lbp.precision import full_precision
@@ -170,12 +170,28 @@ def _forward_linear_composite(*arguments: Any) -> tuple[Tensor, ...]:
 
 def _forward_conv2d_composite(*arguments: Any) -> tuple[Tensor, ...]:
     *matrices, weight, bias = arguments[:6]
+    center, radius, center_bias, radius_bias = matrices
+    rows = center.flatten(0, -4)
+    if radius is not None and radius_bias is not None and direct_convolution_pays(rows, weight, arguments[6:]):
+        return _forward_by_kernel(((center, radius), (center_bias, radius_bias)), weight, bias, arguments[6:])
 
     def convolved(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         result = functional.conv2d(rows.flatten(0, -4), weight, bias, *arguments[6:])
         return result.reshape(*rows.shape[:-3], *result.shape[1:])
 
     return _forward_affine(matrices, weight, bias, convolved)
+
+
+def _forward_by_kernel(
+    pairs: Sequence[tuple[Tensor, Tensor]], weight: Tensor, bias: Tensor | None, convolution: Sequence[Any]
+) -> tuple[Tensor, ...]:
+    """Return center and radius of the matrices, then of the biases, each pair from one read of the weight."""
+    results: list[Tensor] = []
+    for pair, offset in zip(pairs, (None, bias), strict=True):
+        rows = [part.reshape(-1, *part.shape[-3:]) for part in pair]
+        ends = native("interval_conv2d_direct")(*rows, weight, offset, None, None, 0.0, 0.0, False, *convolution)
+        results += [end.reshape(*pair[0].shape[:-3], *end.shape[1:]) for end in ends]
+    return tuple(results)
 
 
 @full_precision()

@@ -21,6 +21,7 @@ from lbp.ops._convolution import (
     convolution_and_bias_gradients,
     convolution_gradients,
     convolved_size,
+    direct_convolution_pays,
     fused_convolution_pays,
     keywords_of,
     pairs_pay,
@@ -240,14 +241,10 @@ def _interval_conv2d_cuda(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | N
 
 
 def _interval_conv2d_composite(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
+    if direct_convolution_pays(l, weight, convolution):
+        lower, upper = native("interval_conv2d_direct")(l, u, weight, bias, None, None, 0.0, 0.0, True, *convolution)
+        return lower, upper
     center, radius = split_interval(l, u)
-    if pairs_pay(l, weight, convolution[3]):
-        stride, padding, dilation, _ = convolution
-        with full_precision():
-            both = F.conv2d(torch.cat((center, radius), 1), _with_magnitude(weight), None, stride, padding, dilation, 2)
-        center, radius = both.chunk(2, 1)
-        center = center if bias is None else center + bias[:, None, None]
-        return contiguous(join_interval(center, radius))
     with full_precision():
         center = F.conv2d(center, weight, bias, *convolution)
         radius = F.conv2d(radius, weight.abs(), None, *convolution)
@@ -268,6 +265,9 @@ def _register() -> None:
         _, _, _, _, *convolution = rest
         return interval_conv2d(l, u, weight, bias, *convolution)
 
+    def interval_conv2d_direct(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Any:
+        return interval_conv2d(first, second, weight, bias, *rest[5:])
+
     def split_interval(l: Tensor, u: Tensor, relative: float, absolute: float) -> Any:
         return tuple(l.new_empty(l.shape) for _ in range(2))
 
@@ -275,7 +275,7 @@ def _register() -> None:
         return tuple(center.new_empty(center.shape) for _ in range(2))
 
     outward = (interval_linear_outward, interval_conv2d_outward)
-    for fake in (interval_linear, interval_conv2d, *outward, split_interval, join_interval):
+    for fake in (interval_linear, interval_conv2d, *outward, interval_conv2d_direct, split_interval, join_interval):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
     register_composite("interval_linear", _interval_linear_cpu, devices=("CPU",))
     register_composite("interval_conv2d", _interval_conv2d_composite, devices=("CPU",))

@@ -18,7 +18,7 @@ from torch import Tensor
 from lbp import _native
 from lbp.backend import current_backend
 from lbp.ops._arguments import native
-from lbp.ops._convolution import Pair, fused_convolution_pays
+from lbp.ops._convolution import Pair, direct_convolution_pays, fused_convolution_pays
 from lbp.precision import full_precision
 
 SMALL_BATCH = 32 if _native.instruction_set() == "avx512" else 16
@@ -164,12 +164,17 @@ def outward_interval_conv2d(
 
     See `outward_interval_linear`, and `lbp.ops.interval_conv2d` for the other arguments.
     """
-    if has_fused_products(weight) and fused_convolution_pays(weight, groups) and _in_one_pass(l, u, weight, bias):
+    convolution = (stride, padding, dilation, groups)
+    if _in_one_pass(l, u, weight, bias):
         l, u = torch.broadcast_tensors(l, u)
-        outward = (by.relative, by.absolute, margin, of_example)
-        convolution = (stride, padding, dilation, groups)
-        lower, upper = native("interval_conv2d_outward")(l, u, weight, bias, *outward, *convolution)
-        return lower, upper
+        if has_fused_products(weight) and fused_convolution_pays(weight, groups):
+            outward = (by.relative, by.absolute, margin, of_example)
+            lower, upper = native("interval_conv2d_outward")(l, u, weight, bias, *outward, *convolution)
+            return lower, upper
+        if direct_convolution_pays(l, weight, convolution):
+            outward = (margin, of_example, by.relative, by.absolute)
+            lower, upper = native("interval_conv2d_direct")(l, u, weight, bias, *outward, True, *convolution)
+            return lower, upper
     center, radius = split_interval(l, u, by)
     with full_precision():
         center = F.conv2d(center, weight, bias, stride, padding, dilation, groups)

@@ -15,7 +15,7 @@ AFFINE = (
 )
 GRADIENT_CHECKS = ("test_schema", "test_faketensor")
 # `ramp_interval_with_status` and the concretizations share their registered ops; the CPU version of `interval_linear`
-# alone calls `interval_linear_small_batch`, the CUDA versions of `interval_conv2d` and of `relax_backward_linear`
+# alone calls `interval_linear_small_batch`, that of `interval_conv2d` `interval_conv2d_direct`, the CUDA versions of `interval_conv2d` and of `relax_backward_linear`
 # alone call their fused products, and the CPU versions of intervals, and of their gradients, `split_interval` and
 # `join_interval`; intervals that are rounded outward on CUDA devices are ops of their own
 # (tests/gpu/test_outward_intervals.py). The CPU versions of `accumulate_windows` and of its gradient alone call
@@ -27,6 +27,7 @@ PARTS = {
         "cpu_capability",
         "cuda_build",
         "interval_linear_small_batch",
+        "interval_conv2d_direct",
         "interval_conv2d_fused",
         "relax_backward_linear_fused",
     ),

@@ -60,8 +60,8 @@ class Layout {
   Index padded_width() const { return padded_width_; }
 
   // The distance from an output's position of what each term of its sum reads.
-  std::vector<int32_t> offsets() const {
-    std::vector<int32_t> result;
+  std::vector<Index> offsets() const {
+    std::vector<Index> result;
     result.reserve(size_t(channels_ * args_.kernel[0] * args_.kernel[1]));
     for (Index channel = 0; channel < channels_; ++channel) {
       for (Index i = 0; i < args_.kernel[0]; ++i) {
@@ -69,7 +69,7 @@ class Layout {
           const Index y = i * args_.dilation[0], x = j * args_.dilation[1];
           const Index phase = y % args_.stride[0] * phases_[1] + x % args_.stride[1];
           const Index at = y / args_.stride[0] * pitch_ + x / args_.stride[1];
-          result.push_back(int32_t((channel * phases_[0] * phases_[1] + phase) * plane_ + at));
+          result.push_back((channel * phases_[0] * phases_[1] + phase) * plane_ + at);
         }
       }
     }
@@ -172,7 +172,7 @@ struct TileSums {
   const IntervalConvolutionArguments<T>& args;
   const T* center[kVectors];
   const T* radius[kVectors];
-  const int32_t* offsets;
+  const Index* offsets;
   Index terms, output;
   T margin_of_example;
 
@@ -252,7 +252,7 @@ class Band {
  public:
   static constexpr Index kSize = Vector<T>::kSize;
 
-  Band(const IntervalConvolutionArguments<T>& args, Index pitch, Index rows, const int32_t* offsets)
+  Band(const IntervalConvolutionArguments<T>& args, Index pitch, Index rows, const Index* offsets)
       : args_(args),
         pitch_(pitch),
         rows_(rows),
@@ -326,7 +326,7 @@ class Band {
 
   const IntervalConvolutionArguments<T>& args_;
   const Index pitch_, rows_;
-  const int32_t* offsets_;
+  const Index* offsets_;
   const Index terms_, of_row_, through_;
 };
 
@@ -345,7 +345,7 @@ void convolve_intervals(const IntervalConvolutionArguments<T>& args) {
     ++bands;
   const Index most_rows = quotient_up(height, bands);
   const Layout<T> layout(args, most_rows);
-  const std::vector<int32_t> offsets = layout.offsets();
+  const std::vector<Index> offsets = layout.offsets();
   parallel_for(layers * bands, most_rows * row_cost, [&](Index first, Index last) {
     const std::unique_ptr<T[]> center(new T[size_t(2 * layout.size())]);
     T* const radius = center.get() + layout.size();
