@@ -44,22 +44,34 @@ def convolution_and_bias_gradients(
 
 _HAS_WIDE_VECTORS = _native.instruction_set() in ("avx2", "avx512")
 
-_MOST_NARROW = 2**25
-"""Multiply-adds of more than two images up to which rows of fewer than 16 positions, which leave lanes idle, pay."""
+_FEW_TERMS = 64
+"""Terms of a sum up to which library convolutions are far from a processor's peak ..."""
+
+_MODERATE_WORK = 2**25
+"""... and multiply-adds of several images."""
 
 
-def direct_convolution_pays(like: Tensor, weight: Tensor, convolution: Convolution) -> bool:
+def direct_convolution_pays(like: Tensor, weight: Tensor, convolution: Convolution, *, of_bounds: bool) -> bool:
     """Whether the CPU kernel for center and radius beats two library convolutions of inputs of the shape of `like`.
 
-    It reads the weights once for both and makes no tensor between bounds and bounds, and its call is short: of two
-    threads it takes 0.15 to 0.7 of the time for one image and 0.3 to 0.95 for 8 or 32, over 28 layers of 1 to 512
-    channels on 4 x 4 to 224 x 224. It was not measured without AVX2.
+    It reads the weights once for both, and its call is short. Of two threads it takes 0.15 to 0.85 of the time for one
+    image, over 28 layers of 1 to 512 channels on 4 x 4 to 224 x 224, and 0.35 to 0.6 for 32 images through a first
+    layer. Of much work both are at the processor's peak, the kernel only where rows of 16 positions or more fill its
+    lanes; there it takes 0.8 to 1 of the time from bounds to bounds, as it makes no centers and radii between them.
+    It was not measured without AVX2.
+
+    Args:
+        like: of the input's shape.
+        weight: of the convolution, as the rest.
+        convolution: stride, padding, dilation and groups.
+        of_bounds: whether from bounds to bounds, or from centers and radii to such.
     """
     if not (like.is_cpu and _HAS_WIDE_VECTORS):
         return False
     _, height, width = convolved_size(like.shape, weight, convolution)
-    multiply_adds = like.shape[0] * height * width * weight.numel()
-    return width >= 16 or like.shape[0] <= 2 or multiply_adds <= _MOST_NARROW
+    if like.shape[0] <= 2 or weight[0].numel() <= _FEW_TERMS or (of_bounds and width >= 16):
+        return True
+    return like.shape[0] * height * width * weight.numel() <= _MODERATE_WORK
 
 
 _PAIRED = 1_700_000
@@ -67,7 +79,7 @@ _PAIRED = 1_700_000
 
 
 def pairs_pay(like: Tensor, weight: Tensor, groups: int) -> bool:
-    """Whether one convolution in two groups beats two convolutions of inputs of the shape of `like`.
+    """Whether the gradient of one convolution in two groups beats those of two, of inputs of the shape of `like`.
 
     So it does for one image on a CPU, where a convolution takes no longer than its call and the threads that it wakes:
     center and radius of an interval take 0.65 of the time together in the layers of DM-Small, 0.96 in those of

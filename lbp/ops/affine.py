@@ -328,7 +328,7 @@ def _bias_constants(A: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None:
         return A.new_zeros(A.shape[:3], dtype=torch.float64)
     # The sums over a box of one point, which a kernel adds up in float64 as it reads A: nothing as large as A is made.
-    point = bias.expand(A.shape[3:])[None]
+    point = bias.expand(A.shape[3:]).contiguous()[None]
     constants: Tensor = native("concretize")(A, point, point, *NO_BALL, 3 if A.shape[0] == 2 else 1)
     return constants
 

@@ -171,8 +171,8 @@ def _forward_linear_composite(*arguments: Any) -> tuple[Tensor, ...]:
 def _forward_conv2d_composite(*arguments: Any) -> tuple[Tensor, ...]:
     *matrices, weight, bias = arguments[:6]
     center, radius, center_bias, radius_bias = matrices
-    rows = center.flatten(0, -4)
-    if radius is not None and radius_bias is not None and direct_convolution_pays(rows, weight, arguments[6:]):
+    has_radii = radius is not None and radius_bias is not None
+    if has_radii and direct_convolution_pays(center.flatten(0, -4), weight, arguments[6:], of_bounds=False):
         return _forward_by_kernel(((center, radius), (center_bias, radius_bias)), weight, bias, arguments[6:])
 
     def convolved(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -248,17 +248,17 @@ def _forward_backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]
     matrices, weight = ctx.saved_tensors[:4], ctx.saved_tensors[4]
     need_weight = ctx.needs_input_grad[4]
     magnitude = weight.abs()
-    to_matrices: list[Tensor | None] = []
+    to_matrices: list[Tensor | None] = [None] * 4
     through_matrices: list[Tensor | None] = [None, None]  # the gradients with respect to W, and to |W|
-    for index, (gradient, matrix) in enumerate(zip(gradients, matrices, strict=True)):
+    # The small ones first: behind a large one, what they take has left the caches.
+    for index in (2, 3, 0, 1):
+        gradient, matrix = gradients[index], matrices[index]
         if matrix is None:
-            to_matrices.append(None)
             continue
         is_radius = index % 2 == 1
         needs = (ctx.needs_input_grad[index], need_weight)
         factor = magnitude if is_radius else weight
-        to_matrix, through = _linear_gradients(gradient, matrix, factor, ctx.convolution, needs)
-        to_matrices.append(to_matrix)
+        to_matrices[index], through = _linear_gradients(gradient, matrix, factor, ctx.convolution, needs)
         if through is not None:
             before = through_matrices[is_radius]
             through_matrices[is_radius] = through if before is None else before.add_(through)

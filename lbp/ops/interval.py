@@ -27,7 +27,7 @@ from lbp.ops._convolution import (
     pairs_pay,
 )
 from lbp.ops._product import linear, matmul
-from lbp.ops.outward_intervals import SMALL_BATCH, Interval, join_interval, split_interval
+from lbp.ops.outward_intervals import FEW_NUMBERS, SMALL_BATCH, Interval, join_interval, split_interval
 from lbp.precision import full_precision
 
 BLOCK_ENTRIES = 2**20
@@ -177,38 +177,37 @@ def _interval_conv2d_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[T
     l, u, weight = ctx.saved_tensors
     needs = (ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[2], ctx.needs_input_grad[3])
     # Half of the gradients with respect to center and radius of the result. That of the weight takes twice the center
-    # and radius of the input.
+    # and radius of the input or, where one pass over many numbers saves more than it costs, is doubled itself.
     to_ends = split_interval(lower, upper)
+    few = l.numel() <= FEW_NUMBERS
+    ends = (l + u, u - l) if few else split_interval(l, u)
     gradients = _pair_gradients if pairs_pay(l, weight, ctx.convolution[3]) else _gradients_in_turn
-    inputs, through, to_bias = gradients(to_ends, (l, u), weight, ctx.convolution, needs)
+    inputs, through, to_bias = gradients(to_ends, ends, weight, ctx.convolution, needs)
     to_l, to_u = (None, None) if inputs is None else join_interval(*inputs)
     to_weight = None if through is None else torch.addcmul(through[0], weight.sign(), through[1])
+    if to_weight is not None and not few:
+        to_weight = to_weight * 2
     return to_l, to_u, to_weight, None if to_bias is None else to_bias * 2, None, None, None, None
 
 
 def _gradients_in_turn(
-    to_ends: Interval, bounds: Interval, weight: Tensor, convolution: Convolution, needs: tuple[bool, bool, bool]
+    to_ends: Interval, ends: Interval, weight: Tensor, convolution: Convolution, needs: tuple[bool, bool, bool]
 ) -> tuple[Interval | None, Interval | None, Tensor | None]:
     """Return the gradients by center and radius of the input, by the weights of both, and by the bias."""
-    l, u = bounds
-    center, through_center, to_bias = convolution_and_bias_gradients(to_ends[0], l + u, weight, convolution, needs)
-    radius, through_radius = convolution_gradients(to_ends[1], u - l, weight.abs(), convolution, needs[:2])
+    center, through_center, to_bias = convolution_and_bias_gradients(to_ends[0], ends[0], weight, convolution, needs)
+    radius, through_radius = convolution_gradients(to_ends[1], ends[1], weight.abs(), convolution, needs[:2])
     return _both(center, radius), _both(through_center, through_radius), to_bias
 
 
 def _pair_gradients(
-    to_ends: Interval, bounds: Interval, weight: Tensor, convolution: Convolution, needs: tuple[bool, bool, bool]
+    to_ends: Interval, ends: Interval, weight: Tensor, convolution: Convolution, needs: tuple[bool, bool, bool]
 ) -> tuple[Interval | None, Interval | None, Tensor | None]:
     """Return those of `_gradients_in_turn` by one convolution in two groups."""
-    l, u = bounds
+    both = torch.cat((weight, weight.abs()))
     inputs, through, to_bias = convolution_and_bias_gradients(
-        torch.cat(to_ends, 1), torch.cat((l + u, u - l), 1), _with_magnitude(weight), (*convolution[:3], 2), needs
+        torch.cat(to_ends, 1), torch.cat(ends, 1), both, (*convolution[:3], 2), needs
     )
     return _halves(inputs, 1), _halves(through, 0), None if to_bias is None else to_bias[: weight.shape[0]]
-
-
-def _with_magnitude(weight: Tensor) -> Tensor:
-    return torch.cat((weight, weight.abs()))
 
 
 def _both(first: Tensor | None, second: Tensor | None) -> Interval | None:
@@ -241,7 +240,7 @@ def _interval_conv2d_cuda(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | N
 
 
 def _interval_conv2d_composite(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
-    if direct_convolution_pays(l, weight, convolution):
+    if direct_convolution_pays(l, weight, convolution, of_bounds=True):
         lower, upper = native("interval_conv2d_direct")(l, u, weight, bias, None, None, 0.0, 0.0, True, *convolution)
         return lower, upper
     center, radius = split_interval(l, u)

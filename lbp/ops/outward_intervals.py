@@ -171,9 +171,9 @@ def outward_interval_conv2d(
             outward = (by.relative, by.absolute, margin, of_example)
             lower, upper = native("interval_conv2d_outward")(l, u, weight, bias, *outward, *convolution)
             return lower, upper
-        if direct_convolution_pays(l, weight, convolution):
-            outward = (margin, of_example, by.relative, by.absolute)
-            lower, upper = native("interval_conv2d_direct")(l, u, weight, bias, *outward, True, *convolution)
+        if direct_convolution_pays(l, weight, convolution, of_bounds=True):
+            widened = (margin, of_example, by.relative, by.absolute)
+            lower, upper = native("interval_conv2d_direct")(l, u, weight, bias, *widened, True, *convolution)
             return lower, upper
     center, radius = split_interval(l, u, by)
     with full_precision():

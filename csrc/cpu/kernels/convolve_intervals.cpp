@@ -246,6 +246,52 @@ void store_lanes(T* to, const typename Vector<T>::Type& value, Index lane, Index
 #endif
 }
 
+// The vectors of positions of so many output rows: every row has its own, unless fewer run through rows and what lies
+// between.
+class Positions {
+ public:
+  // Lanes of a vector that belong to one row of the output, and where they go.
+  struct Run {
+    Index lane, count, to;
+  };
+
+  Positions(Index rows, Index width, Index pitch, Index size) {
+    const Index of_row = quotient_up(width, size), end = (rows - 1) * pitch + width, through = quotient_up(end, size);
+    if (rows * of_row <= through) {
+      for (Index row = 0; row < rows; ++row) {
+        for (Index i = 0; i < of_row; ++i) {
+          // The last one of a row begins so that it ends there.
+          const Index column = minimum(i * size, maximum(0, width - size));
+          begin(row * pitch + column);
+          runs_.push_back({0, minimum(size, width), row * width + column});
+        }
+      }
+    } else {
+      for (Index at = 0; at < end; at += size) {
+        begin(at);
+        for (Index row = at / pitch; row < rows && row * pitch < at + size; ++row) {
+          const Index from = maximum(at, row * pitch), to = minimum(at + size, row * pitch + width);
+          if (from < to) runs_.push_back({from - at, to - from, row * width + from - row * pitch});
+        }
+      }
+    }
+    first_run_.push_back(Index(runs_.size()));
+  }
+
+  Index count() const { return Index(starts_.size()); }
+  Index start(Index vector) const { return starts_[size_t(vector)]; }
+  const Run* first_run(Index vector) const { return runs_.data() + first_run_[size_t(vector)]; }
+
+ private:
+  void begin(Index start) {
+    starts_.push_back(start);
+    first_run_.push_back(Index(runs_.size()));
+  }
+
+  std::vector<Index> starts_, first_run_;
+  std::vector<Run> runs_;
+};
+
 // The output rows of one band, of an image and group whose input is laid out.
 template <typename T>
 class Band {
@@ -254,16 +300,13 @@ class Band {
 
   Band(const IntervalConvolutionArguments<T>& args, Index pitch, Index rows, const Index* offsets)
       : args_(args),
-        pitch_(pitch),
-        rows_(rows),
+        positions_(rows, args.output_width, pitch, kSize),
         offsets_(offsets),
-        terms_(args.channels / args.groups * args.kernel[0] * args.kernel[1]),
-        of_row_(quotient_up(args.output_width, kSize)),
-        through_(quotient_up((rows - 1) * pitch + args.output_width, kSize)) {}
+        terms_(args.channels / args.groups * args.kernel[0] * args.kernel[1]) {}
 
   void run(Index image, Index group, Index first_row, const T* center, const T* radius) const {
     const Index outputs = args_.outputs / args_.groups, blocks = quotient_up(outputs, kOutputs);
-    const Index vectors = minimum(rows_ * of_row_, through_);
+    const Index vectors = positions_.count();
     for (Index block = 0; block < blocks; ++block) {
       const Index begin = group * outputs + outputs * block / blocks;
       const Index end = group * outputs + outputs * (block + 1) / blocks;
@@ -274,23 +317,13 @@ class Band {
   }
 
  private:
-  // Where a vector of positions begins: every row has its own, unless fewer run through rows and what lies between.
-  // The last of a row begins so that it ends there.
-  Index start(Index vector) const {
-    if (runs_through()) return vector * kSize;
-    const Index column = minimum(vector % of_row_ * kSize, maximum(0, args_.output_width - kSize));
-    return vector / of_row_ * pitch_ + column;
-  }
-
-  bool runs_through() const { return through_ < rows_ * of_row_; }
-
-  void run_tile(Index image, Index first_row, Index output, Index outputs, Index vector, Index vectors,
-                const T* center, const T* radius) const {
+  void run_tile(Index image, Index first_row, Index output, Index outputs, Index vector, Index vectors, const T* center,
+                const T* radius) const {
     const T of_example = args_.margin_of_example == nullptr ? T(0) : args_.margin_of_example[image];
     TileSums<T> sums = {args_, {}, {}, offsets_, terms_, output, of_example};
     for (Index v = 0; v < vectors; ++v) {
-      sums.center[v] = center + start(vector + v);
-      sums.radius[v] = radius + start(vector + v);
+      sums.center[v] = center + positions_.start(vector + v);
+      sums.radius[v] = radius + positions_.start(vector + v);
     }
     Tile<T> tile;
     sums.make(outputs, vectors, tile);
@@ -298,16 +331,14 @@ class Band {
     const Index size = args_.output_height * args_.output_width;
     const Index channel = (image * args_.outputs + output) * size + first_row * args_.output_width;
     for (Index v = 0; v < vectors; ++v) {
-      const Index begin = start(vector + v);
-      const Index stop = minimum(begin + kSize, (rows_ - 1) * pitch_ + args_.output_width);
-      for (Index row = begin / pitch_; row * pitch_ < stop; ++row) {
-        const Index from = maximum(begin, row * pitch_), to = minimum(stop, row * pitch_ + args_.output_width);
-        const Index at = channel + row * args_.output_width + from - row * pitch_;
-        for (Index o = 0; from < to && o < outputs; ++o) {
-          store_lanes(args_.first_result + at + o * size, tile.first[o][v], from - begin, to - from);
-          store_lanes(args_.second_result + at + o * size, tile.second[o][v], from - begin, to - from);
+      const Positions::Run* const end = positions_.first_run(vector + v + 1);
+      for (const Positions::Run* run = positions_.first_run(vector + v); run < end; ++run) {
+        T* first = args_.first_result + channel + run->to;
+        T* second = args_.second_result + channel + run->to;
+        for (Index o = 0; o < outputs; ++o, first += size, second += size) {
+          store_lanes(first, tile.first[o][v], run->lane, run->count);
+          store_lanes(second, tile.second[o][v], run->lane, run->count);
         }
-        if (!runs_through()) break;
       }
     }
   }
@@ -325,9 +356,9 @@ class Band {
   }
 
   const IntervalConvolutionArguments<T>& args_;
-  const Index pitch_, rows_;
+  const Positions positions_;
   const Index* offsets_;
-  const Index terms_, of_row_, through_;
+  const Index terms_;
 };
 
 }  // namespace
@@ -335,13 +366,13 @@ class Band {
 template <typename T>
 void convolve_intervals(const IntervalConvolutionArguments<T>& args) {
   const Index layers = args.batch * args.groups, height = args.output_height;
-  const Index outputs = args.outputs / args.groups, terms = args.channels / args.groups * args.kernel[0] * args.kernel[1];
+  const Index outputs = args.outputs / args.groups,
+              terms = args.channels / args.groups * args.kernel[0] * args.kernel[1];
   // Vectors of products of a row of the output, each a few of the numbers that a pass touches.
   const Index row_cost = quotient_up(args.output_width, Vector<T>::kSize) * outputs * terms;
   const Index threads = minimum(args.threads, maximum(1, layers * height * row_cost / kGrain));
   Index bands = minimum(height, threads / std::gcd(threads, layers));
-  while (bands < height &&
-         2 * Layout<T>(args, quotient_up(height, bands)).size() * Index(sizeof(T)) > kBandBytes)
+  while (bands < height && 2 * Layout<T>(args, quotient_up(height, bands)).size() * Index(sizeof(T)) > kBandBytes)
     ++bands;
   const Index most_rows = quotient_up(height, bands);
   const Layout<T> layout(args, most_rows);
