@@ -245,4 +245,12 @@ def _linear_module(call: Call) -> BoundNode:
 @for_functions(functional.linear)
 def _linear_function(call: Call) -> BoundNode:
     args = call.bind(input=REQUIRED, weight=REQUIRED, bias=None)
-    return make_linear(call, call.node(args["input"]), call.value(args["weight"]), call.value(args["bias"]))
+    source, weight, bias = call.node(args["input"]), call.value(args["weight"]), call.value(args["bias"])
+    # PyTorch also takes a vector as the weight, and broadcasts a bias.
+    shape, bias_shape = (None if value.read() is None else list(value.read().shape) for value in (weight, bias))
+    if shape is None or len(shape) != 2 or bias_shape not in (None, shape[:1]):
+        raise call.refuse(
+            f"has a weight of shape {shape} and a bias of shape {bias_shape}; give it a weight [n_out, n_in] and a "
+            "bias [n_out], by unsqueeze or expand"
+        )
+    return make_linear(call, source, weight, bias)

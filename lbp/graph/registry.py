@@ -116,6 +116,10 @@ class Call:
         """Return the shape of a tensor argument; see `shape`."""
         return self._per_sample([results[argument] for results in self._trace.results])
 
+    def rank_of(self, argument: Any) -> int:
+        """Return the number of dimensions of a tensor argument, with the batch: 1 where its node's shape is (1,)."""
+        return len(self._trace.results[0][argument])
+
     def is_bound(self, argument: Any) -> bool:
         """Whether an argument is a tensor that depends on the network's input."""
         return isinstance(argument, fx.Node) and argument in self._nodes

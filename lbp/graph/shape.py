@@ -205,28 +205,26 @@ def _identity(call: Call) -> BoundNode:
 @for_functions(torch.permute, "permute")
 def _permute(call: Call) -> BoundNode:
     many = call.arguments()[1:]
-    dims = many if len(many) > 1 else call.bind(input=REQUIRED, dims=REQUIRED)["dims"]
-    source = call.node(call.operand())
-    count = len(source.shape) + 1
-    order = [dim % count for dim in call.static(tuple(dims))]
-    return _permuted(call, source, order)
+    dims = call.static(many if len(many) > 1 else call.bind(input=REQUIRED, dims=REQUIRED)["dims"])
+    return _permuted(call, [dims] if isinstance(dims, int) else list(dims))
 
 
 @for_functions(torch.transpose, torch.swapaxes, "transpose", "swapaxes")
 def _transpose(call: Call) -> BoundNode:
     args = call.bind(input=REQUIRED, dim0=REQUIRED, dim1=REQUIRED)
-    source = call.node(args["input"])
-    count = len(source.shape) + 1
-    first, second = call.static(args["dim0"]) % count, call.static(args["dim1"]) % count
-    order = list(range(count))
-    order[first], order[second] = second, first
-    return _permuted(call, source, order)
+    order = list(range(call.rank_of(args["input"])))
+    first, second = call.static(args["dim0"]), call.static(args["dim1"])
+    order[first], order[second] = order[second], order[first]
+    return _permuted(call, order)
 
 
-def _permuted(call: Call, source: BoundNode, order: list[int]) -> BoundNode:
-    if order[0] != 0:
+def _permuted(call: Call, order: list[int]) -> BoundNode:
+    source, count = call.node(call.operand()), call.rank_of(call.operand())
+    batch, *others = (dim % count for dim in order)
+    if batch != 0:
         raise call.refuse("moves the batch dimension, which must stay first")
-    return PermuteNode(call.name, source, tuple(dim - 1 for dim in order[1:]))
+    # A number per example has no other dimension that could move.
+    return PermuteNode(call.name, source, tuple(dim - 1 for dim in others)) if others else source
 
 
 @for_modules(nn.ZeroPad2d)

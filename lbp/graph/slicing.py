@@ -38,9 +38,11 @@ def _getitem(call: Call) -> BoundNode:
     args = call.bind(input=REQUIRED, index=REQUIRED)
     source = call.node(args["input"])
     given = args["index"] if isinstance(args["index"], tuple) else (args["index"],)
-    batch, *parts = _per_dimension(call, given, len(source.shape) + 1)
+    batch, *parts = _per_dimension(call, given, call.rank_of(args["input"]))
     if batch != slice(None):
         raise call.refuse("picks entries along the batch dimension")
+    if not parts:  # a number per example
+        return source
     # A number is a slice of one entry; the reshaping takes its dimension away.
     slices = tuple(part if isinstance(part, slice) else _single(part) for part in parts)
     sliced = SliceNode(call.name, source, slices)

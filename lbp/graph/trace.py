@@ -6,10 +6,13 @@ import inspect
 import operator
 import pickle
 import random
+import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -79,8 +82,23 @@ class Trace:
     overwrites: dict[fx.Node, fx.Node]
 
 
-class _InPlace:
-    """Records `y += x` and its like as what they are: without these methods Python takes `y = y + x`."""
+class _Recorded(fx.Proxy):
+    """Records what fx.Proxy does not.
+
+    `y += x` and its like are added below: without them Python takes `y = y + x`. A lookup in a dictionary or a set is
+    noted: a tensor is found by its identity, as here, a number would be found by its value.
+    """
+
+    def __getattr__(self, k: str) -> Attribute:
+        return _TracedAttribute(self, k)
+
+    def __hash__(self) -> int:
+        self.node.meta[_LOOKED_UP] = True
+        return id(self)
+
+
+_LOOKED_UP = "looked up"
+"""In the `meta` of an operation whose result Python code has looked up."""
 
 
 def _in_place(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -106,18 +124,15 @@ _OPERATORS = (
     "rshift",
 )
 for _name in _OPERATORS:
-    setattr(_InPlace, f"__i{_name}__", _in_place(getattr(operator, f"__i{_name}__")))
+    setattr(_Recorded, f"__i{_name}__", _in_place(getattr(operator, f"__i{_name}__")))
 
 
-class _TracedAttribute(_InPlace, Attribute):
+class _TracedAttribute(_Recorded, Attribute):
     """An attribute of a traced value, such as `x.T`."""
 
 
-class _TracedValue(_InPlace, fx.Proxy):
+class _TracedValue(_Recorded):
     """A value of a forward pass that is being traced."""
-
-    def __getattr__(self, k: str) -> Attribute:
-        return _TracedAttribute(self, k)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("tracer", "node"):
@@ -250,9 +265,11 @@ def trace_model(model: nn.Module, example: Tensor) -> Trace:
     with torch.inference_mode(False), torch.no_grad(), _unchanged_tensors(model):
         module = _traced(model)
         runs = [_shape_run(module, model, example, batch) for batch in BATCH_SIZES]
-        _check_values(module, model, example)
+        is_checked = _check_values(module, model, example)
     results = tuple({node: _summary(run.env[node]) for node in run.env} for run in runs)
-    return Trace(module, results, _of_batch(module.graph, results), _overwrites(module.graph, runs[0]))
+    of_batch = _of_batch(module.graph, results)
+    _check_lookups(model, module.graph, results[0], None if not is_checked else of_batch)
+    return Trace(module, results, of_batch, _overwrites(module.graph, runs[0]))
 
 
 def _traced(model: nn.Module) -> fx.GraphModule:
@@ -281,23 +298,70 @@ def _traced_once(model: nn.Module, where: str) -> fx.GraphModule:
         raise
     except Exception as error:
         # Tracing runs the model's own code, which may fail in any way on symbolic values.
+        why = f"it looks up {error}, which has no entry" if isinstance(error, KeyError) else error
         raise UnsupportedLayerError(
-            f"torch.fx cannot trace {type(model).__name__}: {error}. The forward pass must not branch on values of "
-            "tensors; move such code out of the model"
+            f"torch.fx cannot trace {type(model).__name__}: {why}. The forward pass must not branch on values of "
+            "tensors, nor look their sizes up; move such code out of the model"
         ) from error
 
 
 @contextmanager
 def _kept_attributes(model: nn.Module) -> Iterator[None]:
-    """Give the modules of a model the attributes again that they had before the block."""
-    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+    """Give a model what it had before the block: attributes and entries, of all objects that belong to it."""
+    holders = list(_holders(model))
+    kept = [(holder, _entries(holder)) for holder in holders]
     try:
         yield
     finally:
-        for present, before in attributes:
-            for name in present.keys() - before.keys():
-                del present[name]
-            present.update(before)
+        for holder, before in kept:
+            present = _entries(holder)
+            if len(present) != len(before) or any(a is not b for a, b in zip(present, before, strict=True)):
+                _put_back(holder, before)
+
+
+_Holder = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
+_HOLDERS = (dict, list, set, deque)
+"""What a forward pass can leave something in; the attributes of an object are a dictionary."""
+
+_SHARED = sys.stdlib_module_names - {"collections", "types"}
+"""Packages whose objects, such as loggers, queues and threads, others may change at the same time."""
+
+
+def _holders(model: nn.Module) -> Iterator[_Holder]:
+    """Yield all that can be changed of a model and of what its attributes lead to, each once."""
+    # Held, so that no other takes their addresses.
+    seen: dict[int, Any] = {}
+    stack: list[Any] = [model, *model.modules()]
+    while stack:
+        value = stack.pop()
+        if id(value) in seen or isinstance(value, str | bytes | int | float | type | ModuleType | FunctionType | None):
+            continue
+        seen[id(value)] = value
+        if isinstance(value, _HOLDERS):
+            yield value
+        if isinstance(value, dict | list | set | frozenset | tuple | deque):
+            stack.extend(value.values() if isinstance(value, dict) else value)
+        attributes = getattr(value, "__dict__", None)
+        if isinstance(attributes, dict) and type(value).__module__.partition(".")[0] not in _SHARED:
+            stack.append(attributes)
+        if isinstance(value, nn.Module):
+            shared = (entry for base in type(value).__mro__ for entry in vars(base).values())
+            stack.extend(entry for entry in shared if isinstance(entry, _HOLDERS))
+
+
+def _entries(holder: _Holder) -> list[Any]:
+    """Return what a holder has; of a dictionary keys and values in turn."""
+    return list(chain.from_iterable(holder.items())) if isinstance(holder, dict) else list(holder)
+
+
+def _put_back(holder: _Holder, entries: list[Any]) -> None:
+    holder.clear()
+    if isinstance(holder, dict):
+        holder.update(zip(entries[::2], entries[1::2], strict=True))
+    elif isinstance(holder, set):
+        holder.update(entries)
+    else:
+        holder.extend(entries)
 
 
 def _random_states() -> tuple[Any, ...]:
@@ -342,14 +406,17 @@ def _shape_run(module: fx.GraphModule, model: nn.Module, example: Tensor, batch:
     return run
 
 
-def _check_values(module: fx.GraphModule, model: nn.Module, example: Tensor) -> None:
+def _check_values(module: fx.GraphModule, model: nn.Module, example: Tensor) -> bool:
     """Refuse a model that computes something else than its trace.
 
     Python code can tell a traced value from a tensor: `isinstance(x, Tensor)`, `x.grad is None`, an exception that it
     catches. A model in training mode is not run: it would leave statistics and random numbers behind.
+
+    Returns:
+        whether the model was run.
     """
     if example.is_meta or any(part.training for part in model.modules()):
-        return
+        return False
     shape, generator = (BATCH_SIZES[0], *example.shape[1:]), torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator, dtype=example.dtype, device="cpu").to(example.device)
     with _running(model, x):
@@ -362,6 +429,31 @@ def _check_values(module: fx.GraphModule, model: nn.Module, example: Tensor) -> 
             "symbolic values in another way than tensors, as isinstance(x, torch.Tensor), `is` and except do; move "
             "such code out of the model"
         )
+    return True
+
+
+def _check_lookups(
+    model: nn.Module, graph: fx.Graph, results: dict[fx.Node, Any], of_batch: frozenset[fx.Node] | None
+) -> None:
+    """Refuse a model that looks up what is no tensor: whatever it would find, its trace has found nothing.
+
+    Args:
+        model: for the message.
+        graph: of the trace.
+        results: of its operations.
+        of_batch: what follows from the batch size; of anything else it is known that the model computes the same as
+            its trace, such as one that keeps what it computes for every size. None: that is not known.
+    """
+    for node in graph.nodes:
+        suspect = of_batch is None or node in of_batch
+        if _LOOKED_UP in node.meta and suspect and not isinstance(results[node], TensorShape):
+            what = "" if of_batch is None else ", which follows from the batch size"
+            mode = " or call eval(), if that is no batch size" if of_batch is None else ""
+            raise UnsupportedLayerError(
+                f"the forward pass of {type(model).__name__} looks {results[node]!r} ({node.name!r}){what} up in a "
+                "dictionary or a set. A trace, which is for all batch sizes, finds nothing there; look sizes and "
+                f"formats up in __init__{mode}"
+            )
 
 
 def _agree(traced: Tensor, own: Any) -> bool:

@@ -108,6 +108,10 @@ IMAGE_FUNCTIONS = {
     "one number for each example": lambda m, x: x[:, 0, 1, 2],
     "an activation of one number for each example": lambda m, x: F.hardtanh(x[:, 0, 1, 2] * 2) - m.gain[0],
     "one number for each example on the way": lambda m, x: F.relu(x[:, 0, 1, 2]).view(-1, 1) * m.gain,
+    "permute of one number for each example": lambda m, x: (
+        x[:, 0, 1, 2].permute(0) + torch.permute(x[:, 1, 1, 2], (0,))
+    ),
+    "transpose of one number for each example": lambda m, x: x[:, 0, 1, 2].transpose(0, -1)[..., :],
     # arithmetic
     "x + y": lambda m, x: x + F.relu(x),
     "x - y": lambda m, x: torch.sub(x, F.relu(x), alpha=2),

@@ -1,6 +1,10 @@
 """Bounds follow the model as it is, or refuse to."""
 
+import copy
 import weakref
+from collections import OrderedDict, deque
+from contextlib import nullcontext
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -107,6 +111,91 @@ def test_a_model_that_treats_symbolic_values_in_another_way_is_refused(model, po
     asking = Asking(question, *model).eval()
     with pytest.raises(UnsupportedLayerError, match=r"Asking computes something else than what torch\.fx has traced"):
         lbp.BoundedModule(asking, point)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        lambda x: 2 if x.shape[0] in {8} else 1,
+        lambda x: {8: 2}.get(x.size(0), 1),
+        lambda x: {2: 2}.get(x.shape[0] // 4, 1),
+        lambda x: 2 if x.shape in {(8, 4)} else 1,
+    ],
+    ids=["set", "dictionary", "quotient", "shape"],
+)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_model_that_looks_the_batch_size_up_is_refused(model, point, question, training):
+    with pytest.raises(UnsupportedLayerError, match=r"Asking looks .* up in a dictionary or a set"):
+        lbp.BoundedModule(Asking(question, *model).train(training), point)
+
+
+def test_a_format_looked_up_in_training_mode_is_refused(model, point):
+    asking = Asking(lambda x: {torch.float64: 2}.get(x.dtype, 1), *model).train()
+    with pytest.raises(UnsupportedLayerError, match=r"looks torch\.float64 .* or call eval\(\)"):
+        lbp.BoundedModule(asking, point)
+
+
+class Keeping(nn.Sequential):
+    """Keeps a factor for every number of features, and finds results by the tensors that they belong to."""
+
+    def __init__(self, *layers):
+        super().__init__(*layers)
+        self.factors = {}
+
+    def forward(self, x):
+        size = x.shape[1]
+        if size not in self.factors:
+            self.factors[size] = size / 2
+        y = super().forward(x)
+        return {x: y}[x] * self.factors[size]
+
+
+def test_a_model_that_keeps_what_it_computes_is_bounded(model, point):
+    keeping = Keeping(*model).eval()
+    assert bounds_are_the_value(lbp.BoundedModule(keeping, point), keeping, point)
+
+
+class Notes:
+    last = None
+
+
+class Leaving(nn.Sequential):
+    """Leaves its input in everything that it can reach, and fails on symbolic values if it is told to."""
+
+    kept_by_class: ClassVar[dict[str, object]] = {}
+
+    def __init__(self, fails, *layers):
+        super().__init__(*layers)
+        self.fails = fails
+        self.dictionary, self.inner = {"steps": 0}, {"list": [1, 2], "deque": deque([3], maxlen=4)}
+        self.objects, self.notes, self.order = {7}, (Notes(),), OrderedDict(a=1, b=2)
+
+    def forward(self, x):
+        self.kept_by_class["x"] = self.dictionary["x"] = self.notes[0].last = self.last = x
+        self.dictionary["steps"] += 1
+        self.inner["list"].append(x)
+        self.inner["deque"].append(x)
+        self.objects.add(x)
+        self.order.move_to_end("a")
+        if self.fails and x.sum() > 1e9:
+            return x
+        return super().forward(x)
+
+    def everything(self):
+        return (
+            *(self.dictionary, self.inner, self.objects, vars(self.notes[0]), list(self.order), self.kept_by_class),
+            *(sorted(vars(self)), self.inner["list"], self.inner["deque"].maxlen),
+        )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_trace_leaves_nothing_in_what_belongs_to_the_model(model, point, fails, training):
+    leaving = Leaving(fails, *model).train(training)
+    before = copy.deepcopy(leaving.everything())
+    with pytest.raises(UnsupportedLayerError, match="cannot trace") if fails else nullcontext():
+        lbp.BoundedModule(leaving, point)
+    assert leaving.everything() == before
 
 
 @pytest.mark.parametrize(
