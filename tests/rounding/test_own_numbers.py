@@ -121,10 +121,26 @@ def test_no_property_is_proved_that_the_network_violates_by_the_rounding_of_its_
     for rounding in ("outward", "inference"):
         found = verify_property(nn.LeakyReLU(0.2), problem, (1,), rounding=rounding, deadline=Deadline(60))
         assert found.verdict is Verdict.VIOLATED
-    tenth = nn.Linear(1, 1, bias=False).double()
-    nn.init.constant_(tenth.weight, 0.1)
-    with pytest.raises(InvalidInputError, match=r"'weight' of shape .* do not hold exactly"):
-        verify_property(tenth, problem, (1,), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("rounding", ["outward", "inference"])
+def test_no_property_is_proved_of_a_float64_network_by_numbers_rounded_to_float32(rounding):
+    # All parameters are float32 numbers; the slope is not, and in float32 it is larger.
+    network = nn.Sequential(nn.Linear(1, 1), nn.LeakyReLU(0.2)).double()
+    nn.init.constant_(network[0].weight, 1.0)
+    nn.init.constant_(network[0].bias, 0.0)
+    assert network(-torch.ones(1, 1, dtype=torch.float64)) > -0.2000000001
+    problem = parse_vnnlib(
+        "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (>= X_0 -1.0))(assert (<= X_0 -1.0))"
+        "(assert (>= Y_0 -0.2000000001))"
+    )
+    assert verify_property(network, problem, (1,), rounding=rounding).verdict is not Verdict.HOLDS
+    with pytest.raises(InvalidInputError, match=r"the network is torch\.float64, .*use dtype=torch\.float64"):
+        verify_property(network, problem, (1,), dtype=torch.float32, rounding=rounding)
+    mixed = nn.Linear(1, 1)
+    mixed.register_buffer("tenth", torch.tensor(0.1, dtype=torch.float64))
+    with pytest.raises(InvalidInputError, match=r"'tenth' of shape .* do not hold exactly"):
+        verify_property(mixed, problem, (1,), dtype=torch.float32, network_dtype=torch.float32, rounding=rounding)
 
 
 def test_a_copy_is_the_same_function_whatever_precision_products_have_outside():

@@ -466,3 +466,19 @@ def test_a_property_without_cases_holds():
     assert empty.decided_by == ("no input satisfies the assertions",)
     case = Case(Box(f64(0.0, 0.0), f64(0.0, 0.0)), (Conjunction(f64([1.0, 0.0]), f64(-99.0)),))
     assert verify_property(network(), Property(2, 2, (case,)), (2,)).verdict is Verdict.HOLDS
+
+
+@pytest.mark.parametrize(
+    ("convert", "keywords", "words"),
+    [
+        (nn.Module.half, {}, r"does not run on an input of shape \[1, 2\], torch\.float32.*Convert it by \.float\(\)"),
+        (nn.Module.double, {"network_dtype": torch.float32}, r"does not run .*\(network_dtype\)"),
+        (nn.Module.float, {"network_dtype": torch.float64}, r"does not run .*\(network_dtype\)"),
+        (nn.Module.float, {"dtype": torch.bfloat16}, "dtype must be torch.float32 or torch.float64, got torch.bfloat"),
+        (nn.Module.float, {"network_dtype": torch.float16}, "network_dtype must be torch.float32 or"),
+    ],
+)
+@pytest.mark.parametrize("rounding", ["nearest", "outward"])
+def test_formats_that_do_not_fit_are_refused(convert, keywords, words, rounding):
+    with pytest.raises(InvalidInputError, match=words):
+        verify_property(convert(network()), stated(-1, 1, "(<= Y_0 0)"), (2,), rounding=rounding, **keywords)

@@ -113,8 +113,8 @@ def verify_property(
 
     Raises:
         InvalidInputError: a network that does not fit the property, IBP as split_method, a budget that is too small, a
-            box beyond the dtype of the bounds, or coefficients of the property, or parameters, that it does not hold
-            exactly.
+            box beyond the dtype of the bounds, coefficients of the property, or parameters, that it does not hold
+            exactly, or bounds in float32 that are to account for rounding of a network in float64.
         UnanalysedRoundingError: a layer, or an environment, whose rounding errors are not known.
         UnsupportedLayerError: a layer without bounds.
         UnsupportedArgumentError: an unknown method.
@@ -169,6 +169,7 @@ class _Session:
         seed: int,
     ) -> None:
         network = copy.deepcopy(network).eval().requires_grad_(False)
+        _check_formats(dtype, own, rounding)
         _check_parameters(network, dtype, rounding)
         _check_fit(network, problem, input_shape, own)
         _check_boxes(problem, dtype)
@@ -252,6 +253,18 @@ def _evaluation(network: nn.Module, input_shape: tuple[int, ...], dtype: torch.d
     return evaluate
 
 
+def _check_formats(dtype: torch.dtype, own: torch.dtype, rounding: str) -> None:
+    for name, value in (("dtype", dtype), ("network_dtype", own)):
+        if value not in (torch.float32, torch.float64):
+            raise InvalidInputError(f"{name} must be torch.float32 or torch.float64, got {value!r}")
+    # Its numbers that are no tensors, and what it computes from its parameters, would be rounded as well.
+    if own == torch.float64 and dtype == torch.float32 and rounding != "nearest":
+        raise InvalidInputError(
+            f"the network is {own}, {dtype} bounds would be those of a network with rounded numbers; use "
+            "dtype=torch.float64 (--precision float64), or convert the network by .float() first"
+        )
+
+
 def _check_parameters(network: nn.Module, dtype: torch.dtype, rounding: str) -> None:
     """Refuse bounds of a network that is not the given one."""
     if rounding == "nearest" or dtype == torch.float64:
@@ -271,8 +284,14 @@ def _check_fit(network: nn.Module, problem: Property, input_shape: tuple[int, ..
             f"the network takes inputs of shape {list(input_shape)}, {size} numbers, but the property is about "
             f"{problem.inputs} inputs"
         )
-    with torch.no_grad():
-        output = network(torch.zeros(1, *input_shape, dtype=dtype))
+    try:
+        with torch.no_grad():
+            output = network(torch.zeros(1, *input_shape, dtype=dtype))
+    except Exception as error:
+        raise InvalidInputError(
+            f"the network does not run on an input of shape {[1, *input_shape]}, {dtype}, on the CPU: {error}. Convert "
+            "it by .float() or .double() and .cpu(), or name its format (network_dtype)"
+        ) from error
     if output[0].numel() != problem.outputs:
         raise InvalidInputError(
             f"the network gives outputs of shape {list(output.shape[1:])}, {output[0].numel()} numbers, but the "
