@@ -124,15 +124,14 @@ def test_no_property_is_proved_that_the_network_violates_by_the_rounding_of_its_
 
 
 @pytest.mark.parametrize("rounding", ["outward", "inference"])
-def test_no_property_is_proved_of_a_float64_network_by_numbers_rounded_to_float32(rounding):
-    # All parameters are float32 numbers; the slope is not, and in float32 it is larger.
-    network = nn.Sequential(nn.Linear(1, 1), nn.LeakyReLU(0.2)).double()
-    nn.init.constant_(network[0].weight, 1.0)
-    nn.init.constant_(network[0].bias, 0.0)
-    assert network(-torch.ones(1, 1, dtype=torch.float64)) > -0.2000000001
+def test_no_property_is_proved_of_a_float64_network_by_what_float32_makes_of_it(rounding):
+    # Its parameter is 1, a float32 number, but the weight that it computes, 2^-30, is 0 in float32.
+    network = Computed(lambda x, w: functional.linear(x, (w + 2.0**-30) - w)).double()
+    nn.init.ones_(network.weight)
+    assert network(torch.ones(1, 1, dtype=torch.float64)) == 2.0**-30
     problem = parse_vnnlib(
-        "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (>= X_0 -1.0))(assert (<= X_0 -1.0))"
-        "(assert (>= Y_0 -0.2000000001))"
+        "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (>= X_0 1.0))(assert (<= X_0 1.0))"
+        "(assert (>= Y_0 1e-10))"
     )
     assert verify_property(network, problem, (1,), rounding=rounding).verdict is not Verdict.HOLDS
     with pytest.raises(InvalidInputError, match=r"the network is torch\.float64, .*use dtype=torch\.float64"):
