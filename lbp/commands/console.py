@@ -119,6 +119,11 @@ def say(text: str) -> None:
     Console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+def warn(text: str) -> None:
+    """Prints a text as it is on standard error."""
+    Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def print_results(results: Sequence[tuple[str, VerificationResult]]) -> None:
     """Prints a table with a row per network and method; a cascade's verified errors count all methods so far."""
     first = results[0][1]

@@ -1,13 +1,14 @@
 """`lbp train`."""
 
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lbp import checkpoint
-from lbp.commands.console import TrainingProgress, progress_bars, say, told_to_resume
+from lbp.commands.console import TrainingProgress, progress_bars, say, told_to_resume, warn
 from lbp.commands.options import DataRoot, Device, chosen_device, prepare_files, prepare_folder
 from lbp.errors import OutputError
 from lbp.files import only_writer, remove_leftovers
@@ -24,7 +25,9 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="Use another setting than the file's: training.seed=3, ..."),
     ] = None,
     device: Device = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run where it stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an unfinished run where it stopped; without one, start it.")
+    ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished run away.")] = False,
     graphs: Annotated[bool, typer.Option("--graphs/--no-graphs", help="Capture steps as CUDA graphs on a GPU.")] = True,
     tensorboard: Annotated[Path | None, typer.Option(help="Also write a TensorBoard log into this folder.")] = None,
@@ -50,36 +53,58 @@ def train(
             return
         world.barrier()
         if world.leads:
+            if resume and not state.exists():
+                warn(f"nothing to resume, there is neither {state} nor {target}: the training starts anew")
             _settle_state(state, resume=resume, restart=restart)
             for path in (state, target):
                 remove_leftovers(path)
         world.barrier()
-        trained = _run(settings, data_root, world, state, tensorboard, graphs)
-        if world.leads:
-            trained.save(target)
-            state.unlink(missing_ok=True)
-            _report(trained, target)
+        if not world.leads:
+            run(settings, data_root, world=world, state=state, capture=graphs)
+            return
+        with told_to_resume(state):
+            trained, failure = _run(settings, data_root, world, state, tensorboard, graphs)
+        trained.save(target)
+        state.unlink(missing_ok=True)
+        _report(trained, target)
+        if failure is not None:
+            raise OutputError(f"{failure}; the network itself is complete") from failure
 
 
 def _run(
     settings: RunSettings, data_root: Path | None, world: World, state: Path, tensorboard: Path | None, graphs: bool
-) -> Run:
-    if not world.leads:
-        return run(settings, data_root, world=world, state=state, capture=graphs)
-    with told_to_resume(state), ExitStack() as stack:
+) -> tuple[Run, OutputError | None]:
+    """Train, and return why the TensorBoard log ends before the training, where it does."""
+    failures: list[OutputError] = []
+
+    @contextmanager
+    def logging() -> Iterator[None]:
+        try:
+            yield
+        except OutputError as error:
+            failures.append(error)
+            warn(f"{error}; the training goes on without it")
+
+    with ExitStack() as stack:
         log = None if tensorboard is None else stack.enter_context(TensorBoardLog(tensorboard))
         progress = TrainingProgress(stack.enter_context(progress_bars()), settings.model.architecture)
 
         def on_step(record: StepRecord) -> None:
             progress(record)
-            if log is not None:
-                log.on_step(record)
+            if log is not None and not failures:
+                with logging():
+                    log.on_step(record)
 
         def on_epoch(record: EpochRecord) -> None:
-            if log is not None:
-                log.on_epoch(record)
+            if log is not None and not failures:
+                with logging():
+                    log.on_epoch(record)
 
-        return run(settings, data_root, on_step, on_epoch=on_epoch, world=world, state=state, capture=graphs)
+        trained = run(settings, data_root, on_step, on_epoch=on_epoch, world=world, state=state, capture=graphs)
+        if log is not None:
+            with suppress(OutputError) if failures else logging():
+                log.close()
+    return trained, failures[0] if failures else None
 
 
 def _pair(change: str) -> tuple[str, str]:

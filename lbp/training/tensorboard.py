@@ -1,7 +1,8 @@
 """Training curves for TensorBoard."""
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -64,15 +65,33 @@ class TensorBoardLog:
 
     def __enter__(self) -> Self:
         """The log itself."""
+        # A writer's thread keeps the error for whoever writes next, and raises it as well, which would be printed.
+        self._print_error = threading.excepthook
+        threading.excepthook = self._excepthook
         return self
+
+    def _excepthook(self, arguments: Any) -> None:
+        is_writer = type(arguments.thread).__module__.startswith("tensorboard.")
+        if not (is_writer and isinstance(arguments.exc_value, OSError)):
+            self._print_error(arguments)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Writes what is still in memory."""
-        with self._writing():
-            for writer in self._writers.values():
-                writer.close()
+        """Closes the log; where that fails on top of another error, that one is told."""
+        threading.excepthook = self._print_error
+        try:
+            self.close()
+        except OutputError:
+            if error is None:
+                raise
+
+    def close(self) -> None:
+        """Writes what is still in memory; later calls do nothing."""
+        writers, self._writers = self._writers, {}
+        with self._writing(), ExitStack() as stack:
+            for writer in writers.values():
+                stack.callback(writer.close)
 
     def _add(self, axis: str, position: int, values: dict[str, float]) -> None:
         with self._writing():

@@ -1,5 +1,8 @@
 """`lbp train`: settings from the command line, logs, and what it refuses."""
 
+import errno
+import threading
+
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -151,6 +154,41 @@ def test_a_log_that_cannot_be_written_is_refused(config, tmp_path):
         log._writers["epochs"].add_scalar = lambda *arguments: (_ for _ in ()).throw(OSError("disk full"))
         with pytest.raises(OutputError, match=r"cannot write the TensorBoard log into .* \(disk full\)"):
             log.on_epoch(record)
+
+
+@pytest.mark.parametrize("written", [0, 3, 8])
+def test_a_training_goes_on_where_its_log_cannot_be_written(config, tmp_path, monkeypatch, written):
+    """Records that fit on the disk: none, some of the first epoch, some of the last."""
+    writers = pytest.importorskip("tensorboard.summary.writer.record_writer")
+    write, calls, printed = writers.RecordWriter.write, iter(range(100)), []
+
+    def full(writer, data):
+        if next(calls) >= written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(writer, data)
+
+    monkeypatch.setattr(writers.RecordWriter, "write", full)
+    monkeypatch.setattr(threading, "excepthook", printed.append)
+    result = invoke(config, "--tensorboard", tmp_path / "log")
+    assert isinstance(result.exception, OutputError)
+    reason = f"cannot write the TensorBoard log into {tmp_path / 'log'} (No space left on device)"
+    assert str(result.exception) == f"{reason}; the network itself is complete"
+    assert f"{reason}; the training goes on without it" in result.stderr
+    assert printed == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "net.safetensors", "net.toml"]
+    assert len(checkpoint.load(tmp_path / "net.safetensors").training["history"]) == 2
+    assert threading.excepthook == printed.append
+
+
+def test_a_log_prints_the_errors_of_other_threads(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    printed = []
+    monkeypatch.setattr(threading, "excepthook", printed.append)
+    with TensorBoardLog(tmp_path):
+        thread = threading.Thread(target=open, args=(tmp_path / "missing",))
+        thread.start()
+        thread.join()
+    assert [arguments.exc_type for arguments in printed] == [FileNotFoundError]
 
 
 def test_without_the_package_the_log_says_what_to_install(monkeypatch, tmp_path):

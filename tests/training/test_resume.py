@@ -202,6 +202,18 @@ def test_a_checkpoint_is_written_by_one_run_at_a_time(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.safetensors", "net.toml"]
 
 
+def test_a_run_that_is_resumed_before_it_has_begun_says_that_it_starts(tmp_path):
+    config = tmp_path / "net.toml"
+    config.write_text(TOML.replace("epochs = 6", "epochs = 2"))
+    command = ["train", str(config), "--device", "cpu"]
+    result = runner.invoke(cli.app, [*command, "--resume"])
+    assert result.exit_code == 0
+    state, target = tmp_path / "net.state.safetensors", tmp_path / "net.safetensors"
+    assert f"nothing to resume, there is neither {state} nor {target}: the training starts anew" in result.stderr
+    target.unlink()
+    assert "nothing to resume" not in runner.invoke(cli.app, command).stderr
+
+
 def test_a_run_is_continued_or_thrown_away_but_not_both(tmp_path):
     config, state = tmp_path / "net.toml", tmp_path / "net.state.safetensors"
     config.write_text(TOML)
