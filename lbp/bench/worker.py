@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -185,7 +185,8 @@ class Worker:
     def _ask(self, what: Work | str) -> Any:
         patience = self._limits.seconds + self._start_seconds(what)
         try:
-            self._connection.send(what)
+            with suppress(BrokenPipeError, ConnectionResetError):  # it has ended; why, it may have said before
+                self._connection.send(what)
             if not self._connection.poll(patience):
                 self._stop()
                 raise RunFailedError(f"stopped after {patience:g} s")

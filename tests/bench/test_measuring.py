@@ -346,6 +346,18 @@ def test_a_contender_that_is_not_installed_fails_by_name():
         worker.first(Work("bounds", TINY, "IBP", batch=1))
 
 
+@pytest.mark.parametrize("started", ["before", "with the work"])
+def test_a_peer_whose_own_import_fails_says_so_whenever_its_process_was_started(tmp_path, started):
+    (tmp_path / "auto_LiRPA").mkdir()
+    (tmp_path / "auto_LiRPA" / "__init__.py").write_text("import a_package_that_is_missing")
+    with Worker(find("auto_LiRPA patches"), "cpu", LIMITS, tmp_path) as worker:
+        if started == "before":
+            worker.start()
+            worker._process.join()  # it has ended before any work comes
+        with pytest.raises(RunFailedError, match="ModuleNotFoundError: No module named 'a_package_that_is_missing'"):
+            worker.first(Work("bounds", TINY, "IBP", batch=1))
+
+
 @pytest.fixture
 def workers_forked(monkeypatch):
     """Workers are copies of this process: nothing is imported anew, which is most of a short test's time."""
