@@ -36,7 +36,7 @@ def read_instances(path: Path) -> list[Instance]:
     """
     try:
         lines = list(csv.reader(path.read_text().splitlines()))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidInputError(f"{path}: cannot be read ({reason_of(error)})") from error
     found = []
     for place, cells in enumerate(lines, start=1):

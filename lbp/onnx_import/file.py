@@ -110,9 +110,16 @@ def read(path: str | PathLike[str]) -> OnnxModel:
     if element not in DTYPES:
         name = onnx.helper.tensor_dtype_to_string(element)
         raise OnnxFileError(f"{source}: the input {inputs[0].name!r} has type {name}; FLOAT and DOUBLE are supported")
-    return OnnxModel(
+    model = OnnxModel(
         source, proto, inputs[0].name, graph.output[0].name, _example_shape(source, inputs[0]), DTYPES[element]
     )
+    known = onnx.defs.onnx_opset_version()
+    if model.opset > known:
+        raise OnnxFileError(
+            f"{source}: has operators of version {model.opset}, the installed onnx knows them up to version {known}; "
+            "update onnx, or export the network with an older version"
+        )
+    return model
 
 
 def _checked_proto(path: Path) -> onnx.ModelProto:

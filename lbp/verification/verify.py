@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from numbers import Real
+from numbers import Integral, Real
 from typing import Annotated
 
 import torch
@@ -232,7 +232,7 @@ def _single_radius(eps: float | Tensor) -> float:
             f"eps must be one number for all examples, got a tensor of shape {list(eps.shape)}; verify the examples of "
             "every radius in a call of their own"
         )
-    if not isinstance(eps, Real | Tensor):
+    if isinstance(eps, bool) or not isinstance(eps, Real | Tensor):
         raise InvalidInputError(f"eps must be a number, got {eps!r} ({type(eps).__name__})")
     return float(eps)
 
@@ -254,6 +254,15 @@ def check_images(
     """
     if isinstance(model, BoundedModule):
         raise InvalidInputError("verification takes the model itself, not a BoundedModule")
+    if not isinstance(model, nn.Module):
+        raise InvalidInputError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
+    for name, value in (("x", x), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise InvalidInputError(
+                f"{name} must be a tensor, got {type(value).__name__}; convert it by torch.as_tensor"
+            )
+        if value.layout != torch.strided:
+            raise InvalidInputError(f"{name} must be a dense tensor, got one of layout {value.layout}")
     if x.dim() < 2:
         raise InvalidInputError(f"x must be a batch of inputs [N, *shape], got shape {list(x.shape)}")
     weights = next(model.parameters(), None)
@@ -263,8 +272,8 @@ def check_images(
         raise InvalidInputError(
             f"labels must be int64 of shape [{len(x)}], got {labels.dtype} of shape {list(labels.shape)}"
         )
-    if batch_size is not None and batch_size < 1:
-        raise InvalidInputError(f"batch_size must be at least 1, got {batch_size}")
+    if batch_size is not None and not (isinstance(batch_size, Integral) and batch_size >= 1):
+        raise InvalidInputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
     seen: set[int] = set()
     for index in indices or ():
         if not 0 <= index < len(x):

@@ -193,3 +193,10 @@ def test_a_line_of_another_form_is_named(folder, monkeypatch, capsys, line):
     code, text = run_main(monkeypatch, capsys, "verify-vnnlib", "--instances", folder / "instances.csv")
     assert code == 2
     assert "instances.csv, line 2" in text
+
+
+def test_a_line_that_is_too_long_for_a_name_is_an_error_of_the_file(folder, monkeypatch, capsys):
+    (folder / "instances.csv").write_text(f"{200_000 * 'a'},unsat.vnnlib,60\n")
+    code, text = run_main(monkeypatch, capsys, "verify-vnnlib", "--instances", folder / "instances.csv")
+    assert code == 2
+    assert "instances.csv: cannot be read (field larger than field limit" in text

@@ -171,6 +171,13 @@ def test_an_operator_of_another_domain_is_named_with_it(tmp_path):
         load_onnx(save(tmp_path, proto))
 
 
+def test_operators_of_a_version_that_onnx_does_not_know_are_refused(tmp_path):
+    known = onnx.defs.onnx_opset_version()
+    with pytest.raises(OnnxFileError, match=rf"version {known + 1}, the installed onnx knows .* {known};"):
+        load_onnx(save(tmp_path, model([node("Relu", ["x"])], LINE, opset=known + 1)))
+    assert load_onnx(save(tmp_path, model([node("Relu", ["x"])], LINE, opset=known))).output_shape == (6,)
+
+
 def test_the_indices_of_a_pool_are_refused_where_they_are_read(tmp_path):
     pool = node("MaxPool", ["x"], ["p", "indices"], kernel_shape=[2, 2])
     with pytest.raises(UnsupportedLayerError, match="'indices', an output that its operator does not give"):

@@ -198,8 +198,15 @@ def test_labels_that_do_not_fit_are_refused(trained, digits):
         ({"indices": [3, 1, 3]}, "indices must differ, 3 is among them twice"),
         ({"indices": [40]}, "those of the 40 images, 0 to 39, got 40"),
         ({"indices": [0, -1]}, "those of the 40 images, 0 to 39, got -1"),
-        ({"batch_size": -1}, "batch_size must be at least 1, got -1"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": -1}, "batch_size must be a whole number of at least 1, got -1"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number of at least 1, got 1.5"),
+        ({"x": [0.0] * 40}, "x must be a tensor, got list; convert it"),
+        ({"labels": [0] * 40}, "labels must be a tensor, got list; convert it"),
+        (
+            {"x": torch.zeros(40, 64).double().to_sparse()},
+            "x must be a dense tensor, got one of layout torch.sparse_coo",
+        ),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
     ],
 )
 @pytest.mark.parametrize(

@@ -206,6 +206,9 @@ def test_method_names_are_canonical_and_unique():
         ({"eps": math.nan}, "eps"),
         ({"eps": torch.full((40,), EPS)}, r"eps must be one number for all examples, got a tensor of shape \[40\]"),
         ({"eps": "0.1"}, r"eps must be a number, got '0.1' \(str\)"),
+        ({"eps": True}, r"eps must be a number, got True \(bool\)"),
+        ({"batch_size": 2.0}, "batch_size must be a whole number of at least 1, got 2.0"),
+        ({"x": [[0.0]], "labels": [0]}, "x must be a tensor, got list"),
         ({"eps": None}, "eps must be a number, got None"),
         ({"norm": 0.5}, "norm"),
         ({"clip": (1, 0)}, "clip"),
@@ -238,6 +241,8 @@ def test_the_model_itself_is_asked_for(digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     with pytest.raises(LbpError, match="not a BoundedModule"):
         verify(BoundedModule(model, digits.images[:1]), digits.images, digits.labels, EPS)
+    with pytest.raises(LbpError, match=r"must be a torch\.nn\.Module, got function"):
+        verify(lambda x: x, digits.images, digits.labels, EPS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
