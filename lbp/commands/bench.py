@@ -51,7 +51,7 @@ def bench(
         list[Level] | None, typer.Argument(help="what to measure: ops, methods, training, growth; all unless named")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves PyTorch's number", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves PyTorch's number", min=0, max=4096)] = 0,
     quick: Annotated[bool, typer.Option(help="DM-Small and one image only: a minute or two")] = False,
     only: Annotated[
         list[str] | None, typer.Option(help="an op (part of its name), a network or a method; repeat")

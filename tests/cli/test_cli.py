@@ -291,3 +291,9 @@ def test_the_data_set_must_be_named_where_the_checkpoint_does_not(monkeypatch, c
     code, errors = run_main(monkeypatch, capsys, "verify", tmp_path / "net", "--eps", "0.1")
     assert code == 2
     assert "name the data set by --data" in errors
+
+
+def test_more_threads_than_a_machine_can_have_are_refused(monkeypatch, capsys):
+    code, errors = run_main(monkeypatch, capsys, "bench", "ops", "--threads", "99999999999")
+    assert code == 2
+    assert "4096" in errors
