@@ -145,6 +145,10 @@ def _interval_weight_gradient(
         return matmul(to_center.mT, center).addcmul_(matmul(to_radius.mT, radius), weight.sign())
     result = torch.empty_like(weight)
     for block in blocks:
+        if len(center) == 1:  # the products of two vectors: the library's matrix products take twice as long
+            of_block = torch.mul(to_radius[0, block, None], radius, out=result[block])
+            of_block.mul_(weight[block].sign()).addcmul_(to_center[0, block, None], center)
+            continue
         through_center, through_radius = (
             matmul(to_end[:, block].mT, end) for to_end, end in ((to_center, center), (to_radius, radius))
         )
