@@ -170,9 +170,9 @@ class PositionGradients {
     std::fill(gradients, gradients + row_, T(0));
     const Index source = entry / w_.columns / w_.rows;
     const Index pixels = (image_ * w_.image_channels + source) * w_.image_rows + row;
-    const T* pixel = arriving_.data() + pixels * args_.rows * w_.image_columns + offset;
+    const T* pixel = arriving_.data() + pixels * args_.rows * w_.image_columns;
     for (Index s = 0; s < args_.rows; ++s, pixel += w_.image_columns) {
-      for (Index x = first; x < stop; ++x) gradients[s * kLanes<T> + x - left_] = pixel[w_.column_scale * x];
+      for (Index x = first; x < stop; ++x) gradients[s * kLanes<T> + x - left_] = pixel[w_.column_scale * x + offset];
     }
   }
 
