@@ -6,13 +6,9 @@ import inspect
 import operator
 import pickle
 import random
-import sys
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
-from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,11 +16,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute
 from torch.nn import functional
-from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lbp.errors import InvalidInputError, UnsupportedLayerError
 from lbp.graph.structure import is_kept_whole
+from lbp.graph.unchanged import kept_attributes, refused_change, unchanged_tensors, version_of
 from lbp.nn import GlobalBatchNorm
 from lbp.precision import full_precision
 
@@ -232,7 +228,7 @@ class _ShapeRun(fx.Interpreter):
         return super().call_function(target, args, kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
-        versions = {arg: _version(self.env[arg]) for arg in n.all_input_nodes}
+        versions = {arg: version_of(self.env[arg]) for arg in n.all_input_nodes}
         self._on_input = n.op == "placeholder" or not self._of_input.isdisjoint(n.all_input_nodes)
         if self._on_input:
             self._of_input.add(n)
@@ -240,12 +236,8 @@ class _ShapeRun(fx.Interpreter):
         else:
             with _NoRandomNumbers(f"{n.name!r} ({n.op} {n.target})"):
                 result = super().run_node(n)
-        self.mutations[n] = [arg for arg, version in versions.items() if _version(self.env[arg]) != version]
+        self.mutations[n] = [arg for arg, version in versions.items() if version_of(self.env[arg]) != version]
         return result
-
-
-def _version(value: Any) -> int:
-    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
 
 
 @full_precision()  # autocast would give values other formats than bounds are computed in
@@ -262,7 +254,7 @@ def trace_model(model: nn.Module, example: Tensor) -> Trace:
         InvalidInputError: the model does not run on inputs of the example's shape with another batch size.
     """
     # Tensors made under inference mode have no versions, by which changes in place are seen.
-    with torch.inference_mode(False), torch.no_grad(), _unchanged_tensors(model):
+    with torch.inference_mode(False), torch.no_grad(), unchanged_tensors(model):
         module = _traced(model)
         runs = [_shape_run(module, model, example, batch) for batch in BATCH_SIZES]
         is_checked = _check_values(module, model, example)
@@ -290,7 +282,7 @@ def _traced(model: nn.Module) -> fx.GraphModule:
 def _traced_once(model: nn.Module, where: str) -> fx.GraphModule:
     try:
         # What the forward pass and torch.fx leave on the model is symbolic, or made for this trace.
-        with _kept_attributes(model):
+        with kept_attributes(model):
             with _NoRandomNumbers(where):
                 graph = BoundTracer().trace(model)
             return fx.GraphModule(model, graph)
@@ -305,93 +297,9 @@ def _traced_once(model: nn.Module, where: str) -> fx.GraphModule:
         ) from error
 
 
-@contextmanager
-def _kept_attributes(model: nn.Module) -> Iterator[None]:
-    """Give a model what it had before the block: attributes and entries, of all objects that belong to it."""
-    holders = list(_holders(model))
-    kept = [(holder, _entries(holder)) for holder in holders]
-    try:
-        yield
-    finally:
-        for holder, before in kept:
-            present = _entries(holder)
-            if len(present) != len(before) or any(a is not b for a, b in zip(present, before, strict=True)):
-                _put_back(holder, before)
-
-
-_Holder = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
-_HOLDERS = (dict, list, set, deque)
-"""What a forward pass can leave something in; the attributes of an object are a dictionary."""
-
-_SHARED = sys.stdlib_module_names - {"collections", "types"}
-"""Packages whose objects, such as loggers, queues and threads, others may change at the same time."""
-
-
-def _holders(model: nn.Module) -> Iterator[_Holder]:
-    """Yield all that can be changed of a model and of what its attributes lead to, each once."""
-    # Held, so that no other takes their addresses.
-    seen: dict[int, Any] = {}
-    stack: list[Any] = [model, *model.modules()]
-    while stack:
-        value = stack.pop()
-        if id(value) in seen or isinstance(value, str | bytes | int | float | type | ModuleType | FunctionType | None):
-            continue
-        seen[id(value)] = value
-        if isinstance(value, _HOLDERS):
-            yield value
-        if isinstance(value, dict | list | set | frozenset | tuple | deque):
-            stack.extend(value.values() if isinstance(value, dict) else value)
-        attributes = getattr(value, "__dict__", None)
-        if isinstance(attributes, dict) and type(value).__module__.partition(".")[0] not in _SHARED:
-            stack.append(attributes)
-        if isinstance(value, nn.Module):
-            shared = (entry for base in type(value).__mro__ for entry in vars(base).values())
-            stack.extend(entry for entry in shared if isinstance(entry, _HOLDERS))
-
-
-def _entries(holder: _Holder) -> list[Any]:
-    """Return what a holder has; of a dictionary keys and values in turn."""
-    return list(chain.from_iterable(holder.items())) if isinstance(holder, dict) else list(holder)
-
-
-def _put_back(holder: _Holder, entries: list[Any]) -> None:
-    holder.clear()
-    if isinstance(holder, dict):
-        holder.update(zip(entries[::2], entries[1::2], strict=True))
-    elif isinstance(holder, set):
-        holder.update(entries)
-    else:
-        holder.extend(entries)
-
-
 def _random_states() -> tuple[Any, ...]:
     legacy = np.random.get_state(legacy=False)  # noqa: NPY002 - it may be what the model draws from
     return random.getstate(), pickle.dumps(legacy)
-
-
-@contextmanager
-def _unchanged_tensors(model: nn.Module) -> Iterator[None]:
-    """Refuse a model if its tensors change inside the block."""
-    before = {name: (tensor, _version(tensor)) for name, tensor in _tensors(model)}
-    yield
-    for name, tensor in _tensors(model):
-        if before.get(name, (None, 0))[0] is tensor and before[name][1] != _version(tensor):
-            raise _changes(model, name, tensor)
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield parameters, buffers and tensors in plain attributes, with their names."""
-    for path, module in model.named_modules():
-        for name, value in chain(module._parameters.items(), module._buffers.items(), vars(module).items()):
-            if isinstance(value, Tensor) and not is_lazy(value):
-                yield f"{path}.{name}" if path else name, value
-
-
-def _changes(model: nn.Module, name: str, tensor: Tensor) -> UnsupportedLayerError:
-    return UnsupportedLayerError(
-        f"the forward pass of {type(model).__name__} changes the model's tensor {name!r}, of shape "
-        f"{list(tensor.shape)}, in place: a network that changes as it runs has no bounds. Call eval() if that stops it"
-    )
 
 
 def _shape_run(module: fx.GraphModule, model: nn.Module, example: Tensor, batch: int) -> _ShapeRun:
@@ -402,7 +310,7 @@ def _shape_run(module: fx.GraphModule, model: nn.Module, example: Tensor, batch:
     storages, touched = _storages(run), _touched(run)
     for node, storage in storages.items():
         if node.op == "get_attr" and any(storage in changed for changed in touched.values()):
-            raise _changes(model, str(node.target), run.env[node])
+            raise refused_change(model, str(node.target), run.env[node])
     return run
 
 
@@ -421,7 +329,7 @@ def _check_values(module: fx.GraphModule, model: nn.Module, example: Tensor) -> 
     x = torch.randn(shape, generator=generator, dtype=example.dtype, device="cpu").to(example.device)
     with _running(model, x):
         traced = fx.Interpreter(module).run(x.clone())
-        with _kept_attributes(model):
+        with kept_attributes(model):
             own = model(x)
     if isinstance(traced, Tensor) and not _agree(traced, own):
         raise UnsupportedLayerError(

@@ -3,7 +3,6 @@
 // for a band of rows: with its padding around it, and the columns and rows that a stride brings together side by side,
 // so that every tap reads at one distance from where the output's position begins.
 #include <algorithm>
-#include <cstdint>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -150,14 +149,6 @@ class Layout {
   const IntervalConvolutionArguments<T>& args_;
   const Index channels_, phases_[2], pitch_, rows_, plane_, padded_width_;
 };
-
-template <typename T>
-typename Vector<T>::Type magnitude(typename Vector<T>::Type value) {
-  using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  typedef Bits Mask __attribute__((vector_size(kVectorBytes)));
-  const Mask all_but_sign = Mask{} + Bits(~(Bits(1) << (8 * sizeof(T) - 1)));
-  return typename Vector<T>::Type(Mask(value) & all_but_sign);
-}
 
 // The results of output channels at vectors of positions.
 template <typename T>

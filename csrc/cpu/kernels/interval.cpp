@@ -1,5 +1,3 @@
-#include <cstdint>
-#include <type_traits>
 #include <utility>
 
 #include "cpu/kernels/simd.h"
@@ -14,14 +12,6 @@ constexpr Index kBlock = kSumBlock;
 
 // Rows of W and examples of one tile of sums.
 constexpr Index kRows = 16, kExamples = 16;
-
-template <typename T>
-typename Vector<T>::Type magnitude(typename Vector<T>::Type value) {
-  using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  typedef Bits Mask __attribute__((vector_size(kVectorBytes)));
-  const Mask all_but_sign = Mask{} + Bits(~(Bits(1) << (8 * sizeof(T) - 1)));
-  return typename Vector<T>::Type(Mask(value) & all_but_sign);
-}
 
 // A block of the centers and radii of a tile's examples side by side. Where layers are as wide as a power of two, the
 // examples themselves lie so far apart that a cache has room for few of them.

@@ -8,6 +8,9 @@
 #include <immintrin.h>
 #endif
 
+#include <cstdint>
+#include <type_traits>
+
 #include "arguments.h"
 #include "math/config.h"
 
@@ -42,6 +45,15 @@ void store_vector(T* to, typename Vector<T>::Type value) {
 template <typename T>
 typename Vector<T>::Type broadcast(T number) {
   return number - typename Vector<T>::Type{};  // -0 - 0 is -0
+}
+
+// The magnitudes of a vector's numbers.
+template <typename T>
+typename Vector<T>::Type magnitude(typename Vector<T>::Type value) {
+  using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  typedef Bits Mask __attribute__((vector_size(kVectorBytes)));
+  const Mask all_but_sign = Mask{} + Bits(~(Bits(1) << (8 * sizeof(T) - 1)));
+  return typename Vector<T>::Type(Mask(value) & all_but_sign);
 }
 
 // accumulator + a * b.
