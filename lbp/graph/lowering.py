@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from lbp.errors import UnsupportedLayerError
@@ -14,7 +13,15 @@ from lbp.graph.base import BoundNode, InputNode
 from lbp.graph.batch_norm import fold_batch_norms
 from lbp.graph.network import Network
 from lbp.graph.registry import BatchStatistics, Call, Guard
-from lbp.graph.trace import BoundTracer, TensorShape, Trace, holds_tensor, trace_model
+from lbp.graph.trace import (
+    BoundTracer,
+    TensorShape,
+    Trace,
+    asks_for_shape,
+    holds_tensor,
+    reads_values,
+    trace_model,
+)
 from lbp.graph.values import Attribute, Expression, Literal, MethodCall, ModuleCall, Value
 
 
@@ -33,20 +40,6 @@ def build_network(model: nn.Module, example: Tensor, statistics: BatchStatistics
     if BoundTracer().is_leaf_module(model, ""):
         model = nn.Sequential(model).train(model.training)
     return _Lowering(model, trace_model(model, example), statistics).run()
-
-
-_FUNCTIONS_OF_SHAPES = {getattr, torch.numel, torch.is_floating_point, torch.is_complex}
-_METHODS_OF_SHAPES = {
-    *("size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "element_size"),
-    *("is_floating_point", "is_complex", "get_device"),
-}
-
-
-def _asks_for_shape(fx_node: fx.Node) -> bool:
-    """Whether the result, where it is no tensor, follows from the shapes, formats and devices of tensors."""
-    if fx_node.op == "call_function":
-        return fx_node.target in _FUNCTIONS_OF_SHAPES
-    return fx_node.op == "call_method" and fx_node.target in _METHODS_OF_SHAPES
 
 
 class _Lowering:
@@ -103,7 +96,7 @@ class _Lowering:
             self.nodes[fx_node] = handler(call)
         elif holds_tensor(self.trace.results[0][fx_node]):
             raise self._call(fx_node, number).refuse("returns several tensors")
-        elif self._reads_values(fx_node):
+        elif reads_values(fx_node, self.trace.results[0]):
             raise self._call(fx_node, number).refuse(
                 "makes numbers of values that depend on the input, which bounds would not follow"
             )
@@ -111,11 +104,6 @@ class _Lowering:
     def _is_shape(self, fx_node: fx.Node) -> bool:
         """Whether a value is arithmetic on shapes: neither a tensor nor independent of the input."""
         return fx_node not in self.nodes and fx_node not in self.values
-
-    def _reads_values(self, fx_node: fx.Node) -> bool:
-        """Whether an operation, whose result is no tensor, asks a tensor for more than its shape and format."""
-        of_tensors = any(isinstance(self.trace.results[0][source], TensorShape) for source in fx_node.all_input_nodes)
-        return of_tensors and not _asks_for_shape(fx_node)
 
     def _check_format(self, call: Call) -> None:
         if call.dtype != self.dtype:
@@ -147,9 +135,9 @@ class _Lowering:
     def _is_fixed(self, fx_node: fx.Node) -> bool:
         """Whether a constant follows from shapes and formats of parameters alone, which a trace takes for fixed."""
         result = self.trace.results[0][fx_node]
-        if isinstance(result, TensorShape) or holds_tensor(result) or self._reads_values(fx_node):
+        if isinstance(result, TensorShape) or holds_tensor(result) or reads_values(fx_node, self.trace.results[0]):
             return False
-        return _asks_for_shape(fx_node) or all(
+        return asks_for_shape(fx_node) or all(
             isinstance(self.values[source], Literal) for source in fx_node.all_input_nodes
         )
 

@@ -6,7 +6,7 @@ import inspect
 import operator
 import pickle
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import Attribute
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lbp.errors import InvalidInputError, UnsupportedLayerError
+from lbp.graph.recorded import CLASSIFIED, CONVERTED, LOOKED_UP, TracedValue, ask, questions_about
 from lbp.graph.structure import is_kept_whole
 from lbp.graph.unchanged import kept_attributes, refused_change, unchanged_tensors, version_of
 from lbp.nn import GlobalBatchNorm
@@ -78,64 +78,6 @@ class Trace:
     overwrites: dict[fx.Node, fx.Node]
 
 
-class _Recorded(fx.Proxy):
-    """Records what fx.Proxy does not.
-
-    `y += x` and its like are added below: without them Python takes `y = y + x`. A lookup in a dictionary or a set is
-    noted: a tensor is found by its identity, as here, a number would be found by its value.
-    """
-
-    def __getattr__(self, k: str) -> Attribute:
-        return _TracedAttribute(self, k)
-
-    def __hash__(self) -> int:
-        self.node.meta[_LOOKED_UP] = True
-        return id(self)
-
-
-_LOOKED_UP = "looked up"
-"""In the `meta` of an operation whose result Python code has looked up."""
-
-
-def _in_place(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def record(self: Any, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
-    return record
-
-
-_OPERATORS = (
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "matmul",
-    "and",
-    "or",
-    "xor",
-    "lshift",
-    "rshift",
-)
-for _name in _OPERATORS:
-    setattr(_Recorded, f"__i{_name}__", _in_place(getattr(operator, f"__i{_name}__")))
-
-
-class _TracedAttribute(_Recorded, Attribute):
-    """An attribute of a traced value, such as `x.T`."""
-
-
-class _TracedValue(_Recorded):
-    """A value of a forward pass that is being traced."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("tracer", "node"):
-            raise TypeError(f"it sets the attribute {name!r} of a tensor")
-        super().__setattr__(name, value)
-
-
 class BoundTracer(fx.Tracer):
     """Keeps PyTorch's own layers and lbp's whole and traces through every other module."""
 
@@ -145,7 +87,15 @@ class BoundTracer(fx.Tracer):
         return is_kept_whole(m)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _TracedValue(node, self)
+        return TracedValue(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        ask(obj, CONVERTED)
+        return super().to_bool(obj)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        ask(obj, CONVERTED)
+        return super().iter(obj)
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: dict[str, Any] | tuple[Any, ...] | None = None
@@ -260,7 +210,7 @@ def trace_model(model: nn.Module, example: Tensor) -> Trace:
         is_checked = _check_values(module, model, example)
     results = tuple({node: _summary(run.env[node]) for node in run.env} for run in runs)
     of_batch = _of_batch(module.graph, results)
-    _check_lookups(model, module.graph, results[0], None if not is_checked else of_batch)
+    _check_questions(model, module.graph, results[0], None if not is_checked else of_batch)
     return Trace(module, results, of_batch, _overwrites(module.graph, runs[0]))
 
 
@@ -340,28 +290,42 @@ def _check_values(module: fx.GraphModule, model: nn.Module, example: Tensor) -> 
     return True
 
 
-def _check_lookups(
+def _check_questions(
     model: nn.Module, graph: fx.Graph, results: dict[fx.Node, Any], of_batch: frozenset[fx.Node] | None
 ) -> None:
-    """Refuse a model that looks up what is no tensor: whatever it would find, its trace has found nothing.
+    """Refuse a model whose forward pass has asked what its trace may have answered in another way.
 
     Args:
         model: for the message.
         graph: of the trace.
         results: of its operations.
-        of_batch: what follows from the batch size; of anything else it is known that the model computes the same as
+        of_batch: what follows from the batch size; of any other number it is known that the model computes the same as
             its trace, such as one that keeps what it computes for every size. None: that is not known.
     """
+    of_values: set[fx.Node] = set()
     for node in graph.nodes:
-        suspect = of_batch is None or node in of_batch
-        if _LOOKED_UP in node.meta and suspect and not isinstance(results[node], TensorShape):
-            what = "" if of_batch is None else ", which follows from the batch size"
-            mode = " or call eval(), if that is no batch size" if of_batch is None else ""
-            raise UnsupportedLayerError(
-                f"the forward pass of {type(model).__name__} looks {results[node]!r} ({node.name!r}){what} up in a "
-                "dictionary or a set. A trace, which is for all batch sizes, finds nothing there; look sizes and "
-                f"formats up in __init__{mode}"
-            )
+        if node.op == "output":
+            continue
+        result, is_tensor = results[node], isinstance(results[node], TensorShape) or holds_tensor(results[node])
+        if not is_tensor and (reads_values(node, results) or not of_values.isdisjoint(node.all_input_nodes)):
+            of_values.add(node)
+        for question in questions_about(node):
+            if is_tensor and question in (LOOKED_UP, CLASSIFIED):
+                continue  # a tensor is found by its identity, and its type is always the same
+            if is_tensor or node in of_values:
+                what = question.format(f"the value {node.name!r}")
+                raise UnsupportedLayerError(
+                    f"the forward pass of {type(model).__name__} {what}, which a trace takes for the same at all "
+                    "inputs; move such code out of the model"
+                )
+            if of_batch is None or node in of_batch:
+                follows = "" if of_batch is None else ", which follows from the batch size"
+                mode = " or call eval(), if that is no batch size" if of_batch is None else ""
+                what = question.format(f"{result!r} ({node.name!r}){follows}")
+                raise UnsupportedLayerError(
+                    f"the forward pass of {type(model).__name__} {what}. A trace, which is for all batch sizes, has no "
+                    f"answer to that; do such things with sizes and formats in __init__{mode}"
+                )
 
 
 def _agree(traced: Tensor, own: Any) -> bool:
@@ -398,20 +362,60 @@ def holds_tensor(result: Any) -> bool:
     return isinstance(result, tuple | list) and any(isinstance(part, Tensor) for part in result)
 
 
+_FUNCTIONS_OF_SHAPES = {torch.numel, torch.is_floating_point, torch.is_complex}
+_METHODS_OF_SHAPES = {
+    *("size", "dim", "ndimension", "numel", "nelement", "element_size"),
+    *("is_floating_point", "is_complex", "get_device"),
+}
+_ATTRIBUTES_OF_SHAPES = {
+    *("shape", "ndim", "itemsize", "nbytes", "dtype", "device", "layout"),
+    *("is_cpu", "is_cuda", "is_meta", "is_mps", "is_quantized", "is_sparse", "is_xpu"),
+}
+
+
+def asks_for_shape(node: fx.Node) -> bool:
+    """Whether the result, where it is no tensor, follows from the shapes, formats and devices of tensors."""
+    if node.op == "call_function":
+        of_attribute = node.target is getattr and node.args[1] in _ATTRIBUTES_OF_SHAPES
+        return of_attribute or node.target in _FUNCTIONS_OF_SHAPES
+    return node.op == "call_method" and node.target in _METHODS_OF_SHAPES
+
+
+def reads_values(node: fx.Node, results: Mapping[fx.Node, Any]) -> bool:
+    """Whether an operation, whose result is no tensor, asks a tensor for more than its shape and format.
+
+    Args:
+        node: the operation.
+        results: of all operations, as in `Trace`.
+    """
+    of_tensors = any(isinstance(results[source], TensorShape) for source in node.all_input_nodes)
+    return of_tensors and not asks_for_shape(node)
+
+
 def _of_batch(graph: fx.Graph, results: tuple[dict[fx.Node, Any], ...]) -> frozenset[fx.Node]:
     """Find what follows from the batch size and is no tensor, of which shapes tell; see `Trace`."""
     first, second = results
     found: set[fx.Node] = set()
+    computed: set[fx.Node] = set()  # from what is found, such as a tuple of which no entry is the batch size itself
     for node in graph.nodes:
         if node.op == "output" or isinstance(first[node], TensorShape):
             continue
-        # An entry of a shape tells itself whether it is the batch size.
-        is_entry = node.op == "call_function" and node.target is operator.getitem
-        sources = node.all_input_nodes[is_entry:]
-        differs = not holds_tensor(first[node]) and first[node] != second[node]
+        sources = node.all_input_nodes
+        if node.op == "call_function" and node.target is operator.getitem and sources[0] not in computed:
+            # An entry of a shape tells itself whether it is the batch size.
+            sources = sources[1:]
+        elif any(source in found for source in sources):
+            computed.add(node)
+        differs = not holds_tensor(first[node]) and _differ(first[node], second[node])
         if differs or any(source in found for source in sources):
             found.add(node)
     return frozenset(found)
+
+
+def _differ(first: Any, second: Any) -> bool:
+    if isinstance(first, np.ndarray):
+        return not np.array_equal(first, second)
+    return bool(first != second)
 
 
 def _storages(run: _ShapeRun) -> dict[fx.Node, int]:

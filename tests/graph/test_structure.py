@@ -1,6 +1,9 @@
 """Bounds follow the model as it is, or refuse to."""
 
 import copy
+import json
+import math
+import pickle
 import weakref
 from collections import OrderedDict, deque
 from contextlib import nullcontext
@@ -127,6 +130,124 @@ def test_a_model_that_treats_symbolic_values_in_another_way_is_refused(model, po
 def test_a_model_that_looks_the_batch_size_up_is_refused(model, point, question, training):
     with pytest.raises(UnsupportedLayerError, match=r"Asking looks .* up in a dictionary or a set"):
         lbp.BoundedModule(Asking(question, *model).train(training), point)
+
+
+def _matched(x):
+    match x.shape:
+        case (8, _):
+            return 2
+    return 1
+
+
+def _caught_by(question):
+    def asked(x):
+        try:
+            return question(x.shape[0])
+        except Exception:
+            return 1
+
+    return asked
+
+
+QUESTIONS = {
+    "str": lambda x: 2 if str(x.shape[0]) == "8" else 1,
+    "format": lambda x: 2 if f"{x.size(0)}" == "8" else 1,
+    "format with a width": _caught_by(lambda n: 2 if f"{n:3d}" == "  8" else 1),
+    "percent": lambda x: 2 if "%s" % x.size(0) == "8" else 1,  # noqa: UP031
+    "in a tuple": lambda x: 2 if repr((x.shape[0], 1)) == "(8, 1)" else 1,
+    "of a shape": lambda x: 2 if str(x.shape).startswith("torch.Size([8") else 1,
+    "of a quotient": lambda x: 1 + int(str(x.shape[0] // 4) == "2"),
+    "json": lambda x: 2 if json.dumps(x.shape[0], default=str) == '"8"' else 1,
+    "pickle": _caught_by(lambda n: 2 if pickle.dumps(n) == pickle.dumps(8) else 1),
+    "isinstance": lambda x: 2 if isinstance(x.shape[0], int) and x.shape[0] > 4 else 1,
+    "truth": _caught_by(lambda n: 2 if n > 4 else 1),
+    "int": _caught_by(lambda n: 1 + int(n) // 4),
+    "index": _caught_by(lambda n: 1 + len(range(n)) // 4),
+    "float": _caught_by(lambda n: 1 + float(n) // 4),
+    "round": _caught_by(lambda n: 1 + round(n / 8)),
+    "divmod": _caught_by(lambda n: 1 + divmod(n, 4)[0]),
+    "iteration": lambda x: _caught_by(lambda n: 1 + sum(x.shape) // 8)(x),
+    "length of a shape": lambda x: _caught_by(lambda n: _matched(x))(x),
+    "length": lambda x: _caught_by(lambda n: 1 + len(x) // 4)(x),
+    "array": _caught_by(lambda n: 1 + float(np.array(n // 4))),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_model_that_asks_python_about_the_batch_size_is_refused(model, point, question, training):
+    asking = Asking(QUESTIONS[question], *model).train(training)
+    assert asking(point.repeat(4, 1)).shape == (8, 3)
+    with pytest.raises(UnsupportedLayerError, match=r"Asking (makes|asks for) .* (batch size|model)"):
+        lbp.BoundedModule(asking, point)
+
+
+def test_a_model_that_matches_a_shape_with_a_pattern_is_refused(model, point):
+    with pytest.raises(UnsupportedLayerError, match="cannot trace Asking: 'len'"):
+        lbp.BoundedModule(Asking(_matched, *model), point)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        lambda x: 2 if str(x).count("]") > 6 else 1,
+        lambda x: _caught_by(lambda n: 2 if x.amax() > 1e9 else 1)(x),
+        lambda x: _caught_by(lambda n: 2 if x.amax().item() > 1e9 else 1)(x),
+    ],
+    ids=["text", "truth", "number"],
+)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_model_that_asks_python_about_values_is_refused(model, point, question, training):
+    with pytest.raises(UnsupportedLayerError, match=r"Asking makes .*, which a trace takes for the same at all inputs"):
+        lbp.BoundedModule(Asking(question, *model).train(training), point)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        lambda x: math.frexp(x.shape[0])[1],
+        lambda x: 1 + (x.shape + (x.shape[0] // 4,))[-1],  # noqa: RUF005 - which cannot be traced
+        lambda x: 1 + (x.shape[1:] + (x.shape[0] // 4,))[1:][0],  # noqa: RUF005
+    ],
+    ids=["frexp", "shape", "slice"],
+)
+def test_an_entry_of_what_is_computed_from_the_batch_size_follows_from_it(model, point, number):
+    with pytest.raises(UnsupportedLayerError, match="depends on the input or on the batch size"):
+        lbp.BoundedModule(Asking(number, *model), point)
+
+
+@pytest.mark.parametrize("number", [lambda x: 1 + x.requires_grad, lambda x: 1 + x.is_contiguous()])
+def test_a_number_that_follows_from_no_shape_is_refused(model, point, number):
+    with pytest.raises(UnsupportedLayerError, match="makes numbers of values that depend on the input"):
+        lbp.BoundedModule(Asking(number, *model), point)
+
+
+def test_an_array_made_of_the_input_is_refused(model, point):
+    with pytest.raises(UnsupportedLayerError, match="makes numbers of values that depend on the input"):
+        lbp.BoundedModule(Asking(lambda x: x.numpy().shape[1], *model), point)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "reshape",
+    [
+        lambda x: x.view(x.size(0), -1),
+        lambda x: torch.reshape(x, (x.shape[0], x.shape[1], 1)).squeeze(2),
+        lambda x: torch.unflatten(x, 1, (x.shape[1], -1)).flatten(1),
+        lambda x: x / x.shape[1] ** 0.5,
+        lambda x: x[0] if isinstance(x, list | tuple) else x,
+    ],
+    ids=["view", "function", "unflatten", "root", "isinstance"],
+)
+def test_a_model_that_passes_sizes_on_is_bounded(model, point, reshape, training):
+    class Reshaping(nn.Sequential):
+        def forward(self, x):
+            return reshape(super().forward(x))
+
+    reshaping = Reshaping(*model).train(training)
+    net = lbp.BoundedModule(reshaping, point)
+    assert bounds_are_the_value(net, reshaping, point)
+    assert bounds_are_the_value(net, reshaping, point.repeat(4, 1))
 
 
 def test_a_format_looked_up_in_training_mode_is_refused(model, point):
