@@ -23,9 +23,19 @@ def dual_norm(rows: Tensor, p: float, dim: int) -> Tensor:
     return norm
 
 
+def ends_in_order(x_L: Tensor, x_U: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ends of intervals, the lower first; NaN where one is.
+
+    Of equal ends each keeps its own gradient, of which `torch.minimum` would give half to each.
+    """
+    crossed, unknown = x_L > x_U, x_L.isnan() | x_U.isnan()
+    low, high = torch.where(crossed, x_U, x_L), torch.where(crossed, x_L, x_U)
+    return low.masked_fill(unknown, torch.nan), high.masked_fill(unknown, torch.nan)
+
+
 def concretize_box(A: Tensor, x_L: Tensor, x_U: Tensor, *, sides: str) -> Tensor:
     """See `lbp.ops.concretize_box`."""
-    low, high = torch.minimum(x_L, x_U).unsqueeze(1), torch.maximum(x_L, x_U).unsqueeze(1)
+    low, high = (end.unsqueeze(1) for end in ends_in_order(x_L, x_U))
     bounds = []
     for side_coefficients, side in zip(A, side_names(sides), strict=True):
         at_positive, at_negative = (low, high) if side == "lower" else (high, low)
@@ -99,8 +109,7 @@ def concretize_forward_ball(
 
 def _ends(x_L: Tensor, x_U: Tensor) -> tuple[Tensor, Tensor]:
     """Return the ends of the inputs' intervals in order, [B, n0, 1] float64."""
-    ends = (torch.minimum(x_L, x_U), torch.maximum(x_L, x_U))
-    low, high = (end.flatten(1).unsqueeze(-1).double() for end in ends)
+    low, high = (end.flatten(1).unsqueeze(-1).double() for end in ends_in_order(x_L, x_U))
     return low, high
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lbp.reference.affine import Pair, forward_conv2d, insert_forward
 from lbp.reference.affine import forward_linear as dense_forward_linear
-from lbp.reference.concretize import dual_norm
+from lbp.reference.concretize import dual_norm, ends_in_order
 from lbp.reference.ramp import as_parameter
 from lbp.reference.relax import ForwardMatrices
 
@@ -170,8 +170,7 @@ def concretize_forward_windows_box(
 ) -> tuple[Tensor, Tensor]:
     """See `lbp.ops.concretize_forward_windows_box`."""
     places = places_of(center, x_L, scale, offset)
-    low = under_windows(torch.minimum(x_L, x_U), places)
-    high = under_windows(torch.maximum(x_L, x_U), places)
+    low, high = (under_windows(end, places) for end in ends_in_order(x_L, x_U))
     lower_rows, upper_rows = lower_and_upper(center, radius, places < x_L.shape[1:].numel())
     lower = (lower_rows * torch.where(lower_rows >= 0, low, high)).sum((1, 2, 3))
     upper = (upper_rows * torch.where(upper_rows >= 0, high, low)).sum((1, 2, 3))

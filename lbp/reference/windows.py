@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lbp.precision import full_precision
 from lbp.reference.bounding_lines import bounding_lines
-from lbp.reference.concretize import dual_norm
+from lbp.reference.concretize import dual_norm, ends_in_order
 from lbp.reference.ramp import as_parameter
 from lbp.reference.relax import Relaxation, relaxed_by
 from lbp.strategies import BoundingLines, side_names
@@ -117,8 +117,7 @@ def in_order(rows: Tensor) -> Tensor:
 def concretize_windows_box(A: Tensor, rows: Tensor, x_L: Tensor, x_U: Tensor, *, sides: str) -> Tensor:
     """See `lbp.ops.concretize_windows_box`."""
     window = (A.shape[2], A.shape[3])
-    low = gather_windows(torch.minimum(x_L, x_U), rows, window)
-    high = gather_windows(torch.maximum(x_L, x_U), rows, window)
+    low, high = (gather_windows(end, rows, window) for end in ends_in_order(x_L, x_U))
     bounds = []
     for side_coefficients, side in zip(A[:, rows[:, 0]], side_names(sides), strict=True):
         at_positive, at_negative = (low, high) if side == "lower" else (high, low)

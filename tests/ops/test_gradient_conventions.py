@@ -49,6 +49,29 @@ def test_a_coefficient_of_0_takes_the_forward_bound_of_positive_coefficients_alo
     assert torch.autograd.grad(constants.sum(), A)[0].item() == 10 * expected
 
 
+EQUAL_ENDS = {
+    "box": lambda A, l, u: ops.concretize_box(A.reshape(1, 1, 1, 1, 1, 1), l, u, sides="lower"),
+    "windows": lambda A, l, u: ops.concretize_windows_box(
+        A.reshape(1, 1, 1, 1, 1), torch.zeros(1, 4, dtype=torch.int64), l, u, sides="lower"
+    ),
+    "forward bounds": lambda A, l, u: ops.concretize_forward_box(A.reshape(1, 1, 1), None, leaf([0.0]), None, l, u)[0],
+    "forward windows": lambda A, l, u: ops.concretize_forward_windows_box(
+        A.reshape(1, 1, 1, 1, 1, 1, 1), None, leaf([[[0.0]]]), None, l, u, scale=(1, 1), offset=(0, 0)
+    )[0],
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("op", EQUAL_ENDS)
+@pytest.mark.parametrize(("coefficient", "expected"), [(2.0, (2.0, 0.0)), (-2.0, (0.0, -2.0))])
+def test_of_equal_ends_of_an_interval_each_has_its_own_gradient(op, coefficient, expected, backend):
+    l, u = leaf([[[3.0]]]), leaf([[[3.0]]])
+    with lbp.backend(backend):
+        lower = EQUAL_ENDS[op](torch.tensor(coefficient, dtype=torch.float64), l, u)
+    to_l, to_u = torch.autograd.grad(lower.sum(), (l, u))
+    assert (to_l.item(), to_u.item()) == expected
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("eta", [0.0, 0.25])
 def test_at_its_bends_the_ramp_has_the_slope_to_the_left(eta, backend):
