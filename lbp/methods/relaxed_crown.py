@@ -25,8 +25,8 @@ def insertion_points(problem: Problem, node: BoundNode, depth: int) -> list[Boun
 
     Rank counts the activations on the longest path from the input; insertion happens at ranks up to rank(node) - depth.
     """
-    rank = problem.network.rank
-    return [below for below in problem.pre_activations if rank[below] <= rank[node] - depth]
+    rank, beneath = problem.network.rank, set(problem.network.below(node))
+    return [point for point in problem.pre_activations if point in beneath and rank[point] <= rank[node] - depth]
 
 
 def relaxed_crown_pre_activations(problem: Problem, depth: int) -> dict[BoundNode, ForwardBounds]:

@@ -18,9 +18,11 @@ from methods.networks import (
     paired,
     region,
     samples,
+    seeded,
     trained,
     values_at,
 )
+from torch import nn
 
 from lbp.specification import margins
 
@@ -148,6 +150,27 @@ def test_hidden_bounds_contain_the_hidden_values(name, method):
         handle.remove()
         pre = activation.pre_activation
         assert_contains((pre.lower, pre.upper), seen[0].unflatten(0, points.shape[:2]))
+
+
+class Branches(nn.Module):
+    """A branch of three activations, and after it one of two."""
+
+    def __init__(self):
+        super().__init__()
+        self.deep = nn.Sequential(*(layer for _ in range(3) for layer in (nn.Linear(4, 4), nn.ReLU())))
+        self.flat = nn.Sequential(*(layer for _ in range(2) for layer in (nn.Linear(4, 4), nn.ReLU())))
+
+    def forward(self, x):
+        return torch.cat([self.deep(x), self.flat(x)], 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("windows", ["patches", "matrix"])
+def test_branches_may_have_different_numbers_of_activations(method, windows):
+    model = seeded(Branches)
+    net, x = bounded(model, (4,)), inputs((4,))
+    net.set_bound_opts({"conv_mode": windows})
+    assert_contains(net.compute_bounds(region(x, 0.3), method=method), values_at(model, samples(x, 0.3, math.inf)))
 
 
 def test_nan_in_the_weights_gives_nan_bounds_and_never_a_verdict():
