@@ -237,12 +237,17 @@ struct IntervalLinearArguments {
   T* upper;
 };
 
-// Intervals through a convolution, W center + bias -/+ (|W| radius + margins), or the two sums alone.
-template <typename T>
-struct IntervalConvolutionArguments {
+// The sizes of a convolution of images, from [B, channels, height, width] to [B, outputs, output_height, output_width].
+struct ConvolutionSizes {
   Index batch, channels, height, width, groups;
   Index outputs, output_height, output_width;
   Index kernel[2], stride[2], padding[2], dilation[2];
+};
+
+// Intervals through a convolution, W center + bias -/+ (|W| radius + margins), or the two sums alone.
+template <typename T>
+struct IntervalConvolutionArguments {
+  ConvolutionSizes sizes;
   Index threads;
   bool of_ends;    // whether `first` and `second` are lower and upper bounds, as the results, or centers and radii
   Widening<T> by;  // of the radii, where they are made of bounds
@@ -254,6 +259,30 @@ struct IntervalConvolutionArguments {
   const T* margin_of_example;  // [B] or null
   T* first_result;             // [B, outputs, output_height, output_width]
   T* second_result;
+};
+
+// Coefficients through the transposed convolution: `A W` and the constants `A b`.
+template <typename T>
+struct BackwardConvolutionArguments {
+  ConvolutionSizes sizes;
+  Index threads;
+  const T* A;         // [B, outputs, output_height, output_width]
+  const T* weight;    // [outputs, channels / groups, kernel height, kernel width]
+  const T* bias;      // [outputs] or null
+  T* result;          // [B, channels, height, width]
+  double* constants;  // [B]
+};
+
+// The gradient of A from those of both: `gradient W^T + constants_gradient b`.
+template <typename T>
+struct BackwardConvolutionGradientArguments {
+  ConvolutionSizes sizes;
+  Index threads;
+  const T* gradient;                 // [B, channels, height, width]
+  const double* constants_gradient;  // [B]
+  const T* weight;
+  const T* bias;  // or null
+  T* A_gradient;  // [B, outputs, output_height, output_width]
 };
 
 // Center and radius of intervals, the radii widened.

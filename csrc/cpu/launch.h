@@ -18,6 +18,8 @@ struct Kernels {
   void (*relax_backward_gradient)(const RelaxBackwardGradientArguments<T>&);
   void (*interval_linear)(const IntervalLinearArguments<T>&);
   void (*convolve_intervals)(const IntervalConvolutionArguments<T>&);
+  void (*backward_convolution)(const BackwardConvolutionArguments<T>&);
+  void (*backward_convolution_gradient)(const BackwardConvolutionGradientArguments<T>&);
   void (*split_interval)(const SplitIntervalArguments<T>&);
   void (*join_interval)(const JoinIntervalArguments<T>&);
   void (*relax_forward)(const RelaxForwardArguments<T>&);

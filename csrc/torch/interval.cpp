@@ -1,4 +1,5 @@
 // Parts of intervals through affine layers: from tensors to the kernels.
+#include "torch/convolution.h"
 #include "torch/ops.h"
 
 namespace lbp::binding {
@@ -28,48 +29,6 @@ std::tuple<Tensor, Tensor> interval_linear_small_batch(Tensor center, Tensor rad
   });
 }
 
-namespace {
-
-// The sizes of a convolution of layers [B, C, H, W] with weight [C_out, C / groups, rows, columns].
-template <typename T>
-IntervalConvolutionArguments<T> sizes_of_convolution(const Tensor& layers, const Tensor& weight,
-                                                     LBP_CONVOLUTION_PARAMETERS) {
-  STD_TORCH_CHECK(layers.dim() == 4 && weight.dim() == 4,
-                  "interval_conv2d: expected bounds [batch, channels, height, width] and weight [outputs, channels / "
-                  "groups, rows, columns]");
-  STD_TORCH_CHECK(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2,
-                  "stride, padding and dilation: expected two numbers each");
-  IntervalConvolutionArguments<T> args = {};
-  args.batch = layers.size(0);
-  args.channels = layers.size(1);
-  args.height = layers.size(2);
-  args.width = layers.size(3);
-  args.groups = groups;
-  args.outputs = weight.size(0);
-  STD_TORCH_CHECK(groups >= 1 && args.channels == weight.size(1) * groups && args.outputs % groups == 0,
-                  "interval_conv2d: a weight for ", weight.size(1), " channels and ", args.outputs, " outputs in ",
-                  groups, " groups does not fit to bounds with ", args.channels, " channels");
-  Index counts[2] = {};
-  for (int i = 0; i < 2; ++i) {
-    const size_t axis = size_t(i);
-    STD_TORCH_CHECK(stride[axis] >= 1 && dilation[axis] >= 1 && padding[axis] >= 0,
-                    "stride and dilation: expected at least 1; padding: at least 0");
-    args.kernel[i] = weight.size(2 + i);
-    args.stride[i] = stride[axis];
-    args.padding[i] = padding[axis];
-    args.dilation[i] = dilation[axis];
-    const Index room = layers.size(2 + i) + 2 * padding[axis] - dilation[axis] * (args.kernel[i] - 1) - 1;
-    STD_TORCH_CHECK(args.kernel[i] >= 1 && room >= 0, "interval_conv2d: the kernel of ", weight.size(2), " x ",
-                    weight.size(3), " does not fit in the padded layer");
-    counts[i] = room / stride[axis] + 1;
-  }
-  args.output_height = counts[0];
-  args.output_width = counts[1];
-  return args;
-}
-
-}  // namespace
-
 std::tuple<Tensor, Tensor> interval_conv2d_direct(Tensor first, Tensor second, Tensor weight, OptionalTensor bias,
                                                   OptionalTensor margin, OptionalTensor margin_of_example,
                                                   double relative, double absolute, bool of_ends,
@@ -77,15 +36,19 @@ std::tuple<Tensor, Tensor> interval_conv2d_direct(Tensor first, Tensor second, T
   return with_type(first, "interval_conv2d_direct", [&](auto type, Device on) {
     using T = decltype(type);
     STD_TORCH_CHECK(sizes_of(second) == sizes_of(first), "interval_conv2d: expected two tensors of the same shape");
-    auto args = sizes_of_convolution<T>(first, weight, stride, padding, dilation, groups);
+    STD_TORCH_CHECK(first.dim() == 4, "interval_conv2d: expected bounds [batch, channels, height, width]");
+    IntervalConvolutionArguments<T> args = {};
+    args.sizes = convolution_sizes("interval_conv2d", sizes_of(first), weight, stride, padding, dilation, groups);
     const Tensor a = checked<T>(on, first, "first", first.numel()), b = checked<T>(on, second, "second", first.numel());
     const Tensor w = checked<T>(on, weight, "weight", weight.numel());
     std::optional<Tensor> offset, m, of_example;
-    if (bias.has_value()) offset = checked<T>(on, *bias, "bias", args.outputs);
-    if (margin.has_value()) m = checked<T>(on, *margin, "margin", args.outputs);
-    if (margin_of_example.has_value()) of_example = checked<T>(on, *margin_of_example, "margin_of_example", args.batch);
-    const std::vector<int64_t> sizes = {args.batch, args.outputs, args.output_height, args.output_width};
-    Tensor first_result = empty<T>(first, sizes), second_result = empty<T>(first, sizes);
+    if (bias.has_value()) offset = checked<T>(on, *bias, "bias", args.sizes.outputs);
+    if (margin.has_value()) m = checked<T>(on, *margin, "margin", args.sizes.outputs);
+    if (margin_of_example.has_value())
+      of_example = checked<T>(on, *margin_of_example, "margin_of_example", args.sizes.batch);
+    const std::vector<int64_t> shape = {args.sizes.batch, args.sizes.outputs, args.sizes.output_height,
+                                        args.sizes.output_width};
+    Tensor first_result = empty<T>(first, shape), second_result = empty<T>(first, shape);
     if (first_result.numel() == 0) return std::make_tuple(first_result, second_result);
     args.threads = Index(torch::stable::get_num_threads());
     args.of_ends = of_ends;

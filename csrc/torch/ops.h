@@ -103,6 +103,11 @@ std::tuple<Tensor, Tensor> interval_conv2d_direct(Tensor first, Tensor second, T
                                                   OptionalTensor margin, OptionalTensor margin_of_example,
                                                   double relative, double absolute, bool of_ends,
                                                   LBP_CONVOLUTION_PARAMETERS);
+std::tuple<Tensor, Tensor> backward_conv2d_direct(Tensor A, Tensor weight, OptionalTensor bias,
+                                                  std::vector<int64_t> input_size, LBP_CONVOLUTION_PARAMETERS);
+// The gradient of A.
+Tensor backward_conv2d_direct_gradient(Tensor coefficients_gradient, Tensor constants_gradient, Tensor weight,
+                                       OptionalTensor bias, LBP_CONVOLUTION_PARAMETERS);
 std::tuple<Tensor, Tensor> split_interval(Tensor l, Tensor u, double relative, double absolute);
 std::tuple<Tensor, Tensor> join_interval(Tensor center, Tensor radius, bool outward);
 Tensor concretize(Tensor A, LBP_REGION_PARAMETERS, int64_t sides);

@@ -59,8 +59,15 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   library.def("backward_conv2d(Tensor A, Tensor weight, Tensor? bias, int[] input_size, " CONVOLUTION
               ") -> (Tensor, Tensor)");
 
-  // The same on windowed coefficients A [K, sources, height, width, C]; `rows` is int64 [R, 4]: which row of A, image,
-  // and first row and column of the window. `corners` int64 [R, 2] says where the windows of the result lie.
+  // What the CPU does for backward_conv2d where that pays, and for the gradient of A from those of the results.
+  library.def("backward_conv2d_direct(Tensor A, Tensor weight, Tensor? bias, int[] input_size, " CONVOLUTION
+              ") -> (Tensor, Tensor)");
+  library.def(
+      "backward_conv2d_direct_gradient(Tensor coefficients_gradient, Tensor constants_gradient, Tensor weight, "
+      "Tensor? bias, " CONVOLUTION ") -> Tensor");
+
+  // Back-substitution on windowed coefficients A [K, sources, height, width, C]; `rows` is int64 [R, 4]: which row of
+  // A, image, and first row and column of the window. `corners` int64 [R, 2] says where the windows of the result lie.
   library.def("relax_windows(Tensor A, Tensor rows, " RELAXATION ", Tensor? bias, int sides) -> (Tensor, Tensor)");
   library.def(
       "relax_windows_gradient(Tensor relaxed_gradient, Tensor constants_gradient, Tensor A, Tensor rows, " RELAXATION
@@ -176,6 +183,8 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {
   library.impl("relax_backward_gradient", TORCH_BOX(&lbp::binding::relax_backward_gradient));
   library.impl("interval_linear_small_batch", TORCH_BOX(&lbp::binding::interval_linear_small_batch));
   library.impl("interval_conv2d_direct", TORCH_BOX(&lbp::binding::interval_conv2d_direct));
+  library.impl("backward_conv2d_direct", TORCH_BOX(&lbp::binding::backward_conv2d_direct));
+  library.impl("backward_conv2d_direct_gradient", TORCH_BOX(&lbp::binding::backward_conv2d_direct_gradient));
   library.impl("split_interval", TORCH_BOX(&lbp::binding::split_interval));
   library.impl("join_interval", TORCH_BOX(&lbp::binding::join_interval));
   library.impl("relax_forward", TORCH_BOX(&lbp::binding::relax_forward));

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from lbp.bench.timing import Call, seconds_of
 from lbp.ops._calls import composite
+from lbp.ops._convolution import rows_beyond
 from lbp.precision import full_precision
 
 _MATRIX_PRODUCTS = {
@@ -30,6 +31,7 @@ _MADE_OF_PRODUCTS = ("aten::conv2d", "aten::conv_transpose2d", "aten::linear", "
 
 _ONE_DNN = "mkldnn::_linear_pointwise"
 _SMALL_BATCH, _DIRECT = "lbp::interval_linear_small_batch", "lbp::interval_conv2d_direct"
+_TRANSPOSED, _CONVOLVED = "lbp::backward_conv2d_direct", "lbp::backward_conv2d_direct_gradient"
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,11 @@ class _Listing(TorchDispatchMode):
             self.found += _pair_of_products(*args)
         elif name == _DIRECT:
             self.found += _pair_of_convolutions(*args)
+        elif name == _TRANSPOSED:
+            self.found.append(_transposed(*args))
+        elif name == _CONVOLVED:
+            coefficients, _, weight, _, *convolution = args
+            self.found.append(_convolved(coefficients.flatten(0, 2), weight, convolution))
         elif name in _MATRIX_PRODUCTS or name in (_ONE_DNN, _FORWARD, _BACKWARD):
             layouts, by_name = tree_map_only(Tensor, _Layout.of, (args, named))
             self.found.append(Product(func, layouts, by_name, _operations(name, args)))
@@ -130,11 +137,25 @@ def _pair_of_products(center: Tensor, radius: Tensor, weight: Tensor, *rest: Ten
 
 def _pair_of_convolutions(first: Tensor, second: Tensor, weight: Tensor, *rest: Any) -> list[Product]:
     """Returns the two convolutions that a kernel computes in one pass over the weights."""
-    stride, padding, dilation, groups = rest[-4:]
-    arguments = (first, weight, None, stride, padding, dilation, False, [0, 0], groups)
+    return [_convolved(first, weight, rest[-4:]) for _ in range(2)]
+
+
+def _convolved(images: Tensor, weight: Tensor, convolution: Sequence[Any]) -> Product:
+    """Returns the convolution that a kernel computes."""
+    stride, padding, dilation, groups = convolution
+    return _convolution_product((images, weight, None, stride, padding, dilation, False, [0, 0], groups))
+
+
+def _transposed(A: Tensor, weight: Tensor, bias: Tensor | None, input_size: Sequence[int], *rest: Any) -> Product:
+    """Returns the transposed convolution that a kernel computes."""
+    stride, padding, dilation, groups = rest
+    beyond = rows_beyond(input_size, A.shape[4:], weight, rest)
+    return _convolution_product((A.flatten(0, 2), weight, None, stride, padding, dilation, True, beyond, groups))
+
+
+def _convolution_product(arguments: tuple[Any, ...]) -> Product:
     layouts = tree_map_only(Tensor, _Layout.of, arguments)
-    count = _operations(_FORWARD, arguments)
-    return [Product(torch.ops.aten.convolution.default, layouts, {}, count) for _ in range(2)]
+    return Product(torch.ops.aten.convolution.default, layouts, {}, _operations(_FORWARD, arguments))
 
 
 def _operations(name: str, arguments: Sequence[Any]) -> int:

@@ -18,9 +18,13 @@ from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.ops._arguments import NO_BALL, contiguous, native, register_composite, register_gradient, sum_to
 from lbp.ops._convolution import (
+    Convolution,
     Pair,
     convolution_gradients,
     convolve,
+    convolved_size,
+    direct_convolution_pays,
+    direct_transposed_pays,
     keywords_of,
     rows_beyond,
     transposed_gradients,
@@ -217,12 +221,19 @@ def _backward_linear_backward(ctx: Any, coefficients: Tensor, constants: Tensor)
 def _backward_conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
     A, weight, bias = ctx.saved_tensors
     need_A, need_weight, need_bias = ctx.needs_input_grad[:3]
-    to_A, to_weight = transposed_gradients(
-        coefficients.flatten(0, 2), A.flatten(0, 2), weight, ctx.convolution, (need_A, need_weight)
-    )
-    if to_A is not None:
-        to_A = _add_bias_gradient(to_A.reshape(A.shape), bias, constants)
+    rows, to_A = coefficients.flatten(0, 2), None
+    if need_A and _direct_gradient_pays(rows, weight, ctx.convolution):
+        direct = native("backward_conv2d_direct_gradient")
+        to_A, need_A = direct(coefficients, constants, weight, bias, *ctx.convolution), False
+    through, to_weight = transposed_gradients(rows, A.flatten(0, 2), weight, ctx.convolution, (need_A, need_weight))
+    if through is not None:
+        to_A = _add_bias_gradient(through.reshape(A.shape), bias, constants)
     return to_A, to_weight, _bias_gradient(A, constants) if need_bias else None, *[None] * 5
+
+
+def _direct_gradient_pays(rows: Tensor, weight: Tensor, convolution: Convolution) -> bool:
+    """Whether the CPU kernel is to convolve the gradient's rows; what it computes has no gradient itself."""
+    return not torch.is_grad_enabled() and direct_convolution_pays(rows, weight, convolution, of_bounds=True)
 
 
 def _transposed_weight_gradient(A: Tensor, gradient: Tensor, weight: Tensor, ctx: Any) -> Tensor | None:
@@ -251,7 +262,12 @@ def _relaxed_affine_backward(ctx: Any, coefficients: Tensor, constants: Tensor) 
         ctx.needs_input_grad[i] for i in (0, RELAXATION_LENGTH + 1, RELAXATION_LENGTH + 2)
     )
     to_weight = _weight_gradient(ctx, A, arguments, coefficients, weight) if need_weight else None
-    to_relaxed = convolve(coefficients, weight, ctx.convolution) if is_convolution else linear(coefficients, weight)
+    if not is_convolution:
+        to_relaxed = linear(coefficients, weight)
+    elif _direct_gradient_pays(coefficients.flatten(0, 2), weight, ctx.convolution):
+        to_relaxed = native("backward_conv2d_direct_gradient")(coefficients, constants, weight, None, *ctx.convolution)
+    else:
+        to_relaxed = convolve(coefficients, weight, ctx.convolution)
     needs = needed_gradients(ctx.needs_input_grad, 1)
     needs |= (NEED_MATRIX if need_A else 0) | (NEED_BIAS if need_bias else 0)
     to_A, *to_relaxation, to_bias = native("relax_backward_gradient")(
@@ -297,9 +313,13 @@ def _relax_backward_linear_composite(A: Tensor, *rest: Any) -> tuple[Tensor, Ten
 
 def _relax_backward_conv2d_composite(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     relaxation = rest[:RELAXATION_LENGTH]
-    weight, bias, input_size, *convolution, sides = rest[RELAXATION_LENGTH:]
+    weight, bias, input_size, *geometry, sides = rest[RELAXATION_LENGTH:]
+    convolution: Convolution = tuple(geometry)
     offset = None if bias is None else bias[:, None, None]
     relaxed, constants = native("relax_backward")(A, *relaxation, offset, sides)
+    if direct_transposed_pays(A, weight, input_size, convolution):
+        coefficients, _ = native("backward_conv2d_direct")(relaxed, weight, None, input_size, *convolution)
+        return coefficients, constants
     return _transposed(relaxed, weight, input_size, convolution).contiguous(), constants
 
 
@@ -311,6 +331,8 @@ def _backward_linear_composite(A: Tensor, weight: Tensor, bias: Tensor | None) -
 def _backward_conv2d_composite(
     A: Tensor, weight: Tensor, bias: Tensor | None, input_size: Any, *convolution: Any
 ) -> Any:
+    if direct_transposed_pays(A, weight, input_size, convolution):
+        return native("backward_conv2d_direct")(A, weight, bias, input_size, *convolution)
     constants = _bias_constants(A, None if bias is None else bias[:, None, None])
     return contiguous((_transposed(A, weight, input_size, convolution), constants))
 
@@ -352,9 +374,18 @@ def _register_fakes() -> None:
         weight, _, input_size, _, _, _, groups, _ = rest[RELAXATION_LENGTH:]
         return coefficients(A, weight, input_size, groups)
 
+    def backward_conv2d_direct(A: Tensor, weight: Tensor, bias: Tensor | None, input_size: Any, *rest: Any) -> Any:
+        return backward_conv2d(A, weight, bias, input_size, *rest)
+
+    def backward_conv2d_direct_gradient(coefficients: Tensor, constants: Tensor, weight: Tensor, *rest: Any) -> Any:
+        size = convolved_size(coefficients.shape, weight, rest[1:])
+        return coefficients.new_empty((*coefficients.shape[:3], *size))
+
     for fake in (
         backward_linear,
         backward_conv2d,
+        backward_conv2d_direct,
+        backward_conv2d_direct_gradient,
         relax_backward_linear,
         relax_backward_conv2d,
     ):

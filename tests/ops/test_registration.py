@@ -16,6 +16,7 @@ AFFINE = (
 GRADIENT_CHECKS = ("test_schema", "test_faketensor")
 # `ramp_interval_with_status` and the concretizations share their registered ops; the CPU version of `interval_linear`
 # alone calls `interval_linear_small_batch`, those of `interval_conv2d` and `forward_conv2d` `interval_conv2d_direct`,
+# those of `backward_conv2d` and `relax_backward_conv2d`, and of their gradients, the two of `backward_conv2d_direct`,
 # the CUDA versions of `interval_conv2d` and of `relax_backward_linear` alone call their fused products, and the CPU
 # versions of intervals, and of their gradients, `split_interval` and `join_interval`; intervals that are rounded
 # outward on CUDA devices are ops of their own (tests/gpu/test_outward_intervals.py). The CPU versions of
@@ -28,6 +29,8 @@ PARTS = {
         "cuda_build",
         "interval_linear_small_batch",
         "interval_conv2d_direct",
+        "backward_conv2d_direct",
+        "backward_conv2d_direct_gradient",
         "interval_conv2d_fused",
         "relax_backward_linear_fused",
     ),

@@ -18,6 +18,8 @@ constexpr cpu::Kernels<T> table() {
           relax_backward_gradient<T>,
           interval_linear<T>,
           convolve_intervals<T>,
+          backward_convolution<T>,
+          backward_convolution_gradient<T>,
           split_interval<T>,
           join_interval<T>,
           relax_forward<T>,

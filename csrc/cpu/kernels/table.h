@@ -28,6 +28,10 @@ void interval_linear(const IntervalLinearArguments<T>& args);
 template <typename T>
 void convolve_intervals(const IntervalConvolutionArguments<T>& args);
 template <typename T>
+void backward_convolution(const BackwardConvolutionArguments<T>& args);
+template <typename T>
+void backward_convolution_gradient(const BackwardConvolutionGradientArguments<T>& args);
+template <typename T>
 void split_interval(const SplitIntervalArguments<T>& args);
 template <typename T>
 void join_interval(const JoinIntervalArguments<T>& args);

@@ -1,0 +1,349 @@
+// Coefficients through a convolution: its transposed convolution, and the convolution that is the gradient of that.
+// Results of the transposed one that are a stride apart are sums of A's neighbours as those of a convolution are, with
+// the taps of the kernel that meet there.
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "cpu/kernels/image_layout.h"
+#include "cpu/kernels/table.h"
+
+namespace lbp::LBP_ISA {
+namespace {
+
+// Output channels of a tile of sums, and its vectors of positions: together they fill the registers, and are enough
+// that no sum waits for itself.
+constexpr int kOutputs = kVectorRegisters == 32 ? 8 : 6;
+constexpr int most_vectors(int outputs) {
+  if (outputs <= 2) return kVectorRegisters == 32 ? 8 : 4;
+  return kVectorRegisters == 32 ? 3 : 2;
+}
+constexpr int kVectors = most_vectors(1);
+
+// Where the sums of a tile begin in what is laid out, and the distances, weights and first value of their terms.
+template <typename T>
+struct Sums {
+  const T* from[kVectors];
+  const std::vector<Index>& offsets;
+  const T* weight;   // [outputs, terms]
+  const T* initial;  // [outputs] or null
+
+  template <int O, int V>
+  void make(typename Vector<T>::Type (&results)[kOutputs][kVectors]) const {
+    using Lanes = typename Vector<T>::Type;
+    const Index terms = Index(offsets.size());
+    Lanes sums[O][V];
+#pragma GCC unroll 8
+    for (int o = 0; o < O; ++o) {
+      const Lanes first = broadcast(initial == nullptr ? T(0) : initial[o]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sums[o][v] = first;
+    }
+    for (Index k = 0; k < terms; ++k) {
+      const Index at = offsets[size_t(k)];
+      Lanes x[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) x[v] = load_vector(from[v] + at);
+#pragma GCC unroll 8
+      for (int o = 0; o < O; ++o) {
+        const Lanes w = broadcast(weight[o * terms + k]);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sums[o][v] = multiply_add(w, x[v], sums[o][v]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int o = 0; o < O; ++o) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) results[o][v] = sums[o][v];
+    }
+  }
+
+  template <int O = kOutputs, int V = most_vectors(O)>
+  void make(Index outputs, Index vectors, typename Vector<T>::Type (&results)[kOutputs][kVectors]) const {
+    if constexpr (O > 1) {
+      if (outputs < O) return make<O - 1>(outputs, vectors, results);
+    }
+    if constexpr (V > 1) {
+      if (vectors < V) return make<O, V - 1>(outputs, vectors, results);
+    }
+    make<O, V>(results);
+  }
+};
+
+// Writes the sums of `outputs` channels at all positions, each channel's `plane` numbers behind the one before; weights
+// are [outputs, terms].
+template <typename T>
+void write_sums(const Positions& positions, const T* planes, const std::vector<Index>& offsets, const T* weight,
+                const T* initial, Index outputs, T* to, Index plane) {
+  const Index blocks = quotient_up(outputs, kOutputs), vectors = positions.count(), terms = Index(offsets.size());
+  for (Index block = 0; block < blocks; ++block) {
+    const Index begin = outputs * block / blocks, count = outputs * (block + 1) / blocks - begin;
+    const Index tiles = quotient_up(vectors, most_vectors(int(count)));
+    Sums<T> sums = {{}, offsets, weight + begin * terms, initial == nullptr ? nullptr : initial + begin};
+    for (Index tile = 0; tile < tiles; ++tile) {
+      const Index first = vectors * tile / tiles, width = vectors * (tile + 1) / tiles - first;
+      for (Index v = 0; v < width; ++v) sums.from[v] = planes + positions.start(first + v);
+      typename Vector<T>::Type results[kOutputs][kVectors];
+      sums.make(count, width, results);
+      for (Index v = 0; v < width; ++v) {
+        const Positions::Run* const end = positions.first_run(first + v + 1);
+        for (const Positions::Run* run = positions.first_run(first + v); run < end; ++run) {
+          for (Index o = 0; o < count; ++o) {
+            store_lanes(to + (begin + o) * plane + run->to, results[o][v], run->lane, run->count);
+          }
+        }
+      }
+    }
+  }
+}
+
+// One axis of a transposed convolution. The results at phase + stride q, q < count, are sums of A at q + shift over the
+// taps that meet there.
+struct Axis {
+  struct Tap {
+    Index index, shift;
+  };
+
+  Axis(const ConvolutionSizes& sizes, int axis) : stride(sizes.stride[axis]) {
+    const Index size = axis == 0 ? sizes.height : sizes.width;
+    count = quotient_up(size, stride);
+    Index last = 0;
+    taps.resize(size_t(minimum(stride, size)));
+    for (Index phase = 0; phase < Index(taps.size()); ++phase) {
+      for (Index i = 0; i < sizes.kernel[axis]; ++i) {
+        const Index distance = phase + sizes.padding[axis] - i * sizes.dilation[axis];
+        if (distance % stride != 0) continue;
+        taps[size_t(phase)].push_back({i, distance / stride});
+        before = maximum(before, -(distance / stride));
+        last = maximum(last, distance / stride);
+      }
+    }
+    span = before + last;
+  }
+
+  Index stride, count;
+  Index before = 0, span = 0;  // how far sums reach before q, and in all
+  std::vector<std::vector<Tap>> taps;
+};
+
+// What the results of one phase of rows and of columns are made of.
+template <typename T>
+struct Phase {
+  std::vector<Index> taps;      // of the kernel
+  std::vector<Index> offsets;   // of every output channel's taps
+  std::unique_ptr<T[]> weight;  // [groups, channels of a group, terms]
+};
+
+template <typename T>
+std::vector<Phase<T>> phases_of(const ConvolutionSizes& sizes, const ImageLayout<T>& layout, const Axis& rows,
+                                const Axis& columns) {
+  const Index outputs = sizes.outputs / sizes.groups;
+  std::vector<Phase<T>> result;
+  for (const std::vector<Axis::Tap>& of_row : rows.taps) {
+    for (const std::vector<Axis::Tap>& of_column : columns.taps) {
+      Phase<T> phase;
+      for (const Axis::Tap& row : of_row) {
+        for (const Axis::Tap& column : of_column) phase.taps.push_back(row.index * sizes.kernel[1] + column.index);
+      }
+      for (Index output = 0; output < outputs; ++output) {
+        for (const Axis::Tap& row : of_row) {
+          for (const Axis::Tap& column : of_column) {
+            phase.offsets.push_back(layout.offset(output, rows.before + row.shift, columns.before + column.shift));
+          }
+        }
+      }
+      phase.weight.reset(new T[size_t(sizes.channels) * phase.offsets.size()]);
+      result.push_back(std::move(phase));
+    }
+  }
+  return result;
+}
+
+// Writes each phase's weights, a few channels at a time, whose lines stay in the caches.
+template <typename T>
+void pack_weight(const ConvolutionSizes& sizes, const T* weight, const std::vector<Phase<T>>& phases) {
+  constexpr Index kChannels = 16;
+  const Index outputs = sizes.outputs / sizes.groups, channels = sizes.channels / sizes.groups;
+  const Index kernel = sizes.kernel[0] * sizes.kernel[1], blocks = quotient_up(channels, kChannels);
+  parallel_for(sizes.groups * blocks, kChannels * outputs * kernel, [&](Index first, Index last) {
+    for (Index item = first; item < last; ++item) {
+      const Index group = item / blocks, begin = item % blocks * kChannels, end = minimum(channels, begin + kChannels);
+      for (const Phase<T>& phase : phases) {
+        const Index taps = Index(phase.taps.size());
+        const Index* const of_kernel = phase.taps.data();
+        for (Index output = 0; output < outputs && taps > 0; ++output) {
+          for (Index channel = begin; channel < end; ++channel) {
+            const T* __restrict from = weight + ((group * outputs + output) * channels + channel) * kernel;
+            T* __restrict to = phase.weight.get() + ((group * channels + channel) * outputs + output) * taps;
+            for (Index tap = 0; tap < taps; ++tap) to[tap] = from[of_kernel[tap]];
+          }
+        }
+      }
+    }
+  });
+}
+
+// Writes a row of results from those of each phase of columns, which are `distance` apart.
+template <typename T>
+void weave(const T* __restrict phases, Index distance, Index stride, Index width, T* __restrict to) {
+  if (stride == 2 && width > 1) {
+    const T* __restrict second = phases + distance;
+    for (Index j = 0; j < width / 2; ++j) {
+      to[2 * j] = phases[j];
+      to[2 * j + 1] = second[j];
+    }
+    if (width % 2 == 1) to[width - 1] = phases[width / 2];
+    return;
+  }
+  for (Index phase = 0; phase < minimum(stride, width); ++phase, phases += distance) {
+    for (Index j = phase; j < width; j += stride) to[j] = phases[j / stride];
+  }
+}
+
+// The results of a band of rows of one image and group whose coefficients are laid out.
+template <typename T>
+class TransposedBand {
+ public:
+  TransposedBand(const BackwardConvolutionArguments<T>& args, const Axis& rows, const Axis& columns,
+                 const std::vector<Phase<T>>& phases, Index pitch, Index first, Index count)
+      : sizes_(args.sizes),
+        rows_(rows),
+        columns_(columns),
+        phases_(phases),
+        positions_(count, columns.count, pitch, Vector<T>::kSize),
+        first_(first),
+        count_(count),
+        channels_(args.sizes.channels / args.sizes.groups) {}
+
+  // Writes [channels of a group, height, width]; `room` for what is not yet woven.
+  void write(const T* planes, Index group, T* room, T* result) const {
+    const Index plane = sizes_.height * sizes_.width, phases = Index(columns_.taps.size());
+    const Index of_phase = count_ * columns_.count;
+    for (Index y = 0; y < Index(rows_.taps.size()); ++y) {
+      const Index first_row = y + first_ * rows_.stride;
+      const Index rows = minimum(count_, quotient_up(sizes_.height - first_row, rows_.stride));
+      const bool in_place = rows_.stride == 1 && columns_.stride == 1;
+      T* to = result + first_row * sizes_.width;
+      for (Index x = 0; x < phases; ++x) {
+        const Phase<T>& phase = phases_[size_t(y * phases + x)];
+        const T* weight = phase.weight.get() + group * channels_ * Index(phase.offsets.size());
+        write_sums(positions_, planes, phase.offsets, weight, static_cast<const T*>(nullptr), channels_,
+                   in_place ? to : room + x * of_phase, in_place ? plane : phases * of_phase);
+      }
+      if (in_place) continue;
+      for (Index channel = 0; channel < channels_; ++channel) {
+        for (Index row = 0; row < rows; ++row) {
+          weave(room + channel * phases * of_phase + row * columns_.count, of_phase, columns_.stride, sizes_.width,
+                to + channel * plane + row * rows_.stride * sizes_.width);
+        }
+      }
+    }
+  }
+
+ private:
+  const ConvolutionSizes& sizes_;
+  const Axis &rows_, &columns_;
+  const std::vector<Phase<T>>& phases_;
+  const Positions positions_;
+  const Index first_, count_, channels_;
+};
+
+// The constant `A b` of one image.
+template <typename T>
+double constant_of(const BackwardConvolutionArguments<T>& args, Index image) {
+  if (args.bias == nullptr) return 0;
+  const Index plane = args.sizes.output_height * args.sizes.output_width;
+  const T* A = args.A + image * args.sizes.outputs * plane;
+  WideSum<T> sum;
+  for (Index output = 0; output < args.sizes.outputs; ++output, A += plane) {
+    const T b = args.bias[output];
+    for_lanes<T>(0, plane, [&](Index j, auto lanes) LBP_LANES {
+      using V = decltype(lanes);
+      if constexpr (sizeof(V) == sizeof(T)) {
+        sum.add_product(A[j], b);
+      } else {
+        sum.add_product(load_vector(A + j), broadcast(b));
+      }
+    });
+  }
+  return sum.total();
+}
+
+}  // namespace
+
+template <typename T>
+void backward_convolution(const BackwardConvolutionArguments<T>& args) {
+  const ConvolutionSizes& sizes = args.sizes;
+  const Index groups = sizes.groups, layers = sizes.batch * groups;
+  const Index channels = sizes.channels / groups, outputs = sizes.outputs / groups;
+  const Axis rows(sizes, 0), columns(sizes, 1);
+  const Reach reach({rows.before, columns.before}, {rows.span, columns.span});
+  const Index row_cost =
+      quotient_up(columns.count, Vector<T>::kSize) * outputs * channels * sizes.kernel[0] * sizes.kernel[1];
+  const auto layout_of = [&](Index count) {
+    return ImageLayout<T>(outputs, sizes.output_height, sizes.output_width, reach, count, columns.count);
+  };
+  const Index bands =
+      bands_of_rows<T>(rows.count, columns.count, layers, args.threads, layers * rows.count * row_cost, 1, layout_of);
+  const Index most_rows = quotient_up(rows.count, bands);
+  const ImageLayout<T> layout = layout_of(most_rows);
+  const std::vector<Phase<T>> phases = phases_of(sizes, layout, rows, columns);
+  pack_weight(sizes, args.weight, phases);
+  parallel_for(layers * bands, most_rows * row_cost, [&](Index first, Index last) {
+    const Index room = channels * Index(columns.taps.size()) * most_rows * columns.count;
+    const std::unique_ptr<T[]> planes(new T[size_t(layout.size() + room)]);
+    std::vector<T> padded(size_t(layout.padded_width()));
+    const auto load = [&](Index at, Index size, T* to) { std::copy_n(args.A + at, size, to); };
+    for (Index item = first; item < last; ++item) {
+      const Index layer = item / bands, band = item % bands, image = layer / groups, group = layer % groups;
+      const Index begin = rows.count * band / bands, end = rows.count * (band + 1) / bands;
+      if (group == 0 && band == 0) args.constants[image] = constant_of(args, image);
+      layout.template lay_out<1>(layer * outputs, begin, load, padded.data(), planes.get());
+      const TransposedBand<T> of_band(args, rows, columns, phases, layout.pitch(), begin, end - begin);
+      of_band.write(planes.get(), group, planes.get() + layout.size(),
+                    args.result + layer * channels * sizes.height * sizes.width);
+    }
+  });
+}
+
+template <typename T>
+void backward_convolution_gradient(const BackwardConvolutionGradientArguments<T>& args) {
+  const ConvolutionSizes& sizes = args.sizes;
+  const Index groups = sizes.groups, layers = sizes.batch * groups;
+  const Index channels = sizes.channels / groups, outputs = sizes.outputs / groups;
+  const Index height = sizes.output_height, width = sizes.output_width;
+  const Index row_cost = quotient_up(width, Vector<T>::kSize) * outputs * channels * sizes.kernel[0] * sizes.kernel[1];
+  const auto layout_of = [&](Index rows) {
+    return ImageLayout<T>(channels, sizes.height, sizes.width, Reach(sizes), rows, width);
+  };
+  const Index bands = bands_of_rows<T>(height, width, layers, args.threads, layers * height * row_cost, 1, layout_of);
+  const Index most_rows = quotient_up(height, bands);
+  const ImageLayout<T> layout = layout_of(most_rows);
+  const std::vector<Index> offsets = layout.offsets(sizes);
+  parallel_for(layers * bands, most_rows * row_cost, [&](Index first, Index last) {
+    const std::unique_ptr<T[]> planes(new T[size_t(layout.size())]);
+    std::vector<T> padded(size_t(layout.padded_width())), initial(static_cast<size_t>(outputs));
+    const auto load = [&](Index at, Index size, T* to) { std::copy_n(args.gradient + at, size, to); };
+    for (Index item = first; item < last; ++item) {
+      const Index layer = item / bands, band = item % bands, image = layer / groups, group = layer % groups;
+      const Index begin = height * band / bands, end = height * (band + 1) / bands;
+      for (Index output = 0; output < outputs; ++output) {
+        const T b = args.bias == nullptr ? T(0) : args.bias[group * outputs + output];
+        initial[size_t(output)] = args.bias == nullptr ? T(0) : T(args.constants_gradient[image]) * b;
+      }
+      layout.template lay_out<1>(layer * channels, begin, load, padded.data(), planes.get());
+      const Positions positions(end - begin, width, layout.pitch(), Vector<T>::kSize);
+      const T* weight = args.weight + group * outputs * Index(offsets.size());
+      write_sums(positions, planes.get(), offsets, weight, initial.data(), outputs,
+                 args.A_gradient + (layer * outputs * height + begin) * width, height * width);
+    }
+  });
+}
+
+template void backward_convolution(const BackwardConvolutionArguments<float>&);
+template void backward_convolution(const BackwardConvolutionArguments<double>&);
+template void backward_convolution_gradient(const BackwardConvolutionGradientArguments<float>&);
+template void backward_convolution_gradient(const BackwardConvolutionGradientArguments<double>&);
+
+}  // namespace lbp::LBP_ISA
