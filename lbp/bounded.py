@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lbp.cached_bounds import CachedBounds, input_stamp_of, stamp_of
-from lbp.checks import check_same_kind, checked_bounds, checked_specification, single_tensor
+from lbp.checks import check_has_values, check_same_kind, checked_bounds, checked_specification, single_tensor
 from lbp.errors import InvalidInputError, StaleBoundsError, UnsupportedArgumentError
+from lbp.files import write_atomically
 from lbp.graph import BoundNode, Network, build_network, pre_activations
 from lbp.graph.batch_norm import recorded_statistics
 from lbp.graph.registry import BatchStatistics
@@ -93,6 +96,7 @@ class BoundedModule(nn.Module):
             raise UnsupportedArgumentError("custom_ops is not implemented")
         example = single_tensor(global_input, "global_input")
         if device is not None and device != "auto":
+            device = _known_device(device)
             model, example = model.to(device), example.to(device)
         # The model's own dictionaries: the same parameters under the same names, whoever changes them.
         self.__dict__.update(
@@ -109,6 +113,8 @@ class BoundedModule(nn.Module):
             bound_opts=check_options({} if bound_opts is None else bound_opts),
             training=model.training,
         )
+        if not self._like().is_meta:
+            check_has_values("global_input", example)
         self._network()
 
     _model: nn.Module
@@ -375,13 +381,14 @@ class BoundedModule(nn.Module):
         """Return the bounds of all nodes that the latest `compute_bounds` bounded, and save them.
 
         Args:
-            save_path: file for `torch.save`; None: not saved.
+            save_path: file, as `torch.save` writes it; None: not saved.
 
         Returns:
             {name: (lower, upper)}, which `interm_bounds` takes.
 
         Raises:
             StaleBoundsError: nothing has been computed in the present mode.
+            OutputError: the file cannot be written.
         """
         bounds = {
             node.name: (node.lower.detach(), node.upper.detach())
@@ -391,7 +398,9 @@ class BoundedModule(nn.Module):
         if not bounds:
             raise StaleBoundsError("save_intermediate: no bounds yet in the present mode; call compute_bounds first")
         if save_path is not None:
-            torch.save(bounds, save_path)
+            content = io.BytesIO()
+            torch.save(bounds, content)
+            write_atomically(Path(save_path), content.getvalue())
         return bounds
 
     def train(self, mode: bool = True) -> BoundedModule:
@@ -485,10 +494,25 @@ class BoundedModule(nn.Module):
         self._cache = CachedBounds(x, problem.region, hidden, stamp, problem.rounding, input_stamp_of(x))
 
 
+def _known_device(name: str | torch.device) -> torch.device:
+    """Return the device of a name, after checking that PyTorch has it."""
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise InvalidInputError(f'device must be "auto", None or a device such as cpu or cuda, got {name!r}') from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidInputError(f"device={name!r}: there is no CUDA device that PyTorch can use")
+    return device
+
+
 def _named_bounds(
     argument: str, bounds: Mapping[str, Sequence[Tensor]] | None, network: Network, like: Tensor
 ) -> dict[BoundNode, Interval]:
     """Return bounds given by name as bounds by node, checked."""
+    if bounds is not None and not isinstance(bounds, Mapping):
+        raise InvalidInputError(
+            f"{argument} must be a dictionary {{name: (lower, upper)}}, got {type(bounds).__name__}"
+        )
     result: dict[BoundNode, Interval] = {}
     for name, pair in (bounds or {}).items():
         node = network[name]

@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from lbp.checks import check_has_values
 from lbp.errors import LbpError, reason_of
 from lbp.files import write_atomically
 from lbp.models import ModelSettings, build
@@ -57,18 +58,36 @@ def save(
         training: anything JSON can hold.
 
     Raises:
-        CheckpointError: `model` is not the network that `settings` describe.
+        CheckpointError: `model` is not the network that `settings` describe, or `training` holds something else.
+        OutputError: the file cannot be written.
     """
     target = Path(path)
+    if not isinstance(model, nn.Module) or not isinstance(settings, ModelSettings):
+        raise CheckpointError(
+            f"{target}: a checkpoint takes a torch.nn.Module and its ModelSettings, got {type(model).__name__} and "
+            f"{type(settings).__name__}"
+        )
+    for name, tensor in model.state_dict().items():
+        check_has_values(f"{name} of the model", tensor)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     _check_tensors(f"{target}: the model", tensors, _skeleton(settings))
     description = {
         "format_version": FORMAT_VERSION,
         "model": settings.model_dump(mode="json"),
-        "training": dict(training or {}),
+        "training": training or {},
     }
-    content = safetensors.torch.save(tensors, metadata={_KEY: json.dumps(description, sort_keys=True)})
+    content = safetensors.torch.save(tensors, metadata={_KEY: _as_json(target, description)})
     write_atomically(target, content)
+
+
+def _as_json(path: Path, description: Mapping[str, Any]) -> str:
+    training = description["training"]
+    if not isinstance(training, Mapping):
+        raise CheckpointError(f"{path}: training must be a dictionary of JSON values, got {type(training).__name__}")
+    try:
+        return json.dumps({**description, "training": dict(training)}, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: training must hold nothing but JSON values ({error})") from error
 
 
 def load(path: Path | str) -> Checkpoint:
@@ -125,7 +144,7 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({reason_of(error)})") from error
 
 

@@ -93,6 +93,16 @@ def check_same_kind(name: str, values: Any, like: Tensor, like_name: str) -> Non
         )
 
 
+def check_has_values(name: str, values: Tensor) -> None:
+    """Check that a tensor is not one of PyTorch's device "meta".
+
+    Raises:
+        InvalidInputError: it is.
+    """
+    if values.is_meta:
+        raise InvalidInputError(f"{name} is on the device meta, which keeps no values; make it on another device")
+
+
 def single_tensor(argument: Any, name: str) -> Tensor:
     """Return the tensor of an argument that is a tensor or a tuple of one.
 

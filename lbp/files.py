@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lbp.errors import OutputError
+from lbp.errors import OutputError, reason_of
 
 
 def check_is_file(path: Path) -> None:
     """Refuses a path that is there and no file: to rename a file over a device or a pipe would destroy it.
 
     Raises:
-        OutputError: a folder, a device, a pipe or a socket.
+        OutputError: a folder, a device, a pipe or a socket, or a path that no file can have.
     """
+    if "\0" in str(path):
+        raise OutputError(f"{str(path)!r} is no file name, it holds a NUL character")
     if path.is_dir():
         raise OutputError(f"{path} is a folder, expected a file name")
     if path.exists() and not path.is_file():
@@ -36,8 +38,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         _replace(path.resolve(), content)
     except OutputError:
         raise
-    except OSError as error:
-        raise OutputError(f"cannot write {path} ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot write {path} ({reason_of(error)})") from error
 
 
 def append_durably(descriptor: int, content: bytes) -> None:
@@ -116,14 +118,14 @@ def only_writer(path: Path) -> Iterator[None]:
     Raises:
         OutputError: another process writes it.
     """
-    path = path.resolve()
-    lock = path.with_name(f"{path.name}.lock")
     try:
+        path = path.resolve()
+        lock = path.with_name(f"{path.name}.lock")
         descriptor = open_locked(lock, known_as=path)
     except OutputError:
         raise
-    except OSError as error:
-        raise OutputError(f"cannot write {lock} ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot write {path}.lock ({reason_of(error)})") from error
     try:
         yield
     finally:

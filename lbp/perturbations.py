@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbp.checks import Check, check_same_kind, known_to_hold, not_finite, raise_if_any
+from lbp.checks import Check, check_has_values, check_same_kind, known_to_hold, not_finite, raise_if_any
 from lbp.errors import InvalidInputError, UnsupportedArgumentError
 from lbp.linear import Ball, Region, round_down, round_up
 from lbp.rounding import lowered, raised
@@ -71,7 +71,7 @@ class PerturbationLpNorm:
                 f"x_L and x_U describe a box and need norm=inf, got norm={self.norm}; use clip=(lo, hi) to cut a ball "
                 "to the range of the data"
             )
-        if not isinstance(self.eps, Real | Tensor):
+        if isinstance(self.eps, bool) or not isinstance(self.eps, Real | Tensor):
             raise InvalidInputError(
                 f"eps must be a number or a tensor, got {self.eps!r} ({type(self.eps).__name__}); convert it "
                 "with float() or torch.tensor()"
@@ -115,6 +115,9 @@ class PerturbationLpNorm:
         if not isinstance(self.eps, Tensor):
             return float(self.eps)
         eps = self.eps
+        check_has_values("eps", eps)
+        if eps.is_complex() or eps.dtype == torch.bool:
+            raise InvalidInputError(f"eps must be real numbers, got a tensor of {eps.dtype}")
         if eps.device != x.device and eps.dim() > 0:
             raise InvalidInputError(f"eps is on {eps.device}, the input on {x.device}; move eps")
         if eps.numel() != 1 and not (eps.numel() == x.shape[0] == eps.shape[0]):
@@ -168,10 +171,13 @@ def check_input(x: Tensor) -> None:
     """Check the kind of an input tensor.
 
     Raises:
-        InvalidInputError: not a float32 or float64 tensor with a batch dimension.
+        InvalidInputError: not a dense float32 or float64 tensor with a batch dimension.
     """
     if not isinstance(x, Tensor):
         raise InvalidInputError(f"the input must be a tensor, got {type(x).__name__}")
+    check_has_values("the input x", x)
+    if x.layout != torch.strided:
+        raise InvalidInputError(f"the input x must be a dense tensor, got one of layout {x.layout}")
     if x.dtype not in (torch.float32, torch.float64):
         raise InvalidInputError(f"the input x has dtype {x.dtype}; float32 and float64 are supported")
     if x.dim() < 2:
@@ -195,6 +201,8 @@ def _box_side(name: str, values: Tensor, x: Tensor, checks: list[Check]) -> Tens
 def _clip_side(index: int, value: float | Tensor, x: Tensor, checks: list[Check], *, outward: bool) -> Tensor:
     """Return one end of the data range in the shape of x; infinite ends are allowed."""
     name = f"clip[{index}]"
+    if isinstance(value, Tensor):
+        check_has_values(name, value)
     if isinstance(value, Tensor) and value.dim() > 0 and value.device != x.device:
         raise InvalidInputError(f"{name} is on {value.device}, the input on {x.device}; they must agree")
     dtype = torch.float64 if outward else x.dtype
@@ -202,7 +210,10 @@ def _clip_side(index: int, value: float | Tensor, x: Tensor, checks: list[Check]
         # Written by the device itself: a copy to it would wait, and cannot be captured in a CUDA graph.
         limit = torch.full((), float(value), dtype=dtype, device=x.device)
     else:
-        limit = torch.as_tensor(value, dtype=dtype, device=x.device)
+        try:
+            limit = torch.as_tensor(value, dtype=dtype, device=x.device)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(f"{name} must be a number or a tensor, got {value!r}") from error
     if outward:
         limit = round_down(limit, x.dtype) if index == 0 else round_up(limit, x.dtype)
     checks.append((torch.isnan(limit).any(), lambda: f"{name} has NaN values"))
@@ -255,6 +266,8 @@ class BoundedTensor(Tensor):
         """Return x as a BoundedTensor that shares its storage and history."""
         if not isinstance(x, Tensor):
             raise InvalidInputError(f"BoundedTensor needs a tensor, got {type(x).__name__}")
+        if x.layout != torch.strided:
+            raise InvalidInputError(f"BoundedTensor needs a dense tensor, got one of layout {x.layout}")
         if ptb is not None and not isinstance(ptb, PerturbationLpNorm):
             raise InvalidInputError(f"ptb must be a PerturbationLpNorm or None, got {type(ptb).__name__}")
         result = torch.Tensor.as_subclass(x, cls)

@@ -1,9 +1,13 @@
 """Base of the settings models, and their errors in one sentence."""
 
+import math
+import re
 from types import NoneType
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 class Settings(BaseModel):
@@ -48,14 +52,28 @@ def validation_message(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
+def parse_decimal(text: str) -> float:
+    """Reads a finite decimal number; of what `float` takes, no words, underscores or digits of other scripts.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not _DECIMAL.fullmatch(text.strip()) or not math.isfinite(value := float(text)):
+        raise ValueError(f"expected a decimal number, got {text!r}")
+    return value
+
+
 def parse_number(text: str) -> float:
-    """Reads a number or a quotient of two, such as "8/255" or "2.2/255".
+    """Reads a decimal number or a quotient of two, such as "8/255" or "2.2/255".
 
     Raises:
         ValueError: anything else.
     """
     numerator, slash, denominator = text.partition("/")
     try:
-        return float(numerator) / float(denominator) if slash else float(numerator)
+        value = parse_decimal(numerator) / parse_decimal(denominator) if slash else parse_decimal(numerator)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"expected a number or a quotient such as 8/255, got {text!r}") from None
+        value = math.inf
+    if not math.isfinite(value):
+        raise ValueError(f"expected a number or a quotient such as 8/255, got {text!r}")
+    return value

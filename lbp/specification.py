@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor, nn
 
-from lbp.checks import raise_if_any
+from lbp.checks import check_has_values, raise_if_any
 from lbp.errors import InvalidInputError
 
 
@@ -26,8 +28,10 @@ def margins(
         C [B, K-1, K] with rows `e_y - e_i`, i in increasing order.
 
     Raises:
-        InvalidInputError: labels that are no tensor, of another shape or dtype, or outside the classes.
+        InvalidInputError: labels that are no tensor, of another shape or dtype, or outside the classes; num_classes
+            that is no whole number, or below 2.
     """
+    num_classes = _whole(num_classes)
     if num_classes < 2:
         raise InvalidInputError(f"num_classes must be at least 2, got {num_classes}")
     if not isinstance(labels, Tensor):
@@ -39,7 +43,8 @@ def margins(
         raise InvalidInputError(
             f"labels must be a one-dimensional tensor of whole numbers, got shape {list(labels.shape)}, {labels.dtype}"
         )
-    labels = labels.to(device=device or labels.device, dtype=torch.int64)
+    check_has_values("labels", labels)
+    labels = labels.to(torch.int64)
     outside = (labels < 0) | (labels >= num_classes)
     raise_if_any(
         [
@@ -52,10 +57,18 @@ def margins(
             )
         ]
     )
+    labels = labels.to(device)
     others = torch.arange(num_classes - 1, device=labels.device).expand(len(labels), -1)
     others = others + (others >= labels.unsqueeze(1)).long()
     eye = torch.eye(num_classes, dtype=dtype or torch.get_default_dtype(), device=labels.device)
     return eye[labels].unsqueeze(1) - eye[others]
+
+
+def _whole(num_classes: int) -> int:
+    try:
+        return operator.index(num_classes)
+    except TypeError:
+        raise InvalidInputError(f"num_classes must be a whole number, got {num_classes!r}") from None
 
 
 def get_spec_matrix(X: Tensor, y: Tensor, num_classes: int) -> Tensor:

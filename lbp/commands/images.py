@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lbp.commands.console import ImageProgress, progress_bars, told_to_resume
+from lbp.commands.console import ImageProgress, progress_bars, told_to_resume, warn
 from lbp.commands.network import Subject
 from lbp.distributed import Workers
-from lbp.results import run_images
+from lbp.results import existing_files, run_images
 from lbp.settings import Settings
 
 Result = TypeVar("Result", bound=Settings)
@@ -50,6 +50,8 @@ def image_results(
     def run(todo: list[int], emit: Callable[[list[dict[str, Any]]], None]) -> None:
         work(todo, lambda found: emit([result.model_dump(mode="json") for result in found]))
 
+    if resume and path is not None and group.leads and not existing_files(path):
+        warn(f"nothing to resume, there is no {path}: `lbp {command}` starts anew")
     with told_to_resume(path if group.leads else None), progress_bars(visible=group.leads) as bars:
         records = run_images(
             run, len(subject.data), settings=subject.identity() | {command: settings.model_dump(mode="json")},

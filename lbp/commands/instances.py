@@ -12,6 +12,7 @@ from rich.console import Console
 
 from lbp.errors import InvalidInputError, LbpError, reason_of
 from lbp.onnx_import import load_onnx
+from lbp.settings import parse_decimal
 from lbp.vnnlib import read_vnnlib
 
 
@@ -35,8 +36,8 @@ def read_instances(path: Path) -> list[Instance]:
         InvalidInputError: no such file, or a line of another form.
     """
     try:
-        lines = list(csv.reader(path.read_text().splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, ValueError, csv.Error) as error:
         raise InvalidInputError(f"{path}: cannot be read ({reason_of(error)})") from error
     found = []
     for place, cells in enumerate(lines, start=1):
@@ -44,7 +45,7 @@ def read_instances(path: Path) -> list[Instance]:
             continue
         try:
             network, specification, *limits = (cell.strip() for cell in cells)
-            limit = float(limits[0]) if limits else None
+            limit = parse_decimal(limits[0]) if limits else None
             if limit is not None and not limit > 0:
                 raise ValueError("no time")
             found.append(Instance(network, specification, limit))

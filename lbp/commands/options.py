@@ -10,7 +10,7 @@ import torch
 import typer
 
 from lbp.data import DATASETS
-from lbp.errors import InvalidInputError, OutputError
+from lbp.errors import InvalidInputError, OutputError, reason_of
 from lbp.files import check_is_file, write_atomically
 from lbp.methods.memory import budget_in_bytes
 from lbp.methods.options import STRATEGY_OPTIONS
@@ -70,7 +70,9 @@ Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda; by de
 ResultsPath = Annotated[
     Path | None, typer.Option("--results", help="Write a line per image to this file, as soon as it is known.")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the results file of an interrupted run.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the results file of an interrupted run; without one, start it.")
+]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the summary and every result to this file.")]
 
 
@@ -159,8 +161,8 @@ def prepare_folder(path: Path) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {path} ({error.strerror})") from error
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot make the folder {path} ({reason_of(error)})") from error
     if not os.access(path, os.W_OK):
         raise OutputError(f"cannot write into the folder {path}")
 

@@ -23,7 +23,7 @@ from lbp.commands.options import (
     strategy_names,
     write_files,
 )
-from lbp.errors import InvalidInputError, OutputError
+from lbp.errors import InvalidInputError, OutputError, reason_of
 from lbp.files import append_durably
 from lbp.onnx_import import load_onnx, read_onnx
 from lbp.rounding import LEVELS
@@ -239,4 +239,4 @@ def _append(path: Path, cells: list[str]) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise OutputError(f"cannot write the results to {path} ({error.strerror})") from error
+        raise OutputError(f"cannot write the results to {path} ({reason_of(error)})") from error

@@ -84,5 +84,5 @@ def _pixels(path: Path) -> npt.NDArray[np.uint8]:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({reason_of(error)})") from error

@@ -15,8 +15,9 @@ from lbp.nn import evaluation_mode
 from lbp.settings import Settings
 from lbp.verification import AttackSettings, Falsification, check_consistent, falsify, verify
 from lbp.verification.batches import images_at_once
+from lbp.verification.checks import check_images
 from lbp.verification.real_margins import certainly_misclassified
-from lbp.verification.verify import Rounding, Strategy, bound_options, check_images
+from lbp.verification.verify import Rounding, Strategy, bound_options
 
 METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP")
 STRATEGIES = ("tight", "adaptive")

@@ -13,6 +13,7 @@ from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
 from lbp.verification import method_names
 from lbp.verification.batches import images_at_once
+from lbp.verification.checks import check_inputs
 from lbp.verification.verify import bound_options
 
 
@@ -57,8 +58,9 @@ def tightness(
         a curve per method and strategy; IBP, which has no lines, once.
 
     Raises:
-        InvalidInputError: no inputs or no radii.
+        InvalidInputError: no inputs or no radii, or inputs that do not fit.
     """
+    check_inputs(model, x)
     if len(x) == 0 or not radii:
         raise InvalidInputError(f"tightness needs inputs and radii, got {len(x)} inputs and {len(radii)} radii")
     names = method_names(methods)

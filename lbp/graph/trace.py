@@ -347,9 +347,10 @@ def _running(model: nn.Module, x: Tensor) -> Iterator[None]:
     except UnsupportedLayerError:
         raise
     except Exception as error:
+        reason = str(error).partition("\n\nWhile executing")[0]  # which torch.fx adds, about the trace
         raise InvalidInputError(
             f"{type(model).__name__} does not run on an input of shape {list(x.shape)}, {x.dtype}, on {x.device} (the "
-            f"shape of global_input, with batch size {len(x)}; the batch size must be free): {error}"
+            f"shape of global_input, with batch size {len(x)}; the batch size must be free): {reason}"
         ) from error
 
 

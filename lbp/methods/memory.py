@@ -60,7 +60,7 @@ def budget_in_bytes(value: int | float | str) -> int:
     """
     number: float | None = None
     if isinstance(value, str):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", value.strip().lower())
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i?))?b?", value.strip().lower())
         if match:
             number = float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " ")
     elif isinstance(value, int | float) and not isinstance(value, bool):

@@ -99,7 +99,7 @@ def _named(name: str) -> Method:
     key = name.lower()
     if key in _NAMES:
         return _NAMES[key]
-    relaxed = re.fullmatch(r"relaxed-crown-(\d+)", key)
+    relaxed = re.fullmatch(r"relaxed-crown-([0-9]{1,9})", key)
     if relaxed and int(relaxed.group(1)) >= 1:
         return Method("relaxed-crown", "relaxed-crown", int(relaxed.group(1)))
     if key in _OPTIMIZED:

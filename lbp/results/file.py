@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from lbp.errors import LbpError, OutputError
+from lbp.errors import LbpError, OutputError, reason_of
 from lbp.files import append_durably, check_is_file, open_locked, sync_folder
 from lbp.settings import Settings, validation_message
 
@@ -64,9 +64,9 @@ class ResultsFile:
                 os.ftruncate(self._descriptor, _complete_length(content))
         except OutputError as error:
             raise ResultsError(str(error)) from error
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.close()
-            raise ResultsError(f"cannot write the results to {path} ({error.strerror})") from error
+            raise ResultsError(f"cannot write the results to {path} ({reason_of(error)})") from error
         except ResultsError:
             self.close()
             raise
@@ -120,8 +120,8 @@ def read_lines(path: Path | str, settings: Mapping[str, Any] | None = None) -> t
     """
     try:
         content = Path(path).read_bytes()
-    except OSError as error:
-        raise ResultsError(f"cannot read the results {path} ({error.strerror})") from error
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"cannot read the results {path} ({reason_of(error)})") from error
     lines = content[: _complete_length(content)].splitlines()
     try:
         head = _parse(path, 1, lines[0]) if lines else {}

@@ -81,6 +81,12 @@ def run_images(
         return ordered
 
 
+def existing_files(path: Path) -> list[Path]:
+    """What is there of a results file and its parts."""
+    parts = sorted(path.parent.glob(f"{glob.escape(path.name)}.part-*"))
+    return [name for name in (path, *parts) if name.exists()]
+
+
 class _Files:
     """The results file of a run and its parts, locked.
 
@@ -126,8 +132,7 @@ class _Files:
             file.close()
 
     def _find(self) -> list[Path]:
-        parts = sorted(self._path.parent.glob(f"{glob.escape(self._path.name)}.part-*"))
-        existing = [name for name in (self._path, *parts) if name.exists()]
+        existing = existing_files(self._path)
         if existing and not self._resume:
             raise _exists(existing[0])
         return existing

@@ -73,7 +73,7 @@ def read_settings(path: Path | str, changes: Mapping[str, str] | None = None) ->
         content: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: not a readable TOML file ({reason_of(error)})") from error
     for name, value in (changes or {}).items():
         _change(content, name, value)

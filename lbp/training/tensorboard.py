@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from lbp.errors import LbpError, OutputError
+from lbp.errors import LbpError, OutputError, reason_of
 from lbp.training.records import EpochRecord, StepRecord
 
 
@@ -104,6 +104,5 @@ class TensorBoardLog:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            reason = error.strerror or error
-            raise OutputError(f"cannot write the TensorBoard log into {self._folder} ({reason})") from error
+        except (OSError, ValueError) as error:
+            raise OutputError(f"cannot write the TensorBoard log into {self._folder} ({reason_of(error)})") from error

@@ -1,12 +1,13 @@
 """Projected gradient descent, the attack that certificates are held against (Madry et al. 2018)."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lbp.errors import InvalidInputError
 from lbp.verification.search import BestPoints, Box, ExampleRandom, Limit, smallest_margin
 
 AttackLoss = Literal["margin", "cross-entropy"]
@@ -53,8 +54,10 @@ def pgd(
         with the smallest margin seen.
 
     Raises:
-        InvalidInputError: negative or NaN eps.
+        InvalidInputError: images or labels that do not fit, negative or NaN eps, another loss.
     """
+    if loss not in get_args(AttackLoss):
+        raise InvalidInputError(f"loss must be one of {', '.join(get_args(AttackLoss))}, got {loss!r}")
     box = Box.around(x, eps, clip)
     length = torch.as_tensor(eps / 4 if step_size is None else step_size, dtype=x.dtype, device=x.device).expand(
         x.shape

@@ -22,4 +22,4 @@ def images_at_once(bounded: BoundedModule, method: str, chosen: int | None = Non
         InvalidInputError: a budget that is too small for one image; the least that is needed is named.
     """
     most = _LARGEST_OF_ROWS if parse_method(method).hidden in ("crown", "relaxed-crown") else LARGEST_BATCH
-    return chosen or min(most, bounded.images_within(method))
+    return int(chosen) if chosen else min(most, bounded.images_within(method))

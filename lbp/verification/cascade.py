@@ -17,12 +17,13 @@ from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
 from lbp.settings import Settings
 from lbp.verification.batches import images_at_once
+from lbp.verification.checks import check_images, checked_classes
 from lbp.verification.close_calls import CloseCalls
 from lbp.verification.falsify import AttackSettings, falsify, predicted_classes
 from lbp.verification.margins import certainly_above, margin_bounds
 from lbp.verification.search import smallest_margin
 from lbp.verification.verdicts import ImageVerdict
-from lbp.verification.verify import Rounding, Strategy, bound_options, check_images, checked_classes, method_names
+from lbp.verification.verify import Rounding, Strategy, bound_options, method_names
 
 CASCADE = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP", "CROWN")
 """The methods of a cascade unless others are named, cheapest first."""

@@ -12,6 +12,7 @@ from lbp.errors import LbpError
 from lbp.perturbations import PerturbationLpNorm
 from lbp.settings import Settings
 from lbp.verification.attack import pgd
+from lbp.verification.checks import check_labels, checked_classes
 from lbp.verification.search import Box, smallest_margin
 from lbp.verification.square import square_attack
 
@@ -90,7 +91,11 @@ def falsify(
         settings: of the attacks.
         indices: of the examples in their data set. The seed of an example is `settings.seed + 1000003 * index`, so that
             it meets the same attack in every batch, and what was found for it can be found again; by default 0, 1, ...
+
+    Raises:
+        InvalidInputError: images or labels that do not fit the network or each other, or no region.
     """
+    check_labels(x, labels)
     settings = settings or AttackSettings()
     seeds = [settings.seed + _SEED_STRIDE * index for index in (range(len(x)) if indices is None else indices)]
     descent = partial(pgd, steps=settings.steps, restarts=settings.restarts)
@@ -163,4 +168,5 @@ def check_consistent(indices: list[int], verified_by: list[tuple[str, float] | N
 def _evaluate(model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         logits = model(points)
+    checked_classes(logits, labels)
     return smallest_margin(logits, labels), predicted_classes(logits)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lbp.errors import InvalidInputError
 from lbp.linear import round_down, round_up, sum_down, sum_up
+from lbp.verification.checks import check_labels, checked_classes
 
 Limit = float | Tensor
 
@@ -93,8 +94,11 @@ class BestPoints:
     """
 
     def __init__(self, model: nn.Module, x: Tensor, labels: Tensor) -> None:
+        check_labels(x, labels)
         with torch.no_grad():
-            self.margins = smallest_margin(model(x), labels)
+            logits = model(x)
+        checked_classes(logits, labels)
+        self.margins = smallest_margin(logits, labels)
         self.points = x.clone()
 
     def offer(self, index: Tensor, points: Tensor, margins: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def square_attack(
         [B, *shape]: for every example the point with the smallest margin seen.
 
     Raises:
-        InvalidInputError: negative or NaN eps.
+        InvalidInputError: images or labels that do not fit, negative or NaN eps.
     """
     box = Box.around(x, eps, clip)
     best = BestPoints(model, x, labels)

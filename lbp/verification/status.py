@@ -13,6 +13,7 @@ from lbp.nn import evaluation_mode
 from lbp.ops import ramp_interval_with_status
 from lbp.perturbations import PerturbationLpNorm
 from lbp.strategies import STATUSES
+from lbp.verification.checks import check_inputs
 from lbp.verification.verify import bound_options
 
 
@@ -52,8 +53,11 @@ def neuron_status(
         one entry per ReLU, LeakyReLU, ParamRamp or Hardtanh layer, in the order of the network.
 
     Raises:
-        InvalidInputError: bounds that are NaN, of which no status follows.
+        InvalidInputError: no inputs, or such that do not fit; bounds that are NaN, of which no status follows.
     """
+    check_inputs(model, x)
+    if len(x) == 0:
+        raise InvalidInputError(f"neuron_status needs inputs, got shape {list(x.shape)}")
     with evaluation_mode(model), torch.no_grad():
         net = BoundedModule(model, x[:1], bound_opts=bound_options("tight"))
         totals: dict[str, Tensor] = {}

@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from numbers import Integral, Real
+from numbers import Real
 from typing import Annotated
 
 import torch
@@ -12,6 +12,7 @@ from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from lbp.bounded import BoundedModule
+from lbp.checks import check_has_values
 from lbp.errors import InvalidInputError
 from lbp.methods.names import parse_method
 from lbp.methods.options import STRATEGY_OPTIONS
@@ -19,6 +20,7 @@ from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
 from lbp.rounding import LEVELS
 from lbp.verification.batches import images_at_once
+from lbp.verification.checks import check_images, checked_classes
 from lbp.verification.close_calls import CloseCalls
 from lbp.verification.falsify import predicted_classes
 from lbp.verification.margins import certainly_above
@@ -187,6 +189,8 @@ def method_names(methods: str | Sequence[str], *, sort: bool = False) -> list[st
         InvalidInputError: no name at all, or something that is no name.
     """
     given = [methods] if isinstance(methods, str) else methods
+    if not isinstance(given, Iterable):
+        raise InvalidInputError(f"methods must be names, got {methods!r}; choose among {', '.join(METHODS)}")
     names = list(dict.fromkeys(_canonical(method) for method in given))
     if not names:
         raise InvalidInputError(f"no method given; choose among {', '.join(METHODS)}")
@@ -234,67 +238,9 @@ def _single_radius(eps: float | Tensor) -> float:
         )
     if isinstance(eps, bool) or not isinstance(eps, Real | Tensor):
         raise InvalidInputError(f"eps must be a number, got {eps!r} ({type(eps).__name__})")
+    if isinstance(eps, Tensor):
+        check_has_values("eps", eps)
+        if eps.is_complex():
+            raise InvalidInputError(f"eps must be a real number, got {eps!r}")
+        eps = eps.detach()
     return float(eps)
-
-
-def check_images(
-    model: nn.Module, x: Tensor, labels: Tensor, batch_size: int | None, indices: Sequence[int] | None = None
-) -> None:
-    """Refuse images and labels that do not fit a model or each other.
-
-    Args:
-        model: the network itself.
-        x: to be [N, *shape], of the type of the model's weights, on any device.
-        labels: to be int64 [N].
-        batch_size: to be at least 1, or None.
-        indices: to be different ones of 0 to N - 1, or None.
-
-    Raises:
-        InvalidInputError: one of them is not.
-    """
-    if isinstance(model, BoundedModule):
-        raise InvalidInputError("verification takes the model itself, not a BoundedModule")
-    if not isinstance(model, nn.Module):
-        raise InvalidInputError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
-    for name, value in (("x", x), ("labels", labels)):
-        if not isinstance(value, Tensor):
-            raise InvalidInputError(
-                f"{name} must be a tensor, got {type(value).__name__}; convert it by torch.as_tensor"
-            )
-        if value.layout != torch.strided:
-            raise InvalidInputError(f"{name} must be a dense tensor, got one of layout {value.layout}")
-    if x.dim() < 2:
-        raise InvalidInputError(f"x must be a batch of inputs [N, *shape], got shape {list(x.shape)}")
-    weights = next(model.parameters(), None)
-    if weights is not None and x.dtype != weights.dtype:
-        raise InvalidInputError(f"x is {x.dtype}, the model's weights are {weights.dtype}; convert one")
-    if labels.shape != x.shape[:1] or labels.dtype != torch.int64:
-        raise InvalidInputError(
-            f"labels must be int64 of shape [{len(x)}], got {labels.dtype} of shape {list(labels.shape)}"
-        )
-    if batch_size is not None and not (isinstance(batch_size, Integral) and batch_size >= 1):
-        raise InvalidInputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-    seen: set[int] = set()
-    for index in indices or ():
-        if not 0 <= index < len(x):
-            raise InvalidInputError(f"indices must be those of the {len(x)} images, 0 to {len(x) - 1}, got {index}")
-        if index in seen:
-            raise InvalidInputError(f"indices must differ, {index} is among them twice")
-        seen.add(index)
-
-
-def checked_classes(logits: Tensor, labels: Tensor, num_classes: int | None = None) -> int:
-    """Number of classes of logits that must be [B, classes >= 2].
-
-    Raises:
-        InvalidInputError: other shapes, another number than `num_classes`, or labels outside the classes.
-    """
-    if logits.dim() != 2 or logits.shape[1] < 2:
-        raise InvalidInputError(f"the model must give logits [B, classes >= 2], it gives shape {list(logits.shape)}")
-    classes = logits.shape[1]
-    if num_classes is not None and num_classes != classes:
-        raise InvalidInputError(f"num_classes is {num_classes}, the model has {classes} logits")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise InvalidInputError(f"labels run from {low} to {high}, expected 0 to {classes - 1}")
-    return classes

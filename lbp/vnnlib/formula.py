@@ -13,7 +13,7 @@ from lbp.vnnlib.syntax import Expression, Group, VnnLibError, Word, shown
 MAX_CONJUNCTIONS = 100_000
 """Alternatives beyond this are refused: the disjunctive normal form grows with the product of nested disjunctions."""
 
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from lbp.vnnlib.formula import Alternatives, Atom, Factored, normal_form, produc
 from lbp.vnnlib.property import Box, Case, Conjunction, Property
 from lbp.vnnlib.syntax import Group, VnnLibError, Word, parse_groups, shown
 
-_VARIABLE = re.compile(r"([XY])_(0|[1-9]\d*)")
+_VARIABLE = re.compile(r"([XY])_(0|[1-9][0-9]*)")
 _WITHOUT_EFFECT = ("set-logic", "set-info", "set-option", "check-sat", "get-model", "exit")
 _QUESTIONS = ("check-sat", "exit")
 """They are about what stands before them, so that nothing may be declared or asserted after one."""
@@ -37,7 +37,7 @@ def read_vnnlib(path: str | PathLike[str]) -> Property:
         text = (gzip.decompress(content) if source.suffix == ".gz" else content).decode()
     except FileNotFoundError as error:
         raise VnnLibError(f"{source}: no such file") from error
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise VnnLibError(f"{source}: cannot be read ({reason_of(error)})") from error
     try:
         return parse_vnnlib(text)

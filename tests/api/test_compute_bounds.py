@@ -276,6 +276,30 @@ def test_bad_bounds_of_hidden_layers_are_refused(net, x, argument, bounds, messa
         net.compute_bounds(x, **{argument: {"0": bounds(lower, lower + 1)}})
 
 
+@pytest.mark.parametrize("argument", ["interm_bounds", "reference_bounds"])
+def test_bounds_of_hidden_layers_are_given_by_name(net, x, argument):
+    with pytest.raises(InvalidInputError, match=rf"{argument} must be a dictionary .*, got list"):
+        net.compute_bounds(x, **{argument: [(x, x)]})
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda", 3])
+def test_a_device_that_is_not_there_is_refused(device):
+    if torch.cuda.is_available() and device != "gpu":
+        pytest.skip("a device that is there")
+    model = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(InvalidInputError, match="device"):
+        BoundedModule(model, torch.zeros(1, 2), device=device)
+    assert model[0].weight.device.type == "cpu"
+
+
+def test_the_example_and_the_model_have_values_or_neither():
+    with pytest.raises(InvalidInputError, match="global_input is on the device meta"):
+        BoundedModule(nn.Sequential(nn.Linear(2, 2)), torch.zeros(1, 2, device="meta"))
+    shapes = BoundedModule(nn.Sequential(nn.Linear(2, 2, device="meta")), torch.zeros(1, 2, device="meta"))
+    with pytest.raises(InvalidInputError, match="the input x is on the device meta"):
+        shapes.compute_bounds(torch.zeros(1, 2, device="meta"))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_final_node_name_bounds_another_node(net, x, method):
     lower, upper = net.compute_bounds(x, method=method, final_node_name="2")

@@ -103,6 +103,7 @@ def test_sides_that_cross_by_a_few_ulps_are_put_around_x_and_by_more_are_refused
         ({"eps": math.inf}, "eps must be finite"),
         ({"eps": "0.1"}, r"eps must be a number or a tensor, got '0.1' \(str\)"),
         ({"eps": None}, r"eps must be a number or a tensor, got None"),
+        ({"eps": True}, r"eps must be a number or a tensor, got True \(bool\)"),
         ({"eps": [0.1, 0.2]}, r"eps must be a number or a tensor, got \[0.1, 0.2\] \(list\)"),
         ({"norm": 0.5}, "norm must be at least 1, got 0.5"),
         ({"norm": 0}, "PerturbationL0Norm"),
@@ -122,6 +123,8 @@ def test_a_bad_perturbation_is_refused_when_it_is_made(kwargs, message):
     [
         ({"eps": torch.tensor([0.1, -0.2])}, "eps must be finite and not negative"),
         ({"eps": torch.tensor([0.1, math.nan])}, "eps must be finite and not negative"),
+        ({"eps": torch.tensor(0.1, device="meta")}, "eps is on the device meta"),
+        ({"eps": torch.tensor(0.1 + 0.2j)}, "eps must be real numbers, got a tensor of torch.complex64"),
         ({"eps": torch.tensor([0.1, 0.2, 0.3])}, r"shape \[2\], got \[3\]"),
         ({"eps": torch.tensor([[0.1, 0.2]])}, r"shape \[2\], got \[1, 2\]"),
         ({"eps": torch.full((2, 3), 0.1)}, r"shape \[2\], got \[2, 3\]"),
@@ -133,6 +136,9 @@ def test_a_bad_perturbation_is_refused_when_it_is_made(kwargs, message):
         ({"x_L": 0.0}, "x_L must be a tensor, got float"),
         ({"clip": (1, 0)}, "clip: the lowest value is above the highest"),
         ({"clip": (math.nan, 1)}, r"clip\[0\] has NaN"),
+        ({"clip": (0, None)}, r"clip\[1\] must be a number or a tensor, got None"),
+        ({"clip": ("0", 1)}, r"clip\[0\] must be a number or a tensor, got '0'"),
+        ({"clip": (torch.zeros((), device="meta"), 1)}, r"clip\[0\] is on the device meta"),
         ({"clip": (0, torch.ones(5))}, r"clip\[1\] of shape \[5\] does not broadcast"),
         ({"eps": 0.1, "clip": (2, 3)}, "the region is empty after clip"),
         ({"eps": 0.1, "norm": 2, "clip": (2, 3)}, "the region is empty after clip"),
@@ -150,6 +156,7 @@ def test_a_bad_region_is_refused_when_it_meets_the_input(kwargs, message):
         (torch.tensor([[math.inf, 0.0]]), "NaN or infinite"),
         (torch.zeros(2, 3, dtype=torch.int64), r"dtype torch.int64"),
         (torch.zeros(2, 3, dtype=torch.float16), r"dtype torch.float16"),
+        (torch.zeros(2, 3, device="meta"), "the input x is on the device meta"),
         (torch.zeros(3), r"batch dimension .* \[3\]"),
     ],
 )
@@ -193,7 +200,7 @@ class TestBoundedTensor:
     def test_its_text_shows_the_perturbation(self):
         assert "PerturbationLpNorm(eps=0.1, norm=inf)" in repr(BoundedTensor(X, self.ptb))
 
-    @pytest.mark.parametrize(("x", "ptb"), [([1.0], None), (X, 0.1), (X, "eps")])
+    @pytest.mark.parametrize(("x", "ptb"), [([1.0], None), (X, 0.1), (X, "eps"), (X.to_sparse(), None)])
     def test_anything_else_is_refused(self, x, ptb):
         with pytest.raises(InvalidInputError):
             BoundedTensor(x, ptb)

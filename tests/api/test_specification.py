@@ -39,12 +39,21 @@ def test_dtype_follows_the_argument_and_the_input():
         (torch.tensor([0.0]), 3, "whole numbers"),
         ([1], 3, r"labels must be a tensor of int64 labels, shape \[B\], got \[1\] \(list\)"),
         (1, 3, "labels must be a tensor of int64 labels"),
+        (torch.tensor([0], device="meta"), 3, "labels is on the device meta"),
         (torch.tensor([0]), 1, "num_classes must be at least 2"),
+        (torch.tensor([0]), 3.0, r"num_classes must be a whole number, got 3\.0"),
+        (torch.tensor([0]), "3", "num_classes must be a whole number, got '3'"),
     ],
 )
 def test_bad_labels_are_refused(labels, classes, message):
     with pytest.raises(InvalidInputError, match=message):
         margins(labels, classes)
+
+
+def test_labels_are_checked_where_they_are():
+    assert margins(torch.tensor([0, 1]), 3, device=torch.device("meta")).shape == (2, 2, 3)
+    with pytest.raises(InvalidInputError, match="got 3 at position 0"):
+        margins(torch.tensor([3]), 3, device=torch.device("meta"))
 
 
 def test_no_examples_give_an_empty_specification():

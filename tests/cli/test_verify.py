@@ -129,6 +129,15 @@ def test_an_interrupted_run_is_continued(network, whole, tmp_path):
     assert verdicts(path) == verdicts(whole)
 
 
+def test_where_nothing_is_left_to_resume_it_starts_and_says_so(network, whole, finished, tmp_path):
+    path = tmp_path / "missing.jsonl"
+    started = invoke(network, "--results", path, "--resume")
+    assert started.exit_code == 0, started.output
+    assert f"nothing to resume, there is no {path}: `lbp verify` starts anew" in started.stderr
+    assert verdicts(path) == verdicts(whole)
+    assert "nothing to resume" not in invoke(network, "--results", finished, "--resume").stderr
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_who_interrupts_a_run_is_told_how_it_goes_on_if_it_can(network, whole, tmp_path, monkeypatch, kept):
     def interrupted(progress, records, total):

@@ -136,7 +136,6 @@ def test_inference_is_that_in_the_precision_of_the_file(folder):
     [
         ((), "give NET.onnx and PROP.vnnlib"),
         (("net.onnx", "unsat.vnnlib", "--timeout", 0), "must be positive"),
-        (("net.onnx", "unsat.vnnlib", "--timeout", "nan"), "must be positive"),
         (("net.onnx", "unsat.vnnlib", "--precision", "half"), "auto, float32 or float64"),
         (("net.onnx", "unsat.vnnlib", "--methods", "magic"), "magic"),
         (("net.onnx", "unsat.vnnlib", "--split-method", "magic"), "magic"),
@@ -187,12 +186,25 @@ def test_a_line_that_cannot_be_written_ends_the_batch_and_leaves_the_lines_befor
     assert (folder / "results.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("line", ["net.onnx", "net.onnx,unsat.vnnlib,nan", "net.onnx,unsat.vnnlib,0"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "net.onnx",
+        *(f"net.onnx,unsat.vnnlib,{limit}" for limit in ("nan", "0", "inf", "1_0", "\N{FULLWIDTH DIGIT ONE}")),
+    ],
+)
 def test_a_line_of_another_form_is_named(folder, monkeypatch, capsys, line):
-    (folder / "instances.csv").write_text(f"net.onnx,unsat.vnnlib,60\n{line}\n")
+    (folder / "instances.csv").write_text(f"net.onnx,unsat.vnnlib,60\n{line}\n", encoding="utf-8")
     code, text = run_main(monkeypatch, capsys, "verify-vnnlib", "--instances", folder / "instances.csv")
     assert code == 2
     assert "instances.csv, line 2" in text
+
+
+def test_the_mark_that_some_programs_put_before_a_text_is_no_part_of_a_name(folder):
+    (folder / "instances.csv").write_text("net.onnx,unsat.vnnlib,60\n", encoding="utf-8-sig")
+    found = invoke("verify-vnnlib", "--instances", folder / "instances.csv")
+    assert found.exit_code == 0, found.output
+    assert found.stdout.startswith("net.onnx unsat.vnnlib unsat")
 
 
 def test_a_line_that_is_too_long_for_a_name_is_an_error_of_the_file(folder, monkeypatch, capsys):

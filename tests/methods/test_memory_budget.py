@@ -1,5 +1,7 @@
 """A memory budget is kept, counted by the allocations themselves, and changes no verdict."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -255,7 +257,9 @@ def test_amounts_of_memory(text, expected):
     assert budget_in_bytes(text) == expected
 
 
-@pytest.mark.parametrize("wrong", [0, -1, "4 apples", "", "GiB", float("nan"), float("inf"), True, None, [1]])
+@pytest.mark.parametrize(
+    "wrong", [0, -1, "4 apples", "\N{ARABIC-INDIC DIGIT FOUR}GiB", "", "GiB", math.nan, math.inf, True, None, [1]]
+)
 def test_what_is_no_amount_of_memory_is_refused(wrong):
     with pytest.raises(InvalidInputError, match="memory_budget must be"):
         budget_in_bytes(wrong)

@@ -10,6 +10,7 @@ import torch
 
 from lbp import checkpoint
 from lbp.checkpoint import CheckpointError
+from lbp.errors import InvalidInputError
 from lbp.models import ActivationSettings, ModelSettings, Normalization, build
 from lbp.nn import ParamRamp
 
@@ -87,6 +88,25 @@ def test_a_network_of_other_settings_cannot_be_saved(tmp_path):
         checkpoint.save(tmp_path / "net", build("DM-Small", (1, 8, 8), 3), RAMP)
     with pytest.raises(CheckpointError, match=r"output.weight has shape \[4, 100\]"):
         checkpoint.save(tmp_path / "net", build("DM-Small", (1, 8, 8), 4, "ramp"), RAMP)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "training", [{"a": {1, 2}}, {"a": torch.ones(2)}, {"a": float("nan")}, {(1, 2): 3}, {1: 2, "a": 3}, [1], "abc"]
+)
+def test_only_json_values_are_saved_about_the_training(path, training):
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match=r"training must .* JSON values"):
+        checkpoint.save(path, build(RAMP), RAMP, training)
+    assert path.read_bytes() == before
+
+
+def test_only_a_network_with_values_and_its_settings_are_saved(tmp_path):
+    for model, settings in ((None, RAMP), (build(RAMP), {"architecture": "DM-Small"})):
+        with pytest.raises(CheckpointError, match=r"takes a torch\.nn\.Module and its ModelSettings"):
+            checkpoint.save(tmp_path / "net", model, settings)
+    with pytest.raises(InvalidInputError, match=r"conv1\.weight of the model is on the device meta"):
+        checkpoint.save(tmp_path / "net", build(RAMP).to("meta"), RAMP)
     assert list(tmp_path.iterdir()) == []
 
 

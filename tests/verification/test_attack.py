@@ -130,6 +130,26 @@ def test_an_empty_batch_is_no_error(attack):
     assert attack(linear_model(), torch.empty(0, 4).double(), torch.empty(0, dtype=torch.int64), 0.1).shape == (0, 4)
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0], "labels must be a tensor, got list"),
+        (torch.tensor([0, 1]), r"labels must be int64 of shape \[1\], got torch.int64 of shape \[2\]"),
+        (torch.tensor([0.0]), "labels must be int64"),
+        (torch.tensor([9]), "labels run from 9 to 9, expected 0 to "),
+        (torch.tensor([0], device="meta"), "labels is on the device meta"),
+    ],
+)
+def test_bad_labels_are_refused(attack, labels, message):
+    with pytest.raises(InvalidInputError, match=message):
+        attack(linear_model(), torch.full((1, 4), 0.5).double(), labels, 0.1)
+
+
+def test_an_unknown_loss_is_refused():
+    with pytest.raises(InvalidInputError, match="loss must be one of margin, cross-entropy, got 'hinge'"):
+        pgd(linear_model(), torch.full((1, 4), 0.5).double(), torch.tensor([0]), 0.1, loss="hinge")
+
+
 @pytest.mark.parametrize("eps", [-0.1, float("nan")])
 def test_bad_radii_are_refused(attack, eps):
     with pytest.raises(InvalidInputError, match="eps must be >= 0"):

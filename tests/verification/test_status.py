@@ -41,6 +41,14 @@ def test_a_larger_radius_leaves_fewer_neurons_linear(trained, digits):
         assert sum(after.shares[status] for status in stable) < sum(before.shares[status] for status in stable)
 
 
+@pytest.mark.parametrize(
+    ("x", "message"), [(torch.zeros(0, 2), "needs inputs"), (torch.zeros(2, 2, device="meta"), "on the device meta")]
+)
+def test_inputs_without_values_have_no_status(x, message):
+    with pytest.raises(InvalidInputError, match=message):
+        neuron_status(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)), x, 0.1)
+
+
 def test_bounds_that_are_not_numbers_have_no_status():
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
     with torch.no_grad():

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -215,9 +216,18 @@ def test_method_names_are_canonical_and_unique():
         ({"methods": ["DROWN"]}, "DROWN"),
         ({"methods": "IBP,CROWN"}, "'IBP,CROWN' is not known"),
         ({"methods": [3]}, "methods must be names, got 3"),
+        ({"methods": 3}, "methods must be names, got 3"),
+        ({"methods": None}, "methods must be names, got None"),
+        ({"methods": "Relaxed-CROWN-\N{ARABIC-INDIC DIGIT TWO}"}, "is not known"),
+        ({"methods": "Relaxed-CROWN-" + "9" * 5000}, "is not known"),
         ({"methods": []}, "no method"),
         ({"strategy": "tihgt"}, "tihgt"),
         ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": True}, "batch_size must be a whole number of at least 1, got True"),
+        ({"eps": torch.tensor(0.1, device="meta")}, "eps is on the device meta"),
+        ({"eps": torch.tensor(0.1 + 0.2j)}, "eps must be a real number"),
+        ({"labels": torch.zeros(40, dtype=torch.int64, device="meta")}, "labels is on the device meta"),
+        ({"x": torch.zeros(40, 1, 8, 8, device="meta")}, "x is on the device meta"),
         ({"num_classes": 9}, "the model has 10"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, "labels must be int64"),
         ({"labels": torch.zeros(40)}, "labels must be int64"),
@@ -235,6 +245,21 @@ def test_bad_input_is_refused(digits, change, message):
     call = {"x": digits.images, "labels": digits.labels, "eps": EPS, **change}
     with pytest.raises(LbpError, match=message):
         verify(model, call.pop("x"), call.pop("labels"), call.pop("eps"), **call)
+
+
+def test_a_model_without_values_is_refused(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10, device="meta"))
+    for x in (digits.images, digits.images.to("meta")):
+        with pytest.raises(LbpError, match=r"1\.weight of the model is on the device meta"):
+            verify(model, x, digits.labels, EPS)
+
+
+def test_the_batch_size_may_be_a_number_of_numpy(trained, digits):
+    x = digits.images.double()
+    whole, parts = (
+        verify(trained, x, digits.labels, EPS, methods="IBP", batch_size=size) for size in (None, np.int64(7))
+    )
+    assert torch.equal(parts.methods["IBP"].verified, whole.methods["IBP"].verified)
 
 
 def test_the_model_itself_is_asked_for(digits):

@@ -24,6 +24,10 @@ from lbp.vnnlib import (
 
 HEAD = "(declare-const X_0 Real)\n(declare-const X_1 Real)\n(declare-const Y_0 Real)\n(declare-const Y_1 Real)\n"
 UNIT = "(assert (>= X_0 0)) (assert (<= X_0 1)) (assert (>= X_1 0)) (assert (<= X_1 1))\n"
+ARABIC_ONE = "\N{ARABIC-INDIC DIGIT ONE}"
+WIDE_ONE = "\N{FULLWIDTH DIGIT ONE}"
+NO_NUMBERS = ("nan", "inf", "1_000", "0x1", "1d3", WIDE_ONE, ARABIC_ONE, f"1e{ARABIC_ONE}", f"1.{ARABIC_ONE}")
+"""What is not in decimal notation by ASCII digits."""
 
 
 def f64(*values):
@@ -189,7 +193,8 @@ def test_both_forms_of_declaration_and_commands_without_effect_are_read():
         (HEAD + "(assert (< X_0 1))", "line 5: '<' is not supported"),
         (HEAD + "(assert (<= X_0))", "line 5: (<= X_0) must compare two"),
         (HEAD + "(assert (<= X_5 1))", "line 5: 'X_5' is neither a number nor a declared variable"),
-        (HEAD + "(assert (<= X_0 nan))", "line 5: 'nan' is neither"),
+        *((HEAD + f"(assert (<= X_0 {text}))", f"line 5: '{text}' is neither a number") for text in NO_NUMBERS),
+        (HEAD + f"(declare-const X_1{ARABIC_ONE} Real)", f"line 5: 'X_1{ARABIC_ONE}' is neither an input"),
         (HEAD + "(assert (<= X_0 1e999))", "line 5: the number 1e999 is too large"),
         (HEAD + "(assert (<= (* 1e308 1e308 Y_0) 1))", "line 5: a number in (<= (* 1e308 1e308 Y_0) 1) is too large"),
         (HEAD + "(assert (<= 1 2))", "line 5: (<= 1 2) compares nothing"),
