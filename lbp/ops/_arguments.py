@@ -41,6 +41,11 @@ def ramp_parameters(r: Tensor | float, eta: Tensor | float, shape: Sequence[int]
         ValueError: r is a number not above 0, eta a number outside [0, 1], or a tensor has a shape that does not fit.
     """
     check_numbers(r, eta)
+    return split_parameters(r, eta, shape)
+
+
+def split_parameters(r: Tensor | float, eta: Tensor | float, shape: Sequence[int]) -> RampParameters:
+    """Split what `check_numbers` has checked; see `ramp_parameters`."""
     if isinstance(eta, Tensor) and eta.numel() != 1:
         raise ValueError(f"eta must be a number or a tensor with one element, got shape {tuple(eta.shape)}")
     r_number, r_tensor = (math.inf, per_neuron(r, "r", shape)) if isinstance(r, Tensor) else (float(r), None)
@@ -68,8 +73,7 @@ def per_neuron(values: Tensor, name: str, shape: Sequence[int]) -> Tensor:
     Raises:
         ValueError: the tensor does not broadcast to `shape`.
     """
-    shape = tuple(shape)
-    own = tuple(values.shape)
+    own, shape = values.shape, tuple(shape)
     if own == shape or values.numel() == 1:
         return values
     if len(own) == len(shape) and own[:1] == shape[:1] and all(size == 1 for size in own[1:]):  # per channel
@@ -77,7 +81,7 @@ def per_neuron(values: Tensor, name: str, shape: Sequence[int]) -> Tensor:
     try:
         return values.expand(shape)
     except RuntimeError:
-        raise ValueError(f"{name} of shape {own} does not broadcast to the layer's shape {shape}") from None
+        raise ValueError(f"{name} of shape {tuple(own)} does not broadcast to the layer's shape {shape}") from None
 
 
 def radius_parameters(eps: Tensor | float, like: Tensor) -> tuple[float, Tensor | None]:
@@ -100,9 +104,9 @@ def radius_parameters(eps: Tensor | float, like: Tensor) -> tuple[float, Tensor 
     return float(eps), None
 
 
-def sum_to(gradient: Tensor, shape: Sequence[int]) -> Tensor:
+def sum_to(gradient: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Sum a gradient [B, ...] to the shape that was broadcast to it."""
-    return gradient if tuple(gradient.shape) == tuple(shape) else gradient.sum_to_size(tuple(shape))
+    return gradient if gradient.shape == shape else gradient.sum_to_size(shape)
 
 
 def add_at(total: Tensor, index: Tensor, values: Tensor) -> Tensor:

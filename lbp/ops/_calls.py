@@ -9,7 +9,8 @@ function that it is. Tracing, dispatch modes and function transforms see the reg
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import compress
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ def _overload(name: str) -> torch._ops.OpOverload:
 
 def _below_autograd(name: str) -> Callable[..., Any]:
     """Return what runs the op below autograd, on the CPU without the dispatcher where it is made of other ops."""
-    overload = _overload(name)
+    overload, tensors_of = _overload(name), _tensors_of(name)
     # The dispatcher puts defaults in place of what is left out.
     count = len(overload._schema.arguments)
 
@@ -80,7 +81,7 @@ def _below_autograd(name: str) -> Callable[..., Any]:
                 on_cpu is None
                 or len(arguments) != count
                 or torch._C._len_torch_dispatch_stack()
-                or not are_plain(arguments)
+                or not are_plain(tensors_of(arguments))
             ):
                 return overload(*arguments)
             return on_cpu(*arguments)
@@ -88,23 +89,59 @@ def _below_autograd(name: str) -> Callable[..., Any]:
     return run
 
 
-def are_plain(arguments: tuple[Any, ...]) -> bool:
-    """Whether all tensors among the arguments are PyTorch's own, on the CPU."""
-    return all(type(a) in (Tensor, Parameter) and a.is_cpu for a in arguments if isinstance(a, Tensor))
+def _tensors_of(name: str) -> Callable[[tuple[Any, ...]], Iterator[Any]]:
+    """Return what picks the tensors, and None for absent ones, out of the arguments of an op.
+
+    To ask of numbers whether they are tensors takes longer than to ask of tensors.
+    """
+    types = [str(argument.type) for argument in _overload(name)._schema.arguments]
+    chosen = [type_ in ("Tensor", "Optional[Tensor]") for type_ in types]
+    return lambda arguments: compress(arguments, chosen)
+
+
+def are_plain(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether all tensors are PyTorch's own, on the CPU."""
+    # Here and below: `all` and `any` of a generator take twice as long.
+    for tensor in tensors:  # noqa: SIM110
+        if tensor is not None and not (type(tensor) in _PLAIN and tensor.is_cpu):
+            return False
+    return True
+
+
+_PLAIN = (Tensor, Parameter)
+
+
+def _require_gradients(tensors: Iterable[Any]) -> bool:
+    for tensor in tensors:  # noqa: SIM110
+        if tensor is not None and isinstance(tensor, Tensor) and tensor.requires_grad:
+            return True
+    return False
+
+
+def _left_by_transforms(tensors: Iterable[Any]) -> bool:
+    """Whether a tensor was kept beyond the function transform that wrapped it."""
+    for tensor in tensors:  # noqa: SIM110
+        if tensor is not None and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return True
+    return False
 
 
 def _make_call(name: str) -> Callable[..., Any]:
-    overload, function, run = _overload(name), _functions.get(name), _below_autograd(name)
+    overload, run, tensors_of = _overload(name), _below_autograd(name), _tensors_of(name)
+    function = _functions.get(name)
+    # `apply` itself, without the step before it that looks for transforms, as this does.
+    apply = None if function is None else super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
     def call(*arguments: Any) -> Any:
-        refuse_forward_mode(f"lbp::{name}")
+        if forward_ad._current_level >= 0:
+            refuse_forward_mode(f"lbp::{name}")
         if torch._C._are_functorch_transforms_active():
             return overload(*arguments)
-        if not torch.is_grad_enabled() or not any(isinstance(a, Tensor) and a.requires_grad for a in arguments):
+        if not torch.is_grad_enabled() or not _require_gradients(tensors_of(arguments)):
             return run(*arguments)
-        if function is None:
+        if apply is None or _left_by_transforms(tensors_of(arguments)):
             return overload(*arguments)
-        return function.apply(*arguments)
+        return apply(*arguments)
 
     return call
 
@@ -112,16 +149,10 @@ def _make_call(name: str) -> Callable[..., Any]:
 def _make_function(name: str, backward: Backward, setup_context: SetupContext) -> type[torch.autograd.Function]:
     run = _below_autograd(name)
 
-    class Differentiable(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *arguments: Any) -> Any:
-            output = run(*arguments)
-            setup_context(ctx, arguments, output)
-            return tuple(output) if isinstance(output, list) else output
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        output = run(*arguments)
+        setup_context(ctx, arguments, output)
+        return tuple(output) if isinstance(output, list) else output
 
-        @staticmethod
-        def backward(ctx: Any, *gradients: Any) -> Any:
-            return backward(ctx, *gradients)
-
-    Differentiable.__name__ = Differentiable.__qualname__ = name
-    return Differentiable
+    passes = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(name, (torch.autograd.Function,), passes)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 from torch import Tensor
 
-from lbp.ops._arguments import check_numbers, common_batch, ramp_parameters, sum_to
-from lbp.strategies import strategy_code
+from lbp.ops._arguments import check_numbers, common_batch, split_parameters
+from lbp.strategies import STRATEGIES, strategy_code
 
 # Bits of `needs` in the gradient ops: which gradients are wanted.
 NEED_BOUNDS, NEED_R, NEED_GIVEN, NEED_MATRIX, NEED_BIAS = 1, 2, 4, 8, 16
@@ -93,25 +93,25 @@ class Lines(NamedTuple):
         return self
 
     def arguments(self, l: Tensor, u: Tensor) -> RelaxationArguments:
-        """Return the schema's arguments for pre-activation bounds l and u.
+        """Return the schema's arguments for pre-activation bounds l and u, of lines that were `checked`.
 
         Raises:
             ValueError: shapes that do not fit.
         """
         if l.shape != u.shape:
             l, u = torch.broadcast_tensors(l, u)
-        given = [self.lower_slope, self.lower_intercept, self.upper_slope, self.upper_intercept]
-        present = [line for line in given if line is not None]
-        if present:
+        shape = l.shape[1:]
+        _, _, strategy, lower_slope, upper_slope, lower_intercept, upper_intercept, margin_per_slope, margin = self
+        given: Sequence[Tensor | None] = (lower_slope, lower_intercept, upper_slope, upper_intercept)
+        if strategy in ("slopes", "lines"):
             # Given lines may have a batch of their own (of size 1, or the one of the coefficients).
-            batch = common_batch(*[line for line in present if line.dim() == l.dim()])
-            given = [None if line is None else line.expand(batch, *l.shape[1:]) for line in given]
-        parameters = ramp_parameters(self.r, self.eta, l.shape[1:])
-        for margin, shared in ((self.margin_per_slope, False), (self.margin, True)):
-            if margin is not None:
-                _check_margin(margin, l.shape[1:], shared=shared)
-        code = strategy_code(self.strategy)
-        return RelaxationArguments(l, u, *parameters, code, *[*given, self.margin_per_slope, self.margin])
+            batch = common_batch(*[line for line in given if line is not None and line.dim() == l.dim()])
+            given = [None if line is None else line.expand(batch, *shape) for line in given]
+        if margin_per_slope is not None and margin is not None:
+            _check_margin(margin_per_slope, shape, shared=False)
+            _check_margin(margin, shape, shared=True)
+        parameters = split_parameters(self.r, self.eta, shape)
+        return RelaxationArguments(l, u, *parameters, STRATEGIES[strategy], *[*given, margin_per_slope, margin])
 
 
 def _check_margin(margin: Tensor, shape: torch.Size, *, shared: bool) -> None:
@@ -141,8 +141,12 @@ def relaxation_gradients(arguments: RelaxationArguments, gradients: Sequence[Ten
     of_arguments: list[Tensor | None] = [None] * RELAXATION_LENGTH
     for place, gradient in zip(_DIFFERENTIABLE, gradients, strict=True):
         to = arguments[place]
-        if isinstance(to, Tensor) and not _absent(gradient, to):
-            of_arguments[place] = sum_to(gradient, to.shape)
+        if not isinstance(to, Tensor):
+            continue
+        if gradient.shape == to.shape:
+            of_arguments[place] = gradient
+        elif not _absent(gradient, to):
+            of_arguments[place] = gradient.sum_to_size(to.shape)
     return of_arguments
 
 
@@ -153,19 +157,19 @@ def _absent(gradient: Tensor, of: Tensor) -> bool:
     return gradient.dim() == 1 and gradient.shape[0] == 0 and of.numel() > 0
 
 
-def save_relaxation(ctx: Any, arguments: RelaxationArguments, *more: Tensor | None) -> None:
+def save_relaxation(ctx: Any, arguments: Sequence[Any], *more: Tensor | None) -> None:
     """Keep a relaxation's arguments, and more tensors, for the backward pass."""
-    ctx.places = [place for place, value in enumerate(arguments) if isinstance(value, Tensor)]
-    ctx.numbers = [None if isinstance(value, Tensor) else value for value in arguments]
-    ctx.save_for_backward(*[arguments[place] for place in ctx.places], *more)
+    l, u, r, r_tensor, eta, eta_tensor, strategy, *given = arguments
+    ctx.save_for_backward(l, u, r_tensor, eta_tensor, *given, *more)
+    ctx.numbers = (r, eta, strategy)
 
 
-def saved_relaxation(ctx: Any) -> tuple[RelaxationArguments, tuple[Tensor | None, ...]]:
+def saved_relaxation(ctx: Any) -> tuple[RelaxationArguments, Sequence[Tensor | None]]:
     """Return what `save_relaxation` kept."""
-    saved, values = ctx.saved_tensors, list(ctx.numbers)
-    for place, tensor in zip(ctx.places, saved, strict=False):
-        values[place] = tensor
-    return RelaxationArguments._make(values), saved[len(ctx.places) :]
+    l, u, r_tensor, eta_tensor, *rest = ctx.saved_tensors
+    r, eta, strategy = ctx.numbers
+    count = RELAXATION_LENGTH - _FIRST_GIVEN
+    return RelaxationArguments(l, u, r, r_tensor, eta, eta_tensor, strategy, *rest[:count]), rest[count:]
 
 
 def fake_relaxation_gradients(like: Tensor, batch: int, shape: tuple[int, ...], needs: int) -> list[Tensor]:

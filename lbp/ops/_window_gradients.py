@@ -29,11 +29,11 @@ def save_relax(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     rest = inputs[2 + RELAXATION_LENGTH :]
     ctx.sides = rest[-1]
     if len(rest) == 2:
-        save_relaxation(ctx, RelaxationArguments(*relaxation), A, rows, rest[0])
+        save_relaxation(ctx, relaxation, A, rows, rest[0])
     else:
         weight, bias, corners, ctx.window, *convolution, _ = rest
         ctx.convolution = tuple(convolution)
-        save_relaxation(ctx, RelaxationArguments(*relaxation), A, rows, bias, weight, corners)
+        save_relaxation(ctx, relaxation, A, rows, bias, weight, corners)
 
 
 def relax_windows_backward(ctx: Any, relaxed: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:

@@ -22,7 +22,6 @@ from lbp.ops._arguments import (
 from lbp.ops._relaxation import (
     RELAXATION_LENGTH,
     Lines,
-    RelaxationArguments,
     fake_relaxation_gradients,
     needed_gradients,
     relaxation_gradients,
@@ -182,8 +181,8 @@ def bounding_lines(
 
 
 def _save_ramp(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *points, r, r_tensor, eta, eta_tensor = inputs[: -1 if isinstance(inputs[-1], bool) else None]
-    ctx.save_for_backward(*points, r_tensor, eta_tensor)
+    z, r, r_tensor, eta, eta_tensor = inputs
+    ctx.save_for_backward(z, r_tensor, eta_tensor)
     ctx.numbers = (r, eta)
 
 
@@ -196,7 +195,9 @@ def _ramp_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _save_ramp_interval(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    _save_ramp(ctx, inputs, output)
+    l, u, r, r_tensor, eta, eta_tensor, _ = inputs
+    ctx.save_for_backward(l, u, r_tensor, eta_tensor)
+    ctx.numbers = (r, eta)
     ctx.set_materialize_grads(False)  # counts have none: on a GPU zeros in its place would be a launch
 
 
@@ -213,7 +214,7 @@ def _ramp_interval_backward(
 
 
 def _save_lines(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    save_relaxation(ctx, RelaxationArguments(*inputs))
+    save_relaxation(ctx, inputs)
 
 
 def _lines_backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -174,8 +174,9 @@ def concretize_forward_ball(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*(value for value in inputs if value is None or isinstance(value, Tensor)))
-    ctx.numbers = tuple(value for value in inputs if value is not None and not isinstance(value, Tensor))
+    *matrices, x, x_U, eps, eps_tensor, p, option = inputs
+    ctx.save_for_backward(*matrices, x, x_U, eps_tensor)
+    ctx.numbers = (eps, p, option)
 
 
 def _concretize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -15,8 +15,7 @@ from torch.nn import functional
 
 from lbp import _native, reference
 from lbp.backend import current_backend
-from lbp.constants import vector
-from lbp.ops._arguments import contiguous, native, register_composite, register_gradient, sum_to
+from lbp.ops._arguments import NO_BALL, contiguous, native, register_composite, register_gradient
 from lbp.ops._convolution import Pair, convolution_gradients, convolved_size, direct_convolution_pays
 from lbp.ops._product import batched_linear, linear, matmul
 from lbp.ops.outward_intervals import short_products
@@ -210,20 +209,18 @@ def _insert_forward_composite(A: Tensor, *arguments: Any) -> tuple[Tensor, Tenso
     center, radius, center_bias, radius_bias, sides = arguments
     rows = A.flatten(3)
     coefficients = batched_linear(rows, center.flatten(2))
-    constants = (rows * center_bias.flatten(1).unsqueeze(1)).sum(-1, dtype=torch.float64)
-    if radius is not None or radius_bias is not None:
-        spread = rows.abs() * _signs(sides, A)
-        if radius is not None:
-            coefficients = coefficients + batched_linear(spread, radius.flatten(2))
-        if radius_bias is not None:
-            constants = constants + (spread * radius_bias.flatten(1).unsqueeze(1)).sum(-1, dtype=torch.float64)
-    return coefficients.contiguous(), constants
+    if radius is not None:
+        coefficients += batched_linear(_signed(rows.abs(), sides), radius.flatten(2))
+    # A kernel adds `A center_bias -/+ |A| radius_bias` up in float64 as it reads A: the bounds over a box.
+    low, high = (center_bias,) * 2 if radius_bias is None else (center_bias - radius_bias, center_bias + radius_bias)
+    return coefficients.contiguous(), native("concretize")(A, low, high, *NO_BALL, sides)
 
 
-def _signs(sides: int, A: Tensor) -> Tensor:
-    """Return -1 for a lower and 1 for an upper side, [K, 1, 1, 1]."""
-    lower_sides = [bool(sides & 1), not sides & 1][: A.shape[0]]
-    return vector([-1.0 if lower else 1.0 for lower in lower_sides], A).reshape(-1, 1, 1, 1)
+def _signed(spread: Tensor, sides: int) -> Tensor:
+    """Give what widens bounds [K, ...] the sign of its side, in place: minus on the lower one, which is the first."""
+    if sides & 1:
+        spread[0].neg_()
+    return spread
 
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -280,13 +277,13 @@ def _insert_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple
     A, center, radius, center_bias, radius_bias = ctx.saved_tensors
     need_A, need_center, need_radius, need_center_bias, need_radius_bias = ctx.needs_input_grad[:5]
     rows, weights = A.flatten(3), constants.to(A.dtype).unsqueeze(-1)
-    magnitudes = rows.abs() * _signs(ctx.sides, A) if need_radius or need_radius_bias else rows
+    magnitudes = _signed(rows.abs(), ctx.sides) if need_radius or need_radius_bias else rows
     return (
         _row_gradient(ctx, coefficients, weights) if need_A else None,
         _matrix_gradient(coefficients, rows, center) if need_center else None,
         _matrix_gradient(coefficients, magnitudes, radius) if need_radius else None,
-        _vector_gradient(weights, rows, center_bias) if need_center_bias else None,
-        _vector_gradient(weights, magnitudes, radius_bias) if need_radius_bias else None,
+        _matrix_gradient(weights, rows, center_bias) if need_center_bias else None,
+        _matrix_gradient(weights, magnitudes, radius_bias) if need_radius_bias else None,
         None,
     )
 
@@ -301,21 +298,19 @@ def _row_gradient(ctx: Any, coefficients: Tensor, weights: Tensor) -> Tensor:
         spread = torch.zeros_like(to_rows) if matrix is None else batched_linear(coefficients, matrix)
         if radius_bias is not None:
             spread.addcmul_(weights, radius_bias.flatten(1).unsqueeze(1))
-        signs = _signs(ctx.sides, A)
-        to_rows.addcmul_(spread, torch.where(A.flatten(3) >= 0, signs, -signs))
+        _signed(spread, ctx.sides)
+        to_rows.add_(torch.where(A.flatten(3) >= 0, spread, -spread))
     return to_rows.reshape(A.shape)
 
 
 def _matrix_gradient(coefficients: Tensor, rows: Tensor, like: Tensor) -> Tensor:
-    # [B, K S, .]: one product adds up the sides as well.
-    left, right = (part.transpose(0, 1).flatten(1, 2) for part in (coefficients, rows))
-    gradient = left.mT @ right
-    return sum_to(gradient.reshape(gradient.shape[0], *like.shape[1:]), like.shape)
-
-
-def _vector_gradient(weights: Tensor, rows: Tensor, like: Tensor) -> Tensor:
-    gradient = (weights * rows).sum((0, 2))
-    return sum_to(gradient.reshape(gradient.shape[0], *like.shape[1:]), like.shape)
+    """Return the sums over the rows of a matrix [B or 1, ...] of coefficients [K, B, S, m] times rows [K, B, S, n]."""
+    if len(like) == 1:
+        gradient = coefficients.flatten(0, 2).mT @ rows.flatten(0, 2)
+    else:
+        left, right = (part.transpose(0, 1).flatten(1, 2) for part in (coefficients, rows))
+        gradient = left.mT @ right
+    return gradient.reshape(like.shape)
 
 
 def _register() -> None:

@@ -16,7 +16,6 @@ from lbp.ops._relaxation import (
     RELAXATION_LENGTH,
     LineOptions,
     Lines,
-    RelaxationArguments,
     fake_relaxation_gradients,
     needed_gradients,
     relaxation_gradients,
@@ -108,7 +107,7 @@ def relax_forward(
 
 def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     A, *relaxation, bias, sides = inputs
-    save_relaxation(ctx, RelaxationArguments(*relaxation), A, bias)
+    save_relaxation(ctx, relaxation, A, bias)
     ctx.sides = sides
 
 
@@ -126,8 +125,7 @@ def _relax_backward_backward(ctx: Any, relaxed: Tensor, constants: Tensor) -> tu
 
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    matrices, relaxation = inputs[:4], inputs[4:]
-    save_relaxation(ctx, RelaxationArguments(*relaxation), *matrices)
+    save_relaxation(ctx, inputs[4:], *inputs[:4])
 
 
 def _relax_forward_backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
