@@ -237,6 +237,20 @@ struct IntervalLinearArguments {
   T* upper;
 };
 
+// The gradients of that by bounds and W, from those by its results.
+template <typename T>
+struct IntervalLinearGradientArguments {
+  Index batch, inputs, outputs;
+  const T* lower_gradient;  // [B, outputs]
+  const T* upper_gradient;
+  const T* l;  // [B, inputs]
+  const T* u;
+  const T* weight;  // [outputs, inputs]
+  T* l_gradient;    // [B, inputs]
+  T* u_gradient;
+  T* weight_gradient;  // [outputs, inputs]
+};
+
 // The sizes of a convolution of images, from [B, channels, height, width] to [B, outputs, output_height, output_width].
 struct ConvolutionSizes {
   Index batch, channels, height, width, groups;

@@ -17,6 +17,7 @@ struct Kernels {
   void (*relax_backward)(const RelaxBackwardArguments<T>&);
   void (*relax_backward_gradient)(const RelaxBackwardGradientArguments<T>&);
   void (*interval_linear)(const IntervalLinearArguments<T>&);
+  void (*interval_linear_gradient)(const IntervalLinearGradientArguments<T>&);
   void (*convolve_intervals)(const IntervalConvolutionArguments<T>&);
   void (*backward_convolution)(const BackwardConvolutionArguments<T>&);
   void (*backward_convolution_gradient)(const BackwardConvolutionGradientArguments<T>&);

@@ -29,6 +29,28 @@ std::tuple<Tensor, Tensor> interval_linear_small_batch(Tensor center, Tensor rad
   });
 }
 
+std::tuple<Tensor, Tensor, Tensor> interval_linear_small_batch_gradient(Tensor lower_gradient, Tensor upper_gradient,
+                                                                        Tensor l, Tensor u, Tensor weight) {
+  return with_type(l, "interval_linear_small_batch_gradient", [&](auto type, Device on) {
+    using T = decltype(type);
+    STD_TORCH_CHECK(
+        l.dim() == 2 && weight.dim() == 2 && l.size(1) == weight.size(1),
+        "interval_linear: expected bounds [batch, inputs] and weight [outputs, inputs] with the same inputs");
+    const Index batch = l.size(0), inputs = weight.size(1), outputs = weight.size(0);
+    const Tensor to_lower = checked<T>(on, lower_gradient, "lower_gradient", batch * outputs);
+    const Tensor to_upper = checked<T>(on, upper_gradient, "upper_gradient", batch * outputs);
+    const Tensor low = checked<T>(on, l, "l", batch * inputs), high = checked<T>(on, u, "u", batch * inputs);
+    const Tensor w = checked<T>(on, weight, "weight", outputs * inputs);
+    Tensor to_l = empty<T>(l, {batch, inputs}), to_u = empty<T>(l, {batch, inputs});
+    Tensor to_weight = empty<T>(l, {outputs, inputs});
+    launch::interval_linear_gradient<T>(
+        on, {batch, inputs, outputs, to_lower.const_data_ptr<T>(), to_upper.const_data_ptr<T>(),
+             low.const_data_ptr<T>(), high.const_data_ptr<T>(), w.const_data_ptr<T>(), to_l.mutable_data_ptr<T>(),
+             to_u.mutable_data_ptr<T>(), to_weight.mutable_data_ptr<T>()});
+    return std::make_tuple(to_l, to_u, to_weight);
+  });
+}
+
 std::tuple<Tensor, Tensor> interval_conv2d_direct(Tensor first, Tensor second, Tensor weight, OptionalTensor bias,
                                                   OptionalTensor margin, OptionalTensor margin_of_example,
                                                   double relative, double absolute, bool of_ends,

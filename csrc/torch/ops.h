@@ -99,6 +99,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, LBP_RELAXATION_GRADIENT_TYPES> relax_
     int64_t needs);
 std::tuple<Tensor, Tensor> interval_linear_small_batch(Tensor center, Tensor radius, Tensor weight, OptionalTensor bias,
                                                        OptionalTensor margin, OptionalTensor margin_of_example);
+std::tuple<Tensor, Tensor, Tensor> interval_linear_small_batch_gradient(Tensor lower_gradient, Tensor upper_gradient,
+                                                                        Tensor l, Tensor u, Tensor weight);
 std::tuple<Tensor, Tensor> interval_conv2d_direct(Tensor first, Tensor second, Tensor weight, OptionalTensor bias,
                                                   OptionalTensor margin, OptionalTensor margin_of_example,
                                                   double relative, double absolute, bool of_ends,

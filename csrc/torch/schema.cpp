@@ -89,6 +89,10 @@ STABLE_TORCH_LIBRARY(lbp, library) {
       "interval_linear_small_batch(Tensor center, Tensor radius, Tensor weight, Tensor? bias, Tensor? margin=None, "
       "Tensor? margin_of_example=None) -> "
       "(Tensor, Tensor)");
+  // And for its gradient: by l, u and weight.
+  library.def(
+      "interval_linear_small_batch_gradient(Tensor lower_gradient, Tensor upper_gradient, Tensor l, Tensor u, "
+      "Tensor weight) -> (Tensor, Tensor, Tensor)");
 
   // What the CPU does for interval_conv2d with few images: the same of a convolution, the radii widened as by
   // split_interval. Of ends: from lower and upper bounds to such; else from centers and radii.
@@ -182,6 +186,7 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {
   library.impl("relax_backward", TORCH_BOX(&lbp::binding::relax_backward));
   library.impl("relax_backward_gradient", TORCH_BOX(&lbp::binding::relax_backward_gradient));
   library.impl("interval_linear_small_batch", TORCH_BOX(&lbp::binding::interval_linear_small_batch));
+  library.impl("interval_linear_small_batch_gradient", TORCH_BOX(&lbp::binding::interval_linear_small_batch_gradient));
   library.impl("interval_conv2d_direct", TORCH_BOX(&lbp::binding::interval_conv2d_direct));
   library.impl("backward_conv2d_direct", TORCH_BOX(&lbp::binding::backward_conv2d_direct));
   library.impl("backward_conv2d_direct_gradient", TORCH_BOX(&lbp::binding::backward_conv2d_direct_gradient));

@@ -52,7 +52,7 @@ def split_interval(l: Tensor, u: Tensor, by: Widening = Widening()) -> Interval:
         u: upper bounds, like l.
         by: how far.
     """
-    if _in_one_pass(l, u):
+    if in_one_pass(l, u):
         if l.shape != u.shape:
             l, u = torch.broadcast_tensors(l, u)
         center, radius = native("split_interval")(l, u, by.relative, by.absolute)
@@ -76,7 +76,7 @@ def join_interval(center: Tensor, radius: Tensor, *, outward: bool = False) -> I
     """
     if not outward and center.is_cpu and center.numel() <= FEW_NUMBERS:
         return center - radius, center + radius
-    if _in_one_pass(center, radius):
+    if in_one_pass(center, radius):
         lower, upper = native("join_interval")(center, radius, outward)
         return lower, upper
     lower, upper = center - radius, center + radius
@@ -112,14 +112,14 @@ def outward_interval_linear(
     Returns:
         Lower and upper bounds [B, n_out]. Differentiable as `interval_linear` is: widening counts as the identity.
     """
-    in_one_pass = _in_one_pass(l, u, weight, bias)
-    if in_one_pass and has_fused_products(weight):
+    fused = in_one_pass(l, u, weight, bias)
+    if fused and has_fused_products(weight):
         l, u = torch.broadcast_tensors(l, u)
         outward = (by.relative, by.absolute, margin, of_example)
         lower, upper = native("interval_linear_outward")(l, u, weight, bias, *outward)
         return lower, upper
     center, radius = split_interval(l, u, by)
-    if in_one_pass and l.shape[0] <= SMALL_BATCH:
+    if fused and l.shape[0] <= SMALL_BATCH:
         lower, upper = native("interval_linear_small_batch")(center, radius, weight, bias, margin, of_example)
         return lower, upper
     center, radius = product(center, weight, bias), product(radius, weight.abs(), margin)
@@ -137,7 +137,7 @@ def short_products(center: Tensor, radius: Tensor, weight: Tensor) -> Interval |
         weight: [n_out, n_in].
     """
     few = center.shape == radius.shape and 2 * len(center) <= SMALL_BATCH
-    if not (few and weight.is_cpu and _in_one_pass(center, radius, weight)):
+    if not (few and weight.is_cpu and in_one_pass(center, radius, weight)):
         return None
     # Of examples without a radius, or without a center, the upper bound is the one product.
     none = torch.zeros_like(center)
@@ -165,7 +165,7 @@ def outward_interval_conv2d(
     See `outward_interval_linear`, and `lbp.ops.interval_conv2d` for the other arguments.
     """
     convolution = (stride, padding, dilation, groups)
-    if _in_one_pass(l, u, weight, bias):
+    if in_one_pass(l, u, weight, bias):
         l, u = torch.broadcast_tensors(l, u)
         if has_fused_products(weight) and fused_convolution_pays(weight, groups):
             outward = (by.relative, by.absolute, margin, of_example)
@@ -191,7 +191,7 @@ def has_fused_products(weight: Tensor) -> bool:
     return weight.is_cuda
 
 
-def _in_one_pass(*tensors: Tensor | None) -> bool:
+def in_one_pass(*tensors: Tensor | None) -> bool:
     """Whether there is a kernel, which autograd does not see into."""
     if current_backend() == "reference" or torch._C._are_functorch_transforms_active():
         return False

@@ -214,7 +214,8 @@ def test_gradients_are_products_in_full_precision(name):
     total = sum(out.double().sum() for out in as_tuple(op(*args, **kwargs)) if is_float(out))
     torch.set_float32_matmul_precision("medium")
     with Products() as products:
-        torch.autograd.grad(total, leaves, allow_unused=True)
+        # Through a Linear layer, the gradient of few examples is a kernel's where it is not differentiated itself.
+        torch.autograd.grad(total, leaves, allow_unused=True, create_graph=name == "interval_linear")
     assert all(switches == ["ieee"] * 4 for switches in products.seen)
     # The products of forward bounds on windows are inside ops of their own.
     assert products.seen or name.startswith(("forward", "insert"))

@@ -17,6 +17,7 @@ constexpr cpu::Kernels<T> table() {
           relax_backward<T>,
           relax_backward_gradient<T>,
           interval_linear<T>,
+          interval_linear_gradient<T>,
           convolve_intervals<T>,
           backward_convolution<T>,
           backward_convolution_gradient<T>,

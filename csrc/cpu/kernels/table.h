@@ -26,6 +26,8 @@ void relax_backward_gradient(const RelaxBackwardGradientArguments<T>& args);
 template <typename T>
 void interval_linear(const IntervalLinearArguments<T>& args);
 template <typename T>
+void interval_linear_gradient(const IntervalLinearGradientArguments<T>& args);
+template <typename T>
 void convolve_intervals(const IntervalConvolutionArguments<T>& args);
 template <typename T>
 void backward_convolution(const BackwardConvolutionArguments<T>& args);
