@@ -237,3 +237,16 @@ def test_an_inherited_switch_goes_on_inheriting():
         torch.backends.fp32_precision = before[0]
         for switch, precision in zip(SWITCHES, before[1], strict=True):
             switch.fp32_precision = precision
+
+
+def test_a_tensor_that_a_function_transform_has_left_is_the_value_in_it():
+    z, kept = torch.tensor([[-1.0, 0.5, 2.0]]), []
+
+    def total(inside):
+        kept.append(inside)
+        return inside.sum()
+
+    torch.func.grad(total)(z)
+    activations = ops.ramp(kept[0], 1.0, 0.25)
+    assert torch.equal(activations, ops.ramp(z, 1.0, 0.25))
+    assert not activations.requires_grad
