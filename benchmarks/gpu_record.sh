@@ -9,8 +9,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-python3}"
 packages="$PWD/build/gpu_record/packages"
 if compgen -G "build/carried/*.whl" > /dev/null; then
-  "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$packages" \
-    build/carried/*.whl
+  installed="$PWD/build/gpu_record/installed" # which wheels: the next call need not install them again
+  if [[ ! -d "$packages" || "$(cat "$installed" 2> /dev/null)" != "$(echo build/carried/*.whl)" ]]; then
+    "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$packages" \
+      build/carried/*.whl
+    echo build/carried/*.whl > "$installed"
+  fi
   export PYTHONPATH="$packages${PYTHONPATH:+:$PYTHONPATH}" PATH="$packages/bin:$PATH"
 fi
 exec "$python" benchmarks/gpu_record.py "$@"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import lbp
 from lbp.bench import cupy_fusion
+from lbp.bench.failures import failure_note
 from lbp.bench.memory import peak_bytes
 from lbp.bench.op_case import OpCase
 from lbp.bench.op_cases import op_cases
@@ -56,7 +58,7 @@ def measure_ops(device: torch.device, options: OpOptions, notify: Callable[[str]
 
     Yields:
         the rows of an op at a shape, one per contender, and then those of its gradient ("... backward"); without a
-        timing where the result differs from the reference's by more than rounding.
+        timing where the result differs from the reference's by more than rounding, or where the contender failed.
     """
     with plain_functions():
         for case in op_cases(device, quick=options.quick):
@@ -72,12 +74,26 @@ def _measure_case(
     if keys <= options.done:
         return
     notify(f"{case.name} {case.activation}".strip())
-    calls = {name: make() for name, make in names.items()}
+    calls, failed = _made(names)
     with torch.no_grad():
-        yield _measured(case, "", calls, device, options)
+        yield _measured(case, "", calls, device, options) + _without_times(case, "", failed)
     for suffix in _backward_of(case):
-        gradients = {name: _gradient_call(call, case) for name, call in calls.items() if name != _CUPY}
-        yield _measured(case, suffix, gradients, device, options)
+        makers = {name: partial(_gradient_call, call, case) for name, call in calls.items() if name != _CUPY}
+        gradients, failed_here = _made(makers)
+        notes = {name: note for name, note in (failed | failed_here).items() if name != _CUPY}
+        yield _measured(case, suffix, gradients, device, options) + _without_times(case, suffix, notes)
+
+
+def _made(makers: Mapping[str, Callable[[], Call]]) -> tuple[dict[str, Call], dict[str, str]]:
+    """Returns the calls of contenders, and why others have none."""
+    calls: dict[str, Call] = {}
+    failed: dict[str, str] = {}
+    for name, make in makers.items():
+        try:
+            calls[name] = make()
+        except Exception as error:
+            failed[name] = failure_note(error)
+    return calls, failed
 
 
 _CUPY = "CuPy fused"
@@ -159,25 +175,46 @@ def largest_difference(ours: Tensor, theirs: Tensor) -> float:
 def _measured(
     case: OpCase, suffix: str, calls: Mapping[str, Call], device: torch.device, options: OpOptions
 ) -> list[Row]:
-    """Compares results, then times those that agree."""
-    expected = calls["reference"]()
-    notes = {}
+    """Compares results, then times those that agree; who fails is noted, and leaves the others as they are."""
+    notes: dict[str, str] = {}
+    try:
+        expected = calls["reference"]() if "reference" in calls else None
+    except Exception as error:
+        expected, notes["reference"] = None, failure_note(error)
+    if expected is None:
+        return _without_times(case, suffix, dict.fromkeys(calls, "not run: no result of reference") | notes)
     for name, call in calls.items():
-        difference = _difference(call(), expected)
+        try:
+            difference = _difference(call(), expected)
+        except Exception as error:
+            notes[name] = failure_note(error)
+            continue
         if not difference <= RELATIVE_TOLERANCE:
             notes[name] = f"differs from reference by {difference:.1e} of the largest"
     del expected
     able = {name: call for name, call in calls.items() if name not in notes}
+    try:
+        rows = _timed(case, suffix, able, device, options)
+    except Exception as error:
+        rows = _without_times(case, suffix, dict.fromkeys(able, failure_note(error)))
+    return rows + _without_times(case, suffix, notes)
+
+
+def _timed(case: OpCase, suffix: str, calls: Mapping[str, Call], device: torch.device, options: OpOptions) -> list[Row]:
     copies = {_COPY: copy_of(_moved_bytes(case, suffix), device)} if device.type == "cuda" else {}
-    timings = time_in_turn(able | copies, device, repeats=options.repeats, budget=options.seconds)
+    timings = time_in_turn({**calls, **copies}, device, repeats=options.repeats, budget=options.seconds)
     copy_seconds = timings[_COPY].median if copies else None
     rows = []
-    for name, call in able.items():
+    for name, call in calls.items():
         # CuPy takes memory from an allocator of its own, which PyTorch does not count.
         peak = None if name == _CUPY else peak_bytes(call, device, collect=False)[1]
         row = _row(case, suffix, name)
         rows.append(replace(row, timing=timings[name], peak_bytes=peak, copy_seconds=copy_seconds))
-    return rows + [replace(_row(case, suffix, name), note=note) for name, note in notes.items()]
+    return rows
+
+
+def _without_times(case: OpCase, suffix: str, notes: Mapping[str, str]) -> list[Row]:
+    return [replace(_row(case, suffix, name), note=note) for name, note in notes.items()]
 
 
 def _moved_bytes(case: OpCase, suffix: str) -> int:

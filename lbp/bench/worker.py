@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lbp.bench.contenders import Contender, load
+from lbp.bench.failures import failure_note
 from lbp.bench.memory import peak_bytes
 from lbp.bench.networks import Network
 from lbp.bench.products import Product, products_of, seconds_alone
@@ -235,7 +236,7 @@ def _serve(connection: Connection, contender: Contender, device: str, limits: Li
     except EOFError:
         return
     except Exception as error:
-        connection.send(("failed", _reason(error)))
+        connection.send(("failed", failure_note(error)))
 
 
 def _load_within(contender: Contender, device: torch.device, limits: Limits, peer: Path | None) -> ModuleType:
@@ -300,10 +301,3 @@ def _prepare(package: ModuleType, contender: Contender, work: Work, device: torc
         return loss.detach()
 
     return verify if work.task == "bounds" else step
-
-
-def _reason(error: Exception) -> str:
-    words = f"{type(error).__name__}: {error}".split("\n")[0]
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or ("alloc" in words and "memory" in words):
-        return "out of memory"
-    return words[:120]

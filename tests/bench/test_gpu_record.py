@@ -79,6 +79,29 @@ def test_a_record_keeps_why_tests_were_skipped(script):
     }
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        '  File "x.py", line 1\nRuntimeError: lbp::ramp failed\nCUDA: kernel\nAutograd: fallback\na\nb\nc\nd',
+        "a case ReLU: native RuntimeError: lbp::ramp failed\na\nb\nc\nd",
+        "a case ReLU: native, every row differs from reference by 1.0e-01 of the largest bound\na\nb\nc\nd",
+        "[3/70] nvcc x.cu\nx.cu(7): error: expected a ;\n1 error detected\nninja: build stopped\na\nb\nc\nd",
+    ],
+)
+def test_a_record_keeps_the_error_of_a_stage_that_failed_however_much_was_said_after_it(script, said):
+    (line,) = script.summary(said, aims=False)
+    assert line == next(part for part in said.splitlines() if "rror: " in part or "differs" in part)
+
+
+@pytest.mark.parametrize(
+    ("said", "status"), [("2 passed, 1 skipped in 1s", "passed"), ("3 skipped in 1s", "failed"), ("", "failed")]
+)
+def test_tests_of_which_none_ran_have_not_passed(script, said, status):
+    tests = stage(script, f"print({said!r})")
+    tests = tests._replace(command=[*tests.command, "pytest"])
+    assert script.run(tests, time.monotonic() + 60, reserved=0.0)["status"] == status
+
+
 def test_no_stage_begins_when_the_time_is_up(script):
     entry = script.run(stage(script, "print('1 passed')"), time.monotonic() + 1, reserved=0.0)
     assert (entry["status"], entry["reason"]) == ("not run", "the time is up")
@@ -161,7 +184,7 @@ def test_a_tree_that_is_copied_anew_goes_on_with_the_record_of_the_call_before(s
     (script.RECORDS / "gpu-a-methods.json").write_text("of this call")
     for name in ("gpu-a.json", "gpu-a-methods.json"):
         (script.RESULTS / name).write_text(json.dumps({**FACTS, "commit": "of the tree", "stages": []}))
-    assert [*recording("training")] == ["methods", "methods-one-image", "training"]
+    assert [*recording("training")] == ["methods", "training", "methods-one-image"]
     assert (script.RESULTS / "gpu-a-methods.json").read_text() == "of this call"
 
 
@@ -180,6 +203,31 @@ def test_what_is_built_for_measurements_is_built_where_it_is_missing(script, mon
     assert [stage.name for stage in script.choose(every, ["training"], {})] == ["training"]
 
 
+def test_a_library_without_kernels_for_devices_is_built_again(script, monkeypatch, tmp_path):
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    monkeypatch.setattr(script, "JIT", tmp_path / "jit")
+    for tree in (tmp_path, tmp_path / "jit"):
+        (tree / "lbp").mkdir(parents=True)
+        (tree / "lbp" / "liblbp.so").write_bytes(b".rodata")
+    assert script.unbuilt() == {"build"}
+    (tmp_path / "lbp" / "liblbp.so").write_bytes(b".rodata .nv_fatbin")
+    assert script.unbuilt() == set()
+
+
+def test_a_stage_is_kept_as_soon_as_it_ends_whatever_runs_beside_it(script, monkeypatch, recording):
+    def run(stage, deadline, reserved):
+        if stage.name == "growth":  # until the record has what runs beside it
+            path = script.RESULTS / "gpu-a.json"
+            while not (path.exists() and (seen := json.loads(path.read_text())["stages"])):
+                time.sleep(0.01)
+            return {"stage": stage.name, "status": "passed", "seen": [entry["stage"] for entry in seen]}
+        return {"stage": stage.name, "status": "passed"}
+
+    monkeypatch.setattr(script, "run", run)
+    monkeypatch.setattr(script, "PHASES", ((("growth",), ("training",)),))
+    assert recording("growth", "training")["growth"]["seen"] == ["training"]
+
+
 def test_a_measurement_ends_by_itself_within_its_limit_and_the_rest_measures_what_it_left(script, monkeypatch):
     said = "import sys; print('stopped after', sys.argv[-1], 'minutes; the same command ... measures the rest')"
     measuring = stage(script, said)._replace(record="gpu-a-methods.json", limit_s=90)
@@ -192,7 +240,7 @@ def test_a_measurement_ends_by_itself_within_its_limit_and_the_rest_measures_wha
     assert script.choose(every, ["--rest"], done) == [measuring]
 
 
-@pytest.mark.parametrize("name", ["methods", "methods-one-image", "training", "benchmark"])
+@pytest.mark.parametrize("name", ["methods", "training", "methods-one-image", "growth", "benchmark"])
 def test_lbp_bench_knows_the_options_and_names_of_a_measurement(script, name):
     (measuring,) = (stage for stage in script.stages("gpu-a", "9.0") if stage.name == name)
     _, _, module, command, *options = [*measuring.command, *script.run_limit(measuring, 60.0)]

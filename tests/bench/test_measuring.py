@@ -121,6 +121,36 @@ def test_results_that_differ_are_not_timed(monkeypatch):
     assert reference.timing is not None
 
 
+@pytest.mark.parametrize(
+    ("error", "note"), [(torch.OutOfMemoryError("CUDA"), "out of memory"), (ValueError("no"), "ValueError: no")]
+)
+@pytest.mark.parametrize("failing", ["native", "reference"])
+def test_an_op_that_fails_is_noted_and_the_next_is_measured(monkeypatch, failing, error, note):
+    genuine, fails = ops._on_backend, []
+
+    def planted(backend, call, device):
+        def run():
+            if backend == failing and fails:
+                raise error
+            return genuine(backend, call, device)()
+
+        return run
+
+    monkeypatch.setattr(ops, "_on_backend", planted)
+    options = OpOptions(repeats=1, compiled=False, quick=True, only=("ramp_interval",))
+    measured = measure_ops(CPU, options, lambda _: fails.append(True) if not fails else fails.clear())
+    (first, gradient, second) = islice(measured, 3)
+    other = "reference" if failing == "native" else "native"
+    for rows in (first, gradient):
+        by_name = {row.contender: row for row in rows}
+        assert by_name[failing].timing is None
+        assert by_name[failing].note == note
+        assert (by_name[other].timing is None) == (other == "native")  # nothing to compare it with
+    assert all(row.timing is not None for row in second)
+    done = replace(options, done=frozenset(row.key for row in (*first, *gradient)))
+    assert next(measure_ops(CPU, done, lambda _: None))[0].key == second[0].key
+
+
 def test_what_is_done_is_not_measured_again():
     options = OpOptions(repeats=1, compiled=False, quick=True, only=("ramp_interval",))
     rows = [row for case in measure_ops(CPU, options, lambda _: None) for row in case]
