@@ -32,6 +32,7 @@ _MADE_OF_PRODUCTS = ("aten::conv2d", "aten::conv_transpose2d", "aten::linear", "
 _ONE_DNN = "mkldnn::_linear_pointwise"
 _SMALL_BATCH, _DIRECT = "lbp::interval_linear_small_batch", "lbp::interval_conv2d_direct"
 _TRANSPOSED, _CONVOLVED = "lbp::backward_conv2d_direct", "lbp::backward_conv2d_direct_gradient"
+_SMALL_BATCH_GRADIENT = "lbp::interval_linear_small_batch_gradient"
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ class _Listing(TorchDispatchMode):
                 return parts(*args, **named)
         if name == _SMALL_BATCH:
             self.found += _pair_of_products(*args)
+        elif name == _SMALL_BATCH_GRADIENT:
+            self.found += _products_of_gradient(*args)
         elif name == _DIRECT:
             self.found += _pair_of_convolutions(*args)
         elif name == _TRANSPOSED:
@@ -133,6 +136,13 @@ def _pair_of_products(center: Tensor, radius: Tensor, weight: Tensor, *rest: Ten
     count = 2 * center.numel() * weight.shape[0]
     arguments = tree_map_only(Tensor, _Layout.of, (center, weight.mT))
     return [Product(torch.mm, arguments, {}, count) for _ in range(2)]
+
+
+def _products_of_gradient(lower: Tensor, upper: Tensor, l: Tensor, u: Tensor, weight: Tensor) -> list[Product]:
+    """Returns the four products of gradients that a kernel computes in one pass over the weights."""
+    count = 2 * lower.numel() * weight.shape[1]
+    pairs = tree_map_only(Tensor, _Layout.of, [(lower, weight), (lower.mT, l)])
+    return [Product(torch.mm, pair, {}, count) for pair in pairs for _ in range(2)]
 
 
 def _pair_of_convolutions(first: Tensor, second: Tensor, weight: Tensor, *rest: Any) -> list[Product]:

@@ -209,11 +209,21 @@ def _insert_forward_composite(A: Tensor, *arguments: Any) -> tuple[Tensor, Tenso
     center, radius, center_bias, radius_bias, sides = arguments
     rows = A.flatten(3)
     coefficients = batched_linear(rows, center.flatten(2))
-    if radius is not None:
-        coefficients += batched_linear(_signed(rows.abs(), sides), radius.flatten(2))
-    # A kernel adds `A center_bias -/+ |A| radius_bias` up in float64 as it reads A: the bounds over a box.
-    low, high = (center_bias,) * 2 if radius_bias is None else (center_bias - radius_bias, center_bias + radius_bias)
-    return coefficients.contiguous(), native("concretize")(A, low, high, *NO_BALL, sides)
+    constants = _at_point(rows, center_bias, sides)
+    if radius is not None or radius_bias is not None:
+        # A radius may be negative, as lines may cross outside of the region.
+        spread = _signed(rows.abs(), sides)
+        if radius is not None:
+            coefficients += batched_linear(spread, radius.flatten(2))
+        if radius_bias is not None:
+            constants += _at_point(spread, radius_bias, sides)
+    return coefficients.contiguous(), constants
+
+
+def _at_point(rows: Tensor, point: Tensor, sides: int) -> Tensor:
+    """Return `rows point` [K, B, S] float64: the bounds over a box of one point, which a kernel adds up as it reads."""
+    values: Tensor = native("concretize")(rows, point, point, *NO_BALL, sides)
+    return values
 
 
 def _signed(spread: Tensor, sides: int) -> Tensor:
