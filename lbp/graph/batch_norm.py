@@ -14,13 +14,14 @@ from torch.nn import functional
 
 from lbp import ops
 from lbp.errors import MissingStatisticsError, UnanalysedRoundingError
-from lbp.graph.base import BoundNode
+from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.conv import Conv2dNode
 from lbp.graph.elementwise import ScaleShiftNode
 from lbp.graph.linear import LinearNode, norms_lost
+from lbp.graph.once import once
 from lbp.graph.registry import REQUIRED, BatchStatistics, Call, for_functions, for_modules
 from lbp.graph.values import Attribute, Expression, Literal, Value
-from lbp.linear import Interval
+from lbp.linear import Coefficients, DenseCoefficients, Interval, PendingRelaxation, WindowRows
 from lbp.nn import GlobalBatchNorm
 from lbp.rounding import Roundings, unit_roundoff
 
@@ -177,7 +178,12 @@ class NormalisedLinearNode(LinearNode):
         self._steps = (layer, BatchNormNode(name, layer, normalisation))
 
     def parameters(self) -> tuple[Tensor, Tensor | None]:
-        return _folded(*super().parameters(), self.normalisation)
+        scale, shift = self._scale_and_shift()
+        return super().parameters()[0] * scale[:, None], shift
+
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Return the scale [n_out] of the weight's rows, and the bias [n_out] of the merged layer."""
+        return once(self, lambda: self.normalisation.scale_and_shift(self.bias.read()))
 
     @property
     def interval_steps(self) -> tuple[BoundNode, ...]:
@@ -189,20 +195,43 @@ class NormalisedLinearNode(LinearNode):
 
     def weight_sums(self) -> tuple[Tensor, ...]:
         # Those of the stored rows times the scale, and what entries below the normal range may be off.
-        (norms,), (size, _) = self._steps[0].weight_sums(), self.normalisation.scale_and_shift()
+        (norms,), (size, _) = self._steps[0].weight_sums(), self._scale_and_shift()
         return (norms * size.detach().abs() + norms_lost(self.weight.read()),)
 
     def interval(self, *inputs: Interval) -> Interval:
         # Far fewer numbers to scale than a weight has, here and in the gradients.
-        lower, upper = ops.interval_linear(*inputs[0], *super().parameters())
-        scale, shift = self.normalisation.scale_and_shift()
+        weight, _ = super().parameters()
+        lower, upper = ops.interval_linear(*inputs[0], weight, None)
+        scale, shift = self._scale_and_shift()
         turned = scale < 0
         first, last = torch.where(turned, upper, lower), torch.where(turned, lower, upper)
         return first * scale + shift, last * scale + shift
 
+    def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
+        weight, _ = super().parameters()
+        if not isinstance(coefficients, PendingRelaxation):
+            return super().backward_linear(coefficients, relaxations)
+        if coefficients.expanded().shape[:3].numel() >= weight.shape[1]:
+            return super().backward_linear(coefficients, relaxations)
+        # Fewer numbers to scale than the weight has: `(A S) W` in place of `A (S W)`.
+        scale, shift = self._scale_and_shift()
+        dense, constants = coefficients.relaxed(shift)
+        A, _ = ops.backward_linear(dense.A * scale, weight, None)
+        return (DenseCoefficients(A),), constants
+
     def roundings(self, dtype: torch.dtype) -> Roundings:
         weight, bias = super().parameters()
-        return self.normalisation.roundings(super().roundings(dtype), weight, bias, 0, dtype)
+        merged = self.normalisation.roundings(super().roundings(dtype), weight, bias, 0, dtype)
+        return replace(merged, factor=merged.factor * self._factor_of_rows())
+
+    def _factor_of_rows(self) -> Tensor:
+        """Return what the loss of a scaled row below the normal range is multiplied by, 0-dim float64, at least 1."""
+        weight: Tensor = self.weight.read().detach()
+        if weight.numel() == 0:
+            return weight.new_ones((), dtype=torch.float64)
+        least, most = torch.aminmax(weight)
+        # The coefficient of every neuron may lose so much; twice, as the scale's own loss counts beside it.
+        return torch.maximum(-least, most).double().mul(2 * self.size).clamp_min(1)
 
 
 class NormalisedConv2dNode(Conv2dNode):
@@ -214,7 +243,10 @@ class NormalisedConv2dNode(Conv2dNode):
         self._steps = (layer, BatchNormNode(name, layer, normalisation))
 
     def parameters(self) -> tuple[Tensor, Tensor | None]:
-        return _folded(*super().parameters(), self.normalisation)
+        weight, bias = super().parameters()
+        # The kernel itself is not kept: to scale it costs less than memory that is not in the caches.
+        scale, shift = once(self, lambda: self.normalisation.scale_and_shift(bias))
+        return weight * scale[:, None, None, None], shift
 
     @property
     def evaluation_steps(self) -> tuple[BoundNode, ...]:
@@ -223,11 +255,6 @@ class NormalisedConv2dNode(Conv2dNode):
     def roundings(self, dtype: torch.dtype) -> Roundings:
         weight, bias = super().parameters()
         return self.normalisation.roundings(super().roundings(dtype), weight, bias, 2, dtype)
-
-
-def _folded(weight: Tensor, bias: Tensor | None, normalisation: Normalisation) -> tuple[Tensor, Tensor]:
-    scale, shift = normalisation.scale_and_shift(bias)
-    return weight * _per_channel(scale, weight.dim() - 1), shift
 
 
 def _largest_factor(root: Tensor, scale: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -87,9 +87,15 @@ class PendingRelaxation:
         """Return the coefficients [K, B, S, *shape] for the batch that coefficients and bounds span together."""
         return self.coefficients.expanded(self.sides, self.lower.shape[0])
 
-    def relaxed(self) -> tuple[DenseCoefficients, Tensor]:
-        """Return the coefficients of the pre-activation, and the constants [K, B, S] that the lines add."""
-        A, constants = relax_backward(self.expanded(), self.lower, self.upper, sides=self.sides, **self.relaxation)
+    def relaxed(self, bias: Tensor | None = None) -> tuple[DenseCoefficients, Tensor]:
+        """Return the coefficients of the pre-activation, and the constants [K, B, S] that the lines add.
+
+        Args:
+            bias: of the affine layer below, broadcastable to its shape, that joins the constants; None: none.
+        """
+        A, constants = relax_backward(
+            self.expanded(), self.lower, self.upper, sides=self.sides, bias=bias, **self.relaxation
+        )
         return DenseCoefficients(A), constants
 
 

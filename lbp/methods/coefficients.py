@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lbp.errors import InvalidInputError
 from lbp.graph import BoundNode, Network
+from lbp.graph.once import one_computation
 from lbp.linear import Coefficients, DenseCoefficients
 from lbp.methods.back_substitution import back_substitute, split_sides
 from lbp.methods.names import Method
@@ -51,6 +52,7 @@ def wanted_coefficients(
     return {node: sources or [network.input] for node, sources in wanted.items()}
 
 
+@one_computation()
 @full_precision()
 def linear_coefficients(
     problem: Problem, solution: Solution, wanted: Mapping[BoundNode, Sequence[BoundNode]]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lbp.graph import BoundNode
+from lbp.graph.once import one_computation
 from lbp.linear import ForwardBounds
 from lbp.methods.back_substitution import back_substitute, over_region, split_sides
 from lbp.methods.crown import crown_pre_activations
@@ -40,6 +41,7 @@ class Solution:
     constants: Tensor | None = None
 
 
+@one_computation()
 @full_precision()  # once, instead of around every product
 def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Solution:
     """Bound the problem's output; bounds of other nodes are left in `problem.bounds`.

@@ -15,6 +15,7 @@ from methods.networks import (
     values_at,
     with_statistics,
 )
+from ops.watching import Largest
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,7 +23,7 @@ import lbp
 from lbp import ops
 from lbp.bounded import BoundedModule
 from lbp.errors import MissingStatisticsError
-from lbp.graph.batch_norm import BatchNormNode, NormalisedConv2dNode, NormalisedLinearNode
+from lbp.graph.batch_norm import BatchNormNode, Normalisation, NormalisedConv2dNode, NormalisedLinearNode
 from lbp.nn import GlobalBatchNorm
 
 
@@ -73,6 +74,30 @@ def test_intervals_scale_the_results_of_a_linear_layer_as_folding_scales_its_wei
     weight, bias = layer.parameters()
     assert (layer.normalisation.scale_and_shift()[0] < 0).any()
     torch.testing.assert_close(layer.interval(ends), ops.interval_linear(*ends, weight, bias))
+
+
+def test_few_rows_are_scaled_in_place_of_the_weight_of_a_linear_layer():
+    layers = (nn.Linear(60, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 1))
+    model = with_statistics(seeded(lambda: nn.Sequential(*layers)), (60,))
+    net, x = bounded(model, (60,)), inputs((60,))
+    with torch.no_grad(), Largest() as largest:
+        found = net.compute_bounds(region(x), method="CROWN-IBP")
+    assert largest.elements < 60 * 20
+    # As many rows as inputs make folding the cheaper way; the first of them are those rows.
+    with torch.no_grad():
+        copies = torch.ones(len(x), 60, 1).to(x)
+        folded = net.compute_bounds(region(x), method="CROWN-IBP", C=copies)
+    for few, many in zip(found, folded, strict=True):
+        torch.testing.assert_close(few.expand(-1, 60), many)
+
+
+def test_scale_and_shift_of_a_layer_are_found_once_in_a_computation(monkeypatch):
+    net, x = bounded(with_statistics(_model(), (2, 4, 4)), (2, 4, 4)), inputs((2, 4, 4))
+    found, find = [], Normalisation.scale_and_shift
+    monkeypatch.setattr(Normalisation, "scale_and_shift", lambda *args: (found.append(args[0].name), find(*args))[1])
+    for count in (1, 2):
+        net.compute_bounds(region(x), method="CROWN-IBP")
+        assert sorted(found) == sorted(["1", "5"] * count)
 
 
 def test_folding_follows_the_running_statistics_at_each_call():

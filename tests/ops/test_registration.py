@@ -15,19 +15,12 @@ AFFINE = (
 )
 GRADIENT_CHECKS = ("test_schema", "test_faketensor")
 # `ramp_interval_with_status` and the concretizations share their registered ops; the CPU version of `interval_linear`
-<<<<<<< HEAD
-# alone calls `interval_linear_small_batch`, those of `interval_conv2d` and `forward_conv2d` `interval_conv2d_direct`,
-# those of `backward_conv2d` and `relax_backward_conv2d`, and of their gradients, the two of `backward_conv2d_direct`,
-# the CUDA versions of `interval_conv2d` and of `relax_backward_linear` alone call their fused products, and the CPU
-# versions of intervals, and of their gradients, `split_interval` and `join_interval`; intervals that are rounded
-# outward on CUDA devices are ops of their own (tests/gpu/test_outward_intervals.py). The CPU versions of
-=======
 # alone calls `interval_linear_small_batch`, that of its gradient the gradient of that, those of `interval_conv2d` and
-# `forward_conv2d` `interval_conv2d_direct`, the CUDA versions of `interval_conv2d` and of `relax_backward_linear` alone
-# call their fused products, and the CPU versions of intervals, and of their gradients, `split_interval` and
+# `forward_conv2d` `interval_conv2d_direct`, those of `backward_conv2d` and `relax_backward_conv2d`, and of their
+# gradients, the two of `backward_conv2d_direct`, the CUDA versions of `interval_conv2d` and of `relax_backward_linear`
+# alone call their fused products, and the CPU versions of intervals, and of their gradients, `split_interval` and
 # `join_interval`; intervals that are rounded outward on CUDA devices are ops of their own
 # (tests/gpu/test_outward_intervals.py). The CPU versions of
->>>>>>> 400037c (Gradient of intervals through a Linear layer: one pass over the weight for few examples)
 # `accumulate_windows` and of its gradient alone call `accumulate_windows_few_rows`, the gradient of that, and
 # `accumulate_windows_many_rows`, that of `convolve_windows` alone `convolve_windows_laid_out`;
 # `ramp_interval_with_status` alone calls `status_counts`, and that where the rest is PyTorch's (test_activation.py).

@@ -113,6 +113,22 @@ def test_what_a_factor_loses_below_the_normal_range_is_multiplied_by_the_other(m
             assert violations(found, exact, exact)[0] == 0
 
 
+def test_what_rows_lose_below_the_normal_range_is_multiplied_by_the_weight():
+    # The coefficient 2^-90 of the merged layer times its scale 2^-61 is nothing; times the layer's value it counts.
+    layer, normalisation = nn.Linear(8, 1), nn.BatchNorm1d(1, eps=0.0)
+    model = nn.Sequential(layer, normalisation, nn.ReLU(), nn.Linear(1, 1, bias=False)).eval()
+    with torch.no_grad():
+        nn.init.constant_(layer.weight, 2.0**60)
+        nn.init.zeros_(layer.bias)
+        normalisation.weight.fill_(2.0**-61)
+        nn.init.constant_(model[3].weight, 2.0**-90)
+    x = torch.full((1, 8), 2.0**50)
+    exact = value(model, Exact.of(x))
+    for rounding in ("outward", "inference"):
+        found = bounds(model, x, x, method="CROWN-IBP", rounding=rounding)
+        assert violations(found, exact, exact)[0] == 0
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_channels_that_are_scaled_to_nothing_cost_nothing(method):
     model, (lower, upper) = normalised_layer("gaussian"), box(BATCH, INPUTS)
