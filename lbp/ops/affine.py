@@ -1,8 +1,8 @@
 """Coefficients of back-substitution through Linear and Conv2d layers.
 
-On the CPU these ops are the kernels' passes followed by the library's product or convolution, in full precision; on
-CUDA devices they are fused products (csrc/cuda/launch_products.h), but for `backward_linear`, and for
-`relax_backward_linear` of wide weights.
+On the CPU these ops are the kernels' passes followed by the library's product or convolution, in full precision, or
+by a kernel for that where it is faster (`lbp.ops._convolution`); on CUDA devices they are fused products
+(csrc/cuda/launch_products.h), but for `backward_linear`, and for `relax_backward_linear` of wide weights.
 """
 
 from __future__ import annotations
