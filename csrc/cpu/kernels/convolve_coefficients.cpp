@@ -138,21 +138,18 @@ struct Phase {
 template <typename T>
 std::vector<Phase<T>> phases_of(const ConvolutionSizes& sizes, const ImageLayout<T>& layout, const Axis& rows,
                                 const Axis& columns) {
-  const Index outputs = sizes.outputs / sizes.groups;
   std::vector<Phase<T>> result;
   for (const std::vector<Axis::Tap>& of_row : rows.taps) {
     for (const std::vector<Axis::Tap>& of_column : columns.taps) {
       Phase<T> phase;
+      std::vector<Index> offsets;
       for (const Axis::Tap& row : of_row) {
-        for (const Axis::Tap& column : of_column) phase.taps.push_back(row.index * sizes.kernel[1] + column.index);
-      }
-      for (Index output = 0; output < outputs; ++output) {
-        for (const Axis::Tap& row : of_row) {
-          for (const Axis::Tap& column : of_column) {
-            phase.offsets.push_back(layout.offset(output, rows.before + row.shift, columns.before + column.shift));
-          }
+        for (const Axis::Tap& column : of_column) {
+          phase.taps.push_back(row.index * sizes.kernel[1] + column.index);
+          offsets.push_back(layout.offset(rows.before + row.shift, columns.before + column.shift));
         }
       }
+      phase.offsets = layout.of_channels(offsets);
       phase.weight.reset(new T[size_t(sizes.channels) * phase.offsets.size()]);
       result.push_back(std::move(phase));
     }

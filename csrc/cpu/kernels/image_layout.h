@@ -74,25 +74,33 @@ class ImageLayout {
   // Numbers of the room for a row with its padding.
   Index padded_width() const { return padded_width_; }
 
-  // The distance from where a position begins of row y and column x of a channel's padded rows.
-  Index offset(Index channel, Index y, Index x) const {
+  // The distance from where a position begins of row y and column x of the first channel's padded rows.
+  Index offset(Index y, Index x) const {
     const Index *stride = reach_.stride, *phases = reach_.phases;
     const Index phase = y % stride[0] * phases[1] + x % stride[1];
-    return (channel * phases[0] * phases[1] + phase) * plane_ + y / stride[0] * pitch_ + x / stride[1];
+    return phase * plane_ + y / stride[0] * pitch_ + x / stride[1];
+  }
+
+  // The distances of every channel's terms, from those of the first one's.
+  std::vector<Index> of_channels(const std::vector<Index>& first) const {
+    const Index channel_size = reach_.phases[0] * reach_.phases[1] * plane_;
+    std::vector<Index> result;
+    result.reserve(size_t(channels_) * first.size());
+    for (Index channel = 0; channel < channels_; ++channel) {
+      for (const Index at : first) result.push_back(channel * channel_size + at);
+    }
+    return result;
   }
 
   // The distances of what each term of a convolution's sum reads.
   std::vector<Index> offsets(const ConvolutionSizes& sizes) const {
-    std::vector<Index> result;
-    result.reserve(size_t(channels_ * sizes.kernel[0] * sizes.kernel[1]));
-    for (Index channel = 0; channel < channels_; ++channel) {
-      for (Index i = 0; i < sizes.kernel[0]; ++i) {
-        for (Index j = 0; j < sizes.kernel[1]; ++j) {
-          result.push_back(offset(channel, i * sizes.dilation[0], j * sizes.dilation[1]));
-        }
+    std::vector<Index> first;
+    for (Index i = 0; i < sizes.kernel[0]; ++i) {
+      for (Index j = 0; j < sizes.kernel[1]; ++j) {
+        first.push_back(offset(i * sizes.dilation[0], j * sizes.dilation[1]));
       }
     }
-    return result;
+    return of_channels(first);
   }
 
   // Lays out what output rows from `first_row` on read of the channels from `first_channel` on, counted through all
