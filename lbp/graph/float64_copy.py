@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lbp.graph.structure import refuse_hooks
-from lbp.graph.trace import BoundTracer, TensorShape, trace_model
+from lbp.graph.lowering import check_answers
+from lbp.graph.structure import is_kept_whole, refuse_hooks
+from lbp.graph.trace import TensorShape, trace_model
 from lbp.precision import full_precision
 
 
@@ -42,9 +43,10 @@ def float64_copy(model: nn.Module, example: Tensor) -> nn.Module:
     model = copy.deepcopy(model)
     if example.dtype == torch.float64:
         return model.double()
-    if BoundTracer().is_leaf_module(model, ""):
+    if is_kept_whole(model):
         model = nn.Sequential(model).train(model.training)
     trace = trace_model(model, example)
+    check_answers(model, trace)  # the copy has them as they are
     module = trace.module
     of_input = _reached_from_input(module.graph)
     _keep_constants(module, of_input, example)

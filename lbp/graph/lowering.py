@@ -13,15 +13,9 @@ from lbp.graph.base import BoundNode, InputNode
 from lbp.graph.batch_norm import fold_batch_norms
 from lbp.graph.network import Network
 from lbp.graph.registry import BatchStatistics, Call, Guard
-from lbp.graph.trace import (
-    BoundTracer,
-    TensorShape,
-    Trace,
-    asks_for_shape,
-    holds_tensor,
-    reads_values,
-    trace_model,
-)
+from lbp.graph.shape_run import asks_for_shape
+from lbp.graph.structure import is_kept_whole
+from lbp.graph.trace import TensorShape, Trace, holds_tensor, reads_values, trace_model
 from lbp.graph.values import Attribute, Expression, Literal, MethodCall, ModuleCall, Value
 
 
@@ -37,9 +31,18 @@ def build_network(model: nn.Module, example: Tensor, statistics: BatchStatistics
         UnsupportedLayerError: an operation without bounds, named by its path and type.
         InvalidInputError: the model does not run on inputs of that shape.
     """
-    if BoundTracer().is_leaf_module(model, ""):
+    if is_kept_whole(model):
         model = nn.Sequential(model).train(model.training)
     return _Lowering(model, trace_model(model, example), statistics).run()
+
+
+def check_answers(model: nn.Module, trace: Trace) -> None:
+    """Refuse a trace whose forward pass was told something about shapes that may not hold for every batch size.
+
+    Raises:
+        UnsupportedLayerError: bounds do not follow an operation that made what was asked about.
+    """
+    _Lowering(model, trace, {}).lower(_ancestors(*trace.asked))
 
 
 class _Lowering:
@@ -55,7 +58,14 @@ class _Lowering:
 
     def run(self) -> Network:
         output = self._output()
-        live = _ancestors(output)
+        # What the forward pass was told about shapes holds where bounds follow what made them.
+        self.lower(_ancestors(output, *self.trace.asked))
+        if output not in self.nodes:
+            raise UnsupportedLayerError("the model's output does not depend on its input")
+        root = fold_batch_norms(self.nodes[output])
+        return Network(_topological(root), root, tuple(self.trace.results[0][output][1:]), self.guards)
+
+    def lower(self, live: set[fx.Node]) -> None:
         for fx_node in self.trace.module.graph.nodes:
             self._check_overwrite(fx_node)
             if fx_node.op == "call_module":
@@ -65,10 +75,6 @@ class _Lowering:
                 number = 0
             if fx_node in live:
                 self._lower(fx_node, number)
-        if output not in self.nodes:
-            raise UnsupportedLayerError("the model's output does not depend on its input")
-        root = fold_batch_norms(self.nodes[output])
-        return Network(_topological(root), root, tuple(self.trace.results[0][output][1:]), self.guards)
 
     def _output(self) -> fx.Node:
         result = next(node for node in self.trace.module.graph.nodes if node.op == "output").args[0]
@@ -137,7 +143,7 @@ class _Lowering:
         result = self.trace.results[0][fx_node]
         if isinstance(result, TensorShape) or holds_tensor(result) or reads_values(fx_node, self.trace.results[0]):
             return False
-        return asks_for_shape(fx_node) or all(
+        return asks_for_shape(fx_node.op, fx_node.target, fx_node.args) or all(
             isinstance(self.values[source], Literal) for source in fx_node.all_input_nodes
         )
 
@@ -167,9 +173,9 @@ class _Lowering:
         return candidate
 
 
-def _ancestors(output: fx.Node) -> set[fx.Node]:
-    """Return the operations that the output depends on."""
-    found, queue = {output}, [output]
+def _ancestors(*results: fx.Node) -> set[fx.Node]:
+    """Return the operations that results depend on."""
+    found, queue = set(results), list(results)
     while queue:
         for source in queue.pop().all_input_nodes:
             if source not in found:

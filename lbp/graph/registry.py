@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 
 from lbp.errors import UnsupportedLayerError
 from lbp.graph.base import BoundNode
-from lbp.graph.trace import BATCH_SIZES, TensorShape, Trace
+from lbp.graph.shape_run import BATCH_SIZES
+from lbp.graph.trace import TensorShape, Trace
 from lbp.graph.values import Attribute, Literal, Value
 
 BatchStatistics = dict[nn.Module, list[tuple[Tensor, Tensor]]]

@@ -23,7 +23,7 @@ from torch import nn
 import lbp.onnx_import.convert
 from lbp import BoundedModule, _jit
 from lbp.errors import InvalidInputError
-from lbp.graph.trace import BoundTracer
+from lbp.graph.tracer import BoundTracer
 from lbp.methods.memory import free_memory
 from lbp.onnx_import import load_onnx, read_onnx
 from lbp.verification.properties import Deadline, OutOfTimeError, Verdict, verify_property
