@@ -3,14 +3,20 @@
 #include "torch/ops.h"
 
 namespace lbp::binding {
+namespace {
+
+void check_linear(const Tensor& rows, const Tensor& weight) {
+  STD_TORCH_CHECK(rows.dim() == 2 && weight.dim() == 2 && rows.size(1) == weight.size(1),
+                  "interval_linear: expected rows [batch, inputs] and weight [outputs, inputs] with the same inputs");
+}
+
+}  // namespace
 
 std::tuple<Tensor, Tensor> interval_linear_small_batch(Tensor center, Tensor radius, Tensor weight, OptionalTensor bias,
                                                        OptionalTensor margin, OptionalTensor margin_of_example) {
   return with_type(center, "interval_linear_small_batch", [&](auto type, Device on) {
     using T = decltype(type);
-    STD_TORCH_CHECK(
-        center.dim() == 2 && weight.dim() == 2 && center.size(1) == weight.size(1),
-        "interval_linear: expected center [batch, inputs] and weight [outputs, inputs] with the same inputs");
+    check_linear(center, weight);
     const Index batch = center.size(0), inputs = weight.size(1), outputs = weight.size(0);
     const Tensor c = checked<T>(on, center, "center", batch * inputs),
                  r = checked<T>(on, radius, "radius", batch * inputs);
@@ -33,9 +39,7 @@ std::tuple<Tensor, Tensor, Tensor> interval_linear_small_batch_gradient(Tensor l
                                                                         Tensor l, Tensor u, Tensor weight) {
   return with_type(l, "interval_linear_small_batch_gradient", [&](auto type, Device on) {
     using T = decltype(type);
-    STD_TORCH_CHECK(
-        l.dim() == 2 && weight.dim() == 2 && l.size(1) == weight.size(1),
-        "interval_linear: expected bounds [batch, inputs] and weight [outputs, inputs] with the same inputs");
+    check_linear(l, weight);
     const Index batch = l.size(0), inputs = weight.size(1), outputs = weight.size(0);
     const Tensor to_lower = checked<T>(on, lower_gradient, "lower_gradient", batch * outputs);
     const Tensor to_upper = checked<T>(on, upper_gradient, "upper_gradient", batch * outputs);

@@ -272,69 +272,41 @@ double constant_of(const BackwardConvolutionArguments<T>& args, Index image) {
 template <typename T>
 void backward_convolution(const BackwardConvolutionArguments<T>& args) {
   const ConvolutionSizes& sizes = args.sizes;
-  const Index groups = sizes.groups, layers = sizes.batch * groups;
-  const Index channels = sizes.channels / groups, outputs = sizes.outputs / groups;
+  const Index groups = sizes.groups, channels = sizes.channels / groups, outputs = sizes.outputs / groups;
   const Axis rows(sizes, 0), columns(sizes, 1);
   const Reach reach({rows.before, columns.before}, {rows.span, columns.span});
-  const Index row_cost =
-      quotient_up(columns.count, Vector<T>::kSize) * outputs * channels * sizes.kernel[0] * sizes.kernel[1];
-  const auto layout_of = [&](Index count) {
-    return ImageLayout<T>(outputs, sizes.output_height, sizes.output_width, reach, count, columns.count);
-  };
-  const Index bands =
-      bands_of_rows<T>(rows.count, columns.count, layers, args.threads, layers * rows.count * row_cost, 1, layout_of);
-  const Index most_rows = quotient_up(rows.count, bands);
-  const ImageLayout<T> layout = layout_of(most_rows);
-  const std::vector<Phase<T>> phases = phases_of(sizes, layout, rows, columns);
+  const Bands<T> bands(sizes.batch * groups, outputs, sizes.output_height, sizes.output_width, reach, rows.count,
+                       columns.count, outputs * channels * sizes.kernel[0] * sizes.kernel[1], args.threads, 1);
+  const std::vector<Phase<T>> phases = phases_of(sizes, bands.layout(), rows, columns);
   pack_weight(sizes, args.weight, phases);
-  parallel_for(layers * bands, most_rows * row_cost, [&](Index first, Index last) {
-    const Index room = channels * Index(columns.taps.size()) * most_rows * columns.count;
-    const std::unique_ptr<T[]> planes(new T[size_t(layout.size() + room)]);
-    std::vector<T> padded(size_t(layout.padded_width()));
-    const auto load = [&](Index at, Index size, T* to) { std::copy_n(args.A + at, size, to); };
-    for (Index item = first; item < last; ++item) {
-      const Index layer = item / bands, band = item % bands, image = layer / groups, group = layer % groups;
-      const Index begin = rows.count * band / bands, end = rows.count * (band + 1) / bands;
-      if (group == 0 && band == 0) args.constants[image] = constant_of(args, image);
-      layout.template lay_out<1>(layer * outputs, begin, load, padded.data(), planes.get());
-      const TransposedBand<T> of_band(args, rows, columns, phases, layout.pitch(), begin, end - begin);
-      of_band.write(planes.get(), group, planes.get() + layout.size(),
-                    args.result + layer * channels * sizes.height * sizes.width);
-    }
+  const auto load = [&](Index at, Index size, T* to, Index) { std::copy_n(args.A + at, size, to); };
+  const Index room = channels * Index(columns.taps.size()) * bands.most_rows() * columns.count;
+  bands.template for_each<1>(room, load, [&](Index layer, Index first, Index count, const T* planes, T* woven) {
+    const Index image = layer / groups, group = layer % groups;
+    if (group == 0 && first == 0) args.constants[image] = constant_of(args, image);
+    const TransposedBand<T> band(args, rows, columns, phases, bands.layout().pitch(), first, count);
+    band.write(planes, group, woven, args.result + layer * channels * sizes.height * sizes.width);
   });
 }
 
 template <typename T>
 void backward_convolution_gradient(const BackwardConvolutionGradientArguments<T>& args) {
   const ConvolutionSizes& sizes = args.sizes;
-  const Index groups = sizes.groups, layers = sizes.batch * groups;
-  const Index channels = sizes.channels / groups, outputs = sizes.outputs / groups;
+  const Index groups = sizes.groups, channels = sizes.channels / groups, outputs = sizes.outputs / groups;
   const Index height = sizes.output_height, width = sizes.output_width;
-  const Index row_cost = quotient_up(width, Vector<T>::kSize) * outputs * channels * sizes.kernel[0] * sizes.kernel[1];
-  const auto layout_of = [&](Index rows) {
-    return ImageLayout<T>(channels, sizes.height, sizes.width, Reach(sizes), rows, width);
-  };
-  const Index bands = bands_of_rows<T>(height, width, layers, args.threads, layers * height * row_cost, 1, layout_of);
-  const Index most_rows = quotient_up(height, bands);
-  const ImageLayout<T> layout = layout_of(most_rows);
-  const std::vector<Index> offsets = layout.offsets(sizes);
-  parallel_for(layers * bands, most_rows * row_cost, [&](Index first, Index last) {
-    const std::unique_ptr<T[]> planes(new T[size_t(layout.size())]);
-    std::vector<T> padded(size_t(layout.padded_width())), initial(static_cast<size_t>(outputs));
-    const auto load = [&](Index at, Index size, T* to) { std::copy_n(args.gradient + at, size, to); };
-    for (Index item = first; item < last; ++item) {
-      const Index layer = item / bands, band = item % bands, image = layer / groups, group = layer % groups;
-      const Index begin = height * band / bands, end = height * (band + 1) / bands;
-      for (Index output = 0; output < outputs; ++output) {
-        const T b = args.bias == nullptr ? T(0) : args.bias[group * outputs + output];
-        initial[size_t(output)] = args.bias == nullptr ? T(0) : T(args.constants_gradient[image]) * b;
-      }
-      layout.template lay_out<1>(layer * channels, begin, load, padded.data(), planes.get());
-      const Positions positions(end - begin, width, layout.pitch(), Vector<T>::kSize);
-      const T* weight = args.weight + group * outputs * Index(offsets.size());
-      write_sums(positions, planes.get(), offsets, weight, initial.data(), outputs,
-                 args.A_gradient + (layer * outputs * height + begin) * width, height * width);
+  const Bands<T> bands(sizes.batch * groups, channels, sizes.height, sizes.width, Reach(sizes), height, width,
+                       outputs * channels * sizes.kernel[0] * sizes.kernel[1], args.threads, 1);
+  const std::vector<Index> offsets = bands.layout().offsets(sizes);
+  const auto load = [&](Index at, Index size, T* to, Index) { std::copy_n(args.gradient + at, size, to); };
+  bands.template for_each<1>(0, load, [&](Index layer, Index first, Index rows, const T* planes, T*) {
+    const Index image = layer / groups, first_output = layer % groups * outputs;
+    std::vector<T> initial(static_cast<size_t>(outputs), T(0));
+    for (Index output = 0; output < outputs && args.bias != nullptr; ++output) {
+      initial[size_t(output)] = T(args.constants_gradient[image]) * args.bias[first_output + output];
     }
+    const Positions positions(rows, width, bands.layout().pitch(), Vector<T>::kSize);
+    write_sums(positions, planes, offsets, args.weight + first_output * Index(offsets.size()), initial.data(), outputs,
+               args.A_gradient + (layer * outputs * height + first) * width, height * width);
   });
 }
 

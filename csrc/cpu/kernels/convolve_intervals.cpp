@@ -1,6 +1,5 @@
 // Intervals through a convolution: `W c + b -/+ (|W| r + margins)`, both sums from one read of the weights and in
 // registers from the first product to the last.
-#include <memory>
 #include <vector>
 
 #include "cpu/kernels/image_layout.h"
@@ -179,31 +178,17 @@ class Band {
 template <typename T>
 void convolve_intervals(const IntervalConvolutionArguments<T>& args) {
   const ConvolutionSizes& sizes = args.sizes;
-  const Index layers = sizes.batch * sizes.groups, height = sizes.output_height, width = sizes.output_width;
-  const Index outputs = sizes.outputs / sizes.groups, channels = sizes.channels / sizes.groups;
-  // Vectors of products of a row of the output, each a few of the numbers that a pass touches.
-  const Index row_cost = quotient_up(width, Vector<T>::kSize) * outputs * channels * sizes.kernel[0] * sizes.kernel[1];
-  const auto layout_of = [&](Index rows) {
-    return ImageLayout<T>(channels, sizes.height, sizes.width, Reach(sizes), rows, width);
-  };
-  const Index bands = bands_of_rows<T>(height, width, layers, args.threads, layers * height * row_cost, 2, layout_of);
-  const Index most_rows = quotient_up(height, bands);
-  const ImageLayout<T> layout = layout_of(most_rows);
+  const Index groups = sizes.groups, outputs = sizes.outputs / groups, channels = sizes.channels / groups;
+  const Bands<T> bands(sizes.batch * groups, channels, sizes.height, sizes.width, Reach(sizes), sizes.output_height,
+                       sizes.output_width, outputs * channels * sizes.kernel[0] * sizes.kernel[1], args.threads, 2);
+  const ImageLayout<T>& layout = bands.layout();
   const std::vector<Index> offsets = layout.offsets(sizes);
-  parallel_for(layers * bands, most_rows * row_cost, [&](Index first, Index last) {
-    const std::unique_ptr<T[]> center(new T[size_t(2 * layout.size())]);
-    T* const radius = center.get() + layout.size();
-    std::vector<T> padded(size_t(2 * layout.padded_width()));
-    const auto load = [&](Index at, Index size, T* columns) {
-      load_centers_and_radii(args, at, size, columns, columns + layout.padded_width());
-    };
-    for (Index item = first; item < last; ++item) {
-      const Index layer = item / bands, band = item % bands;
-      const Index begin = height * band / bands, end = height * (band + 1) / bands;
-      const Index image = layer / sizes.groups, group = layer % sizes.groups;
-      layout.template lay_out<2>(layer * channels, begin, load, padded.data(), center.get());
-      Band<T>(args, layout.pitch(), end - begin, offsets).run(image, group, begin, center.get(), radius);
-    }
+  const auto load = [&](Index at, Index size, T* to, Index distance) {
+    load_centers_and_radii(args, at, size, to, to + distance);
+  };
+  bands.template for_each<2>(0, load, [&](Index layer, Index first, Index rows, const T* planes, T*) {
+    const Band<T> band(args, layout.pitch(), rows, offsets);
+    band.run(layer / groups, layer % groups, first, planes, planes + layout.size());
   });
 }
 

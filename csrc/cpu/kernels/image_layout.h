@@ -3,6 +3,7 @@
 // together side by side, so that every term of a sum reads at one distance from where the output's position begins.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "cpu/kernels/simd.h"
@@ -218,24 +219,68 @@ class Positions {
   std::vector<Run> runs_;
 };
 
-// How many bands to take the rows of an image's output in: so that all threads are done soonest, which have work of
-// `cost` in all, and that what is laid out for so many rows, layout_of(rows), stays in a cache.
-template <typename T, typename LayoutOf>
-Index bands_of_rows(Index height, Index width, Index layers, Index threads, Index cost, int parts,
-                    const LayoutOf& layout_of) {
-  const Index busy = minimum(threads, maximum(1, cost / kGrain));
-  Index bands = 1, least = 0;
-  for (Index count = 1; count <= minimum(busy, height); ++count) {
-    const Index rows = quotient_up(height, count);
-    const Index vectors = Positions::vectors(rows, width, layout_of(rows).pitch(), Vector<T>::kSize);
-    const Index longest = quotient_up(layers * count, busy) * vectors;
-    if (count > 1 && longest >= least) continue;
-    bands = count;
-    least = longest;
+// The output rows of all images and groups of them (layers), taken in bands.
+template <typename T>
+class Bands {
+ public:
+  // Layers have `channels` inputs [height, width] each, and rows x columns positions, at each of which `products` are
+  // added up; `parts` arrays are laid out.
+  Bands(Index layers, Index channels, Index height, Index width, const Reach& reach, Index rows, Index columns,
+        Index products, Index threads, int parts)
+      : layers_(layers),
+        channels_(channels),
+        rows_(rows),
+        // Vectors of products of a row, each a few of the numbers that a pass touches.
+        row_cost_(quotient_up(columns, Vector<T>::kSize) * products),
+        count_(count_of(columns, threads, parts,
+                        [&](Index count) { return ImageLayout<T>(channels, height, width, reach, count, columns); })),
+        layout_(channels, height, width, reach, most_rows(), columns) {}
+
+  const ImageLayout<T>& layout() const { return layout_; }
+  // Rows of the highest band.
+  Index most_rows() const { return quotient_up(rows_, count_); }
+
+  // Lays each band out and calls body(layer, first row, rows, planes, room), with room for as many numbers more; parts
+  // are layout().size() apart. load(at, size, columns, distance) as `ImageLayout::lay_out` wants it, the parts
+  // `distance` apart.
+  template <int kParts, typename Load, typename Body>
+  void for_each(Index room, const Load& load, const Body& body) const {
+    parallel_for(layers_ * count_, most_rows() * row_cost_, [&](Index first, Index last) {
+      const Index laid_out = kParts * layout_.size(), distance = layout_.padded_width();
+      const std::unique_ptr<T[]> planes(new T[size_t(laid_out + room)]);
+      std::vector<T> padded(size_t(kParts * distance));
+      for (Index item = first; item < last; ++item) {
+        const Index layer = item / count_, band = item % count_;
+        const Index begin = rows_ * band / count_, end = rows_ * (band + 1) / count_;
+        layout_.template lay_out<kParts>(
+            layer * channels_, begin, [&](Index at, Index size, T* to) { load(at, size, to, distance); }, padded.data(),
+            planes.get());
+        body(layer, begin, end - begin, planes.get(), planes.get() + laid_out);
+      }
+    });
   }
-  const auto bytes = [&] { return parts * layout_of(quotient_up(height, bands)).size() * Index(sizeof(T)); };
-  while (bands < height && bytes() > kBandBytes) ++bands;
-  return bands;
-}
+
+ private:
+  // How many bands: so that all threads are done soonest which have work, and that what is laid out stays in a cache.
+  template <typename LayoutOf>
+  Index count_of(Index columns, Index threads, int parts, const LayoutOf& layout_of) const {
+    const Index busy = minimum(threads, maximum(1, layers_ * rows_ * row_cost_ / kGrain));
+    Index bands = 1, least = 0;
+    for (Index count = 1; count <= minimum(busy, rows_); ++count) {
+      const Index rows = quotient_up(rows_, count);
+      const Index vectors = Positions::vectors(rows, columns, layout_of(rows).pitch(), Vector<T>::kSize);
+      const Index longest = quotient_up(layers_ * count, busy) * vectors;
+      if (count > 1 && longest >= least) continue;
+      bands = count;
+      least = longest;
+    }
+    const auto bytes = [&] { return parts * layout_of(quotient_up(rows_, bands)).size() * Index(sizeof(T)); };
+    while (bands < rows_ && bytes() > kBandBytes) ++bands;
+    return bands;
+  }
+
+  const Index layers_, channels_, rows_, row_cost_, count_;
+  const ImageLayout<T> layout_;
+};
 
 }  // namespace lbp::LBP_ISA
