@@ -1,4 +1,4 @@
-"""Writes the figures of the tables in the READMEs from the records, so that a figure has one source.
+"""Writes the figures of the tables on the pages from the records, so that a figure has one source.
 
     python benchmarks/tables.py            # after a new record
     python benchmarks/tables.py --check    # only names the rows that differ, with exit code 1
@@ -13,12 +13,15 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from lbp.bench.aims import CPU_AIMS
 from lbp.bench.comparison import LEAST_REPEATS
+from lbp.bench.growth import fitted_growth
 from lbp.bench.record import Record, Row, read_record
 from lbp.bench.tables import floor_seconds
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+README = ROOT / "README.md"
+PAGES = (README, *sorted((ROOT / "benchmarks").glob("*.md")), ROOT / "docs" / "training.md")
 RESULTS = ROOT / "benchmarks" / "results"
 CONTENDERS = {
     "lbp": ("native",),
@@ -29,7 +32,7 @@ CONTENDERS = {
 
 
 def main() -> None:
-    """Writes both pages, or checks them."""
+    """Writes the pages, or checks them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args()
@@ -79,7 +82,11 @@ CPU = read_record(RESULTS / "cpu-2-cores.json")
 CPU_ROWS = rows_of(CPU)
 H100 = read_record(RESULTS / "gpu-nvidia-h100-80gb-hbm3-bench.json")
 H100_ROWS = rows_of(H100)
+H100_METHODS = rows_of(read_record(RESULTS / "gpu-nvidia-h100-80gb-hbm3-methods.json"))
 LARGE = json.loads((RESULTS / "large-networks-cpu-2-cores.json").read_text())["results"]
+ROUNDING = json.loads((RESULTS / "rounding-cpu-2-cores.json").read_text())["networks"]
+ROUNDED_CHECKPOINTS = json.loads((RESULTS / "rounding-mnist-cpu-2-cores.json").read_text())["checkpoints"]
+QUICK = (RESULTS / "quick-mnist.md").read_text().splitlines()
 
 
 def whole_method(level: str, batch: int) -> Callable[[list[str], list[str]], list[str]]:
@@ -149,6 +156,76 @@ def large_network(_: list[str], row: list[str]) -> list[str]:
     return [row[0], seconds(result["seconds"]), *(f"{count:,.0f}" for count in counts)]
 
 
+def aim(_: list[str], row: list[str]) -> list[str]:
+    """Fills "aim in the words of lbp bench | aim | measured | met or missed"."""
+    found = {one.words: one for one in CPU_AIMS}[row[0]]
+    ratio = found.measured(CPU)
+    bound = f"at {'least' if found.at_least else 'most'} {found.bound:g}"
+    return [row[0], bound, f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}", "met" if found.is_met_by(ratio) else "missed"]
+
+
+def growth(heading: list[str], row: list[str]) -> list[str]:
+    """Fills "what grows | exponent of time, and in brackets of operations, for a method"."""
+    fits = {(fit.method, fit.contender, fit.quantity): fit for fit in fitted_growth(CPU.rows)}
+
+    def exponents(name: str) -> str:
+        method, comma, variant = name.partition(", ")
+        fit = fits[method, f"native{comma}{variant}", row[0].removesuffix(" size")]
+        return f"{fit.time:.1f} ({fit.expected.partition(' once')[0]})"
+
+    return [row[0], *map(exponents, heading[1:])]
+
+
+def on_h100_whole(_: list[str], row: list[str]) -> list[str]:
+    """Fills "method, activation | this package | PyTorch | auto_LiRPA's patches", in milliseconds, of 32 images."""
+    method, activation = row[0].split(", ")
+    rows = [
+        H100_METHODS.get(("methods", f"DM-Large {method} B=32", activation, contender))
+        for contender in ("native", "reference", "auto_LiRPA patches")
+    ]
+    return [row[0], *("" if one is None or one.timing is None else f"{1e3 * one.timing.median:.1f}" for one in rows)]
+
+
+def rounded(_: list[str], row: list[str]) -> list[str]:
+    """Fills "network | method | images | wrong, nearest | outward | processor time | wall clock | lost of a width"."""
+    found = {(result["network"], result["method"]): result for result in ROUNDING}[row[0], row[1]]
+    nearest, outward = (found[f"wrong {level}"].split("/") for level in ("nearest", "outward"))
+    overheads = (float(found[f"{clock} overhead"].strip("+%")) for clock in ("processor", "wall-clock"))
+    return [
+        *row[:2],
+        str(found["images"]),
+        f"{int(nearest[0]):,} of {int(nearest[1]):,}",
+        f"{int(outward[0]):,}",
+        *(f"{percent:.1f} %" if percent < 9.95 else f"{percent:.0f} %" for percent in overheads),
+        short(float(found["lost, relative to the width"])),
+    ]
+
+
+def rounded_checkpoint(_: list[str], row: list[str]) -> list[str]:
+    """Fills "network | eps | method | images | verified errors | mean size of a margin | mean change | largest"."""
+    results = {(one["checkpoint"], str(one["eps"]), one["method"]): one for one in ROUNDED_CHECKPOINTS}
+    found = results[row[0], row[1], row[2]]
+    return [
+        *row[:3],
+        f"{found['images']:,}",
+        *(f"{found[f'verified error {level}']:.2f}" for level in ("nearest", "outward", "verify")),
+        f"{found['mean size of a margin']:.2f}",
+        short(found["mean change"]),
+        short(found["largest change"]),
+    ]
+
+
+def quick(_: list[str], row: list[str]) -> list[str]:
+    """Fills "eps | activation | errors" with what `quick_table.py` wrote."""
+    return next(found for line in QUICK if (found := cells(line))[:2] == row[:2])
+
+
+def short(number: float) -> str:
+    """Returns two digits and a power of ten."""
+    digits, power = f"{number:.1e}".split("e")
+    return f"{digits}e{int(power)}"
+
+
 def seconds(time: float) -> str:
     """Returns two digits of a time, and no more than four behind the point."""
     decimals = next((digits for digits, least in ((2, 0.0995), (3, 0.00995)) if time >= least), 4)
@@ -157,10 +234,17 @@ def seconds(time: float) -> str:
 
 TABLES = {
     "one image": whole_method("methods", 1),
+    "more images": whole_method("methods", 16),
     "training step": whole_method("training", 16),
     "op, ms": op,
     "H100, us": on_h100,
+    "H100, ms": on_h100_whole,
     "large network": large_network,
+    "aim on two cores": aim,
+    "growing": growth,
+    "rounding": rounded,
+    "trained network": rounded_checkpoint,
+    "eps": quick,
 }
 
 if __name__ == "__main__":
