@@ -161,7 +161,8 @@ def aim(_: list[str], row: list[str]) -> list[str]:
     found = {one.words: one for one in CPU_AIMS}[row[0]]
     ratio = found.measured(CPU)
     bound = f"at {'least' if found.at_least else 'most'} {found.bound:g}"
-    return [row[0], bound, f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}", "met" if found.is_met_by(ratio) else "missed"]
+    verdict = "met" if found.is_met_by(ratio) else "missed"
+    return [row[0], bound, f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}", verdict]
 
 
 def growth(heading: list[str], row: list[str]) -> list[str]:

@@ -113,10 +113,6 @@ class Call:
         dtype: torch.dtype = self._trace.results[0][self._fx_node].dtype
         return dtype
 
-    def shape_of(self, argument: Any) -> tuple[int, ...]:
-        """Return the shape of a tensor argument; see `shape`."""
-        return self._per_sample([results[argument] for results in self._trace.results])
-
     def rank_of(self, argument: Any) -> int:
         """Return the number of dimensions of a tensor argument, with the batch: 1 where its node's shape is (1,)."""
         return len(self._trace.results[0][argument])

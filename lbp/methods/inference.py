@@ -15,7 +15,7 @@ from torch import Tensor
 from lbp.constants import side_signs
 from lbp.graph import BoundNode
 from lbp.graph.activation import RampNode
-from lbp.methods.outward import largest_of
+from lbp.methods.outward_intervals import largest_of
 from lbp.rounding import SLACK, absolute_floor, gamma, raised
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from lbp.linear import (
     Region,
     tighter,
 )
-from lbp.methods.memory import CACHED_BYTES, row_bytes, rows_within, shared_bytes, start_bytes
+from lbp.methods.byte_counts import row_bytes, shared_bytes, start_bytes
+from lbp.methods.memory import CACHED_BYTES, rows_within
 from lbp.methods.outward import Images, Outward
 from lbp.methods.outward_forward import OutwardForward
 from lbp.methods.sums import Sum

@@ -12,11 +12,12 @@ from lbp.graph import BoundNode
 from lbp.graph.once import one_computation
 from lbp.linear import ForwardBounds
 from lbp.methods.back_substitution import back_substitute, over_region, split_sides
+from lbp.methods.byte_counts import COPIES_OF_INSERTED_ROWS
 from lbp.methods.crown import crown_pre_activations
 from lbp.methods.forward import bounds_over_region, propagate_forward
 from lbp.methods.inference import for_inference
 from lbp.methods.intervals import propagate_intervals, specification_by_intervals
-from lbp.methods.memory import COPIES_OF_INSERTED_ROWS, images_at_once
+from lbp.methods.memory import images_at_once
 from lbp.methods.names import Method
 from lbp.methods.problem import Problem
 from lbp.methods.relaxed_crown import insertion_points, relaxed_crown_pre_activations, substitute_to_input

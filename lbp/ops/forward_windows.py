@@ -19,18 +19,20 @@ from lbp.backend import current_backend
 from lbp.constants import side_signs
 from lbp.ops._arguments import common_batch, native, refuse_second_order, register_gradient, sum_to
 from lbp.ops._convolution import Image, Pair, keywords_of
-from lbp.ops._windows import (
+from lbp.ops._window_accumulation import (
     FEW_ROWS,
-    ConvolvedWindows,
     accumulate_windows,
     accumulate_windows_gradient,
     accumulation_bytes,
+)
+from lbp.ops._window_convolution import (
+    ConvolvedWindows,
     axis_taps,
     convolve_windows,
     convolve_windows_gradient,
     convolved_shape,
-    has_kernel,
 )
+from lbp.ops._windows import has_kernel
 from lbp.ops.forward import ForwardMatrices, forward_conv2d, forward_linear
 from lbp.precision import full_precision
 from lbp.strategies import side_code

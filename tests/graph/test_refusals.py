@@ -330,3 +330,13 @@ def test_an_output_without_entries_is_refused(method):
     net = bounded(Function(lambda m, x: m.fc(x)[:, 2:2]).double(), (4,))
     with pytest.raises(InvalidInputError, match=r"shape \[0\] per example"):
         net.compute_bounds(region(inputs((4,))), method=method)
+
+
+def test_infinite_inputs_are_refused_and_the_largest_numbers_are_not(point):
+    net = BoundedModule(nn.Linear(4, 5).double(), point)
+    net.compute_bounds(x=torch.full_like(point, torch.finfo(torch.float64).max), method="IBP")
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        wrong = point.clone()
+        wrong[1, 2] = bad
+        with pytest.raises(InvalidInputError, match="flat index 6"):
+            net.compute_bounds(x=wrong, method="IBP")

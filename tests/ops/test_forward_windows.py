@@ -20,8 +20,8 @@ from ops.cases import (
 )
 
 from lbp import ops
-from lbp.ops import _windows
-from lbp.ops._windows import FEW_ROWS
+from lbp.ops import _window_accumulation, _window_convolution, _windows
+from lbp.ops._window_accumulation import FEW_ROWS
 from lbp.reference import dense_to_windows
 
 NORMS = (1.0, 1.5, 2.0, math.inf)
@@ -64,7 +64,7 @@ def test_convolution(case):
     assert_matches_reference(ops.forward_conv2d_windows, *matrices, weight, bias, scale=scale, **geometry)
     # The library's products, which other devices take.
     arguments = (matrices[0].double(), weight.double(), scale)
-    product = _windows.convolve_windows(*arguments, tuple(geometry.values()))
+    product = _window_convolution.convolve_windows(*arguments, tuple(geometry.values()))
     assert_close(product, torch.ops.lbp.convolve_windows(*arguments, *geometry.values()), TOLERANCE[torch.float64], "")
 
 
@@ -129,8 +129,8 @@ def test_the_librarys_products_are_those_of_the_kernels(
     places = ((2, *image), scale, offset)
     gradient = normal(max(matrix_batch, row_batch), 2 * math.prod(image), 5, seed=31).double()
     results = (
-        _windows.accumulate_windows(rows, center, *places),
-        *_windows.accumulate_windows_gradient(gradient, rows, center, *places, (True, True)),
+        _window_accumulation.accumulate_windows(rows, center, *places),
+        *_window_accumulation.accumulate_windows_gradient(gradient, rows, center, *places, (True, True)),
     )
     kernels = (
         torch.ops.lbp.accumulate_windows(rows, center, *places),

@@ -11,7 +11,7 @@ from torch import nn
 
 from lbp import BoundedModule, BoundedTensor, PerturbationLpNorm
 from lbp.checks import trusted_values
-from lbp.methods import outward
+from lbp.methods import outward_intervals
 
 
 def convolutions():
@@ -31,7 +31,7 @@ def test_nothing_is_read_and_bounds_are_the_same(monkeypatch, make, shape, metho
     keywords = {"x": (region,), "method": method, "rounding": "outward"}
     with torch.no_grad():
         expected = network.compute_bounds(**keywords)
-        monkeypatch.setattr(outward, "_waits_to_be_read", lambda values: True)
+        monkeypatch.setattr(outward_intervals, "_waits_to_be_read", lambda values: True)
         with trusted_values(), NothingPasses():
             found = network.compute_bounds(**keywords)
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)

@@ -1,0 +1,300 @@
+"""How many bytes the tensors take that bounds are made of, counted from shapes before anything is computed.
+
+Rows of back-substitution on their way down, what a layer's weight is laid out as, images with the bounds of all their
+layers, and the matrices of forward bounds. `lbp.methods.memory` fits them into a budget.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+from torch import Tensor
+
+from lbp.graph import BoundNode, InputNode, Network, pre_activations
+from lbp.graph.conv import Conv2dNode
+from lbp.graph.linear import LinearNode
+from lbp.graph.shape import ReshapeNode
+from lbp.linear import InputWindows, ReceptiveField, layer_of, window_of
+from lbp.methods.forward_work import input_windows, windows_pay
+from lbp.methods.names import Method
+from lbp.methods.work import counted_once
+from lbp.ops.forward_windows import ConvolvedWindows, accumulation_bytes
+
+COPIES_OF_ROWS = 2
+"""Insertion of forward bounds takes its rows in another order, beside those that arrive."""
+
+COPIES_OF_INSERTED_ROWS = 3
+"""Insertion into whole rows makes their magnitudes, in two steps, beside the rows that arrive."""
+
+COPIES_OF_MATRICES = 3
+"""Forward matrices that come of rows are collected, and arranged by neuron, beside those that are inserted."""
+
+SCRATCH_BYTES = 2**16
+"""The library's convolutions take so much for themselves, however small the layer."""
+
+
+@counted_once
+def row_bytes(network: Network, start: BoundNode, itemsize: int, *, windows: bool = True) -> int:
+    """Return the most bytes that one row of two sides holds at a time, on its way from a node to the input.
+
+    Args:
+        network: the graph.
+        start: the node.
+        itemsize: bytes of a number.
+        windows: whether the row is kept as a window where that is smaller; otherwise it is a row for one image.
+    """
+    first = ReceptiveField.identity() if windows else None
+    arriving: dict[BoundNode, tuple[ReceptiveField | None, int]] = {start: (first, 0)}
+    peak = held = 0
+    for node in reversed(network.below(start)):
+        if node not in arriving:
+            continue
+        field, size = arriving.pop(node)
+        here = _window_bytes(field, node.shape, itemsize)
+        if not node.inputs:
+            peak = max(peak, held + here)
+            held -= size
+            continue
+        own = node.receptive_field()
+        below = None if field is None or own is None else field.then(own)
+        made = 0
+        for source in node.inputs:
+            out = _window_bytes(below, source.shape, itemsize)
+            earlier, kept = arriving.get(source, (below, 0))
+            union = below if earlier is None or below is None else below.union(earlier)
+            if kept:
+                # Two paths meet: both are held while their sum is made.
+                out = out + _window_bytes(union, source.shape, itemsize)
+            arriving[source] = (union if kept else below, kept + out)
+            made += out
+        # One kernel relaxes windows and convolves them; other steps hold the relaxed row beside its copy.
+        relaxed = 0 if windows and isinstance(node, Conv2dNode) and node is not start else here + made
+        within = node.bytes_in_step(itemsize) * here // (2 * itemsize)
+        peak = max(peak, held + made + relaxed + within)
+        held += made - size
+    return max(peak, itemsize) + 64
+
+
+def _window_bytes(field: ReceptiveField | None, shape: tuple[int, ...], itemsize: int) -> int:
+    layer = layer_of(shape)
+    height, width = window_of(field, layer)
+    return 2 * layer[0] * height * width * itemsize
+
+
+@counted_once
+def shared_bytes(network: Network, itemsize: int, *, batch: int = 1, rows: int | None = None) -> int:
+    """Return the bytes that rows and images take together: weights laid out anew, and the lines of one image.
+
+    Args:
+        network: the graph.
+        itemsize: bytes of a number.
+        batch: number of images.
+        rows: windowed rows of a hidden layer that start at a time; None: however many. Without any, no lines are kept.
+    """
+    lines = 0 if rows == 0 else 8 * itemsize
+    return max(lines * node.size + _weight_bytes(network, node, itemsize, batch, rows) for node in network.nodes)
+
+
+def _weight_bytes(network: Network, node: BoundNode, itemsize: int, batch: int, rows: int | None) -> int:
+    """Return the most bytes that are made of a layer's weight at a time, forward bounds apart."""
+    if isinstance(node, LinearNode):
+        norms = node.norm_numbers() if network.is_first_affine(node) else 0
+        return max(norms, node.interval_numbers(batch)) * itemsize
+    if not isinstance(node, Conv2dNode):
+        return 0
+    kernel: Tensor = node.weight.read()
+    # Columns of the kernel as products read them, and as the library's convolutions arrange it.
+    columns = -(-kernel.shape[1] // 32) * 32 * kernel.shape[0] * kernel.shape[2] * kernel.shape[3] * itemsize
+    # The kernel once for every way in which the windows that start with it are moved inside the layer.
+    moved = 1
+    for i in range(2):
+        moved *= min(node.shape[1 + i], 1 + 2 * node.geometry.padding[i])
+    return max((moved if rows is None else min(moved, rows)) * start_bytes(node, itemsize), columns) + SCRATCH_BYTES
+
+
+def start_bytes(node: BoundNode, itemsize: int) -> int:
+    """Return the bytes of what one windowed row starts with beside its window: at a convolution, all of the kernel."""
+    if not isinstance(node, Conv2dNode):
+        return 0
+    kernel: Tensor = node.weight.read()
+    geometry = node.geometry
+    spread = geometry.groups > 1 or max(geometry.dilation) > 1
+    return (4 if spread else 3) * kernel.numel() * geometry.groups * itemsize
+
+
+@counted_once
+def image_bytes(
+    network: Network,
+    method: Method,
+    output: BoundNode,
+    rows: int | None,
+    itemsize: int,
+    *,
+    windows: bool,
+    by_work: bool = False,
+    rounding: str = "nearest",
+) -> int:
+    """Return the bytes that bounding one image takes, apart from the rows of hidden layers and of the output.
+
+    Args:
+        network: the graph.
+        method: the method.
+        output: the bounded node.
+        rows: rows of the specification; None: the output's own values.
+        itemsize: bytes of a number.
+        windows: whether rows are kept as windows where that is smaller.
+        by_work: whether forward bounds are dense where that is less work.
+        rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
+    """
+    nodes = network.below(output)
+    widest = max(node.size for node in nodes)
+    total = (2 + _outward_numbers(method, rounding)) * neurons_of(nodes) + 6 * widest
+    if rounding != "nearest":
+        total += max((node.outward_numbers() for node in nodes if isinstance(node, LinearNode)), default=0)
+    if method.output != "ibp":
+        total += max(node.numbers_of_lines() for node in nodes)
+    if "lbp" in (method.hidden, method.output):
+        carried = nodes if _forward_to_output(method, rows) else _below_activations(network, nodes)
+        # Where windows do not pay for one image they may for more.
+        choices = {windows, windows and (not by_work or windows_pay(carried, batch=1))}
+        matrices = max(forward_bytes(carried, windows=choice, batch=1, itemsize=itemsize) for choice in choices)
+        return total * itemsize + matrices
+    if method.hidden == "relaxed-crown":
+        # Linear bounds of every layer at which back-substitution may end, and copies of those under way.
+        found = input_windows(nodes, windows=windows)
+        numbers = [matrix_numbers(network, node, found[node]) for node in pre_activations(nodes)]
+        total += sum(numbers) + COPIES_OF_MATRICES * max(numbers, default=0)
+    return total * itemsize
+
+
+def _outward_numbers(method: Method, rounding: str) -> int:
+    """Return how many numbers of every neuron are kept, at most, to account for rounding.
+
+    Intervals do without. Behind them a pre-activation has the two parts of its margins and the error of its step.
+    Bounds of other kinds need magnitudes besides, and some layers a region that is enlarged. An evaluation of the
+    network has magnitudes and an error of its own.
+    """
+    if rounding == "nearest":
+        return 0
+    of_bounds = 0 if method.output == "ibp" else 3 if method.hidden == "ibp" else 5
+    return of_bounds + (2 if rounding == "inference" else 0)
+
+
+def neurons_of(nodes: Sequence[BoundNode]) -> int:
+    """Return how many neurons have numbers of their own; those of a reshaped layer are another layer's."""
+    return sum(node.size for node in nodes if not isinstance(node, ReshapeNode))
+
+
+def _forward_to_output(method: Method, rows: int | None) -> bool:
+    """Whether the output is bounded by forward bounds of its own, so that no row starts there."""
+    return method.output == "lbp" and rows is None
+
+
+def output_row_bytes(network: Network, method: Method, output: BoundNode, rows: int | None, itemsize: int) -> int:
+    """Return the bytes of one row of the output on its way down, for one image."""
+    if method.output == "ibp" or _forward_to_output(method, rows):
+        return 0
+    copies = COPIES_OF_INSERTED_ROWS if "relaxed-crown" in (method.hidden, method.output) else 1
+    return copies * row_bytes(network, output, itemsize, windows=False)
+
+
+@counted_once
+def hidden_row_bytes(network: Network, method: Method, output: BoundNode, itemsize: int, *, windows: bool) -> int:
+    """Return the bytes of the fewest rows of a hidden layer that start at a time.
+
+    Windows go one by one, those of all images together; insertion takes the rows of a position.
+    """
+    if method.hidden not in ("crown", "relaxed-crown"):
+        return 0
+    starts = pre_activations(network.below(output))
+    inserts = windows and method.hidden == "relaxed-crown"
+    together = [COPIES_OF_ROWS * position_rows(node) if inserts else 1 for node in starts]
+    of_a_row = [row_bytes(network, node, itemsize, windows=windows) for node in starts]
+    return max((count * size for count, size in zip(together, of_a_row, strict=True)), default=0)
+
+
+def _below_activations(network: Network, nodes: Sequence[BoundNode]) -> list[BoundNode]:
+    """Return those of the nodes, in topological order, on which a pre-activation depends."""
+    needed = {below for node in pre_activations(nodes) for below in network.below(node)}
+    return [node for node in nodes if node in needed]
+
+
+def matrix_numbers(network: Network, node: BoundNode, windows: InputWindows | None) -> int:
+    """Return how many numbers the forward matrices of a node hold for one image; windows None: dense ones."""
+    return 2 * node.size * (network.input.size if windows is None else windows.entries)
+
+
+def position_rows(node: BoundNode) -> int:
+    """Return how many rows belong to one position of a layer: those of its channels."""
+    return node.shape[0] if len(node.shape) == 3 else 1
+
+
+def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, itemsize: int) -> int:
+    """Return the most bytes that the matrices of forward bounds take at a time, counted from shapes.
+
+    Args:
+        nodes: the nodes that bounds are carried through, in topological order.
+        windows: whether rows are kept as windows where that is smaller.
+        batch: number of examples.
+        itemsize: bytes of a number.
+    """
+    readers = Counter(source for node in nodes for source in node.inputs)
+    found = input_windows(nodes, windows=windows)
+    held: dict[BoundNode, int] = {}
+    matrices: dict[BoundNode, int] = {}
+    peak = inputs = 0
+    for node in nodes:
+        if isinstance(node, InputNode):
+            inputs = node.size
+        own = found[node]
+        # center and radius; before the first activation there is but one matrix, for all examples.
+        relaxed = node.is_activation or any(matrices[source] > 1 for source in node.inputs)
+        matrices[node] = 2 * batch if relaxed else 1
+        held[node] = matrices[node] * (inputs if own is None else own.entries) * node.size * itemsize
+        # Besides, a change from windows to dense matrices copies what is read, and a convolution pads its layer.
+        copies = [
+            matrices[source] * inputs * source.size * itemsize
+            for source in set(node.inputs)
+            if own is None and found[source] is not None and not isinstance(node, LinearNode)
+        ]
+        if own is not None and len(node.inputs) > 1:
+            # Branches are brought to the windows that they share.
+            aligned = [
+                matrices[source] * source.size
+                for source in node.inputs
+                if (there := found[source]) and there.field != own.field
+            ]
+            copies.append(own.entries * sum(aligned) * itemsize)
+        copies.append(batch * inputs * node.numbers_in_forward_step() * itemsize)
+        before = found[node.inputs[0]] if node.inputs else None
+        if isinstance(node, LinearNode):
+            copies.append(node.weight.read().numel() * itemsize)  # |W|
+            if before is not None:
+                sizes = (before.image, before.field.size, before.layer, before.scale)
+                copies.append(accumulation_bytes(*sizes, node.size, batch, itemsize, node.weight.read().device))
+        if own is None and isinstance(node, Conv2dNode):
+            # The library's convolution arranges what it reads and writes, one matrix at a time, channels in eights.
+            copies.append(batch * inputs * (_in_eights(node.inputs[0]) + _in_eights(node)) * itemsize)
+        if isinstance(node, Conv2dNode) and own is not None and before is not None:
+            copies.append(_convolution_bytes(node, before, batch, itemsize))
+        peak = max(peak, sum(held.values()) + sum(copies))
+        for source in set(node.inputs):
+            readers[source] -= node.inputs.count(source)
+            if readers[source] == 0:
+                del held[source]
+    return peak
+
+
+def _in_eights(node: BoundNode) -> int:
+    """Return how many numbers a layer has where the number of its channels is rounded up to a multiple of 8."""
+    channels: int = node.shape[0]
+    return node.size // max(channels, 1) * (-(-channels // 8) * 8)
+
+
+def _convolution_bytes(node: Conv2dNode, windows: InputWindows, batch: int, itemsize: int) -> int:
+    """Return the bytes that a convolution takes beside windows of its input and of its output."""
+    kernel, geometry = node.weight.read(), node.geometry
+    convolution = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+    sizes = ConvolvedWindows.of(windows.field.size, windows.layer, kernel, windows.scale, convolution)
+    return sizes.extra_bytes(batch * windows.image[0], itemsize, kernel.device)

@@ -1,0 +1,275 @@
+"""Convolutions of matrices that are kept as windows of the input, and their gradients, by the library's products.
+
+A window matrix is [B, C0, kh, kw, C, H, W]; see `lbp.ops.forward_windows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lbp.ops._convolution import Convolution, Pair, convolved_size
+from lbp.ops._windows import has_kernel, operand_bytes
+
+
+class Tap(NamedTuple):
+    """One tap of a kernel along one axis.
+
+    Attributes:
+        window: first entry of the output's window that the tap writes; it writes as many as the input's window has.
+        outputs: positions of the output for which the tap stands on the layer and not on its padding.
+        inputs: the positions of the layer on which it stands then.
+    """
+
+    window: int
+    outputs: slice
+    inputs: slice
+
+
+def axis_taps(length: int, count: int, kernel: int, scale: int, stride: int, padding: int, dilation: int) -> list[Tap]:
+    """Return the taps of a kernel along one axis.
+
+    Args:
+        length: positions of the layer.
+        count: positions of the output.
+        kernel: number of taps.
+        scale: distance of the windows of neighbouring positions of the layer.
+        stride: of the convolution, as the following.
+        padding: zeros before the first position.
+        dilation: distance of the taps.
+    """
+    taps = []
+    for tap in range(kernel):
+        start = dilation * tap - padding
+        first = max(-(start // stride), 0)
+        stop = min((length - 1 - start) // stride + 1, count)
+        read = start + first * stride
+        outputs = slice(first, max(stop, first))
+        inputs = slice(read, max(start + (stop - 1) * stride + 1, read), stride)
+        taps.append(Tap(scale * dilation * tap, outputs, inputs))
+    return taps
+
+
+def grown_window(windows: Tensor, weight: Tensor, scale: Sequence[int], dilation: Sequence[int]) -> Pair:
+    """Return the rows and columns of the windows after a convolution."""
+    height, width = (windows.shape[2 + i] + scale[i] * dilation[i] * (weight.shape[2 + i] - 1) for i in range(2))
+    return height, width
+
+
+def convolved_shape(windows: Tensor, weight: Tensor, scale: Sequence[int], convolution: Convolution) -> tuple[int, ...]:
+    """Return the shape of the windows after a convolution."""
+    layer = convolved_size(windows.shape, weight, convolution)
+    return (*windows.shape[:2], *grown_window(windows, weight, scale, convolution[2]), *layer)
+
+
+def _taps(windows: Tensor, weight: Tensor, scale: Sequence[int], convolution: Convolution) -> tuple[list[Tap], ...]:
+    stride, padding, dilation, _ = convolution
+    layer = convolved_size(windows.shape, weight, convolution)
+    return tuple(
+        axis_taps(windows.shape[5 + i], layer[1 + i], weight.shape[2 + i], scale[i], stride[i], padding[i], dilation[i])
+        for i in range(2)
+    )
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A layer under a convolution along one axis, as its planes have it: padded, and dealt out by the stride.
+
+    Attributes:
+        length: positions of the layer that a tap reaches.
+        count: positions of the output.
+        stride: of the convolution; the padded position `stride q + phase` is position q of the plane `phase`.
+        padding: zeros before the first position.
+        shifts: of every tap the plane that it reads, and the position there that output 0 reads.
+        pitch: distance of the next row of the layer in a plane.
+        reach: positions from the first to the last that a tap meets, padding included.
+    """
+
+    length: int
+    count: int
+    stride: int
+    padding: int
+    shifts: tuple[Pair, ...]
+    pitch: int
+    reach: int
+
+    @classmethod
+    def of(cls, length: int, count: int, kernel: int, stride: int, padding: int, dilation: int) -> _Axis:
+        reach = stride * (count - 1) + dilation * (kernel - 1) + 1
+        shifts = [divmod(dilation * tap, stride)[::-1] for tap in range(kernel)]
+        used = max(min(length, reach - padding), 0)
+        # What a tap reads behind the end of a row are the zeros before the next one.
+        pitch = max(-(-max(padding + used, reach - padding) // stride), count)
+        return cls(used, count, stride, padding, tuple(shifts), pitch, reach)
+
+    def part(self, phase: int) -> tuple[slice, slice]:
+        """Return the positions of a plane that are no padding, and the positions of the layer that they hold."""
+        first = max(-(-(self.padding - phase) // self.stride), 0)
+        start = self.stride * first + phase - self.padding
+        size = max(-(-(self.length - start) // self.stride), 0)
+        return slice(first, first + size), slice(start, max(self.length, start), self.stride)
+
+
+@dataclass(frozen=True)
+class ConvolvedWindows:
+    """Sizes of a convolution of windows, all images and input channels apart.
+
+    Attributes:
+        window: rows and columns of the input's windows.
+        steps: by how much a tap moves the window, along each axis.
+        axes: the layer, along each axis.
+        inputs: channels of the layer.
+        outputs: channels of the output.
+    """
+
+    window: Pair
+    steps: Pair
+    axes: tuple[_Axis, _Axis]
+    inputs: int
+    outputs: int
+
+    @classmethod
+    def of(
+        cls, window: Sequence[int], layer: Sequence[int], weight: Tensor, scale: Sequence[int], convolution: Convolution
+    ) -> ConvolvedWindows:
+        """Return the sizes for windows [kh, kw] of a layer [C, H, W]."""
+        stride, padding, dilation, _ = convolution
+        counts = convolved_size(layer, weight, convolution)[1:]
+        rows, columns = (
+            _Axis.of(layer[1 + i], counts[i], weight.shape[2 + i], stride[i], padding[i], dilation[i]) for i in range(2)
+        )
+        steps = (scale[0] * dilation[0], scale[1] * dilation[1])
+        return cls((window[0], window[1]), steps, (rows, columns), layer[0], weight.shape[0])
+
+    @property
+    def grown(self) -> Pair:
+        """Rows and columns of the output's windows."""
+        rows, columns = (self.window[i] + self.steps[i] * (len(self.axes[i].shifts) - 1) for i in range(2))
+        return rows, columns
+
+    @property
+    def positions(self) -> int:
+        """Positions of the output in one product, those that are dropped at the ends of rows included."""
+        return self.axes[0].count * self.axes[1].pitch
+
+    @property
+    def plane_rows(self) -> int:
+        """Rows of a plane, so that no tap reads behind its end."""
+        rows, columns = ([shift for _, shift in axis.shifts] for axis in self.axes)
+        return self.axes[0].count + max(rows) + -(-max(columns) // self.axes[1].pitch)
+
+    def numbers(self, device: torch.device) -> int:
+        """Return how many numbers an image and input channel takes beside operand and result.
+
+        The kernel's are the layers, padded; the library's products take planes, and a row of sums.
+        """
+        rows, columns = self.axes
+        entries = self.window[0] * self.window[1] * self.inputs
+        if has_kernel(device):
+            return entries * rows.reach * columns.reach
+        planes = rows.stride * columns.stride * self.plane_rows * columns.pitch
+        return entries * planes + self.grown[1] * self.outputs * self.positions
+
+    def together(self, images: int, itemsize: int, device: torch.device) -> int:
+        """Return how many of the images and input channels are convolved at a time."""
+        return max(min(operand_bytes(device) // max(self.numbers(device) * itemsize, 1), images), 1)
+
+    def extra_bytes(self, images: int, itemsize: int, device: torch.device) -> int:
+        """Return the bytes that a convolution of images and input channels takes beside operand and result."""
+        return self.numbers(device) * itemsize * self.together(images, itemsize, device)
+
+
+def convolve_windows(windows: Tensor, weight: Tensor, scale: Sequence[int], convolution: Convolution) -> Tensor:
+    """Convolve a window matrix by the library's products: the windows grow, and the result needs every product.
+
+    An entry of the output's window is a sum over the taps whose own window reaches it. In planes, where the layer is
+    padded and the positions that a stride visits stand side by side, what a tap reads is one stretch of memory: a
+    product's operand as it lies. The products of all taps that reach a row of the output's window are added up.
+    """
+    sizes = ConvolvedWindows.of(windows.shape[2:4], windows.shape[4:], weight, scale, convolution)
+    result = windows.new_empty(convolved_shape(windows, weight, scale, convolution))
+    if result.numel() == 0 or weight.numel() == 0:
+        return result.zero_()
+    groups = convolution[3]
+    source, target = windows.flatten(0, 1), result.flatten(0, 1)
+    kernels = weight.unflatten(0, (groups, -1)).permute(3, 4, 0, 1, 2).contiguous()  # [taps, taps, G, outputs, inputs]
+    images = sizes.together(len(source), source.itemsize, source.device)
+    for first in range(0, len(source), images):
+        part = source[first : first + images]
+        _convolve_images(_planes(part, sizes), kernels, sizes, target[first : first + images])
+    return result
+
+
+def _planes(source: Tensor, sizes: ConvolvedWindows) -> Tensor:
+    """Return windows [N, kh, kw, C, h, w] as planes [phases, phases, kh, kw, N, C, rows * pitch]."""
+    rows, columns = sizes.axes
+    moved = source.permute(1, 2, 0, 3, 4, 5)
+    shape = (rows.stride, columns.stride, *moved.shape[:4], sizes.plane_rows, columns.pitch)
+    planes = source.new_zeros(shape)
+    for vertical in {phase for phase, _ in rows.shifts}:
+        for horizontal in {phase for phase, _ in columns.shifts}:
+            down, read_down = rows.part(vertical)
+            across, read_across = columns.part(horizontal)
+            planes[vertical, horizontal, ..., down, across] = moved[..., read_down, read_across]
+    return planes.flatten(-2)
+
+
+def _convolve_images(planes: Tensor, kernels: Tensor, sizes: ConvolvedWindows, target: Tensor) -> None:
+    """Write the windows [N, kh, kw, outputs, H, W] of some images."""
+    (height, width), (down, across), (rows, columns) = sizes.window, sizes.steps, sizes.axes
+    count, groups = len(target), kernels.shape[2]
+    positions = sizes.positions
+    sums = target.new_empty(sizes.grown[1], count, groups, kernels.shape[3], positions)
+    operands = planes.unflatten(5, (groups, -1)).flatten(3, 5).unflatten(3, (width, -1)).flatten(3, 4)
+    operators = kernels[:, :, None, None].expand(-1, -1, width, count, -1, -1, -1)
+    # Of every tap the part of the sums that it reaches, its weights, and what it reads for each row of the window.
+    taps = []
+    for i, (vertical, first_row) in enumerate(rows.shifts):
+        for j, (horizontal, first_column) in enumerate(columns.shifts):
+            start = first_row * columns.pitch + first_column
+            reached = sums[across * j : across * j + width].flatten(0, 2)
+            read = operands[vertical, horizontal, ..., start : start + positions].unbind(0)
+            taps.append((down * i, reached, operators[i, j], read))
+    for row in range(sizes.grown[0]):
+        sums.zero_()
+        for above, reached, operator, read in taps:
+            if 0 <= row - above < height:
+                reached.baddbmm_(operator.flatten(0, 2), read[row - above])
+        by_position = sums.flatten(2, 3).unflatten(-1, (rows.count, columns.pitch))[..., : columns.count]
+        target[:, row] = by_position.transpose(0, 1)
+
+
+def convolve_windows_gradient(
+    gradient: Tensor,
+    windows: Tensor,
+    weight: Tensor,
+    scale: Sequence[int],
+    convolution: Convolution,
+    needs: tuple[bool, bool],
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of `convolve_windows` by the windows and by the weight; empty where not needed."""
+    groups = convolution[3]
+    height, width = windows.shape[2:4]
+    row_taps, column_taps = _taps(windows, weight, scale, convolution)
+    to_windows = windows.new_zeros(windows.shape if needs[0] else (0,))
+    to_weight = weight.new_zeros(weight.shape if needs[1] else (0,))
+    for i, vertical in enumerate(row_taps):
+        for j, horizontal in enumerate(column_taps):
+            rows, columns = (
+                slice(tap.window, tap.window + size) for tap, size in ((vertical, height), (horizontal, width))
+            )
+            arriving = gradient[:, :, rows, columns, :, vertical.outputs, horizontal.outputs]
+            shape = arriving.shape[5:]
+            arriving = arriving.unflatten(4, (groups, -1)).flatten(6)  # [B, C0, kh, kw, G, C_out / G, positions]
+            kernel = weight[:, :, i, j].unflatten(0, (groups, -1))  # [G, C_out / G, C_in / G]
+            if needs[0]:
+                product = (kernel.mT @ arriving).flatten(4, 5).unflatten(-1, shape)
+                to_windows[..., vertical.inputs, horizontal.inputs] += product
+            if needs[1]:
+                read = windows[..., vertical.inputs, horizontal.inputs].unflatten(4, (groups, -1)).flatten(6)
+                to_weight[:, :, i, j] = (arriving @ read.mT).sum((0, 1, 2, 3)).flatten(0, 1)
+    return to_windows, to_weight
