@@ -52,7 +52,7 @@ _MUST_BE_UNSET = (
     "update_mask",
     "ibp_nodes",
 )
-
+"""Arguments of auto_LiRPA's `compute_bounds` that would change results and are not implemented."""
 
 _KEPT_NETWORKS = 8
 """How many states of a model (training and evaluation, say) keep their trace."""
@@ -255,17 +255,8 @@ class BoundedModule(nn.Module):
             UnknownNodeError: a name that no node has.
             NotImplementedError: forward-mode differentiation, by `torch.func.jvp` or `torch.autograd.forward_ad`.
         """
-        given_arguments = locals()
+        _check_arguments(locals())
         refuse_forward_mode("compute_bounds")
-        for name in _MUST_BE_UNSET:
-            if given_arguments[name] is not None:
-                raise UnsupportedArgumentError(f"compute_bounds: {name} is not implemented; leave it at None")
-        if reuse_alpha or average_A:
-            raise UnsupportedArgumentError(
-                "compute_bounds: reuse_alpha and average_A are not implemented; leave them False"
-            )
-        if not bound_lower and not bound_upper:
-            raise InvalidInputError("compute_bounds: at least one of bound_lower and bound_upper must be True")
         scheme = parse_method(method, ibp=IBP, forward=forward)
         level = rounding_of(self.bound_opts, rounding)
         structure, network = self._traced()
@@ -492,6 +483,19 @@ class BoundedModule(nn.Module):
             hidden = self._cache.bounds | hidden
         stamp = stamp_of(structure, self._statistics, x)
         self._cache = CachedBounds(x, problem.region, hidden, stamp, problem.rounding, input_stamp_of(x))
+
+
+def _check_arguments(given: Mapping[str, Any]) -> None:
+    """Refuse arguments of `compute_bounds` that are not implemented, and a call that wants no side."""
+    for name in _MUST_BE_UNSET:
+        if given[name] is not None:
+            raise UnsupportedArgumentError(f"compute_bounds: {name} is not implemented; leave it at None")
+    if given["reuse_alpha"] or given["average_A"]:
+        raise UnsupportedArgumentError(
+            "compute_bounds: reuse_alpha and average_A are not implemented; leave them False"
+        )
+    if not given["bound_lower"] and not given["bound_upper"]:
+        raise InvalidInputError("compute_bounds: at least one of bound_lower and bound_upper must be True")
 
 
 def _known_device(name: str | torch.device) -> torch.device:

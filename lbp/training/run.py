@@ -124,15 +124,20 @@ def run(
                 save_state(state, trainer, described)
             if on_epoch is not None:
                 on_epoch(record)
-    choice = trainer.progress.choice
-    selection: dict[str, Any] = {"by": "last", "epoch": settings.training.epochs - 1}
-    if choice is not None and held_out is not None:
-        model.load_state_dict(choice.state)
-        selection = {
-            "by": settings.training.selection, "epoch": choice.epoch, "examples": len(held_out),
-            "score": choice.rank[0],
-        }  # fmt: skip
+    selection = _select(trainer, settings, held_out)
     return Run(model.eval(), model_settings, settings, trainer.progress.history, selection)
+
+
+def _select(trainer: Trainer, settings: RunSettings, held_out: Dataset | None) -> dict[str, Any]:
+    """Give the model the weights of the chosen epoch, and return what chose it."""
+    choice = trainer.progress.choice
+    if choice is None or held_out is None:
+        return {"by": "last", "epoch": settings.training.epochs - 1}
+    trainer.model.load_state_dict(choice.state)
+    return {
+        "by": settings.training.selection, "epoch": choice.epoch, "examples": len(held_out),
+        "score": choice.rank[0],
+    }  # fmt: skip
 
 
 def _held_out(settings: RunSettings, data: Dataset, data_root: Path | str | None) -> tuple[Dataset, Dataset | None]:

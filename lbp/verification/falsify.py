@@ -1,6 +1,6 @@
 """All attacks on one batch, each success confirmed on the network, and the contradiction that must never occur."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -98,20 +98,13 @@ def falsify(
     check_labels(x, labels)
     settings = settings or AttackSettings()
     seeds = [settings.seed + _SEED_STRIDE * index for index in (range(len(x)) if indices is None else indices)]
-    descent = partial(pgd, steps=settings.steps, restarts=settings.restarts)
-    attacks = {
-        "PGD cross-entropy": partial(descent, loss="cross-entropy"),
-        "PGD margin": partial(descent, loss="margin"),
-    } if settings.restarts else {}  # fmt: skip
-    if settings.queries:
-        attacks["Square"] = partial(square_attack, queries=settings.queries)
     PerturbationLpNorm(eps=eps, clip=clip).region(x)  # refuses what is no region
     box = Box.around(x, eps, clip)
     points = x.clone()
     margins, predictions = _evaluate(model, points, labels)
     found_by: list[str | None] = [None] * len(x)
     left = torch.arange(len(x), device=x.device)
-    for name, attack in attacks.items():
+    for name, attack in _attacks(settings).items():
         if len(left) == 0:
             break
         tried = attack(
@@ -134,6 +127,18 @@ def falsify(
             found_by[place] = name
         left = left[~found]
     return Falsification(found_by, points, margins, predictions)
+
+
+def _attacks(settings: AttackSettings) -> dict[str, Callable[..., Tensor]]:
+    """Return the attacks to run, by name and in order."""
+    attacks: dict[str, Callable[..., Tensor]] = {}
+    if settings.restarts:
+        descent = partial(pgd, steps=settings.steps, restarts=settings.restarts)
+        attacks["PGD cross-entropy"] = partial(descent, loss="cross-entropy")
+        attacks["PGD margin"] = partial(descent, loss="margin")
+    if settings.queries:
+        attacks["Square"] = partial(square_attack, queries=settings.queries)
+    return attacks
 
 
 def predicted_classes(logits: Tensor) -> Tensor:
