@@ -204,23 +204,31 @@ def assert_matches_reference(op, *args, dtype=torch.float64, **kwargs):
 
 def every_op(dtype=torch.float64):
     """One call of every public op: name -> (op, arguments, keywords), tensors of the dtype."""
+    calls = _calls_on_layers() | _calls_on_forward_windows() | _calls_on_windows_of_rows()
+    return {name: (op, converted(args, dtype), converted(kwargs, dtype)) for name, (op, args, kwargs) in calls.items()}
+
+
+def _convolution():
+    """Weight and bias of a convolution to a layer of shape [3, 4, 5], and its geometry."""
+    return normal(3, 2, 3, 3, seed=30), normal(3, seed=31), {"stride": (2, 1), "padding": (1, 1)}
+
+
+def _calls_on_layers():
     shape = (3, 4, 5)
     batch, rows, inputs = 2, 3, 6
     l, u = intervals(batch, *shape)
     x_L, x_U = intervals(batch, inputs, seed=3)
     x = {"x_L": x_L, "x_U": x_U}
     relax = relaxation(shape=shape)
-    weight, bias = normal(3, 2, 3, 3, seed=30), normal(3, seed=31)
+    weight, bias, geometry = _convolution()
     dense, dense_bias = normal(60, 7, seed=32), normal(60, seed=33)
-    geometry = {"stride": (2, 1), "padding": (1, 1)}
     A = coefficients("both", batch, rows, *shape)
     flat = coefficients("both", batch, rows, 60)
     image = intervals(batch, 2, 7, 5, seed=4)
     matrices = forward_matrices(batch, inputs, *shape)
-    places = {"image": (2, 5, 4), "scale": (2, 1), "offset": (-1, 0)}
     ramp_only = {"r": relax["r"], "eta": relax["eta"]}
     flat_relax = relaxation(shape=(60,))
-    calls = {
+    return {
         "ramp": (ops.ramp, (l,), ramp_only),
         "ramp_interval": (ops.ramp_interval, (l, u), ramp_only),
         "ramp_interval_with_status": (ops.ramp_interval_with_status, (l, u), ramp_only),
@@ -254,6 +262,25 @@ def every_op(dtype=torch.float64):
             (coefficients("both", batch, rows, inputs), x_L, torch.tensor([0.25, 0.5]).double(), 2.0),
             {"sides": "both"},
         ),
+        "concretize_forward_box": (ops.concretize_forward_box, (*matrices, x_L, x_U), {}),
+        "concretize_forward_box_with_magnitude": (
+            ops.concretize_forward_box_with_magnitude,
+            (*matrices, x_L, x_U),
+            {},
+        ),
+        "concretize_forward_ball": (
+            ops.concretize_forward_ball,
+            (*matrices, x_L, torch.tensor([0.25, 0.5]).double(), 2.0),
+            {},
+        ),
+    }
+
+
+def _calls_on_forward_windows():
+    batch, rows = 2, 3
+    weight, bias, geometry = _convolution()
+    places = {"image": (2, 5, 4), "scale": (2, 1), "offset": (-1, 0)}
+    return {
         "forward_conv2d_windows": (
             ops.forward_conv2d_windows,
             (*window_matrices(batch, (2, 3), (2, 4, 3)), weight, bias),
@@ -289,22 +316,17 @@ def every_op(dtype=torch.float64):
             ),
             {"scale": places["scale"], "offset": places["offset"]},
         ),
-        "concretize_forward_box": (ops.concretize_forward_box, (*matrices, x_L, x_U), {}),
-        "concretize_forward_box_with_magnitude": (
-            ops.concretize_forward_box_with_magnitude,
-            (*matrices, x_L, x_U),
-            {},
-        ),
-        "concretize_forward_ball": (
-            ops.concretize_forward_ball,
-            (*matrices, x_L, torch.tensor([0.25, 0.5]).double(), 2.0),
-            {},
-        ),
     }
+
+
+def _calls_on_windows_of_rows():
+    l, u = intervals(2, 3, 4, 5)
+    relax = relaxation(shape=(3, 4, 5))
+    weight, bias, geometry = _convolution()
     windows = coefficients("both", 4, 2, 3, 3)
     where = torch.tensor([[0, 0, 0, 0], [3, 1, 2, 2], [0, 1, 1, 0]])
     corners, window = torch.tensor([[0, 0], [3, 1], [1, 0]]), (4, 4)
-    calls |= {
+    return {
         "relax_windows": (
             ops.relax_windows,
             (windows, where, l, u),
@@ -327,7 +349,6 @@ def every_op(dtype=torch.float64):
             {"sides": "both"},
         ),
     }
-    return {name: (op, converted(args, dtype), converted(kwargs, dtype)) for name, (op, args, kwargs) in calls.items()}
 
 
 OP_NAMES = tuple(every_op())

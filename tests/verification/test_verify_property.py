@@ -1,56 +1,27 @@
 """Verdicts about properties: a proof, a confirmed counterexample, or neither; never a guess."""
 
-import gzip
 import math
-import signal
-import threading
-import time
 from fractions import Fraction
-from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from methods.test_memory_budget import peak_of
-from onnx import numpy_helper
-from onnx.reference import ReferenceEvaluator
-from onnx_import.graphs import model, node, save
 from torch import nn
+from verification.small_properties import network, stated
 
-import lbp.onnx_import.convert
-from lbp import BoundedModule, _jit
 from lbp.errors import InvalidInputError
-from lbp.graph.tracer import BoundTracer
-from lbp.methods.memory import free_memory
-from lbp.onnx_import import load_onnx, read_onnx
-from lbp.verification.properties import Deadline, OutOfTimeError, Verdict, verify_property
+from lbp.verification.properties import Deadline, Verdict, verify_property
 from lbp.verification.properties.attack import Confirmation, attack, representable
 from lbp.verification.properties.bounds import BoxBounds
 from lbp.verification.properties.case import UnsafeSets
 from lbp.verification.properties.split import BoxStack, Splitting
-from lbp.vnnlib import Box, Case, Conjunction, Property, parse_vnnlib, read_vnnlib
+from lbp.vnnlib import Box, Case, Conjunction, Property, parse_vnnlib
 
 
 def f64(*values):
     return torch.tensor(values, dtype=torch.float64)
-
-
-def network(seed=0, inputs=2, outputs=2, width=8):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs)
-        ).eval()
-
-
-def stated(low, high, *formulas, outputs=2):
-    """The property over the box [low, high]^2 whose counterexamples satisfy all formulas."""
-    lines = [f"(declare-const X_{i} Real)(assert (>= X_{i} {low}))(assert (<= X_{i} {high}))" for i in range(2)]
-    lines += [f"(declare-const Y_{i} Real)" for i in range(outputs)]
-    return parse_vnnlib("\n".join([*lines, *(f"(assert {formula})" for formula in formulas)]))
 
 
 def grid_values(model, low, high, count=101):
@@ -276,122 +247,6 @@ def test_a_network_that_does_not_fit_is_refused_with_both_sizes():
         verify_property(network(inputs=3), stated(0, 1, "(<= Y_0 0)"), (3,))
     with pytest.raises(InvalidInputError, match=r"outputs of shape \[4\], 4 numbers.*about 2 outputs"):
         verify_property(network(outputs=4), stated(0, 1, "(<= Y_0 0)"), (2,))
-
-
-def test_time_that_has_passed_is_a_timeout_and_leaves_no_alarm():
-    found = verify_property(network(), stated(-1, 1, "(<= Y_0 -9)"), (2,), deadline=Deadline(1e-9))
-    assert found.verdict is Verdict.TIMEOUT
-    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
-
-
-def test_an_alarm_in_the_middle_of_a_context_leaves_gradients_on():
-    def work():
-        with Deadline(0.05).interrupting():
-            torch.set_grad_enabled(False)  # what an exit from no_grad that does not come to its end leaves behind
-            time.sleep(5)
-
-    with pytest.raises(OutOfTimeError):
-        work()
-    assert torch.is_grad_enabled()
-
-
-def test_a_deadline_ends_work_in_progress():
-    def work():
-        with Deadline(0.05).interrupting():
-            while time.monotonic() - started < 30:
-                pass
-
-    started = time.monotonic()
-    with pytest.raises(OutOfTimeError, match=r"within 0\.05 seconds"):
-        work()
-    assert time.monotonic() - started < 30
-    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
-
-
-def test_an_alarm_at_the_end_of_the_block_leaves_no_handler_and_gradients_on(monkeypatch):
-    set_timer, before = signal.setitimer, signal.getsignal(signal.SIGALRM)
-
-    def set_as_it_rings(which, seconds):
-        set_timer(which, seconds)
-        if seconds == 0:
-            raise OutOfTimeError
-
-    def work():
-        with Deadline(60).interrupting():
-            torch.set_grad_enabled(False)
-
-    monkeypatch.setattr(signal, "setitimer", set_as_it_rings)
-    with torch.enable_grad():
-        with pytest.raises(OutOfTimeError):
-            work()
-        assert torch.is_grad_enabled()
-    assert signal.getsignal(signal.SIGALRM) is before
-
-
-def ring(*_, **__):
-    raise OutOfTimeError
-
-
-READERS = {
-    "free memory": (Path, "read_bytes", lambda files: free_memory(torch.device("cpu"))),
-    "a property": (Path, "read_bytes", lambda files: read_vnnlib(files / "p.vnnlib")),
-    "a packed property": (gzip, "decompress", lambda files: read_vnnlib(files / "p.vnnlib.gz")),
-    "a network": (onnx, "load", lambda files: read_onnx(files / "net.onnx")),
-    "a packed network": (Path, "read_bytes", lambda files: read_onnx(files / "net.onnx.gz")),
-    "the check of a network": (onnx.checker, "check_model", lambda files: read_onnx(files / "net.onnx")),
-    "a stored tensor": (numpy_helper, "to_array", lambda files: load_onnx(files / "net.onnx")),
-    "an operator": (nn.Linear, "forward", lambda files: load_onnx(files / "net.onnx")),
-    "the conversion": (lbp.onnx_import.convert, "evaluate_node", lambda files: load_onnx(files / "net.onnx")),
-    "the evaluator": (ReferenceEvaluator, "run", lambda files: read_onnx(files / "net.onnx").evaluate(np.zeros(2))),
-    "the trace": (BoundTracer, "trace", lambda files: BoundedModule(network(), torch.zeros(1, 2))),
-    "a run of the trace": (
-        torch.fx.Interpreter, "call_module", lambda files: BoundedModule(network(), torch.zeros(1, 2)),
-    ),
-    "a kernel that is kept": (Path, "read_bytes", lambda files: _jit._kept(files / "k.kernel")),
-    "a kernel to keep": (Path, "replace", lambda files: _jit._keep(files / "k.kernel", _jit.MachineCode("k", b""))),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", READERS)
-def test_an_alarm_is_never_taken_for_an_error_of_the_code_in_which_it_rings(name, tmp_path, monkeypatch):
-    (tmp_path / "p.vnnlib").write_bytes(text := b"(check-sat)")
-    (tmp_path / "p.vnnlib.gz").write_bytes(gzip.compress(text))
-    proto = model([node("MatMul", ["x", "w"])], [1, 2], {"w": np.eye(2)})
-    (tmp_path / "net.onnx.gz").write_bytes(gzip.compress(save(tmp_path, proto).read_bytes()))
-    where, what, work = READERS[name]
-    monkeypatch.setattr(where, what, ring)
-    with pytest.raises(OutOfTimeError):
-        work(tmp_path)
-
-
-def test_an_alarm_while_free_memory_is_read_is_a_timeout(monkeypatch):
-    read = Path.read_bytes
-
-    def ring_while_it_is_set(path):
-        return ring() if signal.getitimer(signal.ITIMER_REAL)[0] else read(path)
-
-    monkeypatch.setattr(Path, "read_bytes", ring_while_it_is_set)
-    found = verify_property(network(), stated(-1, 1, "(<= Y_0 -9)"), (2,), deadline=Deadline(60))
-    assert found.verdict is Verdict.TIMEOUT
-
-
-def test_a_deadline_in_another_thread_is_checked_only():
-    caught = []
-
-    def work():
-        deadline = Deadline(1e-9)
-        with deadline.interrupting():
-            pass
-        try:
-            deadline.check()
-        except OutOfTimeError as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert len(caught) == 1
-    assert Deadline().remaining == math.inf
 
 
 NUMBERS = st.floats(-1e30, 1e30)
