@@ -5,11 +5,16 @@ from lbp.graph import (
     average_pool,
     batch_norm,
     conv,
+    conv_transpose,
     dropout,
     elementwise,
+    gather,
     join,
     linear,
     max_pool,
+    one_dimension,
+    padding,
+    reduce,
     shape,
     slicing,
 )
@@ -17,7 +22,24 @@ from lbp.graph.base import BoundNode, InputNode, Relaxations
 from lbp.graph.lowering import build_network
 from lbp.graph.network import Network, pre_activations
 
-LAYERS = (activation, average_pool, batch_norm, conv, dropout, elementwise, join, linear, max_pool, shape, slicing)
+LAYERS = (
+    activation,
+    average_pool,
+    batch_norm,
+    conv,
+    conv_transpose,
+    dropout,
+    elementwise,
+    gather,
+    join,
+    linear,
+    max_pool,
+    one_dimension,
+    padding,
+    reduce,
+    shape,
+    slicing,
+)
 """Modules that hold the layers; each registers its own."""
 
 __all__ = ["LAYERS", "BoundNode", "InputNode", "Network", "Relaxations", "build_network", "pre_activations"]

@@ -167,6 +167,43 @@ def _hardtanh_function(call: Call) -> BoundNode:
     return _clamp(call, args["input"], call.static(args["min_val"]), call.static(args["max_val"]))
 
 
+@for_functions(torch.clamp, torch.clamp_, torch.clip, torch.clip_, "clamp", "clamp_", "clip", "clip_")
+def _clamp_function(call: Call) -> BoundNode:
+    args = call.bind(input=REQUIRED, min=None, max=None)
+    low, high = call.static(args["min"]), call.static(args["max"])
+    return _clamp(call, args["input"], -math.inf if low is None else low, math.inf if high is None else high)
+
+
+@for_functions(torch.clamp_min, torch.clamp_min_, "clamp_min", "clamp_min_")
+def _clamp_from_below(call: Call) -> BoundNode:
+    args = call.bind(input=REQUIRED, min=REQUIRED)
+    return _clamp(call, args["input"], call.static(args["min"]), math.inf)
+
+
+@for_functions(torch.clamp_max, torch.clamp_max_, "clamp_max", "clamp_max_")
+def _clamp_from_above(call: Call) -> BoundNode:
+    args = call.bind(input=REQUIRED, max=REQUIRED)
+    return _clamp(call, args["input"], -math.inf, call.static(args["max"]))
+
+
+@for_modules(nn.Threshold)
+def _threshold_module(call: Call) -> BoundNode:
+    module: Any = call.module
+    return _threshold(call, call.operand(), module.threshold, module.value)
+
+
+@for_functions(functional.threshold, torch.threshold, torch.threshold_)
+def _threshold_function(call: Call) -> BoundNode:
+    args = call.bind(input=REQUIRED, threshold=REQUIRED, value=REQUIRED, inplace=False)
+    return _threshold(call, args["input"], call.static(args["threshold"]), call.static(args["value"]))
+
+
+def _threshold(call: Call, operand: Any, threshold: float, value: float) -> BoundNode:
+    if threshold != value:
+        raise call.refuse(f"jumps from {value} to {threshold}; a threshold that is its own value is supported")
+    return _clamp(call, operand, value, math.inf)
+
+
 NEAR = 64.0
 """Limits up to this size may be subtracted from a value and added again; beyond, too much of a small value is lost."""
 

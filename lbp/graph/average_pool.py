@@ -145,22 +145,30 @@ def adaptive_matrix(size: int, count: int) -> Tensor:
     return matrix
 
 
-def _image_source(call: Call, operand: Any) -> BoundNode:
+def image_source(call: Call, operand: Any) -> BoundNode:
+    """Return the node of an operand that must be an image [B, C, H, W]."""
     source = call.node(operand)
     if len(source.shape) != 3:
         raise call.refuse(f"takes an input of shape [B, C, H, W], its input has shape {list(source.shape)} per example")
     return source
 
 
-def _average_pool(call: Call, operand: Any, options: dict[str, Any]) -> BoundNode:
-    source = _image_source(call, operand)
+def make_average_pool(name: str, source: BoundNode, shape: tuple[int, ...], options: dict[str, Any]) -> BoundNode:
+    """Return the node of average pooling.
+
+    Args:
+        name: of the node.
+        source: the image.
+        shape: of the result.
+        options: as `nn.AvgPool2d` takes them.
+    """
     kernel = pair(options["kernel_size"])
     stride = kernel if options["stride"] in (None, [], ()) else pair(options["stride"])
     padding, divisor = pair(options["padding"]), options["divisor_override"]
     rows, columns = (
         pooling_matrix(
             source.shape[1 + i],
-            call.shape[1 + i],
+            shape[1 + i],
             kernel[i],
             stride[i],
             padding[i],
@@ -171,15 +179,27 @@ def _average_pool(call: Call, operand: Any, options: dict[str, Any]) -> BoundNod
     )
     field = ReceptiveField.of_kernel(kernel, stride=stride, padding=padding)
     if divisor is None or divisor > 0:
-        return AveragePoolNode(call.name, source, rows if divisor is None else rows / divisor, columns, field)
-    pooled = AveragePoolNode(f"{call.name}/pooled", source, rows / -divisor, columns, field)
-    return ScaleShiftNode(call.name, pooled, scale=Literal(-1.0))
+        return AveragePoolNode(name, source, rows if divisor is None else rows / divisor, columns, field)
+    pooled = AveragePoolNode(f"{name}/pooled", source, rows / -divisor, columns, field)
+    return ScaleShiftNode(name, pooled, scale=Literal(-1.0))
+
+
+def make_adaptive_average_pool(name: str, source: BoundNode, shape: tuple[int, ...]) -> BoundNode:
+    """Return the node of average pooling of an image to a shape."""
+    sizes, counts = source.shape[1:], shape[1:]
+    rows, columns = (adaptive_matrix(sizes[i], counts[i]) for i in range(2))
+    field = None
+    if sizes[0] % counts[0] == 0 and sizes[1] % counts[1] == 0:
+        kernel = (sizes[0] // counts[0], sizes[1] // counts[1])
+        field = ReceptiveField.of_kernel(kernel, stride=kernel)
+    return AveragePoolNode(name, source, rows, columns, field)
 
 
 @for_modules(nn.AvgPool2d)
 def _average_pool_module(call: Call) -> BoundNode:
     keys = ("kernel_size", "stride", "padding", "count_include_pad", "divisor_override")
-    return _average_pool(call, call.operand(), {key: getattr(call.module, key) for key in keys})
+    options = {key: getattr(call.module, key) for key in keys}
+    return make_average_pool(call.name, image_source(call, call.operand()), call.shape, options)
 
 
 @for_functions(functional.avg_pool2d)
@@ -193,18 +213,11 @@ def _average_pool_function(call: Call) -> BoundNode:
         count_include_pad=True,
         divisor_override=None,
     )
-    operand = args.pop("input")
-    return _average_pool(call, operand, {key: call.static(value) for key, value in args.items()})
+    source = image_source(call, args.pop("input"))
+    return make_average_pool(call.name, source, call.shape, {key: call.static(value) for key, value in args.items()})
 
 
 @for_modules(nn.AdaptiveAvgPool2d)
 @for_functions(functional.adaptive_avg_pool2d)
 def _adaptive_average_pool(call: Call) -> BoundNode:
-    source = _image_source(call, call.operand())
-    sizes, counts = source.shape[1:], call.shape[1:]
-    rows, columns = (adaptive_matrix(sizes[i], counts[i]) for i in range(2))
-    field = None
-    if sizes[0] % counts[0] == 0 and sizes[1] % counts[1] == 0:
-        kernel = (sizes[0] // counts[0], sizes[1] // counts[1])
-        field = ReceptiveField.of_kernel(kernel, stride=kernel)
-    return AveragePoolNode(call.name, source, rows, columns, field)
+    return make_adaptive_average_pool(call.name, image_source(call, call.operand()), call.shape)

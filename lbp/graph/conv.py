@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from lbp import ops
 from lbp.graph.base import BackwardStep, BoundNode, Ends, Relaxations
+from lbp.graph.gather import gathered
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
 from lbp.graph.shape import ZeroPadNode
 from lbp.graph.values import Value
@@ -261,8 +263,29 @@ def _tap_norm(rows: Tensor, patches: Tensor, q: float) -> Tensor:
     return torch.where(powers > 0, root * scale, powers)
 
 
-def make_conv2d(call: Call, source: BoundNode, weight: Value, bias: Value, options: dict[str, Any]) -> BoundNode:
-    """Return the node of a convolution, with its padding as a node of its own where the two ends differ."""
+_OPTIONS = ("stride", "padding", "dilation", "groups")
+
+
+def make_conv2d(
+    call: Call,
+    name: str,
+    source: BoundNode,
+    shape: tuple[int, ...],
+    weight: Value,
+    bias: Value,
+    options: dict[str, Any],
+) -> BoundNode:
+    """Return the node of a convolution, with its padding as a node of its own where the two ends differ.
+
+    Args:
+        call: for messages.
+        name: of the node.
+        source: the image.
+        shape: of the result.
+        weight: [C_out, C_in / groups, kernel height, kernel width].
+        bias: [C_out] or None.
+        options: stride, padding, dilation and groups, as nn.Conv2d takes them.
+    """
     if len(source.shape) != 3:
         raise call.refuse(f"takes an input of shape [B, C, H, W], its input has shape [B, {_listed(source.shape)}]")
     kernel = tuple(weight.read().shape[-2:])
@@ -272,13 +295,13 @@ def make_conv2d(call: Call, source: BoundNode, weight: Value, bias: Value, optio
         totals = [dilation[i] * (kernel[i] - 1) for i in range(2)]
         if any(total % 2 for total in totals):
             (top, left), (bottom, right) = (t // 2 for t in totals), (t - t // 2 for t in totals)
-            source = ZeroPadNode(f"{call.name}/padding", source, (left, right, top, bottom))
+            source = ZeroPadNode(f"{name}/padding", source, (left, right, top, bottom))
             totals = [0, 0]
         padding = [total // 2 for total in totals]
     elif padding == "valid":
         padding = 0
     geometry = Geometry(stride, pair(padding), dilation, options["groups"])
-    return Conv2dNode(call.name, source, call.shape, weight, bias, geometry)
+    return Conv2dNode(name, source, shape, weight, bias, geometry)
 
 
 def channels_rows_columns(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -301,21 +324,24 @@ def _listed(shape: tuple[int, ...]) -> str:
 
 @for_modules(nn.Conv2d)
 def _conv2d_module(call: Call) -> BoundNode:
-    module = call.module
-    assert isinstance(module, nn.Conv2d)
-    if module.padding_mode != "zeros":
-        raise call.refuse(f"has padding_mode={module.padding_mode!r}; only 'zeros' is supported")
-    options = {
-        "stride": module.stride,
-        "padding": module.padding,
-        "dilation": module.dilation,
-        "groups": module.groups,
-    }
-    return make_conv2d(call, call.node(call.operand()), call.attribute("weight"), call.attribute("bias"), options)
+    source, options = padded_source(call, call.node(call.operand()))
+    weight, bias = call.attribute("weight"), call.attribute("bias")
+    return make_conv2d(call, call.name, source, call.shape, weight, bias, options)
+
+
+def padded_source(call: Call, source: BoundNode) -> tuple[BoundNode, dict[str, Any]]:
+    """Return the input of a convolution and its options, padded already where the padding is no zeros."""
+    module: Any = call.module
+    options = {name: getattr(module, name) for name in _OPTIONS}
+    if module.padding_mode == "zeros":
+        return source, options
+    pad = partial(functional.pad, pad=module._reversed_padding_repeated_twice, mode=module.padding_mode)
+    return gathered(call, f"{call.name}/padding", source, pad, (2, *source.shape)), options | {"padding": 0}
 
 
 @for_functions(functional.conv2d, torch.conv2d)
 def _conv2d_function(call: Call) -> BoundNode:
     args = call.bind(input=REQUIRED, weight=REQUIRED, bias=None, stride=1, padding=0, dilation=1, groups=1)
-    options = {key: call.static(args[key]) for key in ("stride", "padding", "dilation", "groups")}
-    return make_conv2d(call, call.node(args["input"]), call.value(args["weight"]), call.value(args["bias"]), options)
+    options = {name: call.static(args[name]) for name in _OPTIONS}
+    weight, bias = call.value(args["weight"]), call.value(args["bias"])
+    return make_conv2d(call, call.name, call.node(args["input"]), call.shape, weight, bias, options)

@@ -13,7 +13,7 @@ from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.conv import channels_rows_columns
 from lbp.graph.elementwise import constant_operand, scaled_and_shifted
 from lbp.graph.registry import REQUIRED, Call, for_functions
-from lbp.graph.shape import expand_to
+from lbp.graph.shape import ReshapeNode, expand_to
 from lbp.graph.values import Expression, Literal, Value
 from lbp.graph.window_steps import through_concatenation, through_sum
 from lbp.linear import (
@@ -180,8 +180,20 @@ def _times(value: Value, weight: float) -> Value:
 @for_functions(torch.cat, torch.concat, torch.concatenate)
 def _concat(call: Call) -> BoundNode:
     args = call.bind(tensors=REQUIRED, dim=0)
-    sources = tuple(call.node(part) for part in args["tensors"])
+    sources = call.parts(args["tensors"])
     dim = call.static(args["dim"]) % (len(call.shape) + 1)
     if dim == 0:
         raise call.refuse("concatenates along the batch dimension")
     return ConcatNode(call.name, sources, call.shape, dim - 1)
+
+
+@for_functions(torch.stack)
+def _stack(call: Call) -> BoundNode:
+    args = call.bind(tensors=REQUIRED, dim=0)
+    sources = call.parts(args["tensors"])
+    dim = call.static(args["dim"]) % (len(call.shape) + 1)
+    if dim == 0:
+        raise call.refuse("stacks along the batch dimension")
+    one = (*call.shape[: dim - 1], 1, *call.shape[dim:])
+    layers = tuple(ReshapeNode(f"{call.name}/{i}", source, one) for i, source in enumerate(sources))
+    return ConcatNode(call.name, layers, call.shape, dim - 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from lbp.graph.base import BackwardStep, BoundNode, Ends, Relaxations
 from lbp.graph.conv import Conv2dNode, Geometry
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
 from lbp.graph.shape import PermuteNode, ReshapeNode
-from lbp.graph.values import Expression, Value
+from lbp.graph.values import Expression, Literal, Value
 from lbp.graph.window_steps import through_linear
 from lbp.linear import (
     Coefficients,
@@ -217,20 +219,27 @@ def _product_in_blocks(values: Tensor, weight: Tensor, *, magnitude: bool = Fals
         return sum_in_blocks(weight.shape[1], part)
 
 
-def make_linear(call: Call, source: BoundNode, weight: Value, bias: Value) -> BoundNode:
-    """Return the node of a linear layer; on inputs [B, *positions, n_in] it is a convolution with a 1x1 kernel."""
-    shape = call.shape
+def make_linear(name: str, source: BoundNode, shape: tuple[int, ...], weight: Value, bias: Value) -> BoundNode:
+    """Return the node of a linear layer; on inputs [B, *positions, n_in] it is a convolution with a 1x1 kernel.
+
+    Args:
+        name: of the node.
+        source: the input [B, *positions, n_in].
+        shape: [*positions, n_out].
+        weight: [n_out, n_in].
+        bias: [n_out] or None.
+    """
     if len(shape) == 1:
-        return LinearNode(call.name, source, shape, weight, bias)
+        return LinearNode(name, source, shape, weight, bias)
     positions, n_in, n_out = shape[:-1], source.shape[-1], shape[-1]
     count = torch.Size(positions).numel()
-    flat = ReshapeNode(f"{call.name}/positions", source, (count, n_in))
-    channels = PermuteNode(f"{call.name}/channels_first", flat, (1, 0))
-    image = ReshapeNode(f"{call.name}/image", channels, (n_in, count, 1))
+    flat = ReshapeNode(f"{name}/positions", source, (count, n_in))
+    channels = PermuteNode(f"{name}/channels_first", flat, (1, 0))
+    image = ReshapeNode(f"{name}/image", channels, (n_in, count, 1))
     kernel = Expression(_as_kernel, (weight,))
-    result = Conv2dNode(f"{call.name}/linear", image, (n_out, count, 1), kernel, bias, Geometry())
-    rows = ReshapeNode(f"{call.name}/rows", result, (n_out, count))
-    return ReshapeNode(call.name, PermuteNode(f"{call.name}/channels_last", rows, (1, 0)), shape)
+    result = Conv2dNode(f"{name}/linear", image, (n_out, count, 1), kernel, bias, Geometry())
+    rows = ReshapeNode(f"{name}/rows", result, (n_out, count))
+    return ReshapeNode(name, PermuteNode(f"{name}/channels_last", rows, (1, 0)), shape)
 
 
 def _as_kernel(weight: Tensor) -> Tensor:
@@ -239,7 +248,8 @@ def _as_kernel(weight: Tensor) -> Tensor:
 
 @for_modules(nn.Linear)
 def _linear_module(call: Call) -> BoundNode:
-    return make_linear(call, call.node(call.operand()), call.attribute("weight"), call.attribute("bias"))
+    weight, bias = call.attribute("weight"), call.attribute("bias")
+    return make_linear(call.name, call.node(call.operand()), call.shape, weight, bias)
 
 
 @for_functions(functional.linear)
@@ -253,4 +263,56 @@ def _linear_function(call: Call) -> BoundNode:
             f"has a weight of shape {shape} and a bias of shape {bias_shape}; give it a weight [n_out, n_in] and a "
             "bias [n_out], by unsqueeze or expand"
         )
-    return make_linear(call, source, weight, bias)
+    return make_linear(call.name, source, call.shape, weight, bias)
+
+
+@for_functions(operator.matmul, torch.matmul, torch.mm, "matmul", "mm")
+def _product(call: Call) -> BoundNode:
+    args = call.bind(input=REQUIRED, other=REQUIRED)
+    first, second = args["input"], args["other"]
+    if call.is_bound(first) and call.is_bound(second):
+        raise call.refuse("multiplies two values that both depend on the input")
+    if not call.is_bound(first):
+        return _matrix_times(call, first, second)
+    weight, rank = call.value(second), call.rank_of(first)
+    dims = weight.read().dim()
+    if rank < 2 or dims > 2 or (dims == 1 and rank > 2):
+        raise call.refuse(
+            f"multiplies a tensor of {rank} dimensions by one of {dims}; a matrix on the right is supported"
+        )
+    rows = Expression(torch.t if dims == 2 else _as_row, (weight,))
+    return make_linear(call.name, call.node(first), call.shape, rows, Literal(None))
+
+
+def _matrix_times(call: Call, matrix: Any, operand: Any) -> BoundNode:
+    """Return the node of `W x` for a matrix W and x [B, *others, n_in, columns]."""
+    weight, source = call.value(matrix), call.node(operand)
+    rank, dims = call.rank_of(operand), weight.read().dim()
+    if rank < 3 or dims != 2:
+        raise call.refuse(
+            f"multiplies a constant of {dims} dimensions by a tensor of {rank}; a matrix on the left is supported for "
+            "[B, n, columns], and x @ W.T for [B, n]"
+        )
+    last, shape = rank - 2, call.shape
+    order = (*range(last - 1), last, last - 1)
+    turned = PermuteNode(f"{call.name}/turned", source, order)
+    product = make_linear(f"{call.name}/product", turned, tuple(shape[i] for i in order), weight, Literal(None))
+    return PermuteNode(call.name, product, order)
+
+
+@for_functions(torch.addmm)
+def _addmm(call: Call) -> BoundNode:
+    args = call.bind(input=REQUIRED, mat1=REQUIRED, mat2=REQUIRED, beta=1, alpha=1)
+    bias, weight = call.value(args["input"]), call.value(args["mat2"])
+    shape, factors = list(bias.read().shape), [call.static(args[name]) for name in ("beta", "alpha")]
+    if factors != [1, 1] or shape != list(call.shape):
+        raise call.refuse(
+            f"adds a constant of shape {shape} with the factors {factors}; a bias {list(call.shape)} without factors "
+            "is supported"
+        )
+    rows = Expression(torch.t, (weight,))
+    return make_linear(call.name, call.node(args["mat1"]), call.shape, rows, bias)
+
+
+def _as_row(vector: Tensor) -> Tensor:
+    return vector[None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -12,10 +11,10 @@ from lbp.errors import UnsupportedLayerError
 from lbp.graph.base import BoundNode, InputNode
 from lbp.graph.batch_norm import fold_batch_norms
 from lbp.graph.network import Network
-from lbp.graph.registry import BatchStatistics, Call, Guard
-from lbp.graph.shape_run import asks_for_shape
+from lbp.graph.registry import PARTS, BatchStatistics, Call, Guard, Known
+from lbp.graph.shape_run import asks_for_shape, holds_tensor
 from lbp.graph.structure import is_kept_whole
-from lbp.graph.trace import TensorShape, Trace, holds_tensor, reads_values, trace_model
+from lbp.graph.trace import TensorShape, Trace, reads_values, trace_model
 from lbp.graph.values import Attribute, Expression, Literal, MethodCall, ModuleCall, Value
 
 
@@ -51,6 +50,7 @@ class _Lowering:
         self.trace = trace
         self.statistics = statistics
         self.nodes: dict[fx.Node, BoundNode] = {}
+        self.parts: dict[fx.Node, tuple[BoundNode, ...]] = {}
         self.values: dict[fx.Node, Value] = {}
         self.guards: list[Guard] = []
         self.calls: Counter[str] = Counter()
@@ -101,11 +101,16 @@ class _Lowering:
             self._check_format(call)
             self.nodes[fx_node] = handler(call)
         elif holds_tensor(self.trace.results[0][fx_node]):
-            raise self._call(fx_node, number).refuse("returns several tensors")
+            self.parts[fx_node] = self._several(self._call(fx_node, number), fx_node.target)
         elif reads_values(fx_node, self.trace.results[0]):
             raise self._call(fx_node, number).refuse(
                 "makes numbers of values that depend on the input, which bounds would not follow"
             )
+
+    def _several(self, call: Call, target: Any) -> tuple[BoundNode, ...]:
+        if call.module is not None or target not in PARTS:
+            raise call.refuse("returns several tensors")
+        return PARTS[target](call)
 
     def _is_shape(self, fx_node: fx.Node) -> bool:
         """Whether a value is arithmetic on shapes: neither a tensor nor independent of the input."""
@@ -161,8 +166,8 @@ class _Lowering:
         else:
             name = fx_node.name
         unique = self._unique(name)
-        resolved: Mapping[fx.Node, Value] = self.values
-        return Call(self.trace, self.model, fx_node, unique, self.nodes, resolved, self.statistics, self.guards, number)
+        known = Known(self.nodes, self.parts, self.values)
+        return Call(self.trace, self.model, fx_node, unique, known, self.statistics, self.guards, number)
 
     def _unique(self, name: str) -> str:
         candidate, count = name, 1

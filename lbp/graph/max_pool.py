@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lbp.graph.average_pool import image_source
 from lbp.graph.base import BackwardStep, BoundNode, Relaxations
 from lbp.graph.conv import Pair, pair
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
@@ -250,10 +251,44 @@ class MaxPool2dNode(BoundNode):
         return (rows * self.padded[1] + columns).flatten(2).flatten(0, 1)
 
 
+def make_max_pool(
+    call: Call, name: str, source: BoundNode, shape: tuple[int, ...], options: dict[str, Any]
+) -> BoundNode:
+    """Return the node of max pooling.
+
+    Args:
+        call: for messages.
+        name: of the node.
+        source: the image.
+        shape: of the result.
+        options: as `nn.MaxPool2d` takes them.
+    """
+    if options["return_indices"]:
+        raise call.refuse("returns indices")
+    kernel = pair(options["kernel_size"])
+    node = MaxPool2dNode(
+        name,
+        source,
+        shape,
+        kernel=kernel,
+        stride=kernel if options["stride"] in (None, [], ()) else pair(options["stride"]),
+        padding=pair(options["padding"]),
+        dilation=pair(options["dilation"]),
+        ceil_mode=options["ceil_mode"],
+    )
+    if node.has_empty_windows():
+        raise call.refuse(
+            f"has windows wholly on its padding, of which the maximum is -inf (kernel_size={node.kernel}, "
+            f"stride={node.stride}, padding={node.padding}, dilation={node.dilation}, on {list(source.shape)})"
+        )
+    return node
+
+
 @for_modules(nn.MaxPool2d)
 def _max_pool_module(call: Call) -> BoundNode:
     keys = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-    return _max_pool(call, call.operand(), {key: getattr(call.module, key) for key in keys})
+    options = {key: getattr(call.module, key) for key in keys}
+    return make_max_pool(call, call.name, image_source(call, call.operand()), call.shape, options)
 
 
 @for_functions(functional.max_pool2d, torch.max_pool2d)
@@ -267,30 +302,5 @@ def _max_pool_function(call: Call) -> BoundNode:
         ceil_mode=False,
         return_indices=False,
     )
-    operand = args.pop("input")
-    return _max_pool(call, operand, {key: call.static(value) for key, value in args.items()})
-
-
-def _max_pool(call: Call, operand: Any, options: dict[str, Any]) -> BoundNode:
-    source = call.node(operand)
-    if options["return_indices"]:
-        raise call.refuse("returns indices")
-    if len(source.shape) != 3:
-        raise call.refuse(f"takes an input of shape [B, C, H, W], its input has shape {list(source.shape)} per example")
-    kernel = pair(options["kernel_size"])
-    node = MaxPool2dNode(
-        call.name,
-        source,
-        call.shape,
-        kernel=kernel,
-        stride=kernel if options["stride"] in (None, [], ()) else pair(options["stride"]),
-        padding=pair(options["padding"]),
-        dilation=pair(options["dilation"]),
-        ceil_mode=options["ceil_mode"],
-    )
-    if node.has_empty_windows():
-        raise call.refuse(
-            f"has windows wholly on its padding, of which the maximum is -inf (kernel_size={node.kernel}, "
-            f"stride={node.stride}, padding={node.padding}, dilation={node.dilation}, on {list(source.shape)})"
-        )
-    return node
+    source = image_source(call, args.pop("input"))
+    return make_max_pool(call, call.name, source, call.shape, {key: call.static(value) for key, value in args.items()})

@@ -149,6 +149,9 @@ class _Recorded(_Classified):
         return super().__deepcopy__(memo)
 
     def __len__(self) -> int:
+        count: int | None = self.tracer.parts_of(self)
+        if count is not None:
+            return count
         ask(self, CONVERTED)
         raise TypeError(unanswered(self, CONVERTED))
 

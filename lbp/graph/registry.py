@@ -7,7 +7,7 @@ names that it covers. An operation without an entry is an error that names it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -25,17 +25,23 @@ Guard = Callable[[], None]
 """Raises when the graph must not be used in the model's present mode."""
 
 Handler = Callable[["Call"], BoundNode]
+PartsHandler = Callable[["Call"], tuple[BoundNode, ...]]
 
 MODULES: dict[type[nn.Module], Handler] = {}
 FUNCTIONS: dict[Callable[..., Any] | str, Handler] = {}
+
+PARTS: dict[Callable[..., Any] | str, PartsHandler] = {}
+"""Functions and tensor methods that return several tensors."""
 
 REQUIRED = object()
 """Default of an argument that has none, for `Call.bind`."""
 
 SUPPORTED = (
-    "Linear, Conv2d, BatchNorm1d, BatchNorm2d, ReLU, LeakyReLU, ParamRamp, ReLU6, Hardtanh, MaxPool2d, AvgPool2d, "
-    "AdaptiveAvgPool2d, ZeroPad2d, Flatten, Unflatten, reshape, view, squeeze, unsqueeze, permute, transpose, slices, "
-    "Dropout, Identity, addition and subtraction, multiplication and division by a constant, concatenation"
+    "Linear, products with constant matrices, Conv1d, Conv2d, ConvTranspose2d, BatchNorm1d, BatchNorm2d, ReLU, "
+    "LeakyReLU, ParamRamp, ReLU6, Hardtanh, clamp, MaxPool, AvgPool, AdaptiveAvgPool (1d, 2d), mean and sum, padding, "
+    "Upsample to the nearest pixel, PixelShuffle, Flatten, reshape, permute, expand, repeat, flip, roll, constant "
+    "indices, chunk, split, unbind, stack, concatenation, Dropout, Identity, addition and subtraction, multiplication "
+    "and division by a constant"
 )
 
 
@@ -59,6 +65,30 @@ def for_functions(*targets: Callable[..., Any] | str) -> Callable[[Handler], Han
     return register
 
 
+def giving_parts(*targets: Callable[..., Any] | str) -> Callable[[PartsHandler], PartsHandler]:
+    """Register a handler for functions, and tensor methods by their name, that return several tensors."""
+
+    def register(handler: PartsHandler) -> PartsHandler:
+        PARTS.update(dict.fromkeys(targets, handler))
+        return handler
+
+    return register
+
+
+class Known(NamedTuple):
+    """What the operations before a call have become, as far as the output needs them.
+
+    Attributes:
+        nodes: of tensors that depend on the input.
+        parts: of several such tensors that one operation returned.
+        values: of constants.
+    """
+
+    nodes: Mapping[fx.Node, BoundNode]
+    parts: Mapping[fx.Node, tuple[BoundNode, ...]]
+    values: Mapping[fx.Node, Value]
+
+
 class Call:
     """One operation of the trace, with its arguments resolved for the layer that handles it.
 
@@ -77,8 +107,7 @@ class Call:
         model: nn.Module,
         fx_node: fx.Node,
         name: str,
-        nodes: Mapping[fx.Node, BoundNode],
-        values: Mapping[fx.Node, Value],
+        known: Known,
         statistics: BatchStatistics,
         guards: list[Guard],
         number: int,
@@ -86,8 +115,7 @@ class Call:
         self._trace = trace
         self.model = model
         self._fx_node = fx_node
-        self._nodes = nodes
-        self._values = values
+        self._nodes, self._parts, self._values = known
         self.name = name
         self.statistics = statistics
         self.guards = guards
@@ -117,6 +145,18 @@ class Call:
         """Return the number of dimensions of a tensor argument, with the batch: 1 where its node's shape is (1,)."""
         return len(self._trace.results[0][argument])
 
+    def shapes_of_parts(self) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of the tensors that the operation returns; see `shape`."""
+        results = [results[self._fx_node] for results in self._trace.results]
+        if len({len(parts) for parts in results}) > 1:
+            raise self.refuse("returns another number of tensors for another batch size")
+        return tuple(self._per_sample([TensorShape.of(part) for part in parts]) for parts in zip(*results, strict=True))
+
+    def shape_of_two(self, argument: Any) -> tuple[int, ...]:
+        """Return the shape of a tensor argument for two examples."""
+        self.shape_of(argument)
+        return tuple(self._trace.results[BATCH_SIZES.index(2)][argument])
+
     def is_bound(self, argument: Any) -> bool:
         """Whether an argument is a tensor that depends on the network's input."""
         return isinstance(argument, fx.Node) and argument in self._nodes
@@ -126,6 +166,14 @@ class Call:
         if not self.is_bound(argument):
             raise self.refuse(f"takes {argument!r} where a value that depends on the input is expected")
         return self._nodes[argument]
+
+    def has_parts(self, argument: Any) -> bool:
+        """Whether an argument is several tensors that depend on the network's input, which one operation returned."""
+        return isinstance(argument, fx.Node) and argument in self._parts
+
+    def parts(self, argument: Any) -> tuple[BoundNode, ...]:
+        """Return the bound nodes of several tensors, one argument or a list of them."""
+        return self._parts[argument] if self.has_parts(argument) else tuple(self.node(part) for part in argument)
 
     def value(self, argument: Any) -> Value:
         """Return an argument that must not depend on the network's input, as something to read at every use."""
@@ -158,6 +206,39 @@ class Call:
         if self.is_bound(argument) or argument in self._trace.of_batch:
             raise self.refuse(f"has an argument {argument.name!r} that depends on the input or on the batch size")
         return self._trace.results[0][argument]
+
+    def applied_to(self, value: Tensor) -> Any:
+        """Return what the operation gives for another tensor in place of its first argument.
+
+        All other arguments must be numbers, shapes and tensors that stay as they are.
+        """
+        operand = self.operand()
+        args = self.fixed(self._fx_node.args, {operand: value})
+        kwargs = self.fixed(dict(self._fx_node.kwargs), {operand: value})
+        function: Any = self.module if self.module is not None else self._fx_node.target
+        if isinstance(function, str):
+            return getattr(value, function)(*args[1:], **kwargs)
+        return function(*args, **kwargs)
+
+    def fixed(self, argument: Any, given: Mapping[fx.Node, Any] | None = None) -> Any:
+        """Return arguments with numbers, shapes and tensors that stay as they are in place of operations.
+
+        Args:
+            argument: any, or a nest of tuples, lists, dictionaries and slices of them.
+            given: what stands for some operations.
+        """
+
+        def present(part: Any) -> Any:
+            if not isinstance(part, fx.Node):
+                return part
+            if given is not None and part in given:
+                return given[part]
+            value = self._values.get(part)
+            if isinstance(value, Literal) and isinstance(value.value, Tensor):
+                return value.value.cpu()
+            return self.static(part)
+
+        return fx.node.map_aggregate(argument, present)
 
     def bind(self, **parameters: Any) -> dict[str, Any]:
         """Match the call's arguments to parameter names; defaults as given, `REQUIRED` where there is none."""

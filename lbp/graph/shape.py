@@ -120,21 +120,26 @@ class PermuteNode(MoveNode):
 
 
 class ZeroPadNode(MoveNode):
-    """Zeros around the last two dimensions.
+    """Zeros around the last two dimensions, and channels of zeros.
 
     Attributes:
-        padding: left, right, top, bottom.
+        padding: left, right, top, bottom, and channels in front and behind.
     """
 
-    def __init__(self, name: str, source: BoundNode, padding: tuple[int, int, int, int]) -> None:
-        left, right, top, bottom = padding
-        *channels, height, width = source.shape
-        super().__init__(name, (source,), (*channels, height + top + bottom, width + left + right))
-        self.padding = padding
+    def __init__(
+        self, name: str, source: BoundNode, image: tuple[int, int, int, int], channels: tuple[int, int] = (0, 0)
+    ) -> None:
+        left, right, top, bottom = image
+        *others, height, width = source.shape
+        if any(channels):
+            others[-1] += sum(channels)
+        super().__init__(name, (source,), (*others, height + top + bottom, width + left + right))
+        self.padding = (*image, *channels) if any(channels) else image
+        self._channels = channels
         self.takes_windows = len(self.shape) == 3
 
     def receptive_field(self) -> ReceptiveField | None:
-        left, _, top, _ = self.padding
+        left, _, top, *_ = self.padding
         return ReceptiveField.of_kernel((1, 1), padding=(top, left)) if self.takes_windows else None
 
     def move(self, values: Tensor, lead: int) -> Tensor:
@@ -144,7 +149,7 @@ class ZeroPadNode(MoveNode):
         return functional.pad(A, [-amount for amount in self.padding])
 
     def windows_above(self, *inputs: InputWindows | None) -> InputWindows | None:
-        left, _, top, _ = self.padding
+        left, _, top, *_ = self.padding
         (windows,) = inputs
         if windows is None or windows.layer != self.inputs[0].shape:
             return None
@@ -153,8 +158,9 @@ class ZeroPadNode(MoveNode):
 
     def backward_linear(self, coefficients: Coefficients | WindowRows, relaxations: Relaxations) -> BackwardStep:
         if isinstance(coefficients, WindowRows):
-            left, _, top, _ = self.padding
-            return through_padding(coefficients, self.receptive_field(), (top, left), self.inputs[0].shape)
+            left, _, top, *_ = self.padding
+            first, field = self._channels[0], self.receptive_field()
+            return through_padding(coefficients, field, (top, left), self.inputs[0].shape, first)
         return super().backward_linear(coefficients, relaxations)
 
 
@@ -177,8 +183,8 @@ class ExpandNode(MoveNode):
         return A.sum(repeated, keepdim=True) if repeated else A
 
 
-def expand_to(call: Call, source: BoundNode, shape: tuple[int, ...]) -> BoundNode:
-    """Return the node broadcast to a shape; the node itself when it has that shape already."""
+def expand_to(call: Call, source: BoundNode, shape: tuple[int, ...], name: str = "") -> BoundNode:
+    """Return the node broadcast to a shape, or the node itself when it has that shape already."""
     if source.shape == shape:
         return source
     if len(source.shape) != len(shape):
@@ -186,7 +192,7 @@ def expand_to(call: Call, source: BoundNode, shape: tuple[int, ...]) -> BoundNod
             f"broadcasts between tensors with different numbers of dimensions ({list(source.shape)} and {list(shape)} "
             "without the batch); insert the missing dimensions explicitly"
         )
-    return ExpandNode(f"{call.name}/{source.name}", source, shape)
+    return ExpandNode(name or f"{call.name}/{source.name}", source, shape)
 
 
 @for_modules(nn.Flatten, nn.Unflatten)
@@ -209,7 +215,7 @@ def _permute(call: Call) -> BoundNode:
     return _permuted(call, [dims] if isinstance(dims, int) else list(dims))
 
 
-@for_functions(torch.transpose, torch.swapaxes, "transpose", "swapaxes")
+@for_functions(torch.transpose, torch.swapaxes, torch.swapdims, "transpose", "swapaxes", "swapdims")
 def _transpose(call: Call) -> BoundNode:
     args = call.bind(input=REQUIRED, dim0=REQUIRED, dim1=REQUIRED)
     order = list(range(call.rank_of(args["input"])))
@@ -227,12 +233,6 @@ def _permuted(call: Call, order: list[int]) -> BoundNode:
     return PermuteNode(call.name, source, tuple(dim - 1 for dim in others)) if others else source
 
 
-@for_modules(nn.ZeroPad2d)
-def _zero_pad(call: Call) -> BoundNode:
-    module = call.module
-    assert isinstance(module, nn.ZeroPad2d)
-    source = call.node(call.operand())
-    if len(source.shape) != 3:
-        raise call.refuse(f"takes an input of shape [B, C, H, W], its input has shape {list(source.shape)} per example")
-    left, right, top, bottom = module.padding
-    return ZeroPadNode(call.name, source, (left, right, top, bottom))
+@for_functions("expand", "expand_as", torch.broadcast_to, "broadcast_to")
+def _expand(call: Call) -> BoundNode:
+    return expand_to(call, call.node(call.operand()), call.shape, call.name)

@@ -58,6 +58,17 @@ def asks_for_shape(op: str, target: Any, args: tuple[Any, ...]) -> bool:
     return op == "call_method" and target in _METHODS_OF_SHAPES
 
 
+def tensors_in(result: Any) -> tuple[Tensor, ...]:
+    """Return the tensors that an operation returned, one or several."""
+    several = result if isinstance(result, tuple | list) else (result,)
+    return tuple(part for part in several if isinstance(part, Tensor))
+
+
+def holds_tensor(result: Any) -> bool:
+    """Whether a result is several values, one of them a tensor."""
+    return isinstance(result, tuple | list) and bool(tensors_in(result))
+
+
 class NoRandomNumbers(TorchDispatchMode):
     """Refuses operations that draw random numbers.
 
@@ -160,7 +171,7 @@ class ShapeRun(fx.Interpreter):
         return super().call_function(target, args, kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
-        versions = {arg: version_of(self.env[arg]) for arg in n.all_input_nodes}
+        versions = {arg: self._versions(arg) for arg in n.all_input_nodes}
         self._on_input = n.op == "placeholder" or not self._of_input.isdisjoint(n.all_input_nodes)
         if self._on_input:
             self._of_input.add(n)
@@ -171,13 +182,16 @@ class ShapeRun(fx.Interpreter):
         else:
             with NoRandomNumbers(f"{n.name!r} ({n.op} {n.target})"):
                 result = super().run_node(n)
-        self.mutations[n] = [arg for arg, version in versions.items() if version_of(self.env[arg]) != version]
+        self.mutations[n] = [arg for arg, version in versions.items() if self._versions(arg) != version]
         return result
+
+    def _versions(self, node: fx.Node) -> tuple[int, ...]:
+        return tuple(map(version_of, tensors_in(self.env[node])))
 
     def _varies(self, node: fx.Node, result: Any) -> bool:
         sources = [source for source in node.all_input_nodes if source in self._of_input]
-        computed = any(not (isinstance(self.env[source], Tensor) or _is_size(source)) for source in sources)
-        made = isinstance(result, Tensor) and computed
+        computed = any(not (tensors_in(self.env[source]) or _is_size(source)) for source in sources)
+        made = bool(tensors_in(result)) and computed
         return made or not self.varying.isdisjoint(sources) or self._may_drop_batch(node)
 
     def _may_drop_batch(self, node: fx.Node) -> bool:

@@ -15,7 +15,16 @@ from torch import Tensor, fx, nn
 
 from lbp.errors import InvalidInputError, UnsupportedLayerError
 from lbp.graph.recorded import CLASSIFIED, LOOKED_UP, builtins_of_tensors, questions_about
-from lbp.graph.shape_run import BATCH_SIZES, NoRandomNumbers, ShapeRun, asks_for_shape, refused_random, running
+from lbp.graph.shape_run import (
+    BATCH_SIZES,
+    NoRandomNumbers,
+    ShapeRun,
+    asks_for_shape,
+    holds_tensor,
+    refused_random,
+    running,
+    tensors_in,
+)
 from lbp.graph.tracer import BoundTracer
 from lbp.graph.unchanged import kept_attributes, refused_change, unchanged_tensors
 from lbp.precision import full_precision
@@ -138,7 +147,7 @@ def _shape_run(module: fx.GraphModule, model: nn.Module, example: Tensor, batch:
     run.advance()
     storages, touched = _storages(run), _touched(run)
     for node, storage in storages.items():
-        if node.op == "get_attr" and any(storage in changed for changed in touched.values()):
+        if node.op == "get_attr" and not all(storage.isdisjoint(changed) for changed in touched.values()):
             raise refused_change(model, str(node.target), run.env[node])
     return run
 
@@ -222,11 +231,6 @@ def _summary(value: Any) -> Any:
     return TensorShape.of(value) if isinstance(value, Tensor) else value
 
 
-def holds_tensor(result: Any) -> bool:
-    """Whether a result is several values, one of them a tensor."""
-    return isinstance(result, tuple | list) and any(isinstance(part, Tensor) for part in result)
-
-
 def reads_values(node: fx.Node, results: Mapping[fx.Node, Any]) -> bool:
     """Whether an operation, whose result is no tensor, asks a tensor for more than its shape and format.
 
@@ -264,15 +268,21 @@ def _differ(first: Any, second: Any) -> bool:
     return bool(first != second)
 
 
-def _storages(run: ShapeRun) -> dict[fx.Node, int]:
-    """Return what tells the memory of every tensor of a run from that of others."""
-    return {node: value.untyped_storage().data_ptr() for node, value in run.env.items() if isinstance(value, Tensor)}
+def _storages(run: ShapeRun) -> dict[fx.Node, frozenset[int]]:
+    """Return what tells the memory of every tensor of a run from that of others; several of a node that has several."""
+    return {
+        node: frozenset(tensor.untyped_storage().data_ptr() for tensor in tensors_in(value))
+        for node, value in run.env.items()
+    }
 
 
-def _touched(run: ShapeRun) -> dict[fx.Node, set[int]]:
+def _touched(run: ShapeRun) -> dict[fx.Node, frozenset[int]]:
     """Return what memory the operations change that change any."""
     storages = _storages(run)
-    return {node: {storages[arg] for arg in changed} for node, changed in run.mutations.items() if changed}
+    nothing: frozenset[int] = frozenset()
+    return {
+        node: nothing.union(*(storages[arg] for arg in changed)) for node, changed in run.mutations.items() if changed
+    }
 
 
 def _overwrites(graph: fx.Graph, run: ShapeRun) -> dict[fx.Node, fx.Node]:
@@ -282,7 +292,7 @@ def _overwrites(graph: fx.Graph, run: ShapeRun) -> dict[fx.Node, fx.Node]:
     found: dict[fx.Node, fx.Node] = {}
     for node, touched in _touched(run).items():
         for other, storage in storages.items():
-            earlier = storage in touched and position[other] < position[node]
+            earlier = not storage.isdisjoint(touched) and position[other] < position[node]
             if earlier and any(position[user] > position[node] for user in other.users):
                 found[node] = other
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from lbp.errors import UnsupportedLayerError
 from lbp.graph.recorded import CONVERTED, TracedShape, TracedValue, ask, is_symbolic, symbolic_in, unanswered
-from lbp.graph.shape_run import BATCH_SIZES, ShapeRun, asks_for_shape
+from lbp.graph.shape_run import BATCH_SIZES, ShapeRun, asks_for_shape, holds_tensor
 from lbp.graph.structure import is_kept_whole
 
 _CONVERSIONS = {"to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda"}
@@ -65,6 +65,9 @@ class BoundTracer(fx.Tracer):
         raise TraceError(unanswered(obj, CONVERTED))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        count = self.parts_of(obj)
+        if count is not None:
+            return iter([cast(Any, obj)[i] for i in range(count)])
         ask(obj, CONVERTED)
         raise TraceError(unanswered(obj, CONVERTED))
 
@@ -126,6 +129,17 @@ class BoundTracer(fx.Tracer):
             return None
         self.asked[value.node] = None
         return answer
+
+    def parts_of(self, value: fx.Proxy) -> int | None:
+        """Return how many tensors a value consists of that one operation returned; None where that is not known."""
+        parts = self._values(value.node)
+        if not parts or not all(map(holds_tensor, parts)) or self._may_vary(value.node):
+            return None
+        counts = set(map(len, parts))
+        if len(counts) > 1:
+            return None
+        self.asked[value.node] = None
+        return counts.pop()
 
     def tensor_like(self, node: fx.Node) -> Tensor | None:
         """Return a tensor of the class, format and device of a value; None where that is no tensor or not known."""

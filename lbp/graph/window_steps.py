@@ -159,16 +159,57 @@ def through_lines(rows: WindowRows, scale: Any, shift: Any, sides: str) -> Backw
 
 
 def through_padding(
-    rows: WindowRows, below: ReceptiveField | None, padding: tuple[int, int], source: tuple[int, ...]
+    rows: WindowRows,
+    below: ReceptiveField | None,
+    padding: tuple[int, int],
+    source: tuple[int, ...],
+    channels: int = 0,
 ) -> BackwardStep:
-    """Push rows of a padded image down to the image itself; what lies over the padding is dropped."""
+    """Push rows of a padded image down to the image itself; what lies over the padding is dropped.
+
+    Args:
+        rows: of the padded image.
+        below: receptive field of the padding.
+        padding: rows above the image and columns left of it.
+        source: shape of the image.
+        channels: how many there are in front of those of the image.
+    """
     windows, constants = to_windows(rows)
     field = windows.field_below(below)
     layer = layer_of(source)
     corners = windows.corners(windows.field, windows.layer)
     to = windows.corners(field, layer)
-    A = move_windows(windows.taken(), corners - corners.new_tensor(padding), to, window_of(field, layer))
+    A = windows.taken()[..., channels : channels + layer[0]]
+    A = move_windows(A, corners - corners.new_tensor(padding), to, window_of(field, layer))
     return (windows.stepped(A, field, source),), constants
+
+
+def through_slices(
+    rows: WindowRows,
+    parts: tuple[slice, slice, slice],
+    below: ReceptiveField | None,
+    source: tuple[int, ...],
+) -> BackwardStep:
+    """Push rows of some channels, rows and columns of an image down to the image itself.
+
+    Args:
+        rows: of the slice.
+        parts: slices of channels, rows and columns.
+        below: receptive field of the slice; None: other positions than those that lie evenly.
+        source: shape of the image.
+    """
+    windows, constants = to_windows(rows)
+    channels, *axes = parts
+    if windows.layer[0] != source[0]:
+        taken = windows.taken()
+        A = taken.new_zeros(*taken.shape[:-1], source[0])
+        A[..., channels] = taken
+        windows = windows.stepped(A, windows.field, (source[0], *windows.layer[1:]))
+    if windows.layer[1:] == source[1:]:
+        return (windows,), constants
+    picks = [torch.eye(size, dtype=windows.A.dtype, device=windows.A.device) for size in source[1:]]
+    matrices = picks[0][axes[0]], picks[1][axes[1]]
+    return (through_average_pool(windows, matrices, below, source),), constants
 
 
 def through_average_pool(
