@@ -39,7 +39,7 @@ def _padded(call: Call, operand: Any, amounts: tuple[int, ...], value: Any) -> B
     if value:
         raise call.refuse(f"fills with {value}; zeros are supported")
     source, shape = call.node(operand), call.shape
-    if len(source.shape) == 3 and len(amounts) <= 6 and min(amounts) >= 0:
+    if len(source.shape) == 3 and len(amounts) <= 6 and min(amounts[4:], default=0) >= 0:
         left, right, top, bottom, front, behind = (*amounts, *[0] * (6 - len(amounts)))
         return ZeroPadNode(call.name, source, (left, right, top, bottom), (front, behind))
     node = gathered(call, call.name, source, partial(functional.pad, pad=amounts), call.shape_of_two(operand))

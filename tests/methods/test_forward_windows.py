@@ -66,7 +66,46 @@ def conv(c_in, c_out, kernel=3, **options):
     return nn.Conv2d(c_in, c_out, kernel, **options)
 
 
+class Shortcut(nn.Module):
+    """Every second pixel, between channels of zeros: the shortcut without parameters of residual networks."""
+
+    def forward(self, x):
+        return nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1))
+
+
+class Parts(nn.Module):
+    """One layer for the first channels and none for the others, in turn."""
+
+    def __init__(self, body, count):
+        super().__init__()
+        self.body, self.count = body, count
+
+    def forward(self, x):
+        first, second = x[:, : self.count], x[:, self.count :]
+        return torch.cat([second, self.body(first)], 1)
+
+
+class Crop(nn.Module):
+    """The image without its border, of which one side is wider."""
+
+    def forward(self, x):
+        return x[..., 1:-2, 2:-1]
+
+
 NETWORKS = {
+    "shortcut of every second pixel": lambda: nn.Sequential(
+        conv(2, 2, padding=1),
+        nn.ReLU(),
+        Residual(nn.Sequential(conv(2, 4, stride=2, padding=1), nn.ReLU(), conv(4, 4, padding=1)), Shortcut()),
+        nn.ReLU(),
+        conv(4, 2, 2),
+    ),
+    "parts": lambda: nn.Sequential(
+        conv(2, 4, padding=1), Parts(conv(1, 2, padding=1), 1), nn.ReLU(), Parts(conv(3, 2, padding=1), 3), nn.ReLU()
+    ),
+    "crop": lambda: nn.Sequential(
+        conv(2, 3, padding=1), nn.ReLU(), Crop(), conv(3, 2, stride=2), nn.ReLU(), conv(2, 2, 1)
+    ),
     "chain": lambda: nn.Sequential(conv(2, 3, padding=1), nn.ReLU(), conv(3, 4, stride=2), nn.ReLU(), conv(4, 3)),
     "first layer is an activation": lambda: nn.Sequential(nn.Hardtanh(0.2, 0.7), conv(2, 3), nn.ReLU(), conv(3, 2)),
     "batch norm apart": lambda: nn.Sequential(

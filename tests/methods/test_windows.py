@@ -24,7 +24,8 @@ def stacks(draw, channels, size, depth=3):
 
 @st.composite
 def pieces(draw, shape, depth):
-    kinds = ["conv", "conv", "grouped", "average", "max", "norm"] + (["residual", "concat"] if depth else [])
+    kinds = ["conv", "conv", "grouped", "average", "max", "norm", "slice", "pad"]
+    kinds += ["residual", "concat"] if depth else []
     kind = draw(st.sampled_from(kinds))
     channels, *size = shape
     if kind == "residual":
@@ -35,6 +36,9 @@ def pieces(draw, shape, depth):
         return block, out
     if kind == "concat":
         return Concat(channels), (2 * channels, *size)
+    if kind in ("slice", "pad"):
+        layer = draw(slices(shape) if kind == "slice" else paddings())
+        return layer, tuple(layer(torch.zeros(1, *shape)).shape[1:])
     if kind == "norm":
         return batch_norm(channels), shape
     if kind in ("average", "max"):
@@ -53,6 +57,40 @@ def pieces(draw, shape, depth):
     stride = tuple(draw(st.integers(1, 3)) for _ in range(2))
     conv = nn.Conv2d(channels, outputs, kernel, stride, padding, dilation, groups, bias=draw(st.booleans()))
     return conv, tuple(conv(torch.zeros(1, *shape)).shape[1:])
+
+
+@st.composite
+def slices(draw, shape):
+    starts = [draw(st.integers(0, dim - 1)) for dim in shape]
+    stops = [draw(st.integers(start + 1, dim)) for start, dim in zip(starts, shape, strict=True)]
+    return Slice(tuple(map(slice, starts, stops, [draw(st.integers(1, 3)) for _ in shape])))
+
+
+@st.composite
+def paddings(draw):
+    return Pad([draw(st.integers(0, 2)) for _ in range(draw(st.sampled_from([2, 4, 6])))])
+
+
+class Slice(nn.Module):
+    """Some channels, rows and columns."""
+
+    def __init__(self, parts):
+        super().__init__()
+        self.parts = parts
+
+    def forward(self, x):
+        return x[(slice(None), *self.parts)]
+
+
+class Pad(nn.Module):
+    """Zeros around the image, and channels of zeros."""
+
+    def __init__(self, amounts):
+        super().__init__()
+        self.amounts = amounts
+
+    def forward(self, x):
+        return nn.functional.pad(x, self.amounts)
 
 
 class Residual(nn.Module):
