@@ -70,7 +70,7 @@ def _enlarged_by_function(call: Call) -> BoundNode:
 def _enlarged(call: Call, operand: Any, mode: str) -> BoundNode:
     if mode != "nearest":
         raise call.refuse(f"has mode={mode!r}; 'nearest' is supported")
-    before, after = (shape[1:] for shape in (call.shape_of(operand), call.shape))
+    before, after = (shape[1:] for shape in (call.node(operand).shape, call.shape))
     # Elsewhere the nearest pixel depends on how the device rounds the ratio.
     if any(new % old or (new // old).bit_count() != 1 for old, new in zip(before, after, strict=True)):
         raise call.refuse(f"resizes images of {list(before)} to {list(after)}; 2, 4, 8, ... times as much is supported")

@@ -154,7 +154,6 @@ class Call:
 
     def shape_of_two(self, argument: Any) -> tuple[int, ...]:
         """Return the shape of a tensor argument for two examples."""
-        self.shape_of(argument)
         return tuple(self._trace.results[BATCH_SIZES.index(2)][argument])
 
     def is_bound(self, argument: Any) -> bool:
