@@ -93,18 +93,22 @@ Owned<ConvolutionLayer<T>> convolution_layer(Device on, const Tensor& weight, co
                               layer.dilation.height),
                   output_size(layer.input.width, layer.kernel.width, layer.stride.width, layer.padding.width,
                               layer.dilation.width)};
-  // Kernels count within an image, along the depth of a product and beyond the edge of an image in int.
+  // Kernels count within an image, along the depth of a product and beyond the edge of an image in int, also how far an
+  // entry of the kernel reads from the first one in memory.
   const Index entries = Index(layer.kernel.height) * layer.kernel.width;
   as_int(layer.channels / layer.groups * entries, "weight");
   as_int(layer.out_channels / layer.groups * entries, "weight");
-  for (const Extent& beyond :
-       {layer.padding, Extent{as_int(Index(layer.dilation.height) * (layer.kernel.height - 1), "dilation"),
-                              as_int(Index(layer.dilation.width) * (layer.kernel.width - 1), "dilation")}}) {
+  const Extent reach = {as_int(Index(layer.dilation.height) * (layer.kernel.height - 1), "dilation"),
+                        as_int(Index(layer.dilation.width) * (layer.kernel.width - 1), "dilation")};
+  for (const Extent& beyond : {layer.padding, reach}) {
     as_int(2 * Index(beyond.height), "padding or dilation");
     as_int(2 * Index(beyond.width), "padding or dilation");
   }
-  as_int(Index(layer.channels) * layer.input.height * layer.input.width, "input");
-  as_int(Index(layer.out_channels) * layer.output.height * layer.output.width, "output");
+  const auto check_image = [&](int channels, const Extent& size, const char* name) {
+    as_int((Index(channels) * size.height + reach.height) * size.width + reach.width, name);
+  };
+  check_image(layer.channels, layer.input, "input and dilation");
+  check_image(layer.out_channels, layer.output, "output and dilation");
   Owned<ConvolutionLayer<T>> owned = {layer,
                                       checked<T>(on, weight, "weight", weight.numel()),
                                       checked_if_given<T>(on, bias, "bias", layer.out_channels),

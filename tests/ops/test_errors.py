@@ -138,3 +138,27 @@ def test_a_library_that_is_not_there_or_does_not_load(monkeypatch, tmp_path):
     assert "pip install --no-build-isolation -e ." in (_native.load() or "")
     (tmp_path / "liblbp.so").write_bytes(b"no library")
     assert "does not load beside torch" in (_native.load() or "")
+
+
+# Rows of 8 numbers, of which the second entry of a kernel reads one that lies 2^31 numbers behind the first entry's.
+REACHES_TOO_FAR = {
+    "interval_conv2d_fused": lambda image, weight, *geometry: (image, image, weight, None, *geometry),
+    "forward_conv2d": lambda image, weight, *geometry: (image[None], None, image, None, weight, None, *geometry),
+    "backward_conv2d": lambda image, weight, *geometry: (
+        image.new_ones(1, 1, 1, 4, 1, 8),
+        weight,
+        None,
+        [1, 8],
+        *geometry,
+    ),
+}
+
+
+@pytest.mark.skipif(_native.cuda_build == "none", reason="this build of lbp has no CUDA kernels")
+@pytest.mark.parametrize("name", REACHES_TOO_FAR)
+def test_a_convolution_beyond_what_devices_count_in_is_refused(name):
+    geometry = [1, 1], [2**28, 0], [2**28, 1], 1
+    arguments = REACHES_TOO_FAR[name](torch.ones(1, 1, 1, 8), torch.ones(4, 1, 3, 1), *geometry)
+    on_devices = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)  # looks at sizes before it looks for a device
+    with pytest.raises(RuntimeError, match="input and dilation: 4294967304 is out of the range of a convolution"):
+        getattr(torch.ops.lbp, name).default.redispatch(on_devices, *arguments)
