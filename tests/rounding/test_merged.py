@@ -115,7 +115,7 @@ def test_what_a_factor_loses_below_the_normal_range_is_multiplied_by_the_other(m
 
 def test_what_rows_lose_below_the_normal_range_is_multiplied_by_the_weight():
     # The coefficient 2^-90 of the merged layer times its scale 2^-61 is nothing; times the layer's value it counts.
-    layer, normalisation = nn.Linear(8, 1), nn.BatchNorm1d(1, eps=0.0)
+    layer, normalisation = nn.Linear(8, 1), nn.BatchNorm1d(1, eps=2.0**-126)
     model = nn.Sequential(layer, normalisation, nn.ReLU(), nn.Linear(1, 1, bias=False)).eval()
     with torch.no_grad():
         nn.init.constant_(layer.weight, 2.0**60)
