@@ -225,7 +225,8 @@ class BoundedModule(nn.Module):
             reference_bounds: {name: (lower, upper)}, bounds of which the tighter of them and the computed ones is used.
             need_A_only: return (None, None, linear bounds).
             memory_budget: bytes, or text like "4GiB", that the tensors made for the bounds may take (without
-                gradients); rows and images are split accordingly, which changes bounds by rounding at most. None: the
+                gradients); rows and images are split accordingly, which changes bounds by rounding, and where that
+                decides between two lines of an activation by their difference (docs/rounding.md, section 13). None: the
                 option of that name, or half of the memory that is free.
             rounding: "outward": bounds that hold in exact arithmetic for the network with the stored parameters,
                 whatever the computation rounds; "nearest" (the default): bounds that may be wrong by a few units in

@@ -105,8 +105,8 @@ def evaluate(
         settings: methods, region and attacks.
         indices: of the images to evaluate; by default all.
         batch_size: images at a time; by default as many as each method can take within the memory budget.
-        memory_budget: bytes, or text like "4GiB", that bounds may take; None: half of the memory that is free. Verdicts
-            do not depend on it.
+        memory_budget: bytes, or text like "4GiB", that bounds may take; None: half of the memory that is free. Does not
+            change verdicts beyond rounding.
         on_images: called with what was found, after every batch.
 
     Raises:

@@ -85,8 +85,8 @@ def run_cascade(
         settings: methods, region and attack.
         indices: of the images to verify; by default all.
         batch_size: images at a time; by default as many as each method can take within the memory budget.
-        memory_budget: bytes, or text like "4GiB", that bounds may take; None: half of the memory that is free. Verdicts
-            do not depend on it.
+        memory_budget: bytes, or text like "4GiB", that bounds may take; None: half of the memory that is free. Does not
+            change verdicts beyond rounding.
         on_verdicts: called with the verdicts that have become known, after every batch.
 
     Returns:
