@@ -19,7 +19,7 @@ from lbp.files import write_atomically
 from lbp.graph import BoundNode, Network, build_network, pre_activations
 from lbp.graph.batch_norm import recorded_statistics
 from lbp.graph.registry import BatchStatistics
-from lbp.graph.structure import Snapshot, Structure, refuse_hooks, structure_of
+from lbp.graph.structure import Snapshot, Structure, refuse_hidden, structure_of
 from lbp.linear import Interval, Region
 from lbp.methods import Problem, Solution, parse_method, solve
 from lbp.methods.coefficients import NodeCoefficients, linear_coefficients, wanted_coefficients
@@ -92,6 +92,8 @@ class BoundedModule(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise InvalidInputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        if isinstance(model, BoundedModule):
+            raise InvalidInputError("model is a BoundedModule already; take the model that it was made of")
         if custom_ops:
             raise UnsupportedArgumentError("custom_ops is not implemented")
         example = single_tensor(global_input, "global_input")
@@ -424,7 +426,7 @@ class BoundedModule(nn.Module):
         """Return the model's present structure, and its graph."""
         if self._latest is not None and self._latest[0].holds():
             return self._latest[0].structure, self._latest[1]
-        refuse_hooks(self._model)
+        refuse_hidden(self._model)
         structure = structure_of(self._model)
         if structure not in self._networks:
             network = build_network(self._model, self._example.to(self._like()), self._statistics)

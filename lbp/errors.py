@@ -42,7 +42,7 @@ class UnknownNodeError(LbpError, KeyError):
 
 
 class MissingPackageError(LbpError, ImportError):
-    """A package is needed that only an extra of lbp installs."""
+    """A package is needed that is not installed."""
 
 
 class OnnxFileError(LbpError, ValueError):

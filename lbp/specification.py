@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from lbp.checks import check_has_values, raise_if_any
 from lbp.errors import InvalidInputError
 
+_MOST_CLASSES = 2**29
+"""The margins of one example over so many classes are 2^61 bytes in float64; PyTorch counts up to 2^63."""
+
 
 def margins(
     labels: Tensor, num_classes: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None
@@ -29,11 +32,13 @@ def margins(
 
     Raises:
         InvalidInputError: labels that are no tensor, of another shape or dtype, or outside the classes; num_classes
-            that is no whole number, or below 2.
+            that is no whole number, below 2, or more than any memory has room for.
     """
     num_classes = _whole(num_classes)
     if num_classes < 2:
         raise InvalidInputError(f"num_classes must be at least 2, got {num_classes}")
+    if num_classes > _MOST_CLASSES:
+        raise InvalidInputError(f"num_classes must be at most {_MOST_CLASSES:,}, got {num_classes:,}")
     if not isinstance(labels, Tensor):
         raise InvalidInputError(
             f"labels must be a tensor of int64 labels, shape [B], got {labels!r} ({type(labels).__name__}); use "

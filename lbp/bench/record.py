@@ -184,6 +184,8 @@ def read_record(path: Path) -> Record:
     """
     try:
         content = json.loads(path.read_text())
+        if not isinstance(content, dict) or "format" not in content:
+            raise ValueError("it does not say of which format it is")
         if content.pop("format") != FORMAT:
             raise ValueError("another version of the format")
         record = _RECORDS.validate_python(content)
@@ -194,7 +196,7 @@ def read_record(path: Path) -> Record:
     except ValidationError as error:
         first = validation_message(error).partition("; ")[0]
         raise InvalidInputError(f"{path}: not a record of `lbp bench` ({first})") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path}: not a record of `lbp bench` ({reason_of(error)})") from error
 
 

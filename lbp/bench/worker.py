@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import resource
+import signal
 import sys
 import time
 import warnings
@@ -104,8 +105,9 @@ class Worker:
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stop(patience=5.0)  # it waits for work, and gives back what it holds of the system as it ends
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # It waits for work, and gives back what it holds of the system as it ends; unless this was interrupted.
+        self._stop(patience=5.0 if kind is None else 0.0)
 
     def another(self) -> Worker:
         """Returns a worker for the same contender, in a process of its own."""
@@ -155,7 +157,12 @@ class Worker:
         self._connection, theirs = context.Pipe()
         self._has_run = False
         self._process = context.Process(target=_serve, args=(theirs, *self._arguments))
-        self._process.start()
+        # Ctrl-C is for all processes of a terminal; this one ends its workers, which inherit that they wait for that.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def _stop(self, patience: float = 0.0) -> int | None:
@@ -204,6 +211,11 @@ class Worker:
 
 def _serve(connection: Connection, contender: Contender, device: str, limits: Limits, peer: Path | None) -> None:
     """Answers work by setting it up, and words by doing it, or its products; ends with the connection."""
+    with suppress(BrokenPipeError, ConnectionResetError):  # who asked is gone
+        _answer(connection, contender, device, limits, peer)
+
+
+def _answer(connection: Connection, contender: Contender, device: str, limits: Limits, peer: Path | None) -> None:
     if contender.package != "lbp" or contender.compiled:
         warnings.simplefilter("ignore")
     on = torch.device(device)

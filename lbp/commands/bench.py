@@ -89,6 +89,10 @@ def bench(
 ) -> None:
     """Measure this package against plain PyTorch, auto_LiRPA and the machine's own rates."""
     console = Console()
+    if comparison is not None and (show is not None or plots is not None):
+        raise InvalidInputError("--compare shows what changed between two records; --show and --plots take one record")
+    if (comparison is not None or show is not None) and (levels or output is not None):
+        raise InvalidInputError("--compare and --show measure nothing: they take neither levels nor --output")
     if plots is not None:
         prepare_folder(plots)
     if comparison is not None:
@@ -131,11 +135,11 @@ def bench(
         _method_options(names, limits, repeats, batch, contender, peer, quick=quick), seconds=case_seconds, done=done
     )
     end = time.monotonic() + 60 * run_limit
-    stopped, failure = "", None
+    stopped, failure, measured = "", None, False
     with Console(stderr=True).status("measuring") as status:
         try:
             for rows in _measurements(levels or list(Level), on, ops, methods, status.update):
-                record = record.with_rows(rows)
+                record, measured = record.with_rows(rows), True
                 if output is not None:
                     write_record(record, output)
                 if time.monotonic() > end:
@@ -145,11 +149,18 @@ def bench(
             stopped = "interrupted"
         except OutputError as error:
             failure = error
+    if not (record.rows or stopped):
+        raise InvalidInputError("nothing was measured: no case of these levels is one of --only, --batch and --contender")
     _show(console, record, plots)
     if failure is not None:
         raise failure
     if stopped:
-        console.print(f"[yellow]{stopped}[/]; the same command with the same --output measures the rest")
+        rest = "what was measured is kept only by --output FILE, which then continues"
+        if output is not None:
+            rest = "the same command with the same --output measures the rest"
+        console.print(f"[yellow]{stopped}[/]; {rest}")
+    elif not measured:
+        console.print("nothing new was measured: --output holds every case; --again measures it again")
     _finish(console, record, interrupted=stopped == "interrupted")
 
 

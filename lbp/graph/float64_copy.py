@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lbp.graph.lowering import check_answers
-from lbp.graph.structure import is_kept_whole, refuse_hooks
+from lbp.graph.structure import is_kept_whole, refuse_hidden
 from lbp.graph.trace import TensorShape, trace_model
 from lbp.precision import full_precision
 
@@ -39,7 +39,7 @@ def float64_copy(model: nn.Module, example: Tensor) -> nn.Module:
         UnsupportedLayerError: the model cannot be traced, or has hooks.
         InvalidInputError: the model does not run on inputs of that shape.
     """
-    refuse_hooks(model)
+    refuse_hidden(model)
     model = copy.deepcopy(model)
     if example.dtype == torch.float64:
         return model.double()

@@ -79,7 +79,13 @@ class _Lowering:
     def _output(self) -> fx.Node:
         result = next(node for node in self.trace.module.graph.nodes if node.op == "output").args[0]
         if not isinstance(result, fx.Node):
-            raise UnsupportedLayerError("the model must return a single tensor")
+            # Lists and dictionaries are torch.fx's own in a trace.
+            kind = type(result).__name__.removeprefix("immutable_")
+            what = f"a {kind} of {len(result)}" if isinstance(result, tuple | list | dict) else repr(result)
+            raise UnsupportedLayerError(
+                f"the model must return a single tensor, it returns {what}; wrap it in a module that returns the one "
+                "to bound"
+            )
         return result
 
     def _check_overwrite(self, fx_node: fx.Node) -> None:

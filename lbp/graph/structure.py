@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from lbp.errors import UnsupportedLayerError
 from lbp.graph.surroundings import read_by
+from lbp.graph.wrapped import refuse_without_forward, refuse_wrapped
 from lbp.nn import GlobalBatchNorm, LeakyReLU, ParamRamp
 
 Constants = tuple[tuple[str, Any], ...]
@@ -237,25 +238,21 @@ def tensors_of(structure: Structure) -> Iterator[Tensor]:
             yield from (tensor for tensor in tensors.values() if tensor is not None)
 
 
-def refuse_hooks(model: nn.Module) -> None:
-    """Refuse modules whose call does more than their class's forward: a trace would not show it.
+def refuse_hidden(model: nn.Module) -> None:
+    """Refuse modules whose call does something else than their class's forward: a trace would not show it.
 
     Raises:
         UnsupportedLayerError: forward hooks (older forms of weight_norm, spectral_norm and pruning use them), of a
-            module or of all modules, or a forward of the instance's own.
+            module or of all modules, a forward of the instance's own or none at all, or a form that hides the network.
     """
     if _hooks_of_all_modules():
         raise UnsupportedLayerError(
             "a forward hook of all modules is registered (torch.nn.modules.module.register_module_forward_hook or "
             "..._pre_hook), which bounds would not follow; remove it"
         )
-    for module in model.modules():
-        if "forward" in vars(module) or any(_hooks_of(module)):
-            break
-    else:
-        return
     for name, module in model.named_modules():
         where = f"{name or 'the model'} ({type(module).__name__})"
+        refuse_wrapped(module, where)
         if "forward" in vars(module):
             raise UnsupportedLayerError(
                 f"{where} has a forward of its own, which bounds would not follow; make it a method of a class"
@@ -267,3 +264,4 @@ def refuse_hooks(model: nn.Module) -> None:
                 "parametrizations has weight_norm and spectral_norm without hooks; remove_weight_norm, "
                 "remove_spectral_norm and prune.remove turn what they compute into parameters)"
             )
+    refuse_without_forward(model)

@@ -85,7 +85,11 @@ class BoundTracer(fx.Tracer):
         torch.fx itself would trace the class's forward, past a `__call__` of the class, with a symbolic value for every
         parameter, so that one that is None by default would not be None.
         """
-        first, *more = list(inspect.signature(root_fn).parameters.values())[1:]
+        parameters = list(inspect.signature(root_fn).parameters.values())[1:]
+        if not parameters or parameters[0].kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
+            how = f"takes {parameters[0].name!r} by its name alone" if parameters else "takes no input"
+            raise UnsupportedLayerError(f"the model's forward {how}; bounds call it as model(x)")
+        first, *more = parameters
         optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         for parameter in more:
             if parameter.default is inspect.Parameter.empty and parameter.kind not in optional:

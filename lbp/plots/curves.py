@@ -108,7 +108,8 @@ def _draw_epochs(axes: "Axes", epochs: Sequence[Epoch], key: str, factor: float 
     """Draws one figure of every epoch that has it."""
     known = [(epoch["epoch"] + 1, factor * epoch[key]) for epoch in epochs if epoch.get(key) is not None]
     if known:
-        axes.plot(*zip(*known, strict=True), **style)
+        # A line through a single point is none.
+        axes.plot(*zip(*known, strict=True), marker="." if len(known) == 1 else None, **style)
 
 
 def _log_scale(axes: "Axes", values: Sequence[float]) -> None:

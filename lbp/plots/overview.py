@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lbp.plots.status import draw_neuron_status
+from lbp.plots.status import draw_neuron_status, draw_status_legend
 from lbp.plots.style import new_figure, plain, png
-from lbp.strategies import STATUSES
 from lbp.verification import LayerStatus, VerificationResult
 
 if TYPE_CHECKING:
@@ -42,9 +41,7 @@ def plot_overview(panels: Sequence[Panel], title: str) -> bytes:
     for column, panel in enumerate(panels):
         draw_neuron_status(axes[0, column], panel.title, panel.status)
         _draw_margins(axes[1, column], panel.result, limits)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    legend = "status of the neurons (upper row)"
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(STATUSES), frameon=False, title=legend)
+    draw_status_legend(figure, axes[0], "status of the neurons (upper row)")
     figure.suptitle(plain(title), fontsize=14)
     return png(figure)
 

@@ -11,6 +11,7 @@ from lbp.verification import LayerStatus
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def plot_neuron_status(networks: Sequence[tuple[str, Sequence[LayerStatus]]], title: str) -> bytes:
@@ -24,14 +25,20 @@ def plot_neuron_status(networks: Sequence[tuple[str, Sequence[LayerStatus]]], ti
         a PNG file.
     """
     layers = max(len(status) for _, status in networks)
-    figure = new_figure(6.4 * len(networks), 2.2 + 0.35 * layers)
+    figure = new_figure(6.4 * len(networks), 2.4 + 0.35 * layers)
     axes = figure.subplots(1, len(networks), squeeze=False)
     for column, (name, status) in enumerate(networks):
         draw_neuron_status(axes[0, column], name, status)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(STATUSES), frameon=False)
+    draw_status_legend(figure, axes[0])
     figure.suptitle(plain(title))
     return png(figure)
+
+
+def draw_status_legend(figure: "Figure", row: "Sequence[Axes]", title: str | None = None) -> None:
+    """Explains the colours of a row of networks below the picture; of a single one, which is narrow, in two lines."""
+    handles, labels = row[0].get_legend_handles_labels()
+    columns = len(STATUSES) if len(row) > 1 else len(STATUSES) // 2
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, title=title)
 
 
 def draw_neuron_status(axes: "Axes", title: str, status: Sequence[LayerStatus]) -> None:

@@ -3,6 +3,7 @@
 import io
 from typing import TYPE_CHECKING
 
+from lbp.errors import MissingPackageError
 from lbp.strategies import STATUSES
 
 if TYPE_CHECKING:
@@ -39,10 +40,17 @@ def plain(text: str) -> str:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches."""
+    """An empty figure of so many inches.
+
+    Raises:
+        MissingPackageError: the package matplotlib is not installed, or cannot be loaded.
+    """
     # Here and not above: what draws nothing shall neither wait for matplotlib nor need it.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingPackageError(f"pictures need the package matplotlib: pip install matplotlib ({error})") from error
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)

@@ -7,12 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from lbp.errors import LbpError, OutputError, reason_of
+from lbp.errors import MissingPackageError, OutputError, reason_of
 from lbp.training.records import EpochRecord, StepRecord
-
-
-class MissingPackageError(LbpError, ImportError):
-    """An optional package is not installed."""
 
 
 class TensorBoardLog:

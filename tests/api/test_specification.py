@@ -43,6 +43,8 @@ def test_dtype_follows_the_argument_and_the_input():
         (torch.tensor([0]), 1, "num_classes must be at least 2"),
         (torch.tensor([0]), 3.0, r"num_classes must be a whole number, got 3\.0"),
         (torch.tensor([0]), "3", "num_classes must be a whole number, got '3'"),
+        (torch.tensor([0]), 2**30, "num_classes must be at most 536,870,912, got 1,073,741,824"),
+        (torch.tensor([0]), 2**70, "num_classes must be at most"),
     ],
 )
 def test_bad_labels_are_refused(labels, classes, message):

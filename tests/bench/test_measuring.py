@@ -1,12 +1,15 @@
 """What is measured is measured on results that agree, within limits, and nothing that failed counts as fast."""
 
 import multiprocessing
+import os
+import signal
 from dataclasses import replace
 from itertools import islice
 
 import pytest
 import torch
 
+import lbp
 import lbp.ops
 from lbp.bench import methods as of_methods
 from lbp.bench import ops
@@ -368,6 +371,23 @@ def test_a_worker_answers_with_bounds_time_and_products_also_after_a_failure_and
         assert loss.dim() == 0
         with pytest.raises(RunFailedError, match="out of memory"):
             worker.first(Work("bounds", wide, "LBP", batch=1))
+
+
+def test_ctrl_c_leaves_a_worker_to_the_process_that_it_works_for():
+    """In a terminal it goes to all processes, and a worker would fill it with its traceback."""
+    with Worker(find("native"), "cpu", LIMITS, None) as worker:
+        worker.start()
+        os.kill(worker._process.pid, signal.SIGINT)
+        assert worker.first(Work("bounds", TINY, "IBP", batch=1))[0].shape[-1] == 9
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, []), "here it still interrupts"
+
+
+def test_a_worker_that_nobody_waits_for_ends_without_an_error(monkeypatch):
+    ours, theirs = multiprocessing.Pipe()
+    ours.send("time")
+    ours.close()
+    monkeypatch.setattr(of_worker, "_load_within", lambda *_: lbp)
+    of_worker._serve(theirs, find("native"), "cpu", LIMITS, None)
 
 
 def test_a_contender_that_is_not_installed_fails_by_name():

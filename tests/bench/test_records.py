@@ -177,6 +177,14 @@ def test_what_is_not_a_record_is_named(tmp_path, content):
         read_record(tmp_path / "absent.json")
 
 
+@pytest.mark.parametrize("content", ["[1]", "null", "{}", '"format"'])
+def test_of_other_json_the_refusal_says_what_it_lacks(tmp_path, content):
+    path = tmp_path / "record.json"
+    path.write_text(content)
+    with pytest.raises(InvalidInputError, match="it does not say of which format it is"):
+        read_record(path)
+
+
 def test_a_row_with_a_field_too_few_is_not_a_record(tmp_path):
     path = tmp_path / "record.json"
     write_record(record(row(1.0)), path)
@@ -351,6 +359,49 @@ def test_limits_are_numbers_that_limit(option, value):
     refused = CliRunner().invoke(app, ["bench", f"{option}={value}"])
     assert isinstance(refused.exception, InvalidInputError)
     assert f"{option} must be above 0" in str(refused.exception)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--compare", "old", "new", "--show", "old"],
+        ["--compare", "old", "new", "--plots", "plots"],
+        ["--compare", "old", "new", "--output", "new"],
+        ["--show", "old", "--output", "new"],
+        ["ops", "--show", "old"],
+    ],
+)
+def test_what_measures_nothing_takes_nothing_that_it_would_ignore(tmp_path, arguments):
+    names = {name: str(tmp_path / name) for name in ("old", "new", "plots")}
+    for name in ("old", "new"):
+        write_record(record(row(1.0)), tmp_path / name)
+    refused = CliRunner().invoke(app, ["bench", *(names.get(part, part) for part in arguments)])
+    assert isinstance(refused.exception, InvalidInputError)
+    assert not (tmp_path / "plots").exists()
+
+
+@pytest.mark.parametrize("arguments", [["training", "--only", "CROWN"], ["ops", "--only", "DM-Small"]])
+def test_a_choice_that_leaves_nothing_to_measure_is_refused(monkeypatch, arguments):
+    monkeypatch.setattr("lbp.commands.bench.measure_rates", lambda device: record().rates)
+    refused = CliRunner().invoke(app, ["bench", "--quick", *arguments])
+    assert isinstance(refused.exception, InvalidInputError)
+    assert "nothing was measured" in str(refused.exception)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_interrupted_measurement_says_where_its_rows_are(tmp_path, monkeypatch, kept):
+    def measure(*_):
+        yield [row(1.0)]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lbp.commands.bench.measure_rates", lambda device: record().rates)
+    monkeypatch.setattr("lbp.commands.bench.measure_ops", measure)
+    path = tmp_path / "record.json"
+    result = CliRunner().invoke(app, ["bench", "ops", *(["--output", str(path)] if kept else [])], env={"COLUMNS": "200"})
+    assert result.exit_code == 130
+    assert ("the same command with the same --output measures the rest" in result.output) == kept
+    assert ("kept only by --output FILE" in result.output) != kept
+    assert not kept or [each.key for each in read_record(path).rows] == [row(1.0).key]
 
 
 def test_no_images_at_once_are_a_usage_error():

@@ -8,9 +8,9 @@ import torch
 from typer.testing import CliRunner
 
 from lbp import checkpoint, cli
-from lbp.errors import OutputError
+from lbp.errors import MissingPackageError, OutputError
 from lbp.training import ConfigError, EpochRecord, StepRecord
-from lbp.training.tensorboard import MissingPackageError, TensorBoardLog
+from lbp.training.tensorboard import TensorBoardLog
 
 runner = CliRunner()
 TOML = """

@@ -163,6 +163,87 @@ def test_a_second_input_is_refused():
         BoundedModule(nn.ReLU(), (torch.zeros(1, 2), torch.zeros(1, 2)))
 
 
+class ByName(nn.Linear):
+    def forward(self, *, image):
+        return super().forward(image)
+
+
+class WithoutInput(nn.Linear):
+    def forward(self):
+        return self.weight
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [(ByName(4, 4), "'image' by its name alone"), (WithoutInput(4, 4), "takes no input")],
+)
+def test_an_input_that_no_position_takes_is_refused(model, words):
+    with pytest.raises(UnsupportedLayerError, match=words):
+        BoundedModule(model, torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        (lambda m, x: (x,), "a tuple of 1"),
+        (lambda m, x: [x, x], "a list of 2"),
+        (lambda m, x: {"logits": x}, "a dict of 1"),
+        (lambda m, x: None, "None"),
+    ],
+)
+def test_of_another_output_than_a_tensor_the_refusal_says_what_it_is(function, what):
+    with pytest.raises(UnsupportedLayerError, match=f"must return a single tensor, it returns {what}; wrap it"):
+        _build(Function(function))
+
+
+@pytest.mark.parametrize("model", [nn.Module(), nn.ModuleList([nn.Linear(4, 4)]), nn.ModuleDict()])
+def test_a_model_without_a_forward_method_is_refused_as_such(model):
+    with pytest.raises(UnsupportedLayerError, match=rf"the model \({type(model).__name__}\) has no forward method"):
+        BoundedModule(model, torch.zeros(1, 4))
+
+
+def test_the_bounds_of_bounds_are_refused():
+    net = BoundedModule(nn.Linear(4, 4), torch.zeros(1, 4))
+    with pytest.raises(InvalidInputError, match="model is a BoundedModule already"):
+        BoundedModule(net, torch.zeros(1, 4))
+
+
+def _compiled_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        (torch.jit.script, "is TorchScript.*lbp.load_onnx"),
+        (lambda model: torch.jit.trace(model, torch.zeros(1, 4)), "is TorchScript.*lbp.load_onnx"),
+        (lambda model: torch.compile(model, backend="eager"), r"bound that model itself \(\._orig_mod\)"),
+        (_compiled_in_place, r"compiled in place by \.compile\(\)"),
+        (nn.DataParallel, r"bound that model itself \(\.module\)"),
+        (torch.ao.nn.quantized.dynamic.Linear.from_float, "is quantized"),
+    ],
+    ids=["script", "traced script", "compiled", "compiled in place", "data parallel", "quantized"],
+)
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.filterwarnings("ignore:.*(deprecated|quantize)")
+def test_a_form_that_hides_a_network_is_refused_by_what_to_bound_instead(form, words, inside):
+    layer = nn.Linear(4, 4).eval()
+    layer.qconfig = torch.ao.quantization.default_dynamic_qconfig
+    model = Wrapped(form(layer)) if inside else form(layer)
+    name = "body" if inside else "the model"
+    with pytest.raises(UnsupportedLayerError, match=rf"^{name} \(\w+\) .*{words}"):
+        BoundedModule(model, torch.zeros(1, 4))
+
+
+def test_a_network_that_is_compiled_in_place_after_its_bounds_were_made_is_refused():
+    model = nn.Sequential(nn.Linear(4, 4))
+    net, x = BoundedModule(model, torch.zeros(1, 4)), region(torch.zeros(1, 4))
+    model.compile(backend="eager")
+    with pytest.raises(UnsupportedLayerError, match="compiled in place"):
+        net.compute_bounds(x=x)
+
+
 def test_an_example_of_another_shape_is_refused_with_the_shape():
     with pytest.raises(InvalidInputError, match=r"does not run on an input of shape \[2, 5\]"):
         _build(nn.Linear(4, 3), (5,))

@@ -35,3 +35,4 @@ def test_the_picture_is_a_png_that_grows_with_the_networks(networks, margins):
     pixels = matplotlib.image.imread(io.BytesIO(content))
     assert pixels.shape[1] == 640 * networks
     assert pixels[..., :3].std() > 0.05, "something is drawn"
+    assert (pixels[:, [0, -1], :3] == 1).all(), "nothing is cut off at the sides"
