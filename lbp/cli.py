@@ -39,7 +39,10 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(
+    epilog="Exit codes: 0 done, 1 a fault of lbp, 2 an error that the message says how to mend, 130 interrupted by "
+    "Ctrl-C; lbp verify-vnnlib --help has those of its answers."
+)
 def lbp(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -158,6 +159,7 @@ class Worker:
         self._has_run = False
         self._process = context.Process(target=_serve, args=(theirs, *self._arguments))
         # Ctrl-C is for all processes of a terminal; this one ends its workers, which inherit that they wait for that.
+        resource_tracker.ensure_running()  # its start would undo the mask
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             self._process.start()

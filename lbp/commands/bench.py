@@ -150,7 +150,7 @@ def bench(
         except OutputError as error:
             failure = error
     if not (record.rows or stopped):
-        raise InvalidInputError("nothing was measured: no case of these levels is one of --only, --batch and --contender")
+        raise InvalidInputError("nothing was measured: --only, --batch and --contender leave no case of these levels")
     _show(console, record, plots)
     if failure is not None:
         raise failure

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lbp.errors import OutputError
 from lbp.training import StepRecord
 from lbp.verification import CascadeSettings, VerificationResult
 
@@ -105,12 +106,13 @@ def progress_bars(*, visible: bool = True) -> Iterator[Progress]:
 
 @contextmanager
 def told_to_resume(kept: Path | None) -> Iterator[None]:
-    """Tells a user who interrupts the block how to go on, where a file keeps what is done."""
+    """Tells a user who interrupts the block, or whose disk is full, how to go on, where a file keeps what is done."""
     try:
         yield
-    except KeyboardInterrupt:
-        if kept is not None and kept.exists():
-            Console(stderr=True).print("interrupted; the same command with --resume goes on", highlight=False)
+    except (KeyboardInterrupt, OutputError) as error:
+        what = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
+        if kept is not None:
+            warn(f"{what}; the same command with --resume goes on" if kept.exists() else f"{what}; nothing is kept yet")
         raise
 
 

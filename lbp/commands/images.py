@@ -55,7 +55,7 @@ def image_results(
     with told_to_resume(path if group.leads else None), progress_bars(visible=group.leads) as bars:
         records = run_images(
             run, len(subject.data), settings=subject.identity() | {command: settings.model_dump(mode="json")},
-            kind=kind, path=path, resume=resume, group=group,
+            kind=kind, labels=subject.data.labels.tolist(), path=path, resume=resume, group=group,
             progress=ImageProgress(bars, command, counted, counted_as),
         )  # fmt: skip
     return [kind.model_validate(record) for record in records]

@@ -41,7 +41,13 @@ DataName = Annotated[
 ]
 
 
-Radius = Annotated[float, typer.Option("--eps", parser=number, metavar="NUMBER", help="Radius, such as 0.1 or 8/255.")]
+Radius = Annotated[
+    float,
+    typer.Option(
+        "--eps", parser=number, metavar="NUMBER",
+        help="Radius, such as 0.1 or 8/255, in units of the data, whose range is [0, 1].",
+    ),
+]  # fmt: skip
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many images.")]
 Split = Annotated[str, typer.Option("--split", help="train or test.")]
 Clip = Annotated[bool, typer.Option("--clip/--no-clip", help="Intersect the balls with the data range [0, 1].")]

@@ -12,6 +12,7 @@ import builtins
 import math
 import operator
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -205,7 +206,7 @@ class TracedValue(_Recorded):
 
 
 _TRACED = (TracedValue, _TracedAttribute)
-_isinstance, _len = builtins.isinstance, builtins.len
+_isinstance, _len, _import = builtins.isinstance, builtins.len, builtins.__import__
 
 
 def is_symbolic(value: Any) -> bool:
@@ -237,14 +238,45 @@ def _len_of_tensors(value: Any) -> Any:
     return value.shape[0] if is_symbolic(value) and value.tracer.tensor_like(value.node) is not None else _len(value)
 
 
+class _Replaced:
+    """How many traces need the functions above for Python's own, and how many imports in the midst of them do not."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._traces = self._imports = 0
+
+    def count(self, traces: int = 0, imports: int = 0) -> None:
+        with self._lock:
+            self._traces += traces
+            self._imports += imports
+            if self._traces > 0 and self._imports == 0:
+                builtins.isinstance, builtins.len = _isinstance_of_tensors, _len_of_tensors
+                builtins.__import__ = _import_as_ever
+            else:
+                builtins.isinstance, builtins.len, builtins.__import__ = _isinstance, _len, _import
+
+
+_replaced = _Replaced()
+
+
+def _import_as_ever(*arguments: Any, **named: Any) -> Any:
+    # A module may keep what it finds: torch loads its compiler in a trace, which knows len by its identity.
+    _replaced.count(imports=1)
+    try:
+        return _import(*arguments, **named)
+    finally:
+        _replaced.count(imports=-1)
+
+
 @contextmanager
 def builtins_of_tensors() -> Iterator[None]:
     """Let isinstance and len take symbolic tensors for tensors inside the block, in all threads.
 
     torch.fx replaces what it must in the same way: `nn.Module.__call__` and functions that it is told to record.
+    Modules that are imported inside the block find Python's own.
     """
-    builtins.isinstance, builtins.len = _isinstance_of_tensors, _len_of_tensors
+    _replaced.count(traces=1)
     try:
         yield
     finally:
-        builtins.isinstance, builtins.len = _isinstance, _len
+        _replaced.count(traces=-1)

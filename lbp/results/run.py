@@ -1,7 +1,7 @@
 """Work on a set of images that can be interrupted, continued and divided over processes."""
 
 import glob
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ def run_images(
     *,
     settings: Mapping[str, Any],
     kind: type[Settings] | None = None,
+    labels: Sequence[int] | None = None,
     path: Path | None = None,
     resume: bool = False,
     group: Workers | None = None,
@@ -39,6 +40,7 @@ def run_images(
         total: number of images; the indices are 0, ..., total - 1.
         settings: everything that the results depend on, JSON values.
         kind: what a record must be; those of a file are checked before anything is built on them. None: anything.
+        labels: of the images; a record of a file with another "label" is refused. None: not compared.
         path: results file; None: the records are only returned.
         resume: continue what `path` holds; else it must not exist.
         group: the processes.
@@ -49,8 +51,8 @@ def run_images(
         the records of all images in the order of their indices, in every process.
 
     Raises:
-        ResultsError: existing results without `resume`, other settings, damaged or contradictory records, files in use
-            by another run or that cannot be written, or images that `work` left out.
+        ResultsError: existing results without `resume`, other settings, damaged or contradictory records or those of
+            other images, files in use by another run or that cannot be written, or images that `work` left out.
     """
     group = group or Workers()
     with ExitStack() as stack:
@@ -59,6 +61,7 @@ def run_images(
             files = stack.enter_context(closing(_Files(path, settings, kind, resume, group)))
         found = [] if files is None else files.records
         done = _by_index(record for part in group.gather(found) for record in part)
+        _check_images(done, total, labels, path)
         todo = [index for index in range(total) if index not in done][group.rank :: group.size]
         if progress is not None:
             progress(list(done.values()), len(done) + len(todo))
@@ -174,6 +177,15 @@ def _together(group: Workers, step: Callable[[], T]) -> T:
     if refusals := [text for text in group.gather(refusal) if text is not None]:
         raise ResultsError(refusals[0])
     return results[0]
+
+
+def _check_images(records: Mapping[int, Record], total: int, labels: Sequence[int] | None, path: Path | None) -> None:
+    """Refuses results of other images than these: of lines that somebody has changed."""
+    for index, record in records.items():
+        if not 0 <= index < total:
+            raise ResultsError(f"{path}: a result of image {index}, where there are {total}: {record}")
+        if labels is not None and record.get("label") != labels[index]:
+            raise ResultsError(f"{path}: image {index} has the label {labels[index]}, not that of its line: {record}")
 
 
 def _by_index(records: Iterable[Record]) -> dict[int, Record]:

@@ -397,7 +397,8 @@ def test_an_interrupted_measurement_says_where_its_rows_are(tmp_path, monkeypatc
     monkeypatch.setattr("lbp.commands.bench.measure_rates", lambda device: record().rates)
     monkeypatch.setattr("lbp.commands.bench.measure_ops", measure)
     path = tmp_path / "record.json"
-    result = CliRunner().invoke(app, ["bench", "ops", *(["--output", str(path)] if kept else [])], env={"COLUMNS": "200"})
+    output = ["--output", str(path)] if kept else []
+    result = CliRunner().invoke(app, ["bench", "ops", *output], env={"COLUMNS": "200"})
     assert result.exit_code == 130
     assert ("the same command with the same --output measures the rest" in result.output) == kept
     assert ("kept only by --output FILE" in result.output) != kept

@@ -48,6 +48,10 @@ def test_the_version_is_that_of_the_package():
     assert result.stdout == f"lbp {__version__}\n"
 
 
+def test_the_help_has_the_exit_codes():
+    assert "Exit codes: 0 done, 1 a fault of lbp, 2 an error" in " ".join(invoke("--help").stdout.split())
+
+
 def test_info_lists_versions():
     result = invoke("info")
     assert result.exit_code == 0

@@ -1,6 +1,7 @@
 """`lbp train`: settings from the command line, logs, and what it refuses."""
 
 import errno
+import sys
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from lbp import checkpoint, cli
 from lbp.errors import MissingPackageError, OutputError
 from lbp.training import ConfigError, EpochRecord, StepRecord
+from lbp.training.state import save_state
 from lbp.training.tensorboard import TensorBoardLog
 
 runner = CliRunner()
@@ -192,7 +194,7 @@ def test_a_log_prints_the_errors_of_other_threads(tmp_path, monkeypatch):
 
 
 def test_without_the_package_the_log_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'lbp\[tensorboard\]'"):
         TensorBoardLog(tmp_path)
 
@@ -207,6 +209,34 @@ def test_who_interrupts_a_run_is_told_how_it_goes_on(config, monkeypatch):
         result = invoke(config)
     assert result.exit_code != 0
     assert "interrupted; the same command with --resume goes on" in result.stderr
+    assert invoke(config, "--resume").exit_code == 0
+
+
+def test_who_interrupts_the_first_epoch_is_told_that_nothing_is_kept(config, monkeypatch):
+    def interrupted(progress, record):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lbp.commands.train.TrainingProgress.__call__", interrupted)
+    result = invoke(config)
+    assert result.exit_code == 130
+    assert "interrupted; nothing is kept yet" in result.stderr
+
+
+def test_a_full_disk_leaves_the_state_of_the_epoch_before_and_says_how_it_goes_on(config, monkeypatch):
+    saved = []
+
+    def full(path, trainer, settings):
+        if trainer.progress.epoch == 2:
+            raise OutputError(f"cannot write {path} (No space left on device)")
+        save_state(path, trainer, settings)
+        saved.append(path.read_bytes())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["lbp.training.run"], "save_state", full)
+        result = invoke(config)
+    assert "No space left on device" in str(result.exception)
+    assert "stopped; the same command with --resume goes on" in result.stderr
+    assert config.with_suffix(".state.safetensors").read_bytes() == saved[0]
     assert invoke(config, "--resume").exit_code == 0
 
 

@@ -138,6 +138,27 @@ def test_where_nothing_is_left_to_resume_it_starts_and_says_so(network, whole, f
     assert "nothing to resume" not in invoke(network, "--results", finished, "--resume").stderr
 
 
+def test_a_line_whose_label_was_changed_is_refused(network, whole, tmp_path):
+    path = tmp_path / "results.jsonl"
+    head, *lines = whole.read_text().splitlines(keepends=True)
+    record = json.loads(lines[0])
+    other = (record["label"] + 1) % 10
+    # A line that does not contradict itself.
+    record |= {"label": other, "prediction": other}
+    lines[0] = json.dumps(record) + "\n"
+    path.write_text("".join([head, *lines]))
+    refused = invoke(network, "--results", path, "--resume")
+    assert f"image {record['index']} has the label {(other - 1) % 10}, not that of its line" in str(refused.exception)
+
+
+def test_who_interrupts_a_run_before_it_has_begun_is_told_that_nothing_is_kept(network, tmp_path, monkeypatch):
+    def interrupted(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lbp.commands.images.run_images", interrupted)
+    assert "interrupted; nothing is kept yet" in invoke(network, "--results", tmp_path / "results.jsonl").stderr
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_who_interrupts_a_run_is_told_how_it_goes_on_if_it_can(network, whole, tmp_path, monkeypatch, kept):
     def interrupted(progress, records, total):

@@ -1,6 +1,9 @@
 """What forward passes ask about their input: bounds are those of the same model without the question, or none."""
 
+import builtins
 import gc
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -128,14 +131,36 @@ def test_layers_without_parameters_get_them_from_their_first_call():
         assert bounds_are_the_value(net, model, inputs(batch))
 
 
+def test_what_a_trace_imports_finds_the_builtins_themselves():
+    """torch loads its compiler at the first operation of a trace, and could then compile nothing that calls len."""
+    script = """
+import torch, lbp
+
+class Asks(torch.nn.Linear):
+    def forward(self, x):
+        assert isinstance(x, torch.Tensor)
+        return super().forward(x.reshape(x.size(0), -1))
+
+lbp.BoundedModule(Asks(4, 4), torch.zeros(2, 2, 2))
+
+@torch.compile(backend="eager", fullgraph=True)
+def compiled(x, names):
+    return x * len(set(names)) if isinstance(names, list) else x
+
+assert compiled(torch.ones(2), ["a", "b"]).tolist() == [2, 2]
+"""
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
 def test_a_trace_leaves_the_builtins_and_the_models_statistics_as_they_are():
-    before = isinstance, len
+    before = isinstance, len, builtins.__import__
     model = nn.Sequential(nn.BatchNorm2d(3), Net(IDIOMS["checked"]), nn.BatchNorm1d(4)).double().train()
     state = {name: value.clone() for name, value in model.state_dict().items()}
     lbp.BoundedModule(model, inputs(2))
     with pytest.raises(UnsupportedLayerError):
         lbp.BoundedModule(Net(TWINS["asserted"]), inputs(2))
-    assert (isinstance, len) == before
+    assert (isinstance, len, builtins.__import__) == before
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, state[name], rtol=0, atol=0)
 

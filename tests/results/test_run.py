@@ -89,6 +89,30 @@ def test_a_damaged_record_is_refused_before_anything_is_built_on_it(tmp_path):
     assert again.asked == []
 
 
+@pytest.mark.parametrize("index", [-1, 4, 10**30])
+def test_a_result_of_an_image_that_is_not_there_is_refused(tmp_path, index):
+    path, again = tmp_path / "results", Squares()
+    run_images(Squares(), 4, settings=SETTINGS, path=path)
+    path.write_bytes(path.read_bytes().replace(b'"index":3', b'"index":%d' % index))
+    with pytest.raises(ResultsError, match=f"results: a result of image {index}, where there are 4"):
+        run_images(again, 4, settings=SETTINGS, path=path, resume=True)
+    assert again.asked == []
+
+
+def test_a_result_with_the_label_of_another_image_is_refused(tmp_path):
+    path, again, labels = tmp_path / "results", Squares(), [0, 1, 1]
+
+    def work(todo, emit):
+        emit([{"index": index, "label": labels[index]} for index in todo])
+
+    found = run_images(work, 3, settings=SETTINGS, labels=labels, path=path)
+    assert run_images(again, 3, settings=SETTINGS, labels=labels, path=path, resume=True) == found
+    path.write_bytes(path.read_bytes().replace(b'"index":2,"label":1', b'"index":2,"label":0'))
+    with pytest.raises(ResultsError, match="results: image 2 has the label 1, not that of its line"):
+        run_images(again, 3, settings=SETTINGS, labels=labels, path=path, resume=True)
+    assert again.asked == []
+
+
 def test_progress_starts_with_what_was_found(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_images(Squares(fail_after=1), 7, settings=SETTINGS, path=tmp_path / "results")
