@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lbp.graph.base import BoundNode
-from lbp.graph.registry import Call, for_functions, for_modules
+from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
 from lbp.graph.shape import MoveNode
 from lbp.rounding import EXACT, Roundings
 
@@ -114,8 +114,8 @@ def gathered(
 
 @for_modules(nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unfold)
 @for_functions(functional.pixel_shuffle, functional.pixel_unshuffle, functional.channel_shuffle, functional.unfold)
-@for_functions(torch.flip, torch.fliplr, torch.flipud, torch.roll, torch.rot90, torch.movedim, torch.moveaxis)
-@for_functions("flip", "fliplr", "flipud", "roll", "rot90", "movedim", "moveaxis")
+@for_functions(torch.flip, torch.fliplr, torch.flipud, torch.rot90, torch.movedim, torch.moveaxis)
+@for_functions("flip", "fliplr", "flipud", "rot90", "movedim", "moveaxis")
 @for_functions(torch.index_select, torch.narrow, torch.select, "index_select", "narrow", "select")
 @for_functions(torch.tile, torch.repeat_interleave, "tile", "repeat", "repeat_interleave")
 def moved(call: Call) -> BoundNode:
@@ -124,3 +124,13 @@ def moved(call: Call) -> BoundNode:
     node = gathered(call, call.name, call.node(operand), call.applied_to, call.shape_of_two(operand))
     assert node.shape == shape
     return node
+
+
+@for_functions(torch.roll, "roll")
+def _rolled(call: Call) -> BoundNode:
+    args = call.bind(input=REQUIRED, shifts=REQUIRED, dims=None)
+    dims, rank = call.static(args["dims"]), call.rank_of(args["input"])
+    # Two examples do not tell: they are where they were after an even shift.
+    if dims is None or 0 in {dim % rank for dim in ([dims] if isinstance(dims, int) else dims or [0])}:
+        raise call.refuse("moves numbers between examples; name dimensions without that of the batch")
+    return moved(call)
