@@ -299,6 +299,34 @@ struct BackwardConvolutionGradientArguments {
   T* A_gradient;  // [B, outputs, output_height, output_width]
 };
 
+// The gradient of intervals through a convolution by their ends, or by centers and radii: `W^T center -/+ |W|^T
+// radius`.
+template <typename T>
+struct IntervalConvolutionInputGradientArguments {
+  ConvolutionSizes sizes;
+  Index threads;
+  bool of_ends;             // as in IntervalConvolutionArguments
+  const T* first_gradient;  // [B, outputs, output_height, output_width]
+  const T* second_gradient;
+  const T* weight;  // [outputs, channels / groups, kernel height, kernel width]
+  T* first_result;  // [B, channels, height, width]
+  T* second_result;
+};
+
+// The gradient by the weight of a convolution, or of intervals through it.
+template <typename T>
+struct ConvolutionWeightGradientArguments {
+  ConvolutionSizes sizes;
+  Index threads;
+  bool of_ends;              // of intervals, as in IntervalConvolutionArguments
+  const T* first_gradient;   // [B, outputs, output_height, output_width]
+  const T* second_gradient;  // null, as `second`, for a convolution alone
+  const T* first;            // [B, channels, height, width]
+  const T* second;
+  const T* weight;     // [outputs, channels / groups, kernel height, kernel width]; its signs are read
+  T* weight_gradient;  // like weight
+};
+
 // Center and radius of intervals, the radii widened.
 template <typename T>
 struct SplitIntervalArguments {

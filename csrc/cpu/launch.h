@@ -19,6 +19,8 @@ struct Kernels {
   void (*interval_linear)(const IntervalLinearArguments<T>&);
   void (*interval_linear_gradient)(const IntervalLinearGradientArguments<T>&);
   void (*convolve_intervals)(const IntervalConvolutionArguments<T>&);
+  void (*interval_convolution_input_gradient)(const IntervalConvolutionInputGradientArguments<T>&);
+  void (*convolution_weight_gradient)(const ConvolutionWeightGradientArguments<T>&);
   void (*backward_convolution)(const BackwardConvolutionArguments<T>&);
   void (*backward_convolution_gradient)(const BackwardConvolutionGradientArguments<T>&);
   void (*split_interval)(const SplitIntervalArguments<T>&);

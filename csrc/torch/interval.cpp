@@ -10,6 +10,13 @@ void check_linear(const Tensor& rows, const Tensor& weight) {
                   "interval_linear: expected rows [batch, inputs] and weight [outputs, inputs] with the same inputs");
 }
 
+void check_result_gradients(const Tensor& first, const Tensor& second, const ConvolutionSizes& sizes) {
+  const std::vector<int64_t> expected = {sizes.batch, sizes.outputs, sizes.output_height, sizes.output_width};
+  STD_TORCH_CHECK(sizes_of(first) == expected && sizes_of(second) == expected,
+                  "expected gradients like the convolution's result, which is of ", sizes.batch, " x ", sizes.outputs,
+                  " x ", sizes.output_height, " x ", sizes.output_width);
+}
+
 }  // namespace
 
 std::tuple<Tensor, Tensor> interval_linear_small_batch(Tensor center, Tensor radius, Tensor weight, OptionalTensor bias,
@@ -89,6 +96,69 @@ std::tuple<Tensor, Tensor> interval_conv2d_direct(Tensor first, Tensor second, T
     args.second_result = second_result.mutable_data_ptr<T>();
     launch::convolve_intervals<T>(on, args);
     return std::make_tuple(first_result, second_result);
+  });
+}
+
+std::tuple<Tensor, Tensor> interval_conv2d_input_gradient(Tensor first_gradient, Tensor second_gradient, Tensor weight,
+                                                          std::vector<int64_t> input_size, bool of_ends,
+                                                          LBP_CONVOLUTION_PARAMETERS) {
+  return with_type(first_gradient, "interval_conv2d_input_gradient", [&](auto type, Device on) {
+    using T = decltype(type);
+    STD_TORCH_CHECK(
+        first_gradient.dim() == 4 && weight.dim() == 4 && input_size.size() == 2,
+        "interval_conv2d: expected gradients [batch, C_out, height, width], a weight of four dimensions and "
+        "two numbers for the size of the input");
+    IntervalConvolutionInputGradientArguments<T> args = {};
+    const std::vector<int64_t> shape = {first_gradient.size(0), weight.size(1) * groups, input_size[0], input_size[1]};
+    args.sizes = convolution_sizes("interval_conv2d", shape, weight, stride, padding, dilation, groups);
+    check_result_gradients(first_gradient, second_gradient, args.sizes);
+    const Tensor a = checked<T>(on, first_gradient, "first_gradient", first_gradient.numel());
+    const Tensor b = checked<T>(on, second_gradient, "second_gradient", first_gradient.numel());
+    const Tensor w = checked<T>(on, weight, "weight", weight.numel());
+    Tensor first_result = empty<T>(a, shape), second_result = empty<T>(a, shape);
+    if (first_result.numel() == 0) return std::make_tuple(first_result, second_result);
+    args.threads = Index(torch::stable::get_num_threads());
+    args.of_ends = of_ends;
+    args.first_gradient = a.const_data_ptr<T>();
+    args.second_gradient = b.const_data_ptr<T>();
+    args.weight = w.const_data_ptr<T>();
+    args.first_result = first_result.mutable_data_ptr<T>();
+    args.second_result = second_result.mutable_data_ptr<T>();
+    launch::interval_convolution_input_gradient<T>(on, args);
+    return std::make_tuple(first_result, second_result);
+  });
+}
+
+Tensor conv2d_weight_gradient(Tensor first_gradient, OptionalTensor second_gradient, Tensor first,
+                              OptionalTensor second, Tensor weight, bool of_ends, LBP_CONVOLUTION_PARAMETERS) {
+  return with_type(first, "conv2d_weight_gradient", [&](auto type, Device on) {
+    using T = decltype(type);
+    STD_TORCH_CHECK(first.dim() == 4 && second.has_value() == second_gradient.has_value(),
+                    "conv2d_weight_gradient: expected inputs [batch, channels, height, width], two with two gradients");
+    ConvolutionWeightGradientArguments<T> args = {};
+    args.sizes =
+        convolution_sizes("conv2d_weight_gradient", sizes_of(first), weight, stride, padding, dilation, groups);
+    check_result_gradients(first_gradient, second_gradient.has_value() ? *second_gradient : first_gradient, args.sizes);
+    const Tensor x = checked<T>(on, first, "first", first.numel()),
+                 w = checked<T>(on, weight, "weight", weight.numel());
+    const Tensor g = checked<T>(on, first_gradient, "first_gradient", first_gradient.numel());
+    std::optional<Tensor> other_x, other_g;
+    if (second.has_value()) {
+      other_x = checked<T>(on, *second, "second", first.numel());
+      other_g = checked<T>(on, *second_gradient, "second_gradient", first_gradient.numel());
+    }
+    Tensor result = empty<T>(first, sizes_of(weight));
+    if (first_gradient.numel() == 0 || result.numel() == 0) return torch::stable::zero_(result);
+    args.threads = Index(torch::stable::get_num_threads());
+    args.of_ends = of_ends;
+    args.first_gradient = g.const_data_ptr<T>();
+    args.second_gradient = other_g ? other_g->const_data_ptr<T>() : nullptr;
+    args.first = x.const_data_ptr<T>();
+    args.second = other_x ? other_x->const_data_ptr<T>() : nullptr;
+    args.weight = w.const_data_ptr<T>();
+    args.weight_gradient = result.mutable_data_ptr<T>();
+    launch::convolution_weight_gradient<T>(on, args);
+    return result;
   });
 }
 

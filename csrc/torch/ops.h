@@ -105,6 +105,12 @@ std::tuple<Tensor, Tensor> interval_conv2d_direct(Tensor first, Tensor second, T
                                                   OptionalTensor margin, OptionalTensor margin_of_example,
                                                   double relative, double absolute, bool of_ends,
                                                   LBP_CONVOLUTION_PARAMETERS);
+// The gradients by the input.
+std::tuple<Tensor, Tensor> interval_conv2d_input_gradient(Tensor first_gradient, Tensor second_gradient, Tensor weight,
+                                                          std::vector<int64_t> input_size, bool of_ends,
+                                                          LBP_CONVOLUTION_PARAMETERS);
+Tensor conv2d_weight_gradient(Tensor first_gradient, OptionalTensor second_gradient, Tensor first,
+                              OptionalTensor second, Tensor weight, bool of_ends, LBP_CONVOLUTION_PARAMETERS);
 std::tuple<Tensor, Tensor> backward_conv2d_direct(Tensor A, Tensor weight, OptionalTensor bias,
                                                   std::vector<int64_t> input_size, LBP_CONVOLUTION_PARAMETERS);
 // The gradient of A.

@@ -100,6 +100,15 @@ STABLE_TORCH_LIBRARY(lbp, library) {
       "interval_conv2d_direct(Tensor first, Tensor second, Tensor weight, Tensor? bias, Tensor? margin, "
       "Tensor? margin_of_example, float relative, float absolute, bool of_ends, " CONVOLUTION ") -> (Tensor, Tensor)");
 
+  // What the CPU does, where that pays, for its gradient by the input, and for that by the weight of intervals through
+  // a convolution or, without the second tensors, of a convolution alone.
+  library.def(
+      "interval_conv2d_input_gradient(Tensor first_gradient, Tensor second_gradient, Tensor weight, int[] input_size, "
+      "bool of_ends, " CONVOLUTION ") -> (Tensor, Tensor)");
+  library.def(
+      "conv2d_weight_gradient(Tensor first_gradient, Tensor? second_gradient, Tensor first, Tensor? second, "
+      "Tensor weight, bool of_ends, " CONVOLUTION ") -> Tensor");
+
   // What stands around the library's products: the center and radius of intervals, the radius larger by
   // relative (|center| + radius) + absolute, and back; outward: infinite bounds on the wrong side become NaN.
   library.def("split_interval(Tensor l, Tensor u, float relative, float absolute) -> (Tensor, Tensor)");
@@ -188,6 +197,8 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {
   library.impl("interval_linear_small_batch", TORCH_BOX(&lbp::binding::interval_linear_small_batch));
   library.impl("interval_linear_small_batch_gradient", TORCH_BOX(&lbp::binding::interval_linear_small_batch_gradient));
   library.impl("interval_conv2d_direct", TORCH_BOX(&lbp::binding::interval_conv2d_direct));
+  library.impl("interval_conv2d_input_gradient", TORCH_BOX(&lbp::binding::interval_conv2d_input_gradient));
+  library.impl("conv2d_weight_gradient", TORCH_BOX(&lbp::binding::conv2d_weight_gradient));
   library.impl("backward_conv2d_direct", TORCH_BOX(&lbp::binding::backward_conv2d_direct));
   library.impl("backward_conv2d_direct_gradient", TORCH_BOX(&lbp::binding::backward_conv2d_direct_gradient));
   library.impl("split_interval", TORCH_BOX(&lbp::binding::split_interval));

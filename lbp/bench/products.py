@@ -33,6 +33,7 @@ _ONE_DNN = "mkldnn::_linear_pointwise"
 _SMALL_BATCH, _DIRECT = "lbp::interval_linear_small_batch", "lbp::interval_conv2d_direct"
 _TRANSPOSED, _CONVOLVED = "lbp::backward_conv2d_direct", "lbp::backward_conv2d_direct_gradient"
 _SMALL_BATCH_GRADIENT = "lbp::interval_linear_small_batch_gradient"
+_INPUT_GRADIENT, _WEIGHT_GRADIENT = "lbp::interval_conv2d_input_gradient", "lbp::conv2d_weight_gradient"
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,11 @@ class _Listing(TorchDispatchMode):
         elif name == _CONVOLVED:
             coefficients, _, weight, _, *convolution = args
             self.found.append(_convolved(coefficients.flatten(0, 2), weight, convolution))
+        elif name == _INPUT_GRADIENT:
+            first, _, weight, input_size, _, *convolution = args
+            self.found += [_transposed(first[None, None], weight, None, input_size, *convolution) for _ in range(2)]
+        elif name == _WEIGHT_GRADIENT:
+            self.found += _products_of_weights(*args)
         elif name in _MATRIX_PRODUCTS or name in (_ONE_DNN, _FORWARD, _BACKWARD):
             layouts, by_name = tree_map_only(Tensor, _Layout.of, (args, named))
             self.found.append(Product(func, layouts, by_name, _operations(name, args)))
@@ -143,6 +149,18 @@ def _products_of_gradient(lower: Tensor, upper: Tensor, l: Tensor, u: Tensor, we
     count = 2 * lower.numel() * weight.shape[1]
     pairs = tree_map_only(Tensor, _Layout.of, [(lower, weight), (lower.mT, l)])
     return [Product(torch.mm, pair, {}, count) for pair in pairs for _ in range(2)]
+
+
+def _products_of_weights(
+    gradient: Tensor, other: Tensor | None, like: Tensor, also: Tensor | None, weight: Tensor, *rest: Any
+) -> list[Product]:
+    """Returns the gradients by a weight, one or two, that a kernel computes."""
+    stride, padding, dilation, groups = rest[1:]
+    sizes = (stride, padding, dilation, False, [0, 0], groups)
+    arguments = (gradient, like, weight, None, *sizes, [False, True, False])
+    layouts = tree_map_only(Tensor, _Layout.of, arguments)
+    product = Product(torch.ops.aten.convolution_backward.default, layouts, {}, _operations(_BACKWARD, arguments))
+    return [product] if other is None else [product] * 2
 
 
 def _pair_of_convolutions(first: Tensor, second: Tensor, weight: Tensor, *rest: Any) -> list[Product]:

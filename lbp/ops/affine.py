@@ -25,6 +25,7 @@ from lbp.ops._convolution import (
     convolved_size,
     direct_convolution_pays,
     direct_transposed_pays,
+    direct_weight_gradient_pays,
     keywords_of,
     rows_beyond,
     transposed_gradients,
@@ -225,9 +226,12 @@ def _backward_conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor)
     if need_A and _direct_gradient_pays(rows, weight, ctx.convolution):
         direct = native("backward_conv2d_direct_gradient")
         to_A, need_A = direct(coefficients, constants, weight, bias, *ctx.convolution), False
-    through, to_weight = transposed_gradients(rows, A.flatten(0, 2), weight, ctx.convolution, (need_A, need_weight))
-    if through is not None:
-        to_A = _add_bias_gradient(through.reshape(A.shape), bias, constants)
+    to_weight = _direct_weight_gradient(A, rows, weight, ctx, alone=not need_A) if need_weight else None
+    needs = (need_A, need_weight and to_weight is None)
+    if any(needs):
+        through, through_weight = transposed_gradients(rows, A.flatten(0, 2), weight, ctx.convolution, needs)
+        to_A = to_A if through is None else _add_bias_gradient(through.reshape(A.shape), bias, constants)
+        to_weight = to_weight if through_weight is None else through_weight
     return to_A, to_weight, _bias_gradient(A, constants) if need_bias else None, *[None] * 5
 
 
@@ -236,12 +240,32 @@ def _direct_gradient_pays(rows: Tensor, weight: Tensor, convolution: Convolution
     return not torch.is_grad_enabled() and direct_convolution_pays(rows, weight, convolution, of_bounds=True)
 
 
+_FEWEST_TERMS = 512
+"""Of a single convolution, which has no second product from the same pass: with fewer, what is laid out for the kernel
+costs more than it saves of much work."""
+
+
+def _direct_weight_gradient(A: Tensor, rows: Tensor, weight: Tensor, ctx: Any, *, alone: bool) -> Tensor | None:
+    """Return what the CPU kernel makes of A and the rows of its product's gradient; None where the library is to."""
+    if torch.is_grad_enabled():
+        return None
+    if not direct_weight_gradient_pays(rows, weight, ctx.convolution, alone=alone, fewest_terms=_FEWEST_TERMS):
+        return None
+    rows_of_A = A.flatten(0, 2)
+    to_weight: Tensor = native("conv2d_weight_gradient")(rows_of_A, None, rows, None, weight, False, *ctx.convolution)
+    return to_weight
+
+
 def _transposed_weight_gradient(A: Tensor, gradient: Tensor, weight: Tensor, ctx: Any) -> Tensor | None:
     """Gradient with respect to the weight of a transposed convolution of A, from the gradient of its result.
 
     The roles are those of a convolution whose input is the gradient and whose output is A.
     """
-    return convolution_gradients(A.flatten(0, 2), gradient.flatten(0, 2), weight, ctx.convolution, (False, True))[1]
+    rows = gradient.flatten(0, 2)
+    direct = _direct_weight_gradient(A, rows, weight, ctx, alone=True)
+    if direct is not None:
+        return direct
+    return convolution_gradients(A.flatten(0, 2), rows, weight, ctx.convolution, (False, True))[1]
 
 
 def _save_relaxed_affine(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -16,7 +16,14 @@ from torch.nn import functional
 from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.ops._arguments import NO_BALL, contiguous, native, register_composite, register_gradient
-from lbp.ops._convolution import Pair, convolution_gradients, convolved_size, direct_convolution_pays
+from lbp.ops._convolution import (
+    Pair,
+    convolution_gradients,
+    convolved_size,
+    direct_convolution_pays,
+    direct_transposed_pays,
+    direct_weight_gradient_pays,
+)
 from lbp.ops._product import batched_linear, linear, matmul
 from lbp.ops.outward_intervals import short_products
 from lbp.precision import full_precision
@@ -253,29 +260,70 @@ def _linear_gradients(
 
 def _forward_backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
     matrices, weight = ctx.saved_tensors[:4], ctx.saved_tensors[4]
-    need_weight = ctx.needs_input_grad[4]
-    magnitude = weight.abs()
     to_matrices: list[Tensor | None] = [None] * 4
-    through_matrices: list[Tensor | None] = [None, None]  # the gradients with respect to W, and to |W|
+    to_weight: Tensor | None = None
+    through_matrices: list[Tensor | None] = [None, None]  # the gradients with respect to W, and to |W|, of the library
     # The small ones first: behind a large one, what they take has left the caches.
-    for index in (2, 3, 0, 1):
-        gradient, matrix = gradients[index], matrices[index]
-        if matrix is None:
-            continue
-        is_radius = index % 2 == 1
-        needs = (ctx.needs_input_grad[index], need_weight)
-        factor = magnitude if is_radius else weight
-        to_matrices[index], through = _linear_gradients(gradient, matrix, factor, ctx.convolution, needs)
-        if through is not None:
-            before = through_matrices[is_radius]
-            through_matrices[is_radius] = through if before is None else before.add_(through)
-    to_weight, to_magnitude = through_matrices
-    if to_weight is not None and to_magnitude is not None:
-        to_weight.addcmul_(weight.sign(), to_magnitude)
+    for first in (2, 0):
+        pair = slice(first, first + 2)
+        needs = [(need, ctx.needs_input_grad[4]) for need in ctx.needs_input_grad[pair]]
+        if ctx.convolution and not torch.is_grad_enabled() and matrices[first + 1] is not None:
+            to_pair, of_pair = _kernel_gradients(gradients[pair], matrices[pair], weight, ctx.convolution, needs)
+            if to_pair is not None:
+                to_matrices[pair] = to_pair
+                needs = [(False, need_weight) for _, need_weight in needs]
+            if of_pair is not None:
+                to_weight = of_pair if to_weight is None else to_weight.add_(of_pair)
+                needs = [(need, False) for need, _ in needs]
+        for is_radius in (False, True):
+            index = first + is_radius
+            if matrices[index] is None or not any(needs[is_radius]):
+                continue
+            factor = weight.abs() if is_radius else weight
+            to_matrix, through = _linear_gradients(
+                gradients[index], matrices[index], factor, ctx.convolution, needs[is_radius]
+            )
+            to_matrices[index] = to_matrices[index] if to_matrix is None else to_matrix
+            if through is not None:
+                before = through_matrices[is_radius]
+                through_matrices[is_radius] = through if before is None else before.add_(through)
     to_bias = None
     if ctx.needs_input_grad[5]:
         to_bias = gradients[2].sum((0, 2, 3) if ctx.convolution else 0)
+    to_weight = _with_sum(to_weight, through_matrices, weight)
     return *to_matrices, to_weight, to_bias, *[None] * len(ctx.convolution)
+
+
+def _with_sum(to_weight: Tensor | None, through: Sequence[Tensor | None], weight: Tensor) -> Tensor | None:
+    """Add gradients with respect to W and to |W| to that with respect to W."""
+    by_center, by_radius = through
+    if by_center is not None:
+        to_weight = by_center if to_weight is None else to_weight.add_(by_center)
+    if to_weight is not None and by_radius is not None:
+        to_weight.addcmul_(weight.sign(), by_radius)
+    return to_weight
+
+
+def _kernel_gradients(
+    gradients: Sequence[Tensor],
+    pair: Sequence[Tensor],
+    weight: Tensor,
+    convolution: Any,
+    needs: Sequence[tuple[bool, bool]],
+) -> tuple[list[Tensor] | None, Tensor | None]:
+    """Return the gradients of center and radius, and of the weight, by the CPU's kernels; None where none pays."""
+    center, radius, to_center, to_radius = (part.reshape(-1, *part.shape[-3:]) for part in (*pair, *gradients))
+    to_pair, to_weight = None, None
+    need_pair, size = needs[0][0] or needs[1][0], center.shape[2:]
+    if need_pair and direct_transposed_pays(to_center, weight, size, convolution, enough=1.0):
+        transposed = native("interval_conv2d_input_gradient")
+        results = transposed(to_center, to_radius, weight, size, False, *convolution)
+        to_pair = [result.reshape(part.shape) for result, part in zip(results, pair, strict=True)]
+    alone = to_pair is not None or not need_pair
+    if needs[0][1] and direct_weight_gradient_pays(center, weight, convolution, alone=alone):
+        of_weight = native("conv2d_weight_gradient")
+        to_weight = of_weight(to_center, to_radius, center, radius, weight, False, *convolution)
+    return to_pair, to_weight
 
 
 def _save_insert(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -22,6 +22,9 @@ from lbp.ops._convolution import (
     convolution_gradients,
     convolved_size,
     direct_convolution_pays,
+    direct_transposed_pays,
+    direct_weight_gradient_pays,
+    enough_of_ends,
     fused_convolution_pays,
     keywords_of,
     pairs_pay,
@@ -198,7 +201,35 @@ def _row_blocks(weight: Tensor, examples: int) -> list[slice]:
 
 def _interval_conv2d_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:
     l, u, weight = ctx.saved_tensors
-    needs = (ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[2], ctx.needs_input_grad[3])
+    need_ends, need_weight = ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[2]
+    need_bias = ctx.needs_input_grad[3]
+    to_l, to_u, to_weight, to_bias = None, None, None, None
+    # What the kernels compute has no gradient itself.
+    if not torch.is_grad_enabled():
+        enough = enough_of_ends(ctx.convolution)
+        if need_ends and direct_transposed_pays(lower, weight, l.shape[2:], ctx.convolution, enough=enough):
+            transposed = native("interval_conv2d_input_gradient")
+            to_l, to_u = transposed(lower, upper, weight, l.shape[2:], True, *ctx.convolution)
+            need_ends = False
+        if need_weight and direct_weight_gradient_pays(l, weight, ctx.convolution, alone=not need_ends):
+            to_weight = native("conv2d_weight_gradient")(lower, upper, l, u, weight, True, *ctx.convolution)
+            need_weight = False
+    if need_bias and not need_weight:
+        to_bias, need_bias = (lower + upper).sum((0, 2, 3)), False
+    if need_ends or need_weight:
+        needs = (need_ends, need_weight, need_bias)
+        ends, through_weight, through_bias = _interval_conv2d_gradients(ctx, lower, upper, needs)
+        to_l, to_u = (to_l, to_u) if ends is None else ends
+        to_weight = to_weight if through_weight is None else through_weight
+        to_bias = to_bias if through_bias is None else through_bias
+    return to_l, to_u, to_weight, to_bias, None, None, None, None
+
+
+def _interval_conv2d_gradients(
+    ctx: Any, lower: Tensor, upper: Tensor, needs: tuple[bool, bool, bool]
+) -> tuple[Interval | None, Tensor | None, Tensor | None]:
+    """Return the gradients by both ends of the input, by the weight and by the bias, of library convolutions."""
+    l, u, weight = ctx.saved_tensors
     # Half of the gradients with respect to center and radius of the result. That of the weight takes twice the center
     # and radius of the input or, where one pass over many numbers saves more than it costs, is doubled itself.
     to_ends = split_interval(lower, upper)
@@ -206,11 +237,10 @@ def _interval_conv2d_backward(ctx: Any, lower: Tensor, upper: Tensor) -> tuple[T
     ends = (l + u, u - l) if few else split_interval(l, u)
     gradients = _pair_gradients if pairs_pay(l, weight, ctx.convolution[3]) else _gradients_in_turn
     inputs, through, to_bias = gradients(to_ends, ends, weight, ctx.convolution, needs)
-    to_l, to_u = (None, None) if inputs is None else join_interval(*inputs)
     to_weight = None if through is None else torch.addcmul(through[0], weight.sign(), through[1])
     if to_weight is not None and not few:
         to_weight = to_weight * 2
-    return to_l, to_u, to_weight, None if to_bias is None else to_bias * 2, None, None, None, None
+    return None if inputs is None else join_interval(*inputs), to_weight, None if to_bias is None else to_bias * 2
 
 
 def _gradients_in_turn(
@@ -290,6 +320,17 @@ def _register() -> None:
     def interval_conv2d_direct(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Any:
         return interval_conv2d(first, second, weight, bias, *rest[5:])
 
+    def interval_conv2d_input_gradient(
+        first: Tensor, second: Tensor, weight: Tensor, input_size: Any, of_ends: bool, *convolution: Any
+    ) -> Any:
+        shape = (first.shape[0], weight.shape[1] * convolution[3], *input_size)
+        return tuple(first.new_empty(shape) for _ in range(2))
+
+    def conv2d_weight_gradient(
+        first_gradient: Tensor, second_gradient: Any, first: Tensor, second: Any, weight: Tensor, *rest: Any
+    ) -> Tensor:
+        return weight.new_empty(weight.shape)
+
     def interval_linear_small_batch_gradient(lower: Tensor, upper: Tensor, l: Tensor, u: Tensor, weight: Tensor) -> Any:
         return tuple(like.new_empty(like.shape) for like in (l, l, weight))
 
@@ -300,7 +341,8 @@ def _register() -> None:
         return tuple(center.new_empty(center.shape) for _ in range(2))
 
     outward = (interval_linear_outward, interval_conv2d_outward)
-    parts = (interval_linear_small_batch_gradient, interval_conv2d_direct, split_interval, join_interval)
+    of_gradients = (interval_linear_small_batch_gradient, interval_conv2d_input_gradient, conv2d_weight_gradient)
+    parts = (interval_conv2d_direct, split_interval, join_interval, *of_gradients)
     for fake in (interval_linear, interval_conv2d, *outward, *parts):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
     register_composite("interval_linear", _interval_linear_cpu, devices=("CPU",))

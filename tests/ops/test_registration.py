@@ -17,7 +17,8 @@ GRADIENT_CHECKS = ("test_schema", "test_faketensor")
 # `ramp_interval_with_status` and the concretizations share their registered ops; the CPU version of `interval_linear`
 # alone calls `interval_linear_small_batch`, that of its gradient the gradient of that, those of `interval_conv2d` and
 # `forward_conv2d` `interval_conv2d_direct`, those of `backward_conv2d` and `relax_backward_conv2d`, and of their
-# gradients, the two of `backward_conv2d_direct`, the CUDA versions of `interval_conv2d` and of `relax_backward_linear`
+# gradients, the two of `backward_conv2d_direct`, all those of gradients `interval_conv2d_input_gradient` and
+# `conv2d_weight_gradient`, the CUDA versions of `interval_conv2d` and of `relax_backward_linear`
 # alone call their fused products, and the CPU versions of intervals, and of their gradients, `split_interval` and
 # `join_interval`; intervals that are rounded outward on CUDA devices are ops of their own
 # (tests/gpu/test_outward_intervals.py). The CPU versions of
@@ -31,6 +32,8 @@ PARTS = {
         "interval_linear_small_batch",
         "interval_linear_small_batch_gradient",
         "interval_conv2d_direct",
+        "interval_conv2d_input_gradient",
+        "conv2d_weight_gradient",
         "backward_conv2d_direct",
         "backward_conv2d_direct_gradient",
         "interval_conv2d_fused",

@@ -13,54 +13,76 @@ namespace lbp::LBP_ISA {
 namespace {
 
 // Output channels of a tile of sums, and its vectors of positions: together they fill the registers, and are enough
-// that no sum waits for itself.
-constexpr int kOutputs = kVectorRegisters == 32 ? 8 : 6;
-constexpr int most_vectors(int outputs) {
+// that no sum waits for itself. Coefficients have one part, intervals two: `W center` and `|W| radius`.
+constexpr int most_outputs(int parts) { return kVectorRegisters == 32 && parts == 1 ? 8 : 6; }
+constexpr int most_vectors(int outputs, int parts) {
+  if (parts == 2) return outputs <= 2 ? (kVectorRegisters == 32 ? 4 : 2) : (kVectorRegisters == 32 ? 2 : 1);
   if (outputs <= 2) return kVectorRegisters == 32 ? 8 : 4;
   return kVectorRegisters == 32 ? 3 : 2;
 }
-constexpr int kVectors = most_vectors(1);
+
+// The sums of output channels at vectors of positions.
+template <typename T, int kParts>
+struct Results {
+  typename Vector<T>::Type sums[kParts][most_outputs(kParts)][most_vectors(1, kParts)];
+};
 
 // Where the sums of a tile begin in what is laid out, and the distances, weights and first value of their terms.
-template <typename T>
+template <typename T, int kParts>
 struct Sums {
-  const T* from[kVectors];
+  const T* from[most_vectors(1, kParts)];
+  Index distance;  // of the parts
   const std::vector<Index>& offsets;
   const T* weight;   // [outputs, terms]
   const T* initial;  // [outputs] or null
 
   template <int O, int V>
-  void make(typename Vector<T>::Type (&results)[kOutputs][kVectors]) const {
+  void make(Results<T, kParts>& results) const {
     using Lanes = typename Vector<T>::Type;
     const Index terms = Index(offsets.size());
-    Lanes sums[O][V];
+    Lanes sums[kParts][O][V];
 #pragma GCC unroll 8
     for (int o = 0; o < O; ++o) {
       const Lanes first = broadcast(initial == nullptr ? T(0) : initial[o]);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sums[o][v] = first;
+      for (int v = 0; v < V; ++v) sums[0][o][v] = first;
+      if constexpr (kParts == 2) {
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sums[1][o][v] = Lanes{};
+      }
     }
     for (Index k = 0; k < terms; ++k) {
       const Index at = offsets[size_t(k)];
-      Lanes x[V];
+      Lanes x[kParts][V];
+#pragma GCC unroll 2
+      for (int part = 0; part < kParts; ++part) {
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) x[v] = load_vector(from[v] + at);
+        for (int v = 0; v < V; ++v) x[part][v] = load_vector(from[v] + part * distance + at);
+      }
 #pragma GCC unroll 8
       for (int o = 0; o < O; ++o) {
         const Lanes w = broadcast(weight[o * terms + k]);
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) sums[o][v] = multiply_add(w, x[v], sums[o][v]);
+        for (int v = 0; v < V; ++v) sums[0][o][v] = multiply_add(w, x[0][v], sums[0][o][v]);
+        if constexpr (kParts == 2) {
+          const Lanes absolute_w = magnitude<T>(w);
+#pragma GCC unroll 8
+          for (int v = 0; v < V; ++v) sums[1][o][v] = multiply_add(absolute_w, x[1][v], sums[1][o][v]);
+        }
       }
     }
+#pragma GCC unroll 2
+    for (int part = 0; part < kParts; ++part) {
 #pragma GCC unroll 8
-    for (int o = 0; o < O; ++o) {
+      for (int o = 0; o < O; ++o) {
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) results[o][v] = sums[o][v];
+        for (int v = 0; v < V; ++v) results.sums[part][o][v] = sums[part][o][v];
+      }
     }
   }
 
-  template <int O = kOutputs, int V = most_vectors(O)>
-  void make(Index outputs, Index vectors, typename Vector<T>::Type (&results)[kOutputs][kVectors]) const {
+  template <int O = most_outputs(kParts), int V = most_vectors(O, kParts)>
+  void make(Index outputs, Index vectors, Results<T, kParts>& results) const {
     if constexpr (O > 1) {
       if (outputs < O) return make<O - 1>(outputs, vectors, results);
     }
@@ -71,26 +93,57 @@ struct Sums {
   }
 };
 
-// Writes the sums of `outputs` channels at all positions, each channel's `plane` numbers behind the one before; weights
-// are [outputs, terms].
+// What sums are made of: the parts of what is laid out, and of each output channel `terms` weights.
 template <typename T>
-void write_sums(const Positions& positions, const T* planes, const std::vector<Index>& offsets, const T* weight,
-                const T* initial, Index outputs, T* to, Index plane) {
-  const Index blocks = quotient_up(outputs, kOutputs), vectors = positions.count(), terms = Index(offsets.size());
+struct Operands {
+  const T* planes;
+  Index distance;  // of the parts
+  const std::vector<Index>& offsets;
+  const T* weight;   // [outputs, terms]
+  const T* initial;  // [outputs] or null
+};
+
+// Where sums go: each channel's `plane` numbers behind the one before, of each part. Of ends: the two as
+// `center -/+ radius`.
+template <typename T, int kParts>
+struct Destination {
+  T* to[kParts];
+  Index plane;
+  bool of_ends;
+};
+
+// Writes the sums of `outputs` channels at all positions.
+template <typename T, int kParts>
+void write_sums(const Positions& positions, const Operands<T>& of, Index outputs, const Destination<T, kParts>& at) {
+  const Index blocks = quotient_up(outputs, most_outputs(kParts)), vectors = positions.count();
+  const Index terms = Index(of.offsets.size());
   for (Index block = 0; block < blocks; ++block) {
     const Index begin = outputs * block / blocks, count = outputs * (block + 1) / blocks - begin;
-    const Index tiles = quotient_up(vectors, most_vectors(int(count)));
-    Sums<T> sums = {{}, offsets, weight + begin * terms, initial == nullptr ? nullptr : initial + begin};
+    const Index tiles = quotient_up(vectors, most_vectors(int(count), kParts));
+    const T* initial = of.initial == nullptr ? nullptr : of.initial + begin;
+    Sums<T, kParts> sums = {{}, of.distance, of.offsets, of.weight + begin * terms, initial};
     for (Index tile = 0; tile < tiles; ++tile) {
       const Index first = vectors * tile / tiles, width = vectors * (tile + 1) / tiles - first;
-      for (Index v = 0; v < width; ++v) sums.from[v] = planes + positions.start(first + v);
-      typename Vector<T>::Type results[kOutputs][kVectors];
+      for (Index v = 0; v < width; ++v) sums.from[v] = of.planes + positions.start(first + v);
+      Results<T, kParts> results;
       sums.make(count, width, results);
+      if constexpr (kParts == 2) {
+        for (Index o = 0; o < count && at.of_ends; ++o) {
+          for (Index v = 0; v < width; ++v) {
+            const auto center = results.sums[0][o][v], radius = results.sums[1][o][v];
+            results.sums[0][o][v] = center - radius;
+            results.sums[1][o][v] = center + radius;
+          }
+        }
+      }
       for (Index v = 0; v < width; ++v) {
         const Positions::Run* const end = positions.first_run(first + v + 1);
         for (const Positions::Run* run = positions.first_run(first + v); run < end; ++run) {
-          for (Index o = 0; o < count; ++o) {
-            store_lanes(to + (begin + o) * plane + run->to, results[o][v], run->lane, run->count);
+          for (int part = 0; part < kParts; ++part) {
+            T* to = at.to[part] + begin * at.plane + run->to;
+            for (Index o = 0; o < count; ++o) {
+              store_lanes(to + o * at.plane, results.sums[part][o][v], run->lane, run->count);
+            }
           }
         }
       }
@@ -198,41 +251,45 @@ void weave(const T* __restrict phases, Index distance, Index stride, Index width
   }
 }
 
-// The results of a band of rows of one image and group whose coefficients are laid out.
-template <typename T>
+// The results of a band of rows of one image and group whose coefficients, or intervals, are laid out.
+template <typename T, int kParts>
 class TransposedBand {
  public:
-  TransposedBand(const BackwardConvolutionArguments<T>& args, const Axis& rows, const Axis& columns,
+  TransposedBand(const ConvolutionSizes& sizes, const Axis& rows, const Axis& columns,
                  const std::vector<Phase<T>>& phases, Index pitch, Index first, Index count)
-      : sizes_(args.sizes),
+      : sizes_(sizes),
         rows_(rows),
         columns_(columns),
         phases_(phases),
         positions_(count, columns.count, pitch, Vector<T>::kSize),
         first_(first),
         count_(count),
-        channels_(args.sizes.channels / args.sizes.groups) {}
+        channels_(sizes.channels / sizes.groups) {}
 
-  // Writes [channels of a group, height, width]; `room` for what is not yet woven.
-  void write(const T* planes, Index group, T* room, T* result) const {
+  // Writes [channels of a group, height, width] of each part, the parts of `planes` `distance` apart; `room` for what
+  // is not yet woven.
+  void write(const T* planes, Index distance, Index group, bool of_ends, T* room, T* const (&result)[kParts]) const {
     const Index plane = sizes_.height * sizes_.width, phases = Index(columns_.taps.size());
-    const Index of_phase = count_ * columns_.count;
+    const Index of_phase = count_ * columns_.count, of_part = channels_ * phases * of_phase;
     for (Index y = 0; y < Index(rows_.taps.size()); ++y) {
       const Index first_row = y + first_ * rows_.stride;
       const Index rows = minimum(count_, quotient_up(sizes_.height - first_row, rows_.stride));
       const bool in_place = rows_.stride == 1 && columns_.stride == 1;
-      T* to = result + first_row * sizes_.width;
       for (Index x = 0; x < phases; ++x) {
         const Phase<T>& phase = phases_[size_t(y * phases + x)];
         const T* weight = phase.weight.get() + group * channels_ * Index(phase.offsets.size());
-        write_sums(positions_, planes, phase.offsets, weight, static_cast<const T*>(nullptr), channels_,
-                   in_place ? to : room + x * of_phase, in_place ? plane : phases * of_phase);
+        Destination<T, kParts> at = {{}, in_place ? plane : phases * of_phase, of_ends};
+        for (int part = 0; part < kParts; ++part) {
+          at.to[part] = in_place ? result[part] + first_row * sizes_.width : room + part * of_part + x * of_phase;
+        }
+        write_sums<T, kParts>(positions_, {planes, distance, phase.offsets, weight, nullptr}, channels_, at);
       }
       if (in_place) continue;
-      for (Index channel = 0; channel < channels_; ++channel) {
+      for (Index channel = 0; channel < kParts * channels_; ++channel) {
+        T* to = result[channel / channels_] + channel % channels_ * plane + first_row * sizes_.width;
         for (Index row = 0; row < rows; ++row) {
           weave(room + channel * phases * of_phase + row * columns_.count, of_phase, columns_.stride, sizes_.width,
-                to + channel * plane + row * rows_.stride * sizes_.width);
+                to + row * rows_.stride * sizes_.width);
         }
       }
     }
@@ -245,6 +302,29 @@ class TransposedBand {
   const Positions positions_;
   const Index first_, count_, channels_;
 };
+
+// Transposes the convolution of all images. load(at, size, to, distance) as `Bands::for_each` wants it;
+// begin(image) is called once for each.
+template <typename T, int kParts, typename Load, typename Begin>
+void transpose_convolution(const ConvolutionSizes& sizes, Index threads, const T* weight, bool of_ends,
+                           T* const (&result)[kParts], const Load& load, const Begin& begin) {
+  const Index groups = sizes.groups, channels = sizes.channels / groups, outputs = sizes.outputs / groups;
+  const Axis rows(sizes, 0), columns(sizes, 1);
+  const Reach reach({rows.before, columns.before}, {rows.span, columns.span});
+  const Bands<T> bands(sizes.batch * groups, outputs, sizes.output_height, sizes.output_width, reach, rows.count,
+                       columns.count, outputs * channels * sizes.kernel[0] * sizes.kernel[1], threads, kParts);
+  const std::vector<Phase<T>> phases = phases_of(sizes, bands.layout(), rows, columns);
+  pack_weight(sizes, weight, phases);
+  const Index room = kParts * channels * Index(columns.taps.size()) * bands.most_rows() * columns.count;
+  bands.template for_each<kParts>(room, load, [&](Index layer, Index first, Index count, const T* planes, T* woven) {
+    const Index image = layer / groups, group = layer % groups;
+    if (group == 0 && first == 0) begin(image);
+    const TransposedBand<T, kParts> band(sizes, rows, columns, phases, bands.layout().pitch(), first, count);
+    T* to[kParts];
+    for (int part = 0; part < kParts; ++part) to[part] = result[part] + layer * channels * sizes.height * sizes.width;
+    band.write(planes, bands.layout().size(), group, of_ends, woven, to);
+  });
+}
 
 // The constant `A b` of one image.
 template <typename T>
@@ -271,22 +351,18 @@ double constant_of(const BackwardConvolutionArguments<T>& args, Index image) {
 
 template <typename T>
 void backward_convolution(const BackwardConvolutionArguments<T>& args) {
-  const ConvolutionSizes& sizes = args.sizes;
-  const Index groups = sizes.groups, channels = sizes.channels / groups, outputs = sizes.outputs / groups;
-  const Axis rows(sizes, 0), columns(sizes, 1);
-  const Reach reach({rows.before, columns.before}, {rows.span, columns.span});
-  const Bands<T> bands(sizes.batch * groups, outputs, sizes.output_height, sizes.output_width, reach, rows.count,
-                       columns.count, outputs * channels * sizes.kernel[0] * sizes.kernel[1], args.threads, 1);
-  const std::vector<Phase<T>> phases = phases_of(sizes, bands.layout(), rows, columns);
-  pack_weight(sizes, args.weight, phases);
   const auto load = [&](Index at, Index size, T* to, Index) { std::copy_n(args.A + at, size, to); };
-  const Index room = channels * Index(columns.taps.size()) * bands.most_rows() * columns.count;
-  bands.template for_each<1>(room, load, [&](Index layer, Index first, Index count, const T* planes, T* woven) {
-    const Index image = layer / groups, group = layer % groups;
-    if (group == 0 && first == 0) args.constants[image] = constant_of(args, image);
-    const TransposedBand<T> band(args, rows, columns, phases, bands.layout().pitch(), first, count);
-    band.write(planes, group, woven, args.result + layer * channels * sizes.height * sizes.width);
-  });
+  const auto begin = [&](Index image) { args.constants[image] = constant_of(args, image); };
+  transpose_convolution<T, 1>(args.sizes, args.threads, args.weight, false, {args.result}, load, begin);
+}
+
+template <typename T>
+void interval_convolution_input_gradient(const IntervalConvolutionInputGradientArguments<T>& args) {
+  const auto load = [&](Index at, Index size, T* to, Index distance) {
+    load_pair(args.first_gradient + at, args.second_gradient + at, args.of_ends, size, to, to + distance);
+  };
+  transpose_convolution<T, 2>(args.sizes, args.threads, args.weight, args.of_ends,
+                              {args.first_result, args.second_result}, load, [](Index) {});
 }
 
 template <typename T>
@@ -305,13 +381,16 @@ void backward_convolution_gradient(const BackwardConvolutionGradientArguments<T>
       initial[size_t(output)] = T(args.constants_gradient[image]) * args.bias[first_output + output];
     }
     const Positions positions(rows, width, bands.layout().pitch(), Vector<T>::kSize);
-    write_sums(positions, planes, offsets, args.weight + first_output * Index(offsets.size()), initial.data(), outputs,
-               args.A_gradient + (layer * outputs * height + first) * width, height * width);
+    const T* weight = args.weight + first_output * Index(offsets.size());
+    write_sums<T, 1>(positions, {planes, bands.layout().size(), offsets, weight, initial.data()}, outputs,
+                     {{args.A_gradient + (layer * outputs * height + first) * width}, height * width, false});
   });
 }
 
 template void backward_convolution(const BackwardConvolutionArguments<float>&);
 template void backward_convolution(const BackwardConvolutionArguments<double>&);
+template void interval_convolution_input_gradient(const IntervalConvolutionInputGradientArguments<float>&);
+template void interval_convolution_input_gradient(const IntervalConvolutionInputGradientArguments<double>&);
 template void backward_convolution_gradient(const BackwardConvolutionGradientArguments<float>&);
 template void backward_convolution_gradient(const BackwardConvolutionGradientArguments<double>&);
 

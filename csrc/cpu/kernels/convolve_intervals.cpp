@@ -17,14 +17,8 @@ void load_centers_and_radii(const IntervalConvolutionArguments<T>& args, Index a
                             T* __restrict radius) {
   const T* first = args.first + at;
   const T* second = args.second + at;
-  if (!args.of_ends) {
-    for (Index j = 0; j < size; ++j) center[j] = first[j];
-    for (Index j = 0; j < size; ++j) radius[j] = second[j];
-  } else if (args.by.relative == T(0)) {
-    for (Index j = 0; j < size; ++j) {
-      center[j] = interval_center(first[j], second[j]);
-      radius[j] = interval_radius(first[j], second[j]);
-    }
+  if (!args.of_ends || args.by.relative == T(0)) {
+    load_pair(first, second, args.of_ends, size, center, radius);
   } else {
     const Widening<T> by = args.by;
     for (Index j = 0; j < size; ++j) {

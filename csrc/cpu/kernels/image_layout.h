@@ -113,17 +113,19 @@ class ImageLayout {
     const Index columns = minimum(width_, padded_width_ - reach_.padding[1]);
     T* to = planes;
     for (Index channel = first_channel; channel < first_channel + channels_; ++channel) {
-      for (Index phase = 0; phase < reach_.phases[0]; ++phase) {
-        for (Index row = 0; row < rows_; ++row) {
+      // In the order in which the rows lie in memory.
+      for (Index row = 0; row < rows_; ++row) {
+        for (Index phase = 0; phase < reach_.phases[0]; ++phase) {
           const Index y = (first_row + row) * reach_.stride[0] + phase - reach_.padding[0];
           const bool inside = y >= 0 && y < height_;
           if (inside) load((channel * height_ + y) * width_, columns, padded + reach_.padding[1]);
           for (int part = 0; part < kParts; ++part) {
-            spread_row(padded + part * padded_width_, inside, row, to + part * size());
+            spread_row(padded + part * padded_width_, inside, row,
+                       to + phase * reach_.phases[1] * plane_ + part * size());
           }
         }
-        to += reach_.phases[1] * plane_;
       }
+      to += reach_.phases[0] * reach_.phases[1] * plane_;
     }
   }
 
@@ -152,6 +154,20 @@ class ImageLayout {
   const Reach reach_;
   const Index pitch_, rows_, plane_, padded_width_;
 };
+
+// Writes `size` centers and radii: two arrays as they are, or made of them where they are ends.
+template <typename T>
+void load_pair(const T* first, const T* second, bool of_ends, Index size, T* __restrict center, T* __restrict radius) {
+  if (!of_ends) {
+    for (Index j = 0; j < size; ++j) center[j] = first[j];
+    for (Index j = 0; j < size; ++j) radius[j] = second[j];
+    return;
+  }
+  for (Index j = 0; j < size; ++j) {
+    center[j] = interval_center(first[j], second[j]);
+    radius[j] = interval_radius(first[j], second[j]);
+  }
+}
 
 // Stores `count` lanes of a vector, from `lane` on.
 template <typename T>

@@ -19,6 +19,8 @@ constexpr cpu::Kernels<T> table() {
           interval_linear<T>,
           interval_linear_gradient<T>,
           convolve_intervals<T>,
+          interval_convolution_input_gradient<T>,
+          convolution_weight_gradient<T>,
           backward_convolution<T>,
           backward_convolution_gradient<T>,
           split_interval<T>,

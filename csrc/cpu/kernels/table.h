@@ -30,6 +30,10 @@ void interval_linear_gradient(const IntervalLinearGradientArguments<T>& args);
 template <typename T>
 void convolve_intervals(const IntervalConvolutionArguments<T>& args);
 template <typename T>
+void interval_convolution_input_gradient(const IntervalConvolutionInputGradientArguments<T>& args);
+template <typename T>
+void convolution_weight_gradient(const ConvolutionWeightGradientArguments<T>& args);
+template <typename T>
 void backward_convolution(const BackwardConvolutionArguments<T>& args);
 template <typename T>
 void backward_convolution_gradient(const BackwardConvolutionGradientArguments<T>& args);
