@@ -86,6 +86,21 @@ class Network:
         """Whether a node is an affine function of the input with a single layer that mixes neurons."""
         return self.rank[node] == 0 and self.affine_depth[node] <= 1
 
+    def has_exact_intervals(self, node: BoundNode) -> bool:
+        """Whether intervals over a box are exact for a node: it is a first affine layer that reads no neuron twice."""
+        return self.is_first_affine(node) and not self._reads_twice[node]
+
+    @cached_property
+    def _reads_twice(self) -> dict[BoundNode, bool]:
+        """Whether a layer that mixes neurons, the node or below it, may read a neuron of the input more than once."""
+        twice: dict[BoundNode, bool] = {}
+        repeats: dict[BoundNode, bool] = {}  # whether two neurons may follow from the same one of the input
+        for node in self.nodes:
+            below = any(repeats[source] for source in node.inputs) or len(node.inputs) > 1
+            repeats[node] = bool(node.inputs) and (below or not node.acts_per_neuron)
+            twice[node] = any(twice[source] for source in node.inputs) or (node.mixes and below)
+        return twice
+
 
 def pre_activations(nodes: Sequence[BoundNode]) -> tuple[BoundNode, ...]:
     """Return the inputs of the activations among the nodes, in topological order, each once."""

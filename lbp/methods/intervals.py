@@ -19,11 +19,10 @@ def propagate_intervals(problem: Problem, *, everywhere: bool = True) -> None:
 
     Args:
         problem: bounds already recorded are taken as they are.
-        everywhere: for every node; otherwise only for affine functions of the input with a single layer that mixes
-            neurons, where intervals are exact.
+        everywhere: for every node; otherwise only where intervals are exact.
     """
     for node in problem.nodes:
-        if node in problem.bounds or not (everywhere or problem.network.is_first_affine(node)):
+        if node in problem.bounds or not (everywhere or problem.network.has_exact_intervals(node)):
             continue
         if isinstance(node, InputNode):
             problem.record(node, (problem.region.lower, problem.region.upper))

@@ -74,6 +74,20 @@ def test_interval_bounds_are_exact(name, p, eps):
     torch.testing.assert_close(upper.flatten(1), expected_upper, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_crown_bounds_over_a_box_are_exact_before_the_first_activation(name):
+    layer = seeded(LAYERS[name])
+    x = inputs((2, 5, 4) if name.startswith("normalised") else (2, 4, 5))
+    net = bounded(nn.Sequential(layer, nn.ReLU()), tuple(x.shape[1:]))
+    net.set_bound_opts({"sparse_intermediate_bounds": False})
+    net.compute_bounds(region(x, 0.3), method="CROWN")
+    (activation,) = [node for node in net.nodes() if node.is_activation]
+    lower, upper = (bound.flatten(1) for bound in (activation.inputs[0].lower, activation.inputs[0].upper))
+    expected_lower, expected_upper = _exact(layer, x, 0.3, torch.inf)
+    torch.testing.assert_close(lower, expected_lower, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(upper, expected_upper, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("p", NORMS)
 def test_the_ball_is_tighter_than_its_box_in_a_deep_network(p):
     model = seeded(lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 3)))
