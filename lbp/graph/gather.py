@@ -99,7 +99,8 @@ def gathered(
         shape: of two examples of the input, as the operation takes them.
 
     Raises:
-        UnsupportedLayerError: it computes, or moves numbers from one example to another.
+        UnsupportedLayerError: it computes, or moves numbers from one of the two examples to the other. Whoever calls
+            this knows that it does not with more examples.
     """
     count = source.size
     numbers = torch.arange(1, 2 * count + 1, dtype=torch.float64)
@@ -130,7 +131,8 @@ def moved(call: Call) -> BoundNode:
 def _rolled(call: Call) -> BoundNode:
     args = call.bind(input=REQUIRED, shifts=REQUIRED, dims=None)
     dims, rank = call.static(args["dims"]), call.rank_of(args["input"])
-    # Two examples do not tell: they are where they were after an even shift.
-    if dims is None or 0 in {dim % rank for dim in ([dims] if isinstance(dims, int) else dims or [0])}:
-        raise call.refuse("moves numbers between examples; name dimensions without that of the batch")
+    named = (dims,) if isinstance(dims, int) else dims or ()
+    # By a multiple of the batch size nothing moves: two examples may hide that a roll mixes more of them.
+    if not named or any(dim % rank == 0 for dim in named):
+        raise call.refuse("rolls over the batch dimension; name the others, as in x.roll(1, 2)")
     return moved(call)

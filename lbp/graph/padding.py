@@ -38,6 +38,9 @@ def _padded(call: Call, operand: Any, amounts: tuple[int, ...], value: Any) -> B
     """Return the node of padding by a constant; the amounts before and after the last dimension come first."""
     if value:
         raise call.refuse(f"fills with {value}; zeros are supported")
+    # Padding and cropping by as many examples as there are leaves nothing but zeros.
+    if any(amounts[2 * (call.rank_of(operand) - 1) :]):
+        raise call.refuse("pads the batch dimension")
     source, shape = call.node(operand), call.shape
     if len(source.shape) == 3 and len(amounts) <= 6 and min(amounts[4:], default=0) >= 0:
         left, right, top, bottom, front, behind = (*amounts, *[0] * (6 - len(amounts)))
@@ -50,7 +53,7 @@ def _padded(call: Call, operand: Any, amounts: tuple[int, ...], value: Any) -> B
 @for_modules(nn.Upsample, nn.UpsamplingNearest2d)
 def _enlarged_by_module(call: Call) -> BoundNode:
     module: Any = call.module
-    return _enlarged(call, call.operand(), module.mode)
+    return _enlarged(call, call.operand(), module.mode, module.scale_factor)
 
 
 @for_functions(functional.interpolate)
@@ -64,14 +67,18 @@ def _enlarged_by_function(call: Call) -> BoundNode:
         recompute_scale_factor=None,
         antialias=False,
     )
-    return _enlarged(call, args["input"], call.static(args["mode"]))
+    return _enlarged(call, args["input"], call.static(args["mode"]), call.static(args["scale_factor"]))
 
 
-def _enlarged(call: Call, operand: Any, mode: str) -> BoundNode:
+def _enlarged(call: Call, operand: Any, mode: str, scale: Any) -> BoundNode:
     if mode != "nearest":
         raise call.refuse(f"has mode={mode!r}; 'nearest' is supported")
     before, after = (shape[1:] for shape in (call.node(operand).shape, call.shape))
-    # Elsewhere the nearest pixel depends on how the device rounds the ratio.
+    # By a factor of 2.3, three pixels become six, and which is the nearest one differs between devices.
+    factors = scale if isinstance(scale, tuple | list) else (scale,)
+    if any(factor is not None and factor % 1 for factor in factors):
+        raise call.refuse(f"has scale_factor={scale}; 2, 4, 8, ... are supported")
+    # So does, where the ratio is rounded, the nearest pixel of whole multiples.
     if any(new % old or (new // old).bit_count() != 1 for old, new in zip(before, after, strict=True)):
         raise call.refuse(f"resizes images of {list(before)} to {list(after)}; 2, 4, 8, ... times as much is supported")
     return moved(call)

@@ -67,6 +67,8 @@ def _getitem(call: Call) -> BoundNode:
     source = call.node(args["input"])
     given = args["index"] if isinstance(args["index"], tuple) else (args["index"],)
     if any(isinstance(part, list | tuple | fx.Node) for part in given):
+        if not _keeps_batch(call, given, call.rank_of(args["input"])):
+            raise call.refuse("picks entries along the batch dimension")
         return moved(call)
     # What an index of None adds, the reshaping does.
     given = tuple(part for part in given if part is not None)
@@ -79,6 +81,22 @@ def _getitem(call: Call) -> BoundNode:
     slices = tuple(part if isinstance(part, slice) else _single(part) for part in parts)
     sliced = SliceNode(call.name, source, slices)
     return sliced if sliced.shape == call.shape else _without_dimensions(call, sliced)
+
+
+def _keeps_batch(call: Call, given: tuple[Any, ...], rank: int) -> bool:
+    """Whether an index leaves the first of `rank` dimensions as it is."""
+    parts = [part for part in given if part is not None]
+    if parts[0] is Ellipsis:
+        return sum(_dimensions_of(call, part) for part in parts[1:]) < rank
+    return isinstance(parts[0], slice) and parts[0] == slice(None)
+
+
+def _dimensions_of(call: Call, part: Any) -> int:
+    """Return how many dimensions part of an index is for."""
+    if isinstance(part, slice):
+        return 1
+    entries = torch.as_tensor(call.fixed(part))
+    return entries.dim() if entries.dtype == torch.bool else 1
 
 
 def _without_dimensions(call: Call, sliced: SliceNode) -> BoundNode:

@@ -88,11 +88,14 @@ def trace_model(model: nn.Module, example: Tensor) -> Trace:
     with torch.inference_mode(False), torch.no_grad(), unchanged_tensors(model):
         module, asked = _traced(model, example)
         runs = [_shape_run(module, model, example, batch) for batch in BATCH_SIZES]
+        overwrites = _overwrites(module.graph, runs[0])
+        if any(runs[0].mutations.values()):
+            overwrites |= _overwrites_of_one_example(module, model, example)
         is_checked = _check_values(module, model, example)
     results = tuple({node: _summary(run.env[node]) for node in run.env} for run in runs)
     of_batch = _of_batch(module.graph, results, runs[0].varying)
     _check_questions(model, module.graph, results[0], None if not is_checked else of_batch)
-    return Trace(module, results, of_batch, asked, _overwrites(module.graph, runs[0]))
+    return Trace(module, results, of_batch, asked, overwrites)
 
 
 def _traced(model: nn.Module, example: Tensor) -> tuple[fx.GraphModule, frozenset[fx.Node]]:
@@ -296,3 +299,14 @@ def _overwrites(graph: fx.Graph, run: ShapeRun) -> dict[fx.Node, fx.Node]:
             if earlier and any(position[user] > position[node] for user in other.users):
                 found[node] = other
     return found
+
+
+def _overwrites_of_one_example(module: fx.GraphModule, model: nn.Module, example: Tensor) -> dict[fx.Node, fx.Node]:
+    """Find in-place operations as `_overwrites` does, in a batch of one example.
+
+    Some channels of one example lie in memory as they must for `contiguous()`, which is then no copy.
+    """
+    try:
+        return _overwrites(module.graph, _shape_run(module, model, example, 1))
+    except InvalidInputError:
+        return {}  # the model takes no batch of one example
