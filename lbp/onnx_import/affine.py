@@ -1,4 +1,4 @@
-"""Affine layers: Gemm, MatMul, Conv, BatchNormalization."""
+"""Affine layers: Gemm, MatMul, Conv, ConvTranspose, BatchNormalization."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lbp.onnx_import.modules import AddMultiple, Permute, Reshape, ScaleShift
+from lbp.onnx_import.modules import AddMultiple, Pad, Permute, ScaleShift
 from lbp.onnx_import.registry import OnnxCall, for_operators
-from lbp.onnx_import.windows import Window, window_of
+from lbp.onnx_import.windows import geometry_of, window_of
 
 
 def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
@@ -72,29 +72,16 @@ def _matmul(call: OnnxCall) -> nn.Module:
 
 @for_operators("Conv")
 def _conv(call: OnnxCall) -> nn.Module:
-    kernel = call.tensor(1)
-    shape = call.shape()
-    if kernel.dim() not in (3, 4) or kernel.dim() != len(shape):
+    kernel = _kernel(call)
+    if kernel.dim() not in (3, 4) or kernel.dim() != len(call.shape()):
         raise call.refuse(
             f"has a kernel of shape {list(kernel.shape)}; convolutions in one and two dimensions are supported"
         )
-    stated = call.attribute("kernel_shape")
-    if stated is not None and stated != list(kernel.shape[2:]):
-        raise call.refuse(f"has kernel_shape={stated}, but a kernel of shape {list(kernel.shape)}")
     window = window_of(call, kernel.shape[2:])
-    bias = call.tensor(2) if call.constant(2) is not None else None
-    if kernel.dim() == 4:
-        return window.padded(_convolution(call, kernel, bias, window))
-    image = (shape[1], 1, shape[2])
-    flat = window.as_image()
-    layer = flat.padded(_convolution(call, kernel.unsqueeze(2), bias, flat))
-    return nn.Sequential(Reshape(image), layer, Reshape((kernel.shape[0], window.outputs()[0])))
-
-
-def _convolution(call: OnnxCall, kernel: Tensor, bias: Tensor | None, window: Window) -> nn.Conv2d:
     groups = int(call.attribute("group", 1))
     out_channels, per_group = kernel.shape[:2]
-    layer = nn.Conv2d(
+    kind = nn.Conv1d if kernel.dim() == 3 else nn.Conv2d
+    layer = kind(
         per_group * groups,
         out_channels,
         window.kernel,  # type: ignore[arg-type]
@@ -102,13 +89,52 @@ def _convolution(call: OnnxCall, kernel: Tensor, bias: Tensor | None, window: Wi
         padding=window.symmetric_padding(),  # type: ignore[arg-type]
         dilation=window.dilation,  # type: ignore[arg-type]
         groups=groups,
-        bias=bias is not None,
+        bias=call.constant(2) is not None,
         dtype=kernel.dtype,
         device="meta",
     )
+    return window.padded(_with_parameters(call, layer, kernel))
+
+
+@for_operators("ConvTranspose")
+def _transposed_convolution(call: OnnxCall) -> nn.Module:
+    kernel = _kernel(call)
+    if kernel.dim() != 4 or len(call.shape()) != 4:
+        raise call.refuse(f"has a kernel of shape {list(kernel.shape)}; images [B, C, H, W] are supported")
+    if call.attribute("auto_pad", "NOTSET") != "NOTSET" or call.attribute("output_shape") is not None:
+        raise call.refuse("has auto_pad or output_shape; state the size of its result by pads and output_padding")
+    window = geometry_of(call, kernel.shape[2:])
+    groups = int(call.attribute("group", 1))
+    layer = nn.ConvTranspose2d(
+        kernel.shape[0],
+        kernel.shape[1] * groups,
+        window.kernel,  # type: ignore[arg-type]
+        stride=window.stride,  # type: ignore[arg-type]
+        padding=window.symmetric_padding(),  # type: ignore[arg-type]
+        output_padding=tuple(call.attribute("output_padding", [0, 0])),
+        groups=groups,
+        bias=call.constant(2) is not None,
+        dilation=window.dilation,  # type: ignore[arg-type]
+        dtype=kernel.dtype,
+        device="meta",
+    )
+    _with_parameters(call, layer, kernel)
+    # Padding takes away from the result.
+    return layer if window.is_symmetric else nn.Sequential(layer, Pad(tuple(-n for n in window.amounts())))
+
+
+def _kernel(call: OnnxCall) -> Tensor:
+    kernel, stated = call.tensor(1), call.attribute("kernel_shape")
+    if stated is not None and stated != list(kernel.shape[2:]):
+        raise call.refuse(f"has kernel_shape={stated}, but a kernel of shape {list(kernel.shape)}")
+    return kernel
+
+
+def _with_parameters(call: OnnxCall, layer: nn.Module, kernel: Tensor) -> nn.Module:
+    """Give a layer its kernel, and its bias if there is one."""
     layer.weight = nn.Parameter(kernel)
-    if bias is not None:
-        layer.bias = nn.Parameter(bias)
+    if call.constant(2) is not None:
+        layer.bias = nn.Parameter(call.tensor(2))
     return layer
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -141,3 +143,72 @@ class AtMost(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the smaller of value and limit."""
         return self.limit - functional.relu(self.limit - x)
+
+
+class Entries(nn.Module):
+    """Entries along one dimension, in any order.
+
+    Attributes:
+        places: which ones, as a list or lists of lists, whose dimensions take the place of that one.
+    """
+
+    def __init__(self, dim: int, places: list[Any]) -> None:
+        super().__init__()
+        self.dim, self.places = dim, places
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the entries."""
+        index: tuple[Any, ...] = (*[slice(None)] * self.dim, self.places)
+        return x[index]
+
+
+class Pad(nn.Module):
+    """Padding by amounts before and after the last dimension, the one before it, and so on; negative ones crop.
+
+    Attributes:
+        mode: as `torch.nn.functional.pad` names it; constants are zeros.
+    """
+
+    def __init__(self, amounts: tuple[int, ...], mode: str = "constant") -> None:
+        super().__init__()
+        self.amounts, self.mode = amounts, mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the padded value."""
+        return functional.pad(x, self.amounts, self.mode)
+
+
+class Repeat(nn.Module):
+    """A value several times in a row, so often along every dimension; the batch once."""
+
+    def __init__(self, times: tuple[int, ...]) -> None:
+        super().__init__()
+        self.times = times
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the repeated value."""
+        return x.repeat(self.times)
+
+
+class Expand(nn.Module):
+    """Dimensions of size 1 repeated until every example has a shape."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x [B, *any] as [B, *shape]."""
+        return x.expand(-1, *self.shape)
+
+
+class Reduce(nn.Module):
+    """Sums or means over some dimensions."""
+
+    def __init__(self, dims: tuple[int, ...], *, mean: bool, keep: bool) -> None:
+        super().__init__()
+        self.dims, self.mean, self.keep = dims, mean, keep
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sums or means."""
+        return x.mean(self.dims, keepdim=self.keep) if self.mean else x.sum(self.dims, keepdim=self.keep)

@@ -1,46 +1,43 @@
-"""Pools and means."""
+"""Pools, sums and means."""
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 from torch import nn
 
-from lbp.onnx_import.modules import Permute, Reshape, ScaleShift
+from lbp.onnx_import.modules import Reduce
 from lbp.onnx_import.registry import OnnxCall, for_operators
 from lbp.onnx_import.windows import Window, window_of
 
 
 @for_operators("AveragePool")
 def _average_pool(call: OnnxCall) -> nn.Module:
-    window = _image_window(call)
+    window = _pooling_window(call)
     if max(window.dilation) > 1:
         raise call.refuse(f"has dilations {list(window.dilation)}; 1 is supported")
     counts_padding = bool(call.attribute("count_include_pad", 0))
     if not window.is_symmetric and not counts_padding:
         raise call.refuse("has padding that differs between the ends and does not count in the mean")
-    pool = nn.AvgPool2d(
-        window.kernel,  # type: ignore[arg-type]
-        window.stride,  # type: ignore[arg-type]
-        window.symmetric_padding(),  # type: ignore[arg-type]
-        count_include_pad=counts_padding,
-    )
+    kind: Any = nn.AvgPool1d if len(window.kernel) == 1 else nn.AvgPool2d
+    pool: nn.Module = kind(window.kernel, window.stride, window.symmetric_padding(), count_include_pad=counts_padding)
     return window.padded(pool)
 
 
 @for_operators("MaxPool")
 def _max_pool(call: OnnxCall) -> nn.Module:
-    window = _image_window(call)
+    window = _pooling_window(call)
     if not window.is_symmetric:
         raise call.refuse("has padding that differs between the two ends of the image")
     if any(2 * pad > kernel for pad, kernel in zip(window.before, window.kernel, strict=True)):
         raise call.refuse("has padding of more than half its window")
-    return nn.MaxPool2d(window.kernel, window.stride, window.before, window.dilation)
+    kind: type[nn.Module] = nn.MaxPool1d if len(window.kernel) == 1 else nn.MaxPool2d
+    return kind(window.kernel, window.stride, window.before, window.dilation)
 
 
 @for_operators("GlobalAveragePool")
 def _global_average_pool(call: OnnxCall) -> nn.Module:
-    return _mean(call, list(range(2, len(call.shape()))), keep=True)
+    return _over(list(range(2, len(call.shape()))), mean=True, keep=True)
 
 
 @for_operators("GlobalMaxPool")
@@ -53,15 +50,12 @@ def _global_max_pool(call: OnnxCall) -> nn.Module:
 
 @for_operators("ReduceMean")
 def _reduce_mean(call: OnnxCall) -> nn.Module:
-    return _mean(call, _reduced(call), keep=bool(call.attribute("keepdims", 1)))
+    return _over(_reduced(call), mean=True, keep=bool(call.attribute("keepdims", 1)))
 
 
 @for_operators("ReduceSum")
 def _reduce_sum(call: OnnxCall) -> nn.Module:
-    axes = _reduced(call)
-    count = math.prod(call.shape()[axis] for axis in axes)
-    mean = _mean(call, axes, keep=bool(call.attribute("keepdims", 1)))
-    return nn.Sequential(mean, ScaleShift(call.number(count)))
+    return _over(_reduced(call), mean=False, keep=bool(call.attribute("keepdims", 1)))
 
 
 def _reduced(call: OnnxCall) -> list[int]:
@@ -76,21 +70,14 @@ def _reduced(call: OnnxCall) -> list[int]:
     return axes
 
 
-def _mean(call: OnnxCall, axes: list[int], *, keep: bool) -> nn.Module:
-    """Return the mean over some dimensions: these moved last, and pooled as an image of height 1."""
-    shape = call.shape()
-    kept = [axis for axis in range(1, len(shape)) if axis not in axes]
-    rows = math.prod(shape[axis] for axis in kept)
-    count = math.prod(shape[axis] for axis in axes)
-    result = [1 if axis in axes else shape[axis] for axis in range(1, len(shape)) if keep or axis not in axes]
-    return nn.Sequential(
-        Permute((0, *kept, *sorted(axes))), Reshape((rows, 1, count)), nn.AdaptiveAvgPool2d(1), Reshape(tuple(result))
-    )
+def _over(axes: list[int], *, mean: bool, keep: bool) -> nn.Module:
+    # PyTorch takes no dimensions for all of them.
+    return Reduce(tuple(axes), mean=mean, keep=keep) if axes else nn.Identity()
 
 
-def _image_window(call: OnnxCall) -> Window:
-    if len(call.shape()) != 4:
-        raise call.refuse("is supported on images [B, C, H, W]")
+def _pooling_window(call: OnnxCall) -> Window:
+    if len(call.shape()) not in (3, 4):
+        raise call.refuse("is supported on images [B, C, H, W] and lines [B, C, L]")
     window = window_of(call, call.attribute("kernel_shape", []))
     if call.attribute("ceil_mode", 0) and window.outputs() != window.outputs(ceil=True):
         raise call.refuse("has ceil_mode with windows over the edge of the image")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from lbp.onnx_import.evaluation import Array
 from lbp.onnx_import.file import DTYPES
-from lbp.onnx_import.modules import Concat, Part, Permute, Reshape
+from lbp.onnx_import.modules import Concat, Entries, Expand, Pad, Part, Permute, Repeat, Reshape
 from lbp.onnx_import.registry import OnnxCall, for_operators
 
 
@@ -136,11 +137,21 @@ def _pad(call: OnnxCall) -> nn.Module:
     mode = call.attribute("mode", "constant")
     given = call.constant(2)
     value = call.attribute("value", 0.0) if given is None else float(given)
-    if mode != "constant" or value != 0 or min(pads) < 0 or rank != 4 or any(before[:2]) or any(after[:2]):
+    if mode not in _PADDING_MODES or (mode == "constant" and value != 0) or min(pads) < 0:
         raise call.refuse(
-            f"has mode={mode!r}, value={value}, pads={pads}; zeros around the height and width of images are supported"
+            f"has mode={mode!r}, value={value}, pads={pads}; zeros are supported, and the modes 'reflect', 'edge' and "
+            "'wrap'"
         )
-    return nn.ZeroPad2d((before[3], after[3], before[2], after[2]))
+    # Other modes than constants leave the batch and the channels alone.
+    first = 1 if mode == "constant" else min(2, rank - 1)
+    if any(before[:first]) or any(after[:first]):
+        raise call.refuse(f"pads the batch dimension, or with mode={mode!r} the channels: pads={pads}")
+    amounts = [amount for axis in reversed(range(first, rank)) for amount in (before[axis], after[axis])]
+    return Pad(tuple(amounts), _PADDING_MODES[mode])
+
+
+_PADDING_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+"""PyTorch's names of the modes of Pad."""
 
 
 @for_operators("Slice")
@@ -157,8 +168,9 @@ def _slice(call: OnnxCall) -> nn.Module:
     parts = []
     for i, axis in enumerate(axes):
         step = steps[i]
-        if step < 1:
-            raise call.refuse(f"has the step {step}; positive steps are supported")
+        if step < 0:
+            parts.append(_entries(call, axis, list(range(shape[axis]))[starts[i] : stops[i] : step]))
+            continue
         start, stop, _ = slice(starts[i], stops[i], step).indices(shape[axis])
         if (start, stop, step) == (0, shape[axis], 1):
             continue
@@ -186,19 +198,109 @@ def _gather(call: OnnxCall) -> nn.Module:
     indices = call.constant(1)
     (axis,) = call.axes([call.attribute("axis", 0)])
     shape = call.shape()
-    if indices is None or indices.size == 0 or indices.ndim > 1:
-        raise call.refuse("is supported with a number or a list of numbers as indices")
+    if indices is None:
+        raise call.refuse("lacks indices")
+    if indices.size == 0:
+        raise call.refuse("picks nothing")
     size = shape[axis]
     if indices.min() < -size or indices.max() >= size:
         raise call.refuse(f"takes entries {indices.min()} to {indices.max()} of a dimension of {size}")
-    picked = [int(index) % size for index in indices.reshape(-1)]
-    first, last = picked[0], picked[-1]
-    if picked != list(range(first, last + 1)):
-        raise call.refuse(f"takes the entries {picked}; entries one after the other are supported")
+    places = indices % size
+    first, last = int(places.flat[0]), int(places.flat[-1])
+    if places.ndim > 1 or places.reshape(-1).tolist() != list(range(first, last + 1)):
+        return _entries(call, axis, places.tolist())
     part = _part(call, axis, first, last + 1)
     if indices.ndim == 1:
         return part
     return nn.Sequential(part, Reshape((*shape[1:axis], *shape[axis + 1 :])))
+
+
+@for_operators("Resize", "Upsample")
+def _resize(call: OnnxCall) -> nn.Module:
+    before, mode = call.shape(), call.attribute("mode", "nearest")
+    if mode != "nearest" or call.attribute("axes") is not None:
+        raise call.refuse(f"has mode={mode!r} or names axes; the mode 'nearest' of all axes is supported")
+    after = _resized(call, before)
+    if any(new % old for old, new in zip(before, after, strict=True)):
+        raise call.refuse(f"resizes {list(before)} to {list(after)}; whole multiples are supported")
+    factors = [new // old for old, new in zip(before, after, strict=True)]
+    return nn.Sequential(
+        *(
+            _entries(call, axis, [place // factor for place in range(after[axis])])
+            for axis, factor in enumerate(factors)
+            if factor > 1
+        )
+    )
+
+
+def _resized(call: OnnxCall, before: tuple[int, ...]) -> list[int]:
+    """Return the shape that a value is resized to."""
+    if call.node.op_type == "Resize" and call.opset >= 11:
+        index, sizes = 2, call.integers("sizes", 3)
+    else:
+        index, sizes = 1, None
+    if sizes:
+        found = sizes
+    else:
+        given = call.constant(index) if call.attribute("scales") is None else call.attribute("scales")
+        scales = [] if given is None else [float(scale) for scale in np.reshape(given, -1)]
+        found = [math.floor(size * scale) for size, scale in zip(before, scales, strict=True)]
+    if len(found) != len(before) or min(found, default=1) < 1:
+        raise call.refuse(f"resizes a value of {len(before)} dimensions to {found}")
+    return found
+
+
+@for_operators("Tile")
+def _tile(call: OnnxCall) -> nn.Module:
+    times = call.integers("repeats", 1) or []
+    if len(times) != len(call.shape()) or min(times) < 1:
+        raise call.refuse(f"has repeats={times}; {len(call.shape())} positive numbers are expected")
+    if times[0] != 1:
+        raise call.refuse("repeats the batch")
+    return Repeat(tuple(times))
+
+
+@for_operators("Expand")
+def _expand(call: OnnxCall) -> nn.Module:
+    before, target = call.shape(), call.integers("shape", 1) or []
+    shape = np.broadcast_shapes(before, tuple(target))
+    if len(shape) != len(before) or shape[0] != 1:
+        raise call.refuse(f"expands to {list(shape)}; the batch must stay first")
+    return Expand(shape[1:])
+
+
+@for_operators("DepthToSpace")
+def _depth_to_space(call: OnnxCall) -> nn.Module:
+    (channels, height, width), size = _image(call), call.attribute("blocksize")
+    depth = channels // size**2
+    if call.attribute("mode", "DCR") == "CRD":
+        steps = Reshape((depth, size, size, height, width)), Permute((0, 1, 4, 2, 5, 3))
+    else:
+        steps = Reshape((size, size, depth, height, width)), Permute((0, 3, 4, 1, 5, 2))
+    return nn.Sequential(*steps, Reshape((depth, height * size, width * size)))
+
+
+@for_operators("SpaceToDepth")
+def _space_to_depth(call: OnnxCall) -> nn.Module:
+    (channels, height, width), size = _image(call), call.attribute("blocksize")
+    rows, columns = height // size, width // size
+    blocks = Reshape((channels, rows, size, columns, size)), Permute((0, 3, 5, 1, 2, 4))
+    return nn.Sequential(*blocks, Reshape((channels * size**2, rows, columns)))
+
+
+def _image(call: OnnxCall) -> tuple[int, ...]:
+    shape = call.shape()
+    if len(shape) != 4:
+        raise call.refuse("is supported on images [B, C, H, W]")
+    return shape[1:]
+
+
+def _entries(call: OnnxCall, axis: int, places: list[Any]) -> nn.Module:
+    if axis == 0:
+        raise call.refuse("picks entries along the batch dimension")
+    if not places:
+        raise call.refuse("picks nothing")
+    return Entries(axis, places)
 
 
 def _part(call: OnnxCall, axis: int, start: int, stop: int, step: int = 1) -> nn.Module:

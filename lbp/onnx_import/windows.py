@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from lbp.onnx_import.modules import Pad
 from lbp.onnx_import.registry import OnnxCall
 
 
@@ -36,12 +37,13 @@ class Window:
         return self.before if self.is_symmetric else (0,) * len(self.before)
 
     def padded(self, layer: nn.Module) -> nn.Module:
-        """Return a layer on images with zeros around them where it cannot pad itself."""
-        if self.is_symmetric:
-            return layer
-        top, left = self.before
-        bottom, right = self.after
-        return nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), layer)
+        """Return a layer on images or lines with zeros around them where it cannot pad itself."""
+        return layer if self.is_symmetric else nn.Sequential(Pad(self.amounts()), layer)
+
+    def amounts(self) -> tuple[int, ...]:
+        """Return the padding as `torch.nn.functional.pad` takes it: the last dimension first."""
+        ends = zip(reversed(self.before), reversed(self.after), strict=True)
+        return tuple(amount for both in ends for amount in both)
 
     def outputs(self, *, ceil: bool = False) -> tuple[int, ...]:
         """Return the number of positions in every dimension; `ceil` counts a last window that is cut off."""
@@ -51,23 +53,29 @@ class Window:
             found.append((-(-room // self.stride[i]) if ceil else room // self.stride[i]) + 1)
         return tuple(found)
 
-    def as_image(self) -> Window:
-        """Return a window over a line as a window over an image of height 1."""
-        return Window(
-            (1, *self.image),
-            (1, *self.kernel),
-            (1, *self.stride),
-            (1, *self.dilation),
-            (0, *self.before),
-            (0, *self.after),
-        )
-
 
 def window_of(call: OnnxCall, kernel: Sequence[int]) -> Window:
     """Return the window that a node's attributes describe.
 
     Raises:
         UnsupportedLayerError: attributes that do not fit the value's shape, or a window larger than the image.
+    """
+    window = geometry_of(call, kernel)
+    mode = call.attribute("auto_pad", "NOTSET")
+    if mode in ("SAME_UPPER", "SAME_LOWER"):
+        window = _same_size(window, extra_after=mode == "SAME_UPPER")
+    elif mode not in ("NOTSET", "VALID"):
+        raise call.refuse(f"has auto_pad={mode!r}, which is not known")
+    if min(window.outputs()) < 1:
+        raise call.refuse(f"has a window of {list(kernel)} that is larger than the padded image")
+    return window
+
+
+def geometry_of(call: OnnxCall, kernel: Sequence[int]) -> Window:
+    """Return the window with the padding that is stated in numbers, however large the image is.
+
+    Raises:
+        UnsupportedLayerError: attributes that do not fit the value's shape.
     """
     image = call.shape()[2:]
     if len(kernel) != len(image):
@@ -78,15 +86,8 @@ def window_of(call: OnnxCall, kernel: Sequence[int]) -> Window:
         if len(steps) != len(image) or min(steps, default=1) < 1:
             raise call.refuse(f"has {name}={list(steps)}; {len(image)} positive numbers are expected")
     window = Window(image, tuple(kernel), tuple(strides), tuple(dilations), *_padding(call, [0] * (2 * len(image))))
-    mode = call.attribute("auto_pad", "NOTSET")
-    if mode in ("SAME_UPPER", "SAME_LOWER"):
-        window = _same_size(window, extra_after=mode == "SAME_UPPER")
-    elif mode not in ("NOTSET", "VALID"):
-        raise call.refuse(f"has auto_pad={mode!r}, which is not known")
     if min(window.before + window.after) < 0:
         raise call.refuse(f"has negative padding {list(window.before + window.after)}")
-    if min(window.outputs()) < 1:
-        raise call.refuse(f"has a window of {list(kernel)} that is larger than the padded image")
     return window
 
 

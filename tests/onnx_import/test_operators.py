@@ -55,6 +55,19 @@ CASES = {
     "Conv over a line": (
         [node("Conv", ["x", "w", "b"], pads=[1, 0], strides=[2])], TOKENS, {"w": normal(3, 4, 3), "b": normal(3)},
     ),
+    "Conv over a line in groups": (
+        [node("Conv", ["x", "w"], auto_pad="SAME_UPPER", dilations=[2], group=2)], TOKENS, {"w": normal(2, 2, 2)},
+    ),
+    "ConvTranspose": (
+        [node("ConvTranspose", ["x", "w", "b"], strides=[2, 3], pads=[1, 0, 1, 0], output_padding=[1, 2])],
+        IMAGE, {"w": normal(2, 3, 3, 2), "b": normal(3)},
+    ),
+    "ConvTranspose with uneven padding": (
+        [node("ConvTranspose", ["x", "w"], dilations=[1, 2], pads=[0, 2, 1, 0])], IMAGE, {"w": normal(2, 3, 3, 2)},
+    ),
+    "ConvTranspose of a small image by a large kernel": (
+        [node("ConvTranspose", ["x", "w"], strides=[2, 2])], [1, 2, 1, 1], {"w": normal(2, 3, 4, 4)},
+    ),
     "BatchNormalization": (
         [node("BatchNormalization", ["x", "s", "b", "m", "v"], epsilon=0.01)],
         IMAGE, {"s": normal(2), "b": normal(2, seed=1), "m": normal(2, seed=2), "v": normal(2) ** 2},
@@ -100,10 +113,19 @@ CASES = {
     "Pad of some axes": (
         [node("Pad", ["x", "p", "", "a"])], IMAGE, {"p": ints(1, 2), "a": ints(-1)}, 18,
     ),
+    "Pad a line": ([node("Pad", ["x", "p"])], LINE, {"p": ints(0, 2, 0, 1)}),
+    "Pad channels": ([node("Pad", ["x", "p"])], IMAGE, {"p": ints(0, 1, 0, 2, 0, 3, 1, 0)}),
+    "Pad by reflection": ([node("Pad", ["x", "p"], mode="reflect")], IMAGE, {"p": ints(0, 0, 1, 2, 0, 0, 3, 0)}),
+    "Pad by the edge": ([node("Pad", ["x", "p"], mode="edge")], TOKENS, {"p": ints(0, 0, 1, 0, 0, 2)}),
+    "Pad round the other way": ([node("Pad", ["x", "p"], mode="wrap")], IMAGE, {"p": ints(0, 0, 1, 2, 0, 0, 3, 0)}, 19),
     "Pad nothing": ([node("Pad", ["x", "p"])], LINE, {"p": ints(0, 0, 0, 0)}),
     "Slice": (
         [node("Slice", ["x", "s", "e", "a", "t"])], IMAGE,
         {"s": ints(1, -6), "e": ints(9, 6), "a": ints(2, -1), "t": ints(1, 2)},
+    ),
+    "Slice backwards": (
+        [node("Slice", ["x", "s", "e", "a", "t"])], IMAGE,
+        {"s": ints(9, -2), "e": ints(-(2**63), 1), "a": ints(2, -1), "t": ints(-1, -2)},
     ),
     "Slice attributes": ([node("Slice", ["x"], axes=[1], starts=[1], ends=[4])], LINE, {}, 9),
     "Slice nothing away": ([node("Slice", ["x", "s", "e"])], LINE, {"s": ints(0), "e": ints(9)}),
@@ -111,6 +133,23 @@ CASES = {
     "Split whose first part has no name": ([node("Split", ["x", "n"], ["", "y"], axis=1)], LINE, {"n": ints(2, 4)}),
     "Gather": ([node("Gather", ["x", "i"], axis=2)], IMAGE, {"i": np.int64(-1)}),
     "Gather a range": ([node("Gather", ["x", "i"], axis=1)], LINE, {"i": ints(2, 3)}),
+    "Gather in any order": ([node("Gather", ["x", "i"], axis=-1)], IMAGE, {"i": ints(2, -7, 2)}),
+    "Gather a table": ([node("Gather", ["x", "i"], axis=1)], TOKENS, {"i": ints(2, 0, 1, 1, 3, -1).reshape(3, 2)}),
+    "Resize": ([node("Resize", ["x", "", "s"])], IMAGE, {"s": np.array([1.0, 1.0, 2.0, 3.0])}),
+    "Resize as PyTorch exports it": (
+        [
+            node(
+                "Resize", ["x", "", "", "n"],
+                mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric",
+            )
+        ],
+        IMAGE, {"n": ints(1, 2, 20, 7)},
+    ),
+    "Tile": ([node("Tile", ["x", "n"])], TOKENS, {"n": ints(1, 2, 3)}),
+    "Expand": ([node("Expand", ["x", "n"])], [1, 2, 1, 3], {"n": ints(4, 1)}),
+    "DepthToSpace": ([node("DepthToSpace", ["x"], blocksize=2)], [1, 8, 2, 3], {}),
+    "DepthToSpace by columns": ([node("DepthToSpace", ["x"], blocksize=2, mode="CRD")], [1, 8, 2, 3], {}),
+    "SpaceToDepth": ([node("SpaceToDepth", ["x"], blocksize=2)], [1, 2, 4, 6], {}),
     "AveragePool": ([node("AveragePool", ["x"], kernel_shape=[2, 3], strides=[1, 2])], IMAGE, {}),
     "AveragePool with padding": ([node("AveragePool", ["x"], kernel_shape=[3, 3], pads=[1, 1, 1, 1])], IMAGE, {}),
     "AveragePool that counts padding": (
@@ -118,11 +157,14 @@ CASES = {
     ),
     "MaxPool": ([node("MaxPool", ["x"], kernel_shape=[2, 3], strides=[2, 2], pads=[1, 1, 1, 1])], IMAGE, {}),
     "MaxPool dilated": ([node("MaxPool", ["x"], kernel_shape=[2, 2], dilations=[2, 3])], IMAGE, {}),
+    "AveragePool over a line": ([node("AveragePool", ["x"], kernel_shape=[3], strides=[2], pads=[1, 1])], TOKENS, {}),
+    "MaxPool over a line": ([node("MaxPool", ["x"], kernel_shape=[3], strides=[2], pads=[1, 1])], TOKENS, {}),
     "GlobalAveragePool": ([node("GlobalAveragePool", ["x"])], IMAGE, {}),
     "GlobalMaxPool": ([node("GlobalMaxPool", ["x"])], IMAGE, {}),
     "ReduceMean": ([node("ReduceMean", ["x"], axes=[1, -1], keepdims=0)], IMAGE, {}),
     "ReduceMean of an input's axes": ([node("ReduceMean", ["x", "a"])], IMAGE, {"a": ints(2)}, 18),
     "ReduceSum": ([node("ReduceSum", ["x", "a"])], IMAGE, {"a": ints(2, 3)}),
+    "ReduceSum of nothing": ([node("ReduceSum", ["x"], noop_with_empty_axes=1)], LINE, {}),
     "Identity, Dropout, Cast": (
         [node("Identity", ["x"], "i"), node("Dropout", ["i"], "d"), node("Cast", ["d"], to=TensorProto.FLOAT)],
         LINE, {},

@@ -46,14 +46,38 @@ UNSUPPORTED = {
         [node("Pad", ["x", "p", "v"])], IMAGE, {"p": ints(0, 0, 1, 0, 0, 0, 0, 0), "v": np.array(1.0)},
         "value=1.0",
     ),
-    "padding by reflection": (
-        [node("Pad", ["x", "p"], mode="reflect")], IMAGE, {"p": ints(0, 0, 1, 0, 0, 0, 0, 0)}, "reflect",
+    "padding of channels by reflection": (
+        [node("Pad", ["x", "p"], mode="reflect")], IMAGE, {"p": ints(0, 1, 0, 0, 0, 0, 0, 0)}, "the channels",
     ),
-    "steps backwards": (
+    "padding of the batch": ([node("Pad", ["x", "p"])], LINE, {"p": ints(1, 0, 0, 0)}, "pads the batch"),
+    "steps to nowhere": (
         [node("Slice", ["x", "s", "e", "a", "t"])], LINE,
-        {"s": ints(5), "e": ints(0), "a": ints(1), "t": ints(-1)}, "step -1",
+        {"s": ints(5), "e": ints(0), "a": ints(1), "t": ints(0)}, "damaged",
     ),
-    "entries in another order": ([node("Gather", ["x", "i"], axis=1)], LINE, {"i": ints(2, 0)}, "[2, 0]"),
+    "nothing, backwards": (
+        [node("Slice", ["x", "s", "e", "a", "t"])], LINE,
+        {"s": ints(0), "e": ints(5), "a": ints(1), "t": ints(-1)}, "picks nothing",
+    ),
+    "the batch backwards": (
+        [node("Slice", ["x", "s", "e", "a", "t"])], LINE,
+        {"s": ints(0), "e": ints(-9), "a": ints(0), "t": ints(-1)}, "along the batch",
+    ),
+    "entries of the batch": ([node("Gather", ["x", "i"], axis=0)], LINE, {"i": ints(0, 0)}, "along the batch"),
+    "a part of a pixel": (
+        [node("Resize", ["x", "", "s"])], IMAGE, {"s": np.array([1.0, 1.0, 1.5, 1.0])}, "whole multiples",
+    ),
+    "pixels that are not the nearest": (
+        [node("Resize", ["x", "", "s"], mode="linear")], IMAGE, {"s": np.array([1.0, 1.0, 2.0, 2.0])}, "mode='linear'",
+    ),
+    "pixels of other places": (
+        [node("Resize", ["x", "", "s"], nearest_mode="ceil", coordinate_transformation_mode="asymmetric")],
+        IMAGE, {"s": np.array([1.0, 1.0, 2.0, 2.0])}, "not read as onnx defines it",
+    ),
+    "the batch repeated": ([node("Tile", ["x", "n"])], LINE, {"n": ints(2, 1)}, "repeats the batch"),
+    "the batch expanded": ([node("Expand", ["x", "n"])], LINE, {"n": ints(3, 1, 6)}, "batch must stay first"),
+    "a transposed convolution of a stated size": (
+        [node("ConvTranspose", ["x", "w"], output_shape=[8, 8])], IMAGE, {"w": normal(2, 3, 3, 3)}, "output_shape",
+    ),
     "a convolution of volumes": ([node("Conv", ["x", "w"])], [1, 1, 4, 4, 4], {"w": normal(1, 1, 2, 2, 2)}, "kernel"),
     "a window larger than the image": ([node("MaxPool", ["x"], kernel_shape=[6, 6])], IMAGE, {}, "larger than"),
     "ceil mode": ([node("MaxPool", ["x"], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)], IMAGE, {}, "ceil_mode"),
