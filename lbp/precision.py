@@ -6,6 +6,7 @@ import functools
 import os
 import platform
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -35,9 +36,12 @@ R = TypeVar("R")
 # Of the whole process: autograd runs the backward pass of a GPU in a thread of its own.
 _free_convolutions = False
 
-# The switches belong to the process. They return when the last thread leaves its block.
-_threads_inside = 0
-_before: tuple[list[str], bool, bool] = ([], False, False)
+# The switches belong to the process. They return when the last thread leaves its block. A block that a signal (Ctrl-C,
+# a deadline) keeps from its end is one as long as it lives.
+_blocks: weakref.WeakSet[full_precision] = weakref.WeakSet()
+_Switches = tuple[list[str], bool, bool]
+_before: _Switches | None = None
+"""What the switches said before the first block; None outside of blocks."""
 
 
 @contextmanager
@@ -70,10 +74,11 @@ class full_precision:
     """
 
     def __enter__(self) -> None:
-        self._outermost = not getattr(_thread, "inside", False)
+        around: weakref.ref[full_precision] | None = getattr(_thread, "block", None)
+        self._outermost = around is None or around() is None
         if not self._outermost:
             return
-        _switch_off()
+        _switch_off(self)
         self._autocasts = _autocasts() if torch._C._is_any_autocast_enabled() else ()
         for autocast in self._autocasts:
             autocast.__enter__()
@@ -85,7 +90,7 @@ class full_precision:
             return
         for autocast in reversed(self._autocasts):
             autocast.__exit__(kind, error, trace)
-        _restore()
+        _restore(self)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Return the function with such a block around every call."""
@@ -102,36 +107,45 @@ def _autocasts() -> list[torch.autocast]:
     return [torch.autocast(device, enabled=False) for device in _AUTOCAST_DEVICES if torch.is_autocast_enabled(device)]
 
 
-def _switch_off() -> None:
+def _switches() -> _Switches:
+    return [read() for read in _read], torch._C._get_cudnn_enabled(), torch._C._get_nnpack_enabled()
+
+
+def _switch_off(block: full_precision) -> None:
     """Turn every shortcut off, and keep what the switches said."""
-    global _threads_inside, _before
+    global _before
     with _lock:
-        if _threads_inside == 0:
-            _before = [read() for read in _read], torch._C._get_cudnn_enabled(), torch._C._get_nnpack_enabled()
+        # A block that was lost has left the switches off, and what they said before; unless they were set since.
+        is_lost = _before is not None and not _blocks and _switches() == (["ieee"] * len(_read), False, False)
+        if not (_blocks or is_lost):
+            _before = _switches()
+        assert _before is not None
         torch._C._set_cudnn_enabled(_before[1] and _free_convolutions)
         torch._C._set_nnpack_enabled(False)
         for write in _write:
             write("ieee")
-        _threads_inside += 1
-    _thread.inside = True
+        _blocks.add(block)
+    _thread.block = weakref.ref(block)
 
 
-def _restore() -> None:
+def _restore(block: full_precision) -> None:
     """Turn the switches back if no other thread is inside."""
-    global _threads_inside
-    _thread.inside = False
+    global _before
+    _thread.block = None
     with _lock:
-        _threads_inside -= 1
-        if _threads_inside == 0:
-            precisions, cudnn, nnpack = _before
-            torch._C._set_cudnn_enabled(cudnn)
-            torch._C._set_nnpack_enabled(nnpack)
-            for read, write, precision in zip(_read, _write, precisions, strict=True):
-                # PyTorch does not say whether a value was inherited. One that inheriting gives is, so that a later
-                # change of the switch above reaches it.
-                write("none")
-                if read() != precision:
-                    write(precision)
+        _blocks.discard(block)
+        if _blocks or _before is None:
+            return
+        precisions, cudnn, nnpack = _before
+        torch._C._set_cudnn_enabled(cudnn)
+        torch._C._set_nnpack_enabled(nnpack)
+        for read, write, precision in zip(_read, _write, precisions, strict=True):
+            # PyTorch does not say whether a value was inherited. One that inheriting gives is, so that a later
+            # change of the switch above reaches it.
+            write("none")
+            if read() != precision:
+                write(precision)
+        _before = None
 
 
 # Variables of the environment that let products be less than IEEE arithmetic behind every switch of PyTorch: the device

@@ -13,7 +13,7 @@ from ops.cases import OP_NAMES, as_tuple, converted, every_op, is_float, normal
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lbp
-from lbp import ops
+from lbp import ops, precision
 from lbp.backend import current_backend
 from lbp.precision import full_precision
 
@@ -28,10 +28,14 @@ SWITCHES = (
 @pytest.fixture(autouse=True)
 def switches_return():
     """No test leaves a switch behind."""
-    backend, precision = current_backend(), torch.get_float32_matmul_precision()
+    backend, wish, before = current_backend(), torch.get_float32_matmul_precision(), state()
     yield
     lbp.backend(backend)
-    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.enabled = True
+    torch.set_float32_matmul_precision(wish)
+    for switch, value in zip(SWITCHES, before, strict=True):
+        if switch.fp32_precision != value:
+            switch.fp32_precision = value
 
 
 def state():
@@ -151,6 +155,54 @@ def test_full_precision_lasts_until_the_last_thread_leaves():
             assert not torch.backends.cudnn.enabled
     assert everything() == before
     assert torch.backends.cudnn.enabled
+
+
+def lost_block():
+    """A block that a signal ended before `with` knew of it."""
+    block = full_precision()
+    block.__enter__()
+
+
+def test_full_precision_returns_after_the_next_block_where_a_signal_ended_one_at_its_first_step():
+    torch.set_float32_matmul_precision("medium")
+    before = everything()
+    lost_block()
+    with full_precision():
+        assert state() == ["ieee"] * 4
+    assert everything() == before
+    assert torch.backends.cudnn.enabled
+
+
+def test_switches_that_are_set_after_a_signal_are_full_precision_in_the_next_block_and_kept():
+    lost_block()
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.cudnn.enabled = True
+    before = state()
+    with full_precision():
+        assert state() == ["ieee"] * 4
+        assert not torch.backends.cudnn.enabled
+    assert state() == before != ["ieee"] * 4
+    assert torch.backends.cudnn.enabled
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_full_precision_that_a_signal_interrupts_is_whole_in_the_next_block(monkeypatch, step):
+    def interrupted(value):
+        raise KeyboardInterrupt
+
+    writes = list(precision._write)
+    torch.set_float32_matmul_precision("medium")
+    if step < 4:
+        monkeypatch.setattr(precision, "_write", [*writes[:step], interrupted, *writes[step + 1 :]])
+        with pytest.raises(KeyboardInterrupt), full_precision():
+            pass
+    else:
+        with pytest.raises(KeyboardInterrupt), full_precision():
+            monkeypatch.setattr(precision, "_write", [*writes[: step - 3], interrupted, *writes[step - 2 :]])
+    monkeypatch.undo()
+    with full_precision():
+        assert state() == ["ieee"] * 4
+        assert not torch.backends.cudnn.enabled
 
 
 def test_full_precision_returns_after_an_exception():
