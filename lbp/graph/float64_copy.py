@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -14,6 +15,9 @@ from lbp.graph.lowering import check_answers
 from lbp.graph.structure import is_kept_whole, refuse_hidden
 from lbp.graph.trace import TensorShape, trace_model
 from lbp.precision import full_precision
+
+_INDEXING = {operator.getitem, torch.index_select, "index_select", torch.repeat_interleave, "repeat_interleave"}
+"""Operations that take whole numbers and masks as they are."""
 
 
 def own_dtype(model: nn.Module) -> torch.dtype:
@@ -90,6 +94,8 @@ def _keep_constants(module: fx.GraphModule, of_input: list[fx.Node], example: Te
     for node in constants:
         value, is_computed = run.env[node], node.op.startswith("call_")
         if not isinstance(value, Tensor) or not (is_computed or value.dtype != example.dtype):
+            continue
+        if not value.is_floating_point() and all(user.target in _INDEXING for user in node.users if user in on_input):
             continue
         kept = value.detach() if value.dtype == torch.bool else value.detach().to(example.dtype)
         name = f"{node.name}_in_float32"

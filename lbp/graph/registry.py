@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from lbp.errors import UnsupportedLayerError
 from lbp.graph.base import BoundNode
 from lbp.graph.shape_run import BATCH_SIZES
+from lbp.graph.structure import is_kept_whole
 from lbp.graph.trace import TensorShape, Trace
 from lbp.graph.values import Attribute, Literal, Value
 
@@ -232,12 +233,20 @@ class Call:
                 return part
             if given is not None and part in given:
                 return given[part]
-            value = self._values.get(part)
-            if isinstance(value, Literal) and isinstance(value.value, Tensor):
-                return value.value.cpu()
-            return self.static(part)
+            indices = self._indices(self._values.get(part))
+            return self.static(part) if indices is None else indices
 
         return fx.node.map_aggregate(argument, present)
+
+    def _indices(self, value: Value | None) -> Tensor | None:
+        """Return a constant that is a tensor and stays as it is: see `lbp.graph.structure`."""
+        if isinstance(value, Literal):
+            return value.value.cpu() if isinstance(value.value, Tensor) else None
+        if not isinstance(value, Attribute) or is_kept_whole(self.model.get_submodule(value.path.rpartition(".")[0])):
+            return None
+        present = value.read()
+        is_fixed = isinstance(present, Tensor) and not (present.is_floating_point() or present.is_complex())
+        return present.cpu() if is_fixed else None
 
     def bind(self, **parameters: Any) -> dict[str, Any]:
         """Match the call's arguments to parameter names; defaults as given, `REQUIRED` where there is none."""

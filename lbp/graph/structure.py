@@ -100,13 +100,19 @@ def _constants_of(module: nn.Module) -> Constants:
         elif not (whole and _holds_tensor(value)):
             found.append((name, setting_of(value)))
     for tensors in (module._parameters, module._buffers):
-        found.extend((name, _format_of(tensor)) for name, tensor in tensors.items())
+        found.extend((name, _format_of(tensor, whole)) for name, tensor in tensors.items())
     return tuple(found)
 
 
-def _format_of(tensor: Tensor | None) -> tuple[Any, ...] | None:
-    """Return what is constant of a parameter or buffer; nothing where there is none yet."""
-    return None if tensor is None or is_lazy(tensor) else (tensor.shape, tensor.dtype, tensor.device)
+def _format_of(tensor: Tensor | None, whole: bool) -> tuple[Any, ...] | None:
+    """Return what is constant of a parameter or buffer; nothing where there is none yet.
+
+    Whole numbers and masks may be indices, which a trace takes for constant, outside of modules that are kept whole.
+    """
+    if tensor is None or is_lazy(tensor):
+        return None
+    numbers = None if whole or tensor.is_floating_point() or tensor.is_complex() else Identity(tensor)
+    return tensor.shape, tensor.dtype, tensor.device, numbers
 
 
 def _by_class(modules: Iterable[nn.Module]) -> list[list[nn.Module]]:
@@ -167,6 +173,7 @@ class Snapshot:
         # The dictionaries of tensors and hooks are attributes, and so the same ones as long as these are.
         self._hooks = [hooks for module in self._fixed for hooks in _hooks_of(module)]
         self._tensors = [tensors for module in self._fixed for tensors in (module._parameters, module._buffers)]
+        self._whole = [whole for whole in map(is_kept_whole, self._fixed) for _ in range(2)]
         self._names, self._formats = self._of_tensors()
         self._by_class = [
             (of_kind, _outside(of_kind, self._own))
@@ -191,7 +198,11 @@ class Snapshot:
 
     def _of_tensors(self) -> tuple[list[list[str]], list[Any]]:
         names = list(map(list, self._tensors))
-        return names, [_format_of(tensor) for tensors in self._tensors for tensor in tensors.values()]
+        return names, [
+            _format_of(tensor, whole)
+            for tensors, whole in zip(self._tensors, self._whole, strict=True)
+            for tensor in tensors.values()
+        ]
 
 
 class _Entries:

@@ -36,6 +36,7 @@ class Call(nn.Module):
         self.kernel = nn.Parameter(torch.randn(4, 1, 3, 3) * 0.3)
         self.gain = nn.Parameter(torch.tensor([1.5, -0.5]))
         self.register_buffer("offset", torch.linspace(-1, 1, 16).reshape(1, 4, 4))
+        self.register_buffer("order", torch.tensor([1, 0]))
         self.register_buffer("mask", torch.tensor([True, False, True, True]))
         self.register_buffer("bytes", torch.tensor([0, 3, 200, 255], dtype=torch.uint8))
 
@@ -138,6 +139,8 @@ IMAGE_FUNCTIONS = {
     "x.narrow": lambda m, x: x.narrow(-1, 1, 2),
     "x.index_select": lambda m, x: x.index_select(2, torch.tensor([3, 0, 0])),
     "a list of indices": lambda m, x: x[:, [1, 0, 1], [0, 2, 3], ..., 1:],
+    "indices in a buffer": lambda m, x: x[:, m.order][:, :, m.mask],
+    "x.index_select by a buffer": lambda m, x: x.index_select(3, m.order),
     "a tensor of indices": lambda m, x: x[:, :, torch.tensor([2, 1])],
     "a new dimension": lambda m, x: x[:, None, ..., 1:, None],
     "channels": lambda m, x: x[:, 1:],

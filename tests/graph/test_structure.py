@@ -69,10 +69,12 @@ class Kept(nn.Module):
         self.tensor, self.nested, self.array = torch.tensor(2.0).double(), (1, [2.0]), np.full(3, 2.0)
         self.scale = Scale()
         self.register_buffer("buffer", None)
+        self.register_buffer("order", torch.tensor([2, 0, 1]))
 
     def forward(self, x):
         y = self.scale(self.layers[0](x)) * self.number * self.numbers[0] * self.by_name["of"] * float(self.tensor)
         y = y * self.lists[0][0] * self.nested[1][0] * torch.tensor(self.array) * self.factor
+        y = y[:, self.order]
         return y if self.buffer is None else y + self.buffer
 
 
@@ -92,6 +94,8 @@ KEPT_CHANGES = {
     "of the class": lambda model: setattr(Kept, "factor", -3.0),
     "the class": lambda model: setattr(model, "__class__", Negated),
     "a buffer": lambda model: setattr(model, "buffer", torch.ones(3).double()),
+    "indices in a buffer": lambda model: model.order.copy_(torch.tensor([0, 1, 2])),
+    "other indices in a buffer": lambda model: setattr(model, "order", torch.tensor([0, 1, 2])),
     "a bias less": lambda model: setattr(model.layers[0], "bias", None),
     "the order of layers": lambda model: setattr(model, "layers", nn.ModuleList(reversed(model.layers))),
     "a layer": lambda model: model.layers._modules.update({"0": nn.Linear(4, 3).double()}),

@@ -106,6 +106,28 @@ def test_a_copy_in_float64_is_the_same_function(name):
     assert network(x).item() == expected
 
 
+class Picks(nn.Module):
+    """Numbers by indices of every kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("order", torch.tensor([2, 0, 1]))
+        self.register_buffer("mask", torch.tensor([True, False, True]))
+
+    def forward(self, x):
+        return self.layer(x)[:, torch.tensor([3, 1, 0])][:, self.order][:, self.mask][:, [1, 0, 1]] * 0.1
+
+
+def test_a_copy_in_float64_picks_by_the_same_indices():
+    torch.manual_seed(0)
+    network, x = Picks(), torch.rand(1, 4)
+    wide = float64_copy(network, x)
+    torch.testing.assert_close(wide(x.double()), network(x).double(), rtol=1e-6, atol=1e-6)
+    for lower, upper in zip(*BoundedModule(wide, x.double()).compute_bounds((BoundedTensor(x.double()),)), strict=True):
+        torch.testing.assert_close(lower, upper)
+
+
 def test_a_copy_in_float64_depends_on_the_batch_where_the_network_does():
     network, x = Computed(lambda x, w: x * (x.shape[0] + 1) ** -0.5), torch.ones(1, 1)
     with pytest.raises(UnsupportedLayerError, match="depends on the input or on the batch size"):
