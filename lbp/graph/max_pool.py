@@ -293,6 +293,12 @@ def _max_pool_module(call: Call) -> BoundNode:
 
 @for_functions(functional.max_pool2d, torch.max_pool2d)
 def _max_pool_function(call: Call) -> BoundNode:
+    operand, options = function_options(call)
+    return make_max_pool(call, call.name, image_source(call, operand), call.shape, options)
+
+
+def function_options(call: Call) -> tuple[Any, dict[str, Any]]:
+    """Return the operand and the options of a call of a max pooling function of one or two dimensions."""
     args = call.bind(
         input=REQUIRED,
         kernel_size=REQUIRED,
@@ -302,5 +308,5 @@ def _max_pool_function(call: Call) -> BoundNode:
         ceil_mode=False,
         return_indices=False,
     )
-    source = image_source(call, args.pop("input"))
-    return make_max_pool(call, call.name, source, call.shape, {key: call.static(value) for key, value in args.items()})
+    operand = args.pop("input")
+    return operand, {key: call.static(value) for key, value in args.items()}

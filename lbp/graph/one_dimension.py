@@ -11,7 +11,7 @@ from torch.nn import functional
 from lbp.graph.average_pool import make_adaptive_average_pool, make_average_pool
 from lbp.graph.base import BoundNode
 from lbp.graph.conv import make_conv2d, padded_source
-from lbp.graph.max_pool import make_max_pool
+from lbp.graph.max_pool import function_options, make_max_pool
 from lbp.graph.registry import REQUIRED, Call, for_functions, for_modules
 from lbp.graph.shape import ReshapeNode
 from lbp.graph.values import Expression, Value
@@ -115,14 +115,4 @@ def _max_pool_module(call: Call) -> BoundNode:
 
 @for_functions(functional.max_pool1d, torch.max_pool1d)
 def _max_pool_function(call: Call) -> BoundNode:
-    args = call.bind(
-        input=REQUIRED,
-        kernel_size=REQUIRED,
-        stride=None,
-        padding=0,
-        dilation=1,
-        ceil_mode=False,
-        return_indices=False,
-    )
-    operand = args.pop("input")
-    return _largest(call, operand, {key: call.static(value) for key, value in args.items()})
+    return _largest(call, *function_options(call))
