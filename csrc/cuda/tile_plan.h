@@ -9,11 +9,12 @@
 
 namespace lbp::cuda {
 
-// A launch of fewer blocks than this splits the depth: two blocks for each of the 132 multiprocessors of an H100. A
-// constant, so that results are the same on every device.
-constexpr Index kEnoughBlocks = 264;
-// A split adds up at least so much of the depth: less would not pay for writing its sums and reading them again.
-constexpr Index kLeastSplitDepth = 256;
+// Multiprocessors of an H100, over which blocks are spread; a constant, so that results are the same on every device.
+constexpr Index kMultiprocessors = 132;
+// So many blocks have sums of their own where the depth is split.
+constexpr Index kMostSplitBlocks = 4 * kMultiprocessors;
+// A product less deep takes no longer than a few launches, and is one.
+constexpr Index kLeastDepthToSplit = 256;
 
 // A sum that may be one chain of multiply-adds as long as a block can count.
 constexpr Index kAnyLength = Index(1) << 30;
@@ -75,6 +76,28 @@ auto with_sums(const Product& product, Arithmetic arithmetic, const Body& body) 
   return body(Kind<PlainSums<T, Tall, kPairing>>());
 }
 
+// Into how many parts the depth of a product is split, at least `least`: of `blocks` blocks that go through `steps`
+// tiles of it, and add up `sums` numbers together. Costs are counted in steps, about a microsecond on an H100. Large
+// tiles keep a multiprocessor busy, so that two blocks on one take as long as one after the other; of flat ones, which
+// wait for memory, two run at a time.
+template <typename Shape>
+Index best_splits(Index blocks, Index steps, Index least, Index sums) {
+  constexpr Index kAtATime = Shape::kRows > 32 ? kMultiprocessors : 2 * kMultiprocessors;
+  constexpr Index kAroundSteps = 3;       // what a block does before and after, in steps
+  constexpr Index kSecondLaunch = 4;      // which adds the parts up
+  constexpr Index kSumsInStep = 1 << 19;  // that are written, and read again
+  Index chosen = least, least_cost = 0;
+  for (Index splits = least; splits == least || (splits * blocks <= kMostSplitBlocks && splits <= steps); ++splits) {
+    const Index of_block = quotient_up(steps, splits) + kAroundSteps;
+    const Index adding_up = splits == 1 ? 0 : kSecondLaunch + splits * sums / kSumsInStep;
+    const Index cost = quotient_up(blocks * splits, kAtATime) * of_block + adding_up;
+    if (splits > least && cost >= least_cost) continue;
+    chosen = splits;
+    least_cost = cost;
+  }
+  return chosen;
+}
+
 template <typename Shape, typename Product>
 TilePlan<typename Product::Scalar> plan_tiles(const Product& product, Index longest_part, void* workspace) {
   using T = typename Product::Scalar;
@@ -84,10 +107,12 @@ TilePlan<typename Product::Scalar> plan_tiles(const Product& product, Index long
                       quotient_up(product.depth, Shape::kDepth) * Shape::kDepth,
                       nullptr,
                       nullptr};
+  constexpr Index kProducts = Product::kPairing == Pairing::kSingle ? 1 : 2;
   const Index blocks = product.batches * plan.row_tiles * plan.column_tiles;
   Index splits = product.depth > longest_part ? quotient_up(product.depth, longest_part) : 1;
-  if (blocks > 0 && blocks < kEnoughBlocks) {
-    splits = larger(splits, smaller(quotient_up(kEnoughBlocks, blocks), product.depth / kLeastSplitDepth));
+  if (blocks > 0 && product.depth >= kLeastDepthToSplit) {
+    splits = best_splits<Shape>(blocks, quotient_up(product.depth, Shape::kDepth), splits,
+                                kProducts * product.batches * product.rows * product.columns);
   }
   if (splits > 1) {
     plan.split_depth = quotient_up(quotient_up(product.depth, splits), Shape::kDepth) * Shape::kDepth;

@@ -86,6 +86,11 @@ class Shape:
         """Returns numbers in [0, 1)."""
         return torch.rand(*shape, device=self.device, generator=self.generator)
 
+    def center_and_radius(self, *shape: int) -> tuple[Tensor, Tensor]:
+        """Returns centers and radii; no end is 0, where what a gradient is is a matter of convention."""
+        center, radius = self.normal(*shape), self.uniform(*shape)
+        return center, radius.masked_fill_(radius == center.abs(), 1.0)
+
     def bounds(self, *shape: int) -> tuple[Tensor, Tensor]:
         """Returns lower and upper bounds [B, *shape].
 

@@ -159,7 +159,7 @@ ForwardMatrices = tuple[Tensor, Tensor, Tensor, Tensor]
 
 def _forward_bounds(shape: Shape) -> ForwardMatrices:
     batch, inputs, n = shape.batch, _inputs(shape), shape.neurons
-    center, radius = wanted(shape.normal(batch, inputs, n), shape.uniform(batch, inputs, n))
+    center, radius = wanted(*shape.center_and_radius(batch, inputs, n))
     center_bias, radius_bias = wanted(shape.normal(batch, n), shape.uniform(batch, n))
     return center, radius, center_bias, radius_bias
 

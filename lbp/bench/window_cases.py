@@ -101,7 +101,7 @@ def _forward(shape: Shape, module: nn.Conv2d) -> Iterator[OpCase]:
     height, width = layer.input_shape[1:]
     window = (1, 3, 3)
     size = (1, *window, *layer.input_shape)
-    center, radius = wanted(shape.normal(*size), shape.uniform(*size))
+    center, radius = wanted(*shape.center_and_radius(*size))
     biases = (shape.normal(1, *layer.input_shape), shape.uniform(1, *layer.input_shape))
     weight = module.weight.detach().to(shape.device).requires_grad_()
     bias = None if module.bias is None else module.bias.detach().to(shape.device)
@@ -138,7 +138,7 @@ def _dense_and_pooled(shape: Shape) -> Iterator[OpCase]:
     """What leaves the windows of the layer below: a Linear layer, and dense matrices; and pooling, which grows them."""
     layer = shape.layer
     channels, height, width = layer.input_shape
-    center, radius = wanted(shape.normal(1, 1, 3, 3, *layer.input_shape), shape.uniform(1, 1, 3, 3, *layer.input_shape))
+    center, radius = wanted(*shape.center_and_radius(1, 1, 3, 3, *layer.input_shape))
     biases = (shape.normal(1, *layer.input_shape), shape.uniform(1, *layer.input_shape))
     neurons = channels * height * width
     name = f"{layer.name} window=3x3"

@@ -75,25 +75,25 @@ def test_launch_bound_layers_take_one_launch(launches, name):
 
 def product_calls():
     """Fused products whose depth is not split."""
-    weight, bias = normal(20, 500, seed=50), normal(20, seed=51)
+    weight, bias = normal(20, 250, seed=50), normal(20, seed=51)
     for batch in (1, 4, 7):
-        layer = (*intervals(batch, 500), weight, bias)
+        layer = (*intervals(batch, 250), weight, bias)
         yield f"interval_linear {batch}", ops.interval_linear, layer, {}
         outward = (*layer, *OUTWARD, bias.abs(), None)
         yield f"interval_linear {batch}, outward", torch.ops.lbp.interval_linear_outward, outward, {}
-    yield "forward_linear", ops.forward_linear, (*forward_matrices(1, 30, 500), weight, bias), {}
+    yield "forward_linear", ops.forward_linear, (*forward_matrices(1, 30, 250), weight, bias), {}
     yield (
         "insert_forward",
         ops.insert_forward,
         (coefficients("both", 2, 9, 60), *forward_matrices(2, 50, 60)),
         {"sides": "both"},
     )
-    (l, u), lines = intervals(2, 500), relaxation(shape=(500,))
-    A = coefficients("both", 2, 9, 500)
+    (l, u), lines = intervals(2, 250), relaxation(shape=(250,))
+    A = coefficients("both", 2, 9, 250)
     yield (
         "relax_backward_linear",
         ops.relax_backward_linear,
-        (A, l, u, normal(500, 20), None),
+        (A, l, u, normal(250, 20), None),
         {"sides": "both", **lines},
     )
     weight, bias, geometry, shape = convolution(2)

@@ -227,11 +227,12 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 1) finish_product_kernel(const TileArgume
   if (row >= view.rows || column >= view.columns) return;
   T sums[kProducts] = {};
   double constant = 0;
+#pragma unroll 8
   for (int split = 0; split < args.plan.splits; ++split) {
     const Index part = split * product.batches + batch;
     for (int i = 0; i < kProducts; ++i)
-      sums[i] += args.plan.sums[(part * kProducts + i) * size + row * product.columns + column];
-    if (Product::kConstants && column == 0) constant += args.plan.constants[part * product.rows + row];
+      sums[i] += read(args.plan.sums + (part * kProducts + i) * size + row * product.columns + column);
+    if (Product::kConstants && column == 0) constant += read(args.plan.constants + part * product.rows + row);
   }
   view.output(row).store(column, sums[0], sums[kProducts - 1]);
   if constexpr (Product::kConstants) {
