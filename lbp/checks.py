@@ -59,7 +59,7 @@ def known_to_hold(condition: Tensor) -> bool:
 
 def _unread() -> bool:
     """Whether no value is to be looked at: in `trusted_values`, and while a CUDA graph is being captured."""
-    capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    capturing = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
     return getattr(_state, "trusted", False) or capturing
 
 

@@ -7,7 +7,9 @@ method and the budget.
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,8 +57,7 @@ def budget_in_bytes(value: int | float | str) -> int:
 def free_memory(device: torch.device) -> int:
     """Return the bytes that are free on a device, for the CPU those that the system could hand out."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return _free_device_memory(device)
     match = re.search(rb"MemAvailable:\s*(\d+) kB", _contents(_SYSTEM))
     available = int(match[1]) * 1024 if match else 8 * 2**30
     limit, used = (_contents(path).strip() for path in _CONTAINER)
@@ -64,6 +65,32 @@ def free_memory(device: torch.device) -> int:
         available = min(available, max(int(limit) - int(used), 2**20))
     return available
 
+
+def _free_device_memory(device: torch.device) -> int:
+    """Return the bytes that a CUDA device has for this process's tensors.
+
+    The driver takes longer to say what is free than a small layer takes, so it is asked once in a while. What this
+    process allocates in between is counted: it leaves the sum of what the driver has free and what PyTorch has reserved
+    as it is. What others allocate is not, until the driver is asked again.
+    """
+    statistics = torch.cuda.memory_stats_as_nested_dict(device)
+    reserved, allocated = (
+        statistics.get(f"{name}_bytes", {}).get("all", {}).get("current", 0) for name in ("reserved", "allocated")
+    )
+    index = torch.cuda.current_device() if device.index is None else device.index
+    asked_at, available = _available.get(index, (-math.inf, 0))
+    now = time.monotonic()
+    if now - asked_at > ASK_DRIVER_AFTER_S:
+        free, _ = torch.cuda.mem_get_info(device)
+        available = free + reserved
+        _available[index] = now, available
+    return int(max(available - allocated, 0))
+
+
+ASK_DRIVER_AFTER_S = 1.0
+
+_available: dict[int, tuple[float, int]] = {}
+"""By device: when the driver was asked, and what it had free together with what PyTorch had reserved."""
 
 _SYSTEM = Path("/proc/meminfo")
 

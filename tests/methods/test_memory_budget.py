@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 import lbp
 from lbp.errors import InvalidInputError
 from lbp.linear import Region
-from lbp.methods import Problem, problem
+from lbp.methods import Problem, memory, problem
 from lbp.methods.memory import budget_in_bytes
 
 MIB = 2**20
@@ -270,3 +270,43 @@ def test_the_budget_may_be_an_option(model):
         bounded(model, 1, None, memory_budget="1kB")()
     with pytest.raises(InvalidInputError, match="memory_budget must be"):
         bounded(model, 1, None, memory_budget="much")
+
+
+class Driver:
+    """A device of which another process may take memory, and this one through PyTorch."""
+
+    def __init__(self, free, monkeypatch):
+        self.free, self.reserved, self.allocated, self.asked, self.now = free, 0, 0, 0, 100.0
+        monkeypatch.setattr(memory, "_available", {})
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", self._answer)
+        monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", self._statistics)
+        monkeypatch.setattr(memory.time, "monotonic", lambda: self.now)
+
+    def _answer(self, device):
+        self.asked += 1
+        return self.free, 10**9
+
+    def _statistics(self, device):
+        numbers = {"reserved_bytes": self.reserved, "allocated_bytes": self.allocated}
+        return {name: {"all": {"current": number}} for name, number in numbers.items()} if self.reserved else {}
+
+
+def test_free_memory_of_a_device_follows_what_this_process_allocates_without_asking_the_driver_again(monkeypatch):
+    driver, device = Driver(700, monkeypatch), torch.device("cuda")
+    assert memory.free_memory(device) == 700
+    driver.free, driver.reserved, driver.allocated = 400, 300, 250
+    assert memory.free_memory(device) == memory.free_memory(torch.device("cuda", 0)) == 450
+    driver.allocated = 10
+    assert memory.free_memory(device) == 690
+    assert driver.asked == 1
+
+
+def test_free_memory_of_a_device_follows_what_other_processes_allocate_a_little_later(monkeypatch):
+    driver, device = Driver(700, monkeypatch), torch.device("cuda", 1)
+    assert memory.free_memory(device) == 700
+    driver.free = 20
+    driver.now += 1.1 * memory.ASK_DRIVER_AFTER_S
+    assert memory.free_memory(device) == 20
+    driver.free, driver.reserved, driver.allocated = 0, 20, 30
+    assert memory.free_memory(device) == 0
