@@ -13,7 +13,10 @@ namespace lbp::cuda {
 constexpr Index kMultiprocessors = 132;
 // So many blocks have sums of their own where the depth is split.
 constexpr Index kMostSplitBlocks = 4 * kMultiprocessors;
-// A product less deep takes no longer than a few launches, and is one.
+// A sum whose parts have a longest length has no more parts than that length asks for, or so many: p parts of d terms
+// round d + p - 1 times, and whoever bounds that counts so many parts (docs/rounding.md, section 12).
+constexpr Index kMostCountedParts = 264;
+// A product less deep is one launch.
 constexpr Index kLeastDepthToSplit = 256;
 
 // A sum that may be one chain of multiply-adds as long as a block can count.
@@ -76,18 +79,19 @@ auto with_sums(const Product& product, Arithmetic arithmetic, const Body& body) 
   return body(Kind<PlainSums<T, Tall, kPairing>>());
 }
 
-// Into how many parts the depth of a product is split, at least `least`: of `blocks` blocks that go through `steps`
-// tiles of it, and add up `sums` numbers together. Costs are counted in steps, about a microsecond on an H100. Large
-// tiles keep a multiprocessor busy, so that two blocks on one take as long as one after the other; of flat ones, which
-// wait for memory, two run at a time.
+// Into how many parts the depth of a product is split, at least `least` and else at most `most`: of `blocks` blocks
+// that go through `steps` tiles of it, and add up `sums` numbers together. Costs are counted in steps, about a
+// microsecond on an H100. Tall tiles keep a multiprocessor busy, so that two blocks on one take as long as one after
+// the other; smaller ones wait for memory, and run as many at a time as there is room for.
 template <typename Shape>
-Index best_splits(Index blocks, Index steps, Index least, Index sums) {
-  constexpr Index kAtATime = Shape::kRows > 32 ? kMultiprocessors : 2 * kMultiprocessors;
+Index best_splits(Index blocks, Index steps, Index least, Index most, Index sums) {
+  constexpr bool kTall = Shape::kRows * Shape::kColumns >= 128 * 64;
+  constexpr Index kAtATime = kMultiprocessors * (kTall ? 1 : 512 / Shape::kThreads);
   constexpr Index kAroundSteps = 3;       // what a block does before and after, in steps
   constexpr Index kSecondLaunch = 4;      // which adds the parts up
   constexpr Index kSumsInStep = 1 << 19;  // that are written, and read again
   Index chosen = least, least_cost = 0;
-  for (Index splits = least; splits == least || (splits * blocks <= kMostSplitBlocks && splits <= steps); ++splits) {
+  for (Index splits = least; splits == least || (splits * blocks <= kMostSplitBlocks && splits <= most); ++splits) {
     const Index of_block = quotient_up(steps, splits) + kAroundSteps;
     const Index adding_up = splits == 1 ? 0 : kSecondLaunch + splits * sums / kSumsInStep;
     const Index cost = quotient_up(blocks * splits, kAtATime) * of_block + adding_up;
@@ -109,10 +113,13 @@ TilePlan<typename Product::Scalar> plan_tiles(const Product& product, Index long
                       nullptr};
   constexpr Index kProducts = Product::kPairing == Pairing::kSingle ? 1 : 2;
   const Index blocks = product.batches * plan.row_tiles * plan.column_tiles;
-  Index splits = product.depth > longest_part ? quotient_up(product.depth, longest_part) : 1;
+  const Index least = product.depth > longest_part ? quotient_up(product.depth, longest_part) : 1;
+  Index splits = least;
   if (blocks > 0 && product.depth >= kLeastDepthToSplit) {
-    splits = best_splits<Shape>(blocks, quotient_up(product.depth, Shape::kDepth), splits,
-                                kProducts * product.batches * product.rows * product.columns);
+    const Index steps = quotient_up(product.depth, Shape::kDepth);
+    const Index most = longest_part < kAnyLength ? larger(least, smaller(steps, kMostCountedParts)) : steps;
+    splits =
+        best_splits<Shape>(blocks, steps, least, most, kProducts * product.batches * product.rows * product.columns);
   }
   if (splits > 1) {
     plan.split_depth = quotient_up(quotient_up(product.depth, splits), Shape::kDepth) * Shape::kDepth;

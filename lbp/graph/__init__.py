@@ -20,7 +20,7 @@ from lbp.graph import (
 )
 from lbp.graph.base import BoundNode, InputNode, Relaxations
 from lbp.graph.lowering import build_network
-from lbp.graph.network import Network, pre_activations
+from lbp.graph.network import Network, last_uses, pre_activations
 
 LAYERS = (
     activation,
@@ -42,4 +42,13 @@ LAYERS = (
 )
 """Modules that hold the layers; each registers its own."""
 
-__all__ = ["LAYERS", "BoundNode", "InputNode", "Network", "Relaxations", "build_network", "pre_activations"]
+__all__ = [
+    "LAYERS",
+    "BoundNode",
+    "InputNode",
+    "Network",
+    "Relaxations",
+    "build_network",
+    "last_uses",
+    "pre_activations",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -106,3 +106,18 @@ def pre_activations(nodes: Sequence[BoundNode]) -> tuple[BoundNode, ...]:
     """Return the inputs of the activations among the nodes, in topological order, each once."""
     wanted = {node.inputs[0] for node in nodes if node.is_activation}
     return tuple(node for node in nodes if node in wanted)
+
+
+def last_uses(nodes: Sequence[BoundNode], kept: Collection[BoundNode]) -> dict[BoundNode, list[BoundNode]]:
+    """Return by node which nodes no later one reads, of those that are not kept.
+
+    Args:
+        nodes: in topological order.
+        kept: never named.
+    """
+    last = {source: node for node in nodes for source in node.inputs}
+    uses: dict[BoundNode, list[BoundNode]] = {}
+    for source, node in last.items():
+        if source not in kept:
+            uses.setdefault(node, []).append(source)
+    return uses

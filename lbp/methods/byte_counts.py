@@ -137,6 +137,8 @@ def image_bytes(
 ) -> int:
     """Return the bytes that bounding one image takes, apart from the rows of hidden layers and of the output.
 
+    Where bounds are let go they are those that are left when rows start; see `interval_bytes` for the time before.
+
     Args:
         network: the graph.
         method: the method.
@@ -149,11 +151,12 @@ def image_bytes(
     """
     nodes = network.below(output)
     widest = max(node.size for node in nodes)
-    total = (2 + _outward_numbers(method, rounding)) * neurons_of(nodes) + 6 * widest
+    lines = 0 if method.output == "ibp" else max(node.numbers_of_lines() for node in nodes)
+    if _lets_go(method, rounding):
+        return (kept_numbers(network, method, output, rounding) + lines + 2 * widest) * itemsize
+    total = (2 + _outward_numbers(method, rounding)) * neurons_of(nodes) + 6 * widest + lines
     if rounding != "nearest":
         total += max((node.outward_numbers() for node in nodes if isinstance(node, LinearNode)), default=0)
-    if method.output != "ibp":
-        total += max(node.numbers_of_lines() for node in nodes)
     if "lbp" in (method.hidden, method.output):
         carried = nodes if _forward_to_output(method, rows) else _below_activations(network, nodes)
         # Where windows do not pay for one image they may for more.
@@ -168,6 +171,14 @@ def image_bytes(
     return total * itemsize
 
 
+@counted_once
+def interval_bytes(network: Network, method: Method, output: BoundNode, itemsize: int, *, rounding: str) -> int:
+    """Return the bytes of one image while intervals are propagated, before any row starts; 0 where none are let go."""
+    nodes = network.below(output)
+    widest = max(node.size for node in nodes)
+    return (_interval_numbers(nodes) + 4 * widest) * itemsize if _lets_go(method, rounding) else 0
+
+
 def _outward_numbers(method: Method, rounding: str) -> int:
     """Return how many numbers of every neuron are kept, at most, to account for rounding.
 
@@ -179,6 +190,37 @@ def _outward_numbers(method: Method, rounding: str) -> int:
         return 0
     of_bounds = 0 if method.output == "ibp" else 3 if method.hidden == "ibp" else 5
     return of_bounds + (2 if rounding == "inference" else 0)
+
+
+def kept_numbers(network: Network, method: Method, output: BoundNode, rounding: str) -> int:
+    """Return how many numbers the bounds of one image are, of all nodes that keep theirs."""
+    nodes = network.below(output)
+    return 2 * neurons_of(tuple(_keeping(nodes)) if _lets_go(method, rounding) else nodes)
+
+
+def _lets_go(method: Method, rounding: str) -> bool:
+    """Whether bounds are let go after their last use; see `propagate_intervals`."""
+    return method.hidden == "ibp" and rounding == "nearest"
+
+
+def _keeping(nodes: Sequence[BoundNode]) -> set[BoundNode]:
+    return {nodes[0], nodes[-1], *pre_activations(nodes)}
+
+
+def _interval_numbers(nodes: Sequence[BoundNode]) -> int:
+    """Return the most numbers of bounds that are held while intervals are propagated and let go."""
+    # A reshaped layer's are those of the layer that it reshapes.
+    layers: dict[BoundNode, BoundNode] = {}
+    for node in nodes:
+        layers[node] = layers[node.inputs[0]] if isinstance(node, ReshapeNode) else node
+    last = {layers[source]: node for node in nodes for source in node.inputs}
+    kept = {layers[node] for node in _keeping(nodes)}
+    held = peak = 0
+    for node in nodes:
+        held += 2 * node.size if layers[node] is node else 0
+        peak = max(peak, held)
+        held -= sum(2 * layer.size for layer, user in last.items() if user is node and layer not in kept)
+    return peak
 
 
 def neurons_of(nodes: Sequence[BoundNode]) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+
 from torch import Tensor
 
-from lbp.graph import BoundNode, InputNode, Relaxations
+from lbp.graph import BoundNode, InputNode, Relaxations, last_uses
 from lbp.graph.conv import Conv2dNode
 from lbp.graph.linear import LinearNode
 from lbp.linear import Ball, DenseCoefficients, ForwardBounds, Interval, tighter
@@ -12,22 +14,30 @@ from lbp.methods.back_substitution import back_substitute, bounds_of_neurons
 from lbp.methods.problem import Problem
 
 
-def propagate_intervals(problem: Problem, *, everywhere: bool = True) -> None:
+def propagate_intervals(problem: Problem, *, everywhere: bool = True, keep: Collection[BoundNode] = ()) -> None:
     """Find bounds of the nodes below the output by interval arithmetic, and record them.
 
-    Over an l_p ball the first affine layer takes the dual norm of its rows, not the box around the ball.
+    Over an l_p ball the first affine layer takes the dual norm of its rows, not the box around the ball. Bounds of every
+    node that are rounded to nearest are let go after their last use, but for those of pre-activations, input and output.
 
     Args:
         problem: bounds already recorded are taken as they are.
         everywhere: for every node; otherwise only where intervals are exact.
+        keep: nodes whose bounds are kept as well.
     """
+    done: Mapping[BoundNode, Sequence[BoundNode]] = {}
+    if everywhere and problem.outward is None:
+        ends = (problem.network.input, problem.output)
+        kept = {*problem.pre_activations, *ends, *problem.bounds, *problem.reference, *keep}
+        done = last_uses(problem.nodes, kept)
     for node in problem.nodes:
-        if node in problem.bounds or not (everywhere or problem.network.has_exact_intervals(node)):
-            continue
-        if isinstance(node, InputNode):
-            problem.record(node, (problem.region.lower, problem.region.upper))
-        else:
-            problem.record(node, _interval(problem, node))
+        if node not in problem.bounds and (everywhere or problem.network.has_exact_intervals(node)):
+            if isinstance(node, InputNode):
+                problem.record(node, (problem.region.lower, problem.region.upper))
+            else:
+                problem.record(node, _interval(problem, node))
+        for source in done.get(node, ()):
+            problem.bounds.pop(source, None)
 
 
 def specification_by_intervals(problem: Problem, sides: str) -> Tensor:

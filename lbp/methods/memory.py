@@ -17,7 +17,14 @@ import torch
 
 from lbp.errors import InvalidInputError
 from lbp.graph import BoundNode, Network
-from lbp.methods.byte_counts import hidden_row_bytes, image_bytes, neurons_of, output_row_bytes, shared_bytes
+from lbp.methods.byte_counts import (
+    hidden_row_bytes,
+    image_bytes,
+    interval_bytes,
+    kept_numbers,
+    output_row_bytes,
+    shared_bytes,
+)
 from lbp.methods.names import Method
 from lbp.ops.outward_intervals import SMALL_BATCH
 
@@ -190,8 +197,9 @@ def images_within(
     # Over a ball, outward intervals of the first layer come of rows.
     starts_rows = windows and (hidden > 0 or rounding != "nearest")
     fixed = shared_bytes(network, itemsize, rows=int(starts_rows))
-    fixed += 2 * max(kept - 1, 0) * neurons_of(network.below(output)) * itemsize
-    least = fixed + apart + max(output_row, hidden)
+    fixed += max(kept - 1, 0) * kept_numbers(network, method, output, rounding) * itemsize
+    intervals = interval_bytes(network, method, output, itemsize, rounding=rounding)
+    least = fixed + max(intervals, apart + max(output_row, hidden))
     if strict and budget < least:
         raise InvalidInputError(
             f"memory_budget={budget} bytes is too small: {method} takes at least {least} bytes "
@@ -200,13 +208,14 @@ def images_within(
         )
     # Whole rows are one for every image, windows are not.
     without_rows = apart + (0 if windows else hidden)
-    every = without_rows + (output.size if rows is None else rows) * output_row
+    of_rows = (output.size if rows is None else rows) * output_row
+    every = max(intervals, without_rows + of_rows)
     fixed += hidden if windows else 0
     # Half of what is left stays for the rows of hidden layers.
     images = (budget - fixed) // (2 * every)
     if with_rows is not None and images > with_rows:
-        fixed += with_rows * 2 * (every - without_rows)
-        every = without_rows
+        fixed += with_rows * 2 * of_rows
+        every = max(intervals, without_rows)
         images = (budget - fixed) // (2 * every)
     if images > SMALL_BATCH:
         # So many need more of the weights.

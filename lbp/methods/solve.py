@@ -115,7 +115,8 @@ def _in_real_arithmetic(problem: Problem, method: Method, keep_linear: bool) -> 
 
 
 def _by_intervals(problem: Problem) -> Solution:
-    propagate_intervals(problem)
+    activations = [node for node in problem.nodes if node.is_activation]
+    propagate_intervals(problem, keep=_last(problem, activations))
     if problem.specification is None:
         return Solution(*problem.bounds[problem.output])
     bounds = specification_by_intervals(problem, "both")
