@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Builds for the GPU of this machine, tests, and measures, in under ten minutes and without a network; the record is
-# benchmarks/results/gpu-<device>.json. Needs nvcc, a C++ compiler, CMake and ninja, and
-# for the Python that PYTHON names [python3] torch with CUDA, pip and pytest. All else comes as wheels in build/carried,
-# which `make carried` fills on a machine with a network (CMake and ninja, too, by CARRIED_ALSO="cmake ninja"; auto_LiRPA
-# by PEER=FOLDER); they are installed into build/gpu_record. Arguments are names of stages: benchmarks/gpu_record.py.
+# Builds for the GPU of this machine, tests, and measures, in under ten minutes and without a network. The records are
+# benchmarks/results/gpu-<device>.json, of all stages, and beside it what was measured: -bench, -methods and -growth.
+# Needs nvcc, a C++ compiler, CMake and ninja, and for the Python that PYTHON names [python3] torch with CUDA, pip and
+# pytest. All else comes as wheels in build/carried, which `make carried` fills on a machine with a network (CMake and
+# ninja, too, by CARRIED_ALSO="cmake ninja"; auto_LiRPA by PEER=FOLDER); they are installed into build/gpu_record.
+# Arguments are names of stages: benchmarks/gpu_record.py.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-python3}"

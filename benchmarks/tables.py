@@ -16,6 +16,7 @@ from pathlib import Path
 from lbp.bench.aims import CPU_AIMS
 from lbp.bench.comparison import LEAST_REPEATS
 from lbp.bench.growth import fitted_growth
+from lbp.bench.rates import Rates
 from lbp.bench.record import Record, Row, read_record
 from lbp.bench.tables import floor_seconds
 
@@ -73,15 +74,22 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def rows_of(record: Record) -> dict[tuple[str, str, str, str], Row]:
-    """Returns a record's rows by level, case, activation and contender."""
-    return {row.key: row for row in record.rows}
+Rows = dict[tuple[str, str, str, str], tuple[Row, Rates]]
+
+
+def rows_of(*records: Record) -> Rows:
+    """Returns the rows of records, with the rates of their runs, by level, case, activation and contender.
+
+    Of two records that have a case the later one counts.
+    """
+    return {row.key: (row, record.rates_of(row)) for record in records for row in record.rows}
 
 
 CPU = read_record(RESULTS / "cpu-2-cores.json")
 CPU_ROWS = rows_of(CPU)
-H100 = read_record(RESULTS / "gpu-nvidia-h100-80gb-hbm3-bench.json")
-H100_ROWS = rows_of(H100)
+# The first record has cases that the run of the second did not reach.
+H100 = [read_record(RESULTS / f"gpu-nvidia-h100-80gb-hbm3-bench{of}.json") for of in ("-8fa9579", "")]
+H100_ROWS = rows_of(*H100)
 H100_METHODS = rows_of(read_record(RESULTS / "gpu-nvidia-h100-80gb-hbm3-methods.json"))
 LARGE = json.loads((RESULTS / "large-networks-cpu-2-cores.json").read_text())["results"]
 ROUNDING = json.loads((RESULTS / "rounding-cpu-2-cores.json").read_text())["networks"]
@@ -89,64 +97,107 @@ ROUNDED_CHECKPOINTS = json.loads((RESULTS / "rounding-mnist-cpu-2-cores.json").r
 QUICK = (RESULTS / "quick-mnist.md").read_text().splitlines()
 
 
-def whole_method(level: str, batch: int) -> Callable[[list[str], list[str]], list[str]]:
-    """Returns what fills rows "network and activation, number of images | method | a cell per contender"."""
+def whole_method(
+    level: str, batch: int, records: Rows = CPU_ROWS, *, per_second: int = 1
+) -> Callable[[list[str], list[str]], list[str]]:
+    """Returns what fills rows "network and activation, number of images | method | a cell per contender".
+
+    Args:
+        level: of the rows.
+        batch: where a row has no number of images.
+        records: the rows.
+        per_second: units of time that a second has, 1 or 1,000.
+    """
 
     def fill(heading: list[str], row: list[str]) -> list[str]:
         found = re.fullmatch(r"(.*) (ReLU|ParamRamp)(?:, (\d+) images)?", row[0])
         if found is None:
             raise KeyError(row[0])
         network, activation, images = found.groups()
-        case = f"{network} {row[1]} B={images or batch}"
-        if (level, case, activation, "native") not in CPU_ROWS:
-            raise KeyError(case)
-        return [*row[:2], *(best((level, case, activation), CONTENDERS[name.split(",")[0]]) for name in heading[2:])]
+        case = (level, f"{network} {row[1]} B={images or batch}", activation)
+        if (*case, "native") not in records:
+            raise KeyError(case[1])
+
+        def cell(column: str) -> str:
+            keys = [(*case, name) for name in CONTENDERS[column.split(",")[0]]]
+            return best([records[key][0] for key in keys if key in records], per_second)
+
+        return [*row[:2], *map(cell, heading[2:])]
 
     return fill
 
 
-def best(case: tuple[str, str, str], contenders: tuple[str, ...]) -> str:
-    """Returns seconds and MiB of the fastest contender; where none has a time, why; nothing if none took part."""
-    rows = [CPU_ROWS[(*case, name)] for name in contenders if (*case, name) in CPU_ROWS]
+def best(rows: list[Row], per_second: int) -> str:
+    """Returns time and MiB of the fastest contender; where none has a time, why; nothing if none took part."""
     timed = [(row.timing, row.peak_bytes) for row in rows if row.timing is not None]
     if not timed:
         notes = [row.note.split(":")[0].replace("stopped after", "over") for row in rows]
+        notes = [re.sub("from reference by (.*) of the largest.*", r"by \1", note) for note in notes]
         return ", ".join(dict.fromkeys(notes))
     timing, peak_bytes = min(timed, key=lambda one: one[0].median)
     few = "*" if timing.repeats < LEAST_REPEATS else ""
-    return f"{seconds(timing.median)}{few} / {(peak_bytes or 0) / 2**20:,.0f}"
+    time = seconds(timing.median) if per_second == 1 else short_time(per_second * timing.median)
+    return f"{time}{few} / {(peak_bytes or 0) / 2**20:,.0f}"
 
 
-def op(_: list[str], row: list[str]) -> list[str]:
-    """Fills "op and sizes | lbp | floor | PyTorch | PyTorch / lbp", in milliseconds."""
-    found = re.fullmatch(r"(\S+)( gradient)?(.*?)(?: (ReLU|ParamRamp))?", row[0])
-    assert found is not None
-    name, gradient, sizes, activation = found.groups()
-    case = f"{name}{' backward' if gradient else ''}{sizes}"
-    ours, plain = (CPU_ROWS["ops", case, activation or "", contender] for contender in ("native", "reference"))
-    floor = floor_seconds(ours, CPU.rates_of(ours))
-    assert ours.timing is not None
-    assert plain.timing is not None
-    assert floor is not None
-    times = [1e3 * time for time in (ours.timing.median, floor, plain.timing.median)]
-    ratio = plain.timing.median / ours.timing.median
-    return [row[0], *(f"{time:.1f}" if time < 99.95 else f"{time:.0f}" for time in times), f"{ratio:.1f}"]
+def op(records: Rows, per_second: int) -> Callable[[list[str], list[str]], list[str]]:
+    """Returns what fills "op and sizes | lbp | floor | PyTorch | PyTorch / lbp", the times in that unit."""
 
-
-def on_h100(_: list[str], row: list[str]) -> list[str]:
-    """Fills "op and sizes | ReLU | ParamRamp | ReLU otherwise", in microseconds, with shares of a copy's bandwidth."""
-    filled = [row[0]]
-    for activation in ("ReLU", "ParamRamp"):
-        ours = H100_ROWS["ops", row[0], activation, "native"]
+    def fill(_: list[str], row: list[str]) -> list[str]:
+        found = re.fullmatch(r"(\S+)( gradient)?(.*?)(?: (ReLU|ParamRamp))?", row[0])
+        assert found is not None
+        name, gradient, sizes, activation = found.groups()
+        case = f"{name}{' backward' if gradient else ''}{sizes}"
+        ours, rates = records["ops", case, activation or "", "native"]
+        plain = records["ops", case, activation or "", "reference"][0]
+        floor = floor_seconds(ours, rates)
         assert ours.timing is not None
-        assert ours.moved_bytes is not None
-        share = ours.moved_bytes / ours.timing.median / H100.rates_of(ours).copy
-        filled.append(f"{1e6 * ours.timing.median:.0f} ({share:.0%})")
-    # What PyTorch's own calls take; other functions of that record's reference are not written for speed.
-    other = "reference" if row[0].startswith("ramp") else "CuPy fused"
-    found = H100_ROWS.get(("ops", row[0], "ReLU", other))
-    name = "PyTorch" if other == "reference" else "CuPy"
-    return [*filled, "" if found is None or found.timing is None else f"{name}: {1e6 * found.timing.median:.0f}"]
+        assert plain.timing is not None
+        assert floor is not None
+        times = [per_second * time for time in (ours.timing.median, floor, plain.timing.median)]
+        return [row[0], *map(short_time, times), f"{plain.timing.median / ours.timing.median:.1f}"]
+
+    return fill
+
+
+def on_h100(heading: list[str], row: list[str]) -> list[str]:
+    """Fills "op and sizes | columns by their headings", in microseconds, with shares of a copy's bandwidth.
+
+    The columns are "ReLU", for ops without activation as well, "ParamRamp", "a copy", of as many bytes as the first,
+    and "otherwise", for ReLU what CuPy's fused kernel takes, or PyTorch's own calls.
+    """
+
+    def measured(contender: str, activation: str) -> tuple[Row, Rates] | None:
+        without = H100_ROWS.get(("ops", row[0], "", contender)) if activation == "ReLU" else None
+        found = without or H100_ROWS.get(("ops", row[0], activation, contender))
+        return None if found is None or found[0].timing is None else found
+
+    def ours(activation: str, *, copy: bool = False) -> str:
+        found = measured("native", activation)
+        if found is None:
+            return ""
+        one, rates = found
+        assert one.timing is not None
+        assert one.copy_seconds is not None
+        assert one.moved_bytes is not None
+        time = one.copy_seconds if copy else one.timing.median
+        return f"{short_time(1e6 * time)} ({one.moved_bytes / time / rates.copy:.0%})"
+
+    def otherwise() -> str:
+        # Of the backend's functions only those of ReLU alone are PyTorch's own.
+        name, contender = ("PyTorch", "reference") if row[0].startswith("ramp") else ("CuPy", "CuPy fused")
+        found = measured(contender, "ReLU")
+        return "" if found is None or found[0].timing is None else f"{name}: {short_time(1e6 * found[0].timing.median)}"
+
+    if measured("native", "ReLU") is None:
+        raise KeyError(row[0])
+    columns = {
+        "ReLU": lambda: ours("ReLU"),
+        "ParamRamp": lambda: ours("ParamRamp"),
+        "a copy": lambda: ours("ReLU", copy=True),
+        "otherwise": otherwise,
+    }
+    return [row[0], *(columns[column.split(",")[0]]() for column in heading[1:])]
 
 
 def large_network(_: list[str], row: list[str]) -> list[str]:
@@ -175,16 +226,6 @@ def growth(heading: list[str], row: list[str]) -> list[str]:
         return f"{fit.time:.1f} ({fit.expected.partition(' once')[0]})"
 
     return [row[0], *map(exponents, heading[1:])]
-
-
-def on_h100_whole(_: list[str], row: list[str]) -> list[str]:
-    """Fills "method, activation | this package | PyTorch | auto_LiRPA's patches", in milliseconds, of 32 images."""
-    method, activation = row[0].split(", ")
-    rows = [
-        H100_METHODS.get(("methods", f"DM-Large {method} B=32", activation, contender))
-        for contender in ("native", "reference", "auto_LiRPA patches")
-    ]
-    return [row[0], *("" if one is None or one.timing is None else f"{1e3 * one.timing.median:.1f}" for one in rows)]
 
 
 def rounded(_: list[str], row: list[str]) -> list[str]:
@@ -227,6 +268,11 @@ def short(number: float) -> str:
     return f"{digits}e{int(power)}"
 
 
+def short_time(time: float) -> str:
+    """Returns a time with one digit behind the point, from 100 on with none."""
+    return f"{time:.1f}" if time < 99.95 else f"{time:,.0f}"
+
+
 def seconds(time: float) -> str:
     """Returns two digits of a time, and no more than four behind the point."""
     decimals = next((digits for digits, least in ((2, 0.0995), (3, 0.00995)) if time >= least), 4)
@@ -237,9 +283,12 @@ TABLES = {
     "one image": whole_method("methods", 1),
     "more images": whole_method("methods", 16),
     "training step": whole_method("training", 16),
-    "op, ms": op,
+    "op, ms": op(CPU_ROWS, 1_000),
     "H100, us": on_h100,
-    "H100, ms": on_h100_whole,
+    "H100 op, us": op(H100_ROWS, 1_000_000),
+    "H100, images": whole_method("methods", 32, H100_METHODS, per_second=1_000),
+    "H100, one image": whole_method("methods", 1, H100_METHODS, per_second=1_000),
+    "H100, training": whole_method("training", 128, H100_METHODS, per_second=1_000),
     "large network": large_network,
     "aim on two cores": aim,
     "growing": growth,

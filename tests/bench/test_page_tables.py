@@ -4,6 +4,9 @@ import importlib
 
 import pytest
 
+# Kinds of tables whose rows have a network and a method.
+OF_METHODS = ("one image", "training step", "H100, images", "H100, one image", "H100, training")
+
 
 @pytest.fixture
 def tables(monkeypatch):
@@ -22,7 +25,7 @@ def keys(tables, page):
     for line in page.read_text().splitlines():
         kind = "" if not line.startswith("|") else kind or tables.cells(line)[0]
         if kind in tables.TABLES:
-            found.add((kind, *tables.cells(line)[: 2 if kind in ("one image", "training step") else 1]))
+            found.add((kind, *tables.cells(line)[: 2 if kind in OF_METHODS else 1]))
     return found
 
 
@@ -48,8 +51,12 @@ def test_every_aim_has_a_row(tables):
         ("| one image | method | lbp, s / MiB | PyTorch |", "| DM-Small ReLU | CROWN | 9 / 9 | 9 / 9 |", 2),
         ("| training step | method | PyTorch |", "| DM-Medium ReLU, 128 images | IBP | 9 / 9 |", 2),
         ("| op, ms | lbp | floor | PyTorch | |", "| concretize_box gradient B=32 S=9 n=65,536 | 9 | 9 | 9 | 9 |", 2),
-        ("| H100, us | ReLU | ParamRamp | otherwise |", "| ramp_interval B=512 n=65,536 | 9 | 9 | 9 |", 1),
-        ("| H100, ms | this package | PyTorch | auto_LiRPA |", "| IBP, ReLU | 9 | 9 | 9 |", 1),
+        ("| H100, us | ReLU | ParamRamp | a copy | otherwise |", "| ramp_interval B=512 n=65,536 | 9 | 9 | 9 | 9 |", 1),
+        ("| H100, us | otherwise, ReLU | ReLU, or none |", "| concretize_box B=32 S=9 n=65,536 | 9 | 9 |", 1),
+        ("| H100 op, us | lbp | floor | PyTorch | |", "| ramp gradient B=1 n=512 ReLU | 9 | 9 | 9 | 9 |", 1),
+        ("| H100, images | method | lbp |", "| DM-Large ParamRamp, 256 images | IBP | 9 / 9 |", 2),
+        ("| H100, one image | method | lbp | PyTorch |", "| DM-Large ReLU | CROWN | 9 / 9 | 9 / 9 |", 2),
+        ("| H100, training | method | lbp, ms / MiB | auto_LiRPA |", "| CNN-7+BN ReLU | IBP | 9 / 9 | 9 / 9 |", 2),
         ("| more images | method | PyTorch |", "| DM-Large ReLU, 256 images | IBP | 9 / 9 |", 2),
         ("| aim on two cores | aim | measured | |", "| LBP on DM-Medium over dense PyTorch | 9 | 9 | 9 |", 1),
         ("| growing | LBP | CROWN, every row |", "| image size | 9 | 9 |", 1),
@@ -69,6 +76,15 @@ def test_a_wrong_figure_is_put_right(tables, heading, row, column):
 def test_a_row_without_a_record_is_refused(tables):
     with pytest.raises(KeyError, match="Nothing IBP B=1"):
         tables.filled("| one image | method | lbp |\n| --- |\n| Nothing ReLU | IBP | 1 / 1 |\n")
+
+
+def test_of_two_records_that_have_a_case_the_later_one_counts(tables):
+    earlier, later = tables.H100
+    assert tables.rows_of(earlier, later)["ops", "ramp B=32 n=65,536", "ReLU", "native"][0] in later.rows
+    assert tables.rows_of(later, earlier)["ops", "ramp B=32 n=65,536", "ReLU", "native"][0] in earlier.rows
+    row, rates = tables.H100_ROWS["ops", "ramp B=32 n=512", "ReLU", "native"]
+    assert row in earlier.rows
+    assert rates == earlier.rates_of(row)
 
 
 def test_other_tables_and_sentences_stay(tables):
