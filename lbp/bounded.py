@@ -372,7 +372,9 @@ class BoundedModule(nn.Module):
         return list(pre_activations(self._network().nodes))
 
     def save_intermediate(self, save_path: str | os.PathLike[str] | None = None) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the bounds of all nodes that the latest `compute_bounds` bounded, and save them.
+        """Return the bounds that the latest `compute_bounds` left on the nodes, and save them.
+
+        These are the input's, the output's and those of all pre-activations; a method may leave others as well.
 
         Args:
             save_path: file, as `torch.save` writes it; None: not saved.

@@ -138,6 +138,24 @@ def test_the_peak_stays_within_the_budget(model, method, batch):
         assert_close(found, expected)
 
 
+@pytest.mark.parametrize("name", ["deep", "residual images"])
+def test_interval_bounds_are_let_go_after_their_last_use(name):
+    deep = nn.Sequential(nn.Flatten(), *(part for _ in range(8) for part in (nn.Linear(192, 192), nn.ReLU())))
+    net, x = lbp.BoundedModule(deep if name == "deep" else network(name), torch.rand(1, 3, 8, 8)), torch.rand(64, 3, 8, 8)
+    x = lbp.BoundedTensor(x, lbp.PerturbationLpNorm(eps=0.01))
+    peak, _ = peak_of(lambda: net.compute_bounds(x=(x,), method="IBP"))
+    kept = {net.nodes()[0], net.nodes()[-1], *net.get_layers_requiring_bounds()}
+    assert all((node.lower is not None) == (node in kept) for node in net.nodes() if not node.is_activation)
+    assert any(node.is_activation and node.lower is None for node in net.nodes())
+    if name == "deep":
+        of_layer = 2 * 4 * 64 * 192
+        assert peak <= (len(kept) + 4) * of_layer < (len(net.nodes()) - 3) * of_layer
+    # Enough is left for back-substitution through the bounds of the latest call.
+    with torch.no_grad():
+        after = net.compute_bounds(x=None, method="backward")
+        assert_close(after, net.compute_bounds(x=(x,), method="CROWN-IBP"))
+
+
 def test_rows_of_the_output_count_for_the_images_of_which_a_cache_holds_them(model, monkeypatch):
     parts, part = [], Problem.part
 
