@@ -17,8 +17,8 @@ from lbp.methods.problem import Problem
 def propagate_intervals(problem: Problem, *, everywhere: bool = True, keep: Collection[BoundNode] = ()) -> None:
     """Find bounds of the nodes below the output by interval arithmetic, and record them.
 
-    Over an l_p ball the first affine layer takes the dual norm of its rows, not the box around the ball. Bounds of every
-    node that are rounded to nearest are let go after their last use, but for those of pre-activations, input, output.
+    Over an l_p ball the first affine layer takes the dual norm of its rows, not the box around the ball. Bounds of all
+    nodes that are rounded to nearest are let go after their last use, but for pre-activations, input and output.
 
     Args:
         problem: bounds already recorded are taken as they are.

@@ -141,8 +141,8 @@ def test_the_peak_stays_within_the_budget(model, method, batch):
 @pytest.mark.parametrize("name", ["deep", "residual images"])
 def test_interval_bounds_are_let_go_after_their_last_use(name):
     deep = nn.Sequential(nn.Flatten(), *(part for _ in range(8) for part in (nn.Linear(192, 192), nn.ReLU())))
-    net, x = lbp.BoundedModule(deep if name == "deep" else network(name), torch.rand(1, 3, 8, 8)), torch.rand(64, 3, 8, 8)
-    x = lbp.BoundedTensor(x, lbp.PerturbationLpNorm(eps=0.01))
+    net = lbp.BoundedModule(deep if name == "deep" else network(name), torch.rand(1, 3, 8, 8))
+    x = lbp.BoundedTensor(torch.rand(64, 3, 8, 8), lbp.PerturbationLpNorm(eps=0.01))
     peak, _ = peak_of(lambda: net.compute_bounds(x=(x,), method="IBP"))
     kept = {net.nodes()[0], net.nodes()[-1], *net.get_layers_requiring_bounds()}
     assert all((node.lower is not None) == (node in kept) for node in net.nodes() if not node.is_activation)
