@@ -80,9 +80,14 @@ Rows = dict[tuple[str, str, str, str], tuple[Row, Rates]]
 def rows_of(*records: Record) -> Rows:
     """Returns the rows of records, with the rates of their runs, by level, case, activation and contender.
 
-    Of two records that have a case the later one counts.
+    Of two records that have a case the later one counts, unless it has no time.
     """
-    return {row.key: (row, record.rates_of(row)) for record in records for row in record.rows}
+    rows: Rows = {}
+    for record in records:
+        for row in record.rows:
+            if row.timing is not None or row.key not in rows:
+                rows[row.key] = row, record.rates_of(row)
+    return rows
 
 
 CPU = read_record(RESULTS / "cpu-2-cores.json")
@@ -217,12 +222,15 @@ def aim(_: list[str], row: list[str]) -> list[str]:
 
 
 def growth(heading: list[str], row: list[str]) -> list[str]:
-    """Fills "what grows | exponent of time, and in brackets of operations, for a method"."""
+    """Fills "what grows | exponent of time, and in brackets of operations, for a method", or exponents of memory."""
     fits = {(fit.method, fit.contender, fit.quantity): fit for fit in fitted_growth(CPU.rows)}
+    of_memory = heading[0] == "memory of what grows"
 
     def exponents(name: str) -> str:
         method, comma, variant = name.partition(", ")
         fit = fits[method, f"native{comma}{variant}", row[0].removesuffix(" size")]
+        if of_memory:
+            return "" if fit.memory is None else f"{fit.memory:.1f}"
         return f"{fit.time:.1f} ({fit.expected.partition(' once')[0]})"
 
     return [row[0], *map(exponents, heading[1:])]
@@ -292,6 +300,7 @@ TABLES = {
     "large network": large_network,
     "aim on two cores": aim,
     "growing": growth,
+    "memory of what grows": growth,
     "rounding": rounded,
     "trained network": rounded_checkpoint,
     "eps": quick,

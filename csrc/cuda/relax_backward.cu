@@ -20,16 +20,20 @@ RowTiling backward_tiling(const RelaxBackwardArguments<T>& args) {
   return row_tiling<T>(args.neurons, args.sides, args.rows, args.batch, kMostRows);
 }
 
-// So many that blocks of one tile, three of them at a time, are faster than those of several, two at a time: by 7 %
-// with nine rows of 32 images of 65,536 neurons on an H100; of 32,768 neurons they are slower by 9 %.
-template <typename T>
-bool has_many_tiles(const RelaxBackwardArguments<T>& args) {
-  return tile_count<T>(args.neurons) * args.batch >= kManyBlocks;
-}
-
 template <typename T>
 Index row_count(const RelaxBackwardArguments<T>& args) {
   return side_count(args.sides) * args.batch * args.rows;
+}
+
+// Few rows for which blocks have several tiles each, one after the other. Where there are so many tiles of all images
+// that several blocks have to share an image's, blocks of one tile, three of them at a time on a multiprocessor instead
+// of two, are faster: by 3 to 8 % with nine rows of 32 images of 65,536 neurons on an H100. With 32,768 neurons they
+// are slower, by 8 %.
+template <typename T>
+bool takes_blocks_of_tiles(const RelaxBackwardArguments<T>& args) {
+  if (!takes_few_slots<T>(args.neurons, args.sides, args.rows, args.batch)) return false;
+  const bool shared = few_slots_tiling<T>(args.neurons, args.rows, args.batch).tiling.tiles > 1;
+  return !shared || tile_count<T>(args.neurons) * args.batch < kManyBlocks;
 }
 
 // Gradients of lines are added up by blocks that have all rows of an image, unless those are too few to fill the chip.
@@ -60,8 +64,7 @@ Status relax_backward(const RelaxBackwardArguments<T>& args, void* workspace, St
   const bool aligned_arrays =
       is_aligned(args.A) && is_aligned(args.relaxation) && all_aligned(args.relaxed) && whole_packs<T>(args.neurons);
   constexpr bool kHasFew = std::is_same_v<T, float>;  // float64 would take more registers than there are
-  const bool few = kHasFew && aligned_arrays && takes_few_slots<T>(args.neurons, args.sides, args.rows, args.batch) &&
-                   !has_many_tiles<T>(args);
+  const bool few = kHasFew && aligned_arrays && takes_blocks_of_tiles<T>(args);
   const RowTiling chosen = few ? few_slots_tiling<T>(args.neurons, args.rows, args.batch) : backward_tiling(args);
   const Tiling& tiling = chosen.tiling;
   const bool split = tiling.tiles > 1;

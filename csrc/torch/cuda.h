@@ -16,7 +16,7 @@ namespace lbp::binding {
 void on_cuda(Device on, const char* op, Index bytes, const std::function<int(void*, void*)>& body);
 
 // How CUDA devices add up float32 products: by fused multiply-adds; LBP_CUDA_TENSOR_CORES=1 in the environment takes
-// tensor cores with split operands, whose error is that of float32 sums, on a model of them and on an H100.
+// tensor cores with split operands, whose error has been tested on a model of them, and of Linear layers on an H100.
 Arithmetic arithmetic();
 
 // What the library has for CUDA devices: "ahead of time for ...", "just in time" or "none".

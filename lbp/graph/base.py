@@ -61,7 +61,8 @@ class BoundNode(ABC):
         name: the module's path in the model, or the name that the trace gave to a function call.
         inputs: nodes whose values it takes.
         shape: shape of its value without the batch dimension.
-        lower, upper: bounds [B, *shape] found by the latest `compute_bounds`, None where it needed none.
+        lower, upper: bounds [B, *shape] that the latest `compute_bounds` left, of the input, the output and all
+            pre-activations that it bounded; None elsewhere, as a rule.
     """
 
     is_activation = False

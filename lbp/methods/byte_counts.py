@@ -15,6 +15,7 @@ from lbp.graph import BoundNode, InputNode, Network, pre_activations
 from lbp.graph.conv import Conv2dNode
 from lbp.graph.linear import LinearNode
 from lbp.graph.shape import ReshapeNode
+from lbp.graph.slicing import SliceNode
 from lbp.linear import InputWindows, ReceptiveField, layer_of, window_of
 from lbp.methods.forward_work import input_windows, windows_pay
 from lbp.methods.names import Method
@@ -26,6 +27,9 @@ COPIES_OF_ROWS = 2
 
 COPIES_OF_INSERTED_ROWS = 3
 """Insertion into whole rows makes their magnitudes, in two steps, beside the rows that arrive."""
+
+ROWS_OF_INTERVALS = 3
+"""A row over the intervals of the last activations, beside that from which it comes and its magnitudes."""
 
 COPIES_OF_MATRICES = 3
 """Forward matrices that come of rows are collected, and arranged by neuron, beside those that are inserted."""
@@ -153,7 +157,7 @@ def image_bytes(
     widest = max(node.size for node in nodes)
     lines = 0 if method.output == "ibp" else max(node.numbers_of_lines() for node in nodes)
     if _lets_go(method, rounding):
-        return (kept_numbers(network, method, output, rounding) + lines + 2 * widest) * itemsize
+        return (kept_numbers(network, method, output, rounding=rounding) + lines + 2 * widest) * itemsize
     total = (2 + _outward_numbers(method, rounding)) * neurons_of(nodes) + 6 * widest + lines
     if rounding != "nearest":
         total += max((node.outward_numbers() for node in nodes if isinstance(node, LinearNode)), default=0)
@@ -192,10 +196,18 @@ def _outward_numbers(method: Method, rounding: str) -> int:
     return of_bounds + (2 if rounding == "inference" else 0)
 
 
-def kept_numbers(network: Network, method: Method, output: BoundNode, rounding: str) -> int:
+@counted_once
+def kept_numbers(network: Network, method: Method, output: BoundNode, *, rounding: str) -> int:
     """Return how many numbers the bounds of one image are, of all nodes that keep theirs."""
     nodes = network.below(output)
-    return 2 * neurons_of(tuple(_keeping(nodes)) if _lets_go(method, rounding) else nodes)
+    return 2 * sum(layer.size for layer in _kept_layers(nodes)) if _lets_go(method, rounding) else 2 * neurons_of(nodes)
+
+
+@counted_once
+def joined_numbers(network: Network, method: Method, output: BoundNode, *, rounding: str) -> int:
+    """Return how many of them one node has at most, whose bounds of all images are joined beside their parts."""
+    nodes = network.below(output)
+    return 2 * max(layer.size for layer in (_kept_layers(nodes) if _lets_go(method, rounding) else nodes))
 
 
 def _lets_go(method: Method, rounding: str) -> bool:
@@ -203,18 +215,33 @@ def _lets_go(method: Method, rounding: str) -> bool:
     return method.hidden == "ibp" and rounding == "nearest"
 
 
-def _keeping(nodes: Sequence[BoundNode]) -> set[BoundNode]:
-    return {nodes[0], nodes[-1], *pre_activations(nodes)}
+def _above_activations(nodes: Sequence[BoundNode]) -> set[BoundNode]:
+    """Return the nodes through which rows of the output pass on their way to the last activations, these included."""
+    reached = {nodes[-1]}
+    for node in reversed(nodes):
+        if node in reached and not node.is_activation:
+            reached.update(node.inputs)
+    return reached
+
+
+def _layers(nodes: Sequence[BoundNode]) -> dict[BoundNode, BoundNode]:
+    """Return by node the one whose memory its bounds are in: that of a reshaped layer, or of one that a slice is of."""
+    layers: dict[BoundNode, BoundNode] = {}
+    for node in nodes:
+        layers[node] = layers[node.inputs[0]] if isinstance(node, ReshapeNode | SliceNode) else node
+    return layers
+
+
+def _kept_layers(nodes: Sequence[BoundNode]) -> set[BoundNode]:
+    """Return the nodes whose memory the bounds are in that `propagate_intervals` keeps."""
+    layers = _layers(nodes)
+    return {layers[node] for node in (nodes[0], nodes[-1], *pre_activations(nodes))}
 
 
 def _interval_numbers(nodes: Sequence[BoundNode]) -> int:
     """Return the most numbers of bounds that are held while intervals are propagated and let go."""
-    # A reshaped layer's are those of the layer that it reshapes.
-    layers: dict[BoundNode, BoundNode] = {}
-    for node in nodes:
-        layers[node] = layers[node.inputs[0]] if isinstance(node, ReshapeNode) else node
+    layers, kept = _layers(nodes), _kept_layers(nodes)
     last = {layers[source]: node for node in nodes for source in node.inputs}
-    kept = {layers[node] for node in _keeping(nodes)}
     held = peak = 0
     for node in nodes:
         held += 2 * node.size if layers[node] is node else 0
@@ -235,8 +262,10 @@ def _forward_to_output(method: Method, rows: int | None) -> bool:
 
 def output_row_bytes(network: Network, method: Method, output: BoundNode, rows: int | None, itemsize: int) -> int:
     """Return the bytes of one row of the output on its way down, for one image."""
-    if method.output == "ibp" or _forward_to_output(method, rows):
+    if _forward_to_output(method, rows) or (method.output == "ibp" and rows is None):
         return 0
+    if method.output == "ibp":
+        return ROWS_OF_INTERVALS * itemsize * max(node.size for node in _above_activations(network.below(output)))
     copies = COPIES_OF_INSERTED_ROWS if "relaxed-crown" in (method.hidden, method.output) else 1
     return copies * row_bytes(network, output, itemsize, windows=False)
 

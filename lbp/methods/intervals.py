@@ -27,9 +27,7 @@ def propagate_intervals(problem: Problem, *, everywhere: bool = True, keep: Coll
     """
     done: Mapping[BoundNode, Sequence[BoundNode]] = {}
     if everywhere and problem.outward is None:
-        ends = (problem.network.input, problem.output)
-        kept = {*problem.pre_activations, *ends, *problem.bounds, *problem.reference, *keep}
-        done = last_uses(problem.nodes, kept)
+        done = last_uses(problem.nodes, _kept(problem) | {*keep})
     for node in problem.nodes:
         if node not in problem.bounds and (everywhere or problem.network.has_exact_intervals(node)):
             if isinstance(node, InputNode):
@@ -38,6 +36,18 @@ def propagate_intervals(problem: Problem, *, everywhere: bool = True, keep: Coll
                 problem.record(node, _interval(problem, node))
         for source in done.get(node, ()):
             problem.bounds.pop(source, None)
+
+
+def let_go(problem: Problem, nodes: Collection[BoundNode]) -> None:
+    """Let the bounds of nodes go, but for those that `propagate_intervals` keeps."""
+    if problem.outward is None:
+        for node in {*nodes} - _kept(problem):
+            problem.bounds.pop(node, None)
+
+
+def _kept(problem: Problem) -> set[BoundNode]:
+    ends = (problem.network.input, problem.output)
+    return {*problem.pre_activations, *ends, *problem.given, *problem.known, *problem.reference}
 
 
 def specification_by_intervals(problem: Problem, sides: str) -> Tensor:

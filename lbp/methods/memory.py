@@ -21,6 +21,7 @@ from lbp.methods.byte_counts import (
     hidden_row_bytes,
     image_bytes,
     interval_bytes,
+    joined_numbers,
     kept_numbers,
     output_row_bytes,
     shared_bytes,
@@ -80,15 +81,16 @@ def _free_device_memory(device: torch.device) -> int:
     process allocates in between is counted: it leaves the sum of what the driver has free and what PyTorch has reserved
     as it is. What others allocate is not, until the driver is asked again.
     """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    asked_at, available = _available.get(index, (-math.inf, 0))
+    now = time.monotonic()
+    free = torch.cuda.mem_get_info(device)[0] if now - asked_at > ASK_DRIVER_AFTER_S else None
+    # After the driver: what another thread gives back to it in between counts nowhere, rather than twice.
     statistics = torch.cuda.memory_stats_as_nested_dict(device)
     reserved, allocated = (
         statistics.get(f"{name}_bytes", {}).get("all", {}).get("current", 0) for name in ("reserved", "allocated")
     )
-    index = torch.cuda.current_device() if device.index is None else device.index
-    asked_at, available = _available.get(index, (-math.inf, 0))
-    now = time.monotonic()
-    if now - asked_at > ASK_DRIVER_AFTER_S:
-        free, _ = torch.cuda.mem_get_info(device)
+    if free is not None:
         available = free + reserved
         _available[index] = now, available
     return int(max(available - allocated, 0))
@@ -184,7 +186,7 @@ def images_within(
         windows: whether rows are kept as windows where that is smaller.
         by_work: whether forward bounds are dense where that is less work.
         rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
-        kept: images whose bounds of all layers are kept while others are bounded.
+        kept: images whose bounds of hidden layers are kept while others are bounded.
         with_rows: images of which rows of the output are held at a time; None: all.
         strict: whether a budget that is too small for a single image is an error.
 
@@ -197,14 +199,17 @@ def images_within(
     # Over a ball, outward intervals of the first layer come of rows.
     starts_rows = windows and (hidden > 0 or rounding != "nearest")
     fixed = shared_bytes(network, itemsize, rows=int(starts_rows))
-    fixed += max(kept - 1, 0) * kept_numbers(network, method, output, rounding) * itemsize
+    of_image = kept_numbers(network, method, output, rounding=rounding) * itemsize
+    fixed += max(kept - 1, 0) * of_image
+    joined = joined_numbers(network, method, output, rounding=rounding) * itemsize
+    at_the_end = kept * (of_image + joined) if kept > 1 else 0
     intervals = interval_bytes(network, method, output, itemsize, rounding=rounding)
-    least = fixed + max(intervals, apart + max(output_row, hidden))
+    least = max(at_the_end, fixed + max(intervals, apart + max(output_row, hidden)))
     if strict and budget < least:
         raise InvalidInputError(
             f"memory_budget={budget} bytes is too small: {method} takes at least {least} bytes "
             f"({least / 2**20:.1f} MiB) for {max(kept, 1)} x {list(network.input.shape)} inputs"
-            + (", of which the bounds of every layer are kept; pass fewer at a time" if kept > 1 else "")
+            + (", of which the bounds of every hidden layer are kept; pass fewer at a time" if kept > 1 else "")
         )
     # Whole rows are one for every image, windows are not.
     without_rows = apart + (0 if windows else hidden)

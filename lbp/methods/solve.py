@@ -10,13 +10,13 @@ from torch import Tensor
 
 from lbp.graph import BoundNode
 from lbp.graph.once import one_computation
-from lbp.linear import ForwardBounds
+from lbp.linear import ForwardBounds, Interval
 from lbp.methods.back_substitution import back_substitute, over_region, split_sides
 from lbp.methods.byte_counts import COPIES_OF_INSERTED_ROWS
 from lbp.methods.crown import crown_pre_activations
 from lbp.methods.forward import bounds_over_region, propagate_forward
 from lbp.methods.inference import for_inference
-from lbp.methods.intervals import propagate_intervals, specification_by_intervals
+from lbp.methods.intervals import let_go, propagate_intervals, specification_by_intervals
 from lbp.methods.memory import images_at_once
 from lbp.methods.names import Method
 from lbp.methods.problem import Problem
@@ -74,7 +74,8 @@ def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Sol
     for node in list(bounds[0]):
         # Those of the parts are let go as they are joined.
         lower, upper = zip(*(found.pop(node) for found in bounds), strict=True)
-        problem.bounds[node] = (torch.cat(lower), torch.cat(upper))
+        whole = node is problem.network.input
+        problem.bounds[node] = _of_region(problem) if whole else (torch.cat(lower), torch.cat(upper))
     return Solution(
         _joined([solution.lower for solution in solutions], 0),
         _joined([solution.upper for solution in solutions], 0),
@@ -82,6 +83,10 @@ def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Sol
         _joined([solution.coefficients for solution in solutions], 1),
         _joined([solution.constants for solution in solutions], 1),
     )
+
+
+def _of_region(problem: Problem) -> Interval:
+    return problem.region.lower, problem.region.upper
 
 
 def _joined(parts: list[Tensor | None], dim: int) -> Tensor | None:
@@ -115,11 +120,13 @@ def _in_real_arithmetic(problem: Problem, method: Method, keep_linear: bool) -> 
 
 
 def _by_intervals(problem: Problem) -> Solution:
-    activations = [node for node in problem.nodes if node.is_activation]
-    propagate_intervals(problem, keep=_last(problem, activations))
     if problem.specification is None:
+        propagate_intervals(problem)
         return Solution(*problem.bounds[problem.output])
+    last = _last(problem, [node for node in problem.nodes if node.is_activation])
+    propagate_intervals(problem, keep=last)
     bounds = specification_by_intervals(problem, "both")
+    let_go(problem, last)
     return Solution(*split_sides(bounds, "both", problem.dtype))
 
 

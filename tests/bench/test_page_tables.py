@@ -60,6 +60,7 @@ def test_every_aim_has_a_row(tables):
         ("| more images | method | PyTorch |", "| DM-Large ReLU, 256 images | IBP | 9 / 9 |", 2),
         ("| aim on two cores | aim | measured | |", "| LBP on DM-Medium over dense PyTorch | 9 | 9 | 9 |", 1),
         ("| growing | LBP | CROWN, every row |", "| image size | 9 | 9 |", 1),
+        ("| memory of what grows | LBP | CROWN, every row |", "| image size | 9 | 9 |", 1),
         ("| rounding | method | images | wrong | |", "| DM-Medium | CROWN | 9 | 9 | 9 | 9 | 9 | 9 |", 2),
         ("| trained network | eps | method | |", "| mnist-ibp-relu | 0.3 | LBP | 9 | 9 | 9 | 9 | 9 | 9 | 9 |", 3),
         ("| eps | activation | clean |", "| 0.1 | ReLU | 9 |", 2),

@@ -73,6 +73,21 @@ def test_launch_bound_layers_take_one_launch(launches, name):
     assert more_than_once(launches) == {}
 
 
+def test_few_rows_of_many_tiles_have_a_block_for_each_tile(emulated):
+    neurons = 2048 * 1024
+    A, bounds = coefficients("lower", 1, 1, neurons), intervals(1, neurons)
+    args, kwargs = (
+        converted((A, *bounds), torch.float32),
+        converted(relaxation(batch=1, shape=(neurons,)), torch.float32),
+    )
+    emulated.take_launches()
+    with torch.no_grad():
+        ops.relax_backward(*args, sides="lower", **kwargs)
+    first, second = emulated.take_launches()
+    assert first.startswith("lbp::cuda::relax_backward_kernel<float")
+    assert second.startswith("lbp::cuda::sum_rows_kernel")
+
+
 def product_calls():
     """Fused products whose depth is not split."""
     weight, bias = normal(20, 250, seed=50), normal(20, seed=51)

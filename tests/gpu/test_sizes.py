@@ -30,6 +30,15 @@ def test_relax_backward(neurons, dtype):
     assert_matches_reference(ops.relax_backward, A, *bounds, **keywords, dtype=dtype)
 
 
+# Of ten rows and fewer, blocks with several tiles; from 2,048 tiles of all images on, with one each.
+@pytest.mark.parametrize(("rows", "neurons"), [(4, 9000), (5, 9000), (1, 2048 * 1024)])
+@pytest.mark.parametrize("sides", ["both", "lower"])
+def test_relax_backward_of_few_rows(sides, rows, neurons, dtype):
+    A, bounds = coefficients(sides, 1, rows, neurons), intervals(1, neurons)
+    keywords = {"sides": sides, "bias": normal(neurons, seed=4), **relaxation(batch=1, shape=(neurons,))}
+    assert_matches_reference(ops.relax_backward, A, *bounds, **keywords, dtype=dtype)
+
+
 @pytest.mark.parametrize("neurons", LAYERS)
 def test_relax_forward_and_its_bounds(neurons, dtype):
     matrices, bounds = forward_matrices(2, 70, neurons), intervals(2, neurons)
@@ -65,6 +74,21 @@ def test_products_of_a_deep_layer(rows, dtype):
     assert_matches_reference(ops.insert_forward, A, *forward_matrices(1, inputs, neurons), sides="both", dtype=dtype)
     wide, wide_bias = normal(inputs, neurons, seed=34) / 16, normal(inputs, seed=35)
     assert_matches_reference(ops.interval_linear, *intervals(rows, neurons), wide, wide_bias, dtype=dtype)
+
+
+# Into many and into few channels, from so many that sums are split.
+@pytest.mark.parametrize("outputs", [70, 6])
+@pytest.mark.parametrize("channels", [40, 130])
+def test_convolutions_of_a_deep_layer(channels, outputs, dtype):
+    weight, bias = normal(outputs, channels, 3, 3, seed=32) / 16, normal(outputs, seed=33)
+    geometry = {"padding": (1, 1)}
+    assert_matches_reference(ops.interval_conv2d, *intervals(2, channels, 6, 7), weight, bias, **geometry, dtype=dtype)
+    matrices = forward_matrices(1, 5, channels, 6, 7)
+    assert_matches_reference(ops.forward_conv2d, *matrices, weight, bias, **geometry, dtype=dtype)
+    A, bounds = coefficients("both", 2, 5, channels, 6, 7), intervals(2, channels, 6, 7)
+    below = normal(channels, outputs, 3, 3, seed=34) / 16, normal(channels, seed=35), (6, 7)
+    keywords = {"sides": "both", **geometry, **relaxation(shape=(channels, 6, 7))}
+    assert_matches_reference(ops.relax_backward_conv2d, A, *bounds, *below, **keywords, dtype=dtype)
 
 
 # Of few input channels, with strides of one and two, and of more.

@@ -3,13 +3,31 @@
 import pytest
 import torch
 from gpu.names import NAMES
-from ops.cases import as_tuple, converted, every_op, is_float
+from ops.cases import as_tuple, coefficients, converted, every_op, intervals, is_float, normal, relaxation
 from ops.outward_cases import CALLS
+
+from lbp import ops
+
+
+def split_products():
+    """Products whose depth is split, so that a second launch adds up what blocks leave."""
+    weight, bias = normal(60, 40, 3, 3, seed=1), normal(60, seed=2)
+    yield "interval_conv2d, split", ops.interval_conv2d, (*intervals(2, 40, 6, 7), weight, bias), {"padding": (1, 1)}
+    layer = normal(60, 1000, seed=1), normal(60, seed=2)
+    yield "interval_linear, split", ops.interval_linear, (*intervals(9, 1000), *layer), {}
+    A, bounds = coefficients("both", 2, 5, 60, 6, 7), intervals(2, 60, 6, 7)
+    keywords = {"sides": "both", "padding": (1, 1), **relaxation(shape=(60, 6, 7))}
+    yield "relax_backward_conv2d, split", ops.relax_backward_conv2d, (A, *bounds, weight, bias, (6, 7)), keywords
+
+
+SPLIT = {name: call for name, *call in split_products()}
 
 
 def arguments(name, scale=1.0):
     """An op with its arguments on the device, in float32; with a scale, other numbers of the same shapes."""
-    if name in CALLS:
+    if name in SPLIT:
+        op, args, kwargs = SPLIT[name]
+    elif name in CALLS:
         op, args, kwargs = getattr(torch.ops.lbp, name), CALLS[name], {}
     else:
         op, args, kwargs = every_op(torch.float32)[name]
@@ -36,7 +54,7 @@ def call_with_gradients(op, args, kwargs):
 
 @pytest.mark.parametrize(
     ("name", "compute"),
-    [*((name, call) for name in (*NAMES, *CALLS)), *((name, call_with_gradients) for name in NAMES)],
+    [*((name, call) for name in (*NAMES, *CALLS, *SPLIT)), *((name, call_with_gradients) for name in NAMES)],
 )
 def test_what_is_captured_is_computed_from_the_numbers_at_the_time_of_replay(name, compute):
     op, args, kwargs = arguments(name)
@@ -57,7 +75,7 @@ def test_what_is_captured_is_computed_from_the_numbers_at_the_time_of_replay(nam
         assert replayed is None or torch.equal(replayed, eager)
 
 
-@pytest.mark.parametrize("name", [*NAMES, *CALLS])
+@pytest.mark.parametrize("name", [*NAMES, *CALLS, *SPLIT])
 def test_two_streams_do_not_disturb_each_other(name):
     problems = [arguments(name), arguments(name, 0.5)]
     expected = [call(*problem) for problem in problems]
@@ -74,7 +92,7 @@ def test_two_streams_do_not_disturb_each_other(name):
             assert torch.equal(actual, wanted)
 
 
-@pytest.mark.parametrize("name", [*NAMES, *CALLS])
+@pytest.mark.parametrize("name", [*NAMES, *CALLS, *SPLIT])
 def test_an_op_waits_for_no_other_work(name):
     op, args, kwargs = arguments(name)
     call(op, args, kwargs)

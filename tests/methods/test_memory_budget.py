@@ -172,7 +172,7 @@ def test_rows_of_the_output_count_for_the_images_of_which_a_cache_holds_them(mod
     assert set(parts) == {2}
     assert_close(found, expected)
     # The least of these budgets for more images at a time: not yet for all.
-    for budget in (free * quarters / 4 for quarters in range(4, 16)):
+    for budget in (free * quarters / 4 for quarters in range(5, 16)):
         parts.clear()
         peak, found = peak_of(bounded(model, 32, budget, "CROWN-IBP"))
         largest = [size for size in parts if size > 2]
@@ -217,6 +217,57 @@ def test_the_least_budget_that_is_named_suffices_and_is_needed(name, method, opt
         assert_close(found, bounded(model, 2, "8GiB", method, **options)())
     with pytest.raises(InvalidInputError, match="too small"):
         bounded(model, 2, least - 1, method, **options)()
+
+
+# Where bounds of all images are kept: of layers that are reshaped before their activation, or cut out of larger ones;
+# of a wide input, and of activations that only the output reads.
+KEPT = {
+    "along a line": (lambda: nn.Sequential(*line(3, 64), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 64, 10)), (3, 64)),
+    "part of a layer": (lambda: nn.Sequential(nn.Linear(20, 4000), Half(), nn.ReLU(), nn.Linear(2000, 3)), (20,)),
+    "wide input": (lambda: nn.Sequential(nn.Linear(3072, 100), nn.ReLU(), nn.Linear(100, 10)), (3072,)),
+    "many outputs": (many_outputs, (3, 8, 8)),
+}
+
+
+def line(channels, outputs):
+    return nn.Conv1d(channels, outputs, 3, padding=1), nn.ReLU(), nn.Conv1d(outputs, outputs, 3, padding=1)
+
+
+class Half(nn.Module):
+    def forward(self, x):
+        return x[:, : x.shape[1] // 2]
+
+
+@pytest.mark.parametrize("method", ["IBP", "CROWN-IBP"])
+@pytest.mark.parametrize("name", KEPT)
+def test_the_least_budget_suffices_for_the_bounds_that_are_kept_of_many_images(name, method):
+    torch.manual_seed(0)
+    make, shape = KEPT[name]
+    net, images = lbp.BoundedModule(make(), torch.rand(1, *shape)), 300
+    x = lbp.BoundedTensor(torch.rand(images, *shape), lbp.PerturbationLpNorm(eps=0.01))
+
+    def bounds(budget):
+        return lambda: net.compute_bounds(x=(x,), method=method, memory_budget=budget)
+
+    with pytest.raises(InvalidInputError, match=r"at least \d+ bytes") as error:
+        bounds(1000)()
+    least = int(str(error.value).split("at least ")[1].split(" ")[0])
+    peak, found = peak_of(bounds(least))
+    assert peak <= 1.05 * least
+    with torch.no_grad():
+        assert_close(found, bounds("8GiB")())
+
+
+def test_rows_of_a_specification_count_where_intervals_are_evaluated():
+    torch.manual_seed(0)
+    net = lbp.BoundedModule(many_outputs(), torch.rand(1, 3, 8, 8))
+    x = lbp.BoundedTensor(torch.rand(8, 3, 8, 8), lbp.PerturbationLpNorm(eps=0.01))
+    C = torch.eye(200).expand(8, -1, -1)
+    peak, found = peak_of(lambda: net.compute_bounds(x=(x,), C=C, method="IBP", memory_budget="8MiB"))
+    assert peak <= 8 * MIB
+    whole, expected = peak_of(lambda: net.compute_bounds(x=(x,), C=C, method="IBP", memory_budget="8GiB"))
+    assert whole > 8 * MIB
+    assert_close(found, expected)
 
 
 @pytest.mark.parametrize(("method", "eps"), [("IBP", 0.005), ("CROWN-IBP", 0.01), ("CROWN", 0.08)])
