@@ -1,19 +1,28 @@
 // convolve_windows_laid_out: from tensors to the kernel.
+#include <limits>
+
 #include "torch/ops.h"
 #include "torch/windows.h"
 
 namespace lbp::binding {
 namespace {
 
+// Rows and columns of an image that holds every window.
+constexpr Index kUnbounded = std::numeric_limits<Index>::max() / 2;
+
 // The sizes of a convolution of windows [B, C0, kh, kw, C, H, W] with weight [C_out, C / groups, rows, columns].
 template <typename T>
 ConvolveWindowsArguments<T> sizes_of_convolution(const Tensor& windows, const Tensor& weight,
-                                                 const std::vector<int64_t>& scale, const std::vector<int64_t>& stride,
+                                                 const std::vector<int64_t>& image, const std::vector<int64_t>& scale,
+                                                 const std::vector<int64_t>& offset, const std::vector<int64_t>& stride,
                                                  const std::vector<int64_t>& padding,
                                                  const std::vector<int64_t>& dilation, int64_t groups) {
   check_window_matrix(windows, "windows");
-  STD_TORCH_CHECK(scale.size() == 2 && stride.size() == 2 && padding.size() == 2 && dilation.size() == 2,
-                  "scale, stride, padding and dilation: expected two numbers each");
+  STD_TORCH_CHECK(
+      scale.size() == 2 && offset.size() == 2 && stride.size() == 2 && padding.size() == 2 && dilation.size() == 2,
+      "scale, offset, stride, padding and dilation: expected two numbers each");
+  STD_TORCH_CHECK(image.empty() || (image.size() == 3 && image[0] == windows.size(1) && image[1] >= 0 && image[2] >= 0),
+                  "image: expected ", windows.size(1), " channels, rows and columns, or nothing");
   STD_TORCH_CHECK(groups >= 1 && windows.size(4) % groups == 0, "groups: expected a divisor of ", windows.size(4),
                   " channels, got ", groups);
   STD_TORCH_CHECK(weight.dim() == 4 && weight.size(1) * groups == windows.size(4) && weight.size(0) % groups == 0,
@@ -38,6 +47,9 @@ ConvolveWindowsArguments<T> sizes_of_convolution(const Tensor& windows, const Te
     args.padding[i] = padding[axis];
     args.dilation[i] = dilation[axis];
     args.step[i] = scale[axis] * dilation[axis];
+    args.image[i] = image.empty() ? kUnbounded : image[axis + 1];
+    args.scale[i] = scale[axis] * stride[axis];
+    args.offset[i] = image.empty() ? 0 : offset[axis] - scale[axis] * padding[axis];
     const Index room = windows.size(5 + i) + 2 * padding[axis] - dilation[axis] * (args.kernel[i] - 1) - 1;
     STD_TORCH_CHECK(args.kernel[i] >= 1 && room >= 0, "weight: the kernel of ", weight.size(2), " x ", weight.size(3),
                     " does not fit in the padded layer");
@@ -50,12 +62,11 @@ ConvolveWindowsArguments<T> sizes_of_convolution(const Tensor& windows, const Te
 
 }  // namespace
 
-Tensor convolve_windows_laid_out(Tensor windows, Tensor weight, std::vector<int64_t> scale, std::vector<int64_t> stride,
-                                 std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups,
-                                 int64_t together) {
+Tensor convolve_windows_laid_out(Tensor windows, Tensor weight, std::vector<int64_t> image, std::vector<int64_t> scale,
+                                 std::vector<int64_t> offset, LBP_CONVOLUTION_PARAMETERS, int64_t together) {
   return with_type(windows, "convolve_windows_laid_out", [&](auto type, Device on) {
     using T = decltype(type);
-    auto args = sizes_of_convolution<T>(windows, weight, scale, stride, padding, dilation, groups);
+    auto args = sizes_of_convolution<T>(windows, weight, image, scale, offset, stride, padding, dilation, groups);
     STD_TORCH_CHECK(together >= 1, "together: expected at least 1, got ", together);
     const Tensor entries = checked<T>(on, windows, "windows", windows.numel());
     const Tensor kernel = checked<T>(on, weight, "weight", weight.numel());

@@ -149,8 +149,8 @@ std::tuple<Tensor, Tensor, Tensor> concretize_forward_windows(Tensor center, Opt
 std::tuple<Tensor, Tensor> concretize_forward_windows_gradient(Tensor l_gradient, Tensor u_gradient, Tensor center,
                                                                OptionalTensor radius, LBP_REGION_PARAMETERS,
                                                                std::vector<int64_t> scale, std::vector<int64_t> offset);
-Tensor convolve_windows_laid_out(Tensor windows, Tensor weight, std::vector<int64_t> scale, LBP_CONVOLUTION_PARAMETERS,
-                                 int64_t together);
+Tensor convolve_windows_laid_out(Tensor windows, Tensor weight, std::vector<int64_t> image, std::vector<int64_t> scale,
+                                 std::vector<int64_t> offset, LBP_CONVOLUTION_PARAMETERS, int64_t together);
 Tensor accumulate_windows_few_rows(Tensor rows, Tensor windows, std::vector<int64_t> image, std::vector<int64_t> scale,
                                    std::vector<int64_t> offset);
 Tensor accumulate_windows_many_rows(Tensor rows, Tensor windows, std::vector<int64_t> image, std::vector<int64_t> scale,

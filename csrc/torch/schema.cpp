@@ -24,6 +24,7 @@ std::string cpu_capability() {
 #define FORWARD "Tensor center, Tensor? radius, Tensor center_bias, Tensor? radius_bias"
 #define REGION "Tensor x, Tensor? x_U, float eps, Tensor? eps_tensor, float p"
 #define OUTWARD "float relative, float absolute, Tensor margin, Tensor? margin_of_example"
+#define PLACES "int[] image, int[] scale, int[] offset"
 #define CONVOLUTION "int[] stride, int[] padding, int[] dilation, int groups"
 #define SEVEN_GRADIENTS "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"
 
@@ -150,27 +151,23 @@ STABLE_TORCH_LIBRARY(lbp, library) {
 
   // Forward linear bounds on windows of the input: through a convolution, times the coefficients of a layer, and over
   // the region.
-  library.def("convolve_windows(Tensor windows, Tensor weight, int[] scale, " CONVOLUTION ") -> Tensor");
-  library.def("convolve_windows_gradient(Tensor gradient, Tensor windows, Tensor weight, int[] scale, " CONVOLUTION
+  library.def("convolve_windows(Tensor windows, Tensor weight, " PLACES ", " CONVOLUTION ") -> Tensor");
+  library.def("convolve_windows_gradient(Tensor gradient, Tensor windows, Tensor weight, " PLACES ", " CONVOLUTION
               ", bool need_windows, bool need_weight) -> (Tensor, Tensor)");
-  library.def("accumulate_windows(Tensor rows, Tensor windows, int[] image, int[] scale, int[] offset) -> Tensor");
-  library.def(
-      "accumulate_windows_gradient(Tensor gradient, Tensor rows, Tensor windows, int[] image, int[] scale, "
-      "int[] offset, bool need_rows, bool need_windows) -> (Tensor, Tensor)");
+  library.def("accumulate_windows(Tensor rows, Tensor windows, " PLACES ") -> Tensor");
+  library.def("accumulate_windows_gradient(Tensor gradient, Tensor rows, Tensor windows, " PLACES
+              ", bool need_rows, bool need_windows) -> (Tensor, Tensor)");
 
   // What the CPU does for convolve_windows: `together` images and input channels are laid out at a time.
-  library.def("convolve_windows_laid_out(Tensor windows, Tensor weight, int[] scale, " CONVOLUTION
+  library.def("convolve_windows_laid_out(Tensor windows, Tensor weight, " PLACES ", " CONVOLUTION
               ", int together) -> Tensor");
 
   // What the CPU does for accumulate_windows: with few rows a product that reads the window matrix once, with many one
   // that lays it out.
-  library.def(
-      "accumulate_windows_few_rows(Tensor rows, Tensor windows, int[] image, int[] scale, int[] offset) -> Tensor");
-  library.def(
-      "accumulate_windows_many_rows(Tensor rows, Tensor windows, int[] image, int[] scale, int[] offset) -> Tensor");
-  library.def(
-      "accumulate_windows_few_rows_gradient(Tensor gradient, Tensor rows, Tensor windows, int[] image, int[] scale, "
-      "int[] offset, bool need_rows, bool need_windows) -> (Tensor, Tensor)");
+  library.def("accumulate_windows_few_rows(Tensor rows, Tensor windows, " PLACES ") -> Tensor");
+  library.def("accumulate_windows_many_rows(Tensor rows, Tensor windows, " PLACES ") -> Tensor");
+  library.def("accumulate_windows_few_rows_gradient(Tensor gradient, Tensor rows, Tensor windows, " PLACES
+              ", bool need_rows, bool need_windows) -> (Tensor, Tensor)");
 
   library.def("concretize_forward_windows(" FORWARD ", " REGION
               ", int[] scale, int[] offset, bool magnitude) -> (Tensor, Tensor, Tensor)");

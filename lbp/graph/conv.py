@@ -160,7 +160,13 @@ class Conv2dNode(BoundNode):
             dense = b.dense().matrices
             return ForwardBounds(*ops.forward_conv2d(*dense, weight, bias, **self.geometry.keywords()))
         matrices = ops.forward_conv2d_windows(
-            *b.on_windows(before), weight, bias, scale=before.scale, **self.geometry.keywords()
+            *b.on_windows(before),
+            weight,
+            bias,
+            image=before.image,
+            scale=before.scale,
+            offset=before.offset,
+            **self.geometry.keywords(),
         )
         return ForwardBounds.from_windows(matrices, after)
 

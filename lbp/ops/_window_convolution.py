@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lbp.ops._convolution import Convolution, Pair, convolved_size
-from lbp.ops._windows import has_kernel, operand_bytes
+from lbp.ops._windows import has_kernel, on_image, operand_bytes
 
 
 class Tap(NamedTuple):
@@ -64,6 +64,15 @@ def convolved_shape(windows: Tensor, weight: Tensor, scale: Sequence[int], convo
     """Return the shape of the windows after a convolution."""
     layer = convolved_size(windows.shape, weight, convolution)
     return (*windows.shape[:2], *grown_window(windows, weight, scale, convolution[2]), *layer)
+
+
+def convolved_places(scale: Sequence[int], offset: Sequence[int], convolution: Convolution) -> tuple[Pair, Pair]:
+    """Return scale and offset of the windows after a convolution."""
+    stride, padding, *_ = convolution
+    return (
+        (scale[0] * stride[0], scale[1] * stride[1]),
+        (offset[0] - scale[0] * padding[0], offset[1] - scale[1] * padding[1]),
+    )
 
 
 def _taps(windows: Tensor, weight: Tensor, scale: Sequence[int], convolution: Convolution) -> tuple[list[Tap], ...]:
@@ -183,13 +192,18 @@ class ConvolvedWindows:
         return self.numbers(device) * itemsize * self.together(images, itemsize, device)
 
 
-def convolve_windows(windows: Tensor, weight: Tensor, scale: Sequence[int], convolution: Convolution) -> Tensor:
-    """Convolve a window matrix by the library's products: the windows grow, and the result needs every product.
+Places = tuple[Sequence[int], Sequence[int], Sequence[int]]
+"""Channels, rows and columns of the image, or nothing where it is large enough for every window; scale and offset."""
+
+
+def convolve_windows(windows: Tensor, weight: Tensor, places: Places, convolution: Convolution) -> Tensor:
+    """Convolve a window matrix by the library's products: the windows grow, and entries outside the image are 0.
 
     An entry of the output's window is a sum over the taps whose own window reaches it. In planes, where the layer is
     padded and the positions that a stride visits stand side by side, what a tap reads is one stretch of memory: a
     product's operand as it lies. The products of all taps that reach a row of the output's window are added up.
     """
+    image, scale, offset = places
     sizes = ConvolvedWindows.of(windows.shape[2:4], windows.shape[4:], weight, scale, convolution)
     result = windows.new_empty(convolved_shape(windows, weight, scale, convolution))
     if result.numel() == 0 or weight.numel() == 0:
@@ -197,10 +211,11 @@ def convolve_windows(windows: Tensor, weight: Tensor, scale: Sequence[int], conv
     groups = convolution[3]
     source, target = windows.flatten(0, 1), result.flatten(0, 1)
     kernels = weight.unflatten(0, (groups, -1)).permute(3, 4, 0, 1, 2).contiguous()  # [taps, taps, G, outputs, inputs]
+    inside = on_image(result, image, *convolved_places(scale, offset, convolution)) if image else None
     images = sizes.together(len(source), source.itemsize, source.device)
     for first in range(0, len(source), images):
         part = source[first : first + images]
-        _convolve_images(_planes(part, sizes), kernels, sizes, target[first : first + images])
+        _convolve_images(_planes(part, sizes), kernels, sizes, inside, target[first : first + images])
     return result
 
 
@@ -218,8 +233,10 @@ def _planes(source: Tensor, sizes: ConvolvedWindows) -> Tensor:
     return planes.flatten(-2)
 
 
-def _convolve_images(planes: Tensor, kernels: Tensor, sizes: ConvolvedWindows, target: Tensor) -> None:
-    """Write the windows [N, kh, kw, outputs, H, W] of some images."""
+def _convolve_images(
+    planes: Tensor, kernels: Tensor, sizes: ConvolvedWindows, inside: Tensor | None, target: Tensor
+) -> None:
+    """Write the windows [N, kh, kw, outputs, H, W] of some images, 0 but where [kh, kw, 1, H, W] says, if it does."""
     (height, width), (down, across), (rows, columns) = sizes.window, sizes.steps, sizes.axes
     count, groups = len(target), kernels.shape[2]
     positions = sizes.positions
@@ -240,6 +257,8 @@ def _convolve_images(planes: Tensor, kernels: Tensor, sizes: ConvolvedWindows, t
             if 0 <= row - above < height:
                 reached.baddbmm_(operator.flatten(0, 2), read[row - above])
         by_position = sums.flatten(2, 3).unflatten(-1, (rows.count, columns.pitch))[..., : columns.count]
+        if inside is not None:
+            by_position = torch.where(inside[row, :, None], by_position, 0.0)
         target[:, row] = by_position.transpose(0, 1)
 
 

@@ -6,7 +6,7 @@ products (csrc/cuda/launch_products.h).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -167,48 +167,50 @@ def _forward_linear_composite(*arguments: Any) -> tuple[Tensor, ...]:
     # Of few images one read of W serves both biases, without |W|.
     biases = None if radius_bias is None else short_products(center_bias, radius_bias, weight)
     if biases is None:
-        return _forward_affine(matrices, weight, bias, linear)
-    new_center, new_radius, *_ = _forward_affine((center, radius, center_bias[:0], None), weight, bias, linear)
+        return _forward_linear_by_library(matrices, weight, bias)
+    no_bias = (center_bias[:0], None)
+    new_center, new_radius, *_ = _forward_linear_by_library((center, radius, *no_bias), weight, bias)
     # Of a tensor each, as the dispatcher wants them.
     new_center_bias = biases[0].clone() if bias is None else biases[0] + bias
     return new_center, new_radius, new_center_bias, biases[1].clone()
 
 
+@full_precision()
 def _forward_conv2d_composite(*arguments: Any) -> tuple[Tensor, ...]:
-    *matrices, weight, bias = arguments[:6]
-    center, radius, center_bias, radius_bias = matrices
-    has_radii = radius is not None and radius_bias is not None
-    if has_radii and direct_convolution_pays(center.flatten(0, -4), weight, arguments[6:], of_bounds=False):
-        return _forward_by_kernel(((center, radius), (center_bias, radius_bias)), weight, bias, arguments[6:])
-
-    def convolved(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        result = functional.conv2d(rows.flatten(0, -4), weight, bias, *arguments[6:])
-        return result.reshape(*rows.shape[:-3], *result.shape[1:])
-
-    return _forward_affine(matrices, weight, bias, convolved)
+    center, radius, center_bias, radius_bias, weight, bias = arguments[:6]
+    convolution = arguments[6:]
+    matrices = _convolved_pair(center, radius, weight, None, convolution)
+    biases = _convolved_pair(center_bias, radius_bias, weight, bias, convolution)
+    return _empty_where_none((*matrices, *biases))
 
 
-def _forward_by_kernel(
-    pairs: Sequence[tuple[Tensor, Tensor]], weight: Tensor, bias: Tensor | None, convolution: Sequence[Any]
-) -> tuple[Tensor, ...]:
-    """Return center and radius of the matrices, then of the biases, each pair from one read of the weight."""
-    results: list[Tensor] = []
-    for pair, offset in zip(pairs, (None, bias), strict=True):
-        rows = [part.reshape(-1, *part.shape[-3:]) for part in pair]
-        ends = native("interval_conv2d_direct")(*rows, weight, offset, None, None, 0.0, 0.0, False, *convolution)
-        results += [end.reshape(*pair[0].shape[:-3], *end.shape[1:]) for end in ends]
-    return tuple(results)
+def _convolved_pair(
+    center: Tensor, radius: Tensor | None, weight: Tensor, bias: Tensor | None, convolution: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Return center and radius [..., C, h, w] of the output, from one read of the weight where that pays."""
+
+    def of_rows(rows: Tensor) -> Tensor:
+        return rows.flatten(0, -4)
+
+    def as_before(rows: Tensor) -> Tensor:
+        return rows.reshape(*center.shape[:-3], *rows.shape[1:])
+
+    if radius is not None and direct_convolution_pays(of_rows(center), weight, convolution, of_bounds=False):
+        pair = (of_rows(center), of_rows(radius))
+        ends = native("interval_conv2d_direct")(*pair, weight, bias, None, None, 0.0, 0.0, False, *convolution)
+        return as_before(ends[0]), as_before(ends[1])
+    new_center = as_before(functional.conv2d(of_rows(center), weight, bias, *convolution))
+    if radius is None:
+        return new_center, None
+    return new_center, as_before(functional.conv2d(of_rows(radius), weight.abs(), None, *convolution))
 
 
 @full_precision()
-def _forward_affine(
-    matrices: Sequence[Any], weight: Tensor, bias: Tensor | None, apply: Callable[..., Tensor]
-) -> tuple[Tensor, ...]:
-    """Apply W to the center and |W| to the radius, each a library product."""
+def _forward_linear_by_library(matrices: Sequence[Any], weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
     center, radius, center_bias, radius_bias = matrices
     magnitude = weight.abs() if radius is not None or radius_bias is not None else weight
-    spread, spread_bias = (None if part is None else apply(part, magnitude) for part in (radius, radius_bias))
-    return _empty_where_none((apply(center, weight), spread, apply(center_bias, weight, bias), spread_bias))
+    spread, spread_bias = (None if part is None else linear(part, magnitude) for part in (radius, radius_bias))
+    return _empty_where_none((linear(center, weight), spread, linear(center_bias, weight, bias), spread_bias))
 
 
 @full_precision()

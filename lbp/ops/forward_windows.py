@@ -30,9 +30,10 @@ from lbp.ops._window_convolution import (
     axis_taps,
     convolve_windows,
     convolve_windows_gradient,
+    convolved_places,
     convolved_shape,
 )
-from lbp.ops._windows import has_kernel
+from lbp.ops._windows import has_kernel, on_image, rows_and_columns
 from lbp.ops.forward import ForwardMatrices, forward_conv2d, forward_linear
 from lbp.precision import full_precision
 from lbp.strategies import side_code
@@ -66,16 +67,11 @@ def windows_to_dense(windows: Tensor, image: Image, scale: Pair, offset: Pair) -
     if current_backend() == "reference":
         return reference.windows_to_dense(windows, image, scale, offset)
     inputs = image[0] * image[1] * image[2]
-    rows, columns = (
-        scale[i] * torch.arange(windows.shape[5 + i], device=windows.device)
-        + (torch.arange(windows.shape[2 + i], device=windows.device) + offset[i])[:, None]
-        for i in range(2)
-    )  # [kh, H] and [kw, W]
     channel = torch.arange(image[0], device=windows.device).reshape(-1, 1, 1, 1, 1, 1)
-    row, column = rows[:, None, None, :, None], columns[None, :, None, None, :]
-    on_image = ((row >= 0) & (row < image[1])) & ((column >= 0) & (column < image[2]))
+    row, column = rows_and_columns(windows, scale, offset)
     # Entries outside the image land in one row more, which is dropped.
-    place = torch.where(on_image, (channel * image[1] + row) * image[2] + column, inputs).flatten(0, 2)
+    inside = on_image(windows, image, scale, offset)
+    place = torch.where(inside, (channel * image[1] + row) * image[2] + column, inputs).flatten(0, 2)
     batch, layer = windows.shape[0], windows.shape[4:]
     dense = windows.new_zeros(batch, inputs + 1, *layer)
     return dense.scatter_(1, place.expand(batch, -1, *layer), windows.flatten(1, 3))[:, :inputs]
@@ -120,7 +116,9 @@ def forward_conv2d_windows(
     weight: Tensor,
     bias: Tensor | None,
     *,
+    image: Image | None = None,
     scale: Pair,
+    offset: Pair = (0, 0),
     stride: Pair = (1, 1),
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
@@ -129,7 +127,8 @@ def forward_conv2d_windows(
     """Push forward linear bounds on windows through a Conv2d layer; see `lbp.ops.forward_conv2d`.
 
     The windows grow by `scale dilation (k - 1)`, and begin `scale padding` earlier. The work is that of the windows:
-    C_in k k multiply-adds per entry of the input's window and neuron.
+    C_in k k multiply-adds per entry of the input's window and neuron. Entries of the result outside the image, where
+    one is given, are 0; kernels of the CPU do not work them out.
 
     Args:
         center: [B or 1, C0, kh, kw, C_in, h, w].
@@ -138,7 +137,9 @@ def forward_conv2d_windows(
         radius_bias: like center_bias, or None for zero.
         weight: [C_out, C_in / groups, kernel rows, kernel columns].
         bias: [C_out] or None.
+        image: C0, rows and columns of the input; None: large enough for every window.
         scale: rows and columns of the input between the windows of neighbouring neurons of the layer convolved.
+        offset: first row and column of the window of that layer's neuron at (0, 0).
         stride: see `lbp.ops.interval_conv2d`, as the following.
         padding: see `lbp.ops.interval_conv2d`.
         dilation: see `lbp.ops.interval_conv2d`.
@@ -155,11 +156,14 @@ def forward_conv2d_windows(
     convolution = (stride, padding, dilation, groups)
     geometry = keywords_of(convolution)
     if current_backend() == "reference":
-        return reference.forward_conv2d_windows(*matrices, weight, bias, scale=scale, **geometry)
+        return reference.forward_conv2d_windows(
+            *matrices, weight, bias, image=image, scale=scale, offset=offset, **geometry
+        )
     op = native("convolve_windows")
+    places = (image or (), scale, offset)
     return (
-        op(center, weight, scale, *convolution),
-        None if radius is None else op(radius, weight.abs(), scale, *convolution),
+        op(center, weight, *places, *convolution),
+        None if radius is None else op(radius, weight.abs(), *places, *convolution),
         *forward_conv2d(_no_rows(center_bias), None, center_bias, radius_bias, weight, bias, **geometry)[2:],
     )
 
@@ -293,14 +297,17 @@ def _accumulated(A: Tensor, windows: Tensor, image: Image, scale: Pair, offset: 
 
 
 @full_precision()
-def _convolve_windows(windows: Tensor, weight: Tensor, scale: list[int], *convolution: Any) -> Tensor:
+def _convolve_windows(
+    windows: Tensor, weight: Tensor, image: list[int], scale: list[int], offset: list[int], *convolution: Any
+) -> Tensor:
     if has_kernel(windows.device):
         sizes = ConvolvedWindows.of(windows.shape[2:4], windows.shape[4:], weight, scale, convolution)
         images = windows.shape[0] * windows.shape[1]
         together = sizes.together(images, windows.itemsize, windows.device)
-        convolved: Tensor = native("convolve_windows_laid_out")(windows, weight, scale, *convolution, together)
+        places = (image, scale, offset)
+        convolved: Tensor = native("convolve_windows_laid_out")(windows, weight, *places, *convolution, together)
         return convolved
-    return convolve_windows(windows, weight, scale, convolution)
+    return convolve_windows(windows, weight, (image, scale, offset), convolution)
 
 
 @full_precision()
@@ -314,13 +321,14 @@ def _accumulate_windows(rows: Tensor, windows: Tensor, *places: Any) -> Tensor:
 
 @full_precision()
 def _convolve_windows_gradient(
-    gradient: Tensor, windows: Tensor, weight: Tensor, scale: list[int], *rest: Any
+    gradient: Tensor, windows: Tensor, weight: Tensor, image: list[int], scale: list[int], offset: list[int], *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    *convolution, need_windows, need_weight = rest
-    stride, padding, dilation, groups = convolution
-    return convolve_windows_gradient(
-        gradient, windows, weight, scale, (stride, padding, dilation, groups), (need_windows, need_weight)
-    )
+    stride, padding, dilation, groups, need_windows, need_weight = rest
+    convolution = (stride, padding, dilation, groups)
+    if image:
+        places = convolved_places(scale, offset, convolution)
+        gradient = torch.where(on_image(gradient, image, *places), gradient, 0.0)
+    return convolve_windows_gradient(gradient, windows, weight, scale, convolution, (need_windows, need_weight))
 
 
 @full_precision()
@@ -370,7 +378,9 @@ def _register() -> None:
     for name in ("convolve_windows", "accumulate_windows"):
         refuse_second_order(f"{name}_gradient")
 
-    def convolve_windows(windows: Tensor, weight: Tensor, scale: list[int], *convolution: Any) -> Tensor:
+    def convolve_windows(
+        windows: Tensor, weight: Tensor, image: list[int], scale: list[int], offset: list[int], *convolution: Any
+    ) -> Tensor:
         return windows.new_empty(convolved_shape(windows, weight, scale, convolution))
 
     def convolve_windows_gradient(gradient: Tensor, windows: Tensor, weight: Tensor, *rest: Any) -> Any:

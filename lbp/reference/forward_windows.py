@@ -91,7 +91,9 @@ def forward_conv2d_windows(
     weight: Tensor,
     bias: Tensor | None,
     *,
+    image: Image | None,
     scale: Pair,
+    offset: Pair,
     stride: Pair,
     padding: Pair,
     dilation: Pair,
@@ -102,20 +104,27 @@ def forward_conv2d_windows(
     window, places = center.shape[2:4], center.shape[5:]
     # An image that holds every window: where it ends does not matter to the windows of the result.
     grown = tuple(window[i] + scale[i] * dilation[i] * (weight.shape[i + 2] - 1) for i in range(2))
-    offset = tuple(scale[i] * padding[i] for i in range(2))
-    image = (center.shape[1], *(2 * offset[i] + scale[i] * places[i] + window[i] + grown[i] for i in range(2)))
+    before = tuple(scale[i] * padding[i] for i in range(2))
+    large = (center.shape[1], *(2 * before[i] + scale[i] * places[i] + window[i] + grown[i] for i in range(2)))
     dense, dense_radius = (
-        _dense_or_none(matrix, image, scale, offset)  # type: ignore[arg-type]
+        _dense_or_none(matrix, large, scale, before)  # type: ignore[arg-type]
         for matrix in (center, radius)
     )
     assert dense is not None
     results = forward_conv2d(dense, dense_radius, center_bias, radius_bias, weight, bias, groups=groups, **geometry)
     after = tuple(scale[i] * stride[i] for i in range(2))
     new_center, new_radius = (
-        None if matrix is None else dense_to_windows(matrix, grown, image, after, (0, 0))  # type: ignore[arg-type]
+        None if matrix is None else dense_to_windows(matrix, grown, large, after, (0, 0))  # type: ignore[arg-type]
         for matrix in results[:2]
     )
     assert new_center is not None
+    if image is not None:
+        origin = (offset[0] - before[0], offset[1] - before[1])
+        layer = (new_center.shape[5], new_center.shape[6])
+        at = window_places(grown, layer, image, after, origin, center.device)  # type: ignore[arg-type]
+        inside = at < image[0] * image[1] * image[2]
+        new_center = torch.where(inside, new_center, 0.0)
+        new_radius = None if new_radius is None else torch.where(inside, new_radius, 0.0)
     return new_center, new_radius, results[2], results[3]
 
 

@@ -284,7 +284,7 @@ def _calls_on_forward_windows():
         "forward_conv2d_windows": (
             ops.forward_conv2d_windows,
             (*window_matrices(batch, (2, 3), (2, 4, 3)), weight, bias),
-            {"scale": (2, 1), **geometry},
+            {**places, **geometry},
         ),
         "forward_linear_windows": (
             ops.forward_linear_windows,

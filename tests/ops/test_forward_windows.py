@@ -19,11 +19,13 @@ from ops.cases import (
     window_matrices,
 )
 
+import lbp
 from lbp import ops
 from lbp.ops import _window_accumulation, _window_convolution, _windows
 from lbp.ops._window_accumulation import FEW_ROWS
 from lbp.reference import dense_to_windows
 
+BACKENDS = ("reference", "native")
 NORMS = (1.0, 1.5, 2.0, math.inf)
 
 
@@ -52,20 +54,62 @@ def convolutions(draw):
     channels = groups * draw(st.integers(1, 2))
     weight = normal(groups * draw(st.integers(1, 2)), channels // groups, *kernel, seed=30)
     geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    places = {"image": None, "scale": scale}
+    if draw(st.booleans()):
+        image = (2, draw(st.integers(1, 20)), draw(st.integers(1, 20)))
+        offset = (draw(st.integers(-9, 3)), draw(st.integers(-9, 3)))
+        places = {"image": image, "scale": scale, "offset": offset}
     exact = draw(st.booleans())
-    return window_matrices(draw(st.integers(1, 2)), window, (channels, *layer), exact=exact), weight, scale, geometry
+    return window_matrices(draw(st.integers(1, 2)), window, (channels, *layer), exact=exact), weight, places, geometry
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(convolutions())
 def test_convolution(case):
-    matrices, weight, scale, geometry = case
+    matrices, weight, places, geometry = case
     bias = normal(weight.shape[0], seed=31)
-    assert_matches_reference(ops.forward_conv2d_windows, *matrices, weight, bias, scale=scale, **geometry)
+    assert_matches_reference(ops.forward_conv2d_windows, *matrices, weight, bias, **places, **geometry)
     # The library's products, which other devices take.
-    arguments = (matrices[0].double(), weight.double(), scale)
-    product = _window_convolution.convolve_windows(*arguments, tuple(geometry.values()))
-    assert_close(product, torch.ops.lbp.convolve_windows(*arguments, *geometry.values()), TOLERANCE[torch.float64], "")
+    at = (places["image"] or (), places["scale"], places.get("offset", (0, 0)))
+    operands = (matrices[0].double(), weight.double())
+    product = _window_convolution.convolve_windows(*operands, at, tuple(geometry.values()))
+    expected = torch.ops.lbp.convolve_windows(*operands, *at, *geometry.values())
+    assert_close(product, expected, TOLERANCE[torch.float64], "")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_entries_of_a_convolution_outside_the_image_are_zero_and_pass_nothing_on(backend):
+    image, scale, stride, padding, offset = (2, 7, 6), (2, 1), (1, 2), (2, 1), (-3, -2)
+    center, radius, *biases = window_matrices(1, (4, 3), (2, 6, 5))
+    geometry = {"scale": scale, "stride": stride, "padding": padding}
+    weight = normal(3, 2, 3, 3)
+    center.requires_grad_()
+    with lbp.backend(backend):
+        everywhere = ops.forward_conv2d_windows(center, radius, *biases, weight, None, **geometry)
+        on_image = ops.forward_conv2d_windows(
+            center, radius, *biases, weight, None, image=image, offset=offset, **geometry
+        )
+    where = (scale[0] * stride[0], scale[1] * stride[1]), (offset[0] - 4, offset[1] - 1)
+    inside = entries_inside(on_image[0], image[1:], *where)
+    assert 0 < inside.double().mean() < 1
+    for some, whole in zip(on_image[:2], everywhere[:2], strict=True):
+        assert torch.equal(some, torch.where(inside, whole, 0.0))
+    (passed_on,) = torch.autograd.grad(on_image[0].sum(), center)
+    (expected,) = torch.autograd.grad(torch.where(inside, everywhere[0], 0.0).sum(), center)
+    assert_close(passed_on, expected, TOLERANCE[torch.float64], "")
+
+
+def test_convolution_of_rows_longer_than_a_part():
+    matrices = window_matrices(1, (2, 2), (2, 3, 301))
+    places = {"image": (2, 4, 250), "scale": (1, 1), "offset": (-1, -3)}
+    assert_matches_reference(ops.forward_conv2d_windows, *matrices, normal(3, 2, 2, 3), None, padding=(1, 1), **places)
+
+
+@pytest.mark.parametrize("image", [(1, 5, 5), (2, -1, 5), (2, 5)])
+def test_convolution_over_an_image_of_another_kind_is_refused(image):
+    matrices = window_matrices(1, (2, 2), (2, 4, 4))
+    with pytest.raises(RuntimeError, match="image: expected 2 channels, rows and columns"):
+        ops.forward_conv2d_windows(*matrices, normal(3, 2, 2, 2), None, image=image, scale=(1, 1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

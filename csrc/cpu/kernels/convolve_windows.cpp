@@ -1,10 +1,12 @@
 // A convolution of window matrices. An entry of the windows of the result is a layer of its own: the sum of what the
 // taps make of the layers of those entries that they bring there. These are laid out once, with channels last and their
 // padding around them, so that what a tap reads at a position is one run of memory at a distance that all taps share.
-// Positions are the lanes of the products, outputs their columns; nothing is multiplied that the result does not need.
+// Positions are the lanes of the products, outputs their columns; nothing is multiplied that the result does not need,
+// nor at positions whose windows have the entry outside the image.
 #include <algorithm>
 #include <vector>
 
+#include "cpu/kernels/forward_rows.h"
 #include "cpu/kernels/lane_products.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/tile.h"
@@ -55,64 +57,123 @@ std::vector<T> packed_weight(const ConvolveWindowsArguments<T>& args, const Colu
   return packed;
 }
 
-// Lays out the layer [C, H, W] of an entry as [reach(0), reach(1), C], zero over the padding.
+// Lays out the layer [C, H, W] of an entry as [reach(0), reach(1), C], zero over the padding. Some channels after the
+// other, each of which is read from its begin to its end.
 template <typename T>
 void lay_out(const ConvolveWindowsArguments<T>& args, const T* from, T* to) {
   const Index channels = args.channels, reach = args.reach(1), left = minimum(args.padding[1], reach);
   const Index used = maximum(0, minimum(reach - left, args.width)), right = reach - left - used;
-  for (Index y = 0; y < args.reach(0); ++y, to += reach * channels) {
+  const Index plane = args.height * args.width;
+  for (Index y = 0; y < args.reach(0); ++y) {
     const Index row = y - args.padding[0];
+    T* line = to + y * reach * channels;
     if (row < 0 || row >= args.height) {
-      std::fill(to, to + reach * channels, T(0));
-      continue;
+      std::fill(line, line + reach * channels, T(0));
+    } else {
+      std::fill(line, line + left * channels, T(0));
+      std::fill(line + (left + used) * channels, line + (left + used + right) * channels, T(0));
     }
-    std::fill(to, to + left * channels, T(0));
-    transpose(from + row * args.width, args.height * args.width, channels, used, to + left * channels, channels,
-              kTransposed);
-    std::fill(to + (left + used) * channels, to + (left + used + right) * channels, T(0));
+  }
+  const Index top = minimum(args.padding[0], args.reach(0)),
+              bottom = minimum(args.reach(0), args.padding[0] + args.height);
+  for (Index channel = 0; channel < channels; channel += kTransposed) {
+    const Index count = minimum(kTransposed, channels - channel);
+    for (Index y = top; y < bottom; ++y) {
+      transpose(from + channel * plane + (y - args.padding[0]) * args.width, plane, count, used,
+                to + (y * reach + left) * channels + channel, channels, kTransposed);
+    }
   }
 }
 
-// Where every position of the output begins to read a layer that is laid out.
+// A part of the work: one entry of a matrix's windows, at some rows of the output.
+struct Part {
+  Index matrix, row, column, top, bottom;
+};
+
+// Positions of the output.
+struct Positions {
+  Inside down, across;
+
+  Index rows() const { return maximum(0, down.stop - down.first); }
+  Index columns() const { return maximum(0, across.stop - across.first); }
+  Index count() const { return rows() * columns(); }
+};
+
+// The entries of the windows of all matrices that are laid out together, in parts.
 template <typename T>
-std::vector<Index> position_offsets(const ConvolveWindowsArguments<T>& args) {
-  std::vector<Index> offsets;
-  for (Index y = 0; y < args.output_height; ++y) {
-    for (Index x = 0; x < args.output_width; ++x) {
-      offsets.push_back((y * args.stride[0] * args.reach(1) + x * args.stride[1]) * args.channels);
-    }
+class Parts {
+ public:
+  Parts(const ConvolveWindowsArguments<T>& args, Index matrices)
+      : args_(args),
+        per_entry_(minimum(quotient_up(args.output_height * args.output_width, kMostPositions), args.output_height)) {
+    const Index count = matrices * args.grown(0) * args.grown(1) * per_entry_;
+    for (Index i = 0; i < count; ++i) costs_.push_back(costs_.back() + 1 + positions((*this)[i]).count());
   }
-  return offsets;
-}
 
-// Entries of the result's windows, at some positions.
+  // Work of all parts; an entry that nothing is multiplied for takes some too.
+  Index cost() const { return costs_.back(); }
+  Index most_positions() const { return quotient_up(args_.output_height, per_entry_) * args_.output_width; }
+
+  // Number of the first part that begins at or behind so much of the work.
+  Index behind(Index cost) const { return std::lower_bound(costs_.begin(), costs_.end(), cost) - costs_.begin(); }
+
+  Part operator[](Index number) const {
+    const Index part = number % per_entry_, entry = number / per_entry_, columns = args_.grown(1);
+    const auto row = [&](Index n) { return args_.output_height * n / per_entry_; };
+    return {entry / columns / args_.grown(0), entry / columns % args_.grown(0), entry % columns, row(part),
+            row(part + 1)};
+  }
+
+  // Those of a part that have the entry on the image.
+  Positions positions(const Part& part) const {
+    return {Inside(part.top, part.bottom, args_.scale[0], args_.offset[0] + part.row, args_.image[0]),
+            Inside(0, args_.output_width, args_.scale[1], args_.offset[1] + part.column, args_.image[1])};
+  }
+
+ private:
+  const ConvolveWindowsArguments<T>& args_;
+  const Index per_entry_;
+  std::vector<Index> costs_ = {0};  // of all parts before each, and of all
+};
+
+// Sums of one part after the other.
 template <typename T>
 class EntrySums {
  public:
-  EntrySums(const ConvolveWindowsArguments<T>& args, const Columns<T>& columns, const T* weight, const Index* offsets)
+  EntrySums(const ConvolveWindowsArguments<T>& args, const Columns<T>& columns, const T* weight, Index most_positions)
       : args_(args),
         columns_(columns),
         weight_(weight),
-        offsets_(offsets),
         row_size_(args.groups * columns.blocks * columns.width),
         together_(maximum(1, kWeightBytes / (columns.tap_size() * Index(sizeof(T))))),
-        sums_(size_t(kMostPositions * row_size_)),
+        offsets_(size_t(most_positions)),
+        sums_(size_t(most_positions * row_size_)),
         factors_(size_t(columns.taps)) {}
 
-  // Writes positions [first, last) of entry (row, column) of a matrix whose layers are laid out.
-  void run(const T* layers, Index row, Index column, Index first, Index last, T* result) {
-    find_taps(layers, row, column);
+  // Writes a part of a matrix whose layers are laid out.
+  void run(const T* layers, const Part& part, const Positions& positions, T* result) {
+    const Index width = args_.output_width;
+    if (positions.count() < (part.bottom - part.top) * width) {
+      for (Index output = 0; output < args_.outputs; ++output) {
+        T* to = result + output * args_.output_height * width;
+        std::fill(to + part.top * width, to + part.bottom * width, T(0));
+      }
+    }
+    if (positions.count() == 0) return;
+    find_taps(layers, part.row, part.column);
+    find_offsets(positions);
     const Index count = Index(taps_.size());
     for (Index block = 0; block < args_.groups * columns_.blocks; ++block) {
       // At least once: an entry that no tap reaches is 0.
       for (Index tap = 0; tap == 0 || tap < count; tap += together_) {
-        add(block, tap, minimum(tap + together_, count), first, last);
+        add(block, tap, minimum(tap + together_, count), positions.count());
       }
     }
-    const Index positions = args_.output_height * args_.output_width;
-    for (Index group = 0; group < args_.groups; ++group) {
-      transpose(sums_.data() + group * columns_.blocks * columns_.width, row_size_, last - first, columns_.outputs,
-                result + group * columns_.outputs * positions + first, positions, kMostPositions);
+    // Whole rows are one run.
+    const bool whole = positions.columns() == width;
+    const Index runs = whole ? 1 : positions.rows(), length = positions.count() / runs;
+    for (Index run = 0; run < runs; ++run) {
+      write(run * length, length, result + (positions.down.first + run) * width + positions.across.first);
     }
   }
 
@@ -138,28 +199,47 @@ class EntrySums {
     }
   }
 
+  // Where every position begins to read a layer that is laid out.
+  void find_offsets(const Positions& positions) {
+    Index* offset = offsets_.data();
+    for (Index y = positions.down.first; y < positions.down.stop; ++y) {
+      for (Index x = positions.across.first; x < positions.across.stop; ++x) {
+        *offset++ = (y * args_.stride[0] * args_.reach(1) + x * args_.stride[1]) * args_.channels;
+      }
+    }
+  }
+
   // Adds the products of taps [tap, stop) to a block of columns; the first ones begin the sums.
-  void add(Index block, Index tap, Index stop, Index first, Index last) {
+  void add(Index block, Index tap, Index stop, Index positions) {
     const Index channel = block / columns_.blocks * columns_.inputs;
     for (Index t = tap; t < stop; ++t) {
       const Tap& read = taps_[size_t(t)];
       factors_[size_t(t - tap)] = {read.layer + channel,
                                    weight_ + (block * columns_.taps + read.number) * columns_.tap_size()};
     }
-    const Index positions = last - first, tiles = quotient_up(positions, kLanes);
+    const Index tiles = quotient_up(positions, kLanes);
     for (Index tile = 0; tile < tiles; ++tile) {
       const Index begin = positions * tile / tiles, end = positions * (tile + 1) / tiles;
       accumulate_lanes<T>(
-          end - begin, factors_.data(), stop - tap, offsets_ + first + begin, columns_.inputs,
+          end - begin, factors_.data(), stop - tap, offsets_.data() + begin, columns_.inputs,
           {sums_.data() + begin * row_size_ + block * columns_.width, row_size_, columns_.width, tap > 0});
+    }
+  }
+
+  // Writes the sums of neighbouring positions, from one on, to all outputs.
+  void write(Index position, Index count, T* result) const {
+    const Index size = args_.output_height * args_.output_width;
+    for (Index group = 0; group < args_.groups; ++group) {
+      transpose(sums_.data() + position * row_size_ + group * columns_.blocks * columns_.width, row_size_, count,
+                columns_.outputs, result + group * columns_.outputs * size, size, kMostPositions);
     }
   }
 
   const ConvolveWindowsArguments<T>& args_;
   const Columns<T>& columns_;
   const T* weight_;
-  const Index* offsets_;
   const Index row_size_, together_;  // taps of which the weights of a block of columns stay in the first cache
+  std::vector<Index> offsets_;       // of positions
   std::vector<T> sums_;              // [positions, groups, blocks, width]
   std::vector<Factors<T>> factors_;
   std::vector<Tap> taps_;
@@ -171,11 +251,9 @@ template <typename T>
 void convolve_windows(const ConvolveWindowsArguments<T>& args) {
   const Columns<T> columns(args);
   const std::vector<T> weight = packed_weight(args, columns);
-  const std::vector<Index> offsets = position_offsets(args);
   const Index entries = args.rows * args.columns, layer_size = args.channels * args.height * args.width;
   const Index laid_out = args.reach(0) * args.reach(1) * args.channels;
-  const Index positions = args.output_height * args.output_width, parts = quotient_up(positions, kMostPositions);
-  const Index grown = args.grown(0) * args.grown(1);
+  const Index entry_size = args.outputs * args.output_height * args.output_width;
   for (Index begin = 0; begin < args.matrices; begin += args.together) {
     const Index count = minimum(args.together, args.matrices - begin);
     parallel_for(count * entries, layer_size, [&](Index first, Index last) {
@@ -183,13 +261,14 @@ void convolve_windows(const ConvolveWindowsArguments<T>& args) {
         lay_out(args, args.windows + (begin * entries + i) * layer_size, args.layers + i * laid_out);
       }
     });
-    parallel_for(count * grown * parts, args.outputs * positions * columns.inputs, [&](Index first, Index last) {
-      EntrySums<T> sums(args, columns, weight.data(), offsets.data());
-      for (Index i = first; i < last; ++i) {
-        const Index part = i % parts, entry = i / parts % grown, matrix = i / parts / grown;
-        sums.run(args.layers + matrix * entries * laid_out, entry / args.grown(1), entry % args.grown(1),
-                 positions * part / parts, positions * (part + 1) / parts,
-                 args.result + ((begin + matrix) * grown + entry) * args.outputs * positions);
+    const Parts<T> parts(args, count);
+    parallel_for(parts.cost(), args.outputs * columns.inputs, [&](Index first, Index last) {
+      EntrySums<T> sums(args, columns, weight.data(), parts.most_positions());
+      for (Index i = parts.behind(first); i < parts.behind(last); ++i) {
+        const Part part = parts[i];
+        const Index entry = ((begin + part.matrix) * args.grown(0) + part.row) * args.grown(1) + part.column;
+        sums.run(args.layers + part.matrix * entries * laid_out, part, parts.positions(part),
+                 args.result + entry * entry_size);
       }
     });
   }
