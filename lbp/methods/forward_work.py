@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 
 from lbp.graph import BoundNode, InputNode
 from lbp.graph.conv import Conv2dNode, channels_rows_columns
 from lbp.graph.linear import LinearNode
 from lbp.linear import InputWindows
+from lbp.linear.receptive_field import Span
 from lbp.ops.forward_windows import ConvolvedWindows, has_kernel
 
-CALL = 16_000_000
+CALL = 12_000_000
 """Multiply-adds in the time of a step's calls of small products and copies from Python.
 
-Fitted, with the two below, to the times of `benchmarks/forward_windows.py` on two cores (AMD EPYC, AVX-512): LBP of 18
-small networks (images of 8x8 to 16x16, 4 to 32 channels, two or three convolutions) for 1, 4 and 16 images, and chains
-of up to 16 convolutions. A step there is some 60 us beside 3.7 ps for each multiply-add and 0.4 ns for each entry; the
-times come out within a fifth. Windows took 0.1 to 1.35 times as long as dense matrices, and the choice by work at most
-1.07 times as long as the other. Where a process returns freed memory to the system, dense matrices take longer. The
-choice depends on the number of images: at 8x8 with 32 channels and three convolutions windows take 1.1 times as long
-for one image and 0.65 times for 16, so that any choice for both would be wrong for one.
+Fitted, with the two below, to the times of `benchmarks/forward_windows.py` on two cores (AMD EPYC, Zen 4): LBP of 18
+small networks (images of 8x8 to 16x16, 4 to 32 channels, two or three convolutions) for 1, 4 and 16 images. Windows
+took 0.15 to 1.37 times as long as dense matrices, and the choice by work at most 1.03 times as long as the other; with
+16 million, which suited a processor of nearly twice the multiply-adds a second (Zen 5), up to 1.34 times. Where a
+process returns freed memory to the system, dense matrices take longer. The choice depends on the number of images: at
+8x8 with 16 channels and three convolutions windows take 1.2 times as long for one image and 0.9 times for 16, so that
+any choice for both would be wrong for one.
 """
 
 WINDOW_CALLS = 1
@@ -76,11 +78,14 @@ def forward_work(nodes: Collection[BoundNode], *, windows: bool, batch: int) -> 
         before, own = found[node.inputs[0]], found[node]
         calls, multiply_adds = 1, 0
         if isinstance(node, Conv2dNode):
-            weight = node.parameters()[0]
-            multiply_adds = weight[0].numel() * node.size * (inputs if own is None else _entries(before))
-            calls = 1 if own is None or before is None else _convolution_calls(node, before)
+            multiply_adds = node.parameters()[0][0].numel() * node.size * inputs
+            if own is not None and before is not None:
+                multiply_adds = convolution_work(node, before)
+                calls = _convolution_calls(node, before)
         elif isinstance(node, LinearNode):
-            multiply_adds = node.parameters()[0].numel() * (inputs if before is None else before.entries)
+            multiply_adds = node.parameters()[0].numel() * inputs
+            if before is not None:
+                multiply_adds = len(node.parameters()[0]) * entries_on_image(before)
             if before is not None and not has_kernel(node.parameters()[0].device):
                 # For each row of the layer a product for every column of windows that overlap, and some copies.
                 calls = before.layer[1] * (8 - (-before.field.columns.size // before.scale[1]))
@@ -96,9 +101,38 @@ def forward_work(nodes: Collection[BoundNode], *, windows: bool, batch: int) -> 
     return total
 
 
-def _entries(windows: InputWindows | None) -> int:
-    assert windows is not None
-    return windows.entries
+def entries_on_image(windows: InputWindows) -> int:
+    """Return how many entries of the windows of all neurons lie on the image."""
+    rows, columns = (
+        _products(span, count, 1, 1, 0, 1, length)
+        for span, count, length in zip(_spans(windows), windows.layer[1:], windows.image[1:], strict=True)
+    )
+    return windows.image[0] * windows.layer[0] * rows * columns
+
+
+def convolution_work(node: Conv2dNode, before: InputWindows) -> int:
+    """Return the multiply-adds of a convolution of windows; kernels make none for an entry outside the image."""
+    weight, geometry = node.parameters()[0], node.geometry
+    if not has_kernel(weight.device):
+        return weight[0].numel() * node.size * before.entries
+    outputs, *layer = channels_rows_columns(node.shape)
+    steps = zip(weight.shape[2:], geometry.stride, geometry.padding, geometry.dilation, strict=True)
+    rows, columns = (
+        _products(span, count, *step, length)
+        for span, count, step, length in zip(_spans(before), layer, steps, before.image[1:], strict=True)
+    )
+    return before.image[0] * outputs * weight.shape[1] * rows * columns
+
+
+def _spans(windows: InputWindows) -> tuple[Span, Span]:
+    return windows.field.rows, windows.field.columns
+
+
+@lru_cache
+def _products(span: Span, count: int, kernel: int, stride: int, padding: int, dilation: int, length: int) -> int:
+    """Return how many entries on an image of some length the taps of a kernel meet along an axis, at all positions."""
+    starts = (span.start(stride * at + dilation * tap - padding) for at in range(count) for tap in range(kernel))
+    return sum(max(min(start + span.size, length) - max(start, 0), 0) for start in starts)
 
 
 def _convolution_calls(node: Conv2dNode, before: InputWindows) -> int:

@@ -1,5 +1,7 @@
 """LBP keeps rows as windows or whole, whichever is less work by count, unless somebody has chosen."""
 
+import itertools
+
 import pytest
 import torch
 from methods.networks import seeded
@@ -7,10 +9,17 @@ from torch import nn
 
 from lbp import BoundedModule, BoundedTensor, PerturbationLpNorm
 from lbp.graph import build_network
+from lbp.graph.conv import Conv2dNode
 from lbp.linear import Region
 from lbp.methods import Problem
 from lbp.methods.forward import propagate_forward
-from lbp.methods.forward_work import forward_work, windows_pay
+from lbp.methods.forward_work import (
+    convolution_work,
+    entries_on_image,
+    forward_work,
+    input_windows,
+    windows_pay,
+)
 
 
 def chain():
@@ -53,6 +62,18 @@ def test_work_of_dense_matrices_counts_every_product():
     first, second = (forward_work(nodes, windows=False, batch=batch) for batch in (1, 7))
     assert first == second  # before the first activation all examples share one matrix
     assert first == forward_work(nodes, windows=True, batch=1)
+
+
+def test_work_on_windows_counts_the_products_on_the_image():
+    """Two convolutions of a kernel of 3 with padding 1 on 5 x 5: of windows of 3, 13 of 15 entries lie on an axis."""
+    layers = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 3, 3, padding=1), nn.Flatten(), nn.Linear(75, 7))
+    nodes = build_network(layers.double(), torch.zeros(1, 2, 5, 5, dtype=torch.float64), {}).nodes
+    convolutions = [node for node in nodes if isinstance(node, Conv2dNode)]
+    windows = input_windows(nodes, windows=True)
+    # An axis of the second: each of 5 positions has 3 taps, whose windows begin at `position + tap - 2`.
+    along = sum(0 <= at + tap - 2 + entry < 5 for at, tap, entry in itertools.product(range(5), range(3), range(3)))
+    assert convolution_work(convolutions[1], windows[convolutions[0]]) == 2 * 3 * 4 * along**2
+    assert entries_on_image(windows[convolutions[0]]) == 2 * 4 * 13**2
 
 
 @pytest.mark.parametrize(("size", "by_work", "on_windows"), [(4, True, False), (4, False, True), (32, True, True)])
