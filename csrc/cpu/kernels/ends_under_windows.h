@@ -5,13 +5,13 @@
 // a tile serves every channel of it.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 #include <vector>
 
 #include "cpu/kernels/forward_rows.h"
 #include "cpu/kernels/region.h"
+#include "cpu/kernels/simd.h"
 
 namespace lbp::LBP_ISA {
 
@@ -21,9 +21,9 @@ class EndsUnderWindows {
   // As wide as the numbers that it selects.
   using Flag = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 
-  // Under the present entry, for every place of the tile; 0 beside the image.
-  alignas(64) double low[kSums];
-  alignas(64) double high[kSums];
+  // Under the present entry, for every place of the tile; 0 beside the image. With room for the vector of a row's end.
+  alignas(64) double low[kSums + Vector<double>::kSize];
+  alignas(64) double high[kSums + Vector<double>::kSize];
   alignas(64) Flag inside[kSums];
 
   EndsUnderWindows(const Region<T>& region, const WindowTile<T>& tile)
@@ -74,7 +74,7 @@ class EndsUnderWindows {
     const Windows& w = tile_.windows;
     const Index scale = w.column_scale,
                 plane = tile_.image * region_.batch_stride + source * w.image_rows * w.image_columns;
-    low_.resize(size_t(scale * rows_ * pitch_));
+    low_.resize(size_t(scale * rows_ * pitch_ + Vector<double>::kSize));
     high_.resize(low_.size());
     for (Index phase = 0; phase < scale; ++phase) {
       for (Index row = first_row_; row < first_row_ + rows_; ++row) {
@@ -103,8 +103,11 @@ class EndsUnderWindows {
     const Index column = w.column_offset + j, block = floor_quotient(column), phase = column - w.column_scale * block;
     const Index from = dealt(phase, w.row_scale * y + w.row_offset + i) + block - first_block_;
     const Index to = tile_.neuron(0, y, tile_.left), columns = tile_.columns();
-    std::copy(low_.data() + from, low_.data() + from + columns, low + to);
-    std::copy(high_.data() + from, high_.data() + from + columns, high + to);
+    // Rows are short, and follow each other: what the last vector writes behind a row is written again.
+    for (Index x = 0; x < columns; x += Vector<double>::kSize) {
+      store_vector(low + to + x, load_vector(low_.data() + from + x));
+      store_vector(high + to + x, load_vector(high_.data() + from + x));
+    }
   }
 
   const Region<T>& region_;
