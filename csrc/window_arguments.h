@@ -56,10 +56,11 @@ struct ConvolveWindowsArguments {
   Index channels, height, width, groups;
   Index outputs, output_height, output_width;
   Index kernel[2], stride[2], padding[2], dilation[2];
-  Index step[2];  // by how much neighbouring taps move the window
-  // Rows and columns of the image, and of it where the windows of the result lie: by how much those of neighbouring
-  // positions are apart, and where the first begins. Entries outside the image are 0.
-  Index image[2], scale[2], offset[2];
+  Index step[2];     // by how much neighbouring taps move the window
+  bool has_image;    // else one that holds every window
+  Index image[2];    // rows and columns; entries of the result's windows outside are 0
+  Index scale[2];    // distance of the windows of neighbouring positions of the result
+  Index offset[2];   // first row and column of the first of those
   const T* windows;  // [matrices, rows, columns, C, H, W]
   const T* weight;   // [outputs, C / groups, kernel height, kernel width]
   Index together;    // matrices that are laid out at a time

@@ -80,6 +80,8 @@ class PerturbationLpNorm:
             raise InvalidInputError(f"eps must be finite and not negative, got {self.eps}")
         if self.clip is not None and (not isinstance(self.clip, tuple | list) or len(self.clip) != 2):
             raise InvalidInputError(f"clip must be a pair (lowest, highest), got {self.clip!r}")
+        if self.clip is not None and all(isinstance(end, Real) for end in self.clip) and self.clip[0] > self.clip[1]:
+            raise InvalidInputError(f"clip: the lowest value is above the highest, got {self.clip}")
 
     def region(self, x: Tensor, *, outward: bool = False) -> Region:
         """Return the region around x.
@@ -105,7 +107,8 @@ class PerturbationLpNorm:
             low, high = (_clip_side(i, value, x, checks, outward=outward) for i, value in enumerate(self.clip))
             checks.append(((low > high).any(), lambda: f"clip: the lowest value is above the highest, got {self.clip}"))
             lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
-        lower, upper = self._ordered(x, lower, upper, checks)
+        if self.x_L is not None or self.x_U is not None or self.clip is not None:
+            lower, upper = self._ordered(x, lower, upper, checks)
         raise_if_any(checks)
         ball = None if math.isinf(self.norm) else Ball(x, eps, self.norm)
         region = Region(lower, upper, ball, box_counts=ball is None or self.clip is not None)

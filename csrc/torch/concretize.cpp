@@ -159,14 +159,14 @@ std::tuple<Tensor, Tensor, Tensor> concretize_forward(Tensor center, OptionalTen
   return with_type(center, "concretize_forward", [&](auto type, Device on) {
     using T = decltype(type);
     const Index batch = batch_of(center, center_bias, x), inputs = center.size(1), neurons = trailing_size(center, 2);
+    check_layer(center_bias, "center_bias", center, 2);
+    check_same_shape(radius, "radius", center, "center");
+    check_same_shape(radius_bias, "radius_bias", center_bias, "center_bias");
     const Batched<T> matrix = batched<T>(on, center, "center", batch, inputs * neurons);
     const Batched<T> vector = batched<T>(on, center_bias, "center_bias", batch, neurons);
     std::optional<Batched<T>> spread, spread_bias;
     if (radius.has_value()) spread = batched<T>(on, *radius, "radius", batch, inputs * neurons);
     if (radius_bias.has_value()) spread_bias = batched<T>(on, *radius_bias, "radius_bias", batch, neurons);
-    STD_TORCH_CHECK(!spread || spread->stride == matrix.stride, "radius: expected the batch size of center");
-    STD_TORCH_CHECK(!spread_bias || spread_bias->stride == vector.stride,
-                    "radius_bias: expected the batch size of center_bias");
     const OwnedRegion<T> region(on, {x, x_U, eps, eps_tensor, p}, batch, inputs);
     NeuronBounds<T> bounds(center, bounds_shape(center, batch), region, magnitude);
     launch::concretize_forward<T>(on, {batch, inputs, neurons, matrix.data, spread ? spread->data : nullptr,
@@ -183,11 +183,11 @@ std::tuple<Tensor, Tensor> concretize_forward_gradient(Tensor l_gradient, Tensor
     using T = decltype(type);
     STD_TORCH_CHECK(l_gradient.dim() >= 1 && center.dim() >= 2,
                     "expected l_gradient [batch, ...] and center [batch, inputs, ...]");
+    check_same_shape(radius, "radius", center, "center");
     const Index batch = l_gradient.size(0), inputs = center.size(1), neurons = trailing_size(center, 2);
     const Batched<T> matrix = batched<T>(on, center, "center", batch, inputs * neurons);
     std::optional<Batched<T>> spread;
     if (radius.has_value()) spread = batched<T>(on, *radius, "radius", batch, inputs * neurons);
-    STD_TORCH_CHECK(!spread || spread->stride == matrix.stride, "radius: expected the batch size of center");
     const OwnedRegion<T> region(on, {x, x_U, eps, eps_tensor, p}, batch, inputs);
     const Tensor to_l = checked<T>(on, l_gradient, "l_gradient", batch * neurons);
     const Tensor to_u = checked<T>(on, u_gradient, "u_gradient", batch * neurons);
@@ -210,6 +210,8 @@ std::tuple<Tensor, Tensor, Tensor> concretize_forward_windows(Tensor center, Opt
     using T = decltype(type);
     const Windows windows = windows_on(center, x, scale, offset);
     check_layer(center_bias, "center_bias", center, 4);
+    check_same_shape(radius, "radius", center, "center");
+    check_same_shape(radius_bias, "radius_bias", center_bias, "center_bias");
     const Index batch = batch_of(center, center_bias, x), size = trailing_size(center, 1);
     const Index neurons = trailing_size(center, 4), inputs = trailing_size(x, 1);
     const Batched<T> matrix = batched<T>(on, center, "center", batch, size);
@@ -217,9 +219,6 @@ std::tuple<Tensor, Tensor, Tensor> concretize_forward_windows(Tensor center, Opt
     std::optional<Batched<T>> spread, spread_bias;
     if (radius.has_value()) spread = batched<T>(on, *radius, "radius", batch, size);
     if (radius_bias.has_value()) spread_bias = batched<T>(on, *radius_bias, "radius_bias", batch, neurons);
-    STD_TORCH_CHECK(!spread || spread->stride == matrix.stride, "radius: expected the batch size of center");
-    STD_TORCH_CHECK(!spread_bias || spread_bias->stride == vector.stride,
-                    "radius_bias: expected the batch size of center_bias");
     const OwnedRegion<T> region(on, {x, x_U, eps, eps_tensor, p}, batch, inputs);
     NeuronBounds<T> bounds(center, window_bounds_shape(center, batch), region, magnitude);
     launch::concretize_forward_windows<T>(on, {batch, windows, matrix.data, spread ? spread->data : nullptr,
@@ -238,11 +237,11 @@ std::tuple<Tensor, Tensor> concretize_forward_windows_gradient(Tensor l_gradient
     using T = decltype(type);
     const Windows windows = windows_on(center, x, scale, offset);
     STD_TORCH_CHECK(l_gradient.dim() >= 1, "l_gradient: expected [batch, ...]");
+    check_same_shape(radius, "radius", center, "center");
     const Index batch = l_gradient.size(0), size = trailing_size(center, 1), neurons = trailing_size(center, 4);
     const Batched<T> matrix = batched<T>(on, center, "center", batch, size);
     std::optional<Batched<T>> spread;
     if (radius.has_value()) spread = batched<T>(on, *radius, "radius", batch, size);
-    STD_TORCH_CHECK(!spread || spread->stride == matrix.stride, "radius: expected the batch size of center");
     const OwnedRegion<T> region(on, {x, x_U, eps, eps_tensor, p}, batch, trailing_size(x, 1));
     const Tensor to_l = checked<T>(on, l_gradient, "l_gradient", batch * neurons);
     const Tensor to_u = checked<T>(on, u_gradient, "u_gradient", batch * neurons);

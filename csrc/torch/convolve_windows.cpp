@@ -1,14 +1,15 @@
 // convolve_windows_laid_out: from tensors to the kernel.
-#include <limits>
-
 #include "torch/ops.h"
 #include "torch/windows.h"
 
 namespace lbp::binding {
 namespace {
 
-// Rows and columns of an image that holds every window.
-constexpr Index kUnbounded = std::numeric_limits<Index>::max() / 2;
+// Sizes and steps above this are refused: products of two are numbers still.
+constexpr Index kMost = Index(1) << 30;
+
+bool is_size(Index number) { return number >= 0 && number <= kMost; }
+bool is_step(Index number) { return number >= 1 && number <= kMost; }
 
 // The sizes of a convolution of windows [B, C0, kh, kw, C, H, W] with weight [C_out, C / groups, rows, columns].
 template <typename T>
@@ -29,6 +30,7 @@ ConvolveWindowsArguments<T> sizes_of_convolution(const Tensor& windows, const Te
                   "weight: expected [C_out, ", windows.size(4) / groups, ", rows, columns], C_out a multiple of ",
                   groups, " groups");
   ConvolveWindowsArguments<T> args = {};
+  args.has_image = !image.empty();
   args.matrices = windows.size(0) * windows.size(1);
   args.rows = windows.size(2);
   args.columns = windows.size(3);
@@ -40,16 +42,17 @@ ConvolveWindowsArguments<T> sizes_of_convolution(const Tensor& windows, const Te
   Index counts[2] = {};
   for (int i = 0; i < 2; ++i) {
     const size_t axis = size_t(i);
-    STD_TORCH_CHECK(scale[axis] >= 1 && stride[axis] >= 1 && dilation[axis] >= 1 && padding[axis] >= 0,
-                    "scale, stride and dilation: expected at least 1; padding: at least 0");
+    STD_TORCH_CHECK(is_step(scale[axis]) && is_step(stride[axis]) && is_step(dilation[axis]) && is_size(padding[axis]),
+                    "scale, stride and dilation: expected 1 to ", kMost, "; padding: 0 to ", kMost);
+    STD_TORCH_CHECK(offset[axis] >= -kMost && offset[axis] <= kMost, "offset: expected at most ", kMost, " either way");
     args.kernel[i] = weight.size(2 + i);
     args.stride[i] = stride[axis];
     args.padding[i] = padding[axis];
     args.dilation[i] = dilation[axis];
     args.step[i] = scale[axis] * dilation[axis];
-    args.image[i] = image.empty() ? kUnbounded : image[axis + 1];
+    args.image[i] = image.empty() ? 0 : image[axis + 1];
     args.scale[i] = scale[axis] * stride[axis];
-    args.offset[i] = image.empty() ? 0 : offset[axis] - scale[axis] * padding[axis];
+    args.offset[i] = offset[axis] - scale[axis] * padding[axis];
     const Index room = windows.size(5 + i) + 2 * padding[axis] - dilation[axis] * (args.kernel[i] - 1) - 1;
     STD_TORCH_CHECK(args.kernel[i] >= 1 && room >= 0, "weight: the kernel of ", weight.size(2), " x ", weight.size(3),
                     " does not fit in the padded layer");

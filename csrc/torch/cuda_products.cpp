@@ -242,6 +242,8 @@ FourTensors forward(Device on, const char* op, const ForwardTensors& in, const O
                     const Launch& launch) {
   check_last_sizes(in.center, "center", owned.input);
   check_last_sizes(in.center_bias, "center_bias", owned.input);
+  check_same_shape(in.radius, "radius", in.center, "center");
+  check_same_shape(in.radius_bias, "radius_bias", in.center_bias, "center_bias");
   const Index matrix = in.center.numel(), vector = in.center_bias.numel();
   const Tensor center = checked<T>(on, in.center, "center", matrix);
   const Tensor center_bias = checked<T>(on, in.center_bias, "center_bias", vector);
@@ -305,14 +307,16 @@ std::tuple<Tensor, Tensor> insert_forward(Tensor A, Tensor center, OptionalTenso
     using T = decltype(type);
     const CoefficientsTensor<T> matrix = coefficients<T>(A, sides);
     STD_TORCH_CHECK(center.dim() >= 2, "center: expected [batch, inputs, ...]");
+    check_layer(center_bias, "center_bias", A, 3);
+    check_layer(center_bias, "center_bias", center, 2);
+    check_same_shape(radius, "radius", center, "center");
+    check_same_shape(radius_bias, "radius_bias", center_bias, "center_bias");
     const Index inputs = center.size(1), neurons = matrix.size;
     const Batched<T> c = batched<T>(on, center, "center", matrix.batch, inputs * neurons);
     const Batched<T> c_bias = batched<T>(on, center_bias, "center_bias", matrix.batch, neurons);
     std::optional<Batched<T>> r, r_bias;
     if (radius.has_value()) r = batched<T>(on, *radius, "radius", matrix.batch, inputs * neurons);
     if (radius_bias.has_value()) r_bias = batched<T>(on, *radius_bias, "radius_bias", matrix.batch, neurons);
-    STD_TORCH_CHECK(!r || r->stride == c.stride, "radius: expected the batch size of center");
-    STD_TORCH_CHECK(!r_bias || r_bias->stride == c_bias.stride, "radius_bias: expected the batch size of center_bias");
     Tensor out = empty<T>(A, leading_sizes(A, 3, {inputs}));
     Tensor constants = empty_of(A, leading_sizes(A, 3, {}), ScalarType::Double);
     const InsertForwardArguments<T> args = {int(sides),

@@ -28,12 +28,11 @@ struct ForwardMatrices {
         center_bias(batched<T>(on, center_bias_tensor, "center_bias", batch, neurons)) {
     check_layer(center_bias_tensor, "center_bias", center_tensor, 2);
     check_layer(l, "l", center_tensor, 2);
+    check_same_shape(radius_tensor, "radius", center_tensor, "center");
+    check_same_shape(radius_bias_tensor, "radius_bias", center_bias_tensor, "center_bias");
     if (radius_tensor.has_value()) radius = batched<T>(on, *radius_tensor, "radius", batch, inputs * neurons);
     if (radius_bias_tensor.has_value())
       radius_bias = batched<T>(on, *radius_bias_tensor, "radius_bias", batch, neurons);
-    STD_TORCH_CHECK(!radius || radius->stride == center.stride, "radius: expected the batch size of center");
-    STD_TORCH_CHECK(!radius_bias || radius_bias->stride == center_bias.stride,
-                    "radius_bias: expected the batch size of center_bias");
   }
 
   const T* radius_data() const { return radius ? radius->data : nullptr; }

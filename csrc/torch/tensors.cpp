@@ -90,6 +90,11 @@ void check_layer(const Tensor& tensor, const char* name, const Tensor& like, int
                   shape_of(tensor));
 }
 
+void check_same_shape(const OptionalTensor& tensor, const char* name, const Tensor& like, const char* of) {
+  STD_TORCH_CHECK(!tensor.has_value() || sizes_of(*tensor) == sizes_of(like), name, ": expected the shape of ", of,
+                  ", ", shape_of(like), ", got ", shape_of(*tensor));
+}
+
 Tensor empty_of(const Tensor& like, std::vector<int64_t> sizes, ScalarType type) {
   return empty_on(like.device(), std::move(sizes), type);
 }

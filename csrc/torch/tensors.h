@@ -106,6 +106,9 @@ Index common_batch(std::initializer_list<Index> sizes);
 // values in another shape would be read as other neurons.
 void check_layer(const Tensor& tensor, const char* name, const Tensor& like, int64_t first);
 
+// Refuses a tensor, where there is one, whose sizes are not those of another, as of a radius and its center.
+void check_same_shape(const OptionalTensor& tensor, const char* name, const Tensor& like, const char* of);
+
 // Product of the sizes from dimension `first` on.
 Index trailing_size(const Tensor& tensor, int64_t first);
 

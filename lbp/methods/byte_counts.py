@@ -297,8 +297,17 @@ def matrix_numbers(network: Network, node: BoundNode, windows: InputWindows | No
 
 
 def position_rows(node: BoundNode) -> int:
-    """Return how many rows belong to one position of a layer: those of its channels."""
-    return node.shape[0] if len(node.shape) == 3 else 1
+    """Return how many rows of a layer, in their order, belong to one position of it: those of its channels.
+
+    The position is that of the layer from which other layers are read: rows pass changes of shape by number. Where such
+    a change deals out the positions anew, each row is alone.
+    """
+    if len(node.shape) != 3:
+        return 1
+    below = node
+    while isinstance(below, ReshapeNode):
+        below = below.inputs[0]
+    return node.shape[0] if below.shape[1:] in ((), node.shape[1:]) else 1
 
 
 def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, itemsize: int) -> int:

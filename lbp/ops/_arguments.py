@@ -29,6 +29,29 @@ def native(name: str) -> Callable[..., Any]:
     return call_of(name)
 
 
+def check_forward(matrices: Sequence[Tensor | None], first: int) -> None:
+    """Check that center, radius, center_bias and radius_bias are of one layer: as many values are not the same neurons.
+
+    Args:
+        matrices: the four.
+        first: dimension of center from which on the layer's shape stands.
+
+    Raises:
+        RuntimeError: they are not.
+    """
+    center, radius, center_bias, radius_bias = matrices
+    assert center is not None
+    assert center_bias is not None
+    if center_bias.shape[1:] != center.shape[first:]:
+        layer = list(center.shape[first:])
+        raise RuntimeError(
+            f"center_bias: expected a batch of the shape {layer} as in center, got {list(center_bias.shape)}"
+        )
+    for name, spread, of in (("radius", radius, center), ("radius_bias", radius_bias, center_bias)):
+        if spread is not None and spread.shape != of.shape:
+            raise RuntimeError(f"{name}: expected the shape of its center, {list(of.shape)}, got {list(spread.shape)}")
+
+
 def ramp_parameters(r: Tensor | float, eta: Tensor | float, shape: Sequence[int]) -> RampParameters:
     """Split r and eta into the numbers and tensors of the schema.
 

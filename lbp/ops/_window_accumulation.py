@@ -33,7 +33,8 @@ def accumulate_windows(
     batch = windows.shape[0] if rows.shape[0] == 1 else rows.shape[0]
     channels, _, _, depth, height, width = windows.shape[1:]
     count = rows.shape[1]
-    if tuple(windows.shape[2:4]) == (1, 1) and tuple(scale) == (1, 1) and tuple(image[1:]) == (height, width):
+    alone = tuple(windows.shape[2:4]) == (1, 1) and tuple(scale) == (1, 1) and tuple(offset) == (0, 0)
+    if alone and tuple(image[1:]) == (height, width):
         # Each position has an element of the image to itself.
         left, right = windows[:, :, 0, 0].permute(0, 3, 4, 1, 2), rows.permute(0, 3, 4, 2, 1)
         return (left @ right).permute(0, 3, 1, 2, 4).flatten(1, 3)

@@ -211,11 +211,11 @@ def convolve_windows(windows: Tensor, weight: Tensor, places: Places, convolutio
     groups = convolution[3]
     source, target = windows.flatten(0, 1), result.flatten(0, 1)
     kernels = weight.unflatten(0, (groups, -1)).permute(3, 4, 0, 1, 2).contiguous()  # [taps, taps, G, outputs, inputs]
-    inside = on_image(result, image, *convolved_places(scale, offset, convolution)) if image else None
+    outside = ~on_image(result, image, *convolved_places(scale, offset, convolution)) if image else None
     images = sizes.together(len(source), source.itemsize, source.device)
     for first in range(0, len(source), images):
         part = source[first : first + images]
-        _convolve_images(_planes(part, sizes), kernels, sizes, inside, target[first : first + images])
+        _convolve_images(_planes(part, sizes), kernels, sizes, outside, target[first : first + images])
     return result
 
 
@@ -234,9 +234,9 @@ def _planes(source: Tensor, sizes: ConvolvedWindows) -> Tensor:
 
 
 def _convolve_images(
-    planes: Tensor, kernels: Tensor, sizes: ConvolvedWindows, inside: Tensor | None, target: Tensor
+    planes: Tensor, kernels: Tensor, sizes: ConvolvedWindows, outside: Tensor | None, target: Tensor
 ) -> None:
-    """Write the windows [N, kh, kw, outputs, H, W] of some images, 0 but where [kh, kw, 1, H, W] says, if it does."""
+    """Write the windows [N, kh, kw, outputs, H, W] of some images, 0 where `outside` [kh, kw, 1, H, W] says so."""
     (height, width), (down, across), (rows, columns) = sizes.window, sizes.steps, sizes.axes
     count, groups = len(target), kernels.shape[2]
     positions = sizes.positions
@@ -257,9 +257,9 @@ def _convolve_images(
             if 0 <= row - above < height:
                 reached.baddbmm_(operator.flatten(0, 2), read[row - above])
         by_position = sums.flatten(2, 3).unflatten(-1, (rows.count, columns.pitch))[..., : columns.count]
-        if inside is not None:
-            by_position = torch.where(inside[row, :, None], by_position, 0.0)
         target[:, row] = by_position.transpose(0, 1)
+        if outside is not None:
+            target[:, row].masked_fill_(outside[row], 0.0)
 
 
 def convolve_windows_gradient(

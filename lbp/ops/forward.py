@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from lbp import _native, reference
 from lbp.backend import current_backend
-from lbp.ops._arguments import NO_BALL, contiguous, native, register_composite, register_gradient
+from lbp.ops._arguments import NO_BALL, check_forward, contiguous, native, register_composite, register_gradient
 from lbp.ops._convolution import (
     Pair,
     convolution_gradients,
@@ -72,6 +72,7 @@ def forward_linear(
         RuntimeError: shapes, dtypes or devices that do not fit.
     """
     matrices = (center, radius, center_bias, radius_bias)
+    check_forward(matrices, 2)
     if current_backend() == "reference":
         return reference.forward_linear(*matrices, weight, bias)
     return _none_where_absent(native("forward_linear")(*matrices, weight, bias), radius, radius_bias)
@@ -111,6 +112,7 @@ def forward_conv2d(
         RuntimeError: shapes, dtypes or devices that do not fit.
     """
     matrices = (center, radius, center_bias, radius_bias)
+    check_forward(matrices, 2)
     if current_backend() == "reference":
         return reference.forward_conv2d(
             *matrices, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
@@ -150,7 +152,10 @@ def insert_forward(
         RuntimeError: shapes, dtypes or devices that do not fit.
     """
     side_code(sides)
+    if center.shape[2:] != A.shape[3:]:
+        raise RuntimeError(f"center: expected a matrix of the layer {list(A.shape[3:])} of A, got {list(center.shape)}")
     matrices = (center, radius, center_bias, radius_bias)
+    check_forward(matrices, 2)
     if current_backend() == "reference":
         return reference.insert_forward(A, *matrices, sides=sides)
     coefficients, constants = native("insert_forward")(A, *matrices, side_code(sides))
@@ -189,20 +194,25 @@ def _convolved_pair(
 ) -> tuple[Tensor, Tensor | None]:
     """Return center and radius [..., C, h, w] of the output, from one read of the weight where that pays."""
 
-    def of_rows(rows: Tensor) -> Tensor:
-        return rows.flatten(0, -4)
+    def of_rows(matrix: Tensor) -> Tensor:
+        return matrix.flatten(0, -4)
 
-    def as_before(rows: Tensor) -> Tensor:
-        return rows.reshape(*center.shape[:-3], *rows.shape[1:])
+    def as_matrix(rows: Tensor, like: Tensor) -> Tensor:
+        return rows.reshape(*like.shape[:-3], *rows.shape[1:])
 
-    if radius is not None and direct_convolution_pays(of_rows(center), weight, convolution, of_bounds=False):
-        pair = (of_rows(center), of_rows(radius))
-        ends = native("interval_conv2d_direct")(*pair, weight, bias, None, None, 0.0, 0.0, False, *convolution)
-        return as_before(ends[0]), as_before(ends[1])
-    new_center = as_before(functional.conv2d(of_rows(center), weight, bias, *convolution))
     if radius is None:
-        return new_center, None
-    return new_center, as_before(functional.conv2d(of_rows(radius), weight.abs(), None, *convolution))
+        return as_matrix(functional.conv2d(of_rows(center), weight, bias, *convolution), center), None
+    pair = (center, radius)
+    if center.shape == radius.shape and direct_convolution_pays(of_rows(center), weight, convolution, of_bounds=False):
+        both = native("interval_conv2d_direct")
+        found = both(*map(of_rows, pair), weight, bias, None, None, 0.0, 0.0, False, *convolution)
+    else:
+        found = (
+            functional.conv2d(of_rows(center), weight, bias, *convolution),
+            functional.conv2d(of_rows(radius), weight.abs(), None, *convolution),
+        )
+    new_center, new_radius = (as_matrix(rows, like) for rows, like in zip(found, pair, strict=True))
+    return new_center, new_radius
 
 
 @full_precision()

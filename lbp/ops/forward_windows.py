@@ -17,7 +17,7 @@ from torch import Tensor
 from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.constants import side_signs
-from lbp.ops._arguments import common_batch, native, refuse_second_order, register_gradient, sum_to
+from lbp.ops._arguments import check_forward, common_batch, native, refuse_second_order, register_gradient, sum_to
 from lbp.ops._convolution import Image, Pair, keywords_of
 from lbp.ops._window_accumulation import (
     FEW_ROWS,
@@ -137,7 +137,7 @@ def forward_conv2d_windows(
         radius_bias: like center_bias, or None for zero.
         weight: [C_out, C_in / groups, kernel rows, kernel columns].
         bias: [C_out] or None.
-        image: C0, rows and columns of the input; None: large enough for every window.
+        image: C0, rows and columns of the input; None: one that holds every window, whatever the offset.
         scale: rows and columns of the input between the windows of neighbouring neurons of the layer convolved.
         offset: first row and column of the window of that layer's neuron at (0, 0).
         stride: see `lbp.ops.interval_conv2d`, as the following.
@@ -153,8 +153,11 @@ def forward_conv2d_windows(
         RuntimeError: shapes, dtypes or devices that do not fit.
     """
     matrices = (center, radius, center_bias, radius_bias)
+    check_forward(matrices, 4)
     convolution = (stride, padding, dilation, groups)
     geometry = keywords_of(convolution)
+    if image is not None and (len(image) != 3 or image[0] != center.shape[1] or min(image) < 0):
+        raise RuntimeError(f"image: expected {center.shape[1]} channels, rows and columns, or nothing, got {image}")
     if current_backend() == "reference":
         return reference.forward_conv2d_windows(
             *matrices, weight, bias, image=image, scale=scale, offset=offset, **geometry
@@ -203,6 +206,7 @@ def forward_linear_windows(
         RuntimeError: shapes, dtypes or devices that do not fit.
     """
     matrices = (center, radius, center_bias, radius_bias)
+    check_forward(matrices, 4)
     if current_backend() == "reference":
         return reference.forward_linear_windows(*matrices, weight, bias, image=image, scale=scale, offset=offset)
     layer = center.shape[4:]
@@ -268,6 +272,7 @@ def insert_forward_windows(
         RuntimeError: shapes, dtypes or devices that do not fit.
     """
     side_code(sides)
+    check_forward((center, radius, center_bias, radius_bias), 4)
     if current_backend() == "reference":
         return reference.insert_forward_windows(
             A, center, radius, center_bias, radius_bias, image=image, scale=scale, offset=offset, sides=sides

@@ -102,7 +102,7 @@ def forward_conv2d_windows(
     """See `lbp.ops.forward_conv2d_windows`."""
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
     window, places = center.shape[2:4], center.shape[5:]
-    # An image that holds every window: where it ends does not matter to the windows of the result.
+    # Another image, that holds every window: where it ends does not matter to the windows of the result.
     grown = tuple(window[i] + scale[i] * dilation[i] * (weight.shape[i + 2] - 1) for i in range(2))
     before = tuple(scale[i] * padding[i] for i in range(2))
     large = (center.shape[1], *(2 * before[i] + scale[i] * places[i] + window[i] + grown[i] for i in range(2)))

@@ -75,6 +75,14 @@ def test_radii_are_taken_from_numpy_too(number):
     assert torch.equal(_region(eps=number(0.25)).upper, X + 0.25)
 
 
+@settings(deadline=None)
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.floats(0, 2.0**126, width=32), st.booleans())
+def test_a_ball_without_sides_of_its_own_is_in_order_around_x(value, eps, as_tensor):
+    x = torch.tensor([[value]], dtype=torch.float32)
+    region = PerturbationLpNorm(eps=torch.tensor(eps) if as_tensor else eps).region(x)
+    assert region.lower <= x <= region.upper
+
+
 def test_norms_are_taken_from_numpy_too():
     assert math.isinf(PerturbationLpNorm(norm=np.inf, eps=0.1).norm)
 
@@ -111,6 +119,7 @@ def test_sides_that_cross_by_a_few_ulps_are_put_around_x_and_by_more_are_refused
         ({"norm": 2, "x_L": X}, "need norm=inf"),
         ({"clip": 1.0}, "clip must be a pair"),
         ({"clip": (0, 1, 2)}, "clip must be a pair"),
+        ({"clip": (1, 0)}, "clip: the lowest value is above the highest"),
     ],
 )
 def test_a_bad_perturbation_is_refused_when_it_is_made(kwargs, message):
@@ -134,7 +143,7 @@ def test_a_bad_perturbation_is_refused_when_it_is_made(kwargs, message):
         ({"x_L": X.double()}, r"x_L is torch.float64 .* the input x is torch.float32"),
         ({"x_L": torch.zeros(4)}, r"x_L of shape \[4\] does not broadcast to the input's shape \[2, 3\]"),
         ({"x_L": 0.0}, "x_L must be a tensor, got float"),
-        ({"clip": (1, 0)}, "clip: the lowest value is above the highest"),
+        ({"clip": (torch.ones(3), 0)}, "clip: the lowest value is above the highest"),
         ({"clip": (math.nan, 1)}, r"clip\[0\] has NaN"),
         ({"clip": (0, None)}, r"clip\[1\] must be a number or a tensor, got None"),
         ({"clip": ("0", 1)}, r"clip\[0\] must be a number or a tensor, got '0'"),

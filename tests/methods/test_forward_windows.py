@@ -159,6 +159,12 @@ NETWORKS = {
     "another image after flattening": lambda: nn.Sequential(
         conv(2, 3), nn.ReLU(), nn.Flatten(), nn.Unflatten(1, (4, 6, 5)), conv(4, 2), nn.ReLU()
     ),
+    "activation on another image": lambda: nn.Sequential(
+        conv(2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Unflatten(1, (6, 7, 5)), nn.ReLU(), conv(6, 2), nn.ReLU()
+    ),
+    "activation on an image of a vector": lambda: nn.Sequential(
+        conv(2, 3), nn.Flatten(), nn.Linear(120, 24), nn.Unflatten(1, (4, 3, 2)), nn.ReLU(), conv(4, 2, 2), nn.ReLU()
+    ),
     "dense": lambda: nn.Sequential(nn.Flatten(), nn.Linear(140, 12), nn.ReLU(), nn.Linear(12, 3)),
     "window larger than the image": lambda: nn.Sequential(
         conv(2, 3, padding=1, dilation=1),

@@ -1,5 +1,7 @@
 """Arguments that do not fit are refused, by an error that names the argument and what was found."""
 
+import inspect
+
 import pytest
 import torch
 from ops.cases import OP_NAMES, every_op, intervals, is_float, normal
@@ -44,6 +46,21 @@ def test_bounds_of_another_shape_are_refused_even_with_as_many_values(place, sha
     ):
         with pytest.raises((RuntimeError, ValueError)):
             call()
+
+
+MATRICES = ("center", "radius", "center_bias", "radius_bias")
+ON_MATRICES = [name for name in OP_NAMES if {*MATRICES} <= {*inspect.signature(every_op()[name][0]).parameters}]
+
+
+@pytest.mark.parametrize("which", MATRICES)
+@pytest.mark.parametrize("name", ON_MATRICES)
+def test_forward_matrices_of_another_shape_are_refused_even_with_as_many_values(name, which):
+    op, args, kwargs = every_op()[name]
+    place = list(inspect.signature(op).parameters).index(which)
+    turned = args[place].mT.contiguous()
+    assert turned.shape != args[place].shape
+    with pytest.raises(RuntimeError):
+        op(*args[:place], turned, *args[place + 1 :], **kwargs)
 
 
 @pytest.mark.parametrize(("sides", "count"), [("lower", 2), ("upper", 2), ("both", 1), ("both", 3)])

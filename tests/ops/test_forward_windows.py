@@ -37,6 +37,7 @@ PLACES = [
     ((6, 4), (1, 2), (2, 2, 2), (3, 2), (0, 0)),
     ((1, 1), (1, 1), (3, 1, 1), (1, 1), (0, 0)),
     ((4, 5), (2, 2), (1, 2, 2), (5, 7), (-1, 9)),
+    ((3, 4), (1, 1), (2, 3, 4), (1, 1), (0, -1)),
 ]
 
 
@@ -105,11 +106,30 @@ def test_convolution_of_rows_longer_than_a_part():
     assert_matches_reference(ops.forward_conv2d_windows, *matrices, normal(3, 2, 2, 3), None, padding=(1, 1), **places)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("image", [(1, 5, 5), (2, -1, 5), (2, 5)])
-def test_convolution_over_an_image_of_another_kind_is_refused(image):
+def test_convolution_over_an_image_of_another_kind_is_refused(image, backend):
     matrices = window_matrices(1, (2, 2), (2, 4, 4))
-    with pytest.raises(RuntimeError, match="image: expected 2 channels, rows and columns"):
+    with lbp.backend(backend), pytest.raises(RuntimeError, match="image: expected 2 channels, rows and columns"):
         ops.forward_conv2d_windows(*matrices, normal(3, 2, 2, 2), None, image=image, scale=(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("places", "stride"),
+    [({"scale": (2**40, 1)}, 1), ({"scale": (1, 1)}, 2**40), ({"scale": (1, 1), "offset": (0, 2**40)}, 1)],
+)
+def test_steps_whose_products_are_no_numbers_are_refused(places, stride):
+    matrices = window_matrices(1, (2, 2), (2, 4, 4))
+    with pytest.raises(RuntimeError, match="expected"):
+        ops.forward_conv2d_windows(*matrices, normal(3, 2, 1, 1), None, stride=(stride, 1), **places)
+
+
+def test_convolution_of_no_channels_is_zero():
+    center, *_ = ops.forward_conv2d_windows(
+        *window_matrices(1, (2, 2), (0, 4, 4)), normal(3, 0, 1, 1), None, scale=(1, 1)
+    )
+    assert center.shape == (1, 2, 2, 2, 3, 4, 4)
+    assert not center.any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -57,8 +57,8 @@ std::vector<T> packed_weight(const ConvolveWindowsArguments<T>& args, const Colu
   return packed;
 }
 
-// Lays out the layer [C, H, W] of an entry as [reach(0), reach(1), C], zero over the padding. Some channels after the
-// other, each of which is read from its begin to its end.
+// Lays out the layer [C, H, W] of an entry as [reach(0), reach(1), C], zero over the padding: kTransposed channels at a
+// time, whose planes are read from beginning to end.
 template <typename T>
 void lay_out(const ConvolveWindowsArguments<T>& args, const T* from, T* to) {
   const Index channels = args.channels, reach = args.reach(1), left = minimum(args.padding[1], reach);
@@ -85,9 +85,11 @@ void lay_out(const ConvolveWindowsArguments<T>& args, const T* from, T* to) {
   }
 }
 
-// A part of the work: one entry of a matrix's windows, at some rows of the output.
+// A part of the work: one entry of a matrix's windows, at some rows and columns of the output.
 struct Part {
-  Index matrix, row, column, top, bottom;
+  Index matrix, row, column, top, bottom, left, right;
+
+  Index positions() const { return (bottom - top) * (right - left); }
 };
 
 // Positions of the output.
@@ -99,40 +101,52 @@ struct Positions {
   Index count() const { return rows() * columns(); }
 };
 
-// The entries of the windows of all matrices that are laid out together, in parts.
+// The entries of the windows of all matrices that are laid out together, in parts of at most kMostPositions.
 template <typename T>
 class Parts {
  public:
   Parts(const ConvolveWindowsArguments<T>& args, Index matrices)
       : args_(args),
-        per_entry_(minimum(quotient_up(args.output_height * args.output_width, kMostPositions), args.output_height)) {
-    const Index count = matrices * args.grown(0) * args.grown(1) * per_entry_;
+        across_(quotient_up(args.output_width, kMostPositions)),
+        down_(quotient_up(args.output_height, kMostPositions / quotient_up(args.output_width, across_))) {
+    const Index count = matrices * args.grown(0) * args.grown(1) * down_ * across_;
+    costs_.reserve(size_t(count + 1));
     for (Index i = 0; i < count; ++i) costs_.push_back(costs_.back() + 1 + positions((*this)[i]).count());
   }
 
   // Work of all parts; an entry that nothing is multiplied for takes some too.
   Index cost() const { return costs_.back(); }
-  Index most_positions() const { return quotient_up(args_.output_height, per_entry_) * args_.output_width; }
 
   // Number of the first part that begins at or behind so much of the work.
   Index behind(Index cost) const { return std::lower_bound(costs_.begin(), costs_.end(), cost) - costs_.begin(); }
 
   Part operator[](Index number) const {
-    const Index part = number % per_entry_, entry = number / per_entry_, columns = args_.grown(1);
-    const auto row = [&](Index n) { return args_.output_height * n / per_entry_; };
-    return {entry / columns / args_.grown(0), entry / columns % args_.grown(0), entry % columns, row(part),
-            row(part + 1)};
+    const Index across = number % across_, down = number / across_ % down_, entry = number / across_ / down_;
+    const auto row = [&](Index n) { return args_.output_height * n / down_; };
+    const auto column = [&](Index n) { return args_.output_width * n / across_; };
+    const Index columns = args_.grown(1);
+    return {entry / columns / args_.grown(0),
+            entry / columns % args_.grown(0),
+            entry % columns,
+            row(down),
+            row(down + 1),
+            column(across),
+            column(across + 1)};
   }
 
   // Those of a part that have the entry on the image.
   Positions positions(const Part& part) const {
-    return {Inside(part.top, part.bottom, args_.scale[0], args_.offset[0] + part.row, args_.image[0]),
-            Inside(0, args_.output_width, args_.scale[1], args_.offset[1] + part.column, args_.image[1])};
+    return {inside(0, part.top, part.bottom, part.row), inside(1, part.left, part.right, part.column)};
   }
 
  private:
+  Inside inside(int axis, Index begin, Index end, Index entry) const {
+    if (!args_.has_image) return {begin, end, 1, 0, end};
+    return {begin, end, args_.scale[axis], args_.offset[axis] + entry, args_.image[axis]};
+  }
+
   const ConvolveWindowsArguments<T>& args_;
-  const Index per_entry_;
+  const Index across_, down_;       // parts of an entry
   std::vector<Index> costs_ = {0};  // of all parts before each, and of all
 };
 
@@ -140,25 +154,19 @@ class Parts {
 template <typename T>
 class EntrySums {
  public:
-  EntrySums(const ConvolveWindowsArguments<T>& args, const Columns<T>& columns, const T* weight, Index most_positions)
+  EntrySums(const ConvolveWindowsArguments<T>& args, const Columns<T>& columns, const T* weight)
       : args_(args),
         columns_(columns),
         weight_(weight),
         row_size_(args.groups * columns.blocks * columns.width),
-        together_(maximum(1, kWeightBytes / (columns.tap_size() * Index(sizeof(T))))),
-        offsets_(size_t(most_positions)),
-        sums_(size_t(most_positions * row_size_)),
+        together_(maximum(1, kWeightBytes / maximum(1, columns.tap_size() * Index(sizeof(T))))),
+        sums_(size_t(kMostPositions * row_size_)),
         factors_(size_t(columns.taps)) {}
 
   // Writes a part of a matrix whose layers are laid out.
   void run(const T* layers, const Part& part, const Positions& positions, T* result) {
     const Index width = args_.output_width;
-    if (positions.count() < (part.bottom - part.top) * width) {
-      for (Index output = 0; output < args_.outputs; ++output) {
-        T* to = result + output * args_.output_height * width;
-        std::fill(to + part.top * width, to + part.bottom * width, T(0));
-      }
-    }
+    if (positions.count() < part.positions()) clear(part, result);
     if (positions.count() == 0) return;
     find_taps(layers, part.row, part.column);
     find_offsets(positions);
@@ -183,6 +191,16 @@ class EntrySums {
     Index number;
   };
 
+  void clear(const Part& part, T* result) const {
+    const Index width = args_.output_width;
+    for (Index output = 0; output < args_.outputs; ++output) {
+      for (Index y = part.top; y < part.bottom; ++y) {
+        T* row = result + (output * args_.output_height + y) * width;
+        std::fill(row + part.left, row + part.right, T(0));
+      }
+    }
+  }
+
   void find_taps(const T* layers, Index row, Index column) {
     const Index layer_size = args_.reach(0) * args_.reach(1) * args_.channels;
     taps_.clear();
@@ -201,7 +219,7 @@ class EntrySums {
 
   // Where every position begins to read a layer that is laid out.
   void find_offsets(const Positions& positions) {
-    Index* offset = offsets_.data();
+    Index* offset = offsets_;
     for (Index y = positions.down.first; y < positions.down.stop; ++y) {
       for (Index x = positions.across.first; x < positions.across.stop; ++x) {
         *offset++ = (y * args_.stride[0] * args_.reach(1) + x * args_.stride[1]) * args_.channels;
@@ -221,7 +239,7 @@ class EntrySums {
     for (Index tile = 0; tile < tiles; ++tile) {
       const Index begin = positions * tile / tiles, end = positions * (tile + 1) / tiles;
       accumulate_lanes<T>(
-          end - begin, factors_.data(), stop - tap, offsets_.data() + begin, columns_.inputs,
+          end - begin, factors_.data(), stop - tap, offsets_ + begin, columns_.inputs,
           {sums_.data() + begin * row_size_ + block * columns_.width, row_size_, columns_.width, tap > 0});
     }
   }
@@ -239,8 +257,8 @@ class EntrySums {
   const Columns<T>& columns_;
   const T* weight_;
   const Index row_size_, together_;  // taps of which the weights of a block of columns stay in the first cache
-  std::vector<Index> offsets_;       // of positions
-  std::vector<T> sums_;              // [positions, groups, blocks, width]
+  Index offsets_[kMostPositions];
+  std::vector<T> sums_;  // [positions, groups, blocks, width]
   std::vector<Factors<T>> factors_;
   std::vector<Tap> taps_;
 };
@@ -263,7 +281,7 @@ void convolve_windows(const ConvolveWindowsArguments<T>& args) {
     });
     const Parts<T> parts(args, count);
     parallel_for(parts.cost(), args.outputs * columns.inputs, [&](Index first, Index last) {
-      EntrySums<T> sums(args, columns, weight.data(), parts.most_positions());
+      EntrySums<T> sums(args, columns, weight.data());
       for (Index i = parts.behind(first); i < parts.behind(last); ++i) {
         const Part part = parts[i];
         const Index entry = ((begin + part.matrix) * args.grown(0) + part.row) * args.grown(1) + part.column;

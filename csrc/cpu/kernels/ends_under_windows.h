@@ -103,7 +103,8 @@ class EndsUnderWindows {
     const Index column = w.column_offset + j, block = floor_quotient(column), phase = column - w.column_scale * block;
     const Index from = dealt(phase, w.row_scale * y + w.row_offset + i) + block - first_block_;
     const Index to = tile_.neuron(0, y, tile_.left), columns = tile_.columns();
-    // Rows are short, and follow each other: what the last vector writes behind a row is written again.
+    // Rows are short, and loaded from top to bottom: what the last vector writes behind a row is the next one's to
+    // write, and behind the last row nothing is read.
     for (Index x = 0; x < columns; x += Vector<double>::kSize) {
       store_vector(low + to + x, load_vector(low_.data() + from + x));
       store_vector(high + to + x, load_vector(high_.data() + from + x));

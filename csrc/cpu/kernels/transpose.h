@@ -8,7 +8,7 @@
 
 namespace lbp::LBP_ISA {
 
-// Numbers of two vectors of four, those of the second counted from 4 on.
+// Numbers of two vectors, those of the second counted from the length of one on.
 #if defined(__clang__)
 #define LBP_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
@@ -100,9 +100,10 @@ void transpose_tile(const T* from, Index from_stride, Index rows, Index columns,
 #undef LBP_SHUFFLE
 
 // to [columns, rows] = the transposed from [rows, columns]; `together` rows, a multiple of 4, fill runs of `to` in
-// turn.
+// turn, or as many as a vector has numbers.
 template <typename T>
-void transpose(const T* from, Index from_stride, Index rows, Index columns, T* to, Index to_stride, Index together) {
+void transpose(const T* from, Index from_stride, Index rows, Index columns, T* to, Index to_stride,
+               [[maybe_unused]] Index together) {
   if (rows < 4 || columns < 4) {
     for (Index c = 0; c < columns; ++c) {
       for (Index r = 0; r < rows; ++r) to[c * to_stride + r] = from[r * from_stride + c];
@@ -117,8 +118,7 @@ void transpose(const T* from, Index from_stride, Index rows, Index columns, T* t
                      to + c * to_stride + r, to_stride);
     }
   }
-  return;
-#endif
+#else
   // The last block of a row or column overlaps the one before.
   for (Index top = 0; top < rows; top += together) {
     const Index stop = minimum(top + together, rows);
@@ -130,6 +130,7 @@ void transpose(const T* from, Index from_stride, Index rows, Index columns, T* t
       }
     }
   }
+#endif
 }
 
 }  // namespace lbp::LBP_ISA
