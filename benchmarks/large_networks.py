@@ -17,7 +17,6 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,14 +25,9 @@ from torch import Tensor, nn
 import lbp
 import lbp.models
 from lbp.bench import networks
+from lbp.bench.multiply_adds import multiply_adds
 from lbp.bench.record import tree_commit
-from lbp.graph import BoundNode, Network
-from lbp.graph.conv import Conv2dNode
-from lbp.graph.linear import LinearNode
 from lbp.info import collect
-from lbp.linear import InputWindows, layer_of
-from lbp.methods.work import row_steps
-from lbp.ops.forward_windows import axis_taps
 
 EPS = {"CNN-7+BN": 1 / 255}
 OTHER_EPS = 8 / 255
@@ -73,55 +67,6 @@ def make_network(name: str, activation: str) -> tuple[nn.Module, tuple[int, int,
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
     return model.eval(), shape
-
-
-def multiply_adds(network: Network, method: str, *, windows: bool) -> int:
-    """Multiply-adds of one image, from the sizes of the windows or of dense rows."""
-    hidden = [node.inputs[0] for node in network.activations]
-    total = 0
-    if method != "LBP":
-        starts = [*hidden, network.output] if method == "CROWN" else [network.output]
-        for start in starts:
-            total += start.size * sum(step.multiply_adds for step in row_steps(network, start, windows=windows))
-    if method != "CROWN":
-        nodes = network.nodes if method == "LBP" else network.below(hidden[-1])
-        total += _forward_multiply_adds(nodes, windows=windows)
-    return total
-
-
-def _forward_multiply_adds(nodes: Sequence[BoundNode], *, windows: bool) -> int:
-    """Multiply-adds of the products of forward bounds: of the center alone up to the first activation."""
-    found: dict[BoundNode, InputWindows | None] = {}
-    products: dict[BoundNode, int] = {}
-    inputs = total = 0
-    for node in nodes:
-        if not node.inputs:
-            inputs = node.size
-            image = windows and len(node.shape) == 3
-            found[node], products[node] = InputWindows.of_input(layer_of(node.shape)) if image else None, 1
-            continue
-        found[node] = node.windows_above(*(found[source] for source in node.inputs))
-        products[node] = 2 if node.is_activation else max(products[source] for source in node.inputs)
-        before = found[node.inputs[0]]
-        entries = inputs if before is None else before.entries
-        if isinstance(node, Conv2dNode):
-            total += products[node] * entries * _convolution_multiply_adds(node)
-        elif isinstance(node, LinearNode):
-            total += products[node] * entries * node.parameters()[0].numel()
-    return total
-
-
-def _convolution_multiply_adds(node: Conv2dNode) -> int:
-    """Multiply-adds of the convolution of one image, those of the padding left out."""
-    weight, geometry = node.parameters()[0], node.geometry
-    total = weight.shape[0] * weight.shape[1]
-    for i in range(2):
-        taps = axis_taps(
-            *(node.inputs[0].shape[1 + i], node.shape[1 + i], weight.shape[2 + i], 1),
-            *(geometry.stride[i], geometry.padding[i], geometry.dilation[i]),
-        )
-        total *= sum(tap.outputs.stop - tap.outputs.start for tap in taps)
-    return total
 
 
 def run(model: nn.Module, x: Tensor, method: str, eps: float, options: argparse.Namespace) -> dict[str, float]:

@@ -25,6 +25,9 @@ PRODUCT_BOUND = ("IBP", "CROWN-IBP")
 RELATIVE_TOLERANCE = 1e-4
 """Largest difference of bounds and losses that are compared, as a share of the largest number in them."""
 
+GRADIENT_TOLERANCE = 1e-3
+"""Largest difference of the norms of parameters' gradients, as a share of the largest norm."""
+
 _PATIENCE = 4
 """A median needs three rounds, so that the first ones may take longer than all of them otherwise."""
 
@@ -129,6 +132,13 @@ class _Runner:
     def lists_products(self) -> bool:
         on_cpu = self.worker.device.startswith("cpu")  # of kernels that multiply on a GPU nobody lists the products
         return on_cpu and self.worker.contender.name == "native" and self.case.method in PRODUCT_BOUND
+
+    @property
+    def counts_operations(self) -> bool:
+        """Whether its operations are those of the textbook method on windows, which can be counted from shapes."""
+        contender, bounds = self.worker.contender, self.case.level in ("methods", "growth")
+        ours = contender.package == "lbp" and contender.backend == "native" and "conv_mode" not in contender.options
+        return ours and bounds and self.is_exact and not self.lists_products
 
     @property
     def is_exact(self) -> bool:
@@ -268,9 +278,10 @@ def _in_turn(runners: Sequence[_Runner], options: MethodOptions) -> list[tuple[_
                 continue
             try:
                 seconds[key].append(runner.worker.seconds())
+                if key not in operations and (runner.lists_products or runner.counts_operations):
+                    listed = runner.lists_products
+                    operations[key] = runner.worker.list_products() if listed else runner.worker.operations()
                 if runner.lists_products:
-                    if key not in operations:
-                        operations[key] = runner.worker.list_products()
                     alone[key].append(runner.worker.seconds_alone())
             except RunFailedError as error:
                 failed[key] = str(error)
@@ -293,14 +304,30 @@ def _differing(runners: Sequence[_Runner], results: dict[Key, Tensor]) -> list[t
     """Returns who differs from the textbook method, how, and whether only in a choice of lines that rounding decides.
 
     Adaptive lines jump where the bounds of a neuron are -u and u. Of a million neurons one may lie so close to it that
-    rounding decides, and what follows from either choice is right. Tight lines do not jump.
+    rounding decides, and what follows from either choice is right. Tight lines do not jump. A peer, which has none,
+    may differ where it agrees with one of ours that made such a choice.
     """
+    chosen: list[_Runner] = []
     found = []
     for runner, note in _disagreements(runners, results):
         standard = _standard([other for other in runners if other.network.activation == runner.network.activation])
         is_choice = standard is not None and runner is not standard and _agree_on_tight_lines(runner, standard)
-        found.append((runner, f"lines of its own: {note}" if is_choice else note, is_choice))
+        is_choice = is_choice or any(_agrees_with(runner, other, results) for other in chosen)
+        if is_choice:
+            chosen.append(runner)
+        found.append((runner, f"{OTHER_LINES}: {note}" if is_choice else note, is_choice))
     return found
+
+
+OTHER_LINES = "lines of its own"
+"""Begins the note of a row whose bounds differ by a choice of lines that rounding decides."""
+
+
+def _agrees_with(runner: _Runner, other: _Runner, results: dict[Key, Tensor]) -> bool:
+    """Whether bounds are those of another one with the same activation, to rounding, or tighter where they may be."""
+    if runner.network.activation != other.network.activation or runner.case.level == "training":
+        return False
+    return _difference(runner, results[runner.key], results[other.key]) <= RELATIVE_TOLERANCE
 
 
 def _agree_on_tight_lines(runner: _Runner, standard: _Runner) -> bool:
@@ -340,11 +367,34 @@ def _disagreements(runners: Sequence[_Runner], results: dict[Key, Tensor]) -> li
             continue
         expected = results[standard.key]
         for runner in group:
-            ours = results[runner.key]
-            looser = torch.maximum if runner.case.level == "training" else torch.minimum
-            compared = ours if runner.is_exact else looser(ours, expected)
-            difference = largest_difference(compared, expected)
+            ours, other = results[runner.key], standard.worker.contender.name
+            difference = _difference(runner, _bounds_or_loss(runner, ours), _bounds_or_loss(runner, expected))
             if not difference <= RELATIVE_TOLERANCE:
-                other = standard.worker.contender.name
                 found.append((runner, f"differs from {other} by {difference:.1e} of the largest bound"))
+            elif runner.case.level == "training" and (note := _gradients_differ(runner, ours[1:], expected[1:])):
+                found.append((runner, f"differs from {other} {note}"))
     return found
+
+
+def _bounds_or_loss(runner: _Runner, result: Tensor) -> Tensor:
+    return result[0] if runner.case.level == "training" else result
+
+
+def _difference(runner: _Runner, ours: Tensor, expected: Tensor) -> float:
+    """Returns the difference as a share of the largest, of bounds and losses that may be tighter only where looser."""
+    looser = torch.maximum if runner.case.level == "training" else torch.minimum
+    return largest_difference(ours if runner.is_exact else looser(ours, expected), expected)
+
+
+def _gradients_differ(runner: _Runner, ours: Tensor, expected: Tensor) -> str:
+    """Returns how norms of gradients differ, nothing if they agree; of tighter bounds all that is known is which are 0.
+
+    So much that no contender gets away with gradients of fewer parameters.
+    """
+    reached, expected_reached = int(ours.count_nonzero()), int(expected.count_nonzero())
+    if reached != expected_reached:
+        return f"in the gradients of parameters: {reached} are not 0, of {expected_reached}"
+    if not runner.is_exact:
+        return "" if ours.isfinite().all() else "in the gradients of parameters: not all are numbers"
+    difference = largest_difference(ours, expected)
+    return "" if difference <= GRADIENT_TOLERANCE else f"by {difference:.1e} of the largest norm of a gradient"

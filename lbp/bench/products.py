@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from lbp.bench.timing import Call, seconds_of
 from lbp.ops._calls import composite
 from lbp.ops._convolution import rows_beyond
+from lbp.ops._product import matmul
 from lbp.precision import full_precision
 
 _MATRIX_PRODUCTS = {
@@ -138,17 +139,17 @@ class _Listing(TorchDispatchMode):
 
 
 def _pair_of_products(center: Tensor, radius: Tensor, weight: Tensor, *rest: Tensor | None) -> list[Product]:
-    """Returns the two products that a kernel computes in one pass over the weights."""
+    """Returns the two products, by the faster library, that a kernel computes in one pass over the weights."""
     count = 2 * center.numel() * weight.shape[0]
     arguments = tree_map_only(Tensor, _Layout.of, (center, weight.mT))
-    return [Product(torch.mm, arguments, {}, count) for _ in range(2)]
+    return [Product(matmul, arguments, {}, count) for _ in range(2)]
 
 
 def _products_of_gradient(lower: Tensor, upper: Tensor, l: Tensor, u: Tensor, weight: Tensor) -> list[Product]:
     """Returns the four products of gradients that a kernel computes in one pass over the weights."""
     count = 2 * lower.numel() * weight.shape[1]
     pairs = tree_map_only(Tensor, _Layout.of, [(lower, weight), (lower.mT, l)])
-    return [Product(torch.mm, pair, {}, count) for pair in pairs for _ in range(2)]
+    return [Product(matmul, pair, {}, count) for pair in pairs for _ in range(2)]
 
 
 def _products_of_weights(

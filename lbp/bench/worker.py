@@ -26,6 +26,7 @@ from torch import Tensor
 from lbp.bench.contenders import Contender, load
 from lbp.bench.failures import failure_note
 from lbp.bench.memory import peak_bytes
+from lbp.bench.multiply_adds import multiply_adds
 from lbp.bench.networks import Network
 from lbp.bench.products import Product, products_of, seconds_alone
 from lbp.bench.timing import seconds_of
@@ -122,7 +123,11 @@ class Worker:
         return Worker(*self._arguments)
 
     def first(self, work: Work) -> tuple[Tensor, int | None]:
-        """Sets up the work, does it once, returns the lower bounds of the margins (of a step, its loss) and peak bytes.
+        """Sets up the work and does it once.
+
+        Returns:
+            the lower bounds of the margins, of a step its loss and then the Euclidean norm of every parameter's
+            gradient [1 + parameters], 0 where a parameter has none; and peak bytes.
 
         Raises:
             RunFailedError: the run did not end well.
@@ -140,6 +145,14 @@ class Worker:
             RunFailedError: the run did not end well.
         """
         return float(self._ask("time"))
+
+    def operations(self) -> int:
+        """Returns the operations of the products of the textbook method, on windows or whole, whichever are fewer.
+
+        Raises:
+            RunFailedError: the run did not end well.
+        """
+        return int(self._ask("count operations"))
 
     def list_products(self) -> int:
         """Does the work once and returns the operations of its products, which are remembered.
@@ -229,10 +242,7 @@ def _answer(connection: Connection, contender: Contender, device: str, limits: L
         warnings.simplefilter("ignore")
     on = torch.device(device)
 
-    def no_work() -> Tensor:
-        raise RuntimeError("no work has been set up")
-
-    run: Callable[[], Tensor] = no_work
+    prepared = _NOTHING
     products: list[Product] = []
     try:
         package = _load_within(contender, on, limits, peer)
@@ -240,16 +250,18 @@ def _answer(connection: Connection, contender: Contender, device: str, limits: L
             what = connection.recv()
             answer: Any = None
             if isinstance(what, Work):
-                run = no_work  # lets go of the work before
-                run = _prepare(package, contender, what, on)
+                prepared = _NOTHING  # lets go of the work before
+                prepared = _prepare(package, contender, what, on)
             elif what == "first":
                 if contender.compiled:
-                    run()  # compiles, however long that takes
-                answer = _first(run, on)
+                    prepared.run()  # compiles, however long that takes
+                answer = _first(prepared.run, on)
             elif what == "time":
-                answer = _steady_seconds(run, on)
+                answer = _steady_seconds(prepared.run, on)
+            elif what == "count operations":
+                answer = prepared.operations()
             elif what == "list products":
-                products = products_of(run)
+                products = products_of(prepared.run)
                 answer = sum(product.operations for product in products)
             else:
                 answer = seconds_alone(products)
@@ -269,23 +281,25 @@ def _load_within(contender: Contender, device: torch.device, limits: Limits, pee
     return load(contender, peer)
 
 
-def _first(run: Callable[[], Tensor], device: torch.device) -> tuple[list[float], list[int], int | None]:
-    """Returns numbers and shape of the result, and the peak: of later runs, as the first loads code, which stays.
+def _first(run: Callable[[], _Result], device: torch.device) -> tuple[list[float], list[int], int | None]:
+    """Returns numbers and shape of what is compared, and the peak: of later runs, as the first loads code, which stays.
 
     The resident memory of equal runs differs by a tenth and more, so that of a CPU is the median of a few.
     """
     begin = time.perf_counter()
     result, peak = peak_bytes(run, device)
+    compared = result if isinstance(result, Tensor) else result.compared()
+    del result
     taken = time.perf_counter() - begin
     if taken < _QUICK:
         runs = 1 if device.type == "cuda" else max(1, min(_PEAKS, int(_PEAKS_SECONDS / taken)))
         found = [peak_bytes(run, device)[1] for _ in range(runs)]
         known = [bytes_ for bytes_ in found if bytes_ is not None]
         peak = statistics.median_low(known) if known else None
-    return result.flatten().tolist(), list(result.shape), peak
+    return compared.flatten().tolist(), list(compared.shape), peak
 
 
-def _steady_seconds(run: Callable[[], Tensor], device: torch.device) -> float:
+def _steady_seconds(run: Callable[[], _Result], device: torch.device) -> float:
     """Returns the seconds of a call; of a short one those of a later one, when only our threads are awake."""
     begin = time.perf_counter()
     seconds = seconds_of(run, device)
@@ -296,7 +310,43 @@ def _steady_seconds(run: Callable[[], Tensor], device: torch.device) -> float:
     return seconds
 
 
-def _prepare(package: ModuleType, contender: Contender, work: Work, device: torch.device) -> Callable[[], Tensor]:
+@dataclass(frozen=True)
+class _Step:
+    """What a training step gave: its loss, and the gradient of every parameter, None where it has none."""
+
+    loss: Tensor
+    gradients: tuple[Tensor | None, ...]
+
+    def compared(self) -> Tensor:
+        """Returns the loss and the norms of the gradients."""
+        norms = [self.loss.new_zeros(()) if one is None else one.norm() for one in self.gradients]
+        return torch.stack([self.loss, *norms])
+
+
+_Result = Tensor | _Step
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Work that has been set up.
+
+    Attributes:
+        run: does it.
+        operations: counts those of its products.
+    """
+
+    run: Callable[[], _Result]
+    operations: Callable[[], int]
+
+
+def _no_work() -> Any:
+    raise RuntimeError("no work has been set up")
+
+
+_NOTHING = _Prepared(_no_work, _no_work)
+
+
+def _prepare(package: ModuleType, contender: Contender, work: Work, device: torch.device) -> _Prepared:
     if contender.compiled:
         torch.compiler.reset()  # a function may have so many graphs and no more
     if device.type == "cuda":
@@ -324,10 +374,14 @@ def _prepare(package: ModuleType, contender: Contender, work: Work, device: torc
         with torch.no_grad(), free_convolutions() if plain else nullcontext():
             return bounds()
 
-    def step() -> Tensor:
+    def step() -> _Step:
         with free_convolutions():  # as in training
             loss = margin_loss(bounds())
-            torch.autograd.grad(loss, parameters, allow_unused=True)
-        return loss.detach()
+            return _Step(loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True))
 
-    return verify if work.task == "bounds" else step
+    def operations() -> int:
+        network, rows = net._network(), C.shape[1]
+        counts = [multiply_adds(network, work.method, windows=windows, specification=rows) for windows in (True, False)]
+        return 2 * work.batch * min(counts)
+
+    return _Prepared(verify if work.task == "bounds" else step, operations)

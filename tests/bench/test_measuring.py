@@ -204,13 +204,35 @@ def test_rounding_is_no_difference_and_nan_is():
         assert found[0] == "native"
 
 
+STEP = torch.tensor([2.0, 10.0, 0.0, 5.0])
+"""A loss and norms of the gradients of three parameters."""
+
+
 def test_the_loss_of_tighter_bounds_is_not_higher():
-    loss = torch.tensor(2.0)
     step = case_of("CROWN-IBP", "training")
-    assert not planted_results(step, {"auto_LiRPA patches": loss - 0.1, "reference": loss})
-    assert planted_results(step, {"auto_LiRPA patches": loss + 0.1, "reference": loss})
-    for shift in (-0.1, 0.1):
-        assert planted_results(step, {"native": loss + shift, "reference": loss})
+    shift = torch.tensor([0.1, 0.0, 0.0, 0.0])
+    assert not planted_results(step, {"auto_LiRPA patches": STEP - shift, "reference": STEP})
+    assert planted_results(step, {"auto_LiRPA patches": STEP + shift, "reference": STEP})
+    for shifted in (STEP - shift, STEP + shift):
+        assert planted_results(step, {"native": shifted, "reference": STEP})
+
+
+def test_a_step_whose_gradients_are_others_is_told_apart():
+    step = case_of("CROWN-IBP", "training")
+    rounded = STEP + torch.tensor([0.0, 5e-3, 0.0, -5e-3])
+    assert not planted_results(step, {"native": rounded, "reference": STEP})
+    (found,) = planted_results(step, {"native": STEP + torch.tensor([0.0, 0.0, 0.0, 0.1]), "reference": STEP})
+    assert found == ("native", "differs from reference by 1.0e-02 of the largest norm of a gradient")
+    nan = STEP + torch.tensor([0.0, torch.nan, 0.0, 0.0])
+    assert planted_results(step, {"native": nan, "reference": STEP})
+
+
+def test_of_a_peer_with_lines_of_its_own_as_many_gradients_are_not_zero():
+    step = case_of("CROWN-IBP", "training")
+    other = STEP * torch.tensor([0.9, 0.5, 1.0, 2.0])
+    assert not planted_results(step, {"auto_LiRPA patches": other, "reference": STEP})
+    for lost in (other * torch.tensor([1.0, 1.0, 1.0, 0.0]), other * torch.tensor([1.0, torch.inf, 1.0, 1.0])):
+        assert planted_results(step, {"auto_LiRPA patches": lost, "reference": STEP})
 
 
 def test_without_the_reference_exact_contenders_are_compared_with_each_other():
@@ -297,6 +319,19 @@ def test_only_who_agrees_on_tight_lines_may_differ_by_a_choice_of_adaptive_ones(
     assert _differing([native, reference], results) == [expected]
 
 
+@pytest.mark.parametrize(("shift", "is_choice"), [(0.0, True), (-1e-2, False)])
+def test_a_peer_that_agrees_with_a_choice_of_ours_made_the_same(shift, is_choice):
+    case = case_of("LBP")
+    chosen = BOUNDS - 0.1
+    native = _Runner(case, TINY, PlannedWorker("native", {None: chosen, "tight": BOUNDS}))
+    reference = _Runner(case, TINY, PlannedWorker("reference", {None: BOUNDS, "tight": BOUNDS}))
+    peer = _Runner(case, TINY, PlannedWorker("auto_LiRPA patches", {None: chosen + shift}))
+    runners = [native, reference, peer]
+    results = {runner.key: runner.worker.results[None] for runner in runners}
+    found = [(runner.worker.contender.name, is_choice) for runner, _, is_choice in _differing(runners, results)]
+    assert found == [("native", True), ("auto_LiRPA patches", is_choice)]
+
+
 def test_what_took_too_long_is_not_tried_at_larger_sizes():
     earlier = _Earlier("B=1", 1, seconds=10.0)
     assert earlier.forbids(16, Limits(60.0, 0, 1)) == "not run: estimated 160 s"
@@ -369,8 +404,11 @@ def test_a_worker_answers_with_bounds_time_and_products_also_after_a_failure_and
         assert worker.seconds() > 0
         assert worker.list_products() > 0
         assert worker.seconds_alone() > 0
-        loss, _ = worker.first(Work("step", TINY, "IBP", batch=2))
-        assert loss.dim() == 0
+        assert worker.operations() > 0
+        step, _ = worker.first(Work("step", TINY, "IBP", batch=2))
+        assert step.shape == (1 + len(list(TINY.model().parameters())),)
+        assert step.isfinite().all()
+        assert (step > 0).all()
         with pytest.raises(RunFailedError, match="out of memory"):
             worker.first(Work("bounds", wide, "LBP", batch=1))
 
