@@ -5,8 +5,8 @@
 Each case runs in a process of its own, so that peaks do not mix; they include the interpreter, PyTorch and the weights,
 which "before" shows alone. Beside the time on the clock stands that of the processors, which a busy machine changes
 less. CROWN is the textbook method: every hidden layer by back-substitution, every neuron, nothing skipped.
-Multiply-adds are those of both sides through affine layers, counted from the windows before any pixel is left out for
-being zero; beside them stand those of whole rows.
+Multiply-adds are those of both sides through affine layers (`lbp/bench/multiply_adds.py`); beside them stand those of
+whole rows.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lbp.graph import BoundNode, Network
 from lbp.graph.conv import Conv2dNode
 from lbp.graph.linear import LinearNode
-from lbp.linear import InputWindows, layer_of
+from lbp.methods.forward_work import convolution_on_image, entries_on_image, input_windows
 from lbp.methods.work import row_steps
 from lbp.ops.forward_windows import axis_taps
 
@@ -15,7 +15,8 @@ from lbp.ops.forward_windows import axis_taps
 def multiply_adds(network: Network, method: str, *, windows: bool, specification: int | None = None) -> int:
     """Returns the multiply-adds of one image in the products of a method, nothing skipped.
 
-    Kernel taps over the padding of a convolution count in back-substitution, and not elsewhere.
+    What a window of the input has outside of the image does not count, nor do a convolution's kernel taps over its
+    padding; but in back-substitution they do.
 
     Args:
         network: the graph.
@@ -55,20 +56,19 @@ def _of_a_layer(node: BoundNode) -> int:
 
 def _forward_multiply_adds(nodes: Sequence[BoundNode], *, windows: bool) -> int:
     """Multiply-adds of the products of forward bounds: of the center alone up to the first activation."""
-    found: dict[BoundNode, InputWindows | None] = {}
+    found = input_windows(nodes, windows=windows)
+    inputs = sum(node.size for node in nodes if not node.inputs)
     products: dict[BoundNode, int] = {}
-    inputs = total = 0
+    total = 0
     for node in nodes:
-        if not node.inputs:
-            inputs = node.size
-            image = windows and len(node.shape) == 3
-            found[node], products[node] = InputWindows.of_input(layer_of(node.shape)) if image else None, 1
-            continue
-        found[node] = node.windows_above(*(found[source] for source in node.inputs))
-        products[node] = 2 if node.is_activation else max(products[source] for source in node.inputs)
-        before = found[node.inputs[0]]
-        entries = inputs if before is None else before.entries
-        total += products[node] * entries * _of_a_layer(node)
+        products[node] = 2 if node.is_activation else max((products[source] for source in node.inputs), default=1)
+        before = found[node.inputs[0]] if node.inputs else None
+        if before is None:
+            total += products[node] * inputs * _of_a_layer(node)
+        elif isinstance(node, Conv2dNode):
+            total += products[node] * convolution_on_image(node, before)
+        elif isinstance(node, LinearNode):
+            total += products[node] * len(node.parameters()[0]) * entries_on_image(before)
     return total
 
 

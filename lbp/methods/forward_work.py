@@ -112,9 +112,15 @@ def entries_on_image(windows: InputWindows) -> int:
 
 def convolution_work(node: Conv2dNode, before: InputWindows) -> int:
     """Return the multiply-adds of a convolution of windows; kernels make none for an entry outside the image."""
-    weight, geometry = node.parameters()[0], node.geometry
+    weight = node.parameters()[0]
     if not has_kernel(weight.device):
         return weight[0].numel() * node.size * before.entries
+    return convolution_on_image(node, before)
+
+
+def convolution_on_image(node: Conv2dNode, before: InputWindows) -> int:
+    """Return the multiply-adds of a convolution of those entries of windows that lie on the image."""
+    weight, geometry = node.parameters()[0], node.geometry
     outputs, *layer = channels_rows_columns(node.shape)
     steps = zip(weight.shape[2:], geometry.stride, geometry.padding, geometry.dilation, strict=True)
     rows, columns = (
