@@ -9,6 +9,7 @@ which case of the record; the other cells are written. Other tables, and figures
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 from lbp.bench.aims import CPU_AIMS
 from lbp.bench.comparison import LEAST_REPEATS
 from lbp.bench.growth import fitted_growth
+from lbp.bench.methods import OTHER_LINES
 from lbp.bench.rates import Rates
 from lbp.bench.record import Record, Row, read_record
 from lbp.bench.tables import floor_seconds
@@ -80,12 +82,12 @@ Rows = dict[tuple[str, str, str, str], tuple[Row, Rates]]
 def rows_of(*records: Record) -> Rows:
     """Returns the rows of records, with the rates of their runs, by level, case, activation and contender.
 
-    Of two records that have a case the later one counts, unless it has no time.
+    Of two records that have a case the later one counts, also where it failed there; not where it was not run.
     """
     rows: Rows = {}
     for record in records:
         for row in record.rows:
-            if row.timing is not None or row.key not in rows:
+            if row.key not in rows or not row.note.startswith("not run"):
                 rows[row.key] = row, record.rates_of(row)
     return rows
 
@@ -135,15 +137,16 @@ def whole_method(
 
 def best(rows: list[Row], per_second: int) -> str:
     """Returns time and MiB of the fastest contender; where none has a time, why; nothing if none took part."""
-    timed = [(row.timing, row.peak_bytes) for row in rows if row.timing is not None]
+    timed = [(row.timing, row) for row in rows if row.timing is not None]
     if not timed:
         notes = [row.note.split(":")[0].replace("stopped after", "over") for row in rows]
         notes = [re.sub("from reference by (.*) of the largest.*", r"by \1", note) for note in notes]
         return ", ".join(dict.fromkeys(notes))
-    timing, peak_bytes = min(timed, key=lambda one: one[0].median)
+    timing, row = min(timed, key=lambda one: one[0].median)
     few = "*" if timing.repeats < LEAST_REPEATS else ""
+    few += "†" if row.note.startswith(OTHER_LINES) else ""
     time = seconds(timing.median) if per_second == 1 else short_time(per_second * timing.median)
-    return f"{time}{few} / {(peak_bytes or 0) / 2**20:,.0f}"
+    return f"{time}{few} / {(row.peak_bytes or 0) / 2**20:,.0f}"
 
 
 def op(records: Rows, per_second: int) -> Callable[[list[str], list[str]], list[str]]:
@@ -221,9 +224,41 @@ def aims_of(record: Record) -> Callable[[list[str], list[str]], list[str]]:
         ratio = found.measured(record)
         bound = f"at {'least' if found.at_least else 'most'} {found.bound:g}"
         verdict = "met" if found.is_met_by(ratio) else "missed"
-        return [row[0], bound, f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}", verdict]
+        repeats = found.fewest_repeats(record)
+        few = "*" if repeats is not None and repeats < LEAST_REPEATS else ""
+        return [row[0], bound, (f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}") + few, verdict]
 
     return fill
+
+
+def count(heading: list[str], row: list[str]) -> list[str]:
+    """Fills "count of | a column per record", with how many rows are such as the first cell says."""
+    counted = COUNTS[row[0]]
+    return [row[0], *(f"{counted(COUNTED[column]):,}" for column in heading[1:])]
+
+
+def ratios(records: Rows, contender: str, *levels: str) -> list[float]:
+    """Returns a contender's times over those of this package, where both have one.
+
+    Ops whose plain version makes whole matrices of windows are left out: nobody would write them so.
+    """
+    found = []
+    for (level, case, activation, name), (row, _) in records.items():
+        ours = records.get((level, case, activation, "native"))
+        if level not in levels or name != contender or ours is None or row.parameters.get("by_dense"):
+            continue
+        if row.timing is not None and ours[0].timing is not None:
+            found.append(row.timing.median / ours[0].timing.median)
+    return found
+
+
+def counting(
+    contenders: tuple[str, ...], *levels: str, least: float = 0.0, below: float = math.inf
+) -> Callable[[Rows], int]:
+    """Returns what counts the ratios of contenders that lie in a range."""
+    return lambda records: sum(
+        least <= ratio < below for name in contenders for ratio in ratios(records, name, *levels)
+    )
 
 
 def growth(heading: list[str], row: list[str]) -> list[str]:
@@ -292,7 +327,26 @@ def seconds(time: float) -> str:
     return f"{time:.{decimals}f}"
 
 
+PLAIN, COMPILED, PEER = (CONTENDERS[name] for name in ("PyTorch", "torch.compile", "auto_LiRPA"))
+WHOLE = ("methods", "training")
+COUNTS: dict[str, Callable[[Rows], int]] = {
+    "ops and shapes, with PyTorch": counting(PLAIN, "ops"),
+    "of these, PyTorch takes at least twice our time": counting(PLAIN, "ops", least=2),
+    "PyTorch takes less than 0.95 of our time": counting(PLAIN, "ops", below=0.95),
+    "PyTorch takes less than 0.9 of our time": counting(PLAIN, "ops", below=0.9),
+    "ops and shapes, with torch.compile": counting(COMPILED, "ops"),
+    "of these, it takes less than 0.95 of our time": counting(COMPILED, "ops", below=0.95),
+    "methods and training steps, with PyTorch": counting(PLAIN, *WHOLE),
+    "of these, PyTorch takes less than our time": counting(PLAIN, *WHOLE, below=1),
+    "methods and training steps, with torch.compile": counting(COMPILED, *WHOLE),
+    "of these, it takes less than our time": counting(COMPILED, *WHOLE, below=1),
+    "methods and training steps, with auto_LiRPA in a mode": counting(PEER, *WHOLE),
+    "of these, it takes less time": counting(PEER, *WHOLE, below=1),
+}
+COUNTED = {"two cores": CPU_ROWS, "H100": {**H100_ROWS, **H100_METHODS}}
+
 TABLES = {
+    "count of": count,
     "one image": whole_method("methods", 1),
     "more images": whole_method("methods", 16),
     "training step": whole_method("training", 16),

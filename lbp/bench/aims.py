@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from lbp.bench.comparison import LEAST_REPEATS
 from lbp.bench.record import Record, Row
 
 
@@ -23,10 +24,12 @@ class LevelRows:
     Attributes:
         rows: by case, activation and contender.
         record: that has them.
+        timed: rows whose times have been asked for.
     """
 
     rows: dict[tuple[str, str, str], Row]
     record: Record
+    timed: list[Row] = field(default_factory=list)
 
     @classmethod
     def of(cls, record: Record, level: str) -> LevelRows:
@@ -51,9 +54,10 @@ class LevelRows:
         Raises:
             NotMeasuredError: there is none.
         """
-        timing = self.row(case, activation, contender).timing
-        assert timing is not None
-        return timing.median
+        row = self.row(case, activation, contender)
+        assert row.timing is not None
+        self.timed.append(row)
+        return row.timing.median
 
 
 Measure = Callable[[LevelRows], float]
@@ -86,6 +90,16 @@ class Aim:
             NotMeasuredError: the record lacks a row of it, or a row has no time.
         """
         return self.measure(LevelRows.of(record, self.level))
+
+    def fewest_repeats(self, record: Record) -> int | None:
+        """Returns how often the time was measured that was measured least; None where no times are compared.
+
+        Raises:
+            NotMeasuredError: as `measured`.
+        """
+        rows = LevelRows.of(record, self.level)
+        self.measure(rows)
+        return min((row.timing.repeats for row in rows.timed if row.timing is not None), default=None)
 
     def is_met_by(self, ratio: float) -> bool:
         """Says whether a ratio reaches the aim."""
@@ -250,4 +264,6 @@ def _verdict(aim: Aim, record: Record) -> tuple[str, str]:
         ratio = aim.measured(record)
     except NotMeasuredError as error:
         return "[yellow]not measured[/]", escape(str(error))
-    return f"{ratio:.2f}", "[green]met[/]" if aim.is_met_by(ratio) else "[red]missed[/]"
+    repeats = aim.fewest_repeats(record)
+    few = f" ({repeats}x)" if repeats is not None and repeats < LEAST_REPEATS else ""
+    return f"{ratio:.2f}{few}", "[green]met[/]" if aim.is_met_by(ratio) else "[red]missed[/]"

@@ -1,8 +1,12 @@
 """The tables of the pages have the figures of the committed records."""
 
 import importlib
+from dataclasses import replace
 
 import pytest
+
+from lbp.bench.record import Row
+from lbp.bench.timing import Timing
 
 # Kinds of tables whose rows have a network and a method.
 OF_METHODS = ("one image", "training step", "H100, images", "H100, one image", "H100, training")
@@ -86,6 +90,40 @@ def test_of_two_records_that_have_a_case_the_later_one_counts(tables):
     row, rates = tables.H100_ROWS["ops", "ramp B=32 n=512", "ReLU", "native"]
     assert row in earlier.rows
     assert rates == earlier.rates_of(row)
+
+
+@pytest.mark.parametrize(("note", "counts"), [("out of memory", "later"), ("not run: estimated 120 s", "earlier")])
+def test_a_case_that_failed_in_the_later_record_has_no_time_and_one_that_was_not_run_there_the_earlier(
+    tables, note, counts
+):
+    earlier, later = tables.H100
+    row = next(row for row in earlier.rows if row.timing is not None)
+    without = replace(later, rows=(replace(row, timing=None, note=note, run=0),))
+    found, _ = tables.rows_of(earlier, without)[row.key]
+    assert found in {"earlier": earlier, "later": without}[counts].rows
+
+
+def test_rows_are_counted_by_what_others_take_for_our_second(tables):
+    def row(name, seconds, case="relax n=8", **parameters):
+        return Row("ops", case, "ReLU", name, Timing(seconds, seconds, seconds, 3), parameters=parameters)
+
+    rows = [
+        row("native", 1.0),
+        row("reference", 2.0),
+        row("native", 2.0, "ramp n=8"),
+        row("reference", 1.8, "ramp n=8"),
+    ]
+    rows += [row("native", 1.0, "dense", by_dense=True), row("reference", 9.0, "dense", by_dense=True)]
+    rows += [row("native", 1.0, "alone"), row("reference compiled", 0.5)]
+    records = {row.key: (row, None) for row in rows}
+    assert sorted(tables.ratios(records, "reference", "ops")) == [0.9, 2.0]
+    assert tables.ratios(records, "reference compiled", "ops") == [0.5]
+    assert tables.ratios(records, "reference", "methods") == []
+    at_least_twice, below = (
+        tables.COUNTS[words](records)
+        for words in ("of these, PyTorch takes at least twice our time", "PyTorch takes less than 0.95 of our time")
+    )
+    assert (at_least_twice, below) == (1, 1)
 
 
 def test_other_tables_and_sentences_stay(tables):
