@@ -4,13 +4,35 @@
     benchmarks/gpu_record.sh methods training  these; a name stands for all stages whose names begin with it
     benchmarks/gpu_record.sh --rest            those that the record of this commit and device lacks, or that have not
                                                passed
+    benchmarks/gpu_record.sh --help            this text
+
+| stage | what |
+| --- | --- |
+| build | the library, its kernels ahead of time for this device |
+| test, test-cases | the tests that need a GPU |
+| memcheck, racecheck, synccheck | a call of every op under compute-sanitizer |
+| jit-build, jit-test | kernels compiled just in time |
+| methods | IBP and CROWN-IBP on DM-Large, DM-Medium and CNN-7+BN, 32 and 256 images |
+| training | training steps of 128 images |
+| methods-one-image | LBP, CROWN-LBP and CROWN on the same networks |
+| growth | how cost grows with a network's sizes |
+| benchmark | the ops whose bandwidth is a target, and intervals |
+| full-ops | all ops |
+| full-methods | all networks, methods, numbers of images and contenders |
+| full-training | training steps, all contenders |
+| full-compiled | ops, PyTorch under torch.compile as well |
+
+The last four add, call by call, what the record lacks of all that `lbp bench` measures on a GPU. Together with others
+they take what time those leave, and are not begun where that is too short for a case. A case in which a contender is
+missing is measured anew with all of them, as they take turns.
 
 Tests and sanitizers run side by side, measurements alone. A stage that fails, or runs past its limit, is recorded as
 such, and the next one runs. What earlier stages left of their time, and the whole of the time where few are named, is
 added to the limit. After TIME_S seconds in all, which the environment may set, a stage is interrupted, or not begun:
 the same command goes on. Measurements begin no further case near their limit, and the next call measures what is left,
 where the record is of this commit, device and versions. Records and logs are in build/gpu_record, and what was measured
-is copied to benchmarks/results: a tree that is copied anew between two calls loses nothing.
+is copied to benchmarks/results: a tree that is copied anew between two calls loses nothing. A record that cannot be
+read gets ".damaged" behind its name, and what the others hold is kept.
 """
 
 from __future__ import annotations
@@ -45,8 +67,11 @@ NEEDED = (
 TOOLS = ("cmake", "ninja")
 TIME_S = float(os.environ.get("TIME_S", "570"))
 INTERRUPTED_S = 5  # that a stage has to say what it knows
-# What `lbp bench` takes besides the cases that it begins: to start, and to end the last one.
-BESIDES_S = 30
+# What `lbp bench` takes besides the cases that it begins: to start, and to end the last one. Where it compiles, or some
+# contenders run into their limits, one case takes longer.
+BESIDES_S, BESIDES_LONG_CASES_S = 30, 120
+# What a stage that has no time of its own needs beside that, to be worth its start.
+LEAST_S = 30
 # What compute-sanitizer watches: a call of every op, forward and backward, and sizes that cut the work in other ways.
 WATCHED = (
     *("-q", "-rsf", "tests/gpu/test_every_op.py", "tests/gpu/test_sizes.py", "tests/gpu/test_outward_intervals.py"),
@@ -70,6 +95,11 @@ PHASES: Sequence[Sequence[Sequence[str]]] = (
     (("methods-one-image",),),
     (("growth",),),
     (("benchmark",),),
+    # In what time is left.
+    (("full-ops",),),
+    (("full-methods",),),
+    (("full-training",),),
+    (("full-compiled",),),
 )
 # Whatever plugins the Python has: they warn, which tests take for errors. Lines are so wide that reasons have room.
 WITHOUT_PLUGINS = MappingProxyType({"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "2", "COLUMNS": "200"})
@@ -79,12 +109,18 @@ class Stage(NamedTuple):
     """A step of the record: a command, the seconds it may take, and the environment that it adds."""
 
     name: str
-    limit_s: int
+    limit_s: int  # 0 where it takes what others leave
     command: list[str]
     environment: Mapping[str, str] = MappingProxyType({})
     folder: Path = ROOT
     prepare: Callable[[], str | None] = lambda: None  # returns why the stage cannot run, or None
     record: str | None = None  # of `lbp bench`, to which it adds
+    besides_s: int = BESIDES_S  # of a measurement, that remain after its last case has begun
+
+    @property
+    def least_s(self) -> int:
+        """Seconds with less than which it is not begun."""
+        return 0 if self.limit_s > 0 else self.besides_s + LEAST_S
 
 
 def python(*arguments: str) -> list[str]:
@@ -135,10 +171,10 @@ def stages(device: str, capability: str) -> list[Stage]:
     just_in_time = {"LBP_CUDA": "JIT", "LBP_CACHE_DIR": str(JIT / "cache")}
     ops = [part for name in MEASURED for part in ("--only", name)]
 
-    def bench(name: str, limit_s: int, of: str, level: str, *options: str) -> Stage:
+    def bench(name: str, limit_s: int, of: str, level: str, *options: str, besides_s: int = BESIDES_S) -> Stage:
         record = f"{device}-{of}.json"
         command = python("-m", "lbp", "bench", level, "--device", "cuda", *options, "--output", str(RECORDS / record))
-        return Stage(name, limit_s, command, {"COLUMNS": "160"}, record=record)
+        return Stage(name, limit_s, command, {"COLUMNS": "160"}, record=record, besides_s=besides_s)
 
     tests = python("-m", "pytest", "-m", "gpu", "-q", "-rsf", "--tb=short")
     # Many, so that they have processes of their own.
@@ -146,7 +182,9 @@ def stages(device: str, capability: str) -> list[Stage]:
     others = [*tests, *side_by_side(), "tests/gpu", *(f"--ignore={path}" for path in cases)]
     # Who compiles, or keeps rows as matrices, would take the time of the others.
     contenders = [part for name in ("native", "reference", "auto_LiRPA patches") for part in ("--contender", name)]
-    in_time = (*contenders, "--repeats", "5", "--time-limit", "5")
+    few = ("--repeats", "5", "--time-limit", "5")
+    in_time = (*contenders, *few)
+    long = BESIDES_LONG_CASES_S
 
     def only(*names: str) -> list[str]:
         return [part for name in names for part in ("--only", name)]
@@ -166,8 +204,12 @@ def stages(device: str, capability: str) -> list[Stage]:
         bench("methods", 80, "methods", "methods", *in_time, *many),
         bench("training", 60, "methods", "training", *in_time, "--batch", "128", *only(*networks, "DM-Small")),
         bench("methods-one-image", 45, "methods", "methods", *in_time, *one),
-        bench("growth", 35, "growth", "growth", "--repeats", "5", "--time-limit", "5"),
+        bench("growth", 35, "growth", "growth", *few),
         bench("benchmark", 70, "bench", "ops", "--no-compiled", "--repeats", "5", *ops),
+        bench("full-ops", 0, "bench", "ops", "--no-compiled", "--repeats", "5"),
+        bench("full-methods", 0, "methods", "methods", *few, besides_s=long),
+        bench("full-training", 0, "methods", "training", *few, besides_s=long),
+        bench("full-compiled", 0, "bench", "ops", "--repeats", "5", besides_s=long),
     ]
 
 
@@ -185,7 +227,7 @@ def run(stage: Stage, deadline: float, reserved: float) -> dict[str, Any]:
     command = [*stage.command, *run_limit(stage, limit)]
     entry: dict[str, Any] = {"stage": stage.name, "limit_s": max(0, round(limit))}
     entry["command"] = command_text(command, stage.environment)
-    reason = stage.prepare() if limit > 0 else "the time is up"
+    reason = stage.prepare() if limit > stage.least_s else "the time is up"
     if reason is not None:
         return entry | {"status": "not run", "reason": reason}
     log = LOGS / f"{stage.name}.log"
@@ -224,7 +266,7 @@ def run_limit(stage: Stage, limit: float) -> list[str]:
     """Return the option by which a measurement ends by itself within its limit, in seconds."""
     if stage.record is None:
         return []
-    return ["--run-limit", f"{max(limit - BESIDES_S, 1) / 60:.2f}"]
+    return ["--run-limit", f"{max(limit - stage.besides_s, 1) / 60:.2f}"]
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -309,6 +351,9 @@ def output_of(*command: str) -> str:
 
 def main() -> None:
     """Run the stages named on the command line, or all, and write the record after each."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     missing += [name for name in TOOLS if shutil.which(name) is None]
     if missing:
@@ -324,9 +369,11 @@ def main() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     every = stages(device, record["compute_capability"])
     names = (f"{device}.json", *{stage.record: None for stage in every if stage.record is not None})
-    adopt(names)
     path = RECORDS / names[0]
+    is_lost = path.name in adopt(names)
     done = earlier_stages(path, record)
+    if is_lost:
+        done = with_unknown(every, done)
     chosen = {stage.name: stage for stage in choose(every, sys.argv[1:], done)}
     begin_anew(every, chosen, done)
     plan = phases_of(chosen)
@@ -338,10 +385,9 @@ def main() -> None:
         if entry["status"] != "not run" or not has_run(stage.name, done):
             done[stage.name] = entry
         record["stages"] = [done[stage.name] for stage in every if stage.name in done]
-        path.write_text(json.dumps(record, indent=2) + "\n")
+        write_whole(path, json.dumps(record, indent=2).encode() + b"\n")
         for name in names:
-            if (RECORDS / name).exists():
-                shutil.copy(RECORDS / name, RESULTS)
+            copy_whole(RECORDS / name, RESULTS / name)
 
     def run_chain(chain: Sequence[Stage], reserved: float) -> None:
         for stage in chain:
@@ -354,16 +400,86 @@ def main() -> None:
         reserved = sum(seconds_of(later) for later in plan[number + 1 :])
         with ThreadPoolExecutor(len(phase)) as pool:
             list(pool.map(run_chain, phase, [reserved] * len(phase)))  # with an error of any of them
-    if any(done[name]["status"] not in WELL for name in chosen):
+    # For which no time was left, though it was not theirs, is well, too.
+    waiting = {name for name, stage in chosen.items() if stage.limit_s == 0 and done[name]["status"] == "not run"}
+    if any(done[name]["status"] not in WELL for name in chosen.keys() - waiting):
         sys.exit(1)
 
 
-def adopt(names: Iterable[str]) -> None:
-    """Bring records of an earlier call to where they go on, unless they are there."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is complete or as before, whenever this script ends.
+
+    As `lbp.files` does, which cannot be imported here: a library of another commit, which this script is about to
+    replace, may keep the package from loading.
+    """
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(path)
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file, if it is there, so that the target is complete or as before."""
+    if source.exists():
+        write_whole(target, source.read_bytes())
+
+
+def adopt(names: Sequence[str]) -> set[str]:
+    """Bring records of an earlier call to where they go on, unless they are there.
+
+    Args:
+        names: of the record of all stages, then of what was measured.
+
+    Returns:
+        the names of those that were damaged and set aside.
+    """
     RECORDS.mkdir(parents=True, exist_ok=True)
+    damaged = set()
     for name in names:
-        if (RESULTS / name).exists() and not (RECORDS / name).exists():
-            shutil.copy(RESULTS / name, RECORDS)
+        keys = ("stages", *SAME) if name == names[0] else ("rows",)
+        for path in (RECORDS / name, RESULTS / name):
+            if path.exists():
+                if is_whole(path, keys):
+                    break
+                set_aside(path)
+                damaged.add(name)
+        if not (RECORDS / name).exists():
+            copy_whole(RESULTS / name, RECORDS / name)
+    return damaged
+
+
+def is_whole(path: Path, keys: Iterable[str]) -> bool:
+    """Say whether a file is JSON with these keys."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and set(keys) <= content.keys()
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged file, and say so."""
+    number, target = 1, path.with_name(f"{path.name}.damaged")
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}.damaged-{number}")
+    path.rename(target)
+    print(f"{path} is damaged; it is set aside as {target.name}", file=sys.stderr, flush=True)
+
+
+def with_unknown(every: Iterable[Stage], done: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what was done when the record of it was lost: whoever may have measured what is there, has.
+
+    `lbp bench` goes on with it, or refuses if it is of another commit, and says so; it is not removed.
+    """
+    reason = "its entry was lost with a damaged record"
+    return {
+        stage.name: {"stage": stage.name, "status": "unknown", "reason": reason}
+        for stage in every
+        if stage.record is not None and (RECORDS / stage.record).exists()
+    } | done
 
 
 def choose(every: Sequence[Stage], arguments: Sequence[str], done: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
@@ -401,7 +517,7 @@ def phases_of(chosen: Mapping[str, Stage]) -> list[list[list[Stage]]]:
 
 def seconds_of(phase: Iterable[Iterable[Stage]]) -> float:
     """Return how long a phase may take: as long as its longest chain."""
-    return max(sum(stage.limit_s + INTERRUPTED_S for stage in chain) for chain in phase)
+    return max(sum(stage.limit_s + INTERRUPTED_S for stage in chain if stage.limit_s > 0) for chain in phase)
 
 
 def has_run(name: str, done: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -420,16 +536,18 @@ def unbuilt() -> set[str]:
 SECTION_OF_KERNELS = b".nv_fatbin"
 
 
+# Of a record of all stages: what differs where it is about another tree or machine.
+SAME = ("device", "driver", "nvcc", "cupy", "torch", "python", "commit", "changed_files")
+
+
 def earlier_stages(path: Path, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return by name the stages of a record that is about the same tree, device and versions."""
-    same = ("device", "driver", "nvcc", "cupy", "torch", "python", "commit", "changed_files")
-    try:
-        earlier = json.loads(path.read_text())
-        if any(earlier[name] != record[name] for name in same):
-            return {}
-        return {entry["stage"]: entry for entry in earlier["stages"]}
-    except (OSError, ValueError, KeyError):
+    """Return by name the stages of a record, if there is one, that is about the same tree, device and versions."""
+    if not path.exists():
         return {}
+    earlier = json.loads(path.read_text())
+    if any(earlier[name] != record[name] for name in SAME):
+        return {}
+    return {entry["stage"]: entry for entry in earlier["stages"]}
 
 
 if __name__ == "__main__":

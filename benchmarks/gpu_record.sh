@@ -4,7 +4,9 @@
 # Needs nvcc, a C++ compiler, CMake and ninja, and for the Python that PYTHON names [python3] torch with CUDA, pip and
 # pytest. All else comes as wheels in build/carried, which `make carried` fills on a machine with a network (CMake and
 # ninja, too, by CARRIED_ALSO="cmake ninja"; auto_LiRPA by PEER=FOLDER); they are installed into build/gpu_record.
-# Arguments are names of stages: benchmarks/gpu_record.py.
+# Without arguments all stages run: tests, then what is most telling, then what time is left for. Arguments are names of
+# stages, which run alone, or --rest for what the record lacks; --help lists them, and benchmarks/gpu_record.py says more.
+# Calls of --rest, one after the other, measure everything that `lbp bench` has for a GPU.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-python3}"

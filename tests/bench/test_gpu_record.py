@@ -4,14 +4,19 @@ import importlib
 import json
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import torch
 from typer.main import get_command
 
+from lbp.bench import grid, methods
 from lbp.bench.aims import CUDA_AIMS
 from lbp.bench.contenders import CONTENDERS
+from lbp.bench.op_cases import OP_NAMES
+from lbp.bench.worker import Limits
 from lbp.cli import app
-from lbp.commands.bench import _known
+from lbp.commands.bench import _known, _method_options
 
 VERSIONS = {"driver": "1", "nvcc": "13", "cupy": "14", "torch": "2", "python": "3"}
 FACTS = {"device": "A", "compute_capability": "9.0", "commit": "c", "changed_files": 0, **VERSIONS}
@@ -39,6 +44,95 @@ def test_the_limits_of_all_stages_fit_ten_minutes(script):
     assert sorted(stage.name for phase in phases for chain in phase for stage in chain) == sorted(by_name)
     assert sum(script.seconds_of(phase) for phase in phases) <= script.TIME_S < 600
     assert stages[0].environment["LBP_CUDA_ARCHITECTURES"] == "90"
+
+
+def parameters_of(level, command):
+    """Returns what `lbp bench` reads from a command of the script, and checks that it measures the level on a GPU."""
+    _, _, module, name, *options = command
+    assert (module, name) == ("lbp", "bench")
+    parameters = get_command(app).commands[name].make_context(name, list(options)).params
+    assert (parameters["levels"], parameters["device"], parameters["quick"]) == ([level], "cuda", False)
+    return parameters
+
+
+@pytest.fixture
+def rows_of(monkeypatch):
+    """Returns the keys of all rows of methods or training steps on a GPU, without measuring them."""
+    monkeypatch.setattr(grid, "neurons", lambda network: 1)
+    monkeypatch.setattr(methods, "peer_available", lambda folder: True)
+    monkeypatch.setattr(methods, "_run", lambda runners, *_: [runner.row() for runner in runners])
+    measures = {"methods": methods.measure_methods, "training": methods.measure_training}
+
+    def rows(level, only=(), batch=(), contender=()):
+        options = _method_options(tuple(only), Limits(1.0, 1, 1), 1, batch, contender, None, quick=False)
+        measured = measures[level](torch.device("cuda", 0), options, lambda case: None)
+        return {row.key for case in measured for row in case}
+
+    return rows
+
+
+@pytest.mark.parametrize("level", ["methods", "training"])
+def test_every_network_method_batch_and_contender_is_measured_by_some_stage(script, rows_of, level):
+    stages = [stage for stage in script.stages("gpu-a", "9.0") if stage.record and level in stage.command]
+    found = {}
+    for stage in stages:
+        parameters = parameters_of(level, stage.command)
+        found[stage.name] = rows_of(level, *(parameters[name] or () for name in ("only", "batch", "contender")))
+    wanted = rows_of(level)
+    assert len({case for _, case, _, _ in wanted}) == {"methods": 7 * 5 * 3, "training": 4 * 2}[level]
+    assert set().union(*found.values()) == wanted
+    assert all(found[name] < wanted for name in found if not name.startswith("full"))
+
+
+def test_every_op_is_measured_by_some_stage_with_and_without_compilation(script):
+    stages = [stage for stage in script.stages("gpu-a", "9.0") if stage.record and "ops" in stage.command]
+    measured = {True: set(), False: set()}
+    for stage in stages:
+        parameters = parameters_of("ops", stage.command)
+        only = parameters["only"] or ("",)
+        measured[parameters["compiled"]] |= {op for op in OP_NAMES if any(part in op for part in only)}
+    assert measured == {True: set(OP_NAMES), False: set(OP_NAMES)}
+
+
+def test_what_completes_the_record_takes_only_the_time_that_others_leave(script):
+    every = script.stages("gpu-a", "9.0")
+    full = [stage for stage in every if stage.name.startswith("full-")]
+    assert every[-len(full) :] == full
+    phases = script.phases_of({stage.name: stage for stage in every})
+    assert [stage.name for ((stage,),) in phases[-len(full) :]] == [stage.name for stage in full]
+    assert script.seconds_of([[full[0]]]) == 0
+
+
+@pytest.mark.parametrize(("left", "status"), [(70, "passed"), (60, "not run")])
+def test_what_completes_the_record_is_not_begun_when_too_little_time_is_left_for_a_case(script, left, status):
+    measuring = stage(script, "print('measured')", 0)._replace(record="gpu-a-methods.json")
+    entry = script.run(measuring, time.monotonic() + left, reserved=0.0)
+    assert entry["status"] == status
+
+
+def test_the_run_is_well_where_no_time_was_left_for_what_completes_the_record(script, monkeypatch, recording):
+    def run(stage, deadline, reserved):
+        return {"stage": stage.name, "status": "passed" if stage.limit_s > 0 else "not run"}
+
+    monkeypatch.setattr(script, "run", lambda stage, *_: {"stage": stage.name, "status": "not run"})
+    with pytest.raises(SystemExit):
+        recording("growth")
+    monkeypatch.setattr(script, "run", run)
+    assert recording()["full-ops"]["status"] == "not run"
+
+
+def test_a_case_that_lasts_long_may_end_within_the_limit(script):
+    by_name = {stage.name: stage for stage in script.stages("gpu-a", "9.0")}
+    assert script.run_limit(by_name["benchmark"], 330.0) == ["--run-limit", "5.00"]
+    assert script.run_limit(by_name["full-methods"], 420.0) == ["--run-limit", "5.00"]
+
+
+def test_help_lists_every_stage(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu_record.py", "--help"])
+    script.main()
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    names = [name for line in listed for name in line.split("|")[1].replace(",", " ").split()]
+    assert names[2:] == [stage.name for stage in script.stages("gpu-a", "9.0")]
 
 
 @pytest.mark.parametrize("name", ["methods", "methods-one-image", "training"])
@@ -132,6 +226,78 @@ def test_what_was_done_for_the_same_tree_and_machine_is_kept(script, tmp_path):
     assert script.earlier_stages(path, {**FACTS, "commit": "d"}) == {}
 
 
+DAMAGED = (b"", b'{"device": "A", "stag', b"[]", b'{"device": "A"}', b"\xff\xfe")
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_record_of_stages_is_set_aside_and_what_was_measured_is_kept(script, recording, capsys, content):
+    rows = '{"rows": ["measured"]}'
+    script.RECORDS.mkdir()
+    (script.RECORDS / "gpu-a.json").write_bytes(content)
+    (script.RECORDS / "gpu-a-methods.json").write_text(rows)
+    done = recording("growth")
+    assert (script.RECORDS / "gpu-a.json.damaged").read_bytes() == content
+    assert "gpu-a.json is damaged; it is set aside as gpu-a.json.damaged" in capsys.readouterr().err
+    assert (done["methods"]["status"], done["growth"]["status"]) == ("unknown", "passed")
+    recording("methods")
+    assert (script.RECORDS / "gpu-a-methods.json").read_text() == rows
+    assert (script.RESULTS / "gpu-a-methods.json").read_text() == rows
+
+
+def test_a_damaged_record_gives_way_to_its_copy(script, recording):
+    for folder in (script.RECORDS, script.RESULTS):
+        folder.mkdir()
+    entry = {"stage": "methods", "status": "passed"}
+    (script.RESULTS / "gpu-a.json").write_text(json.dumps({**FACTS, "stages": [entry]}))
+    (script.RESULTS / "gpu-a-methods.json").write_text('{"rows": ["measured"]}')
+    for name in ("gpu-a.json", "gpu-a-methods.json"):
+        (script.RECORDS / name).write_text("{")
+        (script.RECORDS / f"{name}.damaged").write_text("of another day")
+    assert recording("growth")["methods"] == entry
+    assert (script.RECORDS / "gpu-a-methods.json").read_text() == '{"rows": ["measured"]}'
+    assert (script.RECORDS / "gpu-a-methods.json.damaged").read_text() == "of another day"
+    assert (script.RECORDS / "gpu-a-methods.json.damaged-2").read_text() == "{"
+
+
+def test_a_damaged_copy_is_not_adopted(script, recording):
+    script.RESULTS.mkdir()
+    (script.RESULTS / "gpu-a-methods.json").write_text("{")
+    recording("growth")
+    assert not (script.RECORDS / "gpu-a-methods.json").exists()
+    assert (script.RESULTS / "gpu-a-methods.json.damaged").read_text() == "{"
+
+
+def test_a_record_is_complete_or_as_before_when_its_writing_is_cut_off(script, monkeypatch, tmp_path):
+    path = tmp_path / "record.json"
+    script.write_whole(path, b"before")
+
+    def cut_off(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script.os, "fsync", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        script.write_whole(path, b"half of what")
+    assert path.read_bytes() == b"before"
+
+
+def test_no_record_is_written_otherwise(script, monkeypatch, recording):
+    recording("growth")
+    written = []
+
+    def write_whole(path, content):
+        written.append(path.relative_to(script.LOGS))
+        assert json.loads(content)
+
+    monkeypatch.setattr(script, "write_whole", write_whole)
+    (script.RECORDS / "gpu-a-growth.json").write_text('{"rows": []}')
+    before = {path: path.stat().st_mtime_ns for path in script.LOGS.rglob("*.json")}
+    recording("growth")
+    assert {path: path.stat().st_mtime_ns for path in script.LOGS.rglob("*.json")} == before
+    assert {*written} == {
+        Path(name) for name in ("records/gpu-a.json", "results/gpu-a.json", "results/gpu-a-growth.json")
+    }
+
+
 @pytest.fixture
 def recording(script, monkeypatch):
     """Runs the script's measurements, each a program that notes its arguments; returns these."""
@@ -172,7 +338,7 @@ def test_a_measurement_goes_on_where_its_record_is_of_this_tree_and_machine_and_
     script, recording, arguments, facts, status, kept
 ):
     script.RESULTS.mkdir()
-    (script.RESULTS / "gpu-a-methods.json").write_text("{}")
+    (script.RESULTS / "gpu-a-methods.json").write_text('{"rows": []}')
     entry = {"stage": "methods", "status": status}
     (script.RESULTS / "gpu-a.json").write_text(json.dumps({**facts, "stages": [entry]}))
     recording(*arguments)
@@ -181,15 +347,16 @@ def test_a_measurement_goes_on_where_its_record_is_of_this_tree_and_machine_and_
 
 def test_a_tree_that_is_copied_anew_goes_on_with_the_record_of_the_call_before(script, recording):
     recording("methods")
-    (script.RECORDS / "gpu-a-methods.json").write_text("of this call")
+    (script.RECORDS / "gpu-a-methods.json").write_text('{"rows": ["of this call"]}')
     for name in ("gpu-a.json", "gpu-a-methods.json"):
         (script.RESULTS / name).write_text(json.dumps({**FACTS, "commit": "of the tree", "stages": []}))
     assert [*recording("training")] == ["methods", "training", "methods-one-image"]
-    assert (script.RESULTS / "gpu-a-methods.json").read_text() == "of this call"
+    assert (script.RESULTS / "gpu-a-methods.json").read_text() == '{"rows": ["of this call"]}'
 
 
 def test_a_name_stands_for_all_stages_that_begin_with_it_and_no_other_is_known(script, recording):
     assert [*recording("methods")] == ["methods", "methods-one-image"]
+    assert [*recording("growth")] == ["methods", "methods-one-image", "growth"]
     with pytest.raises(SystemExit, match="no stage is called method; there are methods"):
         recording("method")
 
@@ -240,14 +407,20 @@ def test_a_measurement_ends_by_itself_within_its_limit_and_the_rest_measures_wha
     assert script.choose(every, ["--rest"], done) == [measuring]
 
 
-@pytest.mark.parametrize("name", ["methods", "training", "methods-one-image", "growth", "benchmark"])
-def test_lbp_bench_knows_the_options_and_names_of_a_measurement(script, name):
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        *(("methods", "methods"), ("training", "training"), ("methods-one-image", "methods"), ("growth", "growth")),
+        *(("benchmark", "ops"), ("full-ops", "ops"), ("full-methods", "methods"), ("full-training", "training")),
+        ("full-compiled", "ops"),
+    ],
+)
+def test_lbp_bench_knows_the_options_and_names_of_a_measurement(script, name, level):
     (measuring,) = (stage for stage in script.stages("gpu-a", "9.0") if stage.name == name)
-    _, _, module, command, *options = [*measuring.command, *script.run_limit(measuring, 60.0)]
-    assert (module, command) == ("lbp", "bench")
-    context = get_command(app).commands[command].make_context(command, list(options))
-    assert _known(context.params["only"]) == tuple(context.params["only"])
-    assert set(context.params["contender"] or ()) <= {contender.name for contender in CONTENDERS}
+    parameters = parameters_of(level, [*measuring.command, *script.run_limit(measuring, 60.0)])
+    only = tuple(parameters["only"] or ())
+    assert _known(only) == only
+    assert set(parameters["contender"] or ()) <= {contender.name for contender in CONTENDERS}
 
 
 def test_a_stage_for_which_no_time_was_left_keeps_what_it_did_before(script):
