@@ -4,45 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from lbp.bench.record import Row
 
+FITTED = 3
+"""Sizes that a fit takes, the largest ones: of two nothing would say how well they lie on a power."""
+
+
+class Expected(NamedTuple):
+    """Exponents of large chains of equal convolutions in words: of the number of operations, and of peak memory."""
+
+    operations: str
+    memory: str
+
+
+_OF_FULL_CHUNKS = "of full chunks 0"
+
 EXPECTED = {
-    ("LBP", "native", "width"): "2",
-    ("LBP", "native", "depth"): "3 while windows grow, then 1",
-    ("LBP", "native", "image"): "2 once the image is larger than the windows",
-    ("LBP", "native, dense", "width"): "2",
-    ("LBP", "native, dense", "depth"): "1",
-    ("LBP", "native, dense", "image"): "4",
-    ("CROWN", "native, every row", "width"): "3",
-    ("CROWN", "native, every row", "depth"): "4 while windows grow, then 2",
-    ("CROWN", "native, every row", "image"): "2 once the image is larger than the windows",
-    ("CROWN", "native, dense", "width"): "3",
-    ("CROWN", "native, dense", "depth"): "2",
-    ("CROWN", "native, dense", "image"): "4",
+    ("LBP", "native", "width"): Expected("2", "1"),
+    ("LBP", "native", "depth"): Expected("3 while windows grow, then 1", "2 while windows grow, then 0"),
+    ("LBP", "native", "image"): Expected(
+        "2 once the image is larger than the windows", "2 once the image is larger than the windows"
+    ),
+    ("LBP", "native, dense", "width"): Expected("2", "1"),
+    ("LBP", "native, dense", "depth"): Expected("1", "0"),
+    ("LBP", "native, dense", "image"): Expected("4", "4"),
+    ("CROWN", "native, every row", "width"): Expected("3", f"2, {_OF_FULL_CHUNKS}"),
+    ("CROWN", "native, every row", "depth"): Expected(
+        "4 while windows grow, then 2", f"2 while windows grow, then and {_OF_FULL_CHUNKS}"
+    ),
+    ("CROWN", "native, every row", "image"): Expected(
+        "2 once the image is larger than the windows", f"2 once the image is larger than the windows, {_OF_FULL_CHUNKS}"
+    ),
+    ("CROWN", "native, dense", "width"): Expected("3", f"2, {_OF_FULL_CHUNKS}"),
+    ("CROWN", "native, dense", "depth"): Expected("2", "0"),
+    ("CROWN", "native, dense", "image"): Expected("4", f"4, {_OF_FULL_CHUNKS}"),
 }
-"""Exponents of the number of operations in chains of equal convolutions, for large sizes; of batch always 1."""
+"""Memory is that of what grows fastest; beside it bounds and lines grow with the number of neurons.
+
+The matrices of LBP are as large as the windows of all neurons of a layer, or as the input times these, and one step's
+are held at a time. CROWN has a row, a window or a whole layer, for every neuron of a layer, in chunks of no more than
+`lbp.methods.memory.CHUNK_BYTES`, which do not grow once they are full.
+"""
+
+_OF_BATCH = {"LBP": Expected("1", "1"), "CROWN": Expected("1", f"1, {_OF_FULL_CHUNKS}")}
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Fitted exponents of one contender in one quantity; the largest half of the sizes is fitted.
+    """Fitted exponents of one contender in one quantity; the three largest sizes are fitted.
 
     Attributes:
         method, contender, quantity: what grew.
+        sizes: how many are fitted, less than three where no others were timed.
         time: exponent of the median time.
+        time_residual: the largest factor between a time and the fit; None where any two times fit.
         memory: exponent of the peak memory, None where it was not measured or too small to tell.
+        memory_residual: the same factor of memory.
         expected: exponent of the number of operations.
+        expected_memory: exponent of the memory that rows and matrices take.
     """
 
     method: str
     contender: str
     quantity: str
+    sizes: int
     time: float
+    time_residual: float | None
     memory: float | None
+    memory_residual: float | None
     expected: str
+    expected_memory: str
 
 
 def fitted_growth(rows: Iterable[Row]) -> list[Growth]:
@@ -56,15 +91,35 @@ def fitted_growth(rows: Iterable[Row]) -> list[Growth]:
 
 
 def _fit(method: str, contender: str, quantity: str, group: Sequence[Row]) -> Growth:
-    largest = sorted(group, key=lambda row: row.parameters["value"])[-max(2, (len(group) + 1) // 2) :]
+    largest = sorted(group, key=lambda row: row.parameters["value"])[-FITTED:]
     sizes = [float(row.parameters["value"]) for row in largest]
     times = [row.timing.median for row in largest if row.timing is not None]
     peaks = [row.peak_bytes for row in largest if row.peak_bytes is not None and row.peak_bytes >= 2**20]
-    memory = exponent(sizes, peaks) if len(peaks) == len(sizes) else None
-    expected = "1" if quantity == "batch" else EXPECTED.get((method, contender, quantity), "")
-    return Growth(method, contender, quantity, exponent(sizes, times), memory, expected)
+    memory, memory_residual = fitted_power(sizes, peaks) if len(peaks) == len(sizes) else (None, None)
+    by_batch = _OF_BATCH.get(method) if quantity == "batch" else None
+    expected = by_batch or EXPECTED.get((method, contender, quantity), Expected("", ""))
+    time, time_residual = fitted_power(sizes, times)
+    return Growth(
+        method,
+        contender,
+        quantity,
+        len(sizes),
+        time,
+        time_residual,
+        memory,
+        memory_residual,
+        expected.operations,
+        expected.memory,
+    )
 
 
-def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """Returns the slope of the line that fits log(cost) against log(size) best."""
-    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+def fitted_power(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float, float | None]:
+    """Returns the exponent of the power of the size that fits costs best, by least squares of logarithms.
+
+    Returns:
+        the exponent, and the largest factor between a cost and the fit; None of two costs, which any power fits.
+    """
+    logs = np.log(costs)
+    line = np.polyfit(np.log(sizes), logs, 1)
+    factor = float(np.exp(np.abs(logs - np.polyval(line, np.log(sizes))).max()))
+    return float(line[0]), factor if len(sizes) > 2 else None

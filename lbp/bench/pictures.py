@@ -19,8 +19,8 @@ def draw_pictures(record: Record, folder: Path) -> list[Path]:
     """Draws what the record has rows for, as PNG files, and returns their paths.
 
     `speed-up.png`: PyTorch's time over native by numbers in the operands, per op. `roofline.png`: rates of the ops that
-    multiply against their operations per byte, under the measured roofs. `memory.png` and `time.png`: methods against
-    the number of neurons.
+    multiply against their operations per byte, both in units of the machine's rates in the same run. `memory.png` and
+    `time.png`: methods against the number of neurons.
 
     Raises:
         OutputError: a file cannot be written.
@@ -60,19 +60,22 @@ def _speed_up(axes: Axes, record: Record) -> None:
 
 
 def _roofline(axes: Axes, record: Record) -> None:
+    """Draws each row in units of the rates that the machine had in its run, which differ from those of other runs."""
     points: dict[str, list[tuple[float, float]]] = {}
     for row in record.rows:
         if row.level == "ops" and row.contender == "native" and row.timing and row.operations and row.moved_bytes:
-            intensity = row.operations / row.moved_bytes
-            points.setdefault(row.parameters["op"], []).append((intensity, row.operations / row.timing.median))
+            rates = record.rates_of(row)
+            intensity = row.operations / row.moved_bytes * rates.copy / rates.products
+            share = row.operations / row.timing.median / rates.products
+            points.setdefault(row.parameters["op"], []).append((intensity, share))
     for name, values in points.items():
-        intensities, rates = zip(*values, strict=True)
-        axes.scatter(intensities, rates, label=name, s=18)
+        intensities, shares = zip(*values, strict=True)
+        axes.scatter(intensities, shares, label=name, s=18)
     every = [intensity for values in points.values() for intensity, _ in values] or [1.0]
-    ends = (min(every) / 2, max(every) * 2, record.rates.products / record.rates.copy)
-    roof = sorted(ends)
-    axes.plot(roof, [min(x * record.rates.copy, record.rates.products) for x in roof], "k--", label="measured roof")
-    axes.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="operations per second")
+    roof = sorted((min(every) / 2, max(every) * 2, 1.0))
+    axes.plot(roof, [min(x, 1.0) for x in roof], "k--", label="measured roof")
+    xlabel = "operations per byte, in units of (rate of products) / (rate of copies)"
+    axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="operations per second / rate of products")
 
 
 def _memory(axes: Axes, record: Record) -> None:

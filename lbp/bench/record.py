@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 import lbp
+from lbp import _native
 from lbp.bench.rates import Rates
 from lbp.bench.timing import EXACT, Count, Timing
 from lbp.errors import InvalidInputError, reason_of
@@ -94,9 +96,9 @@ class Record:
 
     Attributes:
         device: name of the processor or GPU.
-        commit: of the source tree, "unknown" outside of one; with "+" where files differ from it.
+        commit: of the source tree, see `tree_commit`.
         settings: threads, limits and choices of the first run.
-        versions: of this package and what it stands on.
+        versions: of this package, of what it stands on and of the peers that take part.
         rates: of the machine in the first run.
         rows: the measurements.
         date: of the first run; ISO 8601, UTC.
@@ -114,9 +116,30 @@ class Record:
 
     __pydantic_config__: ClassVar[ConfigDict] = EXACT
 
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs, in the order in which `Row.run` counts them."""
+        return Run(self.date, self.settings, self.rates), *self.continued
+
+    @property
+    def short_commit(self) -> str:
+        """The first digits of the commit, and all that marks a tree that differs from it."""
+        return self.commit[:12] + self.commit[40:]
+
     def rates_of(self, row: Row) -> Rates:
         """Returns the rates of the machine in the run that measured a row."""
-        return self.rates if row.run == 0 else self.continued[row.run - 1].rates
+        return self.runs[row.run].rates
+
+    def range_of(self, rate: str) -> tuple[float, float]:
+        """Returns the least and the largest that a rate was in any run, by its name in `Rates`."""
+        values = [getattr(run.rates, rate) for run in self.runs]
+        return min(values), max(values)
+
+    def range_in_words(self, rate: str) -> str:
+        """Returns that range in GB/s, of products in GFLOP/s."""
+        low, high = (f"{value / 1e9:,.{1 if value < 1e11 else 0}f}" for value in self.range_of(rate))
+        unit = "GFLOP/s" if rate == "products" else "GB/s"
+        return f"{low if low == high else f'{low} to {high}'} {unit}"
 
     def with_rows(self, rows: Iterable[Row]) -> Record:
         """Returns the record with rows of its last run, in the places of those that they measure again."""
@@ -128,9 +151,17 @@ class Record:
 _CONDITIONS = ("threads", "waiting threads", "device")
 """Settings without which times do not belong into one record."""
 
+PEER, PEER_COMMIT = "auto_LiRPA", "commit of auto_LiRPA"
+"""Versions that only runs with this peer have, both of them."""
+
+LIBRARY = "contents of the native library"
+"""Version of the kernels: of one commit they can be built in several ways, or not anew."""
+
 
 def continue_record(path: Path, new: Record) -> Record:
     """Returns the record in a file, continued by a new one that has no rows yet; the new one if there is no file.
+
+    Versions of a peer must agree only where both have one: some runs do without it.
 
     Raises:
         InvalidInputError: not a record, or one of another machine, commit, or set of versions.
@@ -138,7 +169,10 @@ def continue_record(path: Path, new: Record) -> Record:
     if not path.exists():
         return new
     old = read_record(path)
-    facts = [(name, getattr(old, name), getattr(new, name)) for name in ("device", "commit", "versions")]
+    facts = [(name, getattr(old, name), getattr(new, name)) for name in ("device", "commit")]
+    names = {*old.versions, *new.versions}
+    one_sided = {PEER, PEER_COMMIT} - (old.versions.keys() & new.versions.keys())
+    facts += [(name, old.versions.get(name), new.versions.get(name)) for name in sorted(names - one_sided)]
     facts += [(name, old.settings.get(name), new.settings.get(name)) for name in _CONDITIONS]
     for name, before, now in facts:
         if before != now:
@@ -146,11 +180,25 @@ def continue_record(path: Path, new: Record) -> Record:
                 f"{path}: is of {name} {before}, not {now}: times of both would not compare; choose another --output, "
                 "or remove the file"
             )
-    return replace(old, continued=(*old.continued, Run(new.date, new.settings, new.rates)))
+    return replace(
+        old,
+        versions=old.versions | new.versions,
+        continued=(*old.continued, Run(new.date, new.settings, new.rates)),
+    )
 
 
-def new_record(device: torch.device, settings: dict[str, Any], rates: Rates) -> Record:
-    """Returns a record of this machine, now, that has no rows yet."""
+def new_record(device: torch.device, settings: dict[str, Any], rates: Rates, peers: Mapping[str, str]) -> Record:
+    """Returns a record of this machine, now, that has no rows yet.
+
+    Args:
+        device: what is measured on.
+        settings: choices of the run, beside those that every record has.
+        rates: of the machine.
+        peers: versions of the other packages that take part.
+    """
+    versions = {name: value for name, value in collect().items() if name != "platform"}
+    if _native.missing is None:
+        versions[LIBRARY] = hashlib.sha256(_native.LIBRARY.read_bytes()).hexdigest()[:12]
     return Record(
         _device_name(device),
         tree_commit(),
@@ -160,7 +208,7 @@ def new_record(device: torch.device, settings: dict[str, Any], rates: Rates) -> 
             "device": str(device),
             **settings,
         },
-        {name: value for name, value in collect().items() if name != "platform"},
+        {**versions, **peers},
         rates,
         (),
         datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -231,20 +279,23 @@ def _device_name(device: torch.device) -> str:
     return names[0] if names else platform.machine()
 
 
-def tree_commit() -> str:
-    """Returns the commit of the source tree, with "+" where files differ from it; "unknown" outside of a tree."""
-    folder = Path(lbp.__file__).parent
+def tree_commit(package: Path = Path(lbp.__file__).parent) -> str:
+    """Returns the commit of the git tree that a package is a part of, "unknown" outside of one.
+
+    Where tracked files differ from the commit, "+" and the first digits of a hash of the differences follow, so that
+    two states of a tree are never taken for the same code.
+    """
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
+        # A package that is installed into an ignored folder of a tree is no part of it.
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")
+        commit = _git(package, "rev-parse", "HEAD").decode().strip()
         # Records themselves, which are written into the tree, change nothing that is measured.
-        changed = _git(
-            folder, "status", "--porcelain", "--untracked-files=no", ":/", ":(top,exclude)benchmarks/results"
-        )
-        return commit + ("+" if changed else "")
+        tracked = ("--", ":/", ":(top,exclude)benchmarks/results")
+        differences = _git(package, "diff", "--no-ext-diff", "--no-textconv", "--binary", "HEAD", *tracked)
+        return commit + (f"+{hashlib.sha256(differences).hexdigest()[:8]}" if differences else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+def _git(folder: Path, *arguments: str) -> bytes:
+    return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=True).stdout

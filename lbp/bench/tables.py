@@ -64,14 +64,27 @@ def result_tables(record: Record) -> list[Table]:
             tables.append(_level_table(title, level, found, record))
     growth = fitted_growth(record.rows)
     if growth:
-        table = Table(title="Growth: fitted exponents", box=SIMPLE_HEAD)
-        for heading in ("method", "contender", "quantity", "time", "memory", "expected of operations"):
+        table = Table(title="Growth: fitted exponents, and how far off the fit is at most", box=SIMPLE_HEAD)
+        of_time, of_memory = ("time", "expected of operations"), ("memory", "expected of memory")
+        for heading in ("method", "contender", "quantity", "sizes", *of_time, *of_memory):
             table.add_column(heading)
         for fit in growth:
-            memory = "" if fit.memory is None else f"{fit.memory:.2f}"
-            table.add_row(fit.method, fit.contender, fit.quantity, f"{fit.time:.2f}", memory, fit.expected)
+            table.add_row(
+                fit.method,
+                fit.contender,
+                fit.quantity,
+                str(fit.sizes),
+                _exponent(fit.time, fit.time_residual),
+                fit.expected,
+                "" if fit.memory is None else _exponent(fit.memory, fit.memory_residual),
+                fit.expected_memory,
+            )
         tables.append(table)
     return tables
+
+
+def _exponent(fitted: float, residual: float | None) -> str:
+    return f"{fitted:.2f}" if residual is None else f"{fitted:.2f}, {residual:.2f}x off"
 
 
 def _level_table(title: str, level: str, found: Sequence[Case], record: Record) -> Table:

@@ -1,5 +1,6 @@
 """`lbp bench`."""
 
+import importlib.util
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,17 +14,29 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from lbp.bench import cupy_fusion
 from lbp.bench.aims import aims_table
 from lbp.bench.comparison import compare, comparison_table
-from lbp.bench.contenders import CONTENDERS, peer_version
-from lbp.bench.grid import METHODS
+from lbp.bench.contenders import CONTENDERS, Contender, peer_available, peer_version
+from lbp.bench.grid import GROWTH_CONTENDERS, METHODS
 from lbp.bench.methods import MethodOptions, measure_growth, measure_methods, measure_training
 from lbp.bench.networks import NETWORKS
 from lbp.bench.op_cases import OP_NAMES
 from lbp.bench.ops import OpOptions, measure_ops
 from lbp.bench.pictures import draw_pictures
 from lbp.bench.rates import measure_rates
-from lbp.bench.record import Key, Record, Row, continue_record, new_record, read_record, write_record
+from lbp.bench.record import (
+    PEER,
+    PEER_COMMIT,
+    Key,
+    Record,
+    Row,
+    continue_record,
+    new_record,
+    read_record,
+    tree_commit,
+    write_record,
+)
 from lbp.bench.tables import result_tables
 from lbp.bench.worker import Limits
 from lbp.commands.console import say
@@ -48,11 +61,16 @@ class Level(StrEnum):
 
 def bench(
     levels: Annotated[
-        list[Level] | None, typer.Argument(help="what to measure: ops, methods, training, growth; all unless named")
+        list[Level] | None,
+        typer.Argument(
+            help="what to measure: ops, methods, training, growth; all unless named, with --quick but growth"
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves PyTorch's number", min=0, max=4096)] = 0,
-    quick: Annotated[bool, typer.Option(help="DM-Small and one image only: a minute or two")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="DM-Small and one image only, nothing under torch.compile, no growth: a minute or two")
+    ] = False,
     only: Annotated[
         list[str] | None, typer.Option(help="an op (part of its name), a network or a method; repeat")
     ] = None,
@@ -62,7 +80,9 @@ def bench(
     contender: Annotated[
         list[str] | None, typer.Option(help="who is measured, for methods and training; repeat")
     ] = None,
-    compiled: Annotated[bool, typer.Option(help="also PyTorch under torch.compile, ops")] = True,
+    compiled: Annotated[
+        bool, typer.Option(help="also PyTorch under torch.compile, ops, at layers that --quick leaves out")
+    ] = True,
     peer: Annotated[Path | None, typer.Option(help="folder that holds the package auto_LiRPA")] = None,
     repeats: Annotated[int, typer.Option(help="most repeats of a measurement", min=1)] = 7,
     time_limit: Annotated[float, typer.Option(help="seconds after which a run of a method is stopped")] = 60.0,
@@ -83,7 +103,12 @@ def bench(
     again: Annotated[bool, typer.Option("--again", help="measure also what --output holds")] = False,
     plots: Annotated[Path | None, typer.Option(help="draw pictures into this folder")] = None,
     comparison: Annotated[
-        tuple[Path, Path] | None, typer.Option("--compare", help="measure nothing; show what changed from OLD to NEW")
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--compare",
+            help="measure nothing; show what changed from OLD to NEW, where it did beside plain PyTorch, auto_LiRPA or "
+            "the machine's rates as well",
+        ),
     ] = None,
     show: Annotated[Path | None, typer.Option(help="measure nothing; show the tables of this record")] = None,
 ) -> None:
@@ -101,6 +126,9 @@ def bench(
     if show is not None:
         _show(console, read_record(show), plots)
         return
+    if quick and Level.GROWTH in (levels or ()):
+        raise InvalidInputError("--quick has no growth: small sizes do not show how cost grows; leave out one of them")
+    chosen = levels or [level for level in Level if not (quick and level is Level.GROWTH)]
     on = _device(device)
     if threads > 0:
         torch.set_num_threads(threads)
@@ -113,32 +141,37 @@ def bench(
             raise InvalidInputError(f"{option} must be above 0 and at most {_MOST:g}, got {value:g}")
     prepare_files(output)
     settings = {
-        "levels": [level.value for level in levels or list(Level)],
+        "levels": [level.value for level in chosen],
         "quick": quick,
         "only": list(names),
         "batch": list(batch or ()),
         "contenders": list(contender or ()),
         "compiled": compiled,
-        "auto_LiRPA": peer_version(peer),
         "repeats": repeats,
         "time limit": time_limit,
         "case seconds": case_seconds,
         "memory limit": memory_limit,
     }
-    record = new_record(on, settings, measure_rates(on))
+    limits = Limits(time_limit, int(memory_limit * 2**30), torch.get_num_threads())
+    ops = OpOptions(repeats=repeats, compiled=compiled, quick=quick, only=names)
+    methods = replace(
+        _method_options(names, limits, repeats, batch, contender, peer, quick=quick), seconds=case_seconds
+    )
+    present, absent = _contenders(chosen, on, ops, methods)
+    for word, parties in (("contenders", present), ("absent", absent)):
+        if parties:
+            console.print(f"{word}: {'; '.join(parties)}", highlight=False)
+    with_peer = any(name.startswith(PEER) for name in present)
+    record = new_record(on, settings, measure_rates(on), _peer_versions(peer) if with_peer else {})
     if output is not None:
         record = continue_record(output, record)
     done: dict[Key, Row] = {} if again else {row.key: row for row in record.rows}
-    limits = Limits(time_limit, int(memory_limit * 2**30), torch.get_num_threads())
-    ops = OpOptions(repeats=repeats, compiled=compiled, quick=quick, only=names, done=frozenset(done))
-    methods = replace(
-        _method_options(names, limits, repeats, batch, contender, peer, quick=quick), seconds=case_seconds, done=done
-    )
+    ops, methods = replace(ops, done=frozenset(done)), replace(methods, done=done)
     end = time.monotonic() + 60 * run_limit
     stopped, failure, measured = "", None, False
     with Console(stderr=True).status("measuring") as status:
         try:
-            for rows in _measurements(levels or list(Level), on, ops, methods, status.update):
+            for rows in _measurements(chosen, on, ops, methods, status.update):
                 record, measured = record.with_rows(rows), True
                 if output is not None:
                     write_record(record, output)
@@ -199,6 +232,50 @@ def _measurements(
                 yield from measure_growth(device, methods, notify)
 
 
+def _contenders(
+    levels: Sequence[Level], device: torch.device, ops: OpOptions, methods: MethodOptions
+) -> tuple[list[str], list[str]]:
+    """Returns who takes part in some of the levels, and who would but for a reason, with it."""
+    reasons: dict[str, list[str]] = {}
+    if Level.OPS in levels:
+        reasons |= {"native": [""], "reference": [""]}
+        if ops.compiled:
+            reasons["reference compiled"] = ["at none of the layers of --quick" if ops.quick else ""]
+        if device.type == "cuda":
+            reasons["CuPy fused"] = ["" if cupy_fusion.is_available() else "CuPy is not installed"]
+    grown = {name for names in GROWTH_CONTENDERS.values() for name in names} if Level.GROWTH in levels else set()
+    for contender in CONTENDERS:
+        if methods.contenders and contender.name not in methods.contenders:
+            continue
+        if contender.name in grown:
+            reasons.setdefault(contender.name, []).append("")
+        if Level.METHODS in levels or (Level.TRAINING in levels and contender.trains):
+            reasons.setdefault(contender.name, []).append(_why_absent(contender, methods))
+    present = [name for name, found in reasons.items() if "" in found]
+    return present, [f"{name} ({', and '.join(found)})" for name, found in reasons.items() if "" not in found]
+
+
+def _why_absent(contender: Contender, methods: MethodOptions) -> str:
+    """Returns why a contender takes part in no method and no training step, nothing if it may."""
+    if contender.package == PEER and not peer_available(methods.peer):
+        return "not installed; --peer FOLDER adds it"
+    if methods.contenders:
+        return ""
+    limits = (methods.batches, contender.batches, "images"), (methods.networks, contender.networks, "as the network")
+    for wanted, able, what in limits:
+        if wanted and able and not set(wanted) & set(able):
+            return f"with {' or '.join(map(str, able))} {what} only"
+    return ""
+
+
+def _peer_versions(peer: Path | None) -> dict[str, str]:
+    """Returns the version of auto_LiRPA, which must be there, and the commit of its tree."""
+    folder = None if peer is None else peer / PEER
+    if folder is None and (found := importlib.util.find_spec(PEER)) is not None and found.origin is not None:
+        folder = Path(found.origin).parent
+    return {PEER: peer_version(peer) or "unknown", PEER_COMMIT: "unknown" if folder is None else tree_commit(folder)}
+
+
 def _known(names: Sequence[str]) -> tuple[str, ...]:
     """Returns the names of --only: what nobody knows would choose nothing, and so measure everything."""
     for name in names:
@@ -244,11 +321,10 @@ def _device(name: str) -> torch.device:
 
 
 def _show(console: Console, record: Record, plots: Path | None) -> None:
-    rates = record.rates
     console.print(
-        f"{record.device}, {record.settings['threads']} threads, commit {record.commit[:12]}, {record.date}\n"
-        f"copy {rates.copy / 1e9:.1f} GB/s, into new memory {rates.new_copy / 1e9:.1f} GB/s, "
-        f"products {rates.products / 1e9:.0f} GFLOP/s",
+        f"{record.device}, {record.settings['threads']} threads, commit {record.short_commit}, {record.date}\n"
+        f"copy {record.range_in_words('copy')}, into new memory {record.range_in_words('new_copy')}, "
+        f"products {record.range_in_words('products')}",
         highlight=False,
     )
     aims = aims_table(record)
@@ -260,11 +336,18 @@ def _show(console: Console, record: Record, plots: Path | None) -> None:
 
 
 def _show_comparison(console: Console, old: Path, new: Path) -> None:
-    result = compare(read_record(old), read_record(new))
+    records = read_record(old), read_record(new)
+    result = compare(*records)
+    console.print("commit {} -> {}".format(*(record.short_commit for record in records)), highlight=False)
     for difference in result.differences:
         console.print(f"[yellow]not the same conditions:[/] {escape(difference)}", highlight=False)
     console.print(comparison_table(result))
-    for word, rows in (("only in the new record", result.appeared), ("only in the old record", result.vanished)):
+    of_machine = tuple(change.row for change in result.of_machine)
+    for word, rows in (
+        ("may be the machine's, no change beside a yardstick or its rates", of_machine),
+        ("only in the new record", result.appeared),
+        ("only in the old record", result.vanished),
+    ):
         if rows:
             names = sorted({f"{row.case} {row.contender}" for row in rows})
             console.print(f"{word}: {len(rows)} rows: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")

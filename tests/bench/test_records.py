@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +15,32 @@ from typer.testing import CliRunner
 from lbp.bench.aims import CPU_AIMS, CUDA_AIMS, aims_table
 from lbp.bench.comparison import compare, comparison_table
 from lbp.bench.contenders import peer_version
-from lbp.bench.growth import exponent, fitted_growth
+from lbp.bench.grid import GROWTH, GROWTH_CONTENDERS
+from lbp.bench.growth import EXPECTED, fitted_growth, fitted_power
 from lbp.bench.layers import affine_layers
 from lbp.bench.op_case import Shape
 from lbp.bench.op_cases import filling_cases
+from lbp.bench.pictures import _roofline
 from lbp.bench.rates import Rates
-from lbp.bench.record import Record, Row, continue_record, read_record, write_record
+from lbp.bench.record import (
+    LIBRARY,
+    PEER,
+    PEER_COMMIT,
+    Record,
+    Row,
+    Run,
+    continue_record,
+    new_record,
+    read_record,
+    tree_commit,
+    write_record,
+)
 from lbp.bench.tables import cases, floor_seconds, result_tables
 from lbp.bench.timing import Timing
 from lbp.cli import app
 from lbp.commands.bench import _is_wrong, _known
 from lbp.errors import InvalidInputError, OutputError
+from lbp.plots.style import new_figure
 
 RATES = Rates(copy=1e9, new_copy=5e8, products=1e11)
 
@@ -69,7 +86,9 @@ def test_a_record_that_continues_keeps_its_rows_and_knows_which_run_measured_eac
     [
         ("commit", {"commit": "1" * 40}),
         ("device", {"device": "another"}),
-        ("versions", {"versions": {"PyTorch": "3"}}),
+        ("PyTorch", {"versions": {"PyTorch": "3"}}),
+        ("lbp", {"versions": {"PyTorch": "2", "lbp": "0.2"}}),
+        (LIBRARY, {"versions": {"PyTorch": "2", LIBRARY: "0a1b"}}),
         ("threads", {"settings": {"threads": 1, "device": "cpu"}}),
     ],
 )
@@ -79,6 +98,77 @@ def test_a_record_of_other_conditions_is_not_continued(tmp_path, name, changed):
     with pytest.raises(InvalidInputError, match=f"is of {name} "):
         continue_record(path, record(**changed))
     assert read_record(path) == record(row(1.0))
+
+
+@pytest.mark.parametrize("name", [PEER, PEER_COMMIT])
+def test_versions_of_a_peer_must_agree_only_where_both_runs_have_it(tmp_path, name):
+    path = tmp_path / "record.json"
+    peer = {"PyTorch": "2", PEER: "0.7", PEER_COMMIT: "1a2b"}
+    write_record(record(row(1.0), versions=peer), path)
+    assert continue_record(path, record()).versions == peer
+    with pytest.raises(InvalidInputError, match=f"is of {name} "):
+        continue_record(path, record(versions={**peer, name: "another"}))
+    write_record(record(row(1.0)), path)
+    assert continue_record(path, record(versions=peer)).versions == peer
+
+
+def test_a_record_has_the_versions_of_peers_and_the_contents_of_the_kernels(tmp_path, monkeypatch):
+    library = tmp_path / "library"
+    monkeypatch.setattr("lbp._native.LIBRARY", library)
+    monkeypatch.setattr("lbp._native.missing", None)
+    found = []
+    for contents in (b"a", b"b", b"a"):
+        library.write_bytes(contents)
+        found.append(new_record(torch.device("cpu"), {}, RATES, {PEER: "0.7"}).versions)
+    assert found[0] == found[2]
+    assert found[0][LIBRARY] != found[1][LIBRARY]
+    assert found[0][PEER] == "0.7"
+    monkeypatch.setattr("lbp._native.missing", "not built")
+    assert LIBRARY not in new_record(torch.device("cpu"), {}, RATES, {}).versions
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A package in a git tree, committed."""
+    files = {
+        "package/__init__.py": "",
+        "package/kernels.py": "a",
+        "benchmarks/results/old.json": "a",
+        ".gitignore": "installed/",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    author = ["-c", "user.name=A", "-c", "user.email=a@b.c"]
+    for arguments in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "A commit"]):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
+    return tmp_path / "package"
+
+
+def test_two_states_of_a_tree_that_differ_from_its_commit_are_two(package):
+    commit = tree_commit(package)
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    states = []
+    for content in ("b", "c", "b"):
+        (package / "kernels.py").write_text(content)
+        states.append(tree_commit(package))
+    assert states[0] == states[2] != states[1]
+    assert all(re.fullmatch(rf"{commit}\+[0-9a-f]{{8}}", state) for state in states)
+    (package / "kernels.py").write_text("a")
+    assert tree_commit(package) == commit
+
+
+def test_records_in_a_tree_are_no_difference_from_its_commit(package):
+    before = tree_commit(package)
+    (package.parent / "benchmarks" / "results" / "old.json").write_text("b")
+    assert tree_commit(package) == before
+
+
+def test_a_package_that_is_installed_inside_of_a_tree_is_no_part_of_it(package):
+    installed = package.parent / "installed" / "package"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").touch()
+    assert tree_commit(installed) == "unknown"
 
 
 def aims(record):
@@ -206,6 +296,66 @@ def test_a_change_beyond_the_spread_is_reported_with_its_ratio(ratio):
     assert (change.quantity, change.ratio) == ("time", ratio)
 
 
+def of_yardstick(change):
+    return change.yardstick, round(change.relative, 2)
+
+
+@pytest.mark.parametrize("yardstick", ["reference", "auto_LiRPA patches", "auto_LiRPA matrix"])
+def test_a_time_that_changed_as_a_yardstick_did_is_the_machines(yardstick):
+    old, slower = record(row(1.0), row(4.0, contender=yardstick)), row(6.0, contender=yardstick)
+    result = compare(old, record(row(1.5), slower))
+    assert [change.row.contender for change in result.of_machine] == ["native", yardstick]
+    assert of_yardstick(result.of_machine[0]) == (yardstick, 1.0)
+    assert result.changes == ()
+    (change,) = compare(old, record(row(3.0), slower)).changes
+    assert (change.ratio, *of_yardstick(change)) == (3.0, yardstick, 2.0)
+
+
+@pytest.mark.parametrize("reference", [1.0, 8.0])
+def test_a_time_that_stayed_has_not_changed_whatever_the_yardstick_did(reference):
+    old = record(row(1.0), row(4.0, contender="reference"))
+    changed = compare(old, record(row(1.0), row(reference, contender="reference")))
+    assert [change.row.contender for change in (*changed.changes, *changed.of_machine)] == ["reference"]
+
+
+def test_a_time_that_changed_the_other_way_beside_the_yardstick_is_no_change():
+    old = record(row(1.0), row(1.0, contender="reference"))
+    result = compare(old, record(row(1.5), row(3.0, contender="reference")))
+    assert "native" not in {change.row.contender for change in result.changes}
+
+
+def test_a_yardstick_must_have_taken_turns_with_the_row_in_both_records():
+    old = record(row(1.0), row(1.0, contender="reference"))
+    another_run = row(1.5, contender="reference", run=1)
+    few_repeats = row(1.5, contender="reference", timing=Timing.of([1.5, 1.5]))
+    assert compare(old, record(row(1.5), row(1.5, contender="reference"))).changes == ()
+    for reference in (another_run, few_repeats):
+        changes = compare(old, record(row(1.5), reference, continued=(Run("2020-01-02", {}, RATES),))).changes
+        (change,) = (change for change in changes if change.row.contender == "native")
+        assert change.yardstick in ("copy", "products")
+
+
+@pytest.mark.parametrize("rate", ["copy", "products"])
+def test_without_a_yardstick_a_time_that_changed_as_a_rate_of_its_run_did_is_the_machines(rate):
+    slow = replace(RATES, **{rate: getattr(RATES, rate) / 2})
+    continued = {"continued": (Run("2020-01-02", {}, slow),)}
+    for median, run, own in ((2.0, 1, False), (2.0, 0, True), (4.0, 1, True), (0.5, 1, True)):
+        result = compare(record(row(1.0)), record(row(median, run=run), **continued))
+        assert [bool(result.changes), bool(result.of_machine)] == [own, not own]
+        (change,) = result.changes + result.of_machine
+        assert change.yardstick in ("copy", "products")
+    assert compare(record(row(1.0)), record(row(2.0, run=1), **continued)).of_machine[0].yardstick == rate
+
+
+def test_what_may_be_the_machines_is_counted_and_not_among_the_changes(tmp_path):
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    write_record(record(row(1.0), row(4.0, contender="reference")), old)
+    write_record(record(row(1.5), row(6.0, contender="reference")), new)
+    shown = CliRunner().invoke(app, ["bench", "--compare", str(old), str(new)], env={"COLUMNS": "200"}).output
+    assert "0 changes in 2 rows; 2 that may be the machine's" in shown
+    assert "relax_backward n=8 native, relax_backward n=8 reference" in shown
+
+
 @pytest.mark.parametrize("repeats", [1, 2])
 def test_with_few_repeats_a_difference_is_no_change_and_is_said_to_be_unclear(repeats):
     few = row(2.0, timing=Timing.of([2.0] * repeats), peak_bytes=20 * 2**20)
@@ -214,7 +364,7 @@ def test_with_few_repeats_a_difference_is_no_change_and_is_said_to_be_unclear(re
         assert result.changes == ()
         assert [(change.quantity, change.ratio) for change in result.unclear] == [("time", ratio)]
         cells = [next(iter(column.cells)) for column in comparison_table(result).columns]
-        assert cells[-2:] == ["time, too few repeats", f"[yellow]{ratio:.2f}[/]"]
+        assert cells[-3:-1] == ["time, too few repeats", f"[yellow]{ratio:.2f}[/]"]
     assert compare(record(few), record(few)).unclear == ()
 
 
@@ -229,6 +379,12 @@ def test_memory_changes_are_reported_too():
     before, after = row(1.0, peak_bytes=10 * 2**20), row(1.0, peak_bytes=20 * 2**20)
     (change,) = compare(record(before), record(after)).changes
     assert (change.quantity, change.ratio) == ("memory", 2.0)
+
+
+@pytest.mark.parametrize(("mebibytes", "changes"), [(130, 0), (77, 0), (140, 1), (70, 1)])
+def test_peaks_that_differ_by_a_third_are_of_equal_code(mebibytes, changes):
+    before, after = (row(1.0, peak_bytes=size * 2**20) for size in (100, mebibytes))
+    assert len(compare(record(before), record(after)).changes) == changes
 
 
 def test_rows_that_only_one_record_has_are_listed():
@@ -249,8 +405,33 @@ def test_a_row_that_lost_its_time_is_listed_with_the_reason():
 def test_other_conditions_are_said():
     other = record(row(1.0), device="another", rates=replace(RATES, copy=2e9), versions={"PyTorch": "3"})
     differences = compare(record(row(1.0)), other).differences
-    assert [words.split(":")[0] for words in differences] == ["device", "PyTorch", "measured rate of copy"]
+    assert [words.split(":")[0] for words in differences] == ["machine", "PyTorch", "measured rate of copy"]
     assert compare(record(), record()).differences == ()
+
+
+def runs(*rates, **settings):
+    """Returns what a record has of runs with these rates of copies; settings by name, one for each."""
+    every = [
+        Run("2020", {"threads": 2} | {name: values[i] for name, values in settings.items()}, replace(RATES, copy=rate))
+        for i, rate in enumerate(rates)
+    ]
+    return {"settings": every[0].settings, "rates": every[0].rates, "continued": tuple(every[1:])}
+
+
+def test_rates_differ_where_their_ranges_over_all_runs_do_not_overlap():
+    old = record(**runs(42e9, 66e9, 40e9))
+    assert compare(old, record(**runs(75e9, 60e9))).differences == ()
+    (words,) = compare(old, record(**runs(27.4e9, 22.4e9))).differences
+    assert words == "measured rate of copy: 40.0 to 66.0 GB/s -> 22.4 to 27.4 GB/s"
+
+
+def test_settings_of_all_runs_are_compared_and_only_what_both_records_know():
+    old = record(**runs(1e9, 1e9, repeats=[9, 5]))
+    assert compare(old, record(**runs(1e9, 1e9, repeats=[5, 9]))).differences == ()
+    assert compare(old, record(**runs(1e9, 1e9, repeats=[9, 7]))).differences == ("repeats: 9, 5 -> 9, 7",)
+    assert compare(old, record(versions={LIBRARY: "0a1b"})).differences == ()
+    known = [record(versions={LIBRARY: contents}) for contents in ("0a1b", "2c3d")]
+    assert compare(*known).differences == (f"{LIBRARY}: 0a1b -> 2c3d",)
 
 
 def test_the_floor_is_the_slower_of_memory_and_products():
@@ -268,18 +449,70 @@ def test_a_case_gathers_its_contenders():
 @pytest.mark.parametrize("power", [1.0, 2.0, 3.5])
 def test_the_exponent_of_a_power_is_found(power):
     sizes = [2.0, 4.0, 8.0]
-    assert math.isclose(exponent(sizes, [5 * size**power for size in sizes]), power)
+    found, residual = fitted_power(sizes, [5 * size**power for size in sizes])
+    assert math.isclose(found, power)
+    assert math.isclose(residual, 1.0)
 
 
-def test_growth_is_fitted_to_the_largest_half_of_the_sizes():
-    times = {2: 1.0, 4: 1.0, 8: 4.0, 16: 16.0}
-    rows = [
-        Row("growth", f"LBP width={n}", "ReLU", "native", Timing.of([t]), parameters={"quantity": "width", "value": n})
+def test_a_fit_says_how_far_off_it_is_at_most_unless_two_costs_fit_any_power():
+    exponent, residual = fitted_power([1.0, 2.0, 4.0], [1.0, 8.0, 1.0])
+    assert math.isclose(exponent, 0.0, abs_tol=1e-12)
+    assert math.isclose(residual, 4.0)
+    assert fitted_power([1.0, 2.0], [1.0, 8.0])[1] is None
+
+
+def chains(times, **measured):
+    return [
+        Row(
+            "growth",
+            f"LBP width={n}",
+            "ReLU",
+            "native",
+            Timing.of([t]),
+            parameters={"quantity": "width", "value": n},
+            **measured,
+        )
         for n, t in times.items()
     ]
-    (fit,) = fitted_growth(rows)
+
+
+@pytest.mark.parametrize(("times", "sizes"), [({2: 7.0, 4: 1.0, 8: 4.0, 16: 16.0}, 3), ({2: 1.0, 4: 4.0}, 2)])
+def test_growth_is_fitted_to_the_three_largest_sizes_that_were_timed(times, sizes):
+    (fit,) = fitted_growth(chains(times))
     assert math.isclose(fit.time, 2.0)
+    assert (fit.sizes, fit.time_residual is None) == (sizes, sizes == 2)
     assert fit.memory is None
+    assert fit.memory_residual is None
+
+
+def test_the_table_of_growth_has_sizes_residuals_and_expected_exponents():
+    rows = chains({1: 1.0, 2: 8.0, 4: 1.0}, peak_bytes=2**21)
+    *_, table = result_tables(record(*rows))
+    assert [next(iter(column.cells)) for column in table.columns] == [
+        "LBP", "native", "width", "3", "0.00, 4.00x off", "2", "0.00, 1.00x off", "1",
+    ]  # fmt: skip
+
+
+def test_every_contender_of_growth_has_an_expected_exponent_of_every_size():
+    assert EXPECTED.keys() == {
+        (method, contender, quantity)
+        for method, contenders in GROWTH_CONTENDERS.items()
+        for contender in contenders
+        for quantity in GROWTH.keys() - {"batch"}
+    }
+
+
+def test_the_roof_of_every_row_is_that_of_its_run():
+    """Two runs, the machine twice as fast in the second, and so the op: one point, on the roof."""
+    rates = [RATES, Rates(2 * RATES.copy, RATES.new_copy, 2 * RATES.products)]
+    measured = {"moved_bytes": 10**9, "operations": 10**9}
+    rows = [row(1.0, **measured), row(0.5, case="x", run=1, **measured)]
+    axes = new_figure(9, 6).add_subplot()
+    _roofline(axes, record(*rows, continued=(Run("2020-01-02", {}, rates[1]),)))
+    points = [tuple(point) for points in axes.collections for point in points.get_offsets()]
+    assert points == [(0.01, 0.01)] * 2
+    (roof,) = axes.lines
+    assert dict(zip(*roof.get_data(), strict=True)) == {0.005: 0.005, 0.02: 0.02, 1.0: 1.0}
 
 
 def test_tables_hold_every_level():
@@ -403,6 +636,73 @@ def test_an_interrupted_measurement_says_where_its_rows_are(tmp_path, monkeypatc
     assert ("the same command with the same --output measures the rest" in result.output) == kept
     assert ("kept only by --output FILE" in result.output) != kept
     assert not kept or [each.key for each in read_record(path).rows] == [row(1.0).key]
+
+
+@pytest.fixture
+def measured_levels(monkeypatch):
+    """The levels that a command measures, which take no time."""
+    levels = []
+
+    def measure(level):
+        def rows(*_):
+            levels.append(level)
+            yield [row(1.0)]
+
+        return rows
+
+    monkeypatch.setattr("lbp.commands.bench.measure_rates", lambda device: RATES)
+    for level in ("ops", "methods", "training", "growth"):
+        monkeypatch.setattr(f"lbp.commands.bench.measure_{level}", measure(level))
+    return levels
+
+
+def test_a_quick_measurement_leaves_growth_out_and_refuses_it_by_name(measured_levels):
+    assert CliRunner().invoke(app, ["bench", "--quick"]).exit_code == 0
+    assert measured_levels == ["ops", "methods", "training"]
+    refused = CliRunner().invoke(app, ["bench", "growth", "--quick"])
+    assert isinstance(refused.exception, InvalidInputError)
+    assert "--quick has no growth" in str(refused.exception)
+
+
+def contenders(*arguments):
+    """Returns who takes part, and who is absent, by what the command says first."""
+    shown = CliRunner().invoke(app, ["bench", *map(str, arguments)], env={"COLUMNS": "500"}).output
+    said = dict(line.split(": ", 1) for line in shown.splitlines()[:2] if ": " in line)
+    return said["contenders"].split("; "), said.get("absent", "")
+
+
+@pytest.mark.usefixtures("measured_levels")
+def test_the_command_says_who_takes_part_and_who_is_absent(monkeypatch, tmp_path):
+    monkeypatch.setattr("lbp.commands.bench.peer_available", lambda peer: peer is not None)
+    present, absent = contenders("ops", "methods")
+    assert {"native", "reference", "reference compiled"} <= {*present}
+    assert absent.startswith("auto_LiRPA patches (not installed; --peer FOLDER adds it); auto_LiRPA matrix (")
+    (tmp_path / "auto_LiRPA").mkdir()
+    present, absent = contenders("methods", "--peer", tmp_path)
+    assert {"auto_LiRPA patches", "auto_LiRPA matrix"} <= {*present}
+    assert absent == ""
+    assert contenders("growth")[1] == ""
+    assert contenders("methods", "--contender", "native") == (["native"], "")
+
+
+@pytest.mark.usefixtures("measured_levels")
+@pytest.mark.parametrize(
+    ("level", "reason"), [("ops", "at none of the layers of --quick"), ("methods", "with 16 or 32 images only")]
+)
+def test_a_quick_measurement_says_that_nothing_is_compiled(level, reason):
+    present, absent = contenders(level, "--quick")
+    assert "reference compiled" not in present
+    assert f"reference compiled ({reason})" in absent
+
+
+@pytest.mark.usefixtures("measured_levels")
+def test_a_record_has_the_version_of_a_peer_that_takes_part(tmp_path):
+    (tmp_path / "auto_LiRPA").mkdir()
+    (tmp_path / "auto_LiRPA" / "__init__.py").write_text("__version__ = '0.7.1'")
+    for level, versions in (("methods", ["0.7.1", "unknown"]), ("growth", [None, None])):
+        path = tmp_path / f"{level}.json"
+        CliRunner().invoke(app, ["bench", level, "--peer", str(tmp_path), "--output", str(path)])
+        assert [read_record(path).versions.get(name) for name in (PEER, PEER_COMMIT)] == versions
 
 
 def test_no_images_at_once_are_a_usage_error():
