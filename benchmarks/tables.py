@@ -262,7 +262,7 @@ def counting(
 
 
 def growth(heading: list[str], row: list[str]) -> list[str]:
-    """Fills "what grows | exponent of time, and in brackets of operations, for a method", or exponents of memory."""
+    """Fills "what grows | exponent of time for a method, and in brackets of its operations", or of memory."""
     fits = {(fit.method, fit.contender, fit.quantity): fit for fit in fitted_growth(CPU.rows)}
     of_memory = heading[0] == "memory of what grows"
 
@@ -270,8 +270,11 @@ def growth(heading: list[str], row: list[str]) -> list[str]:
         method, comma, variant = name.partition(", ")
         fit = fits[method, f"native{comma}{variant}", row[0].removesuffix(" size")]
         if of_memory:
-            return "" if fit.memory is None else f"{fit.memory:.1f}"
-        return f"{fit.time:.1f} ({fit.expected.partition(' once')[0]})"
+            return "" if fit.memory is None else f"{fit.memory:.1f} ({of_large_images(fit.expected_memory)})"
+        return f"{fit.time:.1f} ({of_large_images(fit.expected)})"
+
+    def of_large_images(expected: str) -> str:
+        return re.sub(" once [^,]*", "", expected)
 
     return [row[0], *map(exponents, heading[1:])]
 
