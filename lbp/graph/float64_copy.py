@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lbp.graph.lowering import check_answers
+from lbp.graph.lowering import check_trace
 from lbp.graph.structure import is_kept_whole, refuse_hidden
 from lbp.graph.trace import TensorShape, trace_model
 from lbp.precision import full_precision
@@ -40,7 +40,7 @@ def float64_copy(model: nn.Module, example: Tensor) -> nn.Module:
             network a plain copy is returned.
 
     Raises:
-        UnsupportedLayerError: the model cannot be traced, or has hooks.
+        UnsupportedLayerError: the model cannot be traced, has hooks, or computes in another format than the input's.
         InvalidInputError: the model does not run on inputs of that shape.
     """
     refuse_hidden(model)
@@ -50,7 +50,7 @@ def float64_copy(model: nn.Module, example: Tensor) -> nn.Module:
     if is_kept_whole(model):
         model = nn.Sequential(model).train(model.training)
     trace = trace_model(model, example)
-    check_answers(model, trace)  # the copy has them as they are
+    check_trace(model, trace)  # the copy has its answers as they are, and one format
     module = trace.module
     of_input = _reached_from_input(module.graph)
     _keep_constants(module, of_input, example)
@@ -68,7 +68,10 @@ def float64_copy(model: nn.Module, example: Tensor) -> nn.Module:
         for name, value in vars(layer).items():
             if isinstance(value, float):
                 vars(layer)[name] = _in_float32(value)
-    return module.double()
+            elif isinstance(value, Tensor) and value.is_floating_point():
+                vars(layer)[name] = value.float()
+    # A slope that a layer holds in float64 is rounded where it meets float32 tensors as well.
+    return module.float().double()
 
 
 def _reached_from_input(graph: fx.Graph) -> list[fx.Node]:

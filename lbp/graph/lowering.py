@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from lbp.errors import UnsupportedLayerError
@@ -35,13 +36,15 @@ def build_network(model: nn.Module, example: Tensor, statistics: BatchStatistics
     return _Lowering(model, trace_model(model, example), statistics).run()
 
 
-def check_answers(model: nn.Module, trace: Trace) -> None:
-    """Refuse a trace whose forward pass was told something about shapes that may not hold for every batch size.
+def check_trace(model: nn.Module, trace: Trace) -> None:
+    """Refuse a trace that is not that of one function, in one format, for every batch size.
 
     Raises:
-        UnsupportedLayerError: bounds do not follow an operation that made what was asked about.
+        UnsupportedLayerError: bounds do not follow an operation that made what the forward pass has asked about, or the
+            result depends on an operation in another format than the input's.
     """
     _Lowering(model, trace, {}).lower(_ancestors(*trace.asked))
+    _Lowering(model, trace, {}).check_formats()
 
 
 class _Lowering:
@@ -76,6 +79,21 @@ class _Lowering:
             if fx_node in live:
                 self._lower(fx_node, number)
 
+    def check_formats(self) -> None:
+        """Refuse operations on the input, as far as the output needs them, in other formats than the input's."""
+        graph = self.trace.module.graph
+        live = _ancestors(*(node for node in graph.nodes if node.op == "output"))
+        of_input: set[fx.Node] = set()
+        for fx_node in graph.nodes:
+            if fx_node.op == "placeholder":
+                self.dtype = self.trace.results[0][fx_node].dtype
+                of_input.add(fx_node)
+            elif not of_input.isdisjoint(fx_node.all_input_nodes):
+                of_input.add(fx_node)
+                result = self.trace.results[0][fx_node]
+                if fx_node in live and isinstance(result, TensorShape) and result.dtype.is_floating_point:
+                    self._check_format(fx_node, self._call(fx_node, 0))
+
     def _output(self) -> fx.Node:
         result = next(node for node in self.trace.module.graph.nodes if node.op == "output").args[0]
         if not isinstance(result, fx.Node):
@@ -104,7 +122,7 @@ class _Lowering:
         elif isinstance(self.trace.results[0][fx_node], TensorShape):
             call = self._call(fx_node, number)
             handler = call.handler()
-            self._check_format(call)
+            self._check_format(fx_node, call)
             self.nodes[fx_node] = handler(call)
         elif holds_tensor(self.trace.results[0][fx_node]):
             self.parts[fx_node] = self._several(self._call(fx_node, number), fx_node.target)
@@ -122,12 +140,20 @@ class _Lowering:
         """Whether a value is arithmetic on shapes: neither a tensor nor independent of the input."""
         return fx_node not in self.nodes and fx_node not in self.values
 
-    def _check_format(self, call: Call) -> None:
+    def _check_format(self, fx_node: fx.Node, call: Call) -> None:
         if call.dtype != self.dtype:
             raise call.refuse(
                 f"gives {call.dtype}, but the network's input is {self.dtype}, and bounds are computed in one format; "
                 "convert what it combines, or the whole model, with .to()"
             )
+        for source in fx_node.all_input_nodes:
+            found = self.trace.results[0][source]
+            # In place PyTorch computes with them as they are, and rounds the result alone.
+            if isinstance(found, TensorShape) and _widens(found, self.dtype):
+                raise call.refuse(
+                    f"takes {source.name!r} of {found.dtype}, but the network's input is {self.dtype}, and bounds are "
+                    "computed in one format; convert it, or the whole model, with .to()"
+                )
 
     def _lower_input(self, fx_node: fx.Node) -> None:
         shape = self.trace.results[0][fx_node][1:]
@@ -182,6 +208,11 @@ class _Lowering:
             candidate = f"{name}:{count}"
         self.names.add(candidate)
         return candidate
+
+
+def _widens(shape: TensorShape, dtype: torch.dtype) -> bool:
+    """Whether PyTorch computes in another format where a tensor meets those of a format; numbers it rounds first."""
+    return len(shape) > 0 and torch.promote_types(shape.dtype, dtype) != dtype
 
 
 def _ancestors(*results: fx.Node) -> set[fx.Node]:

@@ -51,7 +51,7 @@ def _limit(call: OnnxCall, name: str, index: int) -> float | None:
     """Return one limit of Clip; None where it is left out or no number in use reaches it."""
     unlimited = torch.finfo(call.dtype).max
     given = call.attribute(name)
-    value = call.constant(index) if given is None else np.asarray(given)
+    value = call.floats(index) if given is None else np.asarray(given)
     if value is None:
         return None
     if value.size != 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from onnx.external_data_helper import uses_external_data
 from onnx.reference import ReferenceEvaluator
 
 from lbp.errors import OnnxFileError, reason_of
@@ -126,7 +128,9 @@ def _checked_proto(path: Path) -> onnx.ModelProto:
     try:
         packed = path.suffix == ".gz"
         proto = onnx.load_from_string(gzip.decompress(path.read_bytes())) if packed else onnx.load(path)
-        onnx.checker.check_model(proto)
+        elsewhere = next(_stored_elsewhere(proto), None)
+        if elsewhere is None:
+            onnx.checker.check_model(proto)
     except FileNotFoundError as error:
         raise OnnxFileError(f"{path}: no such file ({error.filename or path})") from error
     except (OSError, EOFError, zlib.error) as error:
@@ -135,7 +139,25 @@ def _checked_proto(path: Path) -> onnx.ModelProto:
         # protobuf and the checker have errors of several kinds, depending on which of their backends is in use.
         reason = str(error).strip().split("\n")[0]
         raise OnnxFileError(f"{path}: not a valid ONNX file: {reason or type(error).__name__}") from error
+    # onnx would look for them in the current directory, and not beside the file.
+    if elsewhere is not None:
+        raise OnnxFileError(
+            f"{path}: the tensor {elsewhere.name!r} is stored in another file, which is read beside files that are not "
+            "compressed; decompress this one next to it, or save the network with all tensors in one file"
+        )
     return proto
+
+
+def _stored_elsewhere(message: Any) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors in a part of a file whose content is in another one and has not been read."""
+    if isinstance(message, onnx.TensorProto):
+        if uses_external_data(message):
+            yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in (value,) if hasattr(value, "ListFields") else value:
+                yield from _stored_elsewhere(part)
 
 
 def _example_shape(path: Path, value: onnx.ValueInfoProto) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lbp.errors import LbpError, UnsupportedLayerError
-from lbp.onnx_import.evaluation import Array
+from lbp.onnx_import.evaluation import Array, Floats
 
 Result = nn.Module | Array | Sequence[nn.Module]
 """A module that takes the inputs that depend on the network's input, in order; the modules of several outputs; or a
@@ -67,6 +67,11 @@ class OnnxCall:
         self._attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
 
     @property
+    def array_dtype(self) -> type[np.floating]:
+        """Type of the network's values in an array."""
+        return np.float64 if self.dtype == torch.float64 else np.float32
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """Names of the inputs that depend on the network's input, in order."""
         return tuple(name for name in self.node.input if name in self._shapes)
@@ -104,21 +109,44 @@ class OnnxCall:
         values = self.constant(index)
         return None if values is None else [int(value) for value in values.reshape(-1)]
 
-    def tensor(self, index: int) -> Tensor:
-        """Return a constant as a floating-point tensor of its own.
+    def floats(self, index: int) -> Floats | None:
+        """Return an input that must not depend on the network's input in the network's format, None if it is left out.
 
         Raises:
-            UnsupportedLayerError: it is left out, of another type, or has NaN or infinite entries.
+            UnsupportedLayerError: it is of another type, or has numbers that the format does not hold: rounded ones
+                would be another network.
         """
         values = self.constant(index)
         if values is None:
-            raise self.refuse(f"lacks input {index}")
+            return None
         if values.dtype not in (np.float32, np.float64):
             raise self.refuse(f"has the input {self._name(index)!r} of type {values.dtype}; float is expected")
+        own = self.array_dtype
+        with np.errstate(over="ignore"):
+            converted = np.array(values, dtype=own)
+        changed = (converted != values) & ~np.isnan(values)
+        if changed.any():
+            raise self.refuse(
+                f"has the constant {self._name(index)!r} of type {values.dtype}, of which {np.dtype(own)}, the type of "
+                f"the network's input, does not hold {int(changed.sum())} of {values.size} numbers exactly; export the "
+                "whole network in DOUBLE, or round the constant in the file"
+            )
+        return converted
+
+    def tensor(self, index: int) -> Tensor:
+        """Return a constant as a floating-point tensor of its own, in the network's format.
+
+        Raises:
+            UnsupportedLayerError: it is left out, of another type, or has entries that are NaN, infinite, or no numbers
+                of the network's format.
+        """
+        values = self.floats(index)
+        if values is None:
+            raise self.refuse(f"lacks input {index}")
         if not np.isfinite(values).all():
             count = int((~np.isfinite(values)).sum())
             raise self.refuse(f"has {count} NaN or infinite entries in the constant {self._name(index)!r}")
-        return torch.from_numpy(np.array(values))
+        return torch.from_numpy(values)
 
     def number(self, value: float) -> Tensor:
         """Return a number as a 0-dim tensor of the network's dtype."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from lbp.onnx_import.evaluation import Array
@@ -31,10 +30,15 @@ def _dropout(call: OnnxCall) -> nn.Module:
 
 @for_operators("Cast")
 def _cast(call: OnnxCall) -> nn.Module:
-    if call.attribute("to") not in DTYPES:
+    wanted = DTYPES.get(call.attribute("to"))
+    if wanted is None:
         raise call.refuse("converts to a type other than FLOAT and DOUBLE")
-    if DTYPES[call.attribute("to")] is np.float32 and call.dtype == torch.float64:
-        raise call.refuse("rounds the values of a network in DOUBLE to FLOAT")
+    if wanted is not call.array_dtype:
+        # To float32 it rounds; operators after one to float64 have constants that float32 would round.
+        raise call.refuse(
+            f"converts values of a network in {np.dtype(call.array_dtype)} to {np.dtype(wanted)}; export the whole "
+            "network in FLOAT or in DOUBLE"
+        )
     return nn.Identity()
 
 
@@ -135,7 +139,7 @@ def _pad(call: OnnxCall) -> nn.Module:
     for i, axis in enumerate(range(rank) if axes is None else axes):
         before[axis], after[axis] = pads[i], pads[half + i]
     mode = call.attribute("mode", "constant")
-    given = call.constant(2)
+    given = call.floats(2)
     value = call.attribute("value", 0.0) if given is None else float(given)
     if mode not in _PADDING_MODES or (mode == "constant" and value != 0) or min(pads) < 0:
         raise call.refuse(

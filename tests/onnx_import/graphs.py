@@ -15,13 +15,14 @@ def node(operator, inputs, output="y", **attributes):
     )
 
 
-def model(nodes, shape, constants=None, *, opset=17, element=FLOAT, output="y"):
-    """A checked model with the input "x" of a shape with the batch, and named constants."""
+def model(nodes, shape, constants=None, *, opset=17, element=FLOAT, output="y", doubles=None):
+    """A model with the input "x" of a shape with the batch, and named constants: of its type, and DOUBLE ones."""
     kind = np.float64 if element == TensorProto.DOUBLE else np.float32
     stored = []
     for name, value in (constants or {}).items():
         array = np.asarray(value)
         stored.append(numpy_helper.from_array(array.astype(kind) if array.dtype.kind == "f" else array, name))
+    stored += [numpy_helper.from_array(np.asarray(value, np.float64), name) for name, value in (doubles or {}).items()]
     graph = helper.make_graph(
         nodes,
         "test",

@@ -2,10 +2,12 @@
 
 import gzip
 import importlib.util
+import math
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 from onnx_import.graphs import ints, model, node, normal, save
 from torch import nn
@@ -231,6 +233,99 @@ def test_a_stored_tensor_with_too_few_bytes_is_damaged(tmp_path):
     proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data[:-4]
     with pytest.raises(OnnxFileError, match=r"net\.onnx"):
         load_onnx(save(tmp_path, proto))
+
+
+def test_tensors_in_other_files_are_not_looked_for_around_a_packed_one(tmp_path, monkeypatch):
+    proto = model([node("MatMul", ["x", "w"])], LINE, {"w": normal(6, 3)})
+    beside = tmp_path / "net"
+    beside.mkdir()
+    options = {"save_as_external_data": True, "location": "weights", "size_threshold": 0}
+    onnx.save(proto, beside / "net.onnx", **options)
+    expected = load_onnx(beside / "net.onnx")
+    (beside / "net.onnx.gz").write_bytes(gzip.compress((beside / "net.onnx").read_bytes()))
+    # Other numbers under the same name, where the process happens to be.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "weights").write_bytes(normal(6, 3, seed=1).astype(np.float32).tobytes())
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(OnnxFileError, match=r"net\.onnx\.gz: the tensor 'w' is stored in another file"):
+        load_onnx(beside / "net.onnx.gz")
+    assert np.array_equal(
+        load_onnx(beside / "net.onnx").the_MatMul.weight.detach(), expected.the_MatMul.weight.detach()
+    )
+
+
+@pytest.mark.parametrize("branch", [False, True])
+def test_a_packed_file_may_not_refer_to_others_in_attributes_either(branch, tmp_path, monkeypatch):
+    tensor = onnx.numpy_helper.from_array(normal(6, 3).astype(np.float32), "inner")
+    onnx.external_data_helper.set_external_data(tensor, "weights")
+    (tmp_path / "weights").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    made = node("Constant", [], "w", value=tensor)
+    if branch:
+        inner = helper.make_graph([made], "inner", [], [helper.make_tensor_value_info("w", TensorProto.FLOAT, [6, 3])])
+        made = node("If", ["yes"], "w", then_branch=inner, else_branch=inner)
+    whole = model([made, node("MatMul", ["x", "w"])], LINE, {"yes": np.array(True)}).SerializeToString()
+    (tmp_path / "net.onnx.gz").write_bytes(gzip.compress(whole))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OnnxFileError, match=r"net\.onnx\.gz: the tensor 'inner' is stored in another file"):
+        load_onnx(tmp_path / "net.onnx.gz")
+
+
+BEYOND = 1 + 2.0**-30
+"""A number of DOUBLE that FLOAT does not hold."""
+
+NORM = node("BatchNormalization", ["x", "s", "b", "m", "v"])
+MIXED = {
+    "statistics": ([NORM], {"s": np.array([2.0**30]), "b": np.zeros(1)}, {"m": [BEYOND], "v": [1.0]}, "'m'"),
+    "a variance": ([NORM], {"s": np.ones(1), "b": np.zeros(1)}, {"m": [1.0], "v": [BEYOND]}, "'v'"),
+    "a limit": ([node("Clip", ["x", "", "h"])], {}, {"h": BEYOND}, "'h'"),
+    "a slope": ([node("PRelu", ["x", "a"])], {}, {"a": [0.1]}, "'a'"),
+    "a weight": ([node("MatMul", ["x", "w"])], {}, {"w": [[0.1]]}, "'w'"),
+    "a summand": ([node("Add", ["x", "c"])], {}, {"c": [0.1]}, "'c'"),
+    "a number beyond the largest": ([node("Add", ["x", "c"])], {}, {"c": [1e39]}, "'c'"),
+    "a value of the padding": ([node("Pad", ["x", "p", "z"])], {"p": ints(0, 1, 0, 0)}, {"z": 1e-60}, "'z'"),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_constants_that_the_format_of_the_network_does_not_hold_are_refused(name, tmp_path):
+    nodes, constants, doubles, constant = MIXED[name]
+    path = save(tmp_path, model(nodes, [1, 1], constants, doubles=doubles, opset=15))
+    message = (
+        rf"operator {nodes[0].op_type} \(node '{nodes[0].name}'\).* {constant} of type float64, "
+        r"of which float32, .*, does not hold 1 of 1 numbers exactly; .*DOUBLE"
+    )
+    with pytest.raises(UnsupportedLayerError, match=message):
+        load_onnx(path)
+
+
+def test_constants_of_another_type_that_the_format_of_the_network_holds_are_those_numbers(tmp_path):
+    single = {"s": np.array([2.0**30]), "b": np.zeros(1)}
+    file = model([NORM], [1, 1], single, doubles={"m": [1.5], "v": [4.0]}, opset=15)
+    (layer,) = load_onnx(save(tmp_path, file)).children()
+    assert {tensor.dtype for tensor in layer.state_dict().values() if tensor.is_floating_point()} == {torch.float32}
+    assert (layer.running_mean.item(), layer.running_var.item()) == (1.5, 4.0)
+    file = model([node("Clip", ["x", "l", "h"])], [1, 1], doubles={"l": -math.inf, "h": 0.5})
+    assert load_onnx(save(tmp_path, file))(torch.tensor([[7.0]])) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("element", "to", "message"),
+    [
+        (TensorProto.FLOAT, TensorProto.DOUBLE, "in float32 to float64"),
+        (TensorProto.DOUBLE, TensorProto.FLOAT, "in float64 to float32"),
+    ],
+)
+def test_a_network_of_two_formats_is_refused(element, to, message, tmp_path):
+    with pytest.raises(UnsupportedLayerError, match=f"Cast .*converts values of a network {message}"):
+        load_onnx(save(tmp_path, model([node("Cast", ["x"], to=to)], LINE, element=element)))
+
+
+def test_a_limit_of_whole_numbers_is_none_of_a_network_in_float(tmp_path):
+    path = save(tmp_path, model([node("Clip", ["x", "", "h"])], LINE, {"h": np.array(2**24 + 1)}))
+    with pytest.raises(UnsupportedLayerError, match="'h' of type int64; float is expected"):
+        load_onnx(path)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from lbp.bounded import BoundedModule, BoundedTensor
 from lbp.errors import InvalidInputError, UnsupportedLayerError
 from lbp.graph.float64_copy import float64_copy
+from lbp.nn import LeakyReLU
 from lbp.onnx_import import load_onnx
 from lbp.perturbations import PerturbationLpNorm
 from lbp.verification.properties import Deadline, Verdict, verify_property
@@ -275,6 +276,75 @@ def test_no_property_is_proved_that_the_network_violates_by_the_rounding_of_a_wh
         f"(assert (>= X_0 1.0))(assert (<= X_0 1.0))(assert (<= Y_0 {2**24 + 0.5}))"
     )
     assert verify_property(network, problem, (1,), deadline=Deadline(60)).verdict is Verdict.VIOLATED
+
+
+BEYOND = [1 + 2.0**-30]
+
+
+class Meets(nn.Module):
+    """The input meets a float64 constant."""
+
+    def __init__(self, function, kept):
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(1))
+        self.function = function
+        if kept == "in a buffer":
+            self.register_buffer("constant", torch.tensor(BEYOND, dtype=torch.float64))
+        else:
+            self.constant = torch.tensor(BEYOND, dtype=torch.float64) if kept == "in an attribute" else None
+
+    def forward(self, x):
+        constant = torch.tensor(BEYOND, dtype=torch.float64) if self.constant is None else self.constant
+        return self.function(x * self.one, constant)
+
+
+def _subtracted_in_place(x, c):
+    x -= c
+    return x
+
+
+MET = {
+    "minus": lambda x, c: x - c,
+    "minus in place": _subtracted_in_place,
+    "a method in place": lambda x, c: x.sub_(c),
+    "a computed constant": lambda x, c: x - (c + 0),
+    "joined": lambda x, c: torch.cat((x - c, x), 1)[:, :1],
+}
+
+
+@pytest.mark.parametrize("kept", ["in a buffer", "in an attribute", "nowhere"])
+@pytest.mark.parametrize("name", MET)
+def test_no_property_is_proved_of_a_network_that_computes_in_a_wider_format_than_its_own(name, kept):
+    network, one = Meets(MET[name], kept), torch.ones(1, 1)
+    assert network(one) == -(2.0**-30)
+    problem = parse_vnnlib(
+        "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (>= X_0 1.0))(assert (<= X_0 1.0))"
+        "(assert (<= Y_0 -5e-10))"
+    )
+    message = r"torch\.float64, but the network's input is torch\.float32, .*; convert"
+    with pytest.raises(UnsupportedLayerError, match=message):
+        verify_property(network, problem, (1,), network_dtype=torch.float32)
+    with pytest.raises(UnsupportedLayerError, match=message):
+        BoundedModule(network, one)
+
+
+SLOPES = {
+    "a number": lambda: nn.LeakyReLU(0.2),
+    "a tensor in an attribute": lambda: nn.LeakyReLU(torch.tensor(0.2, dtype=torch.float64)),
+    "a buffer": lambda: LeakyReLU(0.2, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_slopes_in_float64_count_as_float32_rounds_them(name):
+    network, x = SLOPES[name](), torch.tensor([[-1.0]])
+    expected = -single(0.2)
+    assert network(x).item() == expected
+    copied = float64_copy(network, x)
+    assert copied(x.double()).item() == expected
+    lower, upper = outward(copied, x.double())
+    assert lower <= expected <= upper
+    assert upper - lower < 1e-12
 
 
 FAR = {
