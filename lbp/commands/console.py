@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from lbp.errors import OutputError
+from lbp.results import ResultsError
 from lbp.training import StepRecord
 from lbp.verification import CascadeSettings, VerificationResult
 
@@ -109,7 +110,10 @@ def told_to_resume(kept: Path | None) -> Iterator[None]:
     """Tells a user who interrupts the block, or whose disk is full, how to go on, where a file keeps what is done."""
     try:
         yield
-    except (KeyboardInterrupt, OutputError) as error:
+    except (KeyboardInterrupt, OutputError, ResultsError) as error:
+        # Other results errors refuse what the files hold: the same command would be refused again.
+        if isinstance(error, ResultsError) and not isinstance(error.__cause__, OSError):
+            raise
         what = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
         if kept is not None:
             warn(f"{what}; the same command with --resume goes on" if kept.exists() else f"{what}; nothing is kept yet")

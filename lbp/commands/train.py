@@ -10,9 +10,19 @@ import typer
 from lbp import checkpoint
 from lbp.commands.console import TrainingProgress, progress_bars, say, told_to_resume, warn
 from lbp.commands.options import DataRoot, Device, chosen_device, prepare_files, prepare_folder
-from lbp.errors import OutputError
+from lbp.errors import LbpError, OutputError
 from lbp.files import only_writer, remove_leftovers
-from lbp.training import EpochRecord, Run, RunSettings, StepRecord, World, joined_world, read_settings, run
+from lbp.training import (
+    EpochRecord,
+    Run,
+    RunSettings,
+    StateError,
+    StepRecord,
+    World,
+    joined_world,
+    read_settings,
+    run,
+)
 from lbp.training.tensorboard import TensorBoardLog
 
 
@@ -46,8 +56,7 @@ def train(
     if tensorboard is not None:
         prepare_folder(tensorboard)
     with joined_world(chosen_device(device)) as world, only_writer(target) if world.leads else nullcontext():
-        if resume and not state.exists() and target.exists():
-            _check_finished(target, settings)
+        if resume and _is_finished(world, state, target, settings):
             if world.leads:
                 say(f"{target} is finished already")
             return
@@ -131,6 +140,32 @@ def _settle_state(state: Path, *, resume: bool, restart: bool) -> None:
     if not restart:
         raise OutputError(f"{state} holds an unfinished run: --resume continues it, --restart throws it away")
     state.unlink()
+
+
+def _is_finished(world: World, state: Path, target: Path, settings: RunSettings) -> bool:
+    """Whether nothing is left to resume: the same answer in all processes, which may see different folders.
+
+    The first process decides, which alone writes the checkpoint.
+
+    Raises:
+        StateError: not all processes find the state.
+        LbpError: the finished network cannot be read, or these settings did not give it.
+    """
+    found = world.gather(state.exists())
+    if any(found) and not all(found):
+        ranks = ", ".join(str(rank) for rank, there in enumerate(found) if there)
+        raise StateError(f"of {world.size} processes only {ranks} find {state}; keep it where all can read it")
+    finished, refusal = False, None
+    if world.leads and not any(found) and target.exists():
+        try:
+            _check_finished(target, settings)
+            finished = True
+        except LbpError as error:
+            refusal = error
+    is_finished, reason = world.gather((finished, None if refusal is None else str(refusal)))[0]
+    if reason is not None:
+        raise refusal or OutputError(reason)
+    return bool(is_finished)
 
 
 def _check_finished(target: Path, settings: RunSettings) -> None:

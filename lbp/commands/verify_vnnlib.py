@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,10 @@ def verify_vnnlib(
     choices = Choices(chosen, split_method, strategy, precision, memory_budget, rounding)
     if timeout is not None and not timeout > 0:
         raise InvalidInputError(f"--timeout must be positive, got {timeout:g}")
+    if check:
+        _check_that_nothing_is_decided(
+            {"--timeout": timeout, "--result": result, "--counterexample": counterexample, "--results": results}
+        )
     read = [path for path in (network, specification, instances) if path is not None]
     prepare_files(result, counterexample, results, inputs=read)
     if instances is not None:
@@ -138,6 +143,13 @@ def verify_vnnlib(
     if check:
         raise typer.Exit(2 if check_files([(network, specification)]) else 0)
     raise typer.Exit(_run_one(network, specification, choices, timeout, result, counterexample))
+
+
+def _check_that_nothing_is_decided(options: Mapping[str, object]) -> None:
+    """Refuse options about answers where none is asked for; None: not given."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise InvalidInputError(f"--check only reads files and decides nothing; leave out {', '.join(given)}")
 
 
 def _run_one(

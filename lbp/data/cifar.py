@@ -11,6 +11,9 @@ from lbp.errors import reason_of
 
 _PIXELS = 3 * 32 * 32
 _RECORD = 1 + _PIXELS
+_RECORDS = 10_000
+"""Records of every file of the binary version, which says nowhere how many it holds."""
+
 _LARGEST = 1 << 28
 """Bytes of one file; the official ones have 31 million."""
 
@@ -25,12 +28,13 @@ def read_cifar_binary(path: Path) -> tuple[Images, Labels]:
         images uint8 [N, 3, 32, 32], labels int64 [N].
 
     Raises:
-        DataError: not a whole number of records.
+        DataError: another length than that of the official files.
     """
     content = _content(path)
-    if not content or len(content) % _RECORD:
+    if len(content) != _RECORDS * _RECORD:
         raise DataError(
-            f"{path}: {len(content)} bytes, expected a multiple of {_RECORD} (1 label and {_PIXELS} pixels an image)"
+            f"{path}: {len(content)} bytes, expected {_RECORDS * _RECORD} ({_RECORDS} images of 1 label and {_PIXELS} "
+            "pixels); the file is cut or another one"
         )
     records = np.frombuffer(content, dtype=np.uint8).reshape(-1, _RECORD)
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
@@ -59,6 +63,8 @@ def read_cifar_python(path: Path) -> tuple[Images, Labels]:
         raise DataError(f"{path}: no 'labels' entry that is a list of integers")
     if not all(0 <= label < 256 for label in labels):
         raise DataError(f"{path}: labels must be in [0, 9]")
+    if len(labels) != len(data):
+        raise DataError(f"{path}: {len(data)} images but {len(labels)} labels")
     return data.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64)
 
 

@@ -29,12 +29,16 @@ def read_tiny_imagenet(folder: Path, split: str) -> tuple[npt.NDArray[np.uint8],
         images uint8 [N, 3, 64, 64], labels [N], number of classes.
 
     Raises:
-        DataError: a missing file, an unknown class, or an image that is damaged, no JPEG or not of 64x64 pixels.
+        DataError: a missing file, an unknown class, a name that is a path, or an image that is damaged, no JPEG or not
+            of 64x64 pixels.
     """
     classes = sorted(_text(folder / "wnids.txt").split())
     label_of = {name: label for label, name in enumerate(classes)}
     if len(label_of) < len(classes):
         raise DataError(f"{folder / 'wnids.txt'}: a class is named twice")
+    for name in classes:
+        if not _is_plain(name):
+            raise DataError(f"{folder / 'wnids.txt'}: {name!r} is no name of a class, but a path")
     entries = list(_train(folder / "train", label_of) if split == "train" else _validation(folder / "val", label_of))
     if not entries:
         raise DataError(f"{folder}: no images of the {split} split")
@@ -64,7 +68,14 @@ def _validation(folder: Path, label_of: dict[str, int]) -> Iterator[Entry]:
         columns = line.split("\t")
         if len(columns) < 2 or columns[1] not in label_of:
             raise DataError(f"{annotations}, line {number}: expected a file and a class of wnids.txt, got {line!r}")
+        if not _is_plain(columns[0]):
+            raise DataError(f"{annotations}, line {number}: {columns[0]!r} is no name of a file in {folder / 'images'}")
         yield folder / "images" / columns[0], label_of[columns[1]]
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name stays in its folder: no path, neither absolute nor upward."""
+    return name not in ("", ".", "..") and Path(name).name == name
 
 
 def _pixels(path: Path) -> npt.NDArray[np.uint8]:

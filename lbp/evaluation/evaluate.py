@@ -16,7 +16,7 @@ from lbp.settings import Settings
 from lbp.verification import AttackSettings, Falsification, check_consistent, falsify, verify
 from lbp.verification.batches import images_at_once
 from lbp.verification.checks import check_images
-from lbp.verification.real_margins import certainly_misclassified
+from lbp.verification.real_margins import RealMargins
 from lbp.verification.verify import Rounding, Strategy, bound_options
 
 METHODS = ("IBP", "CROWN-IBP", "LBP", "CROWN-LBP")
@@ -172,7 +172,8 @@ def _evaluate_batch(
     certificates = [_certificate(verified, margins, place) for place in correct.tolist()]
     by_rounding: dict[int, str] = {}
     if settings.rounding == "outward":
-        attacked, names = _without_rounding(model, labels[correct.to(x.device)], certificates, attacked)
+        classes = next(iter(result.methods.values())).margins.shape[1] + 1
+        attacked, names = _without_rounding(model, labels[correct.to(x.device)], classes, certificates, attacked)
         by_rounding = {int(correct[place]): name for place, name in names.items()}
     check_consistent([indices[place] for place in correct.tolist()], certificates, attacked)
     attacks = dict(zip(correct.tolist(), zip(attacked.found_by, attacked.margins.tolist(), strict=True), strict=True))
@@ -194,7 +195,11 @@ def _evaluate_batch(
 
 
 def _without_rounding(
-    model: nn.Module, labels: Tensor, certificates: list[tuple[str, float] | None], attacked: Falsification
+    model: nn.Module,
+    labels: Tensor,
+    classes: int,
+    certificates: list[tuple[str, float] | None],
+    attacked: Falsification,
 ) -> tuple[Falsification, dict[int, str]]:
     """Take from what attacks found on verified images the points that rounding alone may misclassify.
 
@@ -205,8 +210,9 @@ def _without_rounding(
     places = [place for place, holds in enumerate(certificates) if holds is not None and found_by[place] is not None]
     if not places:
         return attacked, {}
-    wrong = certainly_misclassified(model, attacked.points[places], labels[places]).tolist()
-    names = {place: str(found_by[place]) for place, real in zip(places, wrong, strict=True) if not real}
+    real = RealMargins(model, attacked.points[:1], classes)
+    wrong = real.certainly_misclassified(attacked.points[places], labels[places]).tolist()
+    names = {place: str(found_by[place]) for place, holds in zip(places, wrong, strict=True) if not holds}
     for place in names:
         found_by[place] = None
     return replace(attacked, found_by=found_by), names

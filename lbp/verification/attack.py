@@ -34,7 +34,8 @@ def pgd(
 
     Every point tried lies in the ball and in the valid range, the random starts included. The best iterate is kept, not
     the last: the one with the smallest margin, whichever loss the gradient is of. The length of the steps falls
-    linearly to a hundredth.
+    linearly to a hundredth. The network runs as the process-wide switches say, on a GPU by default in TF32, so that a
+    point is to be evaluated again before anything is claimed of it, as `falsify` does.
 
     Args:
         model: network to logits, in evaluation mode.

@@ -4,6 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ from lbp.graph import BoundNode
 from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
 from lbp.settings import Settings
+from lbp.verification.answers import answers
 from lbp.verification.batches import images_at_once
 from lbp.verification.checks import check_images, checked_classes
 from lbp.verification.close_calls import CloseCalls
 from lbp.verification.falsify import AttackSettings, falsify, predicted_classes
 from lbp.verification.margins import certainly_above, margin_bounds
+from lbp.verification.real_margins import RealMargins
 from lbp.verification.search import smallest_margin
 from lbp.verification.verdicts import ImageVerdict
 from lbp.verification.verify import Rounding, Strategy, bound_options, method_names
@@ -77,6 +80,11 @@ def run_cascade(
     it verifies at least what the textbook method does. What only the roundings of float32 leave open is decided in
     float64 (`lbp.verification.close_calls`). CROWN-LBP takes the bounds of the hidden layers over from LBP
     where those are intervals.
+
+    Clean predictions and counterexamples are evaluations of the network in the full precision of its dtype. With
+    `rounding="outward"`, whose certificates speak of the network in real arithmetic, an image is falsified only by a
+    point that float64 shows to be misclassified there as well (`lbp.verification.real_margins`); what it cannot tell
+    leaves the image open. A clean prediction is not evaluated again.
 
     Args:
         model: network to logits; run in evaluation mode and put back as it was.
@@ -190,7 +198,7 @@ class _Cascade:
             self._change(image, seconds=self._waiting[image].seconds + share)
 
     def _predict(self, batch: list[int], x: Tensor, labels: Tensor) -> None:
-        logits = self._model(x)
+        logits = answers(self._model, x)
         self._classes = checked_classes(logits, labels)
         predictions = predicted_classes(logits)
         self._at_image.update(zip(batch, smallest_margin(logits, labels).tolist(), strict=True))
@@ -238,10 +246,17 @@ class _Cascade:
         at_image = torch.tensor([self._at_image[image] for image in batch])
         return self._close_calls.settled(bounds, x, labels, at_image, name)
 
+    @cached_property
+    def _real_margins(self) -> RealMargins:
+        # Numbers of float64 take twice the memory.
+        at_once = max(1, images_at_once(self._net, "IBP") // 2)
+        return RealMargins(self._model, self._x[:1].to(self._device), self._classes, at_once)
+
     def _attack(self, batch: list[int], x: Tensor, labels: Tensor) -> None:
+        outward = self._settings.rounding == "outward"
         found = falsify(
-            self._model, x, labels, self._settings.eps,
-            clip=self._settings.clip, settings=self._settings.attack, indices=batch,
+            self._model, x, labels, self._settings.eps, clip=self._settings.clip, settings=self._settings.attack,
+            indices=batch, confirm=self._real_margins.certainly_misclassified if outward else None,
         )  # fmt: skip
         margins, classes = found.margins.tolist(), found.predictions.tolist()
         for image, attack, margin, label in zip(batch, found.found_by, margins, classes, strict=True):

@@ -11,10 +11,14 @@ from torch import Tensor, nn
 from lbp.errors import LbpError
 from lbp.perturbations import PerturbationLpNorm
 from lbp.settings import Settings
+from lbp.verification.answers import answers
 from lbp.verification.attack import pgd
 from lbp.verification.checks import check_labels, checked_classes
 from lbp.verification.search import Box, smallest_margin
 from lbp.verification.square import square_attack
+
+Confirm = Callable[[Tensor, Tensor], Tensor]
+"""Takes points [n, *shape] and labels int64 [n], returns bool [n]."""
 
 _SEED_STRIDE = 1_000_003
 """Between the seeds of neighbouring examples, so that runs with neighbouring seeds share none."""
@@ -76,11 +80,13 @@ def falsify(
     clip: tuple[float, float] | None = None,
     settings: AttackSettings | None = None,
     indices: Sequence[int] | None = None,
+    confirm: Confirm | None = None,
 ) -> Falsification:
     """Looks for misclassified points in the l_inf balls around inputs by one attack after the other.
 
     An attack sees the examples that the ones before it left. A point counts when it lies in the exact region, which
-    bounds are computed over, and the network itself, evaluated there once more, prefers another class.
+    bounds are computed over, and the network itself, evaluated there once more in the full precision of its dtype,
+    prefers another class. The attacks' own steps run as the process-wide switches say, on a GPU by default in TF32.
 
     Args:
         model: network to logits, in evaluation mode.
@@ -91,6 +97,8 @@ def falsify(
         settings: of the attacks.
         indices: of the examples in their data set. The seed of an example is `settings.seed + 1000003 * index`, so that
             it meets the same attack in every batch, and what was found for it can be found again; by default 0, 1, ...
+        confirm: what must hold of misclassified points [n, *shape] with labels [n] beside that, as bool [n], such as
+            `lbp.verification.real_margins.RealMargins.certainly_misclassified`; None: nothing.
 
     Raises:
         InvalidInputError: images or labels that do not fit the network or each other, or no region.
@@ -119,6 +127,8 @@ def falsify(
         tried_margins, tried_predictions = _evaluate(model, tried, labels[left])
         inside = box[left].contains(tried)
         found = inside & (tried_predictions != labels[left])
+        if confirm is not None and bool(found.any()):
+            found[found.clone()] = confirm(tried[found], labels[left[found]])
         keep = found | (inside & (tried_margins < margins[left]))
         places = left[keep]
         points[places], margins[places] = tried[keep], tried_margins[keep]
@@ -171,7 +181,6 @@ def check_consistent(indices: list[int], verified_by: list[tuple[str, float] | N
 
 
 def _evaluate(model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.no_grad():
-        logits = model(points)
+    logits = answers(model, points)
     checked_classes(logits, labels)
     return smallest_margin(logits, labels), predicted_classes(logits)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lbp.errors import InvalidInputError
 from lbp.linear import round_down, round_up, sum_down, sum_up
+from lbp.verification.answers import answers
 from lbp.verification.checks import check_labels, checked_classes
 
 Limit = float | Tensor
@@ -95,8 +96,7 @@ class BestPoints:
 
     def __init__(self, model: nn.Module, x: Tensor, labels: Tensor) -> None:
         check_labels(x, labels)
-        with torch.no_grad():
-            logits = model(x)
+        logits = answers(model, x)
         checked_classes(logits, labels)
         self.margins = smallest_margin(logits, labels)
         self.points = x.clone()
@@ -107,11 +107,12 @@ class BestPoints:
         Args:
             index: int64 [n], the examples that the points belong to.
             points: [n, *shape].
-            margins: [n].
+            margins: [n], under autocast of another dtype.
 
         Returns:
             bool [n]: which points were kept.
         """
+        margins = margins.to(self.margins.dtype)
         better = margins < self.margins[index]
         places = index[better]
         self.points[places], self.margins[places] = points[better], margins[better]

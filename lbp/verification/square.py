@@ -31,7 +31,7 @@ def square_attack(
 
     It starts from vertical stripes; every query moves one square of every image to the lower or upper end of the
     region, channel by channel, and keeps what does not raise the smallest margin. The squares shrink as the search
-    goes on. Inputs that are no images [B, C, H, W] are taken as one row of pixels.
+    goes on. Inputs that are no images [B, C, H, W] are taken as one row of pixels. The network runs as in `pgd`.
 
     Args:
         model: network to logits, in evaluation mode.

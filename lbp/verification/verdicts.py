@@ -23,12 +23,15 @@ class ImageVerdict(Settings):
         label: true class.
         prediction: class without perturbation; -1 if a logit is NaN.
         verdict: "verified": classified correctly at every point of the region; "falsified": a point with another class
-            is known; "misclassified": without perturbation; "open": none of these.
+            is known, with `rounding="outward"` in real arithmetic; "misclassified": without perturbation, by this run
+            of the network; "open": none of these.
         by: method or attack that decided.
         margins: smallest margin bound by method, as far as they ran; None where it is NaN or infinite.
         attack_margin: smallest margin that the attacks saw, that of the counterexample of a falsified image; None where
-            nothing was attacked, or for NaN. The point itself is not kept: `falsify` finds it again from the settings
-            of the run and `indices=[index]`, whatever the batch was.
+            nothing was attacked, or for NaN. Negative without being falsified where this run of the network
+            misclassifies the point and real arithmetic has not been shown to. The point itself is not kept: `falsify`
+            finds it again from the settings of the run and `indices=[index]`, whatever the batch was; with
+            `rounding="outward"` it takes `RealMargins.certainly_misclassified` of the network as `confirm`.
         attack_class: class at that point; -1 if a logit is NaN.
         seconds: time spent on the image, its share of every batch.
     """

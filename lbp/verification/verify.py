@@ -19,6 +19,7 @@ from lbp.methods.options import STRATEGY_OPTIONS
 from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
 from lbp.rounding import LEVELS
+from lbp.verification.answers import answers
 from lbp.verification.batches import images_at_once
 from lbp.verification.checks import check_images, checked_classes
 from lbp.verification.close_calls import CloseCalls
@@ -78,7 +79,8 @@ def verify(
     textbook methods, CROWN with back-substitution for every hidden neuron. With `rounding="outward"`, what only the
     roundings of float32 leave open is decided in float64 (`lbp.verification.close_calls`). A margin bound that is NaN,
     infinite or (with `rounding="nearest"`) above 0 by no more than rounding verifies nothing, and neither does a
-    misclassified example; one with a NaN among its logits counts as misclassified, with the prediction -1.
+    misclassified example; one with a NaN among its logits counts as misclassified, with the prediction -1. Predictions
+    are those of the network in the full precision of its dtype, whatever the switches say.
 
     Args:
         model: network from inputs to logits [B, classes]; run in evaluation mode and put back as it was.
@@ -123,7 +125,7 @@ def verify(
         options = bound_options(strategy, memory_budget, rounding=rounding)
         net = BoundedModule(model, x[:1], bound_opts=options)
         sizes = {name: images_at_once(net, name, batch_size) for name in ("IBP", *names)}
-        logits = torch.cat([model(part) for part in x.split(sizes["IBP"])])
+        logits = torch.cat([answers(model, part) for part in x.split(sizes["IBP"])])
         classes = checked_classes(logits, labels, num_classes)
         predictions, at_image = predicted_classes(logits), smallest_margin(logits, labels)
         close_calls = CloseCalls(model, x[:1], options, perturbation, classes)

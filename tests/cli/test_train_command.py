@@ -1,16 +1,21 @@
 """`lbp train`: settings from the command line, logs, and what it refuses."""
 
 import errno
+import os
+import shutil
+import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from lbp import checkpoint, cli
+from lbp.commands.train import _is_finished
 from lbp.errors import MissingPackageError, OutputError
-from lbp.training import ConfigError, EpochRecord, StepRecord
+from lbp.training import ConfigError, EpochRecord, StateError, StepRecord, read_settings
 from lbp.training.state import save_state
 from lbp.training.tensorboard import TensorBoardLog
 
@@ -238,6 +243,45 @@ def test_a_full_disk_leaves_the_state_of_the_epoch_before_and_says_how_it_goes_o
     assert "stopped; the same command with --resume goes on" in result.stderr
     assert config.with_suffix(".state.safetensors").read_bytes() == saved[0]
     assert invoke(config, "--resume").exit_code == 0
+
+
+def test_a_run_that_only_the_first_process_sees_finished_is_finished_for_all(config, tmp_path):
+    assert invoke(config).exit_code == 0
+    folders = [tmp_path / f"rank{rank}" for rank in range(2)]
+    for folder in folders:
+        folder.mkdir()
+        shutil.copy(config, folder)
+    shutil.move(tmp_path / "net.safetensors", folders[0])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "--no-python"]
+    train = 'cd "rank$LOCAL_RANK" && exec "$0" -m lbp train net.toml --resume --device cpu'
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "300"}
+    result = subprocess.run(
+        [*launch, "sh", "-c", train, sys.executable],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("net.safetensors is finished already") == 1
+    assert list(folders[1].iterdir()) == [folders[1] / "net.toml"]
+
+
+def world_of_two(rank, *answers):
+    """A process whose questions to both have these answers; more questions than answers would wait for ever."""
+    told = list(answers)
+    return SimpleNamespace(leads=rank == 0, size=2, gather=lambda value: told.pop(0))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_state_that_not_all_processes_find_is_refused_by_all(config, tmp_path, rank):
+    state = tmp_path / "net.state.safetensors"
+    with pytest.raises(StateError, match=rf"of 2 processes only 1 find {state}; keep it where all can read it"):
+        _is_finished(world_of_two(rank, [False, True]), state, tmp_path / "net.safetensors", read_settings(config))
+
+
+def test_a_refusal_of_the_first_process_is_one_of_all(config, tmp_path):
+    reason = "net.safetensors was trained with other settings"
+    world = world_of_two(1, [False, False], [(False, reason), (False, None)])
+    with pytest.raises(OutputError, match=reason):
+        _is_finished(world, tmp_path / "state", tmp_path / "net.safetensors", read_settings(config))
 
 
 def test_training_leaves_the_random_state_alone(config):

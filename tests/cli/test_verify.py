@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from lbp import checkpoint, cli
 from lbp.data import load
 from lbp.errors import OutputError
+from lbp.files import append_durably
 from lbp.models import ModelSettings, build
 from lbp.results import read_lines
 from lbp.verification import read_verdicts
@@ -173,6 +174,30 @@ def test_who_interrupts_a_run_is_told_how_it_goes_on_if_it_can(network, whole, t
     if kept:
         assert invoke(network, "--results", path, "--resume").exit_code == 0
         assert verdicts(path) == verdicts(whole)
+
+
+def test_a_disk_that_becomes_full_leaves_what_is_done_and_it_says_how_it_goes_on(network, whole, tmp_path, monkeypatch):
+    path, calls = tmp_path / "results.jsonl", iter(range(100))
+
+    def full(descriptor, content):
+        if next(calls) == 3:
+            raise OSError(28, "No space left on device")
+        append_durably(descriptor, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lbp.results.file.append_durably", full)
+        result = invoke(network, "--results", path)
+    assert f"cannot write the results to {path} (No space left on device)" in str(result.exception)
+    assert "stopped; the same command with --resume goes on" in result.stderr
+    assert 0 < len(read_lines(path)[1]) < 12
+    assert invoke(network, "--results", path, "--resume").exit_code == 0
+    assert verdicts(path) == verdicts(whole)
+
+
+def test_a_file_that_is_refused_is_not_said_to_go_on(network, finished):
+    refused = invoke(network, "--results", finished)
+    assert "exists; continue it by --resume" in str(refused.exception)
+    assert "stopped" not in refused.stderr
 
 
 @pytest.mark.parametrize(

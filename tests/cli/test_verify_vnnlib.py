@@ -144,6 +144,12 @@ def test_inference_is_that_in_the_precision_of_the_file(folder):
         (("--instances", "instances.csv", "--strategy", "loose"), "--strategy: bounding lines must be one of adaptive"),
         (("--instances", "instances.csv", "--split-method", "ibp"), "no linear bounds"),
         (("net.onnx", "--instances", "instances.csv"), "--instances takes neither"),
+        (("net.onnx", "unsat.vnnlib", "--check", "--timeout", 5), "leave out --timeout"),
+        (
+            ("net.onnx", "unsat.vnnlib", "--check", "--result", "new/r", "--counterexample", "new/c"),
+            "decides nothing; leave out --result, --counterexample",
+        ),
+        (("--instances", "instances.csv", "--check", "--results", "new/r.csv"), "leave out --results"),
         (("--instances", "missing.csv"), "missing.csv: cannot be read (No such file or directory)"),
     ],
 )
@@ -152,6 +158,7 @@ def test_arguments_are_checked_before_the_work(arguments, message, folder, monke
     code, text = run_main(monkeypatch, capsys, "verify-vnnlib", *arguments)
     assert code == 2
     assert message in text
+    assert not (folder / "new").exists()
 
 
 def test_a_very_long_time_is_time(folder):

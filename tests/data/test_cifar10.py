@@ -1,7 +1,9 @@
 """CIFAR-10 in its three layouts; nothing in a file is ever executed."""
 
 import lzma
+import os
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -69,9 +71,16 @@ LAYOUTS = {
 }
 
 
+@pytest.fixture
+def small_files(monkeypatch):
+    """Lets binary files have another number of images than the official ones."""
+    return partial(monkeypatch.setattr, "lbp.data.cifar._RECORDS")
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_every_layout_gives_the_same_data(tmp_path, layout, split):
+def test_every_layout_gives_the_same_data(tmp_path, layout, split, small_files):
+    small_files({"train": 2, "test": 10}[split])
     LAYOUTS[layout](tmp_path)
     data = load("CIFAR-10", split, tmp_path)
     assert np.array_equal(data.images.numpy(), IMAGES.astype(np.float32) / np.float32(255))
@@ -79,12 +88,33 @@ def test_every_layout_gives_the_same_data(tmp_path, layout, split):
     assert len(data.mean) == len(data.std) == 3
 
 
-def test_binary_files_with_part_of_a_record_are_refused(tmp_path):
-    write_binary(tmp_path)
+def test_a_binary_file_of_the_official_length_is_read(tmp_path):
+    first = np.concatenate([LABELS[:1].astype(np.uint8), IMAGES[0].reshape(-1)])
     path = tmp_path / "test_batch.bin"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"test_batch.bin: 30729 bytes, expected a multiple of 3073"):
-        load("cifar10", "test", tmp_path)
+    path.write_bytes(first.tobytes())
+    os.truncate(path, 10_000 * 3073)
+    data = load("cifar10", "test", tmp_path)
+    assert len(data) == 10_000
+    assert int(data.labels[0]) == LABELS[0]
+
+
+@pytest.mark.parametrize("length", [0, 3073, 9_999 * 3073, 10_000 * 3073 - 1, 10_001 * 3073])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_binary_files_of_another_length_are_refused_though_they_end_with_a_record(tmp_path, split, length):
+    write_binary(tmp_path)
+    name = "data_batch_1.bin" if split == "train" else "test_batch.bin"
+    os.truncate(tmp_path / name, length)
+    with pytest.raises(DataError, match=rf"{name}: {length} bytes, expected 30730000 \(10000 images"):
+        load("cifar10", split, tmp_path)
+
+
+def test_python_batches_whose_labels_only_agree_with_the_images_in_total_are_refused(tmp_path):
+    write_python(tmp_path)
+    for number, labels in ((1, LABELS[:1]), (2, LABELS[:3])):
+        content = {**batch(IMAGES[:2], LABELS[:2]), b"labels": labels.tolist()}
+        (tmp_path / f"data_batch_{number}").write_bytes(pickle.dumps(content, 2))
+    with pytest.raises(DataError, match="data_batch_1: 2 images but 1 labels"):
+        load("cifar10", "train", tmp_path)
 
 
 @pytest.mark.parametrize("layout", ["binary", "python"])

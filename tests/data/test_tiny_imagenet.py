@@ -1,5 +1,7 @@
 """Tiny-ImageNet's folders."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -79,4 +81,23 @@ def test_what_is_wrong_is_named(root):
         load("tiny-imagenet", "train", root)
     (folder / "wnids.txt").unlink()
     with pytest.raises(DataError, match=r"looked for wnids\.txt"):
+        load("tiny-imagenet", "test", root)
+
+
+@pytest.mark.parametrize("name", ["../images/val_n01.JPEG", "{root}/val_n01.JPEG", "..", "."])
+def test_names_that_lead_out_of_their_folder_are_refused(root, name):
+    folder = root / "tiny-imagenet-200"
+    name = name.format(root=folder / "val" / "images")
+    annotations, classes = folder / "val" / "val_annotations.txt", folder / "wnids.txt"
+    annotations.write_text(f"val_n02.JPEG\tn02\n{name}\tn01\n")
+    with pytest.raises(DataError, match=rf"val_annotations\.txt, line 2: '{re.escape(name)}' is no name of a file"):
+        load("tiny-imagenet", "test", root)
+    classes.write_text(f"n01\n{name}\n")
+    with pytest.raises(DataError, match=rf"wnids\.txt: '{re.escape(name)}' is no name of a class"):
+        load("tiny-imagenet", "train", root)
+
+
+def test_an_empty_name_is_no_file(root):
+    (root / "tiny-imagenet-200" / "val" / "val_annotations.txt").write_text("\tn01\n")
+    with pytest.raises(DataError, match="line 1: '' is no name of a file"):
         load("tiny-imagenet", "test", root)

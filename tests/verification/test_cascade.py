@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from verification.test_evaluate import rounded_away
 
 from lbp.errors import InvalidInputError
 from lbp.evaluation import EvaluationSettings, evaluate
@@ -179,6 +180,23 @@ def test_an_image_whose_hidden_bounds_overflow_stays_open_beside_one_that_is_ver
     verdicts = by_index(run_cascade(model, x, labels, settings))
     assert verdicts[0].margins == {"LBP": None, "CROWN-LBP": None}
     assert [verdicts[index].verdict for index in (0, 1)] == ["open", "verified"]
+
+
+@pytest.mark.parametrize(
+    ("rounding", "verdicts"), [("outward", ["open", "falsified"]), ("inference", ["falsified", "falsified"])]
+)
+def test_what_rounding_alone_misclassifies_is_not_falsified_where_bounds_speak_of_real_arithmetic(
+    monkeypatch, rounding, verdicts
+):
+    """Two images whose clean predictions are planted; the network misclassifies both in float32, one in any case."""
+    import lbp.verification.cascade as module
+
+    model, x = rounded_away(), torch.tensor([[2.0**20, 2.0**20], [2.0**19, 2.0**20]])
+    monkeypatch.setattr(module, "predicted_classes", lambda logits: torch.zeros(len(logits), dtype=torch.int64))
+    settings = CascadeSettings(eps=0.0, clip=None, methods=("CROWN",), attack=QUICK, rounding=rounding)
+    found = by_index(run_cascade(model, x, torch.tensor([0, 0]), settings, batch_size=1))
+    assert all(verdict.attack_margin < 0 for verdict in found.values())
+    assert [found[index].verdict for index in (0, 1)] == verdicts
 
 
 def test_labels_that_do_not_fit_are_refused(trained, digits):

@@ -70,3 +70,19 @@ def test_a_planted_false_verdict_is_raised_with_the_index_of_its_image(trained, 
     certificates[false] = ("CROWN", 0.25)
     with pytest.raises(ContradictionError, match=rf"image {100 + false} is verified by CROWN \(.*at least 0.25\).*PGD"):
         check_consistent(indices, certificates, found)
+
+
+def test_points_that_are_not_confirmed_do_not_count_and_are_searched_further(trained, digits):
+    x, asked = digits.images.double(), []
+
+    def confirm(points, labels):
+        asked.append(len(points))
+        assert bool((trained(points).argmax(1) != labels).all())
+        return torch.arange(len(points)) % 2 == 0
+
+    plain = falsify(trained, x, digits.labels, EPS, clip=(0, 1), settings=QUICK)
+    found = falsify(trained, x, digits.labels, EPS, clip=(0, 1), settings=QUICK, confirm=confirm)
+    assert asked[0] == plain.found_by.count("PGD cross-entropy")
+    assert asked[1] >= asked[0] // 2, "the next attack finds again what was not confirmed"
+    assert found.found_by.count("PGD cross-entropy") == (asked[0] + 1) // 2
+    assert int(found.found.sum()) < int(plain.found.sum())

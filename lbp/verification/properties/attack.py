@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lbp.precision import full_precision
 from lbp.verification.properties.bounds import BoxBounds
 from lbp.verification.properties.case import UnsafeSets, half_width, middle
 from lbp.verification.properties.deadline import Deadline
@@ -52,6 +53,7 @@ class Confirmation:
     evaluations: Sequence[Evaluation]
     bounds: BoxBounds | None = None
 
+    @full_precision()  # evaluations may be anybody's
     def __call__(self, x: Tensor, box: Box) -> Counterexample | None:
         """Return the counterexample that a point [inputs] near or in a box is, None if it is none."""
         point = representable(x, box)

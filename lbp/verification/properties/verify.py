@@ -14,6 +14,7 @@ from lbp.errors import InvalidInputError
 from lbp.graph.float64_copy import float64_copy, own_dtype
 from lbp.methods.names import parse_method
 from lbp.nn import evaluation_mode
+from lbp.verification.answers import answers
 from lbp.verification.properties.attack import Confirmation, Counterexample, Evaluation, attack
 from lbp.verification.properties.bounds import BoxBounds
 from lbp.verification.properties.case import UnsafeSets, middle
@@ -246,9 +247,7 @@ class _Session:
 
 def _evaluation(network: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> Evaluation:
     def evaluate(x: Tensor) -> Tensor:
-        with torch.no_grad():
-            output: Tensor = network(x.to(dtype).reshape(1, *input_shape))
-        return output.reshape(-1)
+        return answers(network, x.to(dtype).reshape(1, *input_shape)).reshape(-1)
 
     return evaluate
 
