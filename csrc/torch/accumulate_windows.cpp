@@ -30,9 +30,11 @@ struct RowsAndWindows {
   }
 
   static Index image_size(const std::vector<int64_t>& image, const Tensor& entries) {
-    STD_TORCH_CHECK(image.size() == 3 && image[0] == entries.size(1) && image[1] >= 0 && image[2] >= 0,
-                    "image: expected ", entries.size(1), " channels, rows and columns");
-    return image[0] * image[1] * image[2];
+    check_image(image, entries);
+    const Index pixels = image[1] * image[2];
+    STD_TORCH_CHECK(pixels == 0 || image[0] <= kMost * kMost / pixels, "image: expected at most ", kMost * kMost,
+                    " numbers, got ", image[0], " x ", image[1], " x ", image[2]);
+    return image[0] * pixels;
   }
 };
 
@@ -82,7 +84,10 @@ std::tuple<Tensor, Tensor> accumulate_windows_few_rows_gradient(Tensor gradient,
   return with_type(windows, "accumulate_windows_few_rows_gradient", [&](auto type, Device on) {
     using T = decltype(type);
     const RowsAndWindows<T> in(on, rows, windows, image, scale, offset);
-    const Tensor arriving = checked<T>(on, gradient, "gradient", in.batch * in.inputs * rows.size(1));
+    STD_TORCH_CHECK(gradient.dim() == 3 && gradient.size(0) == in.batch && gradient.size(1) == in.inputs &&
+                        gradient.size(2) == rows.size(1),
+                    "gradient: expected [", in.batch, ", ", in.inputs, ", ", rows.size(1), "]");
+    const Tensor arriving = checked<T>(on, gradient, "gradient", gradient.numel());
     const auto output = [&](const Tensor& like, bool needed) {
       std::vector<int64_t> sizes = {0};
       if (needed) {

@@ -5,12 +5,6 @@
 namespace lbp::binding {
 namespace {
 
-// Sizes and steps above this are refused: products of two are numbers still.
-constexpr Index kMost = Index(1) << 30;
-
-bool is_size(Index number) { return number >= 0 && number <= kMost; }
-bool is_step(Index number) { return number >= 1 && number <= kMost; }
-
 // The sizes of a convolution of windows [B, C0, kh, kw, C, H, W] with weight [C_out, C / groups, rows, columns].
 template <typename T>
 ConvolveWindowsArguments<T> sizes_of_convolution(const Tensor& windows, const Tensor& weight,
@@ -19,11 +13,10 @@ ConvolveWindowsArguments<T> sizes_of_convolution(const Tensor& windows, const Te
                                                  const std::vector<int64_t>& padding,
                                                  const std::vector<int64_t>& dilation, int64_t groups) {
   check_window_matrix(windows, "windows");
-  STD_TORCH_CHECK(
-      scale.size() == 2 && offset.size() == 2 && stride.size() == 2 && padding.size() == 2 && dilation.size() == 2,
-      "scale, offset, stride, padding and dilation: expected two numbers each");
-  STD_TORCH_CHECK(image.empty() || (image.size() == 3 && image[0] == windows.size(1) && image[1] >= 0 && image[2] >= 0),
-                  "image: expected ", windows.size(1), " channels, rows and columns, or nothing");
+  check_places(scale, offset);
+  STD_TORCH_CHECK(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2,
+                  "stride, padding and dilation: expected two numbers each");
+  if (!image.empty()) check_image(image, windows);
   STD_TORCH_CHECK(groups >= 1 && windows.size(4) % groups == 0, "groups: expected a divisor of ", windows.size(4),
                   " channels, got ", groups);
   STD_TORCH_CHECK(weight.dim() == 4 && weight.size(1) * groups == windows.size(4) && weight.size(0) % groups == 0,
@@ -42,10 +35,11 @@ ConvolveWindowsArguments<T> sizes_of_convolution(const Tensor& windows, const Te
   Index counts[2] = {};
   for (int i = 0; i < 2; ++i) {
     const size_t axis = size_t(i);
-    STD_TORCH_CHECK(is_step(scale[axis]) && is_step(stride[axis]) && is_step(dilation[axis]) && is_size(padding[axis]),
-                    "scale, stride and dilation: expected 1 to ", kMost, "; padding: 0 to ", kMost);
-    STD_TORCH_CHECK(offset[axis] >= -kMost && offset[axis] <= kMost, "offset: expected at most ", kMost, " either way");
+    STD_TORCH_CHECK(is_step(stride[axis]) && is_step(dilation[axis]) && is_size(padding[axis]),
+                    "stride and dilation: expected 1 to ", kMost, "; padding: 0 to ", kMost);
     args.kernel[i] = weight.size(2 + i);
+    STD_TORCH_CHECK(is_step(args.kernel[i]), "weight: expected a kernel of 1 to ", kMost, " rows and columns, got ",
+                    weight.size(2), " x ", weight.size(3));
     args.stride[i] = stride[axis];
     args.padding[i] = padding[axis];
     args.dilation[i] = dilation[axis];
@@ -54,7 +48,7 @@ ConvolveWindowsArguments<T> sizes_of_convolution(const Tensor& windows, const Te
     args.scale[i] = scale[axis] * stride[axis];
     args.offset[i] = offset[axis] - scale[axis] * padding[axis];
     const Index room = windows.size(5 + i) + 2 * padding[axis] - dilation[axis] * (args.kernel[i] - 1) - 1;
-    STD_TORCH_CHECK(args.kernel[i] >= 1 && room >= 0, "weight: the kernel of ", weight.size(2), " x ", weight.size(3),
+    STD_TORCH_CHECK(room >= 0, "weight: the kernel of ", weight.size(2), " x ", weight.size(3),
                     " does not fit in the padded layer");
     counts[i] = room / stride[axis] + 1;
   }

@@ -21,8 +21,8 @@ struct OwnedConvolution {
                     "stride, padding, dilation and window: expected two numbers each");
     STD_TORCH_CHECK(groups >= 1 && outputs % groups == 0, "groups: expected a divisor of ", outputs, ", got ", groups);
     for (size_t i = 0; i < 2; ++i) {
-      STD_TORCH_CHECK(stride[i] >= 1 && padding[i] >= 0 && dilation[i] >= 1 && window[i] >= 0,
-                      "stride and dilation: expected at least 1; padding and window: at least 0");
+      STD_TORCH_CHECK(is_step(stride[i]) && is_size(padding[i]) && is_step(dilation[i]) && is_size(window[i]),
+                      "stride and dilation: expected 1 to ", kMost, "; padding and window: 0 to ", kMost);
     }
     weight = checked<T>(on, kernel, "weight", kernel.numel());
     corners = checked_integers(on, where, "corners", 2);

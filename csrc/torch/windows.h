@@ -1,10 +1,21 @@
 // Windowed coefficients as the kernels take them, checked.
 #pragma once
 
+#include <algorithm>
+#include <vector>
+
 #include "torch/tensors.h"
 #include "window_arguments.h"
 
 namespace lbp::binding {
+
+// Sizes and steps of windows above this are refused: products of two are numbers still, and CUDA kernels count places
+// in 32 bits.
+constexpr Index kMost = Index(1) << 30;
+
+inline bool is_size(Index number) { return number >= 0 && number <= kMost; }
+inline bool is_step(Index number) { return number >= 1 && number <= kMost; }
+inline bool is_place(Index number) { return number >= -kMost && number <= kMost; }
 
 // Integers [R, columns], contiguous.
 inline Tensor checked_integers(Device on, const Tensor& tensor, const char* name, int64_t columns) {
@@ -16,13 +27,40 @@ inline Tensor checked_integers(Device on, const Tensor& tensor, const char* name
 inline void check_window_matrix(const Tensor& matrix, const char* name) {
   STD_TORCH_CHECK(matrix.dim() == 7, name, ": expected [batch, channels, rows, columns, *layer], got ", matrix.dim(),
                   " dimensions");
+  for (int64_t i = 0; i < matrix.dim(); ++i) {
+    STD_TORCH_CHECK(is_size(matrix.size(i)), name, ": expected at most ", kMost, " along dimension ", i, ", got ",
+                    matrix.size(i));
+  }
+}
+
+// Where windows lie, as the schema has it.
+inline void check_places(const std::vector<int64_t>& scale, const std::vector<int64_t>& offset) {
+  STD_TORCH_CHECK(scale.size() == 2 && offset.size() == 2, "scale and offset: expected two numbers each");
+  STD_TORCH_CHECK(is_step(scale[0]) && is_step(scale[1]), "scale: expected numbers of 1 to ", kMost, ", got ", scale[0],
+                  " and ", scale[1]);
+  STD_TORCH_CHECK(is_place(offset[0]) && is_place(offset[1]), "offset: expected numbers of -", kMost, " to ", kMost,
+                  ", got ", offset[0], " and ", offset[1]);
+}
+
+// Channels, rows and columns of the input under a window matrix.
+inline void check_image(const std::vector<int64_t>& image, const Tensor& matrix) {
+  const int64_t channels = matrix.size(1);
+  STD_TORCH_CHECK(image.size() == 3 && image[0] == channels, "image: expected ", channels,
+                  " channels, rows and columns");
+  STD_TORCH_CHECK(is_size(image[1]) && is_size(image[2]), "image: expected ", channels,
+                  " channels, rows and columns of 0 to ", kMost, ", got ", image[1], " and ", image[2]);
 }
 
 // The windows that a matrix [B, C0, kh, kw, C, H, W] holds of an image of so many rows and columns.
 inline Windows windows_of(const Tensor& matrix, int64_t image_rows, int64_t image_columns,
                           const std::vector<int64_t>& scale, const std::vector<int64_t>& offset) {
-  STD_TORCH_CHECK(scale.size() == 2 && offset.size() == 2, "scale and offset: expected two numbers each");
-  STD_TORCH_CHECK(scale[0] >= 1 && scale[1] >= 1, "scale: expected numbers of at least 1");
+  check_places(scale, offset);
+  for (size_t axis = 0; axis < 2; ++axis) {
+    const Index count = matrix.size(int64_t(5 + axis)),
+                last = scale[axis] * std::max<Index>(count - 1, 0) + offset[axis];
+    STD_TORCH_CHECK(last <= kMost, "scale: the last of ", count, " windows begins at ", last, ", expected at most ",
+                    kMost);
+  }
   return {matrix.size(1), image_rows,     image_columns, matrix.size(2), matrix.size(3), matrix.size(4),
           matrix.size(5), matrix.size(6), scale[0],      scale[1],       offset[0],      offset[1]};
 }

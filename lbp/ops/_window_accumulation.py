@@ -90,7 +90,7 @@ def accumulation_bytes(
         positions = image[0] * window[0] * window[1] * layer[0] * layer[2]
         return (padded * (math.prod(layer) + math.prod(image)) + positions) * itemsize
     row = _row_numbers(image, window, layer, scale, count) * itemsize
-    together = min(max(operand_bytes(device) // row, 1), batch)
+    together = min(max(operand_bytes(device) // max(row, 1), 1), batch)
     coefficients = count * math.prod(layer) * itemsize
     # Columns beyond the image are cut off the sum at the end.
     return row * together + coefficients + batch * math.prod(image) * count * itemsize

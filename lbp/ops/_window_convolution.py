@@ -15,6 +15,9 @@ from torch import Tensor
 from lbp.ops._convolution import Convolution, Pair, convolved_size
 from lbp.ops._windows import has_kernel, on_image, operand_bytes
 
+PART_POSITIONS = 128
+"""Positions of the output of an entry of the windows, at most, that the kernel takes at a time."""
+
 
 class Tap(NamedTuple):
     """One tap of a kernel along one axis.
@@ -133,6 +136,7 @@ class ConvolvedWindows:
         axes: the layer, along each axis.
         inputs: channels of the layer.
         outputs: channels of the output.
+        groups: of the channels.
     """
 
     window: Pair
@@ -140,19 +144,20 @@ class ConvolvedWindows:
     axes: tuple[_Axis, _Axis]
     inputs: int
     outputs: int
+    groups: int
 
     @classmethod
     def of(
         cls, window: Sequence[int], layer: Sequence[int], weight: Tensor, scale: Sequence[int], convolution: Convolution
     ) -> ConvolvedWindows:
         """Return the sizes for windows [kh, kw] of a layer [C, H, W]."""
-        stride, padding, dilation, _ = convolution
+        stride, padding, dilation, groups = convolution
         counts = convolved_size(layer, weight, convolution)[1:]
         rows, columns = (
             _Axis.of(layer[1 + i], counts[i], weight.shape[2 + i], stride[i], padding[i], dilation[i]) for i in range(2)
         )
         steps = (scale[0] * dilation[0], scale[1] * dilation[1])
-        return cls((window[0], window[1]), steps, (rows, columns), layer[0], weight.shape[0])
+        return cls((window[0], window[1]), steps, (rows, columns), layer[0], weight.shape[0], groups)
 
     @property
     def grown(self) -> Pair:
@@ -189,7 +194,30 @@ class ConvolvedWindows:
 
     def extra_bytes(self, images: int, itemsize: int, device: torch.device) -> int:
         """Return the bytes that a convolution of images and input channels takes beside operand and result."""
-        return self.numbers(device) * itemsize * self.together(images, itemsize, device)
+        together = self.together(images, itemsize, device)
+        numbers = self.numbers(device) * itemsize * together
+        return numbers + self._bookkeeping_bytes(together, itemsize) if has_kernel(device) else numbers
+
+    def _bookkeeping_bytes(self, images: int, itemsize: int) -> int:
+        """Return what the kernel takes beside the layers: the costs of its parts, packed weights, and sums by thread.
+
+        csrc/cpu/kernels/convolve_windows.cpp deals out the parts, and lane_products.h the columns. A vector counts as
+        the widest that there is.
+        """
+        height, width = (axis.count for axis in self.axes)
+        across = -(-width // PART_POSITIONS)
+        down = -(-height // (PART_POSITIONS // -(-width // across)))
+        parts = images * self.grown[0] * self.grown[1] * down * across
+        taps = len(self.axes[0].shifts) * len(self.axes[1].shifts)
+        columns = self.groups * _padded_columns(self.outputs // self.groups, 64 // itemsize)
+        sums = min(torch.get_num_threads(), parts) * PART_POSITIONS
+        return 8 * parts + columns * (taps * (self.inputs // self.groups) + sums) * itemsize
+
+
+def _padded_columns(outputs: int, vector: int) -> int:
+    """Return the columns of the blocks of a group's outputs: two vectors wide, or one where that is less work."""
+    narrow, wide = -(-outputs // vector), -(-outputs // (2 * vector))
+    return narrow * vector if 3 * narrow < 5 * wide else 2 * wide * vector
 
 
 Places = tuple[Sequence[int], Sequence[int], Sequence[int]]

@@ -25,6 +25,7 @@ from lbp.ops._window_accumulation import (
     accumulate_windows_gradient,
     accumulation_bytes,
 )
+from lbp.ops._window_checks import check_convolution, check_places
 from lbp.ops._window_convolution import (
     ConvolvedWindows,
     axis_taps,
@@ -63,7 +64,11 @@ def windows_to_dense(windows: Tensor, image: Image, scale: Pair, offset: Pair) -
 
     Returns:
         [B, n0, C, H, W], zero outside the windows. Differentiable.
+
+    Raises:
+        RuntimeError: shapes or numbers that do not fit.
     """
+    check_places(windows, image, scale, offset)
     if current_backend() == "reference":
         return reference.windows_to_dense(windows, image, scale, offset)
     inputs = image[0] * image[1] * image[2]
@@ -150,14 +155,14 @@ def forward_conv2d_windows(
         Differentiable with respect to all tensors.
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit.
+        RuntimeError: shapes, numbers, dtypes or devices that do not fit.
     """
     matrices = (center, radius, center_bias, radius_bias)
     check_forward(matrices, 4)
     convolution = (stride, padding, dilation, groups)
     geometry = keywords_of(convolution)
-    if image is not None and (len(image) != 3 or image[0] != center.shape[1] or min(image) < 0):
-        raise RuntimeError(f"image: expected {center.shape[1]} channels, rows and columns, or nothing, got {image}")
+    check_places(center, image, scale, offset)
+    check_convolution(center, weight, convolution)
     if current_backend() == "reference":
         return reference.forward_conv2d_windows(
             *matrices, weight, bias, image=image, scale=scale, offset=offset, **geometry
@@ -203,15 +208,16 @@ def forward_linear_windows(
         None where they were. Differentiable with respect to all tensors.
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit.
+        RuntimeError: shapes, numbers, dtypes or devices that do not fit.
     """
     matrices = (center, radius, center_bias, radius_bias)
     check_forward(matrices, 4)
+    check_places(center, image, scale, offset)
+    layer = center.shape[4:]
+    if weight.dim() != 2 or weight.shape[1] != layer.numel():
+        raise RuntimeError(f"weight: expected [n_out, {layer.numel()}], got {list(weight.shape)}")
     if current_backend() == "reference":
         return reference.forward_linear_windows(*matrices, weight, bias, image=image, scale=scale, offset=offset)
-    layer = center.shape[4:]
-    if weight.shape[1] != layer.numel():
-        raise RuntimeError(f"weight: expected [n_out, {layer.numel()}], got {list(weight.shape)}")
     op = native("accumulate_windows")
     flat = (center_bias.flatten(1), None if radius_bias is None else radius_bias.flatten(1))
     # First, so that the weight is in the caches for the matrices.
@@ -269,10 +275,11 @@ def insert_forward_windows(
 
     Raises:
         ValueError: unknown sides.
-        RuntimeError: shapes, dtypes or devices that do not fit.
+        RuntimeError: shapes, numbers, dtypes or devices that do not fit.
     """
     side_code(sides)
     check_forward((center, radius, center_bias, radius_bias), 4)
+    check_places(center, image, scale, offset)
     if current_backend() == "reference":
         return reference.insert_forward_windows(
             A, center, radius, center_bias, radius_bias, image=image, scale=scale, offset=offset, sides=sides

@@ -21,13 +21,23 @@ from ops.cases import (
 
 import lbp
 from lbp import ops
+from lbp.bench.memory import peak_bytes
 from lbp.ops import _window_accumulation, _window_convolution, _windows
-from lbp.ops._window_accumulation import FEW_ROWS
+from lbp.ops._window_accumulation import FEW_ROWS, accumulation_bytes
+from lbp.ops._window_convolution import ConvolvedWindows
 from lbp.reference import dense_to_windows
 
 BACKENDS = ("reference", "native")
 NORMS = (1.0, 1.5, 2.0, math.inf)
 
+MOST = 2**30
+"""Sizes and steps above this are refused."""
+
+PLACES_THAT_DO_NOT_FIT = [
+    *(("scale", value) for value in [(0, 1), (1,), (1, MOST + 1), (1, 2**63 - 1)]),
+    *(("offset", value) for value in [(0,), (0, MOST + 1), (-(2**63), 0)]),
+    *(("image", value) for value in [(2, MOST + 1, 1), (2, 1, 2**63 - 1), (2, -1, 1), (3, 5, 5), (2, 5)]),
+]
 
 PLACES = [
     # image, window, layer, scale, offset
@@ -107,21 +117,168 @@ def test_convolution_of_rows_longer_than_a_part():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("image", [(1, 5, 5), (2, -1, 5), (2, 5)])
-def test_convolution_over_an_image_of_another_kind_is_refused(image, backend):
-    matrices = window_matrices(1, (2, 2), (2, 4, 4))
-    with lbp.backend(backend), pytest.raises(RuntimeError, match="image: expected 2 channels, rows and columns"):
-        ops.forward_conv2d_windows(*matrices, normal(3, 2, 2, 2), None, image=image, scale=(1, 1))
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("scale", value) for value in [(0, 1), (1,), (1, 1, 1), (1, MOST + 1), (2**62, 1)]),
+        *(("offset", value) for value in [(0,), (0, MOST + 1), (-MOST - 1, 0), (-(2**63), 0)]),
+        *(("image", value) for value in [(2, MOST + 1, 1), (2, 1, 2**63 - 1), (2, -1, 1), (3, 5, 5), (2, 5)]),
+        *(("stride", value) for value in [(0, 1), (1, -1), (1,), (MOST + 1, 1)]),
+        *(("padding", value) for value in [(-1, 0), (0,), (0, MOST + 1)]),
+        *(("dilation", value) for value in [(0, 1), (1,), (1, MOST + 1)]),
+        *(("groups", value) for value in [0, -1, 3]),
+        *(("weight", shape) for shape in [(3, 2, 2), (3, 3, 2, 2), (3, 2, 5, 2), (3, 2, 2, 0)]),
+    ],
+)
+def test_convolution_of_a_geometry_that_does_not_fit_is_refused(name, value, backend):
+    matrices, weight = window_matrices(1, (2, 2), (2, 4, 4)), normal(3, 2, 2, 2)
+    places = {"image": (2, 5, 5), "scale": (1, 1)}
+    if name == "weight":
+        weight = torch.ones(value).double()
+    else:
+        places[name] = value
+    with lbp.backend(backend), pytest.raises(RuntimeError, match=f"^{name}: (expected|the kernel)"):
+        ops.forward_conv2d_windows(*matrices, weight, None, **places)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("name", "value"), PLACES_THAT_DO_NOT_FIT)
+def test_products_and_copies_of_windows_at_places_that_do_not_fit_are_refused(name, value, backend):
+    layer = (2, 4, 4)
+    matrices = window_matrices(1, (2, 2), layer)
+    places = {"image": (2, 5, 5), "scale": (1, 1), "offset": (0, 0), name: value}
+    for op in (
+        lambda: ops.forward_linear_windows(*matrices, normal(3, 32), None, **places),
+        lambda: ops.insert_forward_windows(coefficients("both", 1, 3, *layer), *matrices, sides="both", **places),
+        lambda: ops.windows_to_dense(matrices[0], **places),
+    ):
+        with lbp.backend(backend), pytest.raises(RuntimeError, match=f"^{name}: expected"):
+            op()
+
+
+@pytest.mark.parametrize("count", [1, FEW_ROWS + 1])
+@pytest.mark.parametrize(("name", "value"), PLACES_THAT_DO_NOT_FIT)
+def test_kernels_for_products_refuse_places_that_do_not_fit(name, value, count):
+    center, rows = normal(1, 2, 2, 2, 2, 4, 4), normal(1, count, 2, 4, 4)
+    places = {"image": (2, 5, 5), "scale": (1, 1), "offset": (0, 0), name: value}.values()
+    with pytest.raises(RuntimeError, match=f"{name}.*: expected"):
+        torch.ops.lbp.accumulate_windows(rows, center, *places)
+    with pytest.raises(RuntimeError, match=f"{name}.*: expected"):
+        torch.ops.lbp.accumulate_windows_gradient(normal(1, 50, count), rows, center, *places, True, True)
+
+
+def test_an_image_of_more_numbers_than_can_be_counted_is_refused():
+    center, rows = torch.ones(1, 16, 1, 1, 1, 1, 1), torch.ones(1, 1, 1, 1, 1)
+    with pytest.raises(RuntimeError, match=r"image: expected at most \d+ numbers, got 16 x 1073741824 x 1073741824"):
+        torch.ops.lbp.accumulate_windows(rows, center, (16, MOST, MOST), (1, 1), (0, 0))
+
+
+def test_gradients_of_another_shape_are_refused():
+    center, rows, places = normal(1, 2, 2, 2, 2, 4, 4), normal(1, 3, 2, 4, 4), ((2, 5, 5), (1, 1), (0, 0))
+    with pytest.raises(RuntimeError, match=r"gradient: expected \[1, 50, 3\]"):
+        torch.ops.lbp.accumulate_windows_gradient(normal(1, 3, 50), rows, center, *places, True, True)
 
 
 @pytest.mark.parametrize(
-    ("places", "stride"),
-    [({"scale": (2**40, 1)}, 1), ({"scale": (1, 1)}, 2**40), ({"scale": (1, 1), "offset": (0, 2**40)}, 1)],
+    ("place", "value", "name"),
+    [
+        (2, (1, 2**63 - 1, 1), "image"),
+        (2, (1, 1, MOST + 1), "image"),
+        (3, (1, MOST + 1), "scale"),
+        (4, (-MOST - 1, 0), "offset"),
+        (5, (0, 1), "stride"),
+        (6, (0, MOST + 1), "padding"),
+        (7, (MOST + 1, 1), "dilation"),
+    ],
 )
-def test_steps_whose_products_are_no_numbers_are_refused(places, stride):
-    matrices = window_matrices(1, (2, 2), (2, 4, 4))
-    with pytest.raises(RuntimeError, match="expected"):
-        ops.forward_conv2d_windows(*matrices, normal(3, 2, 1, 1), None, stride=(stride, 1), **places)
+def test_the_kernel_for_convolutions_refuses_a_geometry_that_does_not_fit(place, value, name):
+    geometry = [(1, 9, 9), (1, 1), (-1, 0), (1, 1), (0, 0), (1, 1), 1]
+    geometry[place - 2] = value
+    with pytest.raises(RuntimeError, match=f"{name}.*: (expected|0 to)"):
+        torch.ops.lbp.convolve_windows_laid_out(torch.ones(1, 1, 1, 1, 1, 2, 1), torch.ones(1, 1, 1, 1), *geometry, 1)
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "name"),
+    [
+        ((1, 2**62), (0, 0), "scale"),
+        ((MOST + 1, 1), (0, 0), "scale"),
+        ((1, 0), (0, 0), "scale"),
+        ((1,), (0, 0), "scale"),
+        ((1, 1), (0, -MOST - 1), "offset"),
+        ((1, 1), (2**63 - 1, 0), "offset"),
+        ((MOST, 1), (1, 0), "scale"),
+    ],
+)
+def test_bounds_of_windows_that_lie_where_nothing_can_be_counted_are_refused(scale, offset, name):
+    matrices, (x_L, x_U) = window_matrices(1, (4, 1), (1, 2, 1), channels=1), intervals(1, 1, 4, 1)
+    calls = (
+        lambda: ops.concretize_forward_windows_box(*matrices, x_L, x_U, scale=scale, offset=offset),
+        lambda: ops.concretize_forward_windows_box_with_magnitude(*matrices, x_L, x_U, scale=scale, offset=offset),
+        lambda: ops.concretize_forward_windows_ball(*matrices, x_L, 0.25, 2.0, scale=scale, offset=offset),
+    )
+    for call in calls:
+        with pytest.raises(RuntimeError, match=f"{name}.*expected"):
+            call()
+
+
+def test_products_with_windows_at_the_largest_steps():
+    """Far beside the image all is 0."""
+    matrices, weight = window_matrices(1, (2, 2), (2, 4, 1)), normal(3, 8, seed=30)
+    places = {"image": (2, 5, 5), "scale": (MOST // 4, MOST), "offset": (1, -MOST)}
+    center, radius, *_ = ops.forward_linear_windows(*matrices, weight, None, **places)
+    assert center.shape == radius.shape == (1, 50, 3)
+    assert not center.any()
+    assert not radius.any()
+
+
+def test_convolution_at_the_largest_steps_over_the_largest_image():
+    matrices, weight = window_matrices(1, (2, 2), (2, 4, 1)), normal(3, 2, 1, 1)
+    places = {"image": (2, MOST, MOST), "scale": (MOST, MOST), "offset": (-MOST, 0)}
+    everywhere = ops.forward_conv2d_windows(*matrices, weight, None, scale=(MOST, MOST))[0]
+    found = ops.forward_conv2d_windows(*matrices, weight, None, **places)[0]
+    # The windows of the second row alone lie on the image.
+    assert torch.equal(found[..., 1, :], everywhere[..., 1, :])
+    assert not found[..., [0, 2, 3], :].any()
+
+
+def test_bytes_of_a_product_over_an_image_without_channels():
+    """Only the coefficients are copied, and nothing is divided by the numbers of a row."""
+    size = accumulation_bytes((0, 5, 5), (3, 3), (1, 5, 5), (1, 1), 7, 1, 4, torch.device("cuda"))
+    assert size == 7 * 25 * 4
+
+
+MEBIBYTE = 2**20
+
+
+@pytest.mark.parametrize(
+    ("window", "layer", "weight"),
+    [
+        ((1500, 1500), (1, 1, 1), (1, 1, 1, 1)),
+        ((1, 1), (512, 3, 3), (512, 512, 3, 3)),
+        ((1, 1), (1, 16, 8), (32768, 1, 1, 1)),
+    ],
+    ids=["many parts", "many weights", "many outputs"],
+)
+def test_bytes_of_a_convolution_are_those_that_it_takes(window, layer, weight):
+    windows, kernel = torch.ones(1, 1, *window, *layer), torch.ones(weight)
+    convolution = ((1, 1), (0, 0), (1, 1), 1)
+    sizes = ConvolvedWindows.of(window, layer, kernel, (1, 1), convolution)
+    threads = torch.get_num_threads()
+    # Of several threads each has sums of its own, but on a busy machine they need not have them at the same time.
+    torch.set_num_threads(1)
+    try:
+        counted = sizes.extra_bytes(1, windows.itemsize, windows.device)
+        result, peak = peak_bytes(
+            lambda: torch.ops.lbp.convolve_windows(windows, kernel, (), (1, 1), (0, 0), *convolution), windows.device
+        )
+    finally:
+        torch.set_num_threads(threads)
+    if peak is None:
+        pytest.skip("this system does not tell the peak of a process's memory")
+    taken = peak - result.nbytes
+    assert counted >= 8 * MEBIBYTE
+    assert abs(counted - taken) <= 0.1 * taken + 2 * MEBIBYTE
 
 
 def test_convolution_of_no_channels_is_zero():
