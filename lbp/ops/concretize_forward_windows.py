@@ -19,6 +19,7 @@ from lbp.ops._arguments import (
     sum_to,
 )
 from lbp.ops._convolution import Pair
+from lbp.ops._window_checks import check_places
 from lbp.ops.concretize import checked_exponent, region_gradients
 from lbp.ops.forward_windows import windows_to_dense
 
@@ -53,6 +54,7 @@ def concretize_forward_windows_box(
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit.
     """
+    check_places(center, None, scale, offset)
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
         return reference.concretize_forward_windows_box(*matrices, x_L, x_U, scale=scale, offset=offset)
@@ -82,6 +84,7 @@ def concretize_forward_windows_box_with_magnitude(
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit.
     """
+    check_places(center, None, scale, offset)
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
         return reference.concretize_forward_windows_box_with_magnitude(*matrices, x_L, x_U, scale=scale, offset=offset)
@@ -114,6 +117,7 @@ def concretize_forward_windows_ball(
         RuntimeError: shapes, dtypes or devices that do not fit.
     """
     p = checked_exponent(p)
+    check_places(center, None, scale, offset)
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
         return reference.concretize_forward_windows_ball(*matrices, x0, eps, p, scale=scale, offset=offset)

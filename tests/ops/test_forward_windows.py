@@ -156,6 +156,22 @@ def test_products_and_copies_of_windows_at_places_that_do_not_fit_are_refused(na
             op()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, value in PLACES_THAT_DO_NOT_FIT if name != "image"]
+)
+def test_evaluations_of_windows_at_places_that_do_not_fit_are_refused(name, value, backend):
+    matrices, ends = window_matrices(1, (2, 2), (2, 4, 4)), normal(1, 2, 5, 5)
+    places = {"scale": (1, 1), "offset": (0, 0), name: value}
+    for op in (
+        lambda: ops.concretize_forward_windows_box(*matrices, ends, ends, **places),
+        lambda: ops.concretize_forward_windows_box_with_magnitude(*matrices, ends, ends, **places),
+        lambda: ops.concretize_forward_windows_ball(*matrices, ends, 0.1, 2.0, **places),
+    ):
+        with lbp.backend(backend), pytest.raises(RuntimeError, match=f"^{name}: expected"):
+            op()
+
+
 @pytest.mark.parametrize("count", [1, FEW_ROWS + 1])
 @pytest.mark.parametrize(("name", "value"), PLACES_THAT_DO_NOT_FIT)
 def test_kernels_for_products_refuse_places_that_do_not_fit(name, value, count):
