@@ -121,7 +121,7 @@ def _contenders(case: OpCase, options: OpOptions, device: torch.device) -> dict[
 def _compiled(call: Call) -> Call:
     """Returns the call under `torch.compile`, with graphs of its own: what earlier cases compiled is forgotten."""
     torch.compiler.reset()
-    return torch.compile(lambda: call(), dynamic=False)
+    return torch.compile(lambda: call(), fullgraph=True, dynamic=False)
 
 
 def _on_backend(backend: str, call: Call, device: torch.device) -> Call:
@@ -164,12 +164,15 @@ def _difference(result: Any, expected: Any) -> float:
 
 
 def largest_difference(ours: Tensor, theirs: Tensor) -> float:
-    """Returns the largest difference as a share of the largest finite number of `theirs` (of 1 if that is smaller)."""
+    """Returns the largest difference as a share of the largest finite number of `theirs`.
+
+    Where that is 0 whatever differs does so infinitely.
+    """
     if ours.numel() == 0:
         return 0.0
-    scale = torch.nan_to_num(theirs, nan=0.0, posinf=0.0, neginf=0.0).abs().max().clamp(min=1.0)
-    difference = torch.where(ours == theirs, torch.zeros_like(theirs), (ours - theirs).abs())
-    return float((difference.max() / scale).item())
+    scale = torch.nan_to_num(theirs, nan=0.0, posinf=0.0, neginf=0.0).abs().max()
+    difference = torch.where(ours == theirs, torch.zeros_like(theirs), (ours - theirs).abs()).max()
+    return 0.0 if difference == 0 else float((difference / scale).item())
 
 
 def _measured(

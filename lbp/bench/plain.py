@@ -1,8 +1,12 @@
 """The bound functions as one writes them in PyTorch for speed: what this package is compared with.
 
 `lbp.reference` is what tests compare kernels with. It tells six statuses of neurons apart, rounds lines outward, adds
-up in float64 and passes NaN on. Who writes bounds for an experiment does without, so that the baseline of measurements
-does, too: bounds are numbers in order, lines adaptive, sums float32. What is not here is that of `lbp.reference`.
+up in float64, passes NaN on, and takes windows by way of dense matrices. Who writes bounds for an experiment does
+without, so that the baseline of measurements does, too: bounds are numbers in order, lines adaptive, sums float32, and
+windows stay windows (`plain_windows`).
+
+What is not here is that of `lbp.reference`: products of the library and no more than adding their results
+(`interval_linear`, `forward_conv2d` and their like), and `windows_to_dense`, which has no kernel.
 """
 
 from __future__ import annotations
@@ -13,17 +17,30 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lbp import reference
-from lbp.reference.relax import ForwardMatrices
-from lbp.strategies import BoundingLines, side_names
-
-_TINY = 1e-30
-"""Below every denominator that is not 0."""
+from lbp.bench import plain_windows
+from lbp.bench.plain_parts import (
+    Lines,
+    Matrices,
+    Pair,
+    adaptive_lines,
+    around_center,
+    column_norm,
+    dual,
+    ends,
+    inserted,
+    relaxed_by,
+    row_sums,
+)
+from lbp.precision import full_precision
+from lbp.reference.affine import conv2d_output_padding
+from lbp.strategies import BoundingLines
 
 
 @contextmanager
@@ -41,59 +58,9 @@ def plain_functions() -> Iterator[None]:
             setattr(module, name, function)
 
 
-class _Lines(NamedTuple):
-    """A line below and one above, [B, *shape]; intercepts that are 0 everywhere are None."""
-
-    lower_slope: Tensor
-    lower_intercept: Tensor | None
-    upper_slope: Tensor
-    upper_intercept: Tensor | None
-
-    def unsqueezed(self) -> _Lines:
-        return _Lines(*(None if line is None else line.unsqueeze(1) for line in self))  # type: ignore[arg-type]
-
-
-def _relu_lines(l: Tensor, u: Tensor) -> _Lines:
-    """ReLU: the chord above, below it slope 1 where u is the longer side."""
-    unstable = (l < 0) & (u > 0)
-    slope = torch.where(unstable, u / (u - l).clamp(min=_TINY), (u > 0).to(l.dtype))
-    return _Lines((u >= -l).to(l.dtype), None, slope, torch.where(unstable, -l * slope, 0))
-
-
-def _ramp_lines(l: Tensor, u: Tensor, r: Tensor | float, eta: Tensor | float) -> _Lines:
-    """ParamRamp (Lyu et al. 2021, Table 2, adaptive), cases with the same formula together."""
-    below, beyond = l < 0, u > r
-    top = torch.where(beyond, r, u)
-    crosses = below & (u > 0)
-    # Above: through (l, act(l)) and the first bend that u reaches, or with slope eta from r on.
-    rise = (1 - eta) * (top / (top - l).clamp(min=_TINY))
-    flat = beyond & (u - r > r - l)
-    stable = eta + (1 - eta) * (u > 0).to(l.dtype)
-    upper_slope = torch.where(flat, eta, torch.where(crosses, eta + rise, stable))
-    upper_intercept = torch.where(flat, (1 - eta) * r, torch.where(crosses, -l * rise, 0))
-    # Below: through the origin where l < 0, else the chord.
-    steep = torch.where(beyond, eta + (1 - eta) * (r / u.clamp(min=_TINY)), 1.0)
-    chord = torch.where(beyond, eta + (1 - eta) * ((r - l).clamp(min=0) / (u - l).clamp(min=_TINY)), 1.0)
-    lower_slope = torch.where(below, torch.where(-l > u, eta, steep), chord)
-    bottom = l.clamp(max=r) if isinstance(r, float) else torch.minimum(l, r)
-    at_l = bottom + eta * (l - bottom)
-    return _Lines(lower_slope, torch.where(beyond & ~below, at_l - chord * l, 0), upper_slope, upper_intercept)
-
-
-def _lines(l: Tensor, u: Tensor, options: dict[str, Any]) -> _Lines | None:
-    """Return adaptive lines, None where others are asked for."""
-    r, eta, strategy = options.get("r", math.inf), options.get("eta", 0.0), options.get("strategy", "adaptive")
-    others = set(options) - {"r", "eta", "strategy"}
-    if strategy != "adaptive" or any(options[name] is not None for name in others):
-        return None
-    if isinstance(r, Tensor) or r != math.inf:
-        return _ramp_lines(l, u, r, eta)
-    return _relu_lines(l, u) if not isinstance(eta, Tensor) and eta == 0 else None
-
-
 def _bounding_lines(l: Tensor, u: Tensor, *given: Any, **options: Any) -> BoundingLines:
     options |= zip(_OPTIONS, given, strict=False)
-    lines = _lines(l, u, options)
+    lines = adaptive_lines(l, u, options)
     if lines is None:
         return _REFERENCE["bounding_lines"](l, u, **options)  # type: ignore[no-any-return]
     return BoundingLines(*(torch.zeros_like(lines.lower_slope) if line is None else line for line in lines))
@@ -102,26 +69,10 @@ def _bounding_lines(l: Tensor, u: Tensor, *given: Any, **options: Any) -> Boundi
 def _relax_backward(
     A: Tensor, l: Tensor, u: Tensor, *, sides: str, bias: Tensor | None = None, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    found = _lines(l, u, options)
+    found = adaptive_lines(l, u, options)
     if found is None:
         return _REFERENCE["relax_backward"](A, l, u, sides=sides, bias=bias, **options)  # type: ignore[no-any-return]
-    lines, coefficients, constants = found.unsqueezed(), [], []
-    for rows, side in zip(A, side_names(sides), strict=True):
-        below, above = (lines[:2], lines[2:]) if side == "lower" else (lines[2:], lines[:2])
-        positive, negative = rows.clamp(min=0), rows.clamp(max=0)
-        relaxed = torch.addcmul(positive * below[0], negative, above[0])
-        parts = [(positive, below[1]), (negative, above[1]), (relaxed, None if bias is None else bias[None, None])]
-        sums = [_row_sums(part, weights) for part, weights in parts if weights is not None]
-        coefficients.append(relaxed)
-        constants.append(torch.stack(sums).sum(0))
-    return torch.stack(coefficients), torch.stack(constants).double()
-
-
-def _row_sums(rows: Tensor, weights: Tensor) -> Tensor:
-    """Return the sums over a layer of rows [B, S, *shape] times weights [B or 1, 1, *shape]: [B, S]."""
-    layer = rows.shape[2:]
-    vector = weights.expand(*weights.shape[:2], *layer).flatten(2).mT
-    return (rows.flatten(2) @ vector).squeeze(-1)
+    return relaxed_by(A, found.unsqueezed(), None if bias is None else bias[None, None], sides, row_sums)
 
 
 def _relax_forward(
@@ -132,15 +83,15 @@ def _relax_forward(
     l: Tensor,
     u: Tensor,
     **options: Any,
-) -> ForwardMatrices:
-    lines = _lines(l, u, options)
+) -> Matrices:
+    lines = adaptive_lines(l, u, options)
     if lines is None:
         matrices = (center, radius, center_bias, radius_bias)
         return _REFERENCE["relax_forward"](*matrices, l, u, **options)  # type: ignore[no-any-return]
     rows = lines.unsqueezed()
-    lower, upper = _ends(center, radius)
+    lower, upper = ends(center, radius)
     lower, upper = lower * rows.lower_slope, upper * rows.upper_slope
-    lower_bias, upper_bias = _ends(center_bias, radius_bias)
+    lower_bias, upper_bias = ends(center_bias, radius_bias)
     lower_bias, upper_bias = lower_bias * lines.lower_slope, upper_bias * lines.upper_slope
     if lines.lower_intercept is not None:
         lower_bias = lower_bias + lines.lower_intercept
@@ -148,10 +99,6 @@ def _relax_forward(
         upper_bias = upper_bias + lines.upper_intercept
     middle, half = (upper + lower) / 2, (upper - lower) / 2
     return middle, half, (upper_bias + lower_bias) / 2, (upper_bias - lower_bias) / 2
-
-
-def _ends(center: Tensor, radius: Tensor | None) -> tuple[Tensor, Tensor]:
-    return (center, center) if radius is None else (center - radius, center + radius)
 
 
 def _ramp(z: Tensor, r: Tensor | float = math.inf, eta: Tensor | float = 0.0) -> Tensor:
@@ -167,25 +114,66 @@ def _ramp_interval(
     return _ramp(l, r, eta), _ramp(u, r, eta)
 
 
+def _ramp_interval_with_status(
+    l: Tensor, u: Tensor, r: Tensor | float = math.inf, eta: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    return *_ramp_interval(l, u, r, eta), _status_counts(l, u, r)
+
+
+def _status_counts(l: Tensor, u: Tensor, r: Tensor | float = math.inf) -> Tensor:
+    """Return how many neurons have each status; what three or five comparisons do not count is the rest."""
+    zero = torch.zeros((), dtype=torch.int64, device=l.device)
+    crosses = (l < 0) & (u > 0)
+    inactive, crossing = torch.count_nonzero(u <= 0), torch.count_nonzero(crosses)
+    bending, beyond, past_both = zero, zero, zero
+    if isinstance(r, Tensor) or r != math.inf:
+        high = u > r
+        reaching = torch.count_nonzero(high)
+        beyond, past_both = torch.count_nonzero(high & (l >= r)), torch.count_nonzero(high & crosses)
+        bending = reaching - beyond - past_both
+    linear = l.numel() - inactive - crossing - bending - beyond
+    return torch.stack([inactive, crossing - past_both, linear, bending, beyond, past_both])
+
+
+def _backward_linear(A: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    with full_precision():
+        return A @ weight, _bias_constants(A, bias)
+
+
+def _backward_conv2d(
+    A: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    input_size: Pair,
+    *,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    output_padding = conv2d_output_padding(A.shape[-2:], weight.shape[-2:], input_size, stride, padding, dilation)
+    with full_precision():
+        below = F.conv_transpose2d(A.flatten(0, 2), weight, None, stride, padding, output_padding, groups, dilation)
+        constants = _bias_constants(A, None if bias is None else bias[:, None, None])
+    return below.reshape(*A.shape[:3], *below.shape[1:]), constants
+
+
+def _bias_constants(A: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the sums over a layer of A [K, B, S, *shape] times a bias that broadcasts to its shape."""
+    if bias is None:
+        return A.new_zeros(A.shape[:3], dtype=torch.float64)
+    return (A.flatten(3) @ bias.expand(A.shape[3:]).flatten()).double()
+
+
 def _concretize_box(A: Tensor, x_L: Tensor, x_U: Tensor, *, sides: str) -> Tensor:
     middle, half = ((x_U + x_L) / 2).unsqueeze(1), ((x_U - x_L) / 2).unsqueeze(1)
-    return _around_center(A, middle, lambda rows: _row_sums(rows.abs(), half), sides)
+    return around_center(A, middle, lambda rows: row_sums(rows.abs(), half), sides, row_sums)
 
 
 def _concretize_ball(A: Tensor, x0: Tensor, eps: Tensor | float, p: float, *, sides: str) -> Tensor:
     radius = eps.to(A.dtype).reshape(-1, 1) if isinstance(eps, Tensor) else eps
-    norm = functools.partial(torch.linalg.vector_norm, ord=_dual(p), dim=-1)
-    return _around_center(A, x0.unsqueeze(1), lambda rows: radius * norm(rows.flatten(2)), sides)
-
-
-def _around_center(A: Tensor, center: Tensor, spread: Callable[[Tensor], Tensor], sides: str) -> Tensor:
-    signs = (-1 if side == "lower" else 1 for side in side_names(sides))
-    bounds = [_row_sums(rows, center) + sign * spread(rows) for rows, sign in zip(A, signs, strict=True)]
-    return torch.stack(bounds).double()
-
-
-def _dual(p: float) -> float:
-    return math.inf if p == 1 else (1.0 if math.isinf(p) else p / (p - 1))
+    norm = functools.partial(torch.linalg.vector_norm, ord=dual(p), dim=-1)
+    return around_center(A, x0.unsqueeze(1), lambda rows: radius * norm(rows.flatten(2)), sides, row_sums)
 
 
 def _concretize_forward_box(
@@ -211,33 +199,116 @@ def _concretize_forward_ball(
     p: float,
 ) -> tuple[Tensor, Tensor]:
     spread = eps.to(center.dtype).reshape(-1, 1) if isinstance(eps, Tensor) else eps
-    norm = functools.partial(torch.linalg.vector_norm, ord=_dual(p), dim=1)
-    return _forward_bounds((center, radius, center_bias, radius_bias), x0, lambda rows: spread * norm(rows))
+    matrices = (center, radius, center_bias, radius_bias)
+    return _forward_bounds(matrices, x0, lambda rows: spread * column_norm(rows, p, 1))
 
 
-def _forward_bounds(
-    matrices: tuple[Tensor, Tensor | None, Tensor, Tensor | None], middle: Tensor, spread: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
+def _forward_bounds(matrices: Matrices, middle: Tensor, spread: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Return l and u of linear bounds [B, n0, *shape] around the middle [B, *] of the inputs."""
     center, radius, center_bias, radius_bias = matrices
-    lower, upper = (end.flatten(2) for end in _ends(center, radius))
-    lower_bias, upper_bias = (end.flatten(1) for end in _ends(center_bias, radius_bias))
+    lower, upper = (end.flatten(2) for end in ends(center, radius))
+    lower_bias, upper_bias = (end.flatten(1) for end in ends(center_bias, radius_bias))
     point = middle.flatten(1).unsqueeze(1)
     l = (point @ lower).squeeze(1) - spread(lower) + lower_bias
     u = (point @ upper).squeeze(1) + spread(upper) + upper_bias
     return l.reshape(-1, *center.shape[2:]), u.reshape(-1, *center.shape[2:])
 
 
+def _concretize_forward_box_with_magnitude(
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    x_L: Tensor,
+    x_U: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    l, u = _concretize_forward_box(center, radius, center_bias, radius_bias, x_L, x_U)
+    with torch.no_grad():
+        largest = torch.maximum(x_L.abs(), x_U.abs()).flatten(1).unsqueeze(1)
+        parts = [largest @ part.flatten(2).abs() for part in (center, radius) if part is not None]
+        return l, u, torch.stack(parts).sum(0).reshape(l.shape)
+
+
+def _insert_forward(
+    A: Tensor,
+    center: Tensor,
+    radius: Tensor | None,
+    center_bias: Tensor,
+    radius_bias: Tensor | None,
+    *,
+    sides: str,
+) -> tuple[Tensor, Tensor]:
+    with full_precision():
+        return inserted(A, (center, radius, center_bias, radius_bias), sides, _insert_matrix)
+
+
+def _insert_matrix(rows: Tensor, matrix: Tensor) -> Tensor:
+    """Return rows [B, S, *shape] times a matrix [B, n0, *shape]: [B, S, n0]."""
+    return rows.flatten(2) @ matrix.flatten(2).mT
+
+
+def _relax_windows(
+    A: Tensor, rows: Tensor, l: Tensor, u: Tensor, *, sides: str, bias: Tensor | None = None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    offset = None if bias is None else bias.expand(l.shape)
+    return plain_windows.relax_windows(A, rows, _lines_of_layer(l, u, options), offset, sides)
+
+
+def _relax_backward_conv2d_windows(
+    A: Tensor,
+    rows: Tensor,
+    l: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    corners: Tensor,
+    window: Pair,
+    *,
+    sides: str,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    lines = _lines_of_layer(l, u, options)
+    layers = (weight, bias, corners, window)
+    return plain_windows.relax_backward_conv2d_windows(A, rows, lines, *layers, sides, geometry)
+
+
+def _lines_of_layer(l: Tensor, u: Tensor, options: dict[str, Any]) -> Lines:
+    lines = adaptive_lines(l, u, options)
+    return Lines(*torch.broadcast_tensors(*_REFERENCE["bounding_lines"](l, u, **options))) if lines is None else lines
+
+
 _REPLACED: dict[str, Callable[..., Any]] = {
+    "backward_conv2d": _backward_conv2d,
+    "backward_conv2d_windows": plain_windows.backward_conv2d_windows,
+    "backward_linear": _backward_linear,
     "bounding_lines": _bounding_lines,
     "concretize_ball": _concretize_ball,
     "concretize_box": _concretize_box,
     "concretize_forward_ball": _concretize_forward_ball,
     "concretize_forward_box": _concretize_forward_box,
+    "concretize_forward_box_with_magnitude": _concretize_forward_box_with_magnitude,
+    "concretize_forward_windows_ball": plain_windows.concretize_forward_windows_ball,
+    "concretize_forward_windows_box": plain_windows.concretize_forward_windows_box,
+    "concretize_forward_windows_box_with_magnitude": plain_windows.concretize_forward_windows_box_with_magnitude,
+    "concretize_windows_ball": plain_windows.concretize_windows_ball,
+    "concretize_windows_box": plain_windows.concretize_windows_box,
+    "forward_conv2d_windows": plain_windows.forward_conv2d_windows,
+    "forward_linear_windows": plain_windows.forward_linear_windows,
+    "insert_forward": _insert_forward,
+    "insert_forward_windows": plain_windows.insert_forward_windows,
     "ramp": _ramp,
     "ramp_interval": _ramp_interval,
+    "ramp_interval_with_status": _ramp_interval_with_status,
     "relax_backward": _relax_backward,
+    "relax_backward_conv2d_windows": _relax_backward_conv2d_windows,
     "relax_forward": _relax_forward,
+    "relax_windows": _relax_windows,
+    "status_counts": _status_counts,
 }
 _OPTIONS = tuple(inspect.signature(reference.bounding_lines).parameters)[2:]
 _REFERENCE = {name: getattr(reference, name) for name in _REPLACED}
