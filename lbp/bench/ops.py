@@ -112,9 +112,8 @@ def _contenders(case: OpCase, options: OpOptions, device: torch.device) -> dict[
     }
     if options.compiled and case.compiled:
         calls["reference compiled"] = lambda: _on_backend("reference", _compiled(case.call), device)
-    fused = case.op == "relax_backward" and case.activation == "ReLU"
-    if fused and device.type == "cuda" and cupy_fusion.is_available():
-        calls[_CUPY] = lambda: cupy_fusion.relax_backward(*case.tensors[:3])
+    if cupy_fusion.takes_part(case):
+        calls[_CUPY] = lambda: cupy_fusion.call_of(case)
     return calls
 
 
