@@ -20,6 +20,10 @@ COMPILED = ("DM-Medium conv1", "DM-Medium fc1")
 """Layers at whose shapes the reference is run under `torch.compile` as well: every shape costs a compilation."""
 
 
+NOT_COMPILED = ("forward_conv2d_windows", "insert_forward_windows")
+"""Ops of which `torch.compile` takes minutes for a shape: it writes sums over shifted slices out for every entry."""
+
+
 @dataclass(frozen=True)
 class OpCase:
     """One op at one shape.

@@ -17,6 +17,7 @@ from lbp.backend import current_backend
 from lbp.bench.layers import AffineLayer, affine_layers
 from lbp.bench.op_case import (
     COMPILED,
+    NOT_COMPILED,
     OpCase,
     Shape,
     activations,
@@ -58,7 +59,8 @@ def op_cases(device: torch.device, *, quick: bool = False) -> Iterator[OpCase]:
             for batch in batches:
                 for case in _cases(Shape(layer, batch, device), seen):
                     several = batch > 1 or "n0" in case.parameters
-                    yield replace(case, compiled=layer.name in COMPILED and several)
+                    compiled = layer.name in COMPILED and case.op not in NOT_COMPILED
+                    yield replace(case, compiled=compiled and several)
     if not quick and not on_gpu:
         yield from _rows_of_crown(device)
 
