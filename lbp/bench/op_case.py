@@ -20,6 +20,10 @@ COMPILED = ("DM-Medium conv1", "DM-Medium fc1")
 """Layers at whose shapes the reference is run under `torch.compile` as well: every shape costs a compilation."""
 
 
+NOT_COMPILED = ("forward_conv2d_windows", "insert_forward_windows")
+"""Ops of which `torch.compile` takes minutes for a shape: it writes sums over shifted slices out for every entry."""
+
+
 @dataclass(frozen=True)
 class OpCase:
     """One op at one shape.
@@ -107,6 +111,47 @@ class Shape:
     def sizes(self) -> dict[str, int]:
         """Returns what describes coefficients of the layer."""
         return {"B": self.batch, "S": self.rows, "n": self.neurons}
+
+
+def taps_at(places: int, kernel: int, size: int, *, stride: int, padding: int, dilation: int) -> list[int]:
+    """Returns how many taps of a kernel lie on the input, at each place of the output along an axis.
+
+    Args:
+        places: of the output.
+        kernel: taps.
+        size: of the input.
+        stride: of the places.
+        padding: how far before the input the first tap lies at the first place.
+        dilation: distance of the taps.
+    """
+    firsts = (stride * place - padding for place in range(places))
+    return [sum(0 <= first + dilation * tap < size for tap in range(kernel)) for first in firsts]
+
+
+def taps_of(module: nn.Conv2d, places: tuple[int, int], size: tuple[int, int]) -> tuple[list[int], list[int]]:
+    """Returns `taps_at` of the rows and of the columns of a convolution's output."""
+    geometry = geometry_of(module)
+    rows, columns = (
+        taps_at(
+            places[i],
+            module.kernel_size[i],
+            size[i],
+            **{name: geometry[name][i] for name in ("stride", "padding", "dilation")},
+        )
+        for i in range(2)
+    )
+    return rows, columns
+
+
+def multiply_adds(layer: AffineLayer) -> int:
+    """Returns the multiply-adds of one application of a layer, without those of taps that lie in padding."""
+    module = layer.module
+    channels = module.weight.shape[0] * module.weight.shape[1]
+    if not isinstance(module, nn.Conv2d):
+        return channels
+    (_, *places), (_, *size) = layer.output_shape, layer.input_shape
+    rows, columns = taps_of(module, (places[0], places[1]), (size[0], size[1]))
+    return channels * sum(rows) * sum(columns)
 
 
 def bytes_of(*tensors: Tensor) -> int:

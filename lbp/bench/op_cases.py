@@ -15,7 +15,18 @@ from torch.nn import functional
 from lbp import ops
 from lbp.backend import current_backend
 from lbp.bench.layers import AffineLayer, affine_layers
-from lbp.bench.op_case import COMPILED, OpCase, Shape, activations, bytes_of, geometry_of, wanted, words_of
+from lbp.bench.op_case import (
+    COMPILED,
+    NOT_COMPILED,
+    OpCase,
+    Shape,
+    activations,
+    bytes_of,
+    geometry_of,
+    multiply_adds,
+    wanted,
+    words_of,
+)
 from lbp.bench.window_cases import window_cases
 from lbp.ops._arguments import native
 from lbp.ops.outward_intervals import Widening, outward_interval_conv2d, outward_interval_linear
@@ -48,7 +59,8 @@ def op_cases(device: torch.device, *, quick: bool = False) -> Iterator[OpCase]:
             for batch in batches:
                 for case in _cases(Shape(layer, batch, device), seen):
                     several = batch > 1 or "n0" in case.parameters
-                    yield replace(case, compiled=layer.name in COMPILED and several)
+                    compiled = layer.name in COMPILED and case.op not in NOT_COMPILED
+                    yield replace(case, compiled=compiled and several)
     if not quick and not on_gpu:
         yield from _rows_of_crown(device)
 
@@ -242,7 +254,6 @@ def _product_cases(shape: Shape) -> Iterator[OpCase]:
     weight = layer.module.weight.detach().to(shape.device).requires_grad_()
     bias = None if layer.module.bias is None else layer.module.bias.detach().to(shape.device)
     l, u = wanted(*shape.bounds(*layer.input_shape))
-    multiply_adds = weight.numel() * math.prod(layer.output_shape[1:])
     words = f"{layer.name} B={shape.batch}"
     sizes = {"B": shape.batch, "n": shape.neurons}
     interval: Callable[[], Any]
@@ -260,16 +271,16 @@ def _product_cases(shape: Shape) -> Iterator[OpCase]:
         interval,
         (l, u, weight),
         bytes_of(l, u, weight) + outputs,
-        4 * multiply_adds * shape.batch,
+        4 * multiply_adds(layer) * shape.batch,
         sizes,
     )
     if shape.device.type == "cuda":
-        yield _outward_interval(shape, (l.detach(), u.detach()), weight.detach(), bias, multiply_adds)
+        yield _outward_interval(shape, (l.detach(), u.detach()), weight.detach(), bias)
     if layer.is_output:
         return
     for activation, parameters, trained in activations(shape, *layer.output_shape):
-        yield _fused(shape, activation, parameters, trained, (weight, bias), multiply_adds)
-    yield _unfused(shape, (weight, bias), multiply_adds)
+        yield _fused(shape, activation, parameters, trained, (weight, bias))
+    yield _unfused(shape, (weight, bias))
 
 
 def _narrow_convolutions(device: torch.device) -> Iterator[OpCase]:
@@ -290,7 +301,7 @@ def _narrow_convolutions(device: torch.device) -> Iterator[OpCase]:
             partial(_by_fused_product, l, u, weight, geometry_of(module)),
             (l, u, weight),
             bytes_of(l, u, weight) + 2 * shape.batch * shape.neurons * weight.element_size(),
-            4 * weight.numel() * 32 * 32 * shape.batch,
+            4 * multiply_adds(shape.layer) * shape.batch,
             {"B": shape.batch, "n": shape.neurons},
         )
 
@@ -303,9 +314,7 @@ def _by_fused_product(l: Tensor, u: Tensor, weight: Tensor, geometry: dict[str, 
     return lower, upper
 
 
-def _outward_interval(
-    shape: Shape, bounds: tuple[Tensor, Tensor], weight: Tensor, bias: Tensor | None, multiply_adds: int
-) -> OpCase:
+def _outward_interval(shape: Shape, bounds: tuple[Tensor, Tensor], weight: Tensor, bias: Tensor | None) -> OpCase:
     """What verdicts take of intervals, without gradients; the reference has two products of the library."""
     module = shape.layer.module
     by, margin = Widening(1e-4, 1e-19), torch.full((weight.shape[0],), 1e-4, device=shape.device)
@@ -322,12 +331,12 @@ def _outward_interval(
         call,
         (*bounds, weight),
         bytes_of(*bounds, weight) + outputs,
-        4 * multiply_adds * shape.batch,
+        4 * multiply_adds(shape.layer) * shape.batch,
         {"B": shape.batch, "n": shape.neurons},
     )
 
 
-def _unfused(shape: Shape, weights: tuple[Tensor, Tensor | None], multiply_adds: int) -> OpCase:
+def _unfused(shape: Shape, weights: tuple[Tensor, Tensor | None]) -> OpCase:
     """Back-substitution through the layer without an activation behind it."""
     layer, (weight, bias) = shape.layer, weights
     (A,) = wanted(shape.normal(1, shape.batch, shape.rows, *layer.output_shape))
@@ -345,7 +354,7 @@ def _unfused(shape: Shape, weights: tuple[Tensor, Tensor | None], multiply_adds:
         call,
         (A, weight),
         bytes_of(A, weight) + results,
-        2 * multiply_adds * shape.batch * shape.rows,
+        2 * multiply_adds(layer) * shape.batch * shape.rows,
         shape.sizes(),
     )
 
@@ -373,7 +382,7 @@ def _forward_products(shape: Shape) -> Iterator[OpCase]:
         call,
         (center, radius, weight),
         bytes_of(center, radius, weight) + results,
-        4 * weight.numel() * math.prod(layer.output_shape[1:]) * shape.batch * inputs,
+        4 * multiply_adds(layer) * shape.batch * inputs,
         {"B": shape.batch, "n0": inputs, "n": shape.neurons},
     )
 
@@ -384,7 +393,6 @@ def _fused(
     parameters: dict[str, Any],
     trained: tuple[Tensor, ...],
     weights: tuple[Tensor, Tensor | None],
-    multiply_adds: int,
 ) -> OpCase:
     layer = shape.layer
     weight, bias = weights
@@ -406,7 +414,7 @@ def _fused(
         call,
         (A, l, u, weight, *trained),
         bytes_of(A, l, u, weight) + inputs,
-        2 * multiply_adds * shape.batch * shape.rows,
+        2 * multiply_adds(layer) * shape.batch * shape.rows,
         shape.sizes(),
     )
 

@@ -118,9 +118,13 @@ def _contenders(case: OpCase, options: OpOptions, device: torch.device) -> dict[
 
 
 def _compiled(call: Call) -> Call:
-    """Returns the call under `torch.compile`, with graphs of its own: what earlier cases compiled is forgotten."""
+    """Returns the call under `torch.compile`, with graphs of its own: what earlier cases compiled is forgotten.
+
+    What would run as plain PyTorch is an error, as the row would be called compiled. The lock that switches reduced
+    precision off is none that a graph can hold: it is taken outside.
+    """
     torch.compiler.reset()
-    return torch.compile(lambda: call(), fullgraph=True, dynamic=False)
+    return full_precision()(torch.compile(lambda: call(), fullgraph=True, dynamic=False))
 
 
 def _on_backend(backend: str, call: Call, device: torch.device) -> Call:

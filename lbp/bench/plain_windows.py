@@ -246,6 +246,8 @@ def _convolved_windows(
         for i, size in enumerate((height, width))
     ]
     images = windows.flatten(0, 3)
+    # Copied: of a view into the weight the compiler takes the layout of the result to be another.
+    taps = weight.permute(2, 3, 0, 1).contiguous()[..., None, None]
     grown = [window[i] + scale[i] * dilation[i] * (kernel[i] - 1) for i in range(2)]
     result = windows.new_zeros(*windows.shape[:2], *grown, weight.shape[0], *places)
     for i in range(kernel[0]):
@@ -256,7 +258,7 @@ def _convolved_windows(
             b = scale[1] * dilation[1] * j
             part = result[:, :, a : a + window[0], b : b + window[1], :, y, x]
             if part.numel() > 0:
-                tap = F.conv2d(images[:, :, read_y, read_x], weight[:, :, i : i + 1, j : j + 1], groups=groups)
+                tap = F.conv2d(images[:, :, read_y, read_x], taps[i, j], groups=groups)
                 part += tap.reshape(part.shape)
     return result
 

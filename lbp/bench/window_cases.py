@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lbp import ops
-from lbp.bench.op_case import OpCase, Shape, activations, bytes_of, geometry_of, wanted
+from lbp.bench.op_case import OpCase, Shape, activations, bytes_of, geometry_of, multiply_adds, taps_at, taps_of, wanted
 
 _WINDOW = 5
 """Rows and columns of the windows: what two 3x3 convolutions see."""
@@ -60,7 +60,7 @@ def _back_substitution(shape: Shape, module: nn.Conv2d) -> Iterator[OpCase]:
     sizes = {"B": 1, "n": shape.neurons, "S": len(rows)}
     inputs = (shape.layer.input_shape[1], shape.layer.input_shape[2])
     window, corners = _window_below(module, rows, inputs)
-    operations = 2 * A.numel() * weight[0].numel()
+    operations = 2 * A.shape[0] * channels * weight.shape[1] * _taps_of_windows(module, rows, (height, width), inputs)
     results = A.shape[0] * len(rows) * window[0] * window[1] * shape.layer.input_shape[0] * A.element_size()
     for activation, parameters, trained in activations(shape, *shape.layer.output_shape):
         relax = partial(ops.relax_windows, A, rows, l, u, sides="both", **parameters)
@@ -95,6 +95,19 @@ def _window_below(module: nn.Conv2d, rows: Tensor, layer: tuple[int, int]) -> tu
     return (spans[0], spans[1]), corners.clamp(min=0).minimum(most)
 
 
+def _taps_of_windows(module: nn.Conv2d, rows: Tensor, layer: tuple[int, int], inputs: tuple[int, int]) -> int:
+    """Taps on the input of the pixels of all windows."""
+    by_row, by_column = (torch.tensor(taps, device=rows.device) for taps in taps_of(module, layer, inputs))
+    of_windows = (taps.unfold(0, _WINDOW, 1).sum(1) for taps in (by_row, by_column))
+    vertical, horizontal = (taps[rows[:, 2 + i]] for i, taps in enumerate(of_windows))
+    return int((vertical * horizontal).sum())
+
+
+def _entries_on_image(height: int, width: int) -> int:
+    """Entries of the forward windows that lie on the image, per channel of the layer."""
+    return math.prod(sum(taps_at(size, 3, size, stride=1, padding=1, dilation=1)) for size in (height, width))
+
+
 def _forward(shape: Shape, module: nn.Conv2d) -> Iterator[OpCase]:
     """Forward bounds of the layer below, on windows of three rows and columns of an image of one channel."""
     layer = shape.layer
@@ -111,7 +124,8 @@ def _forward(shape: Shape, module: nn.Conv2d) -> Iterator[OpCase]:
     call = partial(ops.forward_conv2d_windows, center, radius, *biases, weight, bias, scale=(1, 1), **geometry)
     grown = [3 + geometry["dilation"][i] * (module.kernel_size[i] - 1) for i in range(2)]
     moved = bytes_of(center, radius, weight) + 2 * grown[0] * grown[1] * shape.neurons * center.element_size()
-    operations = 4 * weight.numel() * shape.neurons // layer.output_shape[0] * 9
+    # Of no image: entries outside of one are computed as well.
+    operations = 4 * multiply_adds(layer) * math.prod(window)
     tensors = (center, radius, weight)
     yield OpCase("forward_conv2d_windows", name, "", call, tensors, moved, operations, sizes)
     x = shape.uniform(1, 1, height, width)
@@ -129,7 +143,7 @@ def _forward(shape: Shape, module: nn.Conv2d) -> Iterator[OpCase]:
     insert = partial(
         ops.insert_forward_windows, A, center, radius, *biases, image=(1, height, width), sides="lower", **places
     )
-    products = 4 * shape.rows * center.numel()
+    products = 4 * shape.rows * layer.input_shape[0] * _entries_on_image(height, width)
     moved = bytes_of(A, center, radius)
     yield OpCase("insert_forward_windows", name, "", insert, (A, *tensors[:2]), moved, products, sizes)
 
@@ -148,7 +162,7 @@ def _dense_and_pooled(shape: Shape) -> Iterator[OpCase]:
     (weight,) = wanted(shape.normal(_OUTPUTS, neurons))
     linear = partial(ops.forward_linear_windows, center, radius, *biases, weight, None, image=image, **places)
     moved = bytes_of(center, radius, weight) + 2 * height * width * _OUTPUTS * center.element_size()
-    operations = 4 * _OUTPUTS * center.numel()
+    operations = 4 * _OUTPUTS * channels * _entries_on_image(height, width)
     yield OpCase(
         "forward_linear_windows", name, "", linear, (center, radius, weight), moved, operations, parameters=sizes
     )

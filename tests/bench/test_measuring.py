@@ -1,13 +1,16 @@
 """What is measured is measured on results that agree, within limits, and nothing that failed counts as fast."""
 
+import math
 import multiprocessing
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import pytest
 import torch
+from torch import nn
 
 import lbp
 import lbp.ops
@@ -16,7 +19,7 @@ from lbp.bench import ops
 from lbp.bench import worker as of_worker
 from lbp.bench.contenders import Contender, find
 from lbp.bench.grid import METHODS, Case
-from lbp.bench.layers import affine_layers
+from lbp.bench.layers import AffineLayer, affine_layers
 from lbp.bench.memory import peak_bytes
 from lbp.bench.methods import (
     MethodOptions,
@@ -29,11 +32,13 @@ from lbp.bench.methods import (
     measure_training,
 )
 from lbp.bench.networks import NETWORKS, Network, named, neurons
-from lbp.bench.op_case import Shape
+from lbp.bench.op_case import Shape, multiply_adds
 from lbp.bench.op_cases import op_cases
 from lbp.bench.ops import OpOptions, largest_difference, measure_ops
+from lbp.bench.plain import plain_functions
 from lbp.bench.rates import copy_of
 from lbp.bench.timing import time_in_turn
+from lbp.bench.window_cases import window_cases
 from lbp.bench.worker import Limits, RunFailedError, Work, Worker
 
 CPU = torch.device("cpu")
@@ -368,6 +373,89 @@ def test_a_short_call_is_repeated_and_a_long_one_is_not(monkeypatch, answers, ta
     left = iter(answers)
     monkeypatch.setattr(of_worker, "seconds_of", lambda run, device: next(left))
     assert of_worker._steady_seconds(None, CPU) == taken
+
+
+@pytest.mark.parametrize(("size", "difference"), [(1.0, 1e-2), (1e-6, 1e-2), (1e6, 1e-2)])
+def test_results_are_compared_relative_to_the_largest_however_small_they_are(size, difference):
+    expected = size * torch.tensor([1.0, -2.0, 0.5])
+    assert largest_difference(torch.zeros(3), expected) == 1.0
+    shifted = expected + size * torch.tensor([0.0, 0.0, 2 * difference])
+    assert largest_difference(shifted, expected) == pytest.approx(difference, rel=1e-3)
+
+
+def test_what_should_be_zero_is():
+    assert largest_difference(torch.zeros(3), torch.zeros(3)) == 0.0
+    assert largest_difference(torch.tensor([0.0, 1e-30]), torch.zeros(2)) == math.inf
+    assert largest_difference(torch.zeros(0), torch.zeros(0)) == 0.0
+
+
+def test_what_breaks_a_graph_is_not_measured_as_compiled(monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    genuine = ops._contenders
+
+    def planted(case, options, device):
+        def breaking():
+            torch._dynamo.graph_break()
+            return case.call()
+
+        return genuine(replace(case, call=breaking, compiled=True), options, device)
+
+    monkeypatch.setattr(ops, "_contenders", planted)
+    rows = next(measure_ops(CPU, OpOptions(repeats=1, quick=True), lambda _: None))
+    by_name = {row.contender: row for row in rows}
+    assert by_name["reference compiled"].timing is None
+    assert by_name["reference compiled"].note.startswith("Unsupported")
+    assert by_name["reference"].timing is not None
+
+
+COMPILED_WHOLE = ("insert_forward", "interval_conv2d", "relax_backward_conv2d", "forward_conv2d_windows")
+
+
+@pytest.mark.parametrize("op", [*COMPILED_WHOLE, "ramp_interval_with_status", "concretize_windows_box"])
+def test_products_and_windows_are_compiled_as_one_graph(monkeypatch, op):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    case = next(case for case in op_cases(CPU, quick=True) if case.op == op)
+    with plain_functions(), torch.no_grad():
+        expected = ops._on_backend("reference", case.call, CPU)()
+        found = ops._on_backend("reference", ops._compiled(case.call), CPU)()
+    assert ops._difference(found, expected) == 0.0
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Conv2d(2, 3, 3, padding=1),
+        nn.Conv2d(4, 6, (3, 2), stride=(2, 3), padding=(2, 1), dilation=(2, 1), groups=2),
+        nn.Conv2d(1, 1, 5, padding=4),
+        nn.Linear(6, 5),
+    ],
+)
+def test_multiply_adds_are_those_of_taps_on_the_input(module):
+    size = (module.in_channels, 7, 6) if isinstance(module, nn.Conv2d) else (6,)
+    nn.init.ones_(module.weight)
+    nn.init.zeros_(module.bias)
+    output = module(torch.ones(1, *size))[0].detach()
+    assert multiply_adds(AffineLayer("ones", module, size, tuple(output.shape))) == output.sum()
+
+
+RADIUS = {"forward_conv2d_windows": 1, "forward_linear_windows": 1, "insert_forward_windows": 2}
+"""Which of the tensors of a case that is."""
+
+
+@pytest.mark.parametrize("name", ["DM-Small conv1", "DM-Small conv2"])
+def test_operations_on_windows_are_counted_inside_the_image(name):
+    """Products of ones add up to their number; center and radius take as many."""
+    (layer,) = (layer for layer in affine_layers("DM-Small") if layer.name == name)
+    counted = set()
+    for case in window_cases(Shape(layer, 1, CPU)):
+        if case.op in {"backward_conv2d_windows", *RADIUS}:
+            counted.add(case.op)
+            with torch.no_grad():
+                for number, tensor in enumerate(case.tensors):
+                    tensor.fill_(0.0 if RADIUS.get(case.op) == number else 1.0)
+                result = case.call()[0].sum(dtype=torch.float64)
+            assert case.operations == (4 if case.op in RADIUS else 2) * result, case.op
+    assert counted == {"backward_conv2d_windows", *RADIUS}
 
 
 def test_nan_counts_as_a_difference():
