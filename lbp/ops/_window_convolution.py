@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lbp.ops._convolution import Convolution, Pair, convolved_size
+from lbp.ops._convolution import Convolution, Pair, convolution_gradients, convolved_size
 from lbp.ops._windows import has_kernel, on_image, operand_bytes
 
 PART_POSITIONS = 128
@@ -310,13 +310,33 @@ def convolve_windows_gradient(
                 slice(tap.window, tap.window + size) for tap, size in ((vertical, height), (horizontal, width))
             )
             arriving = gradient[:, :, rows, columns, :, vertical.outputs, horizontal.outputs]
-            shape = arriving.shape[5:]
-            arriving = arriving.unflatten(4, (groups, -1)).flatten(6)  # [B, C0, kh, kw, G, C_out / G, positions]
-            kernel = weight[:, :, i, j].unflatten(0, (groups, -1))  # [G, C_out / G, C_in / G]
-            if needs[0]:
-                product = (kernel.mT @ arriving).flatten(4, 5).unflatten(-1, shape)
-                to_windows[..., vertical.inputs, horizontal.inputs] += product
-            if needs[1]:
-                read = windows[..., vertical.inputs, horizontal.inputs].unflatten(4, (groups, -1)).flatten(6)
-                to_weight[:, :, i, j] = (arriving @ read.mT).sum((0, 1, 2, 3)).flatten(0, 1)
+            read = windows[..., vertical.inputs, horizontal.inputs]
+            product, to_tap = _tap_gradients(arriving, read, weight[:, :, i, j], groups, needs)
+            if product is not None:
+                to_windows[..., vertical.inputs, horizontal.inputs] += product.reshape(read.shape)
+            if to_tap is not None:
+                to_weight[:, :, i, j] = to_tap
     return to_windows, to_weight
+
+
+def _tap_gradients(
+    gradient: Tensor, read: Tensor, tap: Tensor, groups: int, needs: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of what a tap [C_out, C_in / G] read [B, C0, kh, kw, C, h, w], and of itself.
+
+    On a CPU these are oneDNN's, of a convolution with a kernel of one pixel; elsewhere products.
+    """
+    if gradient.is_cpu:
+        images, results = read.flatten(0, 3), gradient.flatten(0, 3)
+        if images.numel() == 0 or results.numel() == 0:
+            return None, None
+        kernel = tap[:, :, None, None].contiguous()
+        convolution: Convolution = ((1, 1), (0, 0), (1, 1), groups)
+        to_read, to_kernel = convolution_gradients(results, images, kernel, convolution, needs)
+        return to_read, None if to_kernel is None else to_kernel.flatten(1)
+    arriving = gradient.unflatten(4, (groups, -1)).flatten(6)  # [B, C0, kh, kw, G, C_out / G, positions]
+    kernels = tap.unflatten(0, (groups, -1))  # [G, C_out / G, C_in / G]
+    to_read = kernels.mT @ arriving if needs[0] else None
+    if not needs[1]:
+        return to_read, None
+    return to_read, (arriving @ read.unflatten(4, (groups, -1)).flatten(6).mT).sum((0, 1, 2, 3)).flatten(0, 1)

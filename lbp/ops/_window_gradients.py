@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lbp.ops._arguments import add_at, native, sum_to
+from lbp.ops._calls import are_plain
 from lbp.ops._convolution import convolution_gradients, convolve
 from lbp.ops._relaxation import (
     NEED_BIAS,
@@ -109,7 +110,9 @@ def save_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of the inputs of `backward_conv2d_windows`."""
     A, rows, weight, bias, corners = ctx.saved_tensors
-    taken = A[:, rows[:, 0]]
+    # Rows come as the op above returned them, each with coefficients of its own, or share those of a source.
+    in_order = _is_in_order(rows, A)
+    taken = A if in_order else A[:, rows[:, 0]]
     to_taken, to_weight = _adjoint(ctx, taken, rows, weight, corners, coefficients, ctx.needs_input_grad[3])
     to_bias = None
     if bias is not None:
@@ -117,11 +120,20 @@ def conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[
         to_taken.add_((weights * bias)[:, :, None, None])
         if ctx.needs_input_grad[4]:
             to_bias = (taken.sum((2, 3)) * weights).sum((0, 1))
+    if in_order:
+        return to_taken, None, None, to_weight, to_bias, *[None] * 6
     to_A = A.new_zeros(A.shape)
     # A side at a time: what belongs to a row lies together.
     for side, of_a_side in enumerate(to_taken):
         add_at(to_A[side], rows[:, 0], of_a_side)
     return to_A, None, None, to_weight, to_bias, *[None] * 6
+
+
+def _is_in_order(rows: Tensor, A: Tensor) -> bool:
+    """Whether row i has the coefficients A[:, i]; False where asking would wait for a GPU, or nothing is known yet."""
+    if not are_plain((rows,)) or torch._C._are_functorch_transforms_active():
+        return False
+    return len(rows) == A.shape[1] and torch.equal(rows[:, 0], torch.arange(len(rows)))
 
 
 def save_concretize(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lbp.ops._arguments import take_at
@@ -45,18 +46,23 @@ def move_windows(A: Tensor, corners: Tensor, to: Tensor, window: Pair, sources: 
         [K, R, *window, C].
     """
     sides, count, height, width, channels = A.shape
+    # A border of zeros stands around the old windows, for what lies outside of them.
+    bordered = F.pad(A, (0, 0, 1, 1, 1, 1))
     shift = to - corners
-    y = shift[:, 0, None] + torch.arange(window[0], device=A.device)
-    x = shift[:, 1, None] + torch.arange(window[1], device=A.device)
-    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+    y, x = (
+        (torch.arange(1, window[i] + 1, device=A.device) + shift[:, i, None]).clamp_(0, A.shape[2 + i] + 1)
+        for i in range(2)
+    )
     if sources is None:
         sources = torch.arange(count, device=A.device)
-    places = (sources[:, None, None] * height + y[:, :, None]) * width + x[:, None, :]
-    # The pixels of both sides in one row, which is the fastest to take from; a pixel of zeros stands after all others.
-    pixels = torch.cat((A.reshape(-1, channels), A.new_zeros(1, channels)))
-    side = torch.arange(sides, device=A.device)[:, None, None, None] * (count * height * width)
-    places = torch.where(inside, places + side, len(pixels) - 1)
-    return take_at(pixels, 0, places.flatten()).reshape(*places.shape, channels)
+    starts = (sources * (height + 2))[:, None] + y
+    places = (starts * (width + 2))[:, :, None] + x[:, None, :]
+    # The pixels of both sides in one row, which is the fastest to take from.
+    if sides > 1:
+        side = torch.arange(sides, device=A.device) * (count * (height + 2) * (width + 2))
+        places = places + side[:, None, None, None]
+    taken = take_at(bordered.reshape(-1, channels), 0, places.flatten())
+    return taken.reshape(sides, len(to), *window, channels)
 
 
 def natural_windows(
