@@ -238,14 +238,11 @@ def count(heading: list[str], row: list[str]) -> list[str]:
 
 
 def ratios(records: Rows, contender: str, *levels: str) -> list[float]:
-    """Returns a contender's times over those of this package, where both have one.
-
-    Ops whose plain version makes whole matrices of windows are left out: nobody would write them so.
-    """
+    """Returns a contender's times over those of this package, where both have one."""
     found = []
     for (level, case, activation, name), (row, _) in records.items():
         ours = records.get((level, case, activation, "native"))
-        if level not in levels or name != contender or ours is None or row.parameters.get("by_dense"):
+        if level not in levels or name != contender or ours is None:
             continue
         if row.timing is not None and ours[0].timing is not None:
             found.append(row.timing.median / ours[0].timing.median)
