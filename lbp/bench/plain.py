@@ -104,8 +104,12 @@ def _relax_forward(
 def _ramp(z: Tensor, r: Tensor | float = math.inf, eta: Tensor | float = 0.0) -> Tensor:
     if not isinstance(r, Tensor) and r == math.inf:
         return _REFERENCE["ramp"](z, r, eta)  # type: ignore[no-any-return]
-    above = z.clamp(min=0)
-    return eta * z + (1 - eta) * (above.clamp(max=r) if isinstance(r, float) else torch.minimum(above, r))
+    # Of the lines below the bending point and above it the lower one.
+    below = torch.maximum(z, eta * z) if isinstance(eta, Tensor) else F.leaky_relu(z, eta)
+    if isinstance(r, float):
+        return torch.minimum(below, eta * z + (1 - eta) * r)
+    beyond = (1 - eta) * r + eta * z if isinstance(eta, Tensor) else torch.add((1 - eta) * r, z, alpha=eta)
+    return torch.minimum(below, beyond)
 
 
 def _ramp_interval(

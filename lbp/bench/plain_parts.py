@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -78,13 +79,26 @@ def relaxed_by(
     coefficients, constants = [], []
     for rows, side in zip(A, side_names(sides), strict=True):
         below, above = (lines[:2], lines[2:]) if side == "lower" else (lines[2:], lines[:2])
-        positive, negative = rows.clamp(min=0), rows.clamp(max=0)
-        relaxed = torch.addcmul(positive * below[0], negative, above[0])
-        parts = [(positive, below[1]), (negative, above[1]), (relaxed, bias)]
-        added = [sums(part, weights) for part, weights in parts if weights is not None]
+        # The line of positive coefficients for all, and the difference of the lines for negative ones.
+        negative = rows.clamp(max=0)
+        relaxed = torch.addcmul(rows * below[0], negative, above[0] - below[0])
+        parts = [(rows, below[1]), (negative, _difference(above[1], below[1])), (relaxed, bias)]
         coefficients.append(relaxed)
-        constants.append(torch.stack(added).sum(0))
-    return torch.stack(coefficients), torch.stack(constants).double()
+        added = [sums(part, weights) for part, weights in parts if weights is not None]
+        constants.append(functools.reduce(torch.add, added))
+    return _of_sides(coefficients), _of_sides(constants).double()
+
+
+def _difference(minuend: Tensor | None, subtrahend: Tensor | None) -> Tensor | None:
+    """Return the difference, None standing for zeros."""
+    if subtrahend is None:
+        return minuend
+    return -subtrahend if minuend is None else minuend - subtrahend
+
+
+def _of_sides(results: list[Tensor]) -> Tensor:
+    """Return the results of all sides as one tensor, without a copy of one alone."""
+    return torch.stack(results) if len(results) > 1 else results[0].unsqueeze(0)
 
 
 def ends(center: Tensor, radius: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -109,7 +123,7 @@ def around_center(
     """Return the value of rows A [K, ...] at the center, less or plus the spread of each."""
     signs = (-1 if side == "lower" else 1 for side in side_names(sides))
     bounds = [sums(rows, center) + sign * spread(rows) for rows, sign in zip(A, signs, strict=True)]
-    return torch.stack(bounds).double()
+    return _of_sides(bounds).double()
 
 
 def dual(p: float) -> float:
@@ -145,4 +159,36 @@ def inserted(
             constant = constant + row_sums(spread, radius_bias.unsqueeze(1))
         coefficients.append(below)
         constants.append(constant)
-    return torch.stack(coefficients), torch.stack(constants).double()
+    return _of_sides(coefficients), _of_sides(constants).double()
+
+
+def taken(A: Tensor, rows: Tensor) -> Tensor:
+    """Return the coefficients of all rows, [K, R, ...]; those that come in order without a copy."""
+    can_ask = not torch.compiler.is_compiling() and not A.is_cuda
+    if can_ask and len(rows) == A.shape[1] and torch.equal(rows[:, 0], torch.arange(len(rows))):
+        return A
+    return A.index_select(1, rows[:, 0])
+
+
+def added_slices(shape: tuple[int, ...], slices: list[tuple[Any, ...]], parts: list[Tensor]) -> Tensor:
+    """Return the sum [*shape] of parts that are written into slices of zeros."""
+    total: Tensor = _AddedSlices.apply(shape, slices, *parts)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _AddedSlices(torch.autograd.Function):
+    """Adding to slices one after the other, autograd would copy the whole sum for each of them."""
+
+    @staticmethod
+    def forward(ctx: Any, shape: tuple[int, ...], slices: list[tuple[Any, ...]], *parts: Tensor) -> Tensor:
+        """Return the sum [*shape]."""
+        ctx.slices = slices
+        total = parts[0].new_zeros(shape)
+        for where, part in zip(slices, parts, strict=True):
+            total[where] += part
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        """Return the gradients of the parts, which are views."""
+        return None, None, *(gradients[0][where] for where in ctx.slices)

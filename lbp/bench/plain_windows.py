@@ -18,12 +18,14 @@ from lbp.bench.plain_parts import (
     Lines,
     Matrices,
     Pair,
+    added_slices,
     around_center,
     column_norm,
     dual,
     ends,
     inserted,
     relaxed_by,
+    taken,
 )
 from lbp.precision import full_precision
 
@@ -48,7 +50,7 @@ def relax_windows(A: Tensor, rows: Tensor, lines: Lines, bias: Tensor | None, si
     window = (A.shape[2], A.shape[3])
     seen = Lines(*(None if line is None else _seen(line, rows, window) for line in lines))  # type: ignore[arg-type]
     offset = None if bias is None else _seen(bias, rows, window)
-    return relaxed_by(A.index_select(1, rows[:, 0]), seen, offset, sides, _window_sums)
+    return relaxed_by(taken(A, rows), seen, offset, sides, _window_sums)
 
 
 def relax_backward_conv2d_windows(
@@ -80,9 +82,9 @@ def backward_conv2d_windows(
     **geometry: Any,
 ) -> tuple[Tensor, Tensor]:
     """See `lbp.ops.backward_conv2d_windows`."""
-    taken = A.index_select(1, rows[:, 0])
-    constants = taken.new_zeros(taken.shape[:2]) if bias is None else taken.sum((2, 3)) @ bias
-    return _windows_below(taken, rows, weight, corners, window, **geometry), constants.double()
+    chosen = taken(A, rows)
+    constants = chosen.new_zeros(chosen.shape[:2]) if bias is None else chosen.sum((2, 3)) @ bias
+    return _windows_below(chosen, rows, weight, corners, window, **geometry), constants.double()
 
 
 def _windows_below(
@@ -117,8 +119,8 @@ def concretize_windows_box(A: Tensor, rows: Tensor, x_L: Tensor, x_U: Tensor, *,
     """See `lbp.ops.concretize_windows_box`."""
     window = (A.shape[2], A.shape[3])
     middle, half = (_seen(image, rows, window) for image in ((x_U + x_L) / 2, (x_U - x_L) / 2))
-    taken = A.index_select(1, rows[:, 0])
-    return around_center(taken, middle, lambda row: _window_sums(row.abs(), half), sides, _window_sums)
+    chosen = taken(A, rows)
+    return around_center(chosen, middle, lambda row: _window_sums(row.abs(), half), sides, _window_sums)
 
 
 def concretize_windows_ball(
@@ -127,8 +129,8 @@ def concretize_windows_ball(
     """See `lbp.ops.concretize_windows_ball`."""
     radius = eps.to(A.dtype).expand(len(x0)).index_select(0, rows[:, 1]) if isinstance(eps, Tensor) else eps
     norm = functools.partial(torch.linalg.vector_norm, ord=dual(p), dim=-1)
-    taken, point = A.index_select(1, rows[:, 0]), _seen(x0, rows, (A.shape[2], A.shape[3]))
-    return around_center(taken, point, lambda row: radius * norm(row.flatten(1)), sides, _window_sums)
+    chosen, point = taken(A, rows), _seen(x0, rows, (A.shape[2], A.shape[3]))
+    return around_center(chosen, point, lambda row: radius * norm(row.flatten(1)), sides, _window_sums)
 
 
 def _under_windows(x: Tensor, center: Tensor, scale: Pair, offset: Pair) -> Tensor:
@@ -249,18 +251,20 @@ def _convolved_windows(
     # Copied: of a view into the weight the compiler takes the layout of the result to be another.
     taps = weight.permute(2, 3, 0, 1).contiguous()[..., None, None]
     grown = [window[i] + scale[i] * dilation[i] * (kernel[i] - 1) for i in range(2)]
-    result = windows.new_zeros(*windows.shape[:2], *grown, weight.shape[0], *places)
+    slices: list[tuple[Any, ...]] = []
+    parts = []
     for i in range(kernel[0]):
         y, read_y = _read_by_tap(dilation[0] * i - padding[0], stride[0], places[0], height)
         a = scale[0] * dilation[0] * i
         for j in range(kernel[1]):
             x, read_x = _read_by_tap(dilation[1] * j - padding[1], stride[1], places[1], width)
             b = scale[1] * dilation[1] * j
-            part = result[:, :, a : a + window[0], b : b + window[1], :, y, x]
-            if part.numel() > 0:
+            if y.stop > y.start and x.stop > x.start:
                 tap = F.conv2d(images[:, :, read_y, read_x], taps[i, j], groups=groups)
-                part += tap.reshape(part.shape)
-    return result
+                slices.append((..., slice(a, a + window[0]), slice(b, b + window[1]), slice(None), y, x))
+                parts.append(tap.unflatten(0, windows.shape[:4]))
+    shape = (*windows.shape[:2], *grown, weight.shape[0], *places)
+    return added_slices(shape, slices, parts) if parts else windows.new_zeros(shape)
 
 
 def _read_by_tap(first: int, stride: int, places: int, size: int) -> tuple[slice, slice]:
@@ -328,9 +332,12 @@ def _accumulated(rows: Tensor, windows: Tensor, image: Image, scale: Pair, offse
     # With one channel nothing is summed, and a batched product of matrices takes long for that.
     products = entries * weights if rows.shape[2] == 1 else entries @ weights
     parts = products.unflatten(3, (image[0], -1)).movedim(3, 1).unbind(4)  # [B, C0, H, W, S]
-    pixels = products.new_zeros(products.shape[0], *image, rows.shape[1])
+    slices: list[tuple[Any, ...]] = []
+    added = []
     for part, (i, j) in zip(parts, itertools.product(range(windows.shape[2]), range(windows.shape[3])), strict=True):
         from_y, to_y = _read_by_tap(offset[0] + i, scale[0], layer[0], image[1])
         from_x, to_x = _read_by_tap(offset[1] + j, scale[1], layer[1], image[2])
-        pixels[:, :, to_y, to_x] += part[:, :, from_y, from_x]
+        slices.append((slice(None), slice(None), to_y, to_x))
+        added.append(part[:, :, from_y, from_x])
+    pixels = added_slices((products.shape[0], *image, rows.shape[1]), slices, added)
     return pixels.flatten(1, 3).mT

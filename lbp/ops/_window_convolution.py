@@ -302,41 +302,38 @@ def convolve_windows_gradient(
     groups = convolution[3]
     height, width = windows.shape[2:4]
     row_taps, column_taps = _taps(windows, weight, scale, convolution)
-    to_windows = windows.new_zeros(windows.shape if needs[0] else (0,))
+    images = windows.flatten(0, 3)
+    to_images = images.new_zeros(images.shape if needs[0] else (0,))
     to_weight = weight.new_zeros(weight.shape if needs[1] else (0,))
     for i, vertical in enumerate(row_taps):
+        rows = slice(vertical.window, vertical.window + height)
         for j, horizontal in enumerate(column_taps):
-            rows, columns = (
-                slice(tap.window, tap.window + size) for tap, size in ((vertical, height), (horizontal, width))
-            )
-            arriving = gradient[:, :, rows, columns, :, vertical.outputs, horizontal.outputs]
-            read = windows[..., vertical.inputs, horizontal.inputs]
-            product, to_tap = _tap_gradients(arriving, read, weight[:, :, i, j], groups, needs)
+            columns = slice(horizontal.window, horizontal.window + width)
+            arriving = gradient[:, :, rows, columns, :, vertical.outputs, horizontal.outputs].flatten(0, 3)
+            read = images[:, :, vertical.inputs, horizontal.inputs]
+            if arriving.numel() == 0 or read.numel() == 0:
+                continue
+            tap = (slice(None), slice(None), slice(i, i + 1), slice(j, j + 1))
+            product, to_tap = _tap_gradients(arriving, read, weight[tap], groups, needs)
             if product is not None:
-                to_windows[..., vertical.inputs, horizontal.inputs] += product.reshape(read.shape)
+                to_images[:, :, vertical.inputs, horizontal.inputs] += product
             if to_tap is not None:
-                to_weight[:, :, i, j] = to_tap
-    return to_windows, to_weight
+                to_weight[tap] = to_tap
+    return to_images.reshape(windows.shape) if needs[0] else to_images, to_weight
 
 
 def _tap_gradients(
     gradient: Tensor, read: Tensor, tap: Tensor, groups: int, needs: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients of what a tap [C_out, C_in / G] read [B, C0, kh, kw, C, h, w], and of itself.
+    """Return the gradients of what a tap [C_out, C_in / G, 1, 1] read [N, C_in, h, w], and of itself.
 
     On a CPU these are oneDNN's, of a convolution with a kernel of one pixel; elsewhere products.
     """
     if gradient.is_cpu:
-        images, results = read.flatten(0, 3), gradient.flatten(0, 3)
-        if images.numel() == 0 or results.numel() == 0:
-            return None, None
-        kernel = tap[:, :, None, None].contiguous()
-        convolution: Convolution = ((1, 1), (0, 0), (1, 1), groups)
-        to_read, to_kernel = convolution_gradients(results, images, kernel, convolution, needs)
-        return to_read, None if to_kernel is None else to_kernel.flatten(1)
-    arriving = gradient.unflatten(4, (groups, -1)).flatten(6)  # [B, C0, kh, kw, G, C_out / G, positions]
-    kernels = tap.unflatten(0, (groups, -1))  # [G, C_out / G, C_in / G]
-    to_read = kernels.mT @ arriving if needs[0] else None
+        return convolution_gradients(gradient, read, tap, ((1, 1), (0, 0), (1, 1), groups), needs)
+    arriving = gradient.unflatten(1, (groups, -1)).flatten(3)  # [N, G, C_out / G, positions]
+    kernels = tap.reshape(groups, -1, tap.shape[1])
+    to_read = (kernels.mT @ arriving).reshape(read.shape) if needs[0] else None
     if not needs[1]:
         return to_read, None
-    return to_read, (arriving @ read.unflatten(4, (groups, -1)).flatten(6).mT).sum((0, 1, 2, 3)).flatten(0, 1)
+    return to_read, (arriving @ read.unflatten(1, (groups, -1)).flatten(3).mT).sum(0).reshape(tap.shape)
