@@ -1,9 +1,8 @@
-"""A float32 network as the same function in float64."""
+"""A network as the same function in float64."""
 
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -13,11 +12,8 @@ from torch import Tensor, fx, nn
 
 from lbp.graph.lowering import check_trace
 from lbp.graph.structure import is_kept_whole, refuse_hidden
-from lbp.graph.trace import TensorShape, trace_model
+from lbp.graph.trace import TensorShape, Trace, trace_model
 from lbp.precision import full_precision
-
-_INDEXING = {operator.getitem, torch.index_select, "index_select", torch.repeat_interleave, "repeat_interleave"}
-"""Operations that take whole numbers and masks as they are."""
 
 
 def own_dtype(model: nn.Module) -> torch.dtype:
@@ -32,12 +28,13 @@ def float64_copy(model: nn.Module, example: Tensor) -> nn.Module:
 
     `model.double()` alone is another one: numbers that are not tensors (a slope of 0.2, `x * 0.1`), which PyTorch
     rounds to float32 where they meet float32 tensors, would keep their digits beyond, and what the network computes
-    from its parameters alone would be computed in float64. Here both have the values that they have in float32.
+    from its parameters alone would be computed in float64. Here both have the values that they have in float32, or in
+    whatever format of its own a parameter has.
 
     Args:
         model: in evaluation mode; left as it is.
-        example: an input [B, *shape] in the network's own format; only shape, dtype and device are used. Of a float64
-            network a plain copy is returned.
+        example: an input [B, *shape] in the network's own format; only shape, dtype and device are used. Of a network
+            whose parameters and buffers are all in float64 a plain copy is returned.
 
     Raises:
         UnsupportedLayerError: the model cannot be traced, has hooks, or computes in another format than the input's.
@@ -45,8 +42,8 @@ def float64_copy(model: nn.Module, example: Tensor) -> nn.Module:
     """
     refuse_hidden(model)
     model = copy.deepcopy(model)
-    if example.dtype == torch.float64:
-        return model.double()
+    if example.dtype == torch.float64 and _is_all_float64(model):
+        return model
     if is_kept_whole(model):
         model = nn.Sequential(model).train(model.training)
     trace = trace_model(model, example)
@@ -54,6 +51,14 @@ def float64_copy(model: nn.Module, example: Tensor) -> nn.Module:
     module = trace.module
     of_input = _reached_from_input(module.graph)
     _keep_constants(module, of_input, example)
+    if example.dtype != torch.float64:
+        _round_numbers(module, of_input, trace)
+    module.recompile()
+    return module.double()
+
+
+def _round_numbers(module: fx.GraphModule, of_input: list[fx.Node], trace: Trace) -> None:
+    """Replace the numbers that meet float32 tensors, and layers' settings, by what float32 makes of them."""
     first, _ = trace.results
     # Those that depend on the batch stay what they are, and bounds refuse them.
     numbers = {
@@ -63,7 +68,6 @@ def float64_copy(model: nn.Module, example: Tensor) -> nn.Module:
         if isinstance(first[node], TensorShape):
             node.args = fx.node.map_aggregate(node.args, partial(_rounded, numbers))
             node.kwargs = fx.node.map_aggregate(node.kwargs, partial(_rounded, numbers))
-    module.recompile()
     for layer in module.modules():
         for name, value in vars(layer).items():
             if isinstance(value, float):
@@ -71,7 +75,12 @@ def float64_copy(model: nn.Module, example: Tensor) -> nn.Module:
             elif isinstance(value, Tensor) and value.is_floating_point():
                 vars(layer)[name] = value.float()
     # A slope that a layer holds in float64 is rounded where it meets float32 tensors as well.
-    return module.float().double()
+    module.float()
+
+
+def _is_all_float64(model: nn.Module) -> bool:
+    tensors = (*model.parameters(), *model.buffers())
+    return all(tensor.dtype == torch.float64 for tensor in tensors if tensor.is_floating_point())
 
 
 def _reached_from_input(graph: fx.Graph) -> list[fx.Node]:
@@ -87,7 +96,8 @@ def _keep_constants(module: fx.GraphModule, of_input: list[fx.Node], example: Te
     """Replace what operations on the input read by buffers, in the example's format where it has another.
 
     Of what is computed from parameters alone that are the present values. Constants of other formats (float64 numbers
-    of no dimension, whole numbers) are rounded where they meet the network's tensors.
+    of no dimension, whole numbers) are rounded where they meet the network's tensors. Masks stay what they are, and
+    whole numbers that nothing rounds: they may be indices or sizes.
     """
     graph, on_input = module.graph, set(of_input)
     run = fx.Interpreter(module, garbage_collect_values=False)
@@ -98,10 +108,10 @@ def _keep_constants(module: fx.GraphModule, of_input: list[fx.Node], example: Te
         value, is_computed = run.env[node], node.op.startswith("call_")
         if not isinstance(value, Tensor) or not (is_computed or value.dtype != example.dtype):
             continue
-        if not value.is_floating_point() and all(user.target in _INDEXING for user in node.users if user in on_input):
+        kept = value.detach().to(example.dtype)
+        if not value.is_floating_point() and torch.equal(kept.double(), value.double()):
             continue
-        kept = value.detach() if value.dtype == torch.bool else value.detach().to(example.dtype)
-        name = f"{node.name}_in_float32"
+        name = f"{node.name}_constant"
         module.register_buffer(name, kept.clone())
         with graph.inserting_before(node):
             node.replace_all_uses_with(graph.get_attr(name), delete_user_cb=on_input.__contains__)

@@ -49,15 +49,18 @@ def _clip(call: OnnxCall) -> nn.Module:
 
 def _limit(call: OnnxCall, name: str, index: int) -> float | None:
     """Return one limit of Clip; None where it is left out or no number in use reaches it."""
-    unlimited = torch.finfo(call.dtype).max
     given = call.attribute(name)
-    value = call.floats(index) if given is None else np.asarray(given)
+    value = call.constant(index) if given is None else np.asarray(given)
     if value is None:
         return None
     if value.size != 1:
         raise call.refuse(f"has the limits {value.tolist()}; one number for all neurons is supported")
-    limit = float(value.item())
-    return None if (limit <= -unlimited if name == "min" else limit >= unlimited) else limit
+    limit, unlimited = float(value.item()), torch.finfo(call.dtype).max
+    if limit <= -unlimited if name == "min" else limit >= unlimited:
+        return None
+    if given is None:
+        call.floats(index)  # refuses a limit that is no number of the network's format
+    return limit
 
 
 @for_operators("Max")

@@ -280,6 +280,7 @@ MIXED = {
     "statistics": ([NORM], {"s": np.array([2.0**30]), "b": np.zeros(1)}, {"m": [BEYOND], "v": [1.0]}, "'m'"),
     "a variance": ([NORM], {"s": np.ones(1), "b": np.zeros(1)}, {"m": [1.0], "v": [BEYOND]}, "'v'"),
     "a limit": ([node("Clip", ["x", "", "h"])], {}, {"h": BEYOND}, "'h'"),
+    "a lower limit above the largest": ([node("Clip", ["x", "l"])], {}, {"l": 1e39}, "'l'"),
     "a slope": ([node("PRelu", ["x", "a"])], {}, {"a": [0.1]}, "'a'"),
     "a weight": ([node("MatMul", ["x", "w"])], {}, {"w": [[0.1]]}, "'w'"),
     "a summand": ([node("Add", ["x", "c"])], {}, {"c": [0.1]}, "'c'"),
@@ -308,6 +309,16 @@ def test_constants_of_another_type_that_the_format_of_the_network_holds_are_thos
     assert (layer.running_mean.item(), layer.running_var.item()) == (1.5, 4.0)
     file = model([node("Clip", ["x", "l", "h"])], [1, 1], doubles={"l": -math.inf, "h": 0.5})
     assert load_onnx(save(tmp_path, file))(torch.tensor([[7.0]])) == 0.5
+
+
+def test_limits_of_another_type_that_no_number_of_the_network_reaches_are_none(tmp_path):
+    largest = np.finfo(np.float64).max
+    file = model([node("Clip", ["x", "l", "h"])], [1, 1], doubles={"l": 0.0, "h": largest})
+    (layer,) = load_onnx(save(tmp_path, file)).children()
+    assert isinstance(layer, torch.nn.ReLU)
+    file = model([node("Clip", ["x", "l", "h"])], [1, 1], doubles={"l": -1e39, "h": 0.5})
+    (layer,) = load_onnx(save(tmp_path, file)).children()
+    assert (layer.min_val, layer.max_val) == (-math.inf, 0.5)
 
 
 @pytest.mark.parametrize(

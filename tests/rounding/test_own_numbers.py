@@ -129,6 +129,48 @@ def test_a_copy_in_float64_picks_by_the_same_indices():
         torch.testing.assert_close(lower, upper)
 
 
+class Moved(nn.Module):
+    """Numbers moved or picked by a whole number that is a tensor."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("one", torch.tensor(1))
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self.layer(x), self.one)
+
+
+MOVED = {
+    "narrow": lambda x, one: torch.narrow(x, 1, one, 2),
+    "a method narrow": lambda x, one: x.narrow(1, one, 2),
+    "select": lambda x, one: torch.select(x, 1, one),
+    "a method select": lambda x, one: x.select(1, one),
+    "index_select": lambda x, one: torch.index_select(x, 1, one),
+    "roll": lambda x, one: torch.roll(x, one, 1),
+    "flip": lambda x, one: torch.flip(x, (one,)),
+    "reshape": lambda x, one: x.reshape(-1, one + 1, 2),
+    "unflatten": lambda x, one: x.unflatten(1, (one + 1, 2)),
+    "unsqueeze": lambda x, one: x.unsqueeze(one),
+    "expand": lambda x, one: x.unsqueeze(1).expand(-1, one + 1, -1),
+    "a method repeat_interleave": lambda x, one: (x * one).repeat_interleave(torch.tensor([1, 2, 1, 2]), 1),
+    "an operand too": lambda x, one: torch.narrow(x * one, 1, one, 2) + one,
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_copy_in_float64_keeps_whole_numbers_that_are_indices_or_sizes(name):
+    torch.manual_seed(0)
+    network, x = Moved(MOVED[name]).eval(), torch.rand(1, 4)
+    expected = network(x).double()
+    wide, point = float64_copy(network, x), BoundedTensor(x.double(), PerturbationLpNorm(0.0))
+    torch.testing.assert_close(wide(x.double()), expected, rtol=1e-6, atol=1e-6)
+    lower, upper = BoundedModule(wide, point).compute_bounds((point,), method="CROWN", rounding="outward")
+    for side in (lower, upper):
+        torch.testing.assert_close(side, expected, rtol=1e-6, atol=1e-6)
+
+
 def test_a_copy_in_float64_depends_on_the_batch_where_the_network_does():
     network, x = Computed(lambda x, w: x * (x.shape[0] + 1) ** -0.5), torch.ones(1, 1)
     with pytest.raises(UnsupportedLayerError, match="depends on the input or on the batch size"):
@@ -161,8 +203,76 @@ def test_no_property_is_proved_of_a_float64_network_by_what_float32_makes_of_it(
         verify_property(network, problem, (1,), dtype=torch.float32, rounding=rounding)
     mixed = nn.Linear(1, 1)
     mixed.register_buffer("tenth", torch.tensor(0.1, dtype=torch.float64))
-    with pytest.raises(InvalidInputError, match=r"'tenth' of shape .* do not hold exactly"):
+    with pytest.raises(InvalidInputError, match=r"'tenth' of shape \[\] is torch\.float64, .*use dtype=torch\.float64"):
         verify_property(mixed, problem, (1,), dtype=torch.float32, network_dtype=torch.float32, rounding=rounding)
+
+
+def _at_one(unsafe):
+    """The property whose one input is 1."""
+    return parse_vnnlib(
+        f"(declare-const X_0 Real)(declare-const Y_0 Real)(assert (>= X_0 1.0))(assert (<= X_0 1.0))(assert {unsafe})"
+    )
+
+
+class Scaled(nn.Module):
+    """The input times what is computed from a parameter in its own format."""
+
+    def __init__(self, function, parameter):
+        super().__init__()
+        self.parameter = nn.Parameter(parameter)
+        self.register_buffer("shift", None)
+        self.function = function
+
+    def forward(self, x):
+        return (x if self.shift is None else x - self.shift) * self.function(self.parameter)
+
+
+def _squared(w):
+    return w * w
+
+
+# A network in float32, and what holds of it at 1 but not of what float32 makes of its parameter.
+OTHER_FORMATS = {
+    "bfloat16": (lambda: Scaled(_squared, torch.tensor([1 + 2.0**-7], dtype=torch.bfloat16)), "(<= Y_0 1.01565)"),
+    "float16": (lambda: Scaled(_squared, torch.tensor([1 + 2.0**-10], dtype=torch.float16)), "(<= Y_0 1.0019535)"),
+    "a float64 number": (
+        lambda: Scaled(lambda c: (c + 2.0**-30) - c, torch.tensor(1.0, dtype=torch.float64)), "(>= Y_0 1e-10)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rounding", ["outward", "inference"])
+@pytest.mark.parametrize("name", OTHER_FORMATS)
+def test_no_property_is_proved_of_what_a_network_computes_in_formats_of_its_parameters(name, rounding):
+    made, unsafe = OTHER_FORMATS[name]
+    options = {"network_dtype": torch.float32, "rounding": rounding, "deadline": Deadline(60)}
+    assert verify_property(made(), _at_one(unsafe), (1,), **options).verdict is Verdict.VIOLATED
+    message = r"'parameter' of shape .* is torch\.\w+, in which .*convert the network by \.to\(torch\.float32\)"
+    with pytest.raises(InvalidInputError, match=message):
+        verify_property(made(), _at_one(unsafe), (1,), dtype=torch.float32, **options)
+
+
+@pytest.mark.parametrize("rounding", ["outward", "inference"])
+def test_no_property_is_proved_of_a_float64_network_by_what_float64_makes_of_narrower_parameters(rounding):
+    network = Scaled(_squared, torch.tensor([1 + 2.0**-12]))
+    network.shift = torch.zeros(1, dtype=torch.float64)
+    value = 1.00048828125
+    assert network(torch.ones(1, 1, dtype=torch.float64)) == value
+    found = verify_property(network, _at_one("(<= Y_0 1.000488311)"), (1,), rounding=rounding)
+    assert found.verdict is Verdict.VIOLATED
+    wide = torch.ones(1, 1, dtype=torch.float64)
+    lower, upper = outward(float64_copy(network, wide), wide)
+    assert lower <= Fraction(value) <= upper
+    assert upper - lower < 1e-12
+
+
+def test_a_copy_of_a_float64_network_with_narrower_parameters_keeps_the_digits_of_its_numbers():
+    network, x = Scaled(lambda w: w, torch.ones(1)), torch.ones(1, 1, dtype=torch.float64)
+    network.shift = torch.tensor([0.1], dtype=torch.float64)
+    network = nn.Sequential(network, nn.LeakyReLU(0.2)).eval()
+    expected = network(-x)
+    assert torch.equal(float64_copy(network, x)(-x), expected)
+    assert float64_copy(network.float(), x.float())(-x).item() != expected.item()
 
 
 def test_a_copy_is_the_same_function_whatever_precision_products_have_outside():

@@ -106,7 +106,8 @@ def verify_property(
             float32.
         deadline: when to give up; without one, boxes are split until they are decided.
         evaluations: other ways to compute the output, float64 [inputs] to [outputs], that must agree with the network
-            about a counterexample; by default the network in float32. The first one's output is reported.
+            about a counterexample; by default the network in float32, a float32 network as it is. The first one's
+            output is reported.
         memory_budget: bytes, or text like "4GiB", that bounds may take; None: half of the memory that is free.
         rounding: what the bounds account for, as `lbp.verify` takes it; "inference" covers evaluations in `dtype`.
             Unless it is "nearest", both answers hold in exact arithmetic (docs/rounding.md, section 1).
@@ -114,8 +115,8 @@ def verify_property(
 
     Raises:
         InvalidInputError: a network that does not fit the property, IBP as split_method, a budget that is too small, a
-            box beyond the dtype of the bounds, coefficients of the property, or parameters, that it does not hold
-            exactly, or bounds in float32 that are to account for rounding of a network in float64.
+            box beyond the dtype of the bounds, coefficients of the property that it does not hold exactly, or bounds in
+            float32 that are to account for rounding of a network with parameters or buffers in another format.
         UnanalysedRoundingError: a layer, or an environment, whose rounding errors are not known.
         UnsupportedLayerError: a layer without bounds.
         UnsupportedArgumentError: an unknown method.
@@ -184,7 +185,8 @@ class _Session:
         self.seed = seed
         self.boxes = 0
         if evaluations is None:
-            evaluations = (_evaluation(copy.deepcopy(network).float(), input_shape, torch.float32),)
+            single = network if own == torch.float32 else copy.deepcopy(network).float()
+            evaluations = (_evaluation(single, input_shape, torch.float32),)
         at_points = None
         if rounding != "nearest":
             at_points = BoxBounds(double, input_shape, torch.float64, strategy, memory_budget)
@@ -265,14 +267,15 @@ def _check_formats(dtype: torch.dtype, own: torch.dtype, rounding: str) -> None:
 
 
 def _check_parameters(network: nn.Module, dtype: torch.dtype, rounding: str) -> None:
-    """Refuse bounds of a network that is not the given one."""
+    """Refuse bounds of a network that is not the given one: what it computes in other formats would be another."""
     if rounding == "nearest" or dtype == torch.float64:
         return
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        if tensor.dtype == torch.float64 and bool(((tensor.to(dtype) != tensor) & ~tensor.isnan()).any()):
+        if tensor.is_floating_point() and tensor.dtype != dtype:
             raise InvalidInputError(
-                f"{name!r} of shape {list(tensor.shape)} has {tensor.dtype} numbers that {dtype} bounds do not hold "
-                "exactly; use dtype=torch.float64 (--precision float64)"
+                f"{name!r} of shape {list(tensor.shape)} is {tensor.dtype}, in which the network may compute, but "
+                f"bounds are to be in {dtype}; use dtype=torch.float64 (--precision float64), or convert the network "
+                f"by .to({dtype}) first"
             )
 
 
