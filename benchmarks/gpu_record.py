@@ -37,6 +37,7 @@ read gets ".damaged" behind its name, and what the others hold is kept.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -328,11 +329,35 @@ def facts() -> dict[str, Any]:
         "auto_LiRPA": importlib.util.find_spec("auto_LiRPA") is not None,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": output_of("git", "rev-parse", "HEAD") or carried_commit(),
+        "commit": tree_commit(ROOT) or carried_commit(),
         "carried": carried_commit(),
-        "changed_files": len(output_of("git", "status", "--porcelain", ".", ":!benchmarks/results").splitlines()),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def tree_commit(root: Path) -> str:
+    """Return the commit of a git tree, and after "+" what tells its changes apart; nothing where there is no git.
+
+    The same as `lbp.bench.record.tree_commit` says, so that this script begins anew where `lbp bench` would refuse to
+    go on. The package cannot be imported here, see `write_whole`.
+    """
+
+    def git(*arguments: str) -> bytes:
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=True, timeout=60).stdout
+
+    try:
+        git("ls-files", "--error-unmatch", "lbp/__init__.py")
+        commit = git("rev-parse", "HEAD").decode().strip()
+        tracked = ("--", ":/", ":(top,exclude)benchmarks/results")
+        differences = git("diff", "--no-ext-diff", "--no-textconv", "--binary", "HEAD", *tracked)
+        sources = ("lbp", "csrc", "cmake", "CMakeLists.txt", "setup.py")
+        others = git("ls-files", "--others", "--exclude-standard", "-z", "--", *sources).split(b"\0")
+        changed = hashlib.sha256(differences)
+        for name in sorted(os.fsdecode(name) for name in others if (root / os.fsdecode(name)).is_file()):
+            changed.update(os.fsencode(name) + b"\0" + hashlib.sha256((root / name).read_bytes()).digest())
+        return commit + (f"+{changed.hexdigest()[:8]}" if differences or any(others) else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def carried_commit() -> str:
@@ -537,7 +562,7 @@ SECTION_OF_KERNELS = b".nv_fatbin"
 
 
 # Of a record of all stages: what differs where it is about another tree or machine.
-SAME = ("device", "driver", "nvcc", "cupy", "torch", "python", "commit", "changed_files")
+SAME = ("device", "driver", "nvcc", "cupy", "torch", "python", "commit")
 
 
 def earlier_stages(path: Path, record: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from lbp.bench.record import Key, Record, Row
+from lbp.bench.record import PLAIN_FUNCTIONS, Key, Record, Row
 from lbp.bench.timing import Timing
 
 LEAST_CHANGE = 1.1
@@ -18,8 +18,12 @@ LEAST_CHANGE = 1.1
 LEAST_MEMORY_CHANGE = 1.35
 """The same of memory, whose peaks differ by up to a third in runs of the same code and are stored without a spread."""
 
+LEAST_MEMORY_CHANGE_ON_GPU = 1.1
+"""The same on a GPU, whose allocator counts: the same code has the same peak."""
+
 YARDSTICKS = ("reference", "auto_LiRPA patches", "auto_LiRPA matrix")
-"""Contenders without kernels of this package, which take turns with it; the first that both records have is taken."""
+"""Contenders without kernels of this package, which take turns with it; of those that both records have, the one whose
+times lie closest together is taken. The first is this package's own code, and one only where that is the same."""
 
 _NO_CONDITIONS = {"levels", "quick", "only", "batch", "contenders", "compiled", "lbp"}
 """Settings that choose what is measured, and the version of what is compared."""
@@ -78,14 +82,18 @@ def compare(old: Record, new: Record) -> Comparison:
     A time differs where the middle halves of the repeats do not overlap and the medians are a tenth apart; with fewer
     than three repeats on one side nobody can tell. It changed where it differs likewise in units of a yardstick: the
     time of a contender without kernels of this package that took turns with it, in both records; that of such a
-    contender in units of another or of `native`. Where there is none, it must differ in units of either rate, of copies
-    and of products, that the machine had in the run of the row. Otherwise it may be the machine's. Memory changed where
-    it differs by 1.35 and a MiB.
+    contender in units of another or of `native`. "reference" is a yardstick of records that have it from the same
+    sources. Where there is none, it must differ in units of either rate, of copies and of products, that the machine
+    had in the run of the row. Otherwise it may be the machine's. Memory changed where it differs by 1.35, on a GPU by
+    1.1, and a MiB.
     """
     before, after = _measured(old), _measured(new)
     present = {row.key for row in new.rows}
     shared = [(before[key], after[key]) for key in after if key in before]
-    changes = [change for pair in shared if (change := _memory_change(*pair)) is not None]
+    on_gpu = all(str(record.settings.get("device", "")).startswith("cuda") for record in (old, new))
+    least = LEAST_MEMORY_CHANGE_ON_GPU if on_gpu else LEAST_MEMORY_CHANGE
+    changes = [change for pair in shared if (change := _memory_change(*pair, least)) is not None]
+    yardsticks = YARDSTICKS if _have_same_plain_functions(old, new) else YARDSTICKS[1:]
     unclear: list[Change] = []
     of_machine: list[Change] = []
     for pair in shared:
@@ -95,7 +103,7 @@ def compare(old: Record, new: Record) -> Comparison:
         if not all(_can_tell(measured.timing) for measured in pair):
             unclear.append(Change(pair[1].row, "time", ratio))
         else:
-            change, is_own = _beside_machine(*pair, ratio)
+            change, is_own = _beside_machine(*pair, ratio, yardsticks)
             (changes if is_own else of_machine).append(change)
     return Comparison(
         _largest_first(changes),
@@ -140,16 +148,23 @@ def _can_tell(timing: Timing) -> bool:
     return timing.repeats >= LEAST_REPEATS
 
 
+def _have_same_plain_functions(old: Record, new: Record) -> bool:
+    sources = old.versions.get(PLAIN_FUNCTIONS)
+    return sources is not None and sources == new.versions.get(PLAIN_FUNCTIONS)
+
+
 def _ratio_beyond_noise(old: Timing, new: Timing) -> float | None:
     apart = new.low > old.high or new.high < old.low
     ratio = new.median / old.median
     return ratio if apart and _is_large(ratio) else None
 
 
-def _beside_machine(old: _Measured, new: _Measured, ratio: float) -> tuple[Change, bool]:
+def _beside_machine(old: _Measured, new: _Measured, ratio: float, yardsticks: tuple[str, ...]) -> tuple[Change, bool]:
     """Returns a change of a time beside that of its yardstick, and whether the time changed in units of it as well."""
-    able = (*YARDSTICKS, "native") if new.row.contender in YARDSTICKS else YARDSTICKS
+    able = (*yardsticks, "native") if new.row.contender in YARDSTICKS else yardsticks
     shared = [name for name in able if name in old.units and name in new.units]
+    # A noisy yardstick would hide what another shows.
+    shared.sort(key=lambda name: _spread(old.units[name]) * _spread(new.units[name]))
     names = shared[:1] or ("copy", "products")
     relative = {name: (_in_units(old, name), _in_units(new, name)) for name in names}
     direction = math.copysign(1, math.log(ratio))
@@ -161,25 +176,35 @@ def _beside_machine(old: _Measured, new: _Measured, ratio: float) -> tuple[Chang
     return Change(new.row, "time", ratio, ratios[name], name), is_own
 
 
+def _spread(timing: Timing) -> float:
+    return timing.high / timing.low
+
+
 def _in_units(measured: _Measured, name: str) -> Timing:
     """Returns a time as a multiple of another, as far apart as the quartiles of both allow."""
     timing, unit = measured.timing, measured.units[name]
     return Timing(timing.median / unit.median, timing.low / unit.high, timing.high / unit.low, timing.repeats)
 
 
-def _memory_change(old: _Measured, new: _Measured) -> Change | None:
+def _memory_change(old: _Measured, new: _Measured, least: float) -> Change | None:
     before, after = old.row.peak_bytes, new.row.peak_bytes
-    if not before or not after or abs(before - after) < 2**20:
+    if before is None or after is None or abs(before - after) < 2**20:
         return None
-    return Change(new.row, "memory", after / before) if _is_large(after / before, LEAST_MEMORY_CHANGE) else None
+    ratio = after / before if before else math.inf
+    return Change(new.row, "memory", ratio) if _is_large(ratio, least) else None
 
 
 def _is_large(ratio: float, least: float = LEAST_CHANGE) -> bool:
-    return max(ratio, 1 / ratio) >= least
+    return _size(ratio) >= least
+
+
+def _size(ratio: float) -> float:
+    """Returns how many times as large as the smaller the larger is, infinite where one is 0."""
+    return max(ratio, 1 / ratio if ratio else math.inf)
 
 
 def _largest_first(changes: Iterable[Change]) -> tuple[Change, ...]:
-    return tuple(sorted(changes, key=lambda change: max(change.ratio, 1 / change.ratio), reverse=True))
+    return tuple(sorted(changes, key=lambda change: _size(change.ratio), reverse=True))
 
 
 def _differences(old: Record, new: Record) -> list[str]:

@@ -27,10 +27,13 @@ _TINY = 1e-30
 
 
 def relu_lines(xp: ModuleType, l: Any, u: Any) -> tuple[Any, Any, Any, Any]:
-    """Returns adaptive lines of ReLU: the chord above, slope 1 below where u is the longer side."""
+    """Returns adaptive lines of ReLU: the chord above, slope 1 below where u is the longer side.
+
+    All four are arrays, the intercept below is one of zeros, as a fused kernel returns nothing else.
+    """
     unstable = xp.logical_and(l < 0, u > 0)
     slope = xp.where(unstable, u / xp.maximum(u - l, _TINY), (u > 0).astype(l.dtype))
-    return (u >= -l).astype(l.dtype), 0.0, slope, xp.where(unstable, -l * slope, 0.0)
+    return (u >= -l).astype(l.dtype), l * 0.0, slope, xp.where(unstable, -l * slope, 0.0)
 
 
 def ramp_lines(xp: ModuleType, l: Any, u: Any, r: Any, *, eta: float) -> tuple[Any, Any, Any, Any]:
@@ -54,24 +57,36 @@ def ramp_lines(xp: ModuleType, l: Any, u: Any, r: Any, *, eta: float) -> tuple[A
     return lower_slope, xp.where(is_chord, at_l - chord * l, 0.0), upper_slope, upper_intercept
 
 
-def relaxed_rows(xp: ModuleType, lines: Lines, a: Any, *bounds: Any) -> tuple[Any, Any]:
+def bounding_lines(xp: ModuleType, lines: Lines, *bounds: Any) -> tuple[Any, Any, Any, Any]:
+    """Returns slopes and intercepts of every neuron, as many as there are bounds: once for all rows that take them."""
+    return lines(xp, *bounds)
+
+
+def relaxed_rows(
+    xp: ModuleType, a: Any, lower_slope: Any, lower_intercept: Any, upper_slope: Any, upper_intercept: Any
+) -> tuple[Any, Any]:
     """Returns coefficients of the lower side behind the activation, and what their sum adds to the constant."""
-    lower_slope, lower_intercept, upper_slope, upper_intercept = lines(xp, *bounds)
     positive = a >= 0
     slope = xp.where(positive, lower_slope, upper_slope)
     return a * slope, a * xp.where(positive, lower_intercept, upper_intercept)
 
 
-def relaxed_matrices(xp: ModuleType, lines: Lines, center: Any, radius: Any, *bounds: Any) -> tuple[Any, Any]:
+def relaxed_matrices(xp: ModuleType, center: Any, radius: Any, lower_slope: Any, upper_slope: Any) -> tuple[Any, Any]:
     """Returns center and radius of forward bounds behind the activation."""
-    lower_slope, _, upper_slope, _ = lines(xp, *bounds)
     lower, upper = (center - radius) * lower_slope, (center + radius) * upper_slope
     return (upper + lower) * 0.5, (upper - lower) * 0.5
 
 
-def relaxed_biases(xp: ModuleType, lines: Lines, center: Any, radius: Any, *bounds: Any) -> tuple[Any, Any]:
+def relaxed_biases(
+    xp: ModuleType,
+    center: Any,
+    radius: Any,
+    lower_slope: Any,
+    lower_intercept: Any,
+    upper_slope: Any,
+    upper_intercept: Any,
+) -> tuple[Any, Any]:
     """Returns the constants of center and radius behind the activation."""
-    lower_slope, lower_intercept, upper_slope, upper_intercept = lines(xp, *bounds)
     lower = (center - radius) * lower_slope + lower_intercept
     upper = (center + radius) * upper_slope + upper_intercept
     return (upper + lower) * 0.5, (upper - lower) * 0.5
@@ -101,7 +116,7 @@ def call_of(case: OpCase) -> Call:
 def relax_backward(
     A: Tensor, l: Tensor, u: Tensor, *, lines: Lines = relu_lines, bends: tuple[Tensor, ...] = ()
 ) -> Call:
-    """Returns a call that relaxes the lower side of A [1, B, S, n]: a fused pass, and a sum.
+    """Returns a call that relaxes the lower side of A [1, B, S, n]: the lines, a fused pass over A, and a sum.
 
     Args:
         A: coefficients, on a GPU.
@@ -110,11 +125,11 @@ def relax_backward(
         lines: of the activation.
         bends: bending points [n], where the lines take them.
     """
-    relax = _fused(relaxed_rows, lines)
-    arrays = _arrays(A, l.unsqueeze(1), u.unsqueeze(1), *bends)
+    lines_of, relax = _fused(bounding_lines, lines), _fused(relaxed_rows)
+    (rows,), bounds = _arrays(A), _arrays(l, u, *bends)
 
     def call() -> tuple[Tensor, Tensor]:
-        relaxed, constants = relax(*arrays)
+        relaxed, constants = relax(rows, *(line[:, None] for line in lines_of(*bounds)))
         return from_dlpack(relaxed), from_dlpack(constants.sum(-1, dtype="float64"))
 
     return _on_current_stream(call, A.device)
@@ -131,7 +146,7 @@ def relax_forward(
     lines: Lines = relu_lines,
     bends: tuple[Tensor, ...] = (),
 ) -> Call:
-    """Returns a call that relaxes forward bounds: a fused pass over the matrices, and one over their constants.
+    """Returns a call that relaxes forward bounds: the lines, a fused pass over the matrices, one over their constants.
 
     Args:
         center: matrices [B, n0, n], on a GPU.
@@ -143,12 +158,14 @@ def relax_forward(
         lines: of the activation.
         bends: bending points [n], where the lines take them.
     """
-    relax, relax_biases = _fused(relaxed_matrices, lines), _fused(relaxed_biases, lines)
-    matrices = _arrays(center, radius, l.unsqueeze(1), u.unsqueeze(1), *bends)
-    biases = _arrays(center_bias, radius_bias, l, u, *bends)
+    lines_of, relax, relax_biases = _fused(bounding_lines, lines), _fused(relaxed_matrices), _fused(relaxed_biases)
+    matrices, biases, bounds = _arrays(center, radius), _arrays(center_bias, radius_bias), _arrays(l, u, *bends)
 
     def call() -> tuple[Tensor, ...]:
-        return tuple(from_dlpack(result) for result in (*relax(*matrices), *relax_biases(*biases)))
+        found = lines_of(*bounds)
+        slopes = found[0][:, None], found[2][:, None]
+        results = (*relax(*matrices, *slopes), *relax_biases(*biases, *found))
+        return tuple(from_dlpack(result) for result in results)
 
     return _on_current_stream(call, center.device)
 
@@ -157,10 +174,10 @@ _MAKERS: dict[str, Callable[..., Call]] = {"relax_backward": relax_backward, "re
 """Of the call, by op."""
 
 
-def _fused(formula: Callable[..., Any], lines: Lines) -> Callable[..., Any]:
+def _fused(formula: Callable[..., Any], *lines: Lines) -> Callable[..., Any]:
     import cupy
 
-    fused: Callable[..., Any] = cupy.fuse(kernel_name=formula.__name__)(functools.partial(formula, cupy, lines))
+    fused: Callable[..., Any] = cupy.fuse(kernel_name=formula.__name__)(functools.partial(formula, cupy, *lines))
     return fused
 
 

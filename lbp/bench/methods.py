@@ -28,6 +28,15 @@ RELATIVE_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3
 """Largest difference of the norms of parameters' gradients, as a share of the largest norm."""
 
+NORM_TOLERANCE = 1e-2
+"""The same as a share of each norm, which small ones need: those of bending points say."""
+
+SMALLEST_NORM = 1e-6
+"""Share of the largest norm below which one may be rounding and nothing else."""
+
+LARGEST_CHOICE = 0.05
+"""Share of the largest bound beyond which no difference is one of lines that rounding decides."""
+
 _PATIENCE = 4
 """A median needs three rounds, so that the first ones may take longer than all of them otherwise."""
 
@@ -304,8 +313,8 @@ def _differing(runners: Sequence[_Runner], results: dict[Key, Tensor]) -> list[t
     """Returns who differs from the textbook method, how, and whether only in a choice of lines that rounding decides.
 
     Adaptive lines jump where the bounds of a neuron are -u and u. Of a million neurons one may lie so close to it that
-    rounding decides, and what follows from either choice is right. Tight lines do not jump. A peer, which has none,
-    may differ where it agrees with one of ours that made such a choice.
+    rounding decides, and what follows from either choice is right, and differs little. Tight lines do not jump. A peer,
+    which has none, may differ where it agrees with one of ours that made such a choice.
     """
     chosen: list[_Runner] = []
     found = []
@@ -313,6 +322,7 @@ def _differing(runners: Sequence[_Runner], results: dict[Key, Tensor]) -> list[t
         standard = _standard([other for other in runners if other.network.activation == runner.network.activation])
         is_choice = standard is not None and runner is not standard and _agree_on_tight_lines(runner, standard)
         is_choice = is_choice or any(_agrees_with(runner, other, results) for other in chosen)
+        is_choice = is_choice and standard is not None and _is_small(runner, standard, results)
         if is_choice:
             chosen.append(runner)
         found.append((runner, f"{OTHER_LINES}: {note}" if is_choice else note, is_choice))
@@ -324,10 +334,16 @@ OTHER_LINES = "lines of its own"
 
 
 def _agrees_with(runner: _Runner, other: _Runner, results: dict[Key, Tensor]) -> bool:
-    """Whether bounds are those of another one with the same activation, to rounding, or tighter where they may be."""
-    if runner.network.activation != other.network.activation or runner.case.level == "training":
+    """Whether a peer's bounds are those of another with the same activation, to rounding, or tighter where they may."""
+    if runner.worker.contender.package == "lbp" or runner.case.level == "training":
+        return False
+    if runner.network.activation != other.network.activation:
         return False
     return _difference(runner, results[runner.key], results[other.key]) <= RELATIVE_TOLERANCE
+
+
+def _is_small(runner: _Runner, standard: _Runner, results: dict[Key, Tensor]) -> bool:
+    return _difference(runner, results[runner.key], results[standard.key]) <= LARGEST_CHOICE
 
 
 def _agree_on_tight_lines(runner: _Runner, standard: _Runner) -> bool:
@@ -397,4 +413,8 @@ def _gradients_differ(runner: _Runner, ours: Tensor, expected: Tensor) -> str:
     if not runner.is_exact:
         return "" if ours.isfinite().all() else "in the gradients of parameters: not all are numbers"
     difference = largest_difference(ours, expected)
-    return "" if difference <= GRADIENT_TOLERANCE else f"by {difference:.1e} of the largest norm of a gradient"
+    if not difference <= GRADIENT_TOLERANCE:
+        return f"by {difference:.1e} of the largest norm of a gradient"
+    counted = expected > SMALLEST_NORM * expected.max()
+    share = float(((ours - expected).abs() / expected)[counted].max().item()) if counted.any() else 0.0
+    return "" if share <= NORM_TOLERANCE else f"by {share:.1e} of the norm of a gradient"

@@ -26,6 +26,9 @@ from lbp.precision import free_convolutions, full_precision
 RELATIVE_TOLERANCE = 1e-3
 """Largest difference of results that are compared, as a share of the largest number in them."""
 
+CUPY = "CuPy fused"
+"""Contender whose formulas `lbp.bench.cupy_fusion` has, and no kernel of this package."""
+
 
 @dataclass(frozen=True)
 class OpOptions:
@@ -70,7 +73,12 @@ def _measure_case(
     case: OpCase, device: torch.device, options: OpOptions, notify: Callable[[str], None]
 ) -> Iterator[list[Row]]:
     names = _contenders(case, options, device)
-    keys = {_row(case, suffix, name).key for suffix in ("", *_backward_of(case)) for name in names}
+    keys = {
+        _row(case, suffix, name).key
+        for suffix in ("", *_backward_of(case))
+        for name in names
+        if _takes_part(name, suffix)
+    }
     if keys <= options.done:
         return
     notify(f"{case.name} {case.activation}".strip())
@@ -78,9 +86,11 @@ def _measure_case(
     with torch.no_grad():
         yield _measured(case, "", calls, device, options) + _without_times(case, "", failed)
     for suffix in _backward_of(case):
-        makers = {name: partial(_gradient_call, call, case) for name, call in calls.items() if name != _CUPY}
+        makers = {
+            name: partial(_gradient_call, call, case) for name, call in calls.items() if _takes_part(name, suffix)
+        }
         gradients, failed_here = _made(makers)
-        notes = {name: note for name, note in (failed | failed_here).items() if name != _CUPY}
+        notes = {name: note for name, note in (failed | failed_here).items() if _takes_part(name, suffix)}
         yield _measured(case, suffix, gradients, device, options) + _without_times(case, suffix, notes)
 
 
@@ -96,8 +106,12 @@ def _made(makers: Mapping[str, Callable[[], Call]]) -> tuple[dict[str, Call], di
     return calls, failed
 
 
-_CUPY = "CuPy fused"
 _COPY = "copy of as many bytes"
+
+
+def _takes_part(contender: str, suffix: str) -> bool:
+    """Says whether a contender has rows of the op or of its gradient: what CuPy fuses has no gradient."""
+    return contender != CUPY or not suffix
 
 
 def _backward_of(case: OpCase) -> tuple[str, ...]:
@@ -113,7 +127,7 @@ def _contenders(case: OpCase, options: OpOptions, device: torch.device) -> dict[
     if options.compiled and case.compiled:
         calls["reference compiled"] = lambda: _on_backend("reference", _compiled(case.call), device)
     if cupy_fusion.takes_part(case):
-        calls[_CUPY] = lambda: cupy_fusion.call_of(case)
+        calls[CUPY] = lambda: cupy_fusion.call_of(case)
     return calls
 
 
@@ -213,7 +227,7 @@ def _timed(case: OpCase, suffix: str, calls: Mapping[str, Call], device: torch.d
     rows = []
     for name, call in calls.items():
         # CuPy takes memory from an allocator of its own, which PyTorch does not count.
-        peak = None if name == _CUPY else peak_bytes(call, device, collect=False)[1]
+        peak = None if name == CUPY else peak_bytes(call, device, collect=False)[1]
         row = _row(case, suffix, name)
         rows.append(replace(row, timing=timings[name], peak_bytes=peak, copy_seconds=copy_seconds))
     return rows

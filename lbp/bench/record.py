@@ -27,6 +27,8 @@ from lbp.settings import validation_message
 
 FORMAT = 1
 
+_PACKAGE = Path(lbp.__file__).parent
+
 Key = tuple[str, str, str, str]
 """Level, case, activation and contender."""
 
@@ -157,6 +159,16 @@ PEER, PEER_COMMIT = "auto_LiRPA", "commit of auto_LiRPA"
 LIBRARY = "contents of the native library"
 """Version of the kernels: of one commit they can be built in several ways, or not anew."""
 
+LIBRARY_SOURCES = "sources of the native library"
+"""Version of the kernels on a GPU, where they lie in a source tree: nvcc writes names of temporary files into symbols,
+so that two builds of one source differ."""
+
+PLAIN_FUNCTIONS = "plain functions"
+"""Version of the plain PyTorch that is compared with, which is this package's own."""
+
+_BUILT_FROM = ("csrc", "cmake", "CMakeLists.txt", "setup.py")
+"""What the native library is built from, beside the package."""
+
 
 def continue_record(path: Path, new: Record) -> Record:
     """Returns the record in a file, continued by a new one that has no rows yet; the new one if there is no file.
@@ -197,8 +209,7 @@ def new_record(device: torch.device, settings: dict[str, Any], rates: Rates, pee
         peers: versions of the other packages that take part.
     """
     versions = {name: value for name, value in collect().items() if name != "platform"}
-    if _native.missing is None:
-        versions[LIBRARY] = hashlib.sha256(_native.LIBRARY.read_bytes()).hexdigest()[:12]
+    versions |= _library_version(device) | {PLAIN_FUNCTIONS: _hash_of(_PACKAGE, _plain_functions())}
     return Record(
         _device_name(device),
         tree_commit(),
@@ -213,6 +224,34 @@ def new_record(device: torch.device, settings: dict[str, Any], rates: Rates, pee
         (),
         datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _library_version(device: torch.device) -> dict[str, str]:
+    if _native.missing is not None:
+        return {}
+    if device.type == "cuda" and (sources := _library_sources()):
+        return {LIBRARY_SOURCES: _hash_of(_PACKAGE.parent, sources)}
+    return {LIBRARY: _hash_of(_native.LIBRARY.parent, [_native.LIBRARY])}
+
+
+def _library_sources() -> list[Path]:
+    """Returns the files that the library is built from, none where the package is installed without them."""
+    if not (_PACKAGE.parent / "csrc").is_dir():
+        return []
+    places = [_PACKAGE.parent / name for name in _BUILT_FROM]
+    return [path for place in places for path in (place, *place.rglob("*")) if path.is_file()]
+
+
+def _plain_functions() -> list[Path]:
+    return [*(_PACKAGE / "bench").glob("plain*.py"), *(_PACKAGE / "reference").rglob("*.py")]
+
+
+def _hash_of(folder: Path, files: Iterable[Path], more: bytes = b"") -> str:
+    """Returns the first digits of a hash of the names of files below a folder and of their contents."""
+    total = hashlib.sha256(more)
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files):
+        total.update(os.fsencode(name) + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()[:12]
 
 
 def write_record(record: Record, path: Path) -> None:
@@ -279,11 +318,12 @@ def _device_name(device: torch.device) -> str:
     return names[0] if names else platform.machine()
 
 
-def tree_commit(package: Path = Path(lbp.__file__).parent) -> str:
+def tree_commit(package: Path = _PACKAGE) -> str:
     """Returns the commit of the git tree that a package is a part of, "unknown" outside of one.
 
-    Where tracked files differ from the commit, "+" and the first digits of a hash of the differences follow, so that
-    two states of a tree are never taken for the same code.
+    Where tracked files differ from the commit, or files of the package or of its kernels are not tracked, "+" and the
+    first digits of a hash of the differences and of those files follow, so that two states of a tree are never taken
+    for the same code. `benchmarks/gpu_record.py`, which cannot import this package, has the same a second time.
     """
     try:
         # A package that is installed into an ignored folder of a tree is no part of it.
@@ -292,7 +332,11 @@ def tree_commit(package: Path = Path(lbp.__file__).parent) -> str:
         # Records themselves, which are written into the tree, change nothing that is measured.
         tracked = ("--", ":/", ":(top,exclude)benchmarks/results")
         differences = _git(package, "diff", "--no-ext-diff", "--no-textconv", "--binary", "HEAD", *tracked)
-        return commit + (f"+{hashlib.sha256(differences).hexdigest()[:8]}" if differences else "")
+        root = package.parent
+        others = ("ls-files", "--others", "--exclude-standard", "-z", "--", package.name, *_BUILT_FROM)
+        untracked = [root / os.fsdecode(name) for name in _git(root, *others).split(b"\0") if name]
+        changed = _hash_of(root, filter(Path.is_file, untracked), differences)
+        return commit + (f"+{changed[:8]}" if differences or untracked else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -22,7 +22,7 @@ from lbp.bench.grid import GROWTH_CONTENDERS, METHODS
 from lbp.bench.methods import MethodOptions, measure_growth, measure_methods, measure_training
 from lbp.bench.networks import NETWORKS
 from lbp.bench.op_cases import OP_NAMES
-from lbp.bench.ops import OpOptions, measure_ops
+from lbp.bench.ops import CUPY, OpOptions, measure_ops
 from lbp.bench.pictures import draw_pictures
 from lbp.bench.rates import measure_rates
 from lbp.bench.record import (
@@ -48,6 +48,9 @@ _FAILED = r"\w*(Error|Exception): |process ended"
 
 _MOST = 1e6
 """Of seconds, minutes or GiB that a limit may be: what the system counts in stays in range."""
+
+_MOST_OF_MACHINE = 40
+"""Of rows that may be the machine's, how many are listed."""
 
 
 class Level(StrEnum):
@@ -209,7 +212,7 @@ def _finish(console: Console, record: Record, *, interrupted: bool) -> None:
 def _is_wrong(row: Row) -> bool:
     """Says whether a row shows a fault of this package; to be slow, or to need much memory, is none."""
     if row.note.startswith("differs"):
-        return not row.contender.startswith("auto_LiRPA")
+        return not row.contender.startswith((PEER, CUPY))
     return row.contender.startswith("native") and re.match(_FAILED, row.note) is not None
 
 
@@ -242,7 +245,7 @@ def _contenders(
         if ops.compiled:
             reasons["reference compiled"] = ["at none of the layers of --quick" if ops.quick else ""]
         if device.type == "cuda":
-            reasons["CuPy fused"] = ["" if cupy_fusion.is_available() else "CuPy is not installed"]
+            reasons[CUPY] = ["" if cupy_fusion.is_available() else "CuPy is not installed"]
     grown = {name for names in GROWTH_CONTENDERS.values() for name in names} if Level.GROWTH in levels else set()
     for contender in CONTENDERS:
         if methods.contenders and contender.name not in methods.contenders:
@@ -342,9 +345,16 @@ def _show_comparison(console: Console, old: Path, new: Path) -> None:
     for difference in result.differences:
         console.print(f"[yellow]not the same conditions:[/] {escape(difference)}", highlight=False)
     console.print(comparison_table(result))
-    of_machine = tuple(change.row for change in result.of_machine)
+    if result.of_machine:
+        console.print(f"may be the machine's, no change beside a yardstick or its rates: {len(result.of_machine)} rows")
+    for change in result.of_machine[:_MOST_OF_MACHINE]:
+        words = (
+            f"  {' '.join(change.row.key)}: {change.ratio:.2f}, in units of {change.yardstick} {change.relative:.2f}"
+        )
+        console.print(escape(words), highlight=False)
+    if len(result.of_machine) > _MOST_OF_MACHINE:
+        console.print("  ...")
     for word, rows in (
-        ("may be the machine's, no change beside a yardstick or its rates", of_machine),
         ("only in the new record", result.appeared),
         ("only in the old record", result.vanished),
     ):

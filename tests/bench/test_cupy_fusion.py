@@ -12,7 +12,15 @@ import torch
 
 import lbp
 from lbp.bench import cupy_fusion
-from lbp.bench.cupy_fusion import call_of, ramp_lines, relaxed_biases, relaxed_matrices, relaxed_rows, relu_lines
+from lbp.bench.cupy_fusion import (
+    bounding_lines,
+    call_of,
+    ramp_lines,
+    relaxed_biases,
+    relaxed_matrices,
+    relaxed_rows,
+    relu_lines,
+)
 from lbp.bench.op_cases import op_cases
 
 R, ETA = 0.75, 0.01
@@ -33,13 +41,18 @@ def normal(*shape, seed):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def formula_of(formula, activation, dtype, *tensors):
-    """Returns what NumPy computes with a formula, as tensors."""
+def lines_of(activation, dtype):
+    """Returns what NumPy computes of the lines of all bounds [B, N], as tensors."""
     lines, bends = relu_lines, ()
     if activation == "ParamRamp":
         lines, bends = functools.partial(ramp_lines, eta=ETA), (torch.full((N,), R),)
+    return formula_of(lambda module, *arrays: bounding_lines(module, lines, *arrays), dtype, *bounds(), *bends)
+
+
+def formula_of(formula, dtype, *tensors):
+    """Returns what NumPy computes with a formula, as tensors."""
     with numpy.errstate(all="raise", under="ignore"):
-        results = formula(numpy, lines, *(tensor.to(dtype).numpy() for tensor in (*tensors, *bends)))
+        results = formula(numpy, *(tensor.to(dtype).numpy() for tensor in tensors))
     return [torch.from_numpy(result) for result in results]
 
 
@@ -48,9 +61,10 @@ def formula_of(formula, activation, dtype, *tensors):
 def test_relaxed_rows_are_those_of_the_reference(activation, dtype, tolerance):
     l, u = bounds()
     A = normal(1, B, S, N, seed=0)
-    relaxed, constants = formula_of(relaxed_rows, activation, dtype, A, l.unsqueeze(1), u.unsqueeze(1))
+    lines = [line.unsqueeze(1) for line in lines_of(activation, dtype)]
+    relaxed, constants = formula_of(relaxed_rows, dtype, A, *lines)
     expected, sums = lbp.reference.relax_backward(A, l, u, sides="lower", **ACTIVATIONS[activation])
-    assert relaxed.dtype == constants.dtype == dtype
+    assert {part.dtype for part in (relaxed, constants, *lines)} == {dtype}
     torch.testing.assert_close(relaxed.double(), expected, rtol=0, atol=tolerance)
     torch.testing.assert_close(constants.double().sum(-1), sums, rtol=0, atol=N * tolerance)
 
@@ -61,9 +75,10 @@ def test_relaxed_forward_bounds_are_those_of_the_reference(activation, dtype, to
     l, u = bounds()
     center, radius = normal(B, N0, N, seed=1), normal(B, N0, N, seed=2).abs()
     center_bias, radius_bias = normal(B, N, seed=3), normal(B, N, seed=4).abs()
+    lines = lines_of(activation, dtype)
     found = [
-        *formula_of(relaxed_matrices, activation, dtype, center, radius, l.unsqueeze(1), u.unsqueeze(1)),
-        *formula_of(relaxed_biases, activation, dtype, center_bias, radius_bias, l, u),
+        *formula_of(relaxed_matrices, dtype, center, radius, lines[0].unsqueeze(1), lines[2].unsqueeze(1)),
+        *formula_of(relaxed_biases, dtype, center_bias, radius_bias, *lines),
     ]
     matrices = (center, radius, center_bias, radius_bias)
     expected = lbp.reference.relax_forward(*matrices, l, u, **ACTIVATIONS[activation])
@@ -101,6 +116,27 @@ def cases():
     ]
 
 
+@pytest.mark.usefixtures("fused")
+def test_the_lines_are_computed_once_for_all_rows():
+    """And in every call: they are a part of what the op does."""
+    computed = []
+
+    def lines(module, l, u):
+        computed.append(l.shape)
+        return relu_lines(module, l, u)
+
+    l, u = bounds()
+    matrices = normal(B, N0, N, seed=1), normal(B, N0, N, seed=2)
+    biases = normal(B, N, seed=3), normal(B, N, seed=4)
+    for call in (
+        cupy_fusion.relax_backward(normal(1, B, S, N, seed=0), l, u, lines=lines),
+        cupy_fusion.relax_forward(*matrices, *biases, l, u, lines=lines),
+    ):
+        call()
+        call()
+    assert computed == [(B, N)] * 4
+
+
 def test_a_call_computes_what_the_op_does_in_every_case(fused):
     seen = set()
     for case in cases():
@@ -111,7 +147,7 @@ def test_a_call_computes_what_the_op_does_in_every_case(fused):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
         seen.add((case.op, case.activation))
     assert seen == {(op, name) for op in ("relax_backward", "relax_forward") for name in ACTIVATIONS}
-    assert {*fused} == {"relaxed_rows", "relaxed_matrices", "relaxed_biases"}
+    assert {*fused} == {"bounding_lines", "relaxed_rows", "relaxed_matrices", "relaxed_biases"}
 
 
 @pytest.mark.parametrize(("on_gpu", "installed"), [(True, True), (True, False), (False, True)])

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,12 +15,13 @@ from lbp.bench import grid, methods
 from lbp.bench.aims import CUDA_AIMS
 from lbp.bench.contenders import CONTENDERS
 from lbp.bench.op_cases import OP_NAMES
+from lbp.bench.record import tree_commit
 from lbp.bench.worker import Limits
 from lbp.cli import app
 from lbp.commands.bench import _known, _method_options
 
 VERSIONS = {"driver": "1", "nvcc": "13", "cupy": "14", "torch": "2", "python": "3"}
-FACTS = {"device": "A", "compute_capability": "9.0", "commit": "c", "changed_files": 0, **VERSIONS}
+FACTS = {"device": "A", "compute_capability": "9.0", "commit": "c", **VERSIONS}
 
 
 @pytest.fixture
@@ -224,6 +226,27 @@ def test_what_was_done_for_the_same_tree_and_machine_is_kept(script, tmp_path):
     path.write_text(json.dumps({**FACTS, "stages": [{"stage": "test", "status": "passed"}]}))
     assert script.earlier_stages(path, FACTS) == {"test": {"stage": "test", "status": "passed"}}
     assert script.earlier_stages(path, {**FACTS, "commit": "d"}) == {}
+
+
+def test_the_commit_of_a_tree_is_that_of_lbp_bench_whatever_was_changed(script, tmp_path):
+    root = tmp_path / "tree"
+    assert script.tree_commit(tmp_path) == ""
+    for name in ("lbp/__init__.py", "csrc/kernel.cu", "benchmarks/results/old.json"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_text("a")
+    author = ["-c", "user.name=A", "-c", "user.email=a@b.c"]
+    for arguments in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "A commit"]):
+        subprocess.run(["git", "-C", str(root), *arguments], check=True)
+    found = []
+    for name, content in (
+        ("benchmarks/results/old.json", "b"), ("csrc/kernel.cu", "b"), ("csrc/kernel.cu", "c"), ("csrc/new.cu", "a"),
+        ("lbp/new.py", "a"), ("lbp/new.py", "b"), ("lbp/n\udcff.py", "b"),
+    ):  # fmt: skip
+        (root / name).write_text(content)
+        found.append(script.tree_commit(root))
+        assert found[-1] == tree_commit(root / "lbp")
+    assert len(found[0]) == 40
+    assert len({*found}) == len(found)
 
 
 DAMAGED = (b"", b'{"device": "A", "stag', b"[]", b'{"device": "A"}', b"\xff\xfe")

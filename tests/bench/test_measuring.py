@@ -171,6 +171,20 @@ def test_what_is_done_is_not_measured_again():
     assert not list(measure_ops(CPU, replace(options, done=frozenset(row.key for row in rows)), lambda _: None))
 
 
+def test_a_case_is_done_without_a_gradient_of_what_cupy_fuses(monkeypatch):
+    """A stand-in for CuPy, which takes part in the forward pass only."""
+    monkeypatch.setattr(ops.cupy_fusion, "takes_part", lambda case: case.op == "relax_backward")
+    monkeypatch.setattr(ops.cupy_fusion, "call_of", lambda case: ops._on_backend("reference", case.call, CPU))
+    options = OpOptions(repeats=1, seconds=0.0, compiled=False, quick=True, only=("relax_backward",))
+    first = list(islice(measure_ops(CPU, options, lambda _: None), 2))
+    fused = [row.case for rows in first for row in rows if row.contender == ops.CUPY]
+    assert len(fused) == 1
+    assert " backward " not in fused[0]
+    done = replace(options, done=frozenset(row.key for rows in first for row in rows))
+    following = next(measure_ops(CPU, done, lambda _: None))
+    assert {row.key for row in following}.isdisjoint(done.done)
+
+
 def planted_results(case, results):
     """Returns who differs, of runners that gave these results by contender's name."""
     runners = [_Runner(case, TINY, Worker(find(name), "cpu", LIMITS, None)) for name in results]
@@ -230,6 +244,15 @@ def test_a_step_whose_gradients_are_others_is_told_apart():
     assert found == ("native", "differs from reference by 1.0e-02 of the largest norm of a gradient")
     nan = STEP + torch.tensor([0.0, torch.nan, 0.0, 0.0])
     assert planted_results(step, {"native": nan, "reference": STEP})
+
+
+@pytest.mark.parametrize(("small", "differs"), [(1e-3, True), (1e-7, False)])
+def test_a_small_gradient_must_be_right_too_unless_it_may_be_rounding(small, differs):
+    """Halved, it differs by less than a thousandth of the largest either way."""
+    step = case_of("CROWN-IBP", "training")
+    expected, halved = (torch.tensor([2.0, 1.0, norm]) for norm in (small, small / 2))
+    found = planted_results(step, {"native": halved, "reference": expected})
+    assert found == ([("native", "differs from reference by 5.0e-01 of the norm of a gradient")] if differs else [])
 
 
 def test_of_a_peer_with_lines_of_its_own_as_many_gradients_are_not_zero():
@@ -335,6 +358,27 @@ def test_a_peer_that_agrees_with_a_choice_of_ours_made_the_same(shift, is_choice
     results = {runner.key: runner.worker.results[None] for runner in runners}
     found = [(runner.worker.contender.name, is_choice) for runner, _, is_choice in _differing(runners, results)]
     assert found == [("native", True), ("auto_LiRPA patches", is_choice)]
+
+
+def test_a_contender_of_ours_made_a_choice_only_if_its_own_tight_lines_say_so():
+    """However much its bounds are those of another one that did."""
+    case, chosen = case_of("LBP"), BOUNDS - 0.1
+    native = _Runner(case, TINY, PlannedWorker("native", {None: chosen, "tight": BOUNDS}))
+    dense = _Runner(case, TINY, PlannedWorker("native, dense", {None: chosen, "tight": BOUNDS + 0.1}))
+    reference = _Runner(case, TINY, PlannedWorker("reference", {None: BOUNDS, "tight": BOUNDS}))
+    runners = [native, dense, reference]
+    results = {runner.key: runner.worker.results[None] for runner in runners}
+    found = [(runner.worker.contender.name, is_choice) for runner, _, is_choice in _differing(runners, results)]
+    assert found == [("native", True), ("native, dense", False)]
+
+
+@pytest.mark.parametrize(("shift", "is_choice"), [(0.4, True), (0.6, False), (math.nan, False)])
+def test_a_large_difference_is_no_choice_of_lines(shift, is_choice):
+    case = case_of("LBP")
+    native = _Runner(case, TINY, PlannedWorker("native", {None: BOUNDS - shift, "tight": BOUNDS}))
+    reference = _Runner(case, TINY, PlannedWorker("reference", {None: BOUNDS, "tight": BOUNDS}))
+    results = {runner.key: runner.worker.results[None] for runner in (native, reference)}
+    assert [found for _, _, found in _differing([native, reference], results)] == [is_choice]
 
 
 def test_what_took_too_long_is_not_tried_at_larger_sizes():

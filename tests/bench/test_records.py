@@ -24,8 +24,10 @@ from lbp.bench.pictures import _roofline
 from lbp.bench.rates import Rates
 from lbp.bench.record import (
     LIBRARY,
+    LIBRARY_SOURCES,
     PEER,
     PEER_COMMIT,
+    PLAIN_FUNCTIONS,
     Record,
     Row,
     Run,
@@ -42,6 +44,7 @@ from lbp.commands.bench import _is_wrong, _known
 from lbp.errors import InvalidInputError, OutputError
 from lbp.plots.style import new_figure
 
+VERSIONS = {"PyTorch": "2", PLAIN_FUNCTIONS: "0a1b"}
 RATES = Rates(copy=1e9, new_copy=5e8, products=1e11)
 
 
@@ -53,7 +56,7 @@ def row(median, *, case="relax_backward n=8", contender="native", spread=0.01, *
 
 def record(*rows, **changed):
     settings = {"threads": 2, "device": "cpu"}
-    return replace(Record("a processor", "0" * 40, settings, {"PyTorch": "2"}, RATES, rows, "2020-01-01"), **changed)
+    return replace(Record("a processor", "0" * 40, settings, VERSIONS, RATES, rows, "2020-01-01"), **changed)
 
 
 def test_timing_gives_the_median_and_the_quartiles():
@@ -86,9 +89,10 @@ def test_a_record_that_continues_keeps_its_rows_and_knows_which_run_measured_eac
     [
         ("commit", {"commit": "1" * 40}),
         ("device", {"device": "another"}),
-        ("PyTorch", {"versions": {"PyTorch": "3"}}),
-        ("lbp", {"versions": {"PyTorch": "2", "lbp": "0.2"}}),
-        (LIBRARY, {"versions": {"PyTorch": "2", LIBRARY: "0a1b"}}),
+        ("PyTorch", {"versions": {**VERSIONS, "PyTorch": "3"}}),
+        ("lbp", {"versions": {**VERSIONS, "lbp": "0.2"}}),
+        (LIBRARY, {"versions": {**VERSIONS, LIBRARY: "0a1b"}}),
+        (PLAIN_FUNCTIONS, {"versions": {**VERSIONS, PLAIN_FUNCTIONS: "2c3d"}}),
         ("threads", {"settings": {"threads": 1, "device": "cpu"}}),
     ],
 )
@@ -103,7 +107,7 @@ def test_a_record_of_other_conditions_is_not_continued(tmp_path, name, changed):
 @pytest.mark.parametrize("name", [PEER, PEER_COMMIT])
 def test_versions_of_a_peer_must_agree_only_where_both_runs_have_it(tmp_path, name):
     path = tmp_path / "record.json"
-    peer = {"PyTorch": "2", PEER: "0.7", PEER_COMMIT: "1a2b"}
+    peer = {**VERSIONS, PEER: "0.7", PEER_COMMIT: "1a2b"}
     write_record(record(row(1.0), versions=peer), path)
     assert continue_record(path, record()).versions == peer
     with pytest.raises(InvalidInputError, match=f"is of {name} "):
@@ -125,6 +129,47 @@ def test_a_record_has_the_versions_of_peers_and_the_contents_of_the_kernels(tmp_
     assert found[0][PEER] == "0.7"
     monkeypatch.setattr("lbp._native.missing", "not built")
     assert LIBRARY not in new_record(torch.device("cpu"), {}, RATES, {}).versions
+
+
+@pytest.fixture
+def versions_on_a_gpu(tmp_path, monkeypatch):
+    """Returns the versions of a record of a GPU, measured by a package in a folder."""
+    monkeypatch.setattr("lbp.bench.record._PACKAGE", tmp_path / "package")
+    monkeypatch.setattr("lbp.bench.record._device_name", lambda device: "a GPU")
+    monkeypatch.setattr("lbp._native.LIBRARY", tmp_path / "library")
+    monkeypatch.setattr("lbp._native.missing", None)
+    return lambda: new_record(torch.device("cuda"), {}, RATES, {}).versions
+
+
+def test_on_a_gpu_the_kernels_are_known_by_their_sources_as_no_two_builds_are_the_same(tmp_path, versions_on_a_gpu):
+    (tmp_path / "csrc" / "cuda").mkdir(parents=True)
+    found = []
+    for contents, source in ((b"a", "a"), (b"b", "a"), (b"b", "b")):
+        (tmp_path / "library").write_bytes(contents)
+        (tmp_path / "csrc" / "cuda" / "kernel.cu").write_text(source)
+        found.append(versions_on_a_gpu())
+    assert found[0] == found[1]
+    assert found[1][LIBRARY_SOURCES] != found[2][LIBRARY_SOURCES]
+    assert LIBRARY not in found[0]
+
+
+def test_on_a_gpu_an_installed_library_without_sources_is_known_by_its_contents(tmp_path, versions_on_a_gpu):
+    found = []
+    for contents in (b"a", b"b"):
+        (tmp_path / "library").write_bytes(contents)
+        found.append(versions_on_a_gpu()[LIBRARY])
+    assert found[0] != found[1]
+
+
+def test_a_record_says_of_which_plain_functions_it_is(tmp_path, versions_on_a_gpu):
+    (tmp_path / "library").touch()
+    found = []
+    for name in ("bench/plain_windows.py", "bench/timing.py", "reference/windows/rows.py"):
+        path = tmp_path / "package" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        found.append(versions_on_a_gpu()[PLAIN_FUNCTIONS])
+    assert found[0] == found[1] != found[2]
 
 
 @pytest.fixture
@@ -156,6 +201,18 @@ def test_two_states_of_a_tree_that_differ_from_its_commit_are_two(package):
     assert all(re.fullmatch(rf"{commit}\+[0-9a-f]{{8}}", state) for state in states)
     (package / "kernels.py").write_text("a")
     assert tree_commit(package) == commit
+
+
+def test_files_of_the_package_and_its_kernels_that_git_does_not_track_are_a_difference(package):
+    commit = tree_commit(package)
+    (package.parent / "notes.txt").write_text("a")
+    assert tree_commit(package) == commit
+    states = [commit]
+    for name, content in (("package/new.py", "a"), ("package/new.py", "b"), ("csrc/new.cu", "b"), ("setup.py", "b")):
+        (package.parent / name).parent.mkdir(exist_ok=True)
+        (package.parent / name).write_text(content)
+        states.append(tree_commit(package))
+    assert len({*states}) == len(states)
 
 
 def test_records_in_a_tree_are_no_difference_from_its_commit(package):
@@ -353,7 +410,45 @@ def test_what_may_be_the_machines_is_counted_and_not_among_the_changes(tmp_path)
     write_record(record(row(1.5), row(6.0, contender="reference")), new)
     shown = CliRunner().invoke(app, ["bench", "--compare", str(old), str(new)], env={"COLUMNS": "200"}).output
     assert "0 changes in 2 rows; 2 that may be the machine's" in shown
-    assert "relax_backward n=8 native, relax_backward n=8 reference" in shown
+    assert "ops relax_backward n=8 ReLU native: 1.50, in units of reference 1.00" in shown
+
+
+def test_what_may_be_the_machines_is_listed_the_largest_first(tmp_path):
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    ratios = {f"case {number}": 1.2 + number / 10 for number in range(50)}
+    for path, factors in ((old, dict.fromkeys(ratios, 1.0)), (new, ratios)):
+        rows = [
+            row(factor, case=case, contender=name)
+            for case, factor in factors.items()
+            for name in ("native", "reference")
+        ]
+        write_record(record(*rows), path)
+    shown = CliRunner().invoke(app, ["bench", "--compare", str(old), str(new)], env={"COLUMNS": "200"}).output
+    assert "no change beside a yardstick or its rates: 100 rows" in shown
+    listed = [float(found) for found in re.findall(r"^  ops .*: ([\d.]+), in units of", shown, re.MULTILINE)]
+    assert listed == sorted(listed, reverse=True)
+    assert (listed[0], len(listed)) == (6.1, 40)
+
+
+def test_a_noisy_yardstick_hides_no_change_that_another_shows():
+    peers = row(4.0, contender="reference", spread=0.6), row(4.0, contender="auto_LiRPA patches")
+    old, new = (record(row(median), *peers) for median in (1.0, 1.3))
+    (change,) = compare(old, new).changes
+    assert (change.row.contender, *of_yardstick(change)) == ("native", "auto_LiRPA patches", 1.3)
+
+
+@pytest.mark.parametrize("old", [{}, {PLAIN_FUNCTIONS: "0a1b"}])
+@pytest.mark.parametrize("new", [{}, {PLAIN_FUNCTIONS: "2c3d"}])
+def test_plain_functions_of_other_or_unknown_sources_are_no_yardstick(old, new):
+    """Both became twice as fast; of the machine nobody knows that it did, unless a peer did as well."""
+    before, after = ([row(factor), row(4 * factor, contender="reference")] for factor in (1.0, 0.5))
+    result = compare(record(*before, versions=old), record(*after, versions=new))
+    (change,) = (change for change in result.changes if change.row.contender == "native")
+    assert change.yardstick in ("copy", "products")
+    peers = [row(factor, contender="auto_LiRPA matrix") for factor in (1.0, 0.5)]
+    result = compare(record(*before, peers[0], versions=old), record(*after, peers[1], versions=new))
+    assert result.changes == ()
+    assert {change.yardstick for change in result.of_machine} == {"auto_LiRPA matrix", "native"}
 
 
 @pytest.mark.parametrize("repeats", [1, 2])
@@ -385,6 +480,22 @@ def test_memory_changes_are_reported_too():
 def test_peaks_that_differ_by_a_third_are_of_equal_code(mebibytes, changes):
     before, after = (row(1.0, peak_bytes=size * 2**20) for size in (100, mebibytes))
     assert len(compare(record(before), record(after)).changes) == changes
+
+
+@pytest.mark.parametrize(("mebibytes", "changes"), [(105, 0), (115, 1), (85, 1)])
+def test_peaks_of_a_gpu_repeat(mebibytes, changes):
+    before, after = (row(1.0, peak_bytes=size * 2**20) for size in (100, mebibytes))
+    assert len(compare(record(before, **GPU), record(after, **GPU)).changes) == changes
+
+
+@pytest.mark.parametrize(("sizes", "cell"), [((0, 2), "[red]inf[/]"), ((2, 0), "[green]0.00[/]")])
+def test_memory_where_there_was_none_is_a_change(sizes, cell):
+    before, after = (row(1.0, peak_bytes=size * 2**20) for size in sizes)
+    cells = [next(iter(column.cells)) for column in comparison_table(compare(record(before), record(after))).columns]
+    assert cells[-3:] == ["memory", cell, ""]
+    small, none = row(1.0, peak_bytes=2**19), row(1.0, peak_bytes=None)
+    assert compare(record(row(1.0, peak_bytes=0)), record(small)).changes == ()
+    assert compare(record(none), record(after)).changes == ()
 
 
 def test_rows_that_only_one_record_has_are_listed():
@@ -740,6 +851,7 @@ def test_a_table_says_how_far_repeats_lie_apart_or_that_they_are_few(repeats, ce
         ("native", "differs from reference by 1", True),
         ("reference compiled", "differs from reference by 1", True),
         ("auto_LiRPA patches", "differs from reference by 1", False),
+        ("CuPy fused", "differs from reference by 1", False),
         ("native, dense", "RuntimeError: a fault", True),
         ("native", "process ended with code -11", True),
         ("reference compiled", "InductorError: no compiler", False),
