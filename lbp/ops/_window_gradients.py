@@ -133,7 +133,7 @@ def _is_in_order(rows: Tensor, A: Tensor) -> bool:
     """Whether row i has the coefficients A[:, i]; False where asking would wait for a GPU, or nothing is known yet."""
     if not are_plain((rows,)) or torch._C._are_functorch_transforms_active():
         return False
-    return len(rows) == A.shape[1] and torch.equal(rows[:, 0], torch.arange(len(rows)))
+    return len(rows) == A.shape[1] and torch.equal(rows[:, 0], torch.arange(len(rows), device=rows.device))
 
 
 def save_concretize(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -131,6 +131,7 @@ class _Cascade:
         self._x = x
         self._labels = labels
         self._settings = settings
+        self._memory_budget = memory_budget
         self._region = PerturbationLpNorm(
             eps=settings.eps, norm=math.inf if settings.norm is None else settings.norm, clip=settings.clip
         )
@@ -248,9 +249,7 @@ class _Cascade:
 
     @cached_property
     def _real_margins(self) -> RealMargins:
-        # Numbers of float64 take twice the memory.
-        at_once = max(1, images_at_once(self._net, "IBP") // 2)
-        return RealMargins(self._model, self._x[:1].to(self._device), self._classes, at_once)
+        return RealMargins(self._model, self._x[:1].to(self._device), self._classes, self._memory_budget)
 
     def _attack(self, batch: list[int], x: Tensor, labels: Tensor) -> None:
         outward = self._settings.rounding == "outward"

@@ -86,7 +86,8 @@ def falsify(
 
     An attack sees the examples that the ones before it left. A point counts when it lies in the exact region, which
     bounds are computed over, and the network itself, evaluated there once more in the full precision of its dtype,
-    prefers another class. The attacks' own steps run as the process-wide switches say, on a GPU by default in TF32.
+    prefers another class. The attacks' own steps run as the process-wide switches say, on a GPU by default in TF32. An
+    attack that stopped at a point which does not count runs once more without stopping early, for deeper points.
 
     Args:
         model: network to logits, in evaluation mode.
@@ -111,32 +112,42 @@ def falsify(
     points = x.clone()
     margins, predictions = _evaluate(model, points, labels)
     found_by: list[str | None] = [None] * len(x)
-    left = torch.arange(len(x), device=x.device)
     for name, attack in _attacks(settings).items():
-        if len(left) == 0:
-            break
-        tried = attack(
-            model,
-            x[left],
-            labels[left],
-            eps,
-            clip=clip,
-            early_stop=True,
-            seed=[seeds[place] for place in left.tolist()],
+        left = torch.tensor(
+            [place for place, by in enumerate(found_by) if by is None], device=x.device, dtype=torch.int64
         )
-        tried_margins, tried_predictions = _evaluate(model, tried, labels[left])
-        inside = box[left].contains(tried)
-        found = inside & (tried_predictions != labels[left])
-        if confirm is not None and bool(found.any()):
-            found[found.clone()] = confirm(tried[found], labels[left[found]])
-        keep = found | (inside & (tried_margins < margins[left]))
-        places = left[keep]
-        points[places], margins[places] = tried[keep], tried_margins[keep]
-        predictions[places] = tried_predictions[keep]
-        for place in left[found].tolist():
-            found_by[place] = name
-        left = left[~found]
+        for early_stop in (True, False):
+            if len(left) == 0:
+                break
+            tried = attack(
+                model,
+                x[left],
+                labels[left],
+                eps,
+                clip=clip,
+                early_stop=early_stop,
+                seed=[seeds[place] for place in left.tolist()],
+            )
+            tried_margins, tried_predictions = _evaluate(model, tried, labels[left])
+            inside = box[left].contains(tried)
+            found = inside & (tried_predictions != labels[left])
+            if confirm is not None and bool(found.any()):
+                found[found.clone()] = confirm(tried[found], labels[left[found]])
+            keep = found | (inside & (tried_margins < margins[left]))
+            places = left[keep]
+            points[places], margins[places] = tried[keep], tried_margins[keep]
+            predictions[places] = tried_predictions[keep]
+            for place in left[found].tolist():
+                found_by[place] = name
+            # Where the attack stopped at a point that does not count, it goes on in the second round.
+            left = left[~found & _misclassified_as_attacked(model, tried, labels[left])]
     return Falsification(found_by, points, margins, predictions)
+
+
+def _misclassified_as_attacked(model: nn.Module, points: Tensor, labels: Tensor) -> Tensor:
+    """Whether margins are negative in the precision in which attacks evaluate the network, bool [B]."""
+    with torch.no_grad():
+        return smallest_margin(model(points), labels) < 0
 
 
 def _attacks(settings: AttackSettings) -> dict[str, Callable[..., Tensor]]:

@@ -1,12 +1,17 @@
 """Windowed coefficients: native against the float64 reference, and the reference against dense coefficients."""
 
+from itertools import accumulate
+
 import pytest
 import torch
 import torch.nn.functional as F
 from ops.cases import DTYPES, RS, SIDES, STRATEGIES, assert_matches_reference, intervals, normal, relaxation, uniform
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lbp import ops
+from lbp.ops.window_places import move_windows
+from lbp.reference import windows as reference
 
 LAYER = (5, 7, 6)
 WINDOW = (3, 2)
@@ -279,3 +284,27 @@ def test_the_kernel_of_a_convolution_serves_all_places():
     x = normal(1, 2, 6, 7, seed=6)
     values = ops.concretize_windows_box(weight.movedim(1, -1)[None], rows, x, x, sides="lower")
     assert torch.allclose(values.reshape(3, 4, 5), F.conv2d(x, weight)[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("sides", SIDES)
+@pytest.mark.parametrize("distance", [0, 2, 9])
+@pytest.mark.parametrize("window", [(1, 1), (4, 1), (5, 6)])
+def test_rows_over_other_windows_are_zero_where_the_old_ones_have_nothing(window, distance, sides):
+    A, rows = windows(sides)
+    corners = rows[:, 2:]
+    generator = torch.Generator().manual_seed(6)
+    to = corners + torch.randint(-distance, distance + 1, corners.shape, generator=generator)
+    expected = reference.move_windows(A[:, rows[:, 0]], corners, to, window)
+    assert torch.equal(move_windows(A, corners, to, window, rows[:, 0]), expected)
+    assert torch.equal(move_windows(A[:, rows[:, 0]], corners, to, window), expected)
+
+
+@pytest.mark.parametrize("window", [(1, 1), (3, 3), (9, 9)])
+def test_rows_move_at_the_memory_of_one_copy_beside_the_result(window):
+    A = torch.rand(2, 512, *window, 32)
+    corners = torch.zeros(512, 2, dtype=torch.int64)
+    move_windows(A, corners, corners, window)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        move_windows(A, corners, corners + 1, window)
+    changes = [event.nbytes() for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    assert A.nbytes < max(accumulate(changes)) < 2.5 * A.nbytes

@@ -17,6 +17,7 @@ from lbp.verification import (
     run_cascade,
     verify,
 )
+from lbp.verification.real_margins import RealMargins
 
 EPS = 0.03
 QUICK = AttackSettings(steps=20, restarts=2, queries=40)
@@ -197,6 +198,50 @@ def test_what_rounding_alone_misclassifies_is_not_falsified_where_bounds_speak_o
     found = by_index(run_cascade(model, x, torch.tensor([0, 0]), settings, batch_size=1))
     assert all(verdict.attack_margin < 0 for verdict in found.values())
     assert [found[index].verdict for index in (0, 1)] == verdicts
+
+
+def identity(pairs):
+    """Layers that give a > b > 0 back, while the radii of intervals double with every pair."""
+    layers = []
+    for _ in range(pairs):
+        for weight in ([[1.0, 1.0], [1.0, -1.0]], [[0.5, 0.5], [0.5, -0.5]]):
+            linear = nn.Linear(2, 2, bias=False)
+            linear.weight = nn.Parameter(torch.tensor(weight))
+            layers += [linear, nn.ReLU()]
+    return layers
+
+
+def deep():
+    """A network whose margin of class 0 at (a, b) is a - 0.9."""
+    last = nn.Linear(2, 2)
+    with torch.no_grad():
+        last.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+        last.bias.copy_(torch.tensor([-0.9, 0.0]))
+    return nn.Sequential(*identity(60), last).eval()
+
+
+def test_clear_counterexamples_of_deep_networks_are_confirmed():
+    settings = CascadeSettings(eps=0.3, clip=None, methods=("IBP",), attack=QUICK)
+    (verdict,) = run_cascade(deep(), torch.tensor([[1.0, 0.5]]), torch.tensor([0]), settings)
+    assert verdict.verdict == "falsified"
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 512])
+def test_points_that_intervals_cannot_tell_are_asked_of_back_substitution_in_parts(monkeypatch, at_once):
+    import lbp.verification.real_margins as module
+
+    monkeypatch.setattr(module, "LARGEST_BATCH", at_once)
+    points = torch.tensor([[0.7, 0.5], [1.0, 0.5], [0.8, 0.4], [0.95, 0.1], [0.5, 0.1]])
+    real = module.RealMargins(deep(), points[:1], 2)
+    labels = torch.tensor([0, 0, 0, 0, 1])
+    assert real.certainly_misclassified(points, labels).tolist() == [True, False, True, False, False]
+    assert real.certainly_misclassified(points[:0], labels[:0]).tolist() == []
+
+
+def test_methods_that_the_memory_budget_does_not_allow_confirm_nothing():
+    points, labels = torch.tensor([[0.7, 0.5]]), torch.tensor([0])
+    assert RealMargins(deep(), points, 2, "1GiB").certainly_misclassified(points, labels).tolist() == [True]
+    assert RealMargins(deep(), points, 2, 1000).certainly_misclassified(points, labels).tolist() == [False]
 
 
 def test_labels_that_do_not_fit_are_refused(trained, digits):

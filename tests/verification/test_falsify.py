@@ -78,11 +78,47 @@ def test_points_that_are_not_confirmed_do_not_count_and_are_searched_further(tra
     def confirm(points, labels):
         asked.append(len(points))
         assert bool((trained(points).argmax(1) != labels).all())
-        return torch.arange(len(points)) % 2 == 0
+        return torch.arange(len(points)) % 2 == 1
 
     plain = falsify(trained, x, digits.labels, EPS, clip=(0, 1), settings=QUICK)
     found = falsify(trained, x, digits.labels, EPS, clip=(0, 1), settings=QUICK, confirm=confirm)
     assert asked[0] == plain.found_by.count("PGD cross-entropy")
-    assert asked[1] >= asked[0] // 2, "the next attack finds again what was not confirmed"
-    assert found.found_by.count("PGD cross-entropy") == (asked[0] + 1) // 2
+    assert asked[1] == (asked[0] + 1) // 2, "the attack goes on where what it found was not confirmed"
+    assert asked[2] == (asked[1] + 1) // 2, "the next attack finds again what was not confirmed"
+    assert found.found_by.count("PGD cross-entropy") == asked[0] // 2 + asked[1] // 2
     assert int(found.found.sum()) < int(plain.found.sum())
+
+
+class Sums(nn.Module):
+    """Two classes, the margin a sum over the pixels; by `offset` smaller under autocast."""
+
+    def __init__(self, offset):
+        super().__init__()
+        self.offset = offset
+        self.weight = nn.Parameter(torch.rand(64, generator=torch.Generator().manual_seed(0)) - 0.5)
+
+    def forward(self, x):
+        margin = 0.8 + ((x - 0.5).flatten(1) * self.weight).sum(1)
+        if torch.is_autocast_enabled("cpu"):
+            margin = margin - self.offset
+        return torch.stack((margin, torch.zeros_like(margin)), 1)
+
+
+@pytest.mark.parametrize(("offset", "depth"), [(0.2, 0.0), (0.0, 0.3)], ids=["by full precision", "by the caller"])
+def test_an_attack_goes_on_where_the_point_at_which_it_stopped_is_rejected(offset, depth):
+    model, labels = Sums(offset), torch.zeros(20, dtype=torch.int64)
+    x = torch.full((20, 1, 8, 8), 0.5)
+    rejected = []
+
+    def confirm(points, labels):
+        deep = model(points)[:, 0] < -depth
+        rejected.append(int((~deep).sum()))
+        return deep
+
+    settings = AttackSettings(restarts=0, queries=400)
+    with torch.autocast("cpu"):
+        found = falsify(model, x, labels, 0.1, settings=settings, confirm=confirm if depth else None)
+    assert found.found_by == ["Square"] * 20
+    assert bool((found.margins < -depth).all())
+    if depth:
+        assert rejected[0] > 0 == rejected[1]
