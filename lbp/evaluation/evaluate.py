@@ -173,7 +173,8 @@ def _evaluate_batch(
     by_rounding: dict[int, str] = {}
     if settings.rounding == "outward":
         classes = next(iter(result.methods.values())).margins.shape[1] + 1
-        attacked, names = _without_rounding(model, labels[correct.to(x.device)], classes, certificates, attacked)
+        seen = labels[correct.to(x.device)]
+        attacked, names = _without_rounding(model, seen, classes, certificates, attacked, memory_budget)
         by_rounding = {int(correct[place]): name for place, name in names.items()}
     check_consistent([indices[place] for place in correct.tolist()], certificates, attacked)
     attacks = dict(zip(correct.tolist(), zip(attacked.found_by, attacked.margins.tolist(), strict=True), strict=True))
@@ -200,6 +201,7 @@ def _without_rounding(
     classes: int,
     certificates: list[tuple[str, float] | None],
     attacked: Falsification,
+    memory_budget: int | str | None,
 ) -> tuple[Falsification, dict[int, str]]:
     """Take from what attacks found on verified images the points that rounding alone may misclassify.
 
@@ -210,7 +212,7 @@ def _without_rounding(
     places = [place for place, holds in enumerate(certificates) if holds is not None and found_by[place] is not None]
     if not places:
         return attacked, {}
-    real = RealMargins(model, attacked.points[:1], classes)
+    real = RealMargins(model, attacked.points[:1], classes, memory_budget)
     wrong = real.certainly_misclassified(attacked.points[places], labels[places]).tolist()
     names = {place: str(found_by[place]) for place, holds in zip(places, wrong, strict=True) if not holds}
     for place in names:
