@@ -91,6 +91,12 @@ std::tuple<Tensor, LBP_RELAXATION_GRADIENT_TYPES, Tensor> relax_backward_gradien
                                                                                   LBP_RELAXATION_PARAMETERS,
                                                                                   OptionalTensor bias, int64_t sides,
                                                                                   int64_t needs);
+// The same, but the gradient of A overwrites that of the relaxed coefficients. Only the kernel of the CPU may do that.
+std::tuple<LBP_RELAXATION_GRADIENT_TYPES, Tensor> relax_backward_gradient_(Tensor relaxed_gradient,
+                                                                           Tensor constants_gradient, Tensor A,
+                                                                           LBP_RELAXATION_PARAMETERS,
+                                                                           OptionalTensor bias, int64_t sides,
+                                                                           int64_t needs);
 std::tuple<Tensor, Tensor, Tensor, Tensor> relax_forward(Tensor center, OptionalTensor radius, Tensor center_bias,
                                                          OptionalTensor radius_bias, LBP_RELAXATION_PARAMETERS);
 std::tuple<Tensor, Tensor, Tensor, Tensor, LBP_RELAXATION_GRADIENT_TYPES> relax_forward_gradient(

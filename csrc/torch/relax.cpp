@@ -41,6 +41,35 @@ struct ForwardMatrices {
 
 void check_matrix(const Tensor& center) { STD_TORCH_CHECK(center.dim() >= 2, "center: expected [batch, inputs, ...]"); }
 
+// Gradients of the lines and of the bias; that of A goes to `to_A`, which may be null, or what `to_relaxed` holds.
+template <typename T>
+std::tuple<LBP_RELAXATION_GRADIENT_TYPES, Tensor> gradients_through(Device on, const Tensor& to_relaxed,
+                                                                    const Tensor& constants_gradient, const Tensor& A,
+                                                                    const RelaxationTensors& tensors,
+                                                                    const OptionalTensor& bias, int64_t sides,
+                                                                    int64_t needs, T* to_A) {
+  const CoefficientsTensor<T> matrix = coefficients<T>(A, sides);
+  check_layer(tensors.l, "l", A, 3);
+  const OwnedRelaxation<T> owned = relaxation<T>(on, tensors, matrix.batch, matrix.size);
+  const PerNeuronTensor<T> offset = per_neuron<T>(on, 0, bias, "bias", matrix.size);
+  const Tensor to_constants =
+      checked<double>(on, constants_gradient, "constants_gradient", A.size(0) * A.size(1) * A.size(2));
+  const bool need_bias = needs & kNeedBias;
+  std::vector<int64_t> bias_sizes = {0};
+  if (need_bias) {
+    bias_sizes = sizes_of(A);
+    bias_sizes.erase(bias_sizes.begin());
+    bias_sizes.erase(bias_sizes.begin() + 1);
+  }
+  Tensor to_bias = empty<T>(A, bias_sizes);
+  RelaxationGradientTensors<T> gradients(tensors.l, matrix.batch, tensors.strategy, needs);
+  launch::relax_backward_gradient<T>(on, {int(sides), matrix.batch, matrix.rows, matrix.size, matrix.view, owned.view,
+                                          bias.has_value() ? offset.view() : PerNeuron<T>{nullptr, 1, 1},
+                                          to_relaxed.const_data_ptr<T>(), to_constants.const_data_ptr<double>(), to_A,
+                                          gradients.view(), need_bias ? to_bias.mutable_data_ptr<T>() : nullptr});
+  return std::tuple_cat(gradients.tuple(), std::make_tuple(to_bias));
+}
+
 }  // namespace
 
 std::tuple<Tensor, Tensor> relax_backward(Tensor A, LBP_RELAXATION_PARAMETERS, OptionalTensor bias, int64_t sides) {
@@ -66,29 +95,26 @@ std::tuple<Tensor, LBP_RELAXATION_GRADIENT_TYPES, Tensor> relax_backward_gradien
                                                                                   int64_t needs) {
   return with_type(A, "relax_backward_gradient", [&](auto type, Device on) {
     using T = decltype(type);
-    const CoefficientsTensor<T> matrix = coefficients<T>(A, sides);
-    check_layer(l, "l", A, 3);
-    const OwnedRelaxation<T> owned = relaxation<T>(on, LBP_RELAXATION_TENSORS, matrix.batch, matrix.size);
-    const PerNeuronTensor<T> offset = per_neuron<T>(on, 0, bias, "bias", matrix.size);
     const Tensor to_relaxed = checked<T>(on, relaxed_gradient, "relaxed_gradient", A.numel());
-    const Tensor to_constants =
-        checked<double>(on, constants_gradient, "constants_gradient", A.size(0) * A.size(1) * A.size(2));
-    const bool need_A = needs & kNeedMatrix, need_bias = needs & kNeedBias;
+    const bool need_A = needs & kNeedMatrix;
     Tensor to_A = empty<T>(A, need_A ? sizes_of(A) : std::vector<int64_t>{0});
-    std::vector<int64_t> bias_sizes = {0};
-    if (need_bias) {
-      bias_sizes = sizes_of(A);
-      bias_sizes.erase(bias_sizes.begin());
-      bias_sizes.erase(bias_sizes.begin() + 1);
-    }
-    Tensor to_bias = empty<T>(A, bias_sizes);
-    RelaxationGradientTensors<T> gradients(l, matrix.batch, strategy, needs);
-    launch::relax_backward_gradient<T>(
-        on, {int(sides), matrix.batch, matrix.rows, matrix.size, matrix.view, owned.view,
-             bias.has_value() ? offset.view() : PerNeuron<T>{nullptr, 1, 1}, to_relaxed.const_data_ptr<T>(),
-             to_constants.const_data_ptr<double>(), need_A ? to_A.mutable_data_ptr<T>() : nullptr, gradients.view(),
-             need_bias ? to_bias.mutable_data_ptr<T>() : nullptr});
-    return std::tuple_cat(std::make_tuple(to_A), gradients.tuple(), std::make_tuple(to_bias));
+    return std::tuple_cat(std::make_tuple(to_A),
+                          gradients_through<T>(on, to_relaxed, constants_gradient, A, LBP_RELAXATION_TENSORS, bias,
+                                               sides, needs, need_A ? to_A.mutable_data_ptr<T>() : nullptr));
+  });
+}
+
+std::tuple<LBP_RELAXATION_GRADIENT_TYPES, Tensor> relax_backward_gradient_(Tensor relaxed_gradient,
+                                                                           Tensor constants_gradient, Tensor A,
+                                                                           LBP_RELAXATION_PARAMETERS,
+                                                                           OptionalTensor bias, int64_t sides,
+                                                                           int64_t needs) {
+  return with_type(A, "relax_backward_gradient_", [&](auto type, Device on) {
+    using T = decltype(type);
+    STD_TORCH_CHECK(relaxed_gradient.is_contiguous(), "relaxed_gradient: expected a contiguous tensor to write to");
+    const Tensor to_relaxed = checked<T>(on, relaxed_gradient, "relaxed_gradient", A.numel());
+    return gradients_through<T>(on, to_relaxed, constants_gradient, A, LBP_RELAXATION_TENSORS, bias, sides, needs,
+                                relaxed_gradient.mutable_data_ptr<T>());
   });
 }
 

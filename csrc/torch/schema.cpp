@@ -52,6 +52,8 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   library.def("relax_backward(Tensor A, " RELAXATION ", Tensor? bias, int sides) -> (Tensor, Tensor)");
   library.def("relax_backward_gradient(Tensor relaxed_gradient, Tensor constants_gradient, Tensor A, " RELAXATION
               ", Tensor? bias, int sides, int needs) -> (Tensor, " SEVEN_GRADIENTS ", Tensor)");
+  library.def("relax_backward_gradient_(Tensor(a!) relaxed_gradient, Tensor constants_gradient, Tensor A, " RELAXATION
+              ", Tensor? bias, int sides, int needs) -> (" SEVEN_GRADIENTS ", Tensor)");
   library.def("relax_backward_linear(Tensor A, " RELAXATION
               ", Tensor weight, Tensor? bias, int sides) -> (Tensor, Tensor)");
   library.def("relax_backward_conv2d(Tensor A, " RELAXATION
@@ -191,6 +193,7 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {
   library.impl("bounding_lines_gradient", TORCH_BOX(&lbp::binding::bounding_lines_gradient));
   library.impl("relax_backward", TORCH_BOX(&lbp::binding::relax_backward));
   library.impl("relax_backward_gradient", TORCH_BOX(&lbp::binding::relax_backward_gradient));
+  library.impl("relax_backward_gradient_", TORCH_BOX(&lbp::binding::relax_backward_gradient_));
   library.impl("interval_linear_small_batch", TORCH_BOX(&lbp::binding::interval_linear_small_batch));
   library.impl("interval_linear_small_batch_gradient", TORCH_BOX(&lbp::binding::interval_linear_small_batch_gradient));
   library.impl("interval_conv2d_direct", TORCH_BOX(&lbp::binding::interval_conv2d_direct));

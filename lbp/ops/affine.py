@@ -17,6 +17,7 @@ from torch.nn import functional
 from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.ops._arguments import NO_BALL, contiguous, native, register_composite, register_gradient, sum_to
+from lbp.ops._calls import are_plain
 from lbp.ops._convolution import (
     Convolution,
     Pair,
@@ -294,14 +295,23 @@ def _relaxed_affine_backward(ctx: Any, coefficients: Tensor, constants: Tensor) 
         to_relaxed = convolve(coefficients, weight, ctx.convolution)
     needs = needed_gradients(ctx.needs_input_grad, 1)
     needs |= (NEED_MATRIX if need_A else 0) | (NEED_BIAS if need_bias else 0)
-    to_A, *to_relaxation, to_bias = native("relax_backward_gradient")(
-        to_relaxed, constants, A, *arguments, offset, ctx.sides, needs
-    )
+    rest = (constants, A, *arguments, offset, ctx.sides, needs)
+    if need_A and _may_overwrite(to_relaxed):
+        to_A = to_relaxed
+        *to_relaxation, to_bias = native("relax_backward_gradient_")(to_relaxed, *rest)
+    else:
+        to_A, *to_relaxation, to_bias = native("relax_backward_gradient")(to_relaxed, *rest)
     fitted_bias = None
     if need_bias and bias is not None and offset is not None:
         fitted_bias = sum_to(to_bias, offset.shape).reshape(bias.shape)
-    rest = [None] * (6 if is_convolution else 1)
-    return to_A if need_A else None, *relaxation_gradients(arguments, to_relaxation), to_weight, fitted_bias, *rest
+    absent = [None] * (6 if is_convolution else 1)
+    return to_A if need_A else None, *relaxation_gradients(arguments, to_relaxation), to_weight, fitted_bias, *absent
+
+
+def _may_overwrite(gradient: Tensor) -> bool:
+    """Whether a result of this module, which nobody else reads, may be written to: by the CPU kernel, out of sight."""
+    transformed = torch._C._are_functorch_transforms_active()
+    return not (torch.is_grad_enabled() or transformed) and are_plain((gradient,)) and gradient.is_contiguous()
 
 
 def _weight_gradient(

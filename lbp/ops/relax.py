@@ -150,6 +150,9 @@ def _register() -> None:
         to_bias = A.new_empty((batch, *shape) if needs & NEED_BIAS else (0,))
         return to_A, *fake_relaxation_gradients(A, batch, tuple(l.shape[1:]), needs), to_bias
 
+    def relax_backward_gradient_(relaxed: Tensor, *rest: Any) -> Any:
+        return relax_backward_gradient(relaxed, *rest)[1:]
+
     def relax_forward(
         center: Tensor, radius: Tensor | None, center_bias: Tensor, radius_bias: Tensor | None, *rest: Any
     ) -> Any:
@@ -168,7 +171,8 @@ def _register() -> None:
         )
         return *matrices, *fake_relaxation_gradients(center, batch, tuple(l.shape[1:]), needs)
 
-    for fake in (relax_backward, relax_backward_gradient, relax_forward, relax_forward_gradient):
+    gradients = (relax_backward_gradient, relax_backward_gradient_, relax_forward_gradient)
+    for fake in (relax_backward, relax_forward, *gradients):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
     register_gradient("relax_backward", _relax_backward_backward, _save_backward, with_products=False)
     register_gradient("relax_forward", _relax_forward_backward, _save_forward, with_products=False)

@@ -16,6 +16,9 @@ from ops.cases import (
 )
 
 from lbp import ops
+from lbp.ops._arguments import native
+from lbp.ops._relaxation import NEED_BIAS, NEED_BOUNDS, NEED_MATRIX, Lines
+from lbp.strategies import side_code
 
 SHAPE = (3, 2, 3)
 # A number and a tensor; of the lines themselves, which are tested with more, there is one table.
@@ -122,6 +125,28 @@ def test_layouts_of_coefficients_do_not_matter(sides, layout):
 
     for strided, copied in zip(run(A), run(A.contiguous()), strict=True):
         assert torch.equal(strided, copied)
+
+
+@pytest.mark.parametrize("rows", [9, 1800], ids=["in the caches", "written past them"])
+@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
+def test_the_gradient_of_the_coefficients_may_overwrite_that_of_the_relaxed_ones(with_bias, rows):
+    A, relaxed = normal(1, 2, rows, 2050).float(), normal(1, 2, rows, 2050).float()
+    bounds = [bound.float() for bound in intervals(2, 2050)]
+    bias = normal(2050).float() if with_bias else None
+    lines = Lines(r=0.75, eta=0.1).checked().arguments(*bounds)
+    needs = NEED_BOUNDS | NEED_MATRIX | (NEED_BIAS if with_bias else 0)
+    rest = (normal(1, 2, rows), A, *lines, bias, side_code("lower"), needs)
+    to_A, *others = native("relax_backward_gradient")(relaxed, *rest)
+    in_place = native("relax_backward_gradient_")(relaxed, *rest)
+    assert torch.equal(relaxed, to_A)
+    assert all(map(torch.equal, in_place, others))
+
+
+def test_what_is_overwritten_is_contiguous():
+    A, lines = normal(1, 2, 3, 4), Lines().checked().arguments(*intervals(2, 4))
+    gradient = normal(1, 2, 4, 3).mT
+    with pytest.raises(RuntimeError, match="relaxed_gradient: expected a contiguous tensor"):
+        native("relax_backward_gradient_")(gradient, normal(1, 2, 3), A, *lines, None, side_code("lower"), NEED_MATRIX)
 
 
 def test_constants_are_float64_and_nothing_aliases_the_input():
