@@ -31,9 +31,10 @@ def windows(sides="both", rows=9, sources=4, layer=LAYER, window=WINDOW, batch=2
     K = 2 if sides == "both" else 1
     A = normal(K, sources, *window, layer[0], seed=seed)
     A = torch.where(uniform(*A.shape, seed=seed + 1) < 0.1, 0.0, A)
-    generator = torch.Generator().manual_seed(seed + 2)
+    generator = torch.Generator("cpu").manual_seed(seed + 2)
     ends = (sources, batch, layer[1] - window[0] + 1, layer[2] - window[1] + 1)
-    where = torch.stack([torch.randint(0, end, (rows,), generator=generator) for end in ends], 1)
+    where = torch.stack([torch.randint(0, end, (rows,), generator=generator, device="cpu") for end in ends], 1)
+    where = where.to(torch.get_default_device())
     if rows > 3:
         where[1:4, 1:] = where[:1, 1:]
     return A, where
