@@ -101,6 +101,8 @@ class BuildLibrary(build_ext):
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         self.copy_file(str(library), str(target))
+        # The library refuses kernels of other sources than its own, which an earlier build may have left.
+        shutil.rmtree(target.parent / "csrc", ignore_errors=True)
         for source in (path for pattern in KERNEL_SOURCES for path in ROOT.glob(pattern)):
             copy = target.parent / source.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)

@@ -93,7 +93,16 @@ function(lbp_add_cuda_launchers target)
   if(lbp_cuda_mode STREQUAL "just-in-time")
     # Kernels are parsed for their names; the pragmas in them are for nvcc.
     set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS -Wno-unknown-pragmas)
-    target_sources(${target} PRIVATE csrc/cuda/compiled_kernel.cpp)
+    file(GLOB lbp_compiled_headers CONFIGURE_DEPENDS
+      csrc/*.h csrc/math/*.h csrc/cuda/*.cuh csrc/cuda/kernels/*.cuh)
+    set(lbp_kernel_sources_script "${PROJECT_SOURCE_DIR}/cmake/KernelSources.cmake")
+    add_custom_command(
+      OUTPUT "${PROJECT_BINARY_DIR}/kernel_sources.cpp"
+      COMMAND "${CMAKE_COMMAND}" "-Dcsrc=${PROJECT_SOURCE_DIR}/csrc" "-Doutput=${PROJECT_BINARY_DIR}/kernel_sources.cpp"
+              -P "${lbp_kernel_sources_script}"
+      DEPENDS ${lbp_compiled_headers} "${lbp_kernel_sources_script}"
+      VERBATIM)
+    target_sources(${target} PRIVATE csrc/cuda/compiled_kernel.cpp "${PROJECT_BINARY_DIR}/kernel_sources.cpp")
     target_compile_definitions(${target} PRIVATE LBP_CUDA_JIT=1)
   else()
     target_compile_definitions(${target} PRIVATE "LBP_CUDA_ARCHITECTURES=\"${lbp_cuda_architectures}\"")

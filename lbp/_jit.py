@@ -80,6 +80,7 @@ class Jit:
         self._library.lbp_jit_kernel.argtypes = [ctypes.c_size_t]
         self._library.lbp_jit_refuse.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
         self._library.lbp_jit_answer.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p]
+        self.built_from = self._built_from()
         self._compiler = _CompilerFunction(self._answer)  # kept alive as long as the library may call it
         self._library.lbp_jit_set_compiler(self._compiler)
 
@@ -94,13 +95,42 @@ class Jit:
 
         return sorted(names())
 
+    def _built_from(self) -> str:
+        """Return the `sources_digest` of what the library was built from; "unknown" of one that does not say."""
+        try:
+            named = self._library.lbp_jit_sources
+        except AttributeError:
+            return "unknown"
+        named.restype = ctypes.c_char_p
+        digest: str = named().decode()
+        return digest
+
     def _answer(self, request: int, kernel: bytes, major: int, minor: int) -> None:
         try:
+            check_sources(self.built_from)
             code = compiled(kernel.decode(), 10 * major + minor)
         except Exception as error:  # the library turns it into the exception of the op
             self._library.lbp_jit_refuse(request, str(error).encode() or b"compiling failed without a reason")
         else:
             self._library.lbp_jit_answer(request, code.image, len(code.image), code.symbol.encode())
+
+
+def check_sources(built_from: str) -> None:
+    """Check that kernels are compiled from what their launchers were built from.
+
+    A kernel of other sources may read its arguments elsewhere, or share the work otherwise, than its launcher has it.
+
+    Args:
+        built_from: the `sources_digest` of the library.
+
+    Raises:
+        CompileError: the sources are others.
+    """
+    if sources_digest() != built_from:
+        raise CompileError(
+            f"the kernels in {sources()} are not those that the library was built from, as after an update of one of "
+            "the two: rebuild or reinstall lbp, and start again"
+        )
 
 
 def compiled(kernel: str, architecture: int) -> MachineCode:
@@ -192,18 +222,21 @@ def _headers() -> dict[str, str]:
     }
 
 
-@cache
-def _sources_hash() -> bytes:
+def sources_digest() -> str:
+    """Return a digest of what kernels are compiled from, as cmake/KernelSources.cmake computes it.
+
+    It takes 2 ms, and sources may change while a process runs.
+    """
     root = sources()
-    digest = hashlib.sha256()
-    for path in sorted(path for pattern in ("*.h", "math/*.h", "cuda/**/*.cuh") for path in root.glob(pattern)):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.digest()
+    patterns = ("*.h", "math/*.h", "cuda/**/*.cuh")
+    names = sorted(path.relative_to(root).as_posix() for pattern in patterns for path in root.glob(pattern))
+    listing = "".join(f"{_digest((root / name).read_bytes()).decode()}  {name}\n" for name in names)
+    return _digest(listing.encode()).decode()
 
 
 def _key(kernel: str, architecture: int) -> str:
-    parts = (kernel, str(architecture), nvrtc_version(), *OPTIONS)
-    return hashlib.sha256(_sources_hash() + "\0".join(parts).encode()).hexdigest()
+    parts = (sources_digest(), kernel, str(architecture), nvrtc_version(), *OPTIONS)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _kept(path: Path) -> MachineCode | None:

@@ -30,6 +30,7 @@ from lbp.linear import (
     WindowRows,
     to_dense,
 )
+from lbp.ops._convolution import conv2d
 from lbp.ops.norms import dual_exponent
 from lbp.ops.outward_intervals import Widening, outward_interval_conv2d
 from lbp.precision import check_convolution, full_precision
@@ -93,7 +94,7 @@ class Conv2dNode(BoundNode):
         geometry, diagonal = self.geometry, diagonal.abs()
         if p == 2:
             with full_precision():
-                squares = functional.conv2d(diagonal.square()[None], weight.square(), **geometry.keywords())[0]
+                squares = conv2d(diagonal.square()[None], weight.square(), None, **geometry.keywords())[0]
             return torch.where(squares > 0, squares, 1).sqrt() * (squares > 0)
         patches = functional.unfold(
             diagonal[None], weight.shape[-2:], geometry.dilation, geometry.padding, geometry.stride
@@ -106,7 +107,7 @@ class Conv2dNode(BoundNode):
         """Return the layer's value at x [B, C_in, h, w]."""
         weight, bias = self.parameters()
         with full_precision():
-            return functional.conv2d(x, weight, bias, **self.geometry.keywords())
+            return conv2d(x, weight, bias, **self.geometry.keywords())
 
     def interval(self, *inputs: Interval) -> Interval:
         return ops.interval_conv2d(*inputs[0], *self.parameters(), **self.geometry.keywords())
@@ -133,7 +134,7 @@ class Conv2dNode(BoundNode):
 
     def magnitude(self, *inputs: Tensor) -> Tensor:
         with full_precision():
-            return functional.conv2d(inputs[0], self.parameters()[0].detach().abs(), None, **self.geometry.keywords())
+            return conv2d(inputs[0], self.parameters()[0].detach().abs(), None, **self.geometry.keywords())
 
     def weight_sums(self) -> tuple[Tensor, ...]:
         return (self.parameters()[0].detach().abs().sum((-2, -1)).unflatten(0, (self.geometry.groups, -1)),)

@@ -177,6 +177,7 @@ def transposed_gradients(
     """Return the gradients with respect to input and weight of a transposed convolution [N, C_out, H, W] of `like`."""
     stride, padding, dilation, groups = convolution
     beyond = rows_beyond(gradient.shape[2:], like.shape[2:], weight, convolution)
+    gradient, weight = with_strides_of_its_shape(gradient), with_strides_of_its_shape(weight)
     to_input, to_weight, _ = torch.ops.aten.convolution_backward.default(
         gradient, like, weight, None, stride, padding, dilation, True, beyond, groups, [*needs, False]
     )
@@ -192,10 +193,34 @@ def rows_beyond(input_size: Sequence[int], size: Sequence[int], weight: Tensor, 
     ]
 
 
+def with_strides_of_its_shape(images: Tensor) -> Tensor:
+    """Return images or a weight [N, C, h, w] of which a single channel has the stride that it has in plain layout.
+
+    A single channel is contiguous whatever its stride. Where that is 1, as in the layout "channels last", PyTorch tells
+    oneDNN that the channels come last, which then computes float32 convolutions with a horizontal stride to a single
+    column from numbers that lie elsewhere (seen of oneDNN 3.12).
+    """
+    return images.contiguous().flatten().view(images.shape) if images.shape[1] == 1 else images
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Convolve as `torch.nn.functional.conv2d` does, whatever the layout of the tensors is."""
+    x, weight = with_strides_of_its_shape(x), with_strides_of_its_shape(weight)
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
 def convolve(rows: Tensor, weight: Tensor, convolution: Convolution) -> Tensor:
     """Convolve [..., C, h, w] without a bias, all leading dimensions as one batch."""
     stride, padding, dilation, groups = convolution
-    result = F.conv2d(rows.flatten(0, -4), weight, None, stride, padding, dilation, groups)
+    result = conv2d(rows.flatten(0, -4), weight, None, stride, padding, dilation, groups)
     return result.reshape(*rows.shape[:-3], *result.shape[1:])
 
 

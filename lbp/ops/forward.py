@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lbp import _native, reference
 from lbp.backend import current_backend
 from lbp.ops._arguments import NO_BALL, check_forward, contiguous, native, register_composite, register_gradient
 from lbp.ops._convolution import (
     Pair,
+    conv2d,
     convolution_gradients,
     convolved_size,
     direct_convolution_pays,
@@ -201,15 +201,15 @@ def _convolved_pair(
         return rows.reshape(*like.shape[:-3], *rows.shape[1:])
 
     if radius is None:
-        return as_matrix(functional.conv2d(of_rows(center), weight, bias, *convolution), center), None
+        return as_matrix(conv2d(of_rows(center), weight, bias, *convolution), center), None
     pair = (center, radius)
     if center.shape == radius.shape and direct_convolution_pays(of_rows(center), weight, convolution, of_bounds=False):
         both = native("interval_conv2d_direct")
         found = both(*map(of_rows, pair), weight, bias, None, None, 0.0, 0.0, False, *convolution)
     else:
         found = (
-            functional.conv2d(of_rows(center), weight, bias, *convolution),
-            functional.conv2d(of_rows(radius), weight.abs(), None, *convolution),
+            conv2d(of_rows(center), weight, bias, *convolution),
+            conv2d(of_rows(radius), weight.abs(), None, *convolution),
         )
     new_center, new_radius = (as_matrix(rows, like) for rows, like in zip(found, pair, strict=True))
     return new_center, new_radius

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lbp import _native, reference
@@ -18,6 +17,7 @@ from lbp.ops._arguments import contiguous, native, register_composite, register_
 from lbp.ops._convolution import (
     Convolution,
     Pair,
+    conv2d,
     convolution_and_bias_gradients,
     convolution_gradients,
     convolved_size,
@@ -298,8 +298,8 @@ def _interval_conv2d_composite(l: Tensor, u: Tensor, weight: Tensor, bias: Tenso
         return lower, upper
     center, radius = split_interval(l, u)
     with full_precision():
-        center = F.conv2d(center, weight, bias, *convolution)
-        radius = F.conv2d(radius, weight.abs(), None, *convolution)
+        center = conv2d(center, weight, bias, *convolution)
+        radius = conv2d(radius, weight.abs(), None, *convolution)
     return contiguous(join_interval(center, radius))
 
 

@@ -12,13 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lbp import _native
 from lbp.backend import current_backend
 from lbp.ops._arguments import native
-from lbp.ops._convolution import Pair, direct_convolution_pays, fused_convolution_pays
+from lbp.ops._convolution import Pair, conv2d, direct_convolution_pays, fused_convolution_pays
 from lbp.precision import full_precision
 
 SMALL_BATCH = 32 if _native.instruction_set() == "avx512" else 16
@@ -177,8 +176,8 @@ def outward_interval_conv2d(
             return lower, upper
     center, radius = split_interval(l, u, by)
     with full_precision():
-        center = F.conv2d(center, weight, bias, stride, padding, dilation, groups)
-        radius = F.conv2d(radius, weight.abs(), margin, stride, padding, dilation, groups)
+        center = conv2d(center, weight, bias, stride, padding, dilation, groups)
+        radius = conv2d(radius, weight.abs(), margin, stride, padding, dilation, groups)
     return join_interval(center, _plus(radius, of_example), outward=True)
 
 

@@ -31,9 +31,9 @@ constexpr std::size_t kStackBytes = 256 * 1024, kGuardBytes = 4096;
 Fiber* running = nullptr;
 
 // The main stack as AddressSanitizer describes it, and the state that it keeps for it.
-const void* main_bottom = nullptr;
-std::size_t main_size = 0;
-void* main_fake_stack = nullptr;
+[[maybe_unused]] const void* main_bottom = nullptr;
+[[maybe_unused]] std::size_t main_size = 0;
+[[maybe_unused]] void* main_fake_stack = nullptr;
 
 }  // namespace
 

@@ -84,3 +84,10 @@ def test_windows_of_channels_in_vectors_and_one_by_one(dtype, channels, groups, 
     arguments = (*intervals(2, *layer), weight, None, corners, window)
     keywords = {"sides": "both", **geometry, **relaxation(shape=layer)}
     assert_values_match_reference(ops.relax_backward_conv2d_windows, A, rows, *arguments, **keywords, dtype=dtype)
+
+
+@pytest.mark.parametrize("size", [(0, 3), (3, 0)])
+def test_forward_bounds_on_windows_without_entries_are_their_biases(emulated, size):
+    matrix, bias, x = normal(1, 2, *size, 3, 2, 2), normal(1, 3, 2, 2), normal(1, 2, 5, 5)
+    for bound in ops.concretize_forward_windows_box(matrix, None, bias, None, x, x, scale=(1, 1), offset=(0, 0)):
+        assert torch.equal(bound, bias)

@@ -67,11 +67,30 @@ def nvrtc(monkeypatch, tmp_path):
     monkeypatch.setattr(_jit, "sources", lambda: tmp_path / "csrc")
     monkeypatch.setattr(_jit, "_nvrtc", lambda: stand_in)
     monkeypatch.setenv("LBP_CACHE_DIR", str(tmp_path / "cache"))
-    for remembered in (_jit._headers, _jit._sources_hash):
-        remembered.cache_clear()
+    _jit._headers.cache_clear()
     yield stand_in
-    for remembered in (_jit._headers, _jit._sources_hash):
-        remembered.cache_clear()
+    _jit._headers.cache_clear()
+
+
+class Library:
+    """Stands in for a library, which keeps the answers of the compiler, and says what it was built from or does not."""
+
+    def __init__(self, built_from):
+        self.images, self.refusals = [], []
+        self.lbp_jit_kernel = lambda number: None
+        self.lbp_jit_set_compiler = lambda compiler: None
+        self.lbp_jit_answer = lambda request, image, size, symbol: self.images.append(image)
+        self.lbp_jit_refuse = lambda request, reason: self.refusals.append(reason.decode())
+        if built_from is not None:
+            self.lbp_jit_sources = lambda: built_from.encode()
+
+
+def ask(monkeypatch, built_from):
+    """Have a library that was built from such sources ask for a kernel, and return the library."""
+    library = Library(built_from)
+    monkeypatch.setattr(_jit.ctypes, "CDLL", lambda path: library)
+    _jit.Jit(Path("lib.so"))._answer(1, KERNEL.encode(), 9, 0)
+    return library
 
 
 def test_a_kernel_is_compiled_with_the_headers_of_its_name_and_without_fused_operations(nvrtc):
@@ -97,9 +116,26 @@ def test_another_device_another_version_and_other_sources_are_compiled_anew(nvrt
     _jit.compiled(KERNEL, 90)
     header = _jit.sources() / "cuda" / "kernels" / "some.cuh"
     header.write_text(header.read_text() + "\n")
-    _jit._sources_hash.cache_clear()
     _jit.compiled(KERNEL, 90)
     assert len(nvrtc.sources) == 4
+
+
+def test_a_library_gets_kernels_of_the_sources_that_it_was_built_from(nvrtc, monkeypatch):
+    library = ask(monkeypatch, _jit.sources_digest())
+    assert len(library.images) == 1
+    assert not library.refusals
+
+
+def test_kernels_of_other_sources_than_those_of_the_library_are_refused(nvrtc, monkeypatch):
+    before = _jit.sources_digest()
+    assert ask(monkeypatch, before).images
+    (_jit.sources() / "arguments.h").write_text("template <typename T> struct A { T more; };")
+    for built_from in (before, None):
+        library = ask(monkeypatch, built_from)
+        assert not library.images
+        assert "are not those that the library was built from" in library.refusals[0]
+        assert "rebuild or reinstall lbp" in library.refusals[0]
+    assert ask(monkeypatch, _jit.sources_digest()).images
 
 
 @pytest.mark.parametrize(
@@ -176,6 +212,9 @@ class TestThisBuild:
         for kernel in _native.jit.kernels():
             for header in _jit.headers_of(kernel):
                 assert (_jit.sources() / header).is_file()
+
+    def test_it_says_which_sources_it_was_built_from(self):
+        assert _native.jit.built_from == _jit.sources_digest()
 
     def test_a_kernel_of_it_compiles(self):
         pytest.importorskip(

@@ -110,6 +110,21 @@ def test_the_wheel_carries_the_sources_of_kernels_that_are_compiled_just_in_time
             assert (packed / folder / source.name).read_text() == source.read_text()
 
 
+def test_sources_that_an_earlier_build_has_packed_are_not_in_the_wheel(script, monkeypatch, tmp_path):
+    (tmp_path / "liblbp.so").write_bytes(b"library")
+    monkeypatch.setattr(script, "build_library", lambda: tmp_path / "liblbp.so")
+    command = script.BuildLibrary(Distribution({"name": "lbp", "ext_modules": [Extension("lbp.liblbp", [])]}))
+    command.build_lib = str(tmp_path / "build")
+    command.ensure_finalized()
+    packed = tmp_path / "build" / "lbp" / "csrc"
+    packed.mkdir(parents=True)
+    for name in ("arguments.h", "of_another_name.h"):
+        (packed / name).write_text("// newer than the sources, and of others")
+    command.build_extension(Extension("lbp.liblbp", []))
+    assert (packed / "arguments.h").read_text() == (ROOT / "csrc" / "arguments.h").read_text()
+    assert not (packed / "of_another_name.h").exists()
+
+
 @pytest.mark.parametrize("value", ["ON", "OFF", None])
 def test_the_choice_of_cuda_kernels_reaches_cmake_and_an_earlier_one_is_forgotten(script, monkeypatch, value):
     commands = []

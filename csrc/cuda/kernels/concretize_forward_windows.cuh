@@ -12,7 +12,8 @@ namespace lbp::cuda {
 struct WindowEntry {
   int channel, row, column;
 
-  LBP_DEVICE WindowEntry(const Windows& windows, Index number) {
+  LBP_DEVICE WindowEntry(const Windows& windows, Index number) : channel(0), row(0), column(0) {
+    if (number == 0) return;  // windows without entries have no columns to divide by
     const Index rows = quotient(number, windows.columns);
     channel = int(quotient(rows, windows.rows));
     row = int(rows - channel * windows.rows);
