@@ -79,6 +79,23 @@ struct InsertForwardArguments {
   Arithmetic arithmetic;
 };
 
+// The gradient of that with respect to A.
+template <typename T>
+struct InsertForwardGradientArguments {
+  int sides;
+  Index batch, rows, neurons, inputs;
+  Coefficients<T> A;
+  const T* center;  // [B, n0, n]
+  const T* radius;  // or null: zero
+  Index matrix_batch_stride;
+  const T* center_bias;  // [B, n]
+  const T* radius_bias;  // or null: zero
+  Index bias_batch_stride;
+  const T* coefficients_gradient;    // [K, B, S, n0]
+  const double* constants_gradient;  // [K, B, S]
+  T* A_gradient;                     // [K, B, S, n]
+};
+
 // A -> A' W through an activation and the layer below it, whose bias is `bias`: one per neuron.
 template <typename T, typename Layer>
 struct RelaxBackwardProductArguments {

@@ -1,6 +1,7 @@
 // The CPU kernels of one instruction set as a table of functions, and the choice among instruction sets.
 #pragma once
 
+#include "product_arguments.h"
 #include "window_arguments.h"
 
 namespace lbp::cpu {
@@ -27,6 +28,8 @@ struct Kernels {
   void (*join_interval)(const JoinIntervalArguments<T>&);
   void (*relax_forward)(const RelaxForwardArguments<T>&);
   void (*relax_forward_gradient)(const RelaxForwardGradientArguments<T>&);
+  void (*insert_forward)(const InsertForwardArguments<T>&);
+  void (*insert_forward_row_gradient)(const InsertForwardGradientArguments<T>&);
   void (*concretize)(const ConcretizeArguments<T>&);
   void (*concretize_gradient)(const ConcretizeGradientArguments<T>&);
   void (*concretize_windows)(const ConcretizeWindowsArguments<T>&);

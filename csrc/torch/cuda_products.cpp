@@ -3,6 +3,7 @@
 #ifdef LBP_HAVE_CUDA
 
 #include "cuda/launch.h"
+#include "torch/insert_forward.h"
 #include "torch/ops.h"
 
 namespace lbp::binding {
@@ -305,35 +306,13 @@ std::tuple<Tensor, Tensor> insert_forward(Tensor A, Tensor center, OptionalTenso
                                           OptionalTensor radius_bias, int64_t sides) {
   return with_type(A, "insert_forward", [&](auto type, Device on) {
     using T = decltype(type);
-    const CoefficientsTensor<T> matrix = coefficients<T>(A, sides);
-    STD_TORCH_CHECK(center.dim() >= 2, "center: expected [batch, inputs, ...]");
-    check_layer(center_bias, "center_bias", A, 3);
-    check_layer(center_bias, "center_bias", center, 2);
-    check_same_shape(radius, "radius", center, "center");
-    check_same_shape(radius_bias, "radius_bias", center_bias, "center_bias");
-    const Index inputs = center.size(1), neurons = matrix.size;
-    const Batched<T> c = batched<T>(on, center, "center", matrix.batch, inputs * neurons);
-    const Batched<T> c_bias = batched<T>(on, center_bias, "center_bias", matrix.batch, neurons);
-    std::optional<Batched<T>> r, r_bias;
-    if (radius.has_value()) r = batched<T>(on, *radius, "radius", matrix.batch, inputs * neurons);
-    if (radius_bias.has_value()) r_bias = batched<T>(on, *radius_bias, "radius_bias", matrix.batch, neurons);
-    Tensor out = empty<T>(A, leading_sizes(A, 3, {inputs}));
+    const InsertionTensors<T> in(on, A, center, radius, center_bias, radius_bias, sides);
+    Tensor out = empty<T>(A, leading_sizes(A, 3, {in.inputs}));
     Tensor constants = empty_of(A, leading_sizes(A, 3, {}), ScalarType::Double);
-    const InsertForwardArguments<T> args = {int(sides),
-                                            matrix.batch,
-                                            matrix.rows,
-                                            neurons,
-                                            inputs,
-                                            matrix.view,
-                                            c.data,
-                                            r ? r->data : nullptr,
-                                            c.stride,
-                                            c_bias.data,
-                                            r_bias ? r_bias->data : nullptr,
-                                            c_bias.stride,
-                                            out.mutable_data_ptr<T>(),
-                                            constants.mutable_data_ptr<double>(),
-                                            arithmetic()};
+    auto args = in.template arguments<InsertForwardArguments<T>>(sides);
+    args.coefficients = out.mutable_data_ptr<T>();
+    args.constants = constants.mutable_data_ptr<double>();
+    args.arithmetic = arithmetic();
     on_cuda(on, "insert_forward", cuda::insert_forward_workspace_bytes(args),
             [&](void* workspace, void* stream) { return cuda::insert_forward(args, workspace, stream); });
     return std::make_tuple(out, constants);

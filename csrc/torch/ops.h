@@ -103,6 +103,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, LBP_RELAXATION_GRADIENT_TYPES> relax_
     Tensor center_gradient, Tensor radius_gradient, Tensor center_bias_gradient, Tensor radius_bias_gradient,
     Tensor center, OptionalTensor radius, Tensor center_bias, OptionalTensor radius_bias, LBP_RELAXATION_PARAMETERS,
     int64_t needs);
+std::tuple<Tensor, Tensor> insert_forward_few_rows(Tensor A, Tensor center, OptionalTensor radius, Tensor center_bias,
+                                                   OptionalTensor radius_bias, int64_t sides);
+Tensor insert_forward_few_rows_gradient(Tensor coefficients_gradient, Tensor constants_gradient, Tensor A,
+                                        Tensor center, OptionalTensor radius, Tensor center_bias,
+                                        OptionalTensor radius_bias, int64_t sides);
 std::tuple<Tensor, Tensor> interval_linear_small_batch(Tensor center, Tensor radius, Tensor weight, OptionalTensor bias,
                                                        OptionalTensor margin, OptionalTensor margin_of_example);
 std::tuple<Tensor, Tensor, Tensor> interval_linear_small_batch_gradient(Tensor lower_gradient, Tensor upper_gradient,

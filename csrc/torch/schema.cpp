@@ -140,6 +140,11 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   library.def("forward_conv2d(" FORWARD ", Tensor weight, Tensor? bias, " CONVOLUTION
               ") -> (Tensor, Tensor, Tensor, Tensor)");
   library.def("insert_forward(Tensor A, " FORWARD ", int sides) -> (Tensor, Tensor)");
+  // Of few rows the CPU has kernels, which the composite of that calls.
+  library.def("insert_forward_few_rows(Tensor A, " FORWARD ", int sides) -> (Tensor, Tensor)");
+  library.def(
+      "insert_forward_few_rows_gradient(Tensor coefficients_gradient, Tensor constants_gradient, Tensor A, " FORWARD
+      ", int sides) -> Tensor");
 
   // Linear bounds over the input region: the box [x, x_U], or the l_p ball of radius eps around x where x_U is absent.
   library.def("concretize(Tensor A, " REGION ", int sides) -> Tensor");
@@ -205,6 +210,8 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CPU, library) {
   library.impl("join_interval", TORCH_BOX(&lbp::binding::join_interval));
   library.impl("relax_forward", TORCH_BOX(&lbp::binding::relax_forward));
   library.impl("relax_forward_gradient", TORCH_BOX(&lbp::binding::relax_forward_gradient));
+  library.impl("insert_forward_few_rows", TORCH_BOX(&lbp::binding::insert_forward_few_rows));
+  library.impl("insert_forward_few_rows_gradient", TORCH_BOX(&lbp::binding::insert_forward_few_rows_gradient));
   library.impl("concretize", TORCH_BOX(&lbp::binding::concretize));
   library.impl("concretize_gradient", TORCH_BOX(&lbp::binding::concretize_gradient));
   library.impl("concretize_windows", TORCH_BOX(&lbp::binding::concretize_windows));

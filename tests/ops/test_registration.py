@@ -24,6 +24,7 @@ GRADIENT_CHECKS = ("test_schema", "test_faketensor")
 # (tests/gpu/test_outward_intervals.py). The CPU versions of
 # `accumulate_windows` and of its gradient alone call `accumulate_windows_few_rows`, the gradient of that, and
 # `accumulate_windows_many_rows`, that of `convolve_windows` alone `convolve_windows_laid_out`;
+# `insert_forward` and of its gradient call the two of `insert_forward_few_rows`;
 # `ramp_interval_with_status` alone calls `status_counts`, and that where the rest is PyTorch's (test_activation.py).
 PARTS = {
     *(
@@ -41,7 +42,7 @@ PARTS = {
     ),
     *("interval_linear_outward", "interval_conv2d_outward", "split_interval", "join_interval"),
     *("accumulate_windows_few_rows", "accumulate_windows_few_rows_gradient", "accumulate_windows_many_rows"),
-    *("convolve_windows_laid_out", "status_counts"),
+    *("convolve_windows_laid_out", "status_counts", "insert_forward_few_rows", "insert_forward_few_rows_gradient"),
 }
 REGISTERED = sorted(
     {schema.name.removeprefix("lbp::") for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("lbp::")}

@@ -27,6 +27,8 @@ constexpr cpu::Kernels<T> table() {
           join_interval<T>,
           relax_forward<T>,
           relax_forward_gradient<T>,
+          insert_forward<T>,
+          insert_forward_row_gradient<T>,
           concretize<T>,
           concretize_gradient<T>,
           concretize_windows<T>,

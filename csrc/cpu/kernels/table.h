@@ -1,6 +1,7 @@
 // The kernels of one instruction set; launch.h describes them.
 #pragma once
 
+#include "product_arguments.h"
 #include "window_arguments.h"
 
 namespace lbp::LBP_ISA {
@@ -45,6 +46,10 @@ template <typename T>
 void relax_forward(const RelaxForwardArguments<T>& args);
 template <typename T>
 void relax_forward_gradient(const RelaxForwardGradientArguments<T>& args);
+template <typename T>
+void insert_forward(const InsertForwardArguments<T>& args);
+template <typename T>
+void insert_forward_row_gradient(const InsertForwardGradientArguments<T>& args);
 template <typename T>
 void concretize(const ConcretizeArguments<T>& args);
 template <typename T>
