@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import chain
@@ -16,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from lbp.errors import UnsupportedLayerError
 from lbp.graph.surroundings import read_by
+from lbp.graph.updates import version_of
 from lbp.graph.wrapped import refuse_without_forward, refuse_wrapped
 from lbp.nn import GlobalBatchNorm, LeakyReLU, ParamRamp
 
@@ -39,10 +39,7 @@ class Identity:
 
     def __init__(self, value: Any) -> None:
         self.value = value
-        self.version: float = 0
-        if isinstance(value, Tensor):
-            # Tensors made under inference mode have no versions: nobody knows whether they are what they were.
-            self.version = math.nan if value.is_inference() else value._version
+        self.version = version_of(value) if isinstance(value, Tensor) else ()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Identity) and self.value is other.value and self.version == other.version

@@ -69,3 +69,48 @@ def test_reference_bounds_tighten_cached_bounds(point):
     net.compute_bounds(x=None, method="CROWN", reference_bounds={node.name: (known - 1, middle)})
     torch.testing.assert_close(node.lower, known)
     torch.testing.assert_close(node.upper, middle)
+
+
+def _bounded(model, optimizer, **options):
+    """Return a network that has bounds of its hidden layers, their input, and an optimizer of the parameters."""
+    net = lbp.BoundedModule(model, torch.zeros(1, 4).double())
+    x = lbp.BoundedTensor(torch.ones(2, 4).double(), lbp.PerturbationLpNorm(eps=0.1))
+    net.compute_bounds(x=x, method="IBP")[0].sum().backward()
+    return net, x, optimizer(model.parameters(), lr=0.1, **options)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
+def test_cached_bounds_from_before_a_step_of_an_optimizer_are_refused(optimizer, fused):
+    net, x, updates = _bounded(ramp_network(), optimizer, fused=fused)
+    updates.step()
+    with pytest.raises(StaleBoundsError, match="stale"):
+        net.compute_bounds(x=None, method="CROWN")
+    expected = net.compute_bounds(x=x, method="CROWN-IBP")
+    net.compute_bounds(x=x, method="IBP")
+    torch.testing.assert_close(net.compute_bounds(x=None, method="CROWN"), expected)
+
+
+def test_cached_bounds_of_an_input_that_a_fused_optimizer_moves_are_refused():
+    net = lbp.BoundedModule(ramp_network(), torch.zeros(1, 4).double())
+    point = torch.ones(2, 4).double().requires_grad_()
+    x = lbp.BoundedTensor(point, lbp.PerturbationLpNorm(eps=0.1))
+    net.compute_bounds(x=x, method="IBP")[0].sum().backward()
+    torch.optim.Adam([point], lr=0.1, fused=True).step()
+    with pytest.raises(StaleBoundsError):
+        net.compute_bounds(x=None, method="CROWN")
+
+
+def test_cached_bounds_outlast_steps_of_other_networks():
+    net, _, _ = _bounded(ramp_network(), torch.optim.SGD)
+    _, _, updates = _bounded(ramp_network(), torch.optim.Adam, fused=True)
+    updates.step()
+    net.compute_bounds(x=None, method="CROWN")
+
+
+def test_cached_bounds_of_parameters_in_other_memory_are_refused():
+    model = ramp_network()
+    net, _, _ = _bounded(model, torch.optim.SGD)
+    nn.utils.vector_to_parameters(1 + nn.utils.parameters_to_vector(model.parameters()), model.parameters())
+    with pytest.raises(StaleBoundsError):
+        net.compute_bounds(x=None, method="CROWN")
