@@ -170,6 +170,32 @@ def test_insertion_of_every_size(matrix_batch, sizes):
     assert_matches_reference(ops.insert_forward, coefficients("both", batch, rows, neurons), *matrices, sides="both")
 
 
+@pytest.mark.parametrize("rows", [1, 7, 16, 17])
+@pytest.mark.parametrize("neurons", [17, 530])
+@pytest.mark.parametrize("inputs", [3, 18, 300])
+@pytest.mark.parametrize("sides", SIDES[:2])
+def test_insertion_of_few_rows_and_more(sides, inputs, neurons, rows):
+    matrices = forward_matrices(2, inputs, neurons)
+    for dtype in (torch.float32, torch.float64):
+        A = coefficients(sides, 2, rows, neurons)
+        assert_matches_reference(ops.insert_forward, A, *matrices, sides=sides, dtype=dtype)
+        if inputs == 18:  # without a matrix of radii, and with one beside it
+            center, radius, center_bias, radius_bias = matrices
+            for other in ((center, None, center_bias, radius_bias), (center, radius, center_bias, None)):
+                assert_matches_reference(ops.insert_forward, A, *other, sides=sides, dtype=dtype)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_no_number_reaches_the_rows_that_it_is_inserted_into(value):
+    center, radius, center_bias, radius_bias = forward_matrices(1, 3, 40)
+    radius[0, 1, 33] = value
+    A = coefficients("lower", 1, 2, 40)
+    A[..., 1, 33] = 0.0
+    inserted, _ = ops.insert_forward(A, center, radius, center_bias, radius_bias, sides="lower")
+    assert not inserted[0, 0, :, 1].isfinite().any()
+    assert inserted[0, 0, :, [0, 2]].isfinite().all()
+
+
 @pytest.mark.parametrize("index", range(len(CONVOLUTIONS)))
 def test_back_substitution_is_the_adjoint_of_the_convolution(index):
     weight, bias, geometry, shape = convolution(index)
