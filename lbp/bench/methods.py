@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -11,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+import lbp
 from lbp.bench.contenders import CONTENDERS, Contender, peer_available
 from lbp.bench.grid import METHODS, TRAINING_METHODS, Case, all_networks, growth_cases, network_cases
 from lbp.bench.networks import Network
@@ -18,6 +21,8 @@ from lbp.bench.ops import largest_difference
 from lbp.bench.record import Key, Row
 from lbp.bench.timing import Timing
 from lbp.bench.worker import Limits, RunFailedError, Work, Worker
+from lbp.specification import margins
+from lbp.training.losses import margin_loss
 
 PRODUCT_BOUND = ("IBP", "CROWN-IBP")
 """Methods whose cost is that of their products, which are timed beside them on the CPU."""
@@ -323,6 +328,7 @@ def _differing(runners: Sequence[_Runner], results: dict[Key, Tensor]) -> list[t
         is_choice = standard is not None and runner is not standard and _agree_on_tight_lines(runner, standard)
         is_choice = is_choice or any(_agrees_with(runner, other, results) for other in chosen)
         is_choice = is_choice and standard is not None and _is_small(runner, standard, results)
+        is_choice = is_choice and not _impossible(runner, results[runner.key])
         if is_choice:
             chosen.append(runner)
         found.append((runner, f"{OTHER_LINES}: {note}" if is_choice else note, is_choice))
@@ -373,16 +379,20 @@ def _disagreements(runners: Sequence[_Runner], results: dict[Key, Tensor]) -> li
     """Compares lower bounds, or losses, with those of the textbook method, of each activation.
 
     They are equal to rounding. Where rows are skipped, or a peer chooses its own lines, they may be tighter: bounds not
-    lower, losses not higher.
+    lower, losses not higher. Never are they tighter than what the images themselves give.
     """
     found = []
     for activation in dict.fromkeys(runner.network.activation for runner in runners):
         group = [runner for runner in runners if runner.network.activation == activation]
+        impossible = [(runner, note) for runner in group if (note := _impossible(runner, results[runner.key]))]
+        found += impossible
         standard = _standard(group)
         if standard is None:
             continue
         expected = results[standard.key]
         for runner in group:
+            if any(runner is known for known, _ in impossible):
+                continue
             ours, other = results[runner.key], standard.worker.contender.name
             difference = _difference(runner, _bounds_or_loss(runner, ours), _bounds_or_loss(runner, expected))
             if not difference <= RELATIVE_TOLERANCE:
@@ -398,8 +408,31 @@ def _bounds_or_loss(runner: _Runner, result: Tensor) -> Tensor:
 
 def _difference(runner: _Runner, ours: Tensor, expected: Tensor) -> float:
     """Returns the difference as a share of the largest, of bounds and losses that may be tighter only where looser."""
+    if ours.shape != expected.shape or ours.isnan().any():
+        return math.inf
     looser = torch.maximum if runner.case.level == "training" else torch.minimum
     return largest_difference(ours if runner.is_exact else looser(ours, expected), expected)
+
+
+def _impossible(runner: _Runner, result: Tensor) -> str:
+    """Returns how lower bounds exceed the images' own margins, or a loss falls below theirs; nothing if they do not."""
+    ours, attained = _bounds_or_loss(runner, result), _attained(runner.network, runner.case.batch)
+    if runner.case.level == "training":
+        attained = margin_loss(attained)
+    if ours.shape != attained.shape:
+        return f"gives {tuple(ours.shape)} where there are {tuple(attained.shape)} margins"
+    beyond = torch.minimum if runner.case.level == "training" else torch.maximum
+    share = largest_difference(beyond(ours, attained), attained)
+    return "" if share <= RELATIVE_TOLERANCE else f"is tighter than the images themselves by {share:.1e} of the largest"
+
+
+@functools.cache
+def _attained(network: Network, batch: int) -> Tensor:
+    """Returns the margins of the images, which no lower bound over a region around them exceeds."""
+    images, labels = network.images(batch, torch.device("cpu"))
+    with torch.no_grad(), lbp.backend("reference"):  # not by the kernels that are compared
+        logits: Tensor = network.model()(images)
+    return torch.einsum("bso,bo->bs", margins(labels, 10), logits)
 
 
 def _gradients_differ(runner: _Runner, ours: Tensor, expected: Tensor) -> str:
@@ -407,11 +440,13 @@ def _gradients_differ(runner: _Runner, ours: Tensor, expected: Tensor) -> str:
 
     So much that no contender gets away with gradients of fewer parameters.
     """
+    if not ours.isfinite().all():
+        return "in the gradients of parameters: not all are numbers"
     reached, expected_reached = int(ours.count_nonzero()), int(expected.count_nonzero())
     if reached != expected_reached:
         return f"in the gradients of parameters: {reached} are not 0, of {expected_reached}"
     if not runner.is_exact:
-        return "" if ours.isfinite().all() else "in the gradients of parameters: not all are numbers"
+        return ""
     difference = largest_difference(ours, expected)
     if not difference <= GRADIENT_TOLERANCE:
         return f"by {difference:.1e} of the largest norm of a gradient"

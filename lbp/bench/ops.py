@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -176,19 +177,22 @@ def _gradient_call(call: Call, case: OpCase) -> Call:
 
 def _difference(result: Any, expected: Any) -> float:
     """Returns the largest difference of results as a share of the largest number in them."""
-    pairs = zip(_as_tensors(result), _as_tensors(expected), strict=True)
+    pairs = zip(_as_tensors(result), _as_tensors(expected), strict=True)  # no difference is NaN, which max could lose
     return max((largest_difference(ours, theirs) for ours, theirs in pairs), default=0.0)
 
 
 def largest_difference(ours: Tensor, theirs: Tensor) -> float:
     """Returns the largest difference as a share of the largest finite number of `theirs`.
 
-    Where that is 0 whatever differs does so infinitely.
+    Where that is 0 whatever differs does so infinitely, and so do other shapes, and NaN where `theirs` is not NaN too.
     """
+    if ours.shape != theirs.shape:
+        return math.inf
     if ours.numel() == 0:
         return 0.0
     scale = torch.nan_to_num(theirs, nan=0.0, posinf=0.0, neginf=0.0).abs().max()
-    difference = torch.where(ours == theirs, torch.zeros_like(theirs), (ours - theirs).abs()).max()
+    same = (ours == theirs) | (ours.isnan() & theirs.isnan())
+    difference = torch.where(same, torch.zeros_like(theirs), (ours - theirs).abs().nan_to_num(nan=math.inf)).max()
     return 0.0 if difference == 0 else float((difference / scale).item())
 
 

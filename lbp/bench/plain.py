@@ -72,7 +72,8 @@ def _relax_backward(
     found = adaptive_lines(l, u, options)
     if found is None:
         return _REFERENCE["relax_backward"](A, l, u, sides=sides, bias=bias, **options)  # type: ignore[no-any-return]
-    return relaxed_by(A, found.unsqueezed(), None if bias is None else bias[None, None], sides, row_sums)
+    lines = found.of_sides(sides, lambda line: line.unsqueeze(-l.dim()))
+    return relaxed_by(A, lines, None if bias is None else bias[None, None], row_sums)
 
 
 def _relax_forward(
@@ -88,28 +89,28 @@ def _relax_forward(
     if lines is None:
         matrices = (center, radius, center_bias, radius_bias)
         return _REFERENCE["relax_forward"](*matrices, l, u, **options)  # type: ignore[no-any-return]
-    rows = lines.unsqueezed()
-    lower, upper = ends(center, radius)
-    lower, upper = lower * rows.lower_slope, upper * rows.upper_slope
-    lower_bias, upper_bias = ends(center_bias, radius_bias)
-    lower_bias, upper_bias = lower_bias * lines.lower_slope, upper_bias * lines.upper_slope
-    if lines.lower_intercept is not None:
-        lower_bias = lower_bias + lines.lower_intercept
-    if lines.upper_intercept is not None:
-        upper_bias = upper_bias + lines.upper_intercept
-    middle, half = (upper + lower) / 2, (upper - lower) / 2
-    return middle, half, (upper_bias + lower_bias) / 2, (upper_bias - lower_bias) / 2
+    slope, spread = (lines.upper_slope + lines.lower_slope) / 2, (lines.upper_slope - lines.lower_slope) / 2
+    middle, half = _scaled(center, radius, slope.unsqueeze(1), spread.unsqueeze(1))
+    middle_bias, half_bias = _scaled(center_bias, radius_bias, slope, spread)
+    above = lines.upper_intercept / 2
+    below = None if lines.lower_intercept is None else lines.lower_intercept / 2
+    middle_bias = middle_bias + (above if below is None else above + below)
+    return middle, half, middle_bias, half_bias + (above if below is None else above - below)
+
+
+def _scaled(center: Tensor, radius: Tensor | None, slope: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+    """Return center and radius behind lines of slopes `slope - spread` and `slope + spread`, none below 0."""
+    middle, half = center * slope, center * spread
+    if radius is None:
+        return middle, half
+    return torch.addcmul(middle, radius, spread), torch.addcmul(half, radius, slope)
 
 
 def _ramp(z: Tensor, r: Tensor | float = math.inf, eta: Tensor | float = 0.0) -> Tensor:
     if not isinstance(r, Tensor) and r == math.inf:
         return _REFERENCE["ramp"](z, r, eta)  # type: ignore[no-any-return]
-    # Of the lines below the bending point and above it the lower one.
-    below = torch.maximum(z, eta * z) if isinstance(eta, Tensor) else F.leaky_relu(z, eta)
-    if isinstance(r, float):
-        return torch.minimum(below, eta * z + (1 - eta) * r)
-    beyond = (1 - eta) * r + eta * z if isinstance(eta, Tensor) else torch.add((1 - eta) * r, z, alpha=eta)
-    return torch.minimum(below, beyond)
+    limited = torch.clamp(z, z.new_zeros(()), r) if isinstance(r, Tensor) else z.clamp(0, r)
+    return torch.lerp(limited, z, eta)
 
 
 def _ramp_interval(

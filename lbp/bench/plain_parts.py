@@ -15,6 +15,9 @@ from lbp.strategies import side_names
 _TINY = 1e-30
 """Below every denominator that is not 0."""
 
+_NARROW = 1e-6
+"""Least width of a chord that ends beyond r: of points a gradient by parts that cancel would be rounding alone."""
+
 Pair = tuple[int, int]
 Image = tuple[int, int, int]
 Matrices = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
@@ -22,43 +25,76 @@ Matrices = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 
 
 class Lines(NamedTuple):
-    """A line below and one above, [B, *shape]; intercepts that are 0 everywhere are None."""
+    """A line below and one above, [B, *shape]; None for a lower intercept that is 0 everywhere."""
 
     lower_slope: Tensor
     lower_intercept: Tensor | None
     upper_slope: Tensor
-    upper_intercept: Tensor | None
+    upper_intercept: Tensor
 
-    def unsqueezed(self) -> Lines:
-        """Return lines for all rows of an example, [B, 1, *shape]."""
-        return Lines(*(None if line is None else line.unsqueeze(1) for line in self))  # type: ignore[arg-type]
+    def of_sides(self, sides: str, change: Callable[[Tensor], Tensor]) -> SidedLines:
+        """Return them as rows of each side take them, each changed: to those of an example's rows, or of windows."""
+        below, above = self[:2], self[2:]
+        found = [(below, above) if side == "lower" else (above, below) for side in side_names(sides)]
+        intercepts = [(taken[1], _difference(other[1], taken[1])) for taken, other in found]
+        return SidedLines(
+            change(_of_sides([taken[0] for taken, _ in found])),
+            change(_of_sides([other[0] - taken[0] for taken, other in found])),
+            [(_changed(intercept, change), _changed(more, change)) for intercept, more in intercepts],
+        )
+
+
+class SidedLines(NamedTuple):
+    """The lines of positive coefficients of all sides, and how much more those of negative ones are.
+
+    Slopes are [K, ...]; intercepts, and how much more they are, one pair per side, None for zeros.
+    """
+
+    slope: Tensor
+    more_slope: Tensor
+    intercepts: list[tuple[Tensor | None, Tensor | None]]
+
+
+def _changed(line: Tensor | None, change: Callable[[Tensor], Tensor]) -> Tensor | None:
+    return None if line is None else change(line)
+
+
+def _ends_about_zero(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the part of [l, u] below 0 and that above it; finite, so that lines of infinite bounds are numbers."""
+    limit = torch.finfo(l.dtype).max / 2
+    return l.clamp(-limit, 0), u.clamp(0, limit)
 
 
 def _relu_lines(l: Tensor, u: Tensor) -> Lines:
-    """ReLU: the chord above, below it slope 1 where u is the longer side."""
-    unstable = (l < 0) & (u > 0)
-    slope = torch.where(unstable, u / (u - l).clamp(min=_TINY), (u > 0).to(l.dtype))
-    return Lines((u >= -l).to(l.dtype), None, slope, torch.where(unstable, -l * slope, 0))
+    """ReLU: the chord above, below it slope 1 where u is the longer side.
+
+    With the ends clamped, the chord's formula is that of stable neurons, too.
+    """
+    low, high = _ends_about_zero(l, u)
+    slope = high / (high - low).clamp(min=_TINY)
+    # In place: a number of the right type, for which a comparison would be converted.
+    longer = (l.detach() + u.detach()).ge_(0)
+    return Lines(longer, None, slope, -low * slope)
 
 
 def _ramp_lines(l: Tensor, u: Tensor, r: Tensor | float, eta: Tensor | float) -> Lines:
-    """ParamRamp (Lyu et al. 2021, Table 2, adaptive), cases with the same formula together."""
-    below, beyond = l < 0, u > r
-    top = torch.where(beyond, r, u)
-    crosses = below & (u > 0)
+    """ParamRamp (Lyu et al. 2021, Table 2, adaptive): lines of clamp(z, 0, r), tilted.
+
+    The activation is eta z + (1 - eta) clamp(z, 0, r), and so its lines are eta z and 1 - eta times those of the clamp.
+    """
+    low, high = _ends_about_zero(l, u)
+    start = l.clamp(min=0)
+    bottom, top = start.clamp(max=r), high.clamp(max=r)
     # Above: through (l, act(l)) and the first bend that u reaches, or with slope eta from r on.
-    rise = (1 - eta) * (top / (top - l).clamp(min=_TINY))
-    flat = beyond & (u - r > r - l)
-    stable = eta + (1 - eta) * (u > 0).to(l.dtype)
-    upper_slope = torch.where(flat, eta, torch.where(crosses, eta + rise, stable))
-    upper_intercept = torch.where(flat, (1 - eta) * r, torch.where(crosses, -l * rise, 0))
-    # Below: through the origin where l < 0, else the chord.
-    steep = torch.where(beyond, eta + (1 - eta) * (r / u.clamp(min=_TINY)), 1.0)
-    chord = torch.where(beyond, eta + (1 - eta) * ((r - l).clamp(min=0) / (u - l).clamp(min=_TINY)), 1.0)
-    lower_slope = torch.where(below, torch.where(-l > u, eta, steep), chord)
-    bottom = l.clamp(max=r) if isinstance(r, float) else torch.minimum(l, r)
-    at_l = bottom + eta * (l - bottom)
-    return Lines(lower_slope, torch.where(beyond & ~below, at_l - chord * l, 0), upper_slope, upper_intercept)
+    rise = top / (top - low).clamp(min=_TINY)
+    flat = u - r > r - l
+    upper_slope = torch.where(flat, eta, rise.mul(1 - eta).add_(eta))
+    upper_intercept = torch.where(flat, (1 - eta) * r, (low * rise).mul_(eta - 1))
+    # Below: the chord of what is above 0, or with slope eta where what is below 0 is longer.
+    chord = (top - bottom) / (high - start).clamp(min=_NARROW)
+    chord = torch.where(u < -l, 0.0, torch.where(u <= r, 1.0, chord))
+    lower_intercept = torch.addcmul(bottom, chord, start, value=-1).mul_(1 - eta)
+    return Lines(chord.mul(1 - eta).add_(eta), lower_intercept, upper_slope, upper_intercept)
 
 
 def adaptive_lines(l: Tensor, u: Tensor, options: dict[str, Any]) -> Lines | None:
@@ -73,20 +109,17 @@ def adaptive_lines(l: Tensor, u: Tensor, options: dict[str, Any]) -> Lines | Non
 
 
 def relaxed_by(
-    A: Tensor, lines: Lines, bias: Tensor | None, sides: str, sums: Callable[[Tensor, Tensor], Tensor]
+    A: Tensor, lines: SidedLines, bias: Tensor | None, sums: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Return coefficients A [K, ...] times slopes, and the constants; lines and bias broadcast to those of a side."""
-    coefficients, constants = [], []
-    for rows, side in zip(A, side_names(sides), strict=True):
-        below, above = (lines[:2], lines[2:]) if side == "lower" else (lines[2:], lines[:2])
-        # The line of positive coefficients for all, and the difference of the lines for negative ones.
-        negative = rows.clamp(max=0)
-        relaxed = torch.addcmul(rows * below[0], negative, above[0] - below[0])
-        parts = [(rows, below[1]), (negative, _difference(above[1], below[1])), (relaxed, bias)]
-        coefficients.append(relaxed)
+    negative = A.clamp(max=0)
+    relaxed = torch.addcmul(A * lines.slope, negative, lines.more_slope)
+    constants = []
+    for side, (intercept, more) in enumerate(lines.intercepts):
+        parts = [(A[side], intercept), (negative[side], more), (relaxed[side], bias)]
         added = [sums(part, weights) for part, weights in parts if weights is not None]
         constants.append(functools.reduce(torch.add, added))
-    return _of_sides(coefficients), _of_sides(constants).double()
+    return relaxed, _of_sides(constants).double()
 
 
 def _difference(minuend: Tensor | None, subtrahend: Tensor | None) -> Tensor | None:

@@ -31,13 +31,13 @@ from lbp.precision import full_precision
 
 
 def _seen(values: Tensor, rows: Tensor, window: Pair) -> Tensor:
-    """Return what every row's window sees of values [B, C, h, w], as [R, height, width, C]."""
-    height, width = values.shape[2:]
+    """Return what every row's window sees of values [..., B, C, h, w], as [..., R, height, width, C]."""
+    height, width = values.shape[-2:]
     y = rows[:, 2, None] + torch.arange(window[0], device=rows.device)
     x = rows[:, 3, None] + torch.arange(window[1], device=rows.device)
     pixels = (rows[:, 1, None, None] * height + y[:, :, None]) * width + x[:, None, :]
-    chosen = values.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, pixels.flatten())
-    return chosen.reshape(*pixels.shape, -1)
+    chosen = values.movedim(-3, -1).flatten(-4, -2).index_select(-2, pixels.flatten())
+    return chosen.reshape(*chosen.shape[:-2], *pixels.shape, chosen.shape[-1])
 
 
 def _window_sums(rows: Tensor, weights: Tensor) -> Tensor:
@@ -48,9 +48,9 @@ def _window_sums(rows: Tensor, weights: Tensor) -> Tensor:
 def relax_windows(A: Tensor, rows: Tensor, lines: Lines, bias: Tensor | None, sides: str) -> tuple[Tensor, Tensor]:
     """See `lbp.ops.relax_windows`; lines, and the bias as well, are those of the layer, [B, C, h, w]."""
     window = (A.shape[2], A.shape[3])
-    seen = Lines(*(None if line is None else _seen(line, rows, window) for line in lines))  # type: ignore[arg-type]
+    seen = lines.of_sides(sides, lambda line: _seen(line, rows, window))
     offset = None if bias is None else _seen(bias, rows, window)
-    return relaxed_by(taken(A, rows), seen, offset, sides, _window_sums)
+    return relaxed_by(taken(A, rows), seen, offset, _window_sums)
 
 
 def relax_backward_conv2d_windows(

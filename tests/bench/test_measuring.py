@@ -199,6 +199,40 @@ def case_of(method, level="methods"):
 BOUNDS = torch.tensor([[-10.0, 2.0, 3.0]])
 
 
+@pytest.fixture
+def attained(monkeypatch):
+    """Margins of the image itself for planted bounds, and that of their loss for planted steps."""
+    monkeypatch.setattr(of_methods, "_attained", lambda network, batch: BOUNDS + 1)
+    monkeypatch.setattr(of_methods, "margin_loss", lambda margins: torch.tensor(1.0))
+
+
+@pytest.mark.usefixtures("attained")
+@pytest.mark.parametrize("name", ["native", "auto_LiRPA patches", "reference"])
+@pytest.mark.parametrize("claimed", [BOUNDS + 1.1, BOUNDS + 1e6, BOUNDS + math.inf])
+def test_no_bound_is_above_the_margins_of_the_image_itself(name, claimed):
+    results = {"native": BOUNDS, "reference": BOUNDS} | {name: claimed}
+    assert name in [differing for differing, _ in planted_results(case_of("CROWN"), results)]
+    if name != "reference":
+        assert planted_results(case_of("CROWN"), {name: claimed})
+
+
+@pytest.mark.usefixtures("attained")
+def test_no_loss_is_below_that_of_the_images_themselves():
+    for loss, differs in ((1.5, False), (0.9, True), (-math.inf, True), (math.nan, True)):
+        step = torch.cat([torch.tensor([loss]), STEP[1:]])
+        found = planted_results(case_of("CROWN-IBP", "training"), {"auto_LiRPA patches": step, "reference": STEP})
+        assert bool(found) == differs
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_margins_of_the_images_are_no_less_than_bounds(method):
+    runner = _Runner(case_of(method), TINY, Worker(find("native"), "cpu", LIMITS, None))
+    prepared = of_worker._prepare(lbp, runner.worker.contender, runner.work(), CPU)
+    assert not of_methods._impossible(runner, prepared.run())
+    assert of_methods._impossible(runner, of_methods._attained(TINY, 1) + 0.1)
+
+
+@pytest.mark.usefixtures("attained")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shift", [1e-2, -1e-2])
 def test_bounds_that_are_too_high_differ_as_those_that_are_too_low_do_but_where_a_method_may_be_tighter(method, shift):
@@ -215,6 +249,7 @@ def test_products_are_listed_on_the_cpu_where_every_kernel_that_multiplies_is_kn
     assert [_Runner(case_of("IBP"), TINY, worker).lists_products for worker in workers] == [True, False]
 
 
+@pytest.mark.usefixtures("attained")
 def test_rounding_is_no_difference_and_nan_is():
     rounded = BOUNDS + torch.tensor([5e-4, -5e-4, 0.0])
     for method in METHODS:
@@ -227,6 +262,7 @@ STEP = torch.tensor([2.0, 10.0, 0.0, 5.0])
 """A loss and norms of the gradients of three parameters."""
 
 
+@pytest.mark.usefixtures("attained")
 def test_the_loss_of_tighter_bounds_is_not_higher():
     step = case_of("CROWN-IBP", "training")
     shift = torch.tensor([0.1, 0.0, 0.0, 0.0])
@@ -236,6 +272,7 @@ def test_the_loss_of_tighter_bounds_is_not_higher():
         assert planted_results(step, {"native": shifted, "reference": STEP})
 
 
+@pytest.mark.usefixtures("attained")
 def test_a_step_whose_gradients_are_others_is_told_apart():
     step = case_of("CROWN-IBP", "training")
     rounded = STEP + torch.tensor([0.0, 5e-3, 0.0, -5e-3])
@@ -246,6 +283,7 @@ def test_a_step_whose_gradients_are_others_is_told_apart():
     assert planted_results(step, {"native": nan, "reference": STEP})
 
 
+@pytest.mark.usefixtures("attained")
 @pytest.mark.parametrize(("small", "differs"), [(1e-3, True), (1e-7, False)])
 def test_a_small_gradient_must_be_right_too_unless_it_may_be_rounding(small, differs):
     """Halved, it differs by less than a thousandth of the largest either way."""
@@ -255,6 +293,7 @@ def test_a_small_gradient_must_be_right_too_unless_it_may_be_rounding(small, dif
     assert found == ([("native", "differs from reference by 5.0e-01 of the norm of a gradient")] if differs else [])
 
 
+@pytest.mark.usefixtures("attained")
 def test_of_a_peer_with_lines_of_its_own_as_many_gradients_are_not_zero():
     step = case_of("CROWN-IBP", "training")
     other = STEP * torch.tensor([0.9, 0.5, 1.0, 2.0])
@@ -263,6 +302,7 @@ def test_of_a_peer_with_lines_of_its_own_as_many_gradients_are_not_zero():
         assert planted_results(step, {"auto_LiRPA patches": lost, "reference": STEP})
 
 
+@pytest.mark.usefixtures("attained")
 def test_without_the_reference_exact_contenders_are_compared_with_each_other():
     rest = {"native": BOUNDS + 0.1, "native, every row": BOUNDS, "native, dense": BOUNDS}
     assert not planted_results(case_of("CROWN"), rest)
@@ -333,6 +373,7 @@ class PlannedWorker(Worker):
         return self.results[work.lines], 0
 
 
+@pytest.mark.usefixtures("attained")
 @pytest.mark.parametrize(
     ("tight", "is_choice"),
     [({"tight": BOUNDS}, True), ({"tight": BOUNDS + 0.1}, False), ({"tight": BOUNDS * torch.nan}, False), ({}, False)],
@@ -347,6 +388,7 @@ def test_only_who_agrees_on_tight_lines_may_differ_by_a_choice_of_adaptive_ones(
     assert _differing([native, reference], results) == [expected]
 
 
+@pytest.mark.usefixtures("attained")
 @pytest.mark.parametrize(("shift", "is_choice"), [(0.0, True), (-1e-2, False)])
 def test_a_peer_that_agrees_with_a_choice_of_ours_made_the_same(shift, is_choice):
     case = case_of("LBP")
@@ -360,6 +402,7 @@ def test_a_peer_that_agrees_with_a_choice_of_ours_made_the_same(shift, is_choice
     assert found == [("native", True), ("auto_LiRPA patches", is_choice)]
 
 
+@pytest.mark.usefixtures("attained")
 def test_a_contender_of_ours_made_a_choice_only_if_its_own_tight_lines_say_so():
     """However much its bounds are those of another one that did."""
     case, chosen = case_of("LBP"), BOUNDS - 0.1
@@ -372,6 +415,7 @@ def test_a_contender_of_ours_made_a_choice_only_if_its_own_tight_lines_say_so():
     assert found == [("native", True), ("native, dense", False)]
 
 
+@pytest.mark.usefixtures("attained")
 @pytest.mark.parametrize(("shift", "is_choice"), [(0.4, True), (0.6, False), (math.nan, False)])
 def test_a_large_difference_is_no_choice_of_lines(shift, is_choice):
     case = case_of("LBP")
@@ -500,6 +544,15 @@ def test_operations_on_windows_are_counted_inside_the_image(name):
                 result = case.call()[0].sum(dtype=torch.float64)
             assert case.operations == (4 if case.op in RADIUS else 2) * result, case.op
     assert counted == {"backward_conv2d_windows", *RADIUS}
+
+
+def test_nan_counts_in_whichever_output_it_is_and_other_shapes_do():
+    one, nan = torch.ones(3), torch.full((3,), math.nan)
+    assert ops._difference((one, one), (one, one)) == ops._difference((one, nan), (one, nan)) == 0.0
+    for wrong in ((one, nan), (nan, one)):
+        assert ops._difference(wrong, (one, one)) == math.inf
+        assert ops._difference((one, one), wrong) == math.inf
+    assert ops._difference((one[:1],), (one,)) == math.inf
 
 
 def test_nan_counts_as_a_difference():

@@ -229,6 +229,45 @@ def test_plain_functions_give_the_bounds_and_gradients_of_the_reference(name):
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
+EDGES = [-math.inf, -2.0, -1.0, -0.3, 0.0, 0.3, 1.0, 1.7, 2.0, math.inf]
+
+
+NO_CHOICE = [(0.0, 0.0), (-math.inf, -math.inf), (math.inf, math.inf), (-math.inf, math.inf)]
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("r", [math.inf, 1.0, torch.tensor(1.0).double(), torch.tensor(math.inf).double()])
+def test_lines_at_edges_are_those_of_the_reference_where_that_has_some(r, eta):
+    """But at the point 0, where any slope is right, and where neither end is a number."""
+    pairs = [(l, u) for l in EDGES for u in EDGES if l <= u and (l, u) not in NO_CHOICE]
+    l, u = torch.tensor(pairs, dtype=torch.float64).T.unsqueeze(1)
+    if isinstance(r, torch.Tensor):
+        r = r.expand(l.shape[1:])
+    with lbp.backend("reference"):
+        expected = ops.bounding_lines(l, u, r=r, eta=eta)
+        with plain_functions():
+            found = ops.bounding_lines(l, u, r=r, eta=eta)
+    for ours, theirs in zip(found, expected, strict=True):
+        known = theirs.isfinite()
+        torch.testing.assert_close(ours[known], theirs[known], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("r", [1.0, math.inf])
+def test_gradients_of_lines_and_of_the_activation_are_those_of_the_reference(r):
+    l, u = bounds(*SHAPE)
+    l, u = torch.cat([l, l]), torch.cat([u, l])
+    given = (l, u, torch.full(SHAPE, r, dtype=torch.float64))
+    for function in (
+        lambda l, u, r: ops.bounding_lines(l, u, r=r, eta=0.1),
+        lambda l, u, r: ops.ramp_interval(l, u, r=r, eta=0.1),
+    ):
+        with lbp.backend("reference"):
+            expected = value_and_gradients(function, given)
+            with plain_functions():
+                found = value_and_gradients(function, given)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("r", [math.inf, 1.0, torch.tensor([0.5, 1.0, 2.0, 1.0])], ids=["ReLU", "r", "r per neuron"])
 def test_neurons_are_counted_as_the_reference_does_on_ties_as_well(r):
     points = torch.tensor([-1.5, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0])
