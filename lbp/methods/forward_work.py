@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from functools import lru_cache
+
+import torch
 
 from lbp.graph import BoundNode, InputNode
 from lbp.graph.conv import Conv2dNode, channels_rows_columns
@@ -12,23 +15,35 @@ from lbp.linear import InputWindows
 from lbp.linear.receptive_field import Span
 from lbp.ops.forward_windows import ConvolvedWindows, has_kernel
 
-CALL = 12_000_000
-"""Multiply-adds in the time of a step's calls of small products and copies from Python.
 
-Fitted, with the two below, to the times of `benchmarks/forward_windows.py` on two cores (AMD EPYC, Zen 4): LBP of 18
-small networks (images of 8x8 to 16x16, 4 to 32 channels, two or three convolutions) for 1, 4 and 16 images. Windows
+@dataclass(frozen=True)
+class Costs:
+    """What a kind of device takes besides products, in the multiply-adds that it makes meanwhile.
+
+    Attributes:
+        call: of a step's calls of small products and copies from Python.
+        entry: of the passage of an entry of the matrices through an activation, and its evaluation: 24 bytes.
+    """
+
+    call: int
+    entry: int
+
+
+ON_CPU = Costs(call=12_000_000, entry=100)
+"""Fitted, with `WINDOW_CALLS`, to the times of `benchmarks/forward_windows.py` on two cores (AMD EPYC, Zen 4): LBP of
+18 small networks (images of 8x8 to 16x16, 4 to 32 channels, two or three convolutions) for 1, 4 and 16 images. Windows
 took 0.15 to 1.37 times as long as dense matrices, and the choice by work at most 1.03 times as long as the other; with
 16 million, which suited a processor of nearly twice the multiply-adds a second (Zen 5), up to 1.34 times. Where a
 process returns freed memory to the system, dense matrices take longer. The choice depends on the number of images: at
 8x8 with 16 channels and three convolutions windows take 1.2 times as long for one image and 0.9 times for 16, so that
-any choice for both would be wrong for one.
-"""
+any choice for both would be wrong for one."""
+
+ON_CUDA = Costs(call=800_000_000, entry=160)
+"""On an H100 LBP of one image took 35 to 52 ms on windows on DM-Medium, DM-Large and CNN-7+BN, 40 us for each of 900 to
+1,200 calls, and plain PyTorch's dense matrices 11, 69 and 55 ms: by 20e12 multiply-adds and 3e12 bytes a second."""
 
 WINDOW_CALLS = 1
 """Calls by which a step on windows takes longer than a dense one: what lies where, and parts at the image's edge."""
-
-ENTRY = 100
-"""Multiply-adds in the time in which an entry of the matrices passes an activation and is evaluated: 24 bytes."""
 
 
 def input_windows(nodes: Collection[BoundNode], *, windows: bool) -> dict[BoundNode, InputWindows | None]:
@@ -48,27 +63,32 @@ def input_windows(nodes: Collection[BoundNode], *, windows: bool) -> dict[BoundN
     return found
 
 
-def windows_pay(nodes: Collection[BoundNode], *, batch: int) -> bool:
+def windows_pay(nodes: Collection[BoundNode], *, batch: int, device: torch.device | None = None) -> bool:
     """Whether forward bounds on windows are less work than dense ones.
 
-    Windows save multiply-adds, but make more calls: on small images dense matrices are faster.
+    Windows save multiply-adds, but make more calls: on small images, and of few images on a GPU, dense matrices are
+    faster.
 
     Args:
         nodes: that bounds are carried through, in topological order.
         batch: number of images.
+        device: see `forward_work`.
     """
-    on_windows, dense = (forward_work(nodes, windows=windows, batch=batch) for windows in (True, False))
+    on_windows, dense = (forward_work(nodes, windows=windows, batch=batch, device=device) for windows in (True, False))
     return on_windows <= dense
 
 
-def forward_work(nodes: Collection[BoundNode], *, windows: bool, batch: int) -> int:
+def forward_work(nodes: Collection[BoundNode], *, windows: bool, batch: int, device: torch.device | None = None) -> int:
     """Return the work of carrying forward bounds through nodes, in multiply-adds; calls and passes are some as well.
 
     Args:
         nodes: in topological order.
         windows: whether rows are kept as windows where that is smaller.
         batch: number of images.
+        device: where that is; None: where the layers' parameters are.
     """
+    device = device or _device_of(nodes)
+    costs = ON_CPU if device.type == "cpu" else ON_CUDA
     found = input_windows(nodes, windows=windows)
     total, inputs, matrices = 0, 0, 1
     for node in nodes:
@@ -80,25 +100,30 @@ def forward_work(nodes: Collection[BoundNode], *, windows: bool, batch: int) -> 
         if isinstance(node, Conv2dNode):
             multiply_adds = node.parameters()[0][0].numel() * node.size * inputs
             if own is not None and before is not None:
-                multiply_adds = convolution_work(node, before)
-                calls = _convolution_calls(node, before)
+                multiply_adds = convolution_work(node, before, device)
+                calls = _convolution_calls(node, before, device)
         elif isinstance(node, LinearNode):
             multiply_adds = node.parameters()[0].numel() * inputs
             if before is not None:
                 multiply_adds = len(node.parameters()[0]) * entries_on_image(before)
-            if before is not None and not has_kernel(node.parameters()[0].device):
+            if before is not None and not has_kernel(device):
                 # For each row of the layer a product for every column of windows that overlap, and some copies.
                 calls = before.layer[1] * (8 - (-before.field.columns.size // before.scale[1]))
         elif node.is_activation:
             matrices = 2
         if own is not None or before is not None:
-            total += WINDOW_CALLS * CALL
+            total += WINDOW_CALLS * costs.call
         if own is None and before is not None and not isinstance(node, LinearNode):
-            multiply_adds += ENTRY * inputs * node.inputs[0].size
-        multiply_adds += ENTRY * (inputs if own is None else own.entries) * node.size
+            multiply_adds += costs.entry * inputs * node.inputs[0].size
+        multiply_adds += costs.entry * (inputs if own is None else own.entries) * node.size
         # Before the first activation there is one matrix, for all examples.
-        total += matrices * (CALL * calls + multiply_adds * (1 if matrices == 1 else batch))
+        total += matrices * (costs.call * calls + multiply_adds * (1 if matrices == 1 else batch))
     return total
+
+
+def _device_of(nodes: Collection[BoundNode]) -> torch.device:
+    layers = (node for node in nodes if isinstance(node, Conv2dNode | LinearNode))
+    return next((node.parameters()[0].device for node in layers), torch.device("cpu"))
 
 
 def entries_on_image(windows: InputWindows) -> int:
@@ -110,10 +135,10 @@ def entries_on_image(windows: InputWindows) -> int:
     return windows.image[0] * windows.layer[0] * rows * columns
 
 
-def convolution_work(node: Conv2dNode, before: InputWindows) -> int:
+def convolution_work(node: Conv2dNode, before: InputWindows, device: torch.device) -> int:
     """Return the multiply-adds of a convolution of windows; kernels make none for an entry outside the image."""
     weight = node.parameters()[0]
-    if not has_kernel(weight.device):
+    if not has_kernel(device):
         return weight[0].numel() * node.size * before.entries
     return convolution_on_image(node, before)
 
@@ -141,9 +166,9 @@ def _products(span: Span, count: int, kernel: int, stride: int, padding: int, di
     return sum(max(min(start + span.size, length) - max(start, 0), 0) for start in starts)
 
 
-def _convolution_calls(node: Conv2dNode, before: InputWindows) -> int:
+def _convolution_calls(node: Conv2dNode, before: InputWindows, device: torch.device) -> int:
     kernel, geometry = node.parameters()[0], node.geometry
-    if has_kernel(kernel.device):
+    if has_kernel(device):
         return 1
     convolution = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
     sizes = ConvolvedWindows.of(before.field.size, before.layer, kernel, before.scale, convolution)
