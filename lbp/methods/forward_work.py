@@ -106,9 +106,7 @@ def forward_work(nodes: Collection[BoundNode], *, windows: bool, batch: int, dev
             multiply_adds = node.parameters()[0].numel() * inputs
             if before is not None:
                 multiply_adds = len(node.parameters()[0]) * entries_on_image(before)
-            if before is not None and not has_kernel(device):
-                # For each row of the layer a product for every column of windows that overlap, and some copies.
-                calls = before.layer[1] * (8 - (-before.field.columns.size // before.scale[1]))
+                calls = 1 if has_kernel(device) else 8  # what lays out, multiplies, and adds up
         elif node.is_activation:
             matrices = 2
         if own is not None or before is not None:
