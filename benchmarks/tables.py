@@ -97,7 +97,8 @@ CPU_ROWS = rows_of(CPU)
 ZEN4 = read_record(RESULTS / "cpu-2-cores-zen4.json")
 # Each record has cases that the runs after it did not reach.
 H100 = [
-    read_record(RESULTS / f"gpu-nvidia-h100-80gb-hbm3-bench{of}.json") for of in ("-8fa9579", "-43e51cc", "-66368ba", "")
+    read_record(RESULTS / f"gpu-nvidia-h100-80gb-hbm3-bench{of}.json")
+    for of in ("-8fa9579", "-43e51cc", "-66368ba", "")
 ]
 H100_ROWS = rows_of(*H100)
 H100_METHODS = rows_of(read_record(RESULTS / "gpu-nvidia-h100-80gb-hbm3-methods.json"))

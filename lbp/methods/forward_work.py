@@ -13,7 +13,7 @@ from lbp.graph.conv import Conv2dNode, channels_rows_columns
 from lbp.graph.linear import LinearNode
 from lbp.linear import InputWindows
 from lbp.linear.receptive_field import Span
-from lbp.ops.forward_windows import ConvolvedWindows, has_kernel
+from lbp.ops.forward_windows import has_kernel
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ any choice for both would be wrong for one."""
 
 ON_CUDA = Costs(call=800_000_000, entry=160)
 """On an H100 LBP of one image took 35 to 52 ms on windows on DM-Medium, DM-Large and CNN-7+BN, 40 us for each of 900 to
-1,200 calls, and plain PyTorch's dense matrices 11, 69 and 55 ms: by 20e12 multiply-adds and 3e12 bytes a second."""
+1,200 calls that it made then, and plain PyTorch's dense matrices 11, 69 and 55 ms: by 20e12 multiply-adds and 3e12
+bytes a second."""
 
 WINDOW_CALLS = 1
 """Calls by which a step on windows takes longer than a dense one: what lies where, and parts at the image's edge."""
@@ -101,7 +102,7 @@ def forward_work(nodes: Collection[BoundNode], *, windows: bool, batch: int, dev
             multiply_adds = node.parameters()[0][0].numel() * node.size * inputs
             if own is not None and before is not None:
                 multiply_adds = convolution_work(node, before, device)
-                calls = _convolution_calls(node, before, device)
+                calls = _convolution_calls(node, device)
         elif isinstance(node, LinearNode):
             multiply_adds = node.parameters()[0].numel() * inputs
             if before is not None:
@@ -164,11 +165,9 @@ def _products(span: Span, count: int, kernel: int, stride: int, padding: int, di
     return sum(max(min(start + span.size, length) - max(start, 0), 0) for start in starts)
 
 
-def _convolution_calls(node: Conv2dNode, before: InputWindows, device: torch.device) -> int:
+def _convolution_calls(node: Conv2dNode, device: torch.device) -> int:
     kernel, geometry = node.parameters()[0], node.geometry
     if has_kernel(device):
         return 1
-    convolution = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
-    sizes = ConvolvedWindows.of(before.field.size, before.layer, kernel, before.scale, convolution)
-    planes = geometry.stride[0] * geometry.stride[1]
-    return planes + 2 * sizes.grown[0] + before.field.size[0] * kernel.shape[2] * kernel.shape[3]
+    # What deals out the planes, two for every tap, and what brings the sums into order.
+    return geometry.stride[0] * geometry.stride[1] + 2 * kernel.shape[2] * kernel.shape[3] + 3

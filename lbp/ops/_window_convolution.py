@@ -5,6 +5,7 @@ A window matrix is [B, C0, kh, kw, C, H, W]; see `lbp.ops.forward_windows`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -179,14 +180,17 @@ class ConvolvedWindows:
     def numbers(self, device: torch.device) -> int:
         """Return how many numbers an image and input channel takes beside operand and result.
 
-        The kernel's are the layers, padded; the library's products take planes, and a row of sums.
+        The kernel's are the layers, padded; the library's products take planes, sums, and the product of a tap, with
+        its weights once for every group.
         """
         rows, columns = self.axes
         entries = self.window[0] * self.window[1] * self.inputs
         if has_kernel(device):
             return entries * rows.reach * columns.reach
         planes = rows.stride * columns.stride * self.plane_rows * columns.pitch
-        return entries * planes + self.grown[1] * self.outputs * self.positions
+        window, grown = math.prod(self.window), math.prod(self.grown)
+        weights = 0 if self.groups == 1 else self.inputs // self.groups
+        return entries * planes + (grown * self.positions + window * (self.positions + weights)) * self.outputs
 
     def together(self, images: int, itemsize: int, device: torch.device) -> int:
         """Return how many of the images and input channels are convolved at a time."""
@@ -229,7 +233,8 @@ def convolve_windows(windows: Tensor, weight: Tensor, places: Places, convolutio
 
     An entry of the output's window is a sum over the taps whose own window reaches it. In planes, where the layer is
     padded and the positions that a stride visits stand side by side, what a tap reads is one stretch of memory: a
-    product's operand as it lies. The products of all taps that reach a row of the output's window are added up.
+    product's operand as it lies. The product of each tap, for all entries of the input's window, is added to its part
+    of the output's: two calls for a tap, as calls are what this takes on a GPU.
     """
     image, scale, offset = places
     sizes = ConvolvedWindows.of(windows.shape[2:4], windows.shape[4:], weight, scale, convolution)
@@ -266,28 +271,21 @@ def _convolve_images(
 ) -> None:
     """Write the windows [N, kh, kw, outputs, H, W] of some images, 0 where `outside` [kh, kw, 1, H, W] says so."""
     (height, width), (down, across), (rows, columns) = sizes.window, sizes.steps, sizes.axes
-    count, groups = len(target), kernels.shape[2]
-    positions = sizes.positions
-    sums = target.new_empty(sizes.grown[1], count, groups, kernels.shape[3], positions)
-    operands = planes.unflatten(5, (groups, -1)).flatten(3, 5).unflatten(3, (width, -1)).flatten(3, 4)
-    operators = kernels[:, :, None, None].expand(-1, -1, width, count, -1, -1, -1)
-    # Of every tap the part of the sums that it reaches, its weights, and what it reads for each row of the window.
-    taps = []
+    count, groups, outputs = len(target), kernels.shape[2], kernels.shape[3]
+    sums = target.new_zeros(*sizes.grown, count, groups * outputs, sizes.positions)
+    operands = planes.unflatten(5, (groups, -1)).flatten(2, 5)  # [phases, phases, kh kw N G, inputs, ...]
+    operators = kernels[:, :, None].expand(-1, -1, height * width * count, -1, -1, -1)
     for i, (vertical, first_row) in enumerate(rows.shifts):
         for j, (horizontal, first_column) in enumerate(columns.shifts):
             start = first_row * columns.pitch + first_column
-            reached = sums[across * j : across * j + width].flatten(0, 2)
-            read = operands[vertical, horizontal, ..., start : start + positions].unbind(0)
-            taps.append((down * i, reached, operators[i, j], read))
-    for row in range(sizes.grown[0]):
-        sums.zero_()
-        for above, reached, operator, read in taps:
-            if 0 <= row - above < height:
-                reached.baddbmm_(operator.flatten(0, 2), read[row - above])
-        by_position = sums.flatten(2, 3).unflatten(-1, (rows.count, columns.pitch))[..., : columns.count]
-        target[:, row] = by_position.transpose(0, 1)
-        if outside is not None:
-            target[:, row].masked_fill_(outside[row], 0.0)
+            read = operands[vertical, horizontal, ..., start : start + sizes.positions]
+            product = torch.bmm(operators[i, j].flatten(0, 1), read)
+            reached = sums[down * i : down * i + height, across * j : across * j + width]
+            reached += product.view(reached.shape)
+    by_position = sums.unflatten(-1, (rows.count, columns.pitch))[..., : columns.count]
+    target.copy_(by_position.permute(2, 0, 1, 3, 4, 5))
+    if outside is not None:
+        target.masked_fill_(outside, 0.0)
 
 
 def convolve_windows_gradient(

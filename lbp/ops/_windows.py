@@ -21,7 +21,7 @@ def has_kernel(device: torch.device) -> bool:
 
 def operand_bytes(device: torch.device) -> int:
     """Return the size of what a convolution prepares at a time; on a GPU each product costs its launch."""
-    return OPERAND_BYTES if device.type == "cpu" else 4 * OPERAND_BYTES
+    return OPERAND_BYTES if device.type == "cpu" else 16 * OPERAND_BYTES
 
 
 def rows_and_columns(windows: Tensor, scale: Sequence[int], offset: Sequence[int]) -> tuple[Tensor, Tensor]:
