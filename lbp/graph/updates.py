@@ -33,10 +33,13 @@ _steps: Counter[int] = Counter()
 
 
 def _storage_of(tensor: Tensor) -> int:
-    """Return the identity of the memory that views share; 0 where there is none, as of sparse tensors."""
+    """Return the identity of the memory that views share; 0 where there is none, as of sparse tensors.
+
+    The hook below sees parameters of all optimizers of the process, whatever they are, and must not fail at any.
+    """
     try:
         storage: int = tensor.untyped_storage()._cdata
-    except NotImplementedError:
+    except (NotImplementedError, RuntimeError):
         return 0
     return storage
 
