@@ -49,12 +49,12 @@ def accumulate_windows(
 def _products(entries: Tensor, factors: Tensor) -> Tensor:
     """Return products [H W, B, entries, S] of [H W, 1 or B, entries, C] and [H W, 1 or B, C, S]."""
     if factors.shape[1] == 1:
-        products = entries.flatten(1, 2) @ factors[:, 0]
-        return products.unflatten(1, entries.shape[1:3])
+        products: Tensor = (entries.flatten(1, 2) @ factors[:, 0]).unflatten(1, entries.shape[1:3])
+        return products
     if entries.shape[1] == 1:
         together = factors.transpose(1, 2).flatten(2)  # [H W, C, B S]
-        products = (entries[:, 0] @ together).unflatten(2, (factors.shape[1], -1))
-        return products.transpose(1, 2)
+        by_row: Tensor = (entries[:, 0] @ together).unflatten(2, (factors.shape[1], -1))
+        return by_row.transpose(1, 2)
     return entries @ factors
 
 
