@@ -84,7 +84,7 @@ def test_a_row_without_a_record_is_refused(tables):
 
 
 def test_of_two_records_that_have_a_case_the_later_one_counts(tables):
-    earlier, later = tables.H100
+    *_, earlier, later = tables.H100
     assert tables.rows_of(earlier, later)["ops", "ramp B=32 n=65,536", "ReLU", "native"][0] in later.rows
     assert tables.rows_of(later, earlier)["ops", "ramp B=32 n=65,536", "ReLU", "native"][0] in earlier.rows
     row, rates = tables.H100_ROWS["ops", "ramp B=32 n=512", "ReLU", "native"]
@@ -96,7 +96,7 @@ def test_of_two_records_that_have_a_case_the_later_one_counts(tables):
 def test_a_case_that_failed_in_the_later_record_has_no_time_and_one_that_was_not_run_there_the_earlier(
     tables, note, counts
 ):
-    earlier, later = tables.H100
+    *_, earlier, later = tables.H100
     row = next(row for row in earlier.rows if row.timing is not None)
     without = replace(later, rows=(replace(row, timing=None, note=note, run=0),))
     found, _ = tables.rows_of(earlier, without)[row.key]
