@@ -302,8 +302,8 @@ FourTensors forward_conv2d(Tensor center, OptionalTensor radius, Tensor center_b
   });
 }
 
-std::tuple<Tensor, Tensor> insert_forward(Tensor A, Tensor center, OptionalTensor radius, Tensor center_bias,
-                                          OptionalTensor radius_bias, int64_t sides) {
+std::tuple<Tensor, Tensor> insert_forward_fused(Tensor A, Tensor center, OptionalTensor radius, Tensor center_bias,
+                                                OptionalTensor radius_bias, int64_t sides) {
   return with_type(A, "insert_forward", [&](auto type, Device on) {
     using T = decltype(type);
     const InsertionTensors<T> in(on, A, center, radius, center_bias, radius_bias, sides);
@@ -404,7 +404,7 @@ STABLE_TORCH_LIBRARY_IMPL(lbp, CUDA, library) {
   library.impl("interval_conv2d_outward", TORCH_BOX(&lbp::binding::interval_conv2d_outward));
   library.impl("forward_linear", TORCH_BOX(&lbp::binding::forward_linear));
   library.impl("forward_conv2d", TORCH_BOX(&lbp::binding::forward_conv2d));
-  library.impl("insert_forward", TORCH_BOX(&lbp::binding::insert_forward));
+  library.impl("insert_forward_fused", TORCH_BOX(&lbp::binding::insert_forward_fused));
   library.impl("relax_backward_linear_fused", TORCH_BOX(&lbp::binding::relax_backward_linear_fused));
   library.impl("relax_backward_conv2d", TORCH_BOX(&lbp::binding::relax_backward_conv2d));
   library.impl("backward_conv2d", TORCH_BOX(&lbp::binding::backward_conv2d));

@@ -140,7 +140,8 @@ STABLE_TORCH_LIBRARY(lbp, library) {
   library.def("forward_conv2d(" FORWARD ", Tensor weight, Tensor? bias, " CONVOLUTION
               ") -> (Tensor, Tensor, Tensor, Tensor)");
   library.def("insert_forward(Tensor A, " FORWARD ", int sides) -> (Tensor, Tensor)");
-  // Of few rows the CPU has kernels, which the composite of that calls.
+  // Of few rows CUDA devices have a fused product and the CPU kernels, which the composites of that call.
+  library.def("insert_forward_fused(Tensor A, " FORWARD ", int sides) -> (Tensor, Tensor)");
   library.def("insert_forward_few_rows(Tensor A, " FORWARD ", int sides) -> (Tensor, Tensor)");
   library.def(
       "insert_forward_few_rows_gradient(Tensor coefficients_gradient, Tensor constants_gradient, Tensor A, " FORWARD

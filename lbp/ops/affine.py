@@ -404,6 +404,9 @@ def _register_fakes() -> None:
     def relax_backward_linear(A: Tensor, *rest: Any) -> Any:
         return coefficients(A, rest[RELAXATION_LENGTH])
 
+    def relax_backward_linear_fused(A: Tensor, *rest: Any) -> Any:
+        return relax_backward_linear(A, *rest)
+
     def relax_backward_conv2d(A: Tensor, *rest: Any) -> Any:
         weight, _, input_size, _, _, _, groups, _ = rest[RELAXATION_LENGTH:]
         return coefficients(A, weight, input_size, groups)
@@ -421,6 +424,7 @@ def _register_fakes() -> None:
         backward_conv2d_direct,
         backward_conv2d_direct_gradient,
         relax_backward_linear,
+        relax_backward_linear_fused,
         relax_backward_conv2d,
     ):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)

@@ -310,6 +310,9 @@ def _register() -> None:
     def interval_conv2d(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
         return tuple(l.new_empty((l.shape[0], *convolved_size(l.shape, weight, convolution))) for _ in range(2))
 
+    def interval_conv2d_fused(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *convolution: Any) -> Any:
+        return interval_conv2d(l, u, weight, bias, *convolution)
+
     def interval_linear_outward(l: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, *outward: Any) -> Any:
         return interval_linear(l, u, weight, bias)
 
@@ -342,7 +345,7 @@ def _register() -> None:
 
     outward = (interval_linear_outward, interval_conv2d_outward)
     of_gradients = (interval_linear_small_batch_gradient, interval_conv2d_input_gradient, conv2d_weight_gradient)
-    parts = (interval_conv2d_direct, split_interval, join_interval, *of_gradients)
+    parts = (interval_conv2d_fused, interval_conv2d_direct, split_interval, join_interval, *of_gradients)
     for fake in (interval_linear, interval_conv2d, *outward, *parts):
         torch.library.register_fake(f"lbp::{fake.__name__}", fake)
     register_composite("interval_linear", _interval_linear_cpu, devices=("CPU",))

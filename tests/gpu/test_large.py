@@ -63,6 +63,39 @@ def test_concretize():
         assert torch.allclose(bounds[:, :, row], part[:, :, 0], rtol=1e-12, atol=1e-9)
 
 
+@pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
+def test_concretize_over_a_ball(p):
+    need(12)
+    A, (x, _) = rows_of_a_layer(), layer(1)
+    bounds = ops.concretize_ball(A, x, 0.5, p, sides="lower")
+    for row in rows_beyond(A):
+        part = ops.concretize_ball(A[:, :, row : row + 1].clone(), x, 0.5, p, sides="lower")
+        assert torch.allclose(bounds[:, :, row], part[:, :, 0], rtol=1e-12, atol=1e-9)
+
+
+def test_forward_bounds_over_a_box():
+    need(24)
+    center = torch.randn(1, ROWS, N, device="cuda")
+    assert center.numel() > 2**31
+    bias = torch.zeros(1, N, device="cuda")
+    x = torch.randn(1, ROWS, device="cuda")
+    whole = ops.concretize_forward_box(center, None, bias, None, x, x + 0.5)
+    for neuron in (0, 1, N // 2, N - 1):
+        part = center[:, :, neuron : neuron + 1].clone(), None, bias[:, :1], None
+        for found, expected in zip(whole, ops.concretize_forward_box(*part, x, x + 0.5), strict=True):
+            assert torch.allclose(found[:, neuron], expected[:, 0], rtol=1e-6, atol=1e-4)
+
+
+def test_bounding_lines():
+    need(60)
+    l = torch.randn(ROWS, N, device="cuda")
+    u = l + 0.5
+    lines = ops.bounding_lines(l, u, 0.75, 0.1)
+    for row in rows_beyond(l[None, None]):
+        for found, expected in zip(lines, ops.bounding_lines(l[row], u[row], 0.75, 0.1), strict=True):
+            assert torch.equal(found[row], expected)
+
+
 def test_ramp_and_its_image_of_intervals():
     need(44)
     l = torch.randn(ROWS, N, device="cuda")
@@ -116,6 +149,7 @@ def test_products_of_rows_with_a_matrix():
     for product in (
         lambda A: ops.relax_backward_linear(A, l, u, weight, None, sides="lower", r=0.75, eta=0.1)[0][0, 0],
         lambda A: ops.insert_forward(A, *matrices, sides="lower")[0][0, 0],
+        lambda A: torch.ops.lbp.insert_forward_fused(A, *matrices, 1)[0][0, 0],
         lambda A: ops.forward_linear(A[0], None, matrices[2], None, weight.mT.contiguous(), None)[0][0],
     ):
         assert_rows_are(product(A), rows_beyond(A), lambda rows, product=product: product(A[:, :, rows].clone()))
@@ -279,3 +313,40 @@ def test_the_gradient_of_relax_backward():
         part = A.detach()[:, :, row : row + 1].clone().requires_grad_()
         of_row, _ = ops.relax_backward(part, l, u, sides="lower", r=0.75, eta=0.1)
         assert torch.equal(gradient[:, :, row : row + 1], torch.autograd.grad(of_row, part, part.detach())[0])
+
+
+def test_the_gradient_of_a_box():
+    need(24)
+    A, (x, x_U) = rows_of_a_layer().requires_grad_(), layer(1)
+    bounds = ops.concretize_box(A, x, x_U, sides="lower")
+    (gradient,) = torch.autograd.grad(bounds, A, torch.ones_like(bounds))
+    for row in rows_beyond(A):
+        ends = torch.where(A.detach()[0, 0, row] >= 0, x[0], x_U[0])
+        assert torch.equal(gradient[0, 0, row], ends)
+
+
+def test_the_gradient_of_relax_forward():
+    need(46)
+    l, u = layer(2)
+    center = torch.randn(1, ROWS, N, device="cuda").requires_grad_()
+    bias = torch.zeros(1, N, device="cuda")
+    new_center, *_ = ops.relax_forward(center, None, bias, None, l, u, r=0.75, eta=0.1)
+    (gradient,) = torch.autograd.grad(new_center, center, center.detach())
+    for row in rows_beyond(center[None]):
+        part = center.detach()[:, row : row + 1].clone().requires_grad_()
+        of_row, *_ = ops.relax_forward(part, None, bias, None, l, u, r=0.75, eta=0.1)
+        assert torch.equal(gradient[:, row], torch.autograd.grad(of_row, part, part.detach())[0][:, 0])
+
+
+def test_the_gradient_of_an_interval():
+    need(56)
+    l = torch.randn(ROWS, N, device="cuda").requires_grad_()
+    u = (l.detach() + 0.5).requires_grad_()
+    lower, upper = ops.ramp_interval(l, u, 0.75, 0.1)
+    gradients = torch.autograd.grad((lower, upper), (l, u), (l.detach(), u.detach()))
+    del lower, upper
+    for row in rows_beyond(l[None, None]):
+        ends = [x.detach()[row].clone().requires_grad_() for x in (l, u)]
+        of_row = torch.autograd.grad(ops.ramp_interval(*ends, 0.75, 0.1), ends, [x.detach() for x in ends])
+        for found, expected in zip(gradients, of_row, strict=True):
+            assert torch.equal(found[row], expected)

@@ -22,6 +22,14 @@ def test_the_registration_of_the_op_is_complete(name):
         torch.library.opcheck(function, [with_gradients(value) for value in args], test_utils=FORWARD_CHECKS)
 
 
+@pytest.mark.parametrize("name", ["interval_conv2d", "relax_backward_linear", "insert_forward"])
+def test_the_registration_of_a_fused_product_is_complete(name):
+    """What the op itself calls where that pays takes the same arguments."""
+    (_, args, _) = recorded_calls("cuda", NAMES)[name][0]
+    fused = getattr(torch.ops.lbp, f"{name}_fused").default
+    torch.library.opcheck(fused, [detached(value) for value in args], test_utils=GRADIENT_CHECKS)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gradient_is_the_derivative(name):
     assert torch.autograd.gradcheck(*differentiable(name, "cuda"), fast_mode=True)

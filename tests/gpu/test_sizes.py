@@ -7,8 +7,11 @@ import pytest
 import torch
 from ops.cases import (
     DTYPES,
+    TOLERANCE,
+    assert_close,
     assert_matches_reference,
     coefficients,
+    converted,
     forward_matrices,
     intervals,
     normal,
@@ -16,7 +19,7 @@ from ops.cases import (
 )
 from ops.small_layers import SHARED_SUMS
 
-from lbp import ops
+from lbp import ops, reference
 
 pytestmark = [pytest.mark.usefixtures("native_on_cuda"), pytest.mark.parametrize("dtype", DTYPES)]
 # Tiles of 1,024 numbers of float32, 512 of float64: of one block, of several, and rows that are no whole packs.
@@ -74,6 +77,15 @@ def test_products_of_a_deep_layer(rows, dtype):
     assert_matches_reference(ops.insert_forward, A, *forward_matrices(1, inputs, neurons), sides="both", dtype=dtype)
     wide, wide_bias = normal(inputs, neurons, seed=34) / 16, normal(inputs, seed=35)
     assert_matches_reference(ops.interval_linear, *intervals(rows, neurons), wide, wide_bias, dtype=dtype)
+
+
+# The op itself leaves more rows than those of a tile to the library.
+@pytest.mark.parametrize("rows", [5, 140])
+def test_the_fused_insertion(rows, dtype):
+    A, matrices = coefficients("both", 1, rows, 1100), forward_matrices(1, 70, 1100)
+    on_device = converted((A, *matrices), dtype, None, "cuda")
+    found = [result.cpu() for result in torch.ops.lbp.insert_forward_fused(*on_device, 3)]
+    assert_close(found, reference.insert_forward(A, *matrices, sides="both"), TOLERANCE[dtype], "output")
 
 
 # Into many and into few channels, from so many that sums are split.

@@ -14,18 +14,19 @@ AFFINE = (
     *("insert_forward", "backward_conv2d_windows"),
 )
 GRADIENT_CHECKS = ("test_schema", "test_faketensor")
-# `ramp_interval_with_status` and the concretizations share their registered ops; the CPU version of `interval_linear`
-# alone calls `interval_linear_small_batch`, that of its gradient the gradient of that, those of `interval_conv2d` and
-# `forward_conv2d` `interval_conv2d_direct`, those of `backward_conv2d` and `relax_backward_conv2d`, and of their
-# gradients, the two of `backward_conv2d_direct`, all those of gradients `interval_conv2d_input_gradient` and
-# `conv2d_weight_gradient`, the CUDA versions of `interval_conv2d` and of `relax_backward_linear`
-# alone call their fused products, and the CPU versions of intervals, and of their gradients, `split_interval` and
-# `join_interval`; intervals that are rounded outward on CUDA devices are ops of their own
-# (tests/gpu/test_outward_intervals.py). The CPU versions of
-# `accumulate_windows` and of its gradient alone call `accumulate_windows_few_rows`, the gradient of that, and
-# `accumulate_windows_many_rows`, that of `convolve_windows` alone `convolve_windows_laid_out`;
-# `insert_forward` and of its gradient call the two of `insert_forward_few_rows`;
-# `ramp_interval_with_status` alone calls `status_counts`, and that where the rest is PyTorch's (test_activation.py).
+# Ops that only others call, which have the checks of their own:
+# - `ramp_interval_with_status` and the concretizations share their registered ops; `ramp_interval_with_status` alone
+#   calls `status_counts`, and that where the rest is PyTorch's (test_activation.py).
+# - On the CPU `interval_linear` alone calls `interval_linear_small_batch`, and its gradient the gradient of that;
+#   `interval_conv2d` and `forward_conv2d` call `interval_conv2d_direct`, `backward_conv2d` and `relax_backward_conv2d`,
+#   and their gradients, the two of `backward_conv2d_direct`, all those gradients `interval_conv2d_input_gradient` and
+#   `conv2d_weight_gradient`; intervals, and their gradients, call `split_interval` and `join_interval`.
+# - On the CPU `accumulate_windows` and its gradient alone call `accumulate_windows_few_rows`, the gradient of that, and
+#   `accumulate_windows_many_rows`, `convolve_windows` alone `convolve_windows_laid_out`, `insert_forward` and its
+#   gradient the two of `insert_forward_few_rows`.
+# - On CUDA devices `interval_conv2d`, `relax_backward_linear` and `insert_forward` alone call their fused products
+#   (tests/gpu/test_registration.py); intervals that are rounded outward are ops of their own there
+#   (tests/gpu/test_outward_intervals.py).
 PARTS = {
     *(
         "cpu_capability",
@@ -39,6 +40,7 @@ PARTS = {
         "backward_conv2d_direct_gradient",
         "interval_conv2d_fused",
         "relax_backward_linear_fused",
+        "insert_forward_fused",
     ),
     *("interval_linear_outward", "interval_conv2d_outward", "split_interval", "join_interval"),
     *("accumulate_windows_few_rows", "accumulate_windows_few_rows_gradient", "accumulate_windows_many_rows"),
