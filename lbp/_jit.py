@@ -11,12 +11,14 @@ import ctypes
 import hashlib
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from lbp.errors import OutputError
+from lbp.files import write_atomically
 
 OPTIONS = (
     "--std=c++17",
@@ -50,12 +52,19 @@ def sources() -> Path:
     return packed if packed.is_dir() else Path(__file__).parents[1] / "csrc"
 
 
-def cache_folder() -> Path:
-    """Return where machine code is kept: ``LBP_CACHE_DIR``, or lbp in the user's folder of caches."""
+def cache_folder() -> Path | None:
+    """Return where machine code is kept: ``LBP_CACHE_DIR``, or lbp in the user's folder of caches.
+
+    None where neither is named and the user has no home, as in some containers.
+    """
     chosen = os.environ.get("LBP_CACHE_DIR")
     if chosen:
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lbp"
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return caches / "lbp"
 
 
 def nvrtc_version() -> str:
@@ -143,7 +152,11 @@ def compiled(kernel: str, architecture: int) -> MachineCode:
     Raises:
         CompileError: CuPy is missing, the sources are not there, or NVRTC reports an error.
     """
-    path = cache_folder() / f"{_key(kernel, architecture)}.kernel"
+    folder = cache_folder()
+    if folder is None:
+        _warn_of_no_cache("at all: the user has no home")
+        return compile_kernel(kernel, architecture)
+    path = folder / f"{_key(kernel, architecture)}.kernel"
     code = _kept(path)
     if code is None:
         code = compile_kernel(kernel, architecture)
@@ -257,16 +270,17 @@ def _keep(path: Path, code: MachineCode) -> None:
     """Write to the cache so that no process ever reads half a file; say so where it cannot be written."""
     content = code.symbol.encode() + b"\n" + code.image
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(_digest(content) + b"\n" + content)
-        Path(file.name).replace(path)
-    except OSError as error:
-        warnings.warn(
-            f"lbp: compiled kernels cannot be kept in {path.parent} ({error}), so every process compiles them again; "
-            "name a folder by LBP_CACHE_DIR",
-            stacklevel=2,
-        )
+        write_atomically(path, _digest(content) + b"\n" + content)
+    except OutputError as error:
+        _warn_of_no_cache(f"in {path.parent}: {error}")
+
+
+def _warn_of_no_cache(why: str) -> None:
+    warnings.warn(
+        f"lbp: compiled kernels cannot be kept {why}; so every process compiles them again; name a folder by "
+        "LBP_CACHE_DIR",
+        stacklevel=3,
+    )
 
 
 @cache

@@ -44,7 +44,8 @@ def _cuda_kernels() -> str:
     if torch.version.cuda is None:
         return f"{_native.cuda_build}, with a PyTorch that has CUDA"
     try:
-        return f"{_native.cuda_build}, by NVRTC {_jit.nvrtc_version()}, kept in {_jit.cache_folder()}"
+        kept = f"kept in {folder}" if (folder := _jit.cache_folder()) else "not kept: name a folder by LBP_CACHE_DIR"
+        return f"{_native.cuda_build}, by NVRTC {_jit.nvrtc_version()}, {kept}"
     except _jit.CompileError as error:
         return f"{_native.cuda_build}, not possible: {error}"
 

@@ -1,5 +1,6 @@
 """Kernels compiled just in time: what is compiled, where it is kept, and what is said where it cannot be."""
 
+import errno
 import re
 from pathlib import Path
 
@@ -163,6 +164,31 @@ def test_a_cache_that_cannot_be_written_costs_time_and_no_result(nvrtc, monkeypa
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LBP_CACHE_DIR", str(tmp_path / "file" / "folder"))
     with pytest.warns(UserWarning, match="name a folder by LBP_CACHE_DIR"):
+        assert _jit.compiled(KERNEL, 90).image
+
+
+def test_a_kernel_that_cannot_be_kept_leaves_nothing_behind(nvrtc, monkeypatch):
+    folder = _jit.cache_folder()
+    folder.mkdir()
+
+    def disk_is_full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", disk_is_full)
+    with pytest.warns(UserWarning, match=r"No space left on device.*every process compiles them again"):
+        assert _jit.compiled(KERNEL, 90).image
+    assert not any(folder.iterdir())
+
+
+def test_a_user_without_a_home_has_no_cache(nvrtc, monkeypatch):
+    monkeypatch.delenv("LBP_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.warns(UserWarning, match="the user has no home.*name a folder by LBP_CACHE_DIR"):
         assert _jit.compiled(KERNEL, 90).image
 
 
