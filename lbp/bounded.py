@@ -64,8 +64,8 @@ class BoundedModule(nn.Module):
     The model is traced by torch.fx as it is called with one input; its parameters and buffers are shared and read at
     every call, so training the model moves the bounds, and gradients of bounds reach the model. The batch size may
     change from call to call. The state dict is the model's. Modules may be replaced and their settings changed; forward
-    hooks are refused. Cached bounds know the versions of all tensors, but a change through `.data` leaves no version
-    behind: pass x again after one.
+    hooks are refused. Cached bounds know the versions of all tensors, but a change through `.data`, or by the replay of
+    a CUDA graph that updates parameters, leaves no version behind: pass x again after one.
 
     Args:
         model: any module that torch.fx can trace, made of supported layers; an unsupported one is named in the error.

@@ -98,8 +98,11 @@ def is_available() -> bool:
 
 
 def takes_part(case: OpCase) -> bool:
-    """Says whether CuPy can be compared in a case: a relaxation on a GPU, where CuPy is installed."""
-    return case.op in _MAKERS and case.tensors[0].is_cuda and is_available()
+    """Says whether CuPy can be compared in a case: a relaxation of the lower side on a GPU, where CuPy is installed."""
+    if case.op not in _MAKERS or not case.tensors[0].is_cuda or not is_available():
+        return False
+    assert isinstance(case.call, functools.partial)
+    return case.call.keywords.get("sides") != "both"
 
 
 def call_of(case: OpCase) -> Call:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lbp.bench.layers import AffineLayer
+from lbp.strategies import side_names
 
 SPECIFICATIONS = 9
 """Rows of the specification: the margins of ten classes."""
@@ -69,12 +70,34 @@ class OpCase:
 class Shape:
     """Makes random inputs for a layer and counts bytes."""
 
-    def __init__(self, layer: AffineLayer, batch: int, device: torch.device, rows: int = SPECIFICATIONS) -> None:
+    def __init__(
+        self,
+        layer: AffineLayer,
+        batch: int,
+        device: torch.device,
+        rows: int = SPECIFICATIONS,
+        *,
+        sides: str = "lower",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.layer = layer
         self.batch = batch
         self.rows = rows
         self.device = device
+        self.sides = sides
+        self.dtype = dtype
         self.neurons = math.prod(layer.output_shape)
+
+    @property
+    def side_count(self) -> int:
+        """Sides of coefficients."""
+        return len(side_names(self.sides))
+
+    @property
+    def words(self) -> str:
+        """What differs from most shapes, behind the sizes in names of cases."""
+        both = " both sides" if self.side_count == 2 else ""
+        return both + (" float64" if self.dtype == torch.float64 else "")
 
     @cached_property
     def generator(self) -> torch.Generator:
@@ -83,12 +106,22 @@ class Shape:
 
     def normal(self, *shape: int) -> Tensor:
         """Returns normally distributed numbers; none is 0, where what a gradient is is a matter of convention."""
-        numbers = torch.randn(*shape, device=self.device, generator=self.generator)
+        numbers = torch.randn(*shape, dtype=self.dtype, device=self.device, generator=self.generator)
         return numbers.masked_fill_(numbers == 0, 1.0)
 
     def uniform(self, *shape: int) -> Tensor:
         """Returns numbers in [0, 1)."""
-        return torch.rand(*shape, device=self.device, generator=self.generator)
+        return torch.rand(*shape, dtype=self.dtype, device=self.device, generator=self.generator)
+
+    def coefficients(self, *layer: int) -> Tensor:
+        """Returns coefficients [K, B, S, *layer]."""
+        return self.normal(self.side_count, self.batch, self.rows, *layer)
+
+    def weights(self) -> tuple[Tensor, Tensor | None]:
+        """Returns weight, whose gradient is taken, and bias of the layer."""
+        weight, bias = self.layer.module.weight.detach(), self.layer.module.bias
+        at = {"device": self.device, "dtype": self.dtype}
+        return weight.to(**at).requires_grad_(), None if bias is None else bias.detach().to(**at)
 
     def center_and_radius(self, *shape: int) -> tuple[Tensor, Tensor]:
         """Returns centers and radii; no end is 0, where what a gradient is is a matter of convention."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -63,6 +64,22 @@ def op_cases(device: torch.device, *, quick: bool = False) -> Iterator[OpCase]:
                     yield replace(case, compiled=compiled and several)
     if not quick and not on_gpu:
         yield from _rows_of_crown(device)
+    if not quick:
+        yield from _other_variants(device)
+
+
+def _other_variants(device: torch.device) -> Iterator[OpCase]:
+    """Both sides, as hidden layers have them in CROWN, and float64, of one image and of several.
+
+    Of both sides the ops with rows, of float64 all but those on windows; the layers are a convolution and a linear one.
+    """
+    layers = [layer for layer in affine_layers("DM-Medium") if layer.name.endswith((" conv2", " fc1"))]
+    for layer, batch in product(layers, (32, 1)):
+        both, double = (Shape(layer, batch, device, sides="both"), Shape(layer, batch, device, dtype=torch.float64))
+        for shape in (both, double):
+            for case in chain(_activation_cases(shape), _product_cases(shape)):
+                if shape is double or "S" in case.parameters:
+                    yield case
 
 
 def filling_cases(shape: Shape) -> Iterator[OpCase]:
@@ -123,7 +140,7 @@ def _ramp_cases(
         ("ramp_interval_with_status", (l, u), 2 * pair, partial(ops.ramp_interval_with_status, l, u, **parameters)),
         ("bounding_lines", (l, u), 3 * pair, partial(ops.bounding_lines, l, u, **parameters)),
     ):
-        yield OpCase(op, words_of(sizes), activation, call, (*tensors, *trained), moved, parameters=sizes)
+        yield OpCase(op, words_of(sizes) + shape.words, activation, call, (*tensors, *trained), moved, parameters=sizes)
 
 
 def _relax_backward(
@@ -134,12 +151,12 @@ def _relax_backward(
     trained: tuple[Tensor, ...],
 ) -> OpCase:
     l, u = bounds
-    (A,) = wanted(shape.normal(1, shape.batch, shape.rows, shape.neurons))
+    (A,) = wanted(shape.coefficients(shape.neurons))
     return OpCase(
         "relax_backward",
-        words_of(shape.sizes()),
+        words_of(shape.sizes()) + shape.words,
         activation,
-        partial(ops.relax_backward, A, l, u, sides="lower", **parameters),
+        partial(ops.relax_backward, A, l, u, sides=shape.sides, **parameters),
         (A, l, u, *trained),
         2 * bytes_of(A) + bytes_of(l, u),
         parameters=shape.sizes(),
@@ -147,13 +164,13 @@ def _relax_backward(
 
 
 def _concretize_cases(shape: Shape, x: Tensor, x_U: Tensor) -> Iterator[OpCase]:
-    (A,) = wanted(shape.normal(1, shape.batch, shape.rows, shape.neurons))
+    (A,) = wanted(shape.coefficients(shape.neurons))
     moved = bytes_of(A, x)
-    words = words_of(shape.sizes())
-    box = partial(ops.concretize_box, A, x, x_U, sides="lower")
+    words = words_of(shape.sizes()) + shape.words
+    box = partial(ops.concretize_box, A, x, x_U, sides=shape.sides)
     yield OpCase("concretize_box", words, "", box, (A,), moved + bytes_of(x), parameters=shape.sizes())
     for p in (1.0, 2.0, math.inf):
-        ball = partial(ops.concretize_ball, A, x, 0.1, p, sides="lower")
+        ball = partial(ops.concretize_ball, A, x, 0.1, p, sides=shape.sides)
         yield OpCase(f"concretize_ball p={p:g}", words, "", ball, (A,), moved, parameters=shape.sizes())
 
 
@@ -188,7 +205,7 @@ def _relax_forward(
     sizes = {"B": shape.batch, "n0": center.shape[1], "n": shape.neurons}
     return OpCase(
         "relax_forward",
-        words_of(sizes),
+        words_of(sizes) + shape.words,
         activation,
         partial(ops.relax_forward, *matrices, *bounds, **parameters),
         (center, radius, *bounds, *trained),
@@ -219,7 +236,7 @@ def _forward_cases(
         ):
             yield OpCase(
                 op,
-                words_of(sizes),
+                words_of(sizes) + shape.words,
                 "",
                 partial(getattr(ops, op), *matrices, x, x + 0.1),
                 tensors,
@@ -228,22 +245,23 @@ def _forward_cases(
             )
         yield OpCase(
             "concretize_forward_ball p=2",
-            words_of(sizes),
+            words_of(sizes) + shape.words,
             "",
             partial(ops.concretize_forward_ball, *matrices, x, 0.1, 2.0),
             (center, radius),
             bytes_of(center, radius),
             parameters=sizes,
         )
-        (A,) = wanted(shape.normal(1, shape.batch, shape.rows, n))
+        (A,) = wanted(shape.coefficients(n))
+        rows = shape.side_count * shape.batch * shape.rows
         yield OpCase(
             "insert_forward",
-            words_of({**shape.sizes(), "n0": inputs}),
+            words_of({**shape.sizes(), "n0": inputs}) + shape.words,
             "",
-            partial(ops.insert_forward, A, *matrices, sides="lower"),
+            partial(ops.insert_forward, A, *matrices, sides=shape.sides),
             (A, center, radius),
-            bytes_of(A, center, radius) + 4 * shape.batch * shape.rows * inputs,
-            4 * shape.batch * shape.rows * n * inputs,
+            bytes_of(A, center, radius) + rows * inputs * A.element_size(),
+            4 * rows * n * inputs,
             {**shape.sizes(), "n0": inputs},
         )
 
@@ -251,10 +269,9 @@ def _forward_cases(
 def _product_cases(shape: Shape) -> Iterator[OpCase]:
     """The ops whose cost is a product: of the layer alone, and fused with the activation behind it."""
     layer = shape.layer
-    weight = layer.module.weight.detach().to(shape.device).requires_grad_()
-    bias = None if layer.module.bias is None else layer.module.bias.detach().to(shape.device)
+    weight, bias = shape.weights()
     l, u = wanted(*shape.bounds(*layer.input_shape))
-    words = f"{layer.name} B={shape.batch}"
+    words = f"{layer.name} B={shape.batch}{shape.words}"
     sizes = {"B": shape.batch, "n": shape.neurons}
     interval: Callable[[], Any]
     if isinstance(layer.module, nn.Conv2d):
@@ -339,22 +356,22 @@ def _outward_interval(shape: Shape, bounds: tuple[Tensor, Tensor], weight: Tenso
 def _unfused(shape: Shape, weights: tuple[Tensor, Tensor | None]) -> OpCase:
     """Back-substitution through the layer without an activation behind it."""
     layer, (weight, bias) = shape.layer, weights
-    (A,) = wanted(shape.normal(1, shape.batch, shape.rows, *layer.output_shape))
+    (A,) = wanted(shape.coefficients(*layer.output_shape))
     call: Callable[[], Any] = partial(ops.backward_linear, A, weight, bias)
     kind = "linear"
     if isinstance(layer.module, nn.Conv2d):
         size = (layer.input_shape[1], layer.input_shape[2])
         call = partial(ops.backward_conv2d, A, weight, bias, size, **geometry_of(layer.module))
         kind = "conv2d"
-    results = shape.batch * shape.rows * math.prod(layer.input_shape) * A.element_size()
+    rows = shape.side_count * shape.batch * shape.rows
     return OpCase(
         f"backward_{kind}",
-        f"{layer.name} B={shape.batch} S={shape.rows}",
+        f"{layer.name} B={shape.batch} S={shape.rows}{shape.words}",
         "",
         call,
         (A, weight),
-        bytes_of(A, weight) + results,
-        2 * multiply_adds(layer) * shape.batch * shape.rows,
+        bytes_of(A, weight) + rows * math.prod(layer.input_shape) * A.element_size(),
+        2 * multiply_adds(layer) * rows,
         shape.sizes(),
     )
 
@@ -367,8 +384,7 @@ def _forward_products(shape: Shape) -> Iterator[OpCase]:
         shape.normal(shape.batch, inputs, *layer.input_shape), shape.uniform(shape.batch, inputs, *layer.input_shape)
     )
     biases = (shape.normal(shape.batch, *layer.input_shape), shape.uniform(shape.batch, *layer.input_shape))
-    weight = layer.module.weight.detach().to(shape.device).requires_grad_()
-    bias = None if layer.module.bias is None else layer.module.bias.detach().to(shape.device)
+    weight, bias = shape.weights()
     call: Callable[[], Any] = partial(ops.forward_linear, center, radius, *biases, weight, bias)
     kind = "linear"
     if isinstance(layer.module, nn.Conv2d):
@@ -377,7 +393,7 @@ def _forward_products(shape: Shape) -> Iterator[OpCase]:
     results = 2 * shape.batch * inputs * shape.neurons * center.element_size()
     yield OpCase(
         f"forward_{kind}",
-        f"{layer.name} B={shape.batch} n0={inputs}",
+        f"{layer.name} B={shape.batch} n0={inputs}{shape.words}",
         "",
         call,
         (center, radius, weight),
@@ -396,25 +412,27 @@ def _fused(
 ) -> OpCase:
     layer = shape.layer
     weight, bias = weights
-    (A,) = wanted(shape.normal(1, shape.batch, shape.rows, *layer.output_shape))
+    (A,) = wanted(shape.coefficients(*layer.output_shape))
     l, u = wanted(*shape.bounds(*layer.output_shape))
     call: Callable[[], Any]
     if isinstance(layer.module, nn.Conv2d):
         geometry = geometry_of(layer.module)
         size = (layer.input_shape[1], layer.input_shape[2])
-        call = partial(ops.relax_backward_conv2d, A, l, u, weight, bias, size, sides="lower", **geometry, **parameters)
+        call = partial(
+            ops.relax_backward_conv2d, A, l, u, weight, bias, size, sides=shape.sides, **geometry, **parameters
+        )
     else:
-        call = partial(ops.relax_backward_linear, A, l, u, weight, bias, sides="lower", **parameters)
-    inputs = shape.batch * shape.rows * math.prod(layer.input_shape) * A.element_size()
+        call = partial(ops.relax_backward_linear, A, l, u, weight, bias, sides=shape.sides, **parameters)
+    rows = shape.side_count * shape.batch * shape.rows
     kind = "conv2d" if isinstance(layer.module, nn.Conv2d) else "linear"
     return OpCase(
         f"relax_backward_{kind}",
-        f"{layer.name} B={shape.batch} S={shape.rows}",
+        f"{layer.name} B={shape.batch} S={shape.rows}{shape.words}",
         activation,
         call,
         (A, l, u, weight, *trained),
-        bytes_of(A, l, u, weight) + inputs,
-        2 * multiply_adds(layer) * shape.batch * shape.rows,
+        bytes_of(A, l, u, weight) + rows * math.prod(layer.input_shape) * A.element_size(),
+        2 * multiply_adds(layer) * rows,
         shape.sizes(),
     )
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lbp.ops._convolution import Pair
 from lbp.ops._windows import has_kernel, on_image, operand_bytes
 
 FEW_ROWS = 32
@@ -28,41 +29,78 @@ def accumulate_windows(
     """Multiply rows [1 or B, S, C, H, W] with a window matrix, which gives [B, n0, S].
 
     The windows of each position are multiplied with the coefficients of its channels, all positions in one batch of
-    products, and those are added to the pixels under their windows, some rows at a time.
+    products, and those are added to the pixels under their windows.
     """
     batch, count = max(windows.shape[0], rows.shape[0]) if len(rows) and len(windows) else 0, rows.shape[1]
     result = windows.new_zeros(batch, *image, count)
     places = _Places.of(windows, image, scale, offset)
-    if places.count * result.numel() * rows.shape[2] * windows.shape[1:4].numel() > 0:
-        read, weights = windows[..., places.down, places.across], rows[..., places.down, places.across]
-        # [H W, entries, C], of examples that share their rows next to each other.
-        entries = read.permute(5, 6, 0, 1, 2, 3, 4).flatten(0, 1).flatten(2, 4)
-        factors = weights.permute(3, 4, 0, 2, 1).flatten(0, 1)  # [H W, 1 or B, C, S]
-        for some in _chunks(count, batch * places.count * windows.shape[1:4].numel(), windows):
-            columns = _products(entries, factors[..., some]).permute(1, 3, 2, 0).flatten(0, 1)
-            spread = functional.fold(columns, places.size, windows.shape[2:4], stride=tuple(scale))
-            of_rows = places.cut(spread).unflatten(0, (batch, -1))
-            result[:, :, places.pixels[0], places.pixels[1], some] = of_rows.permute(0, 2, 3, 4, 1)
+    entries, channels = windows.shape[1:4].numel(), rows.shape[2]
+    if places.count * result.numel() * channels * entries > 0:
+        factors = places.factors(rows)
+        for images, chunks in _parts(batch, count, entries * places.count, channels, windows):
+            operands = places.operands(_of(windows, images))
+            for some in chunks:
+                columns = _columns(operands, _of(factors, images, 1)[:, :, some])
+                spread = functional.fold(columns.flatten(0, 1), places.size, windows.shape[2:4], stride=tuple(scale))
+                del columns
+                of_rows = places.cut(spread).unflatten(0, (-1, some.stop - some.start))
+                result[images, :, places.pixels[0], places.pixels[1], some] = of_rows.permute(0, 2, 3, 4, 1)
+                del spread, of_rows
     return result.flatten(1, 3)
 
 
-def _products(entries: Tensor, factors: Tensor) -> Tensor:
-    """Return products [H W, B, entries, S] of [H W, 1 or B, entries, C] and [H W, 1 or B, C, S]."""
+def _columns(operands: Tensor, factors: Tensor) -> Tensor:
+    """Return products [B, S, entries, H W] of [H W, 1 or B, entries, C] and rows [H W, 1 or B, S, C]."""
+    product: Tensor
     if factors.shape[1] == 1:
-        products: Tensor = (entries.flatten(1, 2) @ factors[:, 0]).unflatten(1, entries.shape[1:3])
-        return products
-    if entries.shape[1] == 1:
-        together = factors.transpose(1, 2).flatten(2)  # [H W, C, B S]
-        by_row: Tensor = (entries[:, 0] @ together).unflatten(2, (factors.shape[1], -1))
-        return by_row.transpose(1, 2)
-    return entries @ factors
+        product = (operands.flatten(1, 2) @ factors[:, 0].mT).unflatten(1, operands.shape[1:3])
+        return product.permute(1, 3, 2, 0)
+    if operands.shape[1] == 1:
+        product = (factors.flatten(1, 2) @ operands[:, 0].mT).unflatten(1, factors.shape[1:3])
+        return product.permute(1, 2, 3, 0)
+    product = operands @ factors.mT
+    return product.permute(1, 3, 2, 0)
 
 
-def _chunks(count: int, numbers: int, like: Tensor) -> Iterator[slice]:
-    """Yield chunks of rows, of which each takes some numbers three times while it is multiplied and added."""
-    together = max(operand_bytes(like.device) // max(3 * numbers * like.itemsize, 1), 1)
-    for first in range(0, count, together):
-        yield slice(first, min(first + together, count))
+def _of(tensor: Tensor, images: slice, dim: int = 0) -> Tensor:
+    """Return the part of some images, of what all images share all of it."""
+    return tensor if tensor.shape[dim] == 1 else tensor.narrow(dim, images.start, images.stop - images.start)
+
+
+LEAST_ROWS = 32
+"""Rows, at least, that are multiplied with the windows of an image at a time: each time these are read once."""
+
+
+def _together(batch: int, count: int, positions: int, channels: int, itemsize: int, device: torch.device) -> Pair:
+    """Return how many images, and rows of each, are taken at a time; of more than one image all rows.
+
+    The windows of an image are laid out once, by position, and as large is what the gradient adds to them; a row takes
+    products in two orders, and sums in as much memory.
+
+    Args:
+        batch: images.
+        count: rows of each.
+        positions: of the layer, times the entries of a window.
+        channels: of the layer.
+        itemsize: bytes of a number.
+        device: where they are.
+    """
+    numbers = operand_bytes(device) // itemsize
+    image, row = 2 * positions * channels, 3 * positions
+    images = numbers // max(image + count * row, 1)
+    if images >= 1:
+        return min(images, batch), count
+    return 1, min(max((numbers - image) // max(row, 1), LEAST_ROWS), count)
+
+
+def _parts(
+    batch: int, count: int, positions: int, channels: int, like: Tensor
+) -> Iterator[tuple[slice, Sequence[slice]]]:
+    """Yield images that are taken together, and the chunks of their rows; see `_together`."""
+    images, rows = _together(batch, count, positions, channels, like.itemsize, like.device)
+    chunks = [slice(first, min(first + rows, count)) for first in range(0, count, rows)]
+    for first in range(0, batch, images):
+        yield slice(first, min(first + images, batch)), chunks
 
 
 def accumulation_bytes(
@@ -88,12 +126,10 @@ def accumulation_bytes(
         return (padded * (math.prod(layer) + math.prod(image)) + positions) * itemsize
     if entries == 0:
         return 0
-    # Windows and coefficients laid out; of some rows products, in two orders, and sums over a bordered image.
-    places = batch * layer[1] * layer[2]
-    bordered = batch * image[0] * math.prod(image[1 + i] + 2 * window[i] for i in range(2))
-    row = 2 * places * entries + bordered
-    together = min(max(operand_bytes(device) // (3 * places * entries * itemsize or 1), 1), count)
-    return (places * layer[0] * entries + count * math.prod(layer) * batch + together * row) * itemsize
+    # The coefficients laid out; of some images windows as well, products, in two orders, and sums.
+    positions = layer[1] * layer[2] * entries
+    images, together = _together(batch, count, positions, layer[0], itemsize, device)
+    return (count * math.prod(layer) + images * positions * (layer[0] + 3 * together)) * itemsize
 
 
 @dataclass(frozen=True)
@@ -134,6 +170,32 @@ class _Places:
         down, across = meeting
         return cls(down, across, count, (origins[0], origins[1]), (sizes[0], sizes[1]), (pixels[0], pixels[1]))
 
+    def factors(self, rows: Tensor) -> Tensor:
+        """Return the coefficients of rows [1 or B, S, C, H, W] by position: [H W, 1 or B, S, C]."""
+        return rows[..., self.down, self.across].permute(3, 4, 0, 1, 2).flatten(0, 1).contiguous()
+
+    def operands(self, windows: Tensor, outside: Tensor | None = None) -> Tensor:
+        """Return windows [1 or B, C0, kh, kw, C, H, W] by position: [H W, 1 or B, entries, C].
+
+        Args:
+            windows: the matrix.
+            outside: [kh, kw, 1, H, W], which entries are read as 0.
+        """
+        read = windows[..., self.down, self.across]
+        if outside is not None:
+            read = read.masked_fill(outside, 0)
+        return read.permute(5, 6, 0, 1, 2, 3, 4).flatten(0, 1).flatten(2, 4).contiguous()
+
+    def reached(self, arriving: Tensor, window: Sequence[int], scale: Sequence[int]) -> Tensor:
+        """Return what windows see of images [B, S, C0, h, w], 0 beyond: [B, S, entries, H W].
+
+        All images and rows are channels of one, as for every image the library launches a kernel.
+        """
+        channels = self.under(arriving).flatten(0, 2)[None]
+        found = functional.unfold(channels, tuple(window), stride=tuple(scale))
+        by_row: Tensor = found[0].unflatten(0, (*arriving.shape[:2], -1))
+        return by_row
+
     def cut(self, covered: Tensor) -> Tensor:
         """Return of what the windows cover, [..., *size], the part on the image."""
         y, x = (slice(p.start - o, p.stop - o) for p, o in zip(self.pixels, self.origin, strict=True))
@@ -156,27 +218,66 @@ def accumulate_windows_gradient(
     offset: Sequence[int],
     needs: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of `accumulate_windows` by rows and by windows, in the batch of the result, as above."""
+    """Return the gradients of `accumulate_windows` by rows and by windows, empty where not needed; as above."""
     batch, _, count = gradient.shape
-    to_rows = rows.new_zeros((batch, *rows.shape[1:]) if needs[0] else (0,))
-    to_windows = windows.new_zeros((batch, *windows.shape[1:]) if needs[1] else (0,))
+    to_rows = rows.new_zeros(rows.shape if needs[0] else (0,))
+    to_windows = windows.new_zeros(windows.shape if needs[1] else (0,))
     places = _Places.of(windows, image, scale, offset)
-    if places.count * gradient.numel() * rows.shape[2] * windows.shape[1:4].numel() == 0:
+    entries, channels = windows.shape[1:4].numel(), rows.shape[2]
+    if places.count * gradient.numel() * channels * entries == 0:
         return to_rows, to_windows
     layer = (..., places.down, places.across)
-    read = windows[layer]
-    inside = on_image(read, image, scale, places.origin)  # [kh, kw, 1, H, W]
-    entries = torch.where(inside, read, 0).flatten(1, 3).permute(0, 3, 4, 1, 2) if needs[0] else read
-    weights = rows[layer].permute(0, 3, 4, 1, 2)  # [1 or B, H, W, S, C]
-    arriving = places.under(gradient.unflatten(1, tuple(image)).movedim(-1, 1))  # [B, S, C0, h, w]
-    for some in _chunks(count, batch * places.count * windows.shape[1:4].numel(), windows):
-        reached = functional.unfold(arriving[:, some].flatten(0, 1), windows.shape[2:4], stride=tuple(scale))
-        # [B, H, W, S, entries]
-        by_place = reached.unflatten(0, (batch, -1)).permute(0, 3, 1, 2).unflatten(1, inside.shape[-2:])
+    outside = ~on_image(windows[layer], image, scale, places.origin)  # [kh, kw, 1, H, W]
+    factors = places.factors(rows)
+    arriving = gradient.unflatten(1, tuple(image)).movedim(-1, 1)  # [B, S, C0, h, w]
+    for images, chunks in _parts(batch, count, entries * places.count, channels, windows):
+        operands = places.operands(_of(windows, images), outside) if needs[0] else windows[:0]
+        for some in chunks:
+            reached = places.reached(arriving[images, some], windows.shape[2:4], scale)
+            by_rows, by_windows = _part_gradients(
+                reached, operands, _of(factors, images, 1)[:, :, some], windows, needs
+            )
+            if needs[0]:
+                part = _of(to_rows, images)[:, some][layer]
+                part += by_rows.permute(1, 2, 3, 0).unflatten(-1, part.shape[-2:])
+            if needs[1]:
+                part = _of(to_windows, images)[layer]
+                part += by_windows.permute(1, 2, 3, 0).reshape(part.shape)
+            del reached, by_rows, by_windows
+    if needs[1]:
+        to_windows[layer].masked_fill_(outside, 0)
+    return to_rows, to_windows
+
+
+def _part_gradients(
+    reached: Tensor, operands: Tensor, factors: Tensor, windows: Tensor, needs: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients by rows [H W, 1 or B, S, C] and by windows [H W, 1 or B, entries, C].
+
+    Those of what all images share are summed over them.
+
+    Args:
+        reached: what arrives under every window, [B, S, entries, H W].
+        operands: windows [H W, 1 or B, entries, C], where rows need gradients.
+        factors: rows [H W, 1 or B, S, C].
+        windows: of which the first size says whether all images share them.
+        needs: of rows, and of windows.
+    """
+    batch, count, entries, _ = reached.shape
+    to_rows, to_windows = factors[:0], factors[:0]
+    if factors.shape[1] == 1:
+        of_entries = reached.permute(3, 0, 2, 1).flatten(1, 2).contiguous()  # [H W, B entries, S]
         if needs[0]:
-            to_rows[:, some][layer] = (by_place @ entries).permute(0, 3, 4, 1, 2)
+            to_rows = (of_entries.mT @ operands.flatten(1, 2)).unsqueeze(1)
         if needs[1]:
-            product = (by_place.mT @ weights[..., some, :]).permute(0, 3, 4, 1, 2)
-            by_entry = torch.where(inside, product.unflatten(1, windows.shape[1:4]), 0)
-            to_windows[layer] += by_entry
+            to_windows = (of_entries @ factors[:, 0]).unflatten(1, (batch, entries))
+        return to_rows, to_windows
+    of_rows = reached.permute(3, 0, 1, 2).contiguous()  # [H W, B, S, entries]
+    if windows.shape[0] > 1:
+        return of_rows @ operands if needs[0] else to_rows, of_rows.mT @ factors if needs[1] else to_windows
+    of_rows = of_rows.flatten(1, 2)
+    if needs[0]:
+        to_rows = (of_rows @ operands[:, 0]).unflatten(1, (batch, count))
+    if needs[1]:
+        to_windows = (of_rows.mT @ factors.flatten(1, 2)).unsqueeze(1)
     return to_rows, to_windows

@@ -282,6 +282,7 @@ def _convolve_images(
             product = torch.bmm(operators[i, j].flatten(0, 1), read)
             reached = sums[down * i : down * i + height, across * j : across * j + width]
             reached += product.view(reached.shape)
+            del product  # before the next one is made
     by_position = sums.unflatten(-1, (rows.count, columns.pitch))[..., : columns.count]
     target.copy_(by_position.permute(2, 0, 1, 3, 4, 5))
     if outside is not None:

@@ -346,7 +346,12 @@ def _convolve_windows_gradient(
 @full_precision()
 def _accumulate_windows_gradient(gradient: Tensor, rows: Tensor, windows: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     if rows.device.type == "cpu":
-        to_rows, to_windows = native("accumulate_windows_few_rows_gradient")(gradient, rows, windows, *rest)
+        # In the batch of the gradient, also of what all images share.
+        results = native("accumulate_windows_few_rows_gradient")(gradient, rows, windows, *rest)
+        to_rows, to_windows = (
+            sum_to(result, like.shape) if needed else result
+            for result, like, needed in zip(results, (rows, windows), rest[-2:], strict=True)
+        )
         return to_rows, to_windows
     image, scale, offset, need_rows, need_windows = rest
     return accumulate_windows_gradient(gradient, rows, windows, image, scale, offset, (need_rows, need_windows))
@@ -367,10 +372,7 @@ def _convolve_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 def _accumulate_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     needs = ctx.needs_input_grad[:2]
     results = native("accumulate_windows_gradient")(gradient, *ctx.saved_tensors, *ctx.places, *needs)
-    to_rows, to_windows = (
-        sum_to(result, like.shape) if needed else None
-        for result, like, needed in zip(results, ctx.saved_tensors, needs, strict=True)
-    )
+    to_rows, to_windows = (result if needed else None for result, needed in zip(results, needs, strict=True))
     return to_rows, to_windows, *[None] * len(ctx.places)
 
 
@@ -407,10 +409,9 @@ def _register() -> None:
 
     def accumulate_windows_gradient(gradient: Tensor, rows: Tensor, windows: Tensor, *rest: Any) -> Any:
         need_rows, need_windows = rest[-2:]
-        batch = gradient.shape[0]
         return (
-            rows.new_empty((batch, *rows.shape[1:]) if need_rows else (0,)),
-            windows.new_empty((batch, *windows.shape[1:]) if need_windows else (0,)),
+            rows.new_empty(rows.shape if need_rows else (0,)),
+            windows.new_empty(windows.shape if need_windows else (0,)),
         )
 
     for fake in (

@@ -93,12 +93,12 @@ def test_every_op_is_in_the_grid_and_agrees_with_the_reference_there():
 class OnPaper(Shape):
     """A shape whose tensors take no memory."""
 
-    def __init__(self, layer, batch, device, **rows):
-        super().__init__(layer, batch, CPU, **rows)
+    def __init__(self, layer, batch, device, **variant):
+        super().__init__(layer, batch, CPU, **variant)
         self.device = device
 
     def normal(self, *shape):
-        return torch.empty(*shape, device="meta")
+        return torch.empty(*shape, dtype=self.dtype, device="meta")
 
     uniform = normal
 
@@ -111,6 +111,24 @@ def test_on_a_gpu_the_sizes_that_fill_it_come_first(monkeypatch):
     assert {"B": 1, "S": 4096, "n": 32768} in first
     assert any(sizes["B"] == 1 and sizes["n"] == 32768 and "n0" in sizes for sizes in first)
     assert all(sizes["B"] * sizes["n"] * max(sizes.get("S", 1), sizes.get("n0", 1)) >= 2**21 for sizes in first)
+
+
+def test_the_grid_has_both_sides_and_float64(monkeypatch):
+    monkeypatch.setattr("lbp.bench.op_cases.Shape", OnPaper)
+    found = {}
+    for case in op_cases(torch.device("cpu")):
+        key = case.name, case.activation
+        assert key not in found
+        assert ("float64" in case.name) == (case.tensors[0].dtype == torch.float64)
+        found[key] = case
+    (one,), (two,) = (
+        [case for (name, activation), case in found.items() if name == of and activation == "ParamRamp"]
+        for of in (f"relax_backward B=32 S=9 n=7,200{both}" for both in ("", " both sides"))
+    )
+    assert two.tensors[0].shape == (2, *one.tensors[0].shape[1:])
+    assert two.moved_bytes - one.moved_bytes == 2 * one.tensors[0].nbytes
+    one, two = (found[f"backward_conv2d DM-Medium conv2 B=1 S=9{both}", ""] for both in ("", " both sides"))
+    assert two.operations == 2 * one.operations
 
 
 def test_results_that_differ_are_not_timed(monkeypatch):

@@ -19,6 +19,7 @@ def alone():
     """One of these tests at a time, also of several processes, lets each count on the memory that it finds free."""
     with (Path(tempfile.gettempdir()) / "lbp-tests-of-large-tensors").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        torch.cuda.empty_cache()
         yield
         torch.cuda.empty_cache()
 
@@ -302,6 +303,25 @@ def test_forward_bounds_on_windows_over_a_box():
         part = slice(channel, channel + 1)
         for found, expected in zip(whole, bounds(center[:, :, :, :, part].clone(), bias[:, part]), strict=True):
             assert torch.allclose(found[:, part], expected, rtol=1e-6, atol=1e-4)
+
+
+def test_rows_times_windows():
+    need(40)
+    channels, height, width = 128, 16, 16
+    side = math.isqrt(ROWS // 3) + 1
+    center = torch.randn(1, 3, side, side, channels, height, width, device="cuda")
+    assert center.numel() > 2**31
+    weight = torch.randn(2, channels, height, width, device="cuda")
+    places = {"image": (3, side + height - 1, side + width - 1), "scale": (1, 1), "offset": (0, 0)}
+
+    def product(center, weight):
+        bias = torch.zeros(1, *center.shape[4:], device="cuda")
+        return ops.forward_linear_windows(center, None, bias, None, weight.flatten(1), None, **places)[0]
+
+    halves = [slice(0, channels // 2), slice(channels // 2, channels)]
+    parts = [product(center[:, :, :, :, half].clone(), weight[:, half].contiguous()) for half in halves]
+    tolerance = torch.finfo(torch.float32).eps * N**1.5 / 4
+    assert torch.allclose(product(center, weight), parts[0] + parts[1], rtol=0, atol=tolerance)
 
 
 def test_the_gradient_of_relax_backward():

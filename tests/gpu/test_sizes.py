@@ -3,6 +3,8 @@
 compute-sanitizer watches these, too.
 """
 
+import math
+
 import pytest
 import torch
 from ops.cases import (
@@ -16,10 +18,12 @@ from ops.cases import (
     intervals,
     normal,
     relaxation,
+    window_matrices,
 )
 from ops.small_layers import SHARED_SUMS
 
 from lbp import ops, reference
+from lbp.ops import _window_accumulation, _windows
 
 pytestmark = [pytest.mark.usefixtures("native_on_cuda"), pytest.mark.parametrize("dtype", DTYPES)]
 # Tiles of 1,024 numbers of float32, 512 of float64: of one block, of several, and rows that are no whole packs.
@@ -86,6 +90,28 @@ def test_the_fused_insertion(rows, dtype):
     on_device = converted((A, *matrices), dtype, None, "cuda")
     found = [result.cpu() for result in torch.ops.lbp.insert_forward_fused(*on_device, 3)]
     assert_close(found, reference.insert_forward(A, *matrices, sides="both"), TOLERANCE[dtype], "output")
+
+
+@pytest.mark.parametrize("absent", [(), (1,), (3,), (1, 3)], ids=["both", "no radius", "no radius_bias", "exact"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_insertion_of_many_rows(batch, absent, dtype):
+    A = coefficients("both", 2, 70, 40)
+    matrices = [None if i in absent else matrix for i, matrix in enumerate(forward_matrices(batch, 6, 40))]
+    assert_matches_reference(ops.insert_forward, A, *matrices, sides="both", dtype=dtype)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", [1, 2**10, 2**20])
+def test_products_with_windows_in_chunks(size, batch, dtype, monkeypatch):
+    """Of images, and of the rows of one."""
+    monkeypatch.setattr(_windows, "OPERAND_BYTES", size)
+    monkeypatch.setattr(_window_accumulation, "LEAST_ROWS", 2)
+    layer, places = (3, 4, 5), {"image": (2, 6, 7), "scale": (1, 1), "offset": (-1, -1)}
+    matrices = window_matrices(batch, (3, 3), layer, bias_batch=3)
+    A = coefficients("both", 3, 5, *layer)
+    assert_matches_reference(ops.insert_forward_windows, A, *matrices, sides="both", dtype=dtype, **places)
+    weight = normal(7, math.prod(layer), seed=30) / 8
+    assert_matches_reference(ops.forward_linear_windows, *matrices, weight, None, dtype=dtype, **places)
 
 
 # Into many and into few channels, from so many that sums are split.

@@ -3,20 +3,32 @@
 import pytest
 import torch
 from gpu.names import NAMES
-from ops.cases import as_tuple, coefficients, converted, every_op, intervals, is_float, normal, relaxation
+from ops.cases import (
+    as_tuple,
+    coefficients,
+    converted,
+    every_op,
+    forward_matrices,
+    intervals,
+    is_float,
+    normal,
+    relaxation,
+)
 from ops.outward_cases import CALLS
 
 from lbp import ops
 
 
 def split_products():
-    """Products whose depth is split, so that a second launch adds up what blocks leave."""
+    """Products whose depth is split, so that a second launch adds up what blocks leave; one of the library's, too."""
     weight, bias = normal(60, 40, 3, 3, seed=1), normal(60, seed=2)
     yield "interval_conv2d, split", ops.interval_conv2d, (*intervals(2, 40, 6, 7), weight, bias), {"padding": (1, 1)}
     layer = normal(60, 1000, seed=1), normal(60, seed=2)
     yield "interval_linear, split", ops.interval_linear, (*intervals(9, 1000), *layer), {}
     A, bounds = coefficients("both", 2, 5, 60, 6, 7), intervals(2, 60, 6, 7)
     keywords = {"sides": "both", "padding": (1, 1), **relaxation(shape=(60, 6, 7))}
+    rows = coefficients("both", 2, 70, 60)
+    yield "insert_forward, many rows", ops.insert_forward, (rows, *forward_matrices(2, 6, 60)), {"sides": "both"}
     yield "relax_backward_conv2d, split", ops.relax_backward_conv2d, (A, *bounds, weight, bias, (6, 7)), keywords
 
 

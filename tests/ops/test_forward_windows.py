@@ -360,6 +360,7 @@ def test_the_librarys_products_are_those_of_the_kernels(
 ):
     """In several chunks; entries over the padding are selected away."""
     monkeypatch.setattr(_windows, "OPERAND_BYTES", size)
+    monkeypatch.setattr(_window_accumulation, "LEAST_ROWS", 2)
     center = window_matrices(matrix_batch, window, layer)[0].double()
     center = torch.where(entries_inside(center, image, scale, offset), center, math.nan)
     rows = normal(row_batch, 5, *layer, seed=30).double()
