@@ -120,8 +120,8 @@ class Shape:
     def weights(self) -> tuple[Tensor, Tensor | None]:
         """Returns weight, whose gradient is taken, and bias of the layer."""
         weight, bias = self.layer.module.weight.detach(), self.layer.module.bias
-        at = {"device": self.device, "dtype": self.dtype}
-        return weight.to(**at).requires_grad_(), None if bias is None else bias.detach().to(**at)
+        on = (self.device, self.dtype)
+        return weight.to(*on).requires_grad_(), None if bias is None else bias.detach().to(*on)
 
     def center_and_radius(self, *shape: int) -> tuple[Tensor, Tensor]:
         """Returns centers and radii; no end is 0, where what a gradient is is a matter of convention."""
