@@ -13,7 +13,7 @@ static_assert(2 * kMostRows * kWarps * sizeof(RowSum) <= kDefaultSharedBytes);
 
 template <typename T>
 RowTiling tiling_of(const ConcretizeArguments<T>& args) {
-  return row_tiling<T>(args.inputs, args.sides, args.rows, args.batch, kMostRows);
+  return row_tiling<T>(args.inputs, args.sides, args.rows, args.batch, kMostRows, kTilesToEvaluate);
 }
 
 template <typename T>
@@ -37,7 +37,7 @@ Status concretize_rows(const ConcretizeArguments<T>& args, RowSum* workspace, Ro
   return with_region(region, aligned, [&](auto kind, auto aligned_rows) -> Status {
     using Kind = decltype(kind);
     constexpr bool kHasFew = aligned_rows && std::is_same_v<T, float> && Kind::kNorm != Norm::kGeneral;
-    const bool few = kHasFew && takes_few_slots<T>(args.inputs, args.sides, args.rows, args.batch);
+    const bool few = kHasFew && takes_few_slots<T>(args.inputs, args.sides, args.rows, args.batch, kTilesToEvaluate);
     const RowTiling chosen = few ? few_slots_tiling<T>(args.inputs, args.rows, args.batch) : tiling_of(args);
     const Tiling& tiling = chosen.tiling;
     const bool split = tiling.tiles > 1;
@@ -66,7 +66,7 @@ Status concretize_rows(const ConcretizeArguments<T>& args, RowSum* workspace, Ro
 template <typename T>
 bool takes_blocks_of_rows(const ConcretizeGradientArguments<T>& args) {
   const Index slots = slot_count(args.sides, args.rows);
-  return needs_norm(args.region) && has_rows_in_one_block<T>(args.inputs, slots, args.batch) &&
+  return needs_norm(args.region) && has_rows_in_one_block<T>(args.inputs, slots, args.batch, kTilesOfGradient) &&
          is_launch_bound<T>(slots, args.inputs, args.batch);
 }
 

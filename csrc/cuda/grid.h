@@ -50,28 +50,32 @@ bool is_launch_bound(Index rows, Index neurons, Index images) {
          rows * neurons * images * Index(sizeof(T)) <= kLaunchBoundBytes;
 }
 
-// Tiles for sums over rows. Where a row has one tile, or a launch-bound layer's rows at most kTilesOfOneBlock, a block
-// has all tiles of its rows, and so their sums, in one launch; there are no more such blocks than run at the same time
-// on the largest chips, since each computes the lines again. Of other rows every block has one tile.
+// Tiles for sums over rows. Where a row has one tile, or a launch-bound layer's rows a few, a block has all tiles of
+// its rows, and so their sums, in one launch; there are no more such blocks than run at the same time on the largest
+// chips, since each computes the lines again. Of other rows every block has one tile.
 struct RowTiling {
   Tiling tiling;
   Index tiles_per_block;
 };
 
-constexpr Index kTilesOfOneBlock = 8;
+// How many tiles are few: as many as a block reads, one after the other, while others would be launched. On an H100
+// nine rows of one image take `relax_backward` 6 us with one tile, 18 to 24 us with eight in a block, and 10 us with 25
+// to 64 in blocks of their own; `concretize` 5 us, 11 us and 8 to 10 us, and its gradient for balls, which without has
+// three launches, 5, 11 and 14 us.
+constexpr Index kTilesToRelax = 2, kTilesToEvaluate = 4, kTilesOfGradient = 8;
 
 // `slots` are the rows of both sides.
 template <typename T>
-bool has_rows_in_one_block(Index size, Index slots, Index images) {
+bool has_rows_in_one_block(Index size, Index slots, Index images, Index few_tiles) {
   const Index tiles = tile_count<T>(size);
-  return tiles <= 1 || (tiles <= kTilesOfOneBlock && is_launch_bound<T>(slots, size, images));
+  return tiles <= 1 || (tiles <= few_tiles && is_launch_bound<T>(slots, size, images));
 }
 
 template <typename T>
-RowTiling row_tiling(Index size, int sides, Index rows, Index images, Index most_rows) {
+RowTiling row_tiling(Index size, int sides, Index rows, Index images, Index most_rows, Index few_tiles) {
   constexpr Index kLeastRows = 4;
   const Index tiles = larger<Index>(1, tile_count<T>(size));
-  if (has_rows_in_one_block<T>(size, slot_count(sides, rows), images)) {
+  if (has_rows_in_one_block<T>(size, slot_count(sides, rows), images, few_tiles)) {
     return {tiling(1, rows, images, 1, kBlocksAtATime, most_rows), tiles};
   }
   return {tiling(tiles, rows, images, kLeastRows, kManyBlocks, most_rows), 1};
@@ -80,9 +84,9 @@ RowTiling row_tiling(Index size, int sides, Index rows, Index images, Index most
 // Where row_tiling would give every block one tile of kFewSlots or fewer: blocks with several tiles, whose threads add
 // up over them.
 template <typename T>
-bool takes_few_slots(Index size, int sides, Index rows, Index images) {
+bool takes_few_slots(Index size, int sides, Index rows, Index images, Index few_tiles) {
   const Index slots = slot_count(sides, rows);
-  return slots <= kFewSlots && !has_rows_in_one_block<T>(size, slots, images);
+  return slots <= kFewSlots && !has_rows_in_one_block<T>(size, slots, images, few_tiles);
 }
 
 // Blocks come in waves of those that run at the same time, of which a wave with few blocks takes as long as a full one.

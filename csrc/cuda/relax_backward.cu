@@ -17,7 +17,7 @@ static_assert(2 * kMostRows * kWarps * sizeof(double) + kLineTileSize<float> * s
 
 template <typename T>
 RowTiling backward_tiling(const RelaxBackwardArguments<T>& args) {
-  return row_tiling<T>(args.neurons, args.sides, args.rows, args.batch, kMostRows);
+  return row_tiling<T>(args.neurons, args.sides, args.rows, args.batch, kMostRows, kTilesToRelax);
 }
 
 template <typename T>
@@ -31,7 +31,7 @@ Index row_count(const RelaxBackwardArguments<T>& args) {
 // are slower, by 8 %.
 template <typename T>
 bool takes_blocks_of_tiles(const RelaxBackwardArguments<T>& args) {
-  if (!takes_few_slots<T>(args.neurons, args.sides, args.rows, args.batch)) return false;
+  if (!takes_few_slots<T>(args.neurons, args.sides, args.rows, args.batch, kTilesToRelax)) return false;
   const bool shared = few_slots_tiling<T>(args.neurons, args.rows, args.batch).tiling.tiles > 1;
   return !shared || tile_count<T>(args.neurons) * args.batch < kManyBlocks;
 }

@@ -145,14 +145,16 @@ def test_sums_do_not_depend_on_other_images(emulated):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("launch_bound", "count"), [(True, 1), (False, 2)])
-def test_a_block_has_rows_of_a_few_tiles_only_where_layers_are_launch_bound(emulated, launch_bound, count, dtype):
+@pytest.mark.parametrize("launch_bound", [True, False])
+@pytest.mark.parametrize(("op", "few"), [(ops.relax_backward, 2), (ops.concretize_box, 4)])
+def test_a_block_has_rows_of_a_few_tiles_only_where_layers_are_launch_bound(emulated, op, few, launch_bound, dtype):
     emulated.set_one_launch(launch_bound)
-    A, x = coefficients("lower", 1, 2, 2052), intervals(1, 2052)
-    for op in (ops.relax_backward, ops.concretize_box):
+    tile = 4096 // dtype.itemsize
+    for neurons, in_one_block in ((few * tile - 12, launch_bound), (few * tile + 4, False)):
+        A, x = coefficients("lower", 1, 2, neurons), intervals(1, neurons)
         emulated.take_launches()
         assert_values_match_reference(op, A, *x, sides="lower", dtype=dtype)
-        assert len(emulated.take_launches()) == count
+        assert len(emulated.take_launches()) == (1 if in_one_block else 2)
 
 
 # Columns (input channels times entries of the kernel) that are padded and such that are not, two pixels for a thread,
