@@ -13,7 +13,7 @@ from lbp.graph.conv import Conv2dNode, channels_rows_columns
 from lbp.graph.linear import LinearNode
 from lbp.linear import InputWindows
 from lbp.linear.receptive_field import Span
-from lbp.ops.forward_windows import has_kernel
+from lbp.ops.forward_windows import accumulation_calls, has_kernel
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,13 @@ def forward_work(nodes: Collection[BoundNode], *, windows: bool, batch: int, dev
                 multiply_adds = convolution_work(node, before, device)
                 calls = _convolution_calls(node, device)
         elif isinstance(node, LinearNode):
-            multiply_adds = node.parameters()[0].numel() * inputs
+            weight = node.parameters()[0]
+            multiply_adds = weight.numel() * inputs
             if before is not None:
-                multiply_adds = len(node.parameters()[0]) * entries_on_image(before)
-                calls = 1 if has_kernel(device) else 8  # what lays out, multiplies, and adds up
+                multiply_adds = len(weight) * entries_on_image(before)
+                images = 1 if matrices == 1 else batch
+                sizes = (before.image, before.field.size, before.layer, len(weight))
+                calls = accumulation_calls(*sizes, images, weight.itemsize, device)
         elif node.is_activation:
             matrices = 2
         if own is not None or before is not None:

@@ -132,6 +132,24 @@ def accumulation_bytes(
     return (count * math.prod(layer) + images * positions * (layer[0] + 3 * together)) * itemsize
 
 
+def accumulation_calls(
+    image: Sequence[int],
+    window: Sequence[int],
+    layer: Sequence[int],
+    count: int,
+    batch: int,
+    itemsize: int,
+    device: torch.device,
+) -> int:
+    """Return how many times `accumulate_windows` calls a kernel, or the library."""
+    if has_kernel(device):
+        return 1
+    positions = layer[1] * layer[2] * image[0] * window[0] * window[1]
+    images, rows = _together(batch, count, positions, layer[0], itemsize, device)
+    # What lays out rows, and the windows of images; what multiplies, adds up and arranges some rows.
+    return 1 + -(-batch // images) * (1 + 5 * -(-count // rows))
+
+
 @dataclass(frozen=True)
 class _Places:
     """The positions whose windows meet the image, and where these lie.
@@ -235,7 +253,7 @@ def accumulate_windows_gradient(
         for some in chunks:
             reached = places.reached(arriving[images, some], windows.shape[2:4], scale)
             by_rows, by_windows = _part_gradients(
-                reached, operands, _of(factors, images, 1)[:, :, some], windows, needs
+                reached, operands, _of(factors, images, 1)[:, :, some], len(windows) == 1, needs
             )
             if needs[0]:
                 part = _of(to_rows, images)[:, some][layer]
@@ -250,7 +268,7 @@ def accumulate_windows_gradient(
 
 
 def _part_gradients(
-    reached: Tensor, operands: Tensor, factors: Tensor, windows: Tensor, needs: tuple[bool, bool]
+    reached: Tensor, operands: Tensor, factors: Tensor, shared_windows: bool, needs: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients by rows [H W, 1 or B, S, C] and by windows [H W, 1 or B, entries, C].
 
@@ -260,7 +278,7 @@ def _part_gradients(
         reached: what arrives under every window, [B, S, entries, H W].
         operands: windows [H W, 1 or B, entries, C], where rows need gradients.
         factors: rows [H W, 1 or B, S, C].
-        windows: of which the first size says whether all images share them.
+        shared_windows: whether all images share the windows.
         needs: of rows, and of windows.
     """
     batch, count, entries, _ = reached.shape
@@ -273,11 +291,12 @@ def _part_gradients(
             to_windows = (of_entries @ factors[:, 0]).unflatten(1, (batch, entries))
         return to_rows, to_windows
     of_rows = reached.permute(3, 0, 1, 2).contiguous()  # [H W, B, S, entries]
-    if windows.shape[0] > 1:
-        return of_rows @ operands if needs[0] else to_rows, of_rows.mT @ factors if needs[1] else to_windows
-    of_rows = of_rows.flatten(1, 2)
+    if shared_windows:
+        of_rows, operands, factors = of_rows.flatten(1, 2), operands[:, :1].flatten(1, 2), factors.flatten(1, 2)
     if needs[0]:
-        to_rows = (of_rows @ operands[:, 0]).unflatten(1, (batch, count))
+        to_rows = of_rows @ operands
+        to_rows = to_rows.unflatten(1, (batch, count)) if shared_windows else to_rows
     if needs[1]:
-        to_windows = (of_rows.mT @ factors.flatten(1, 2)).unsqueeze(1)
+        to_windows = of_rows.mT @ factors
+        to_windows = to_windows.unsqueeze(1) if shared_windows else to_windows
     return to_rows, to_windows

@@ -24,6 +24,7 @@ from lbp.ops._window_accumulation import (
     accumulate_windows,
     accumulate_windows_gradient,
     accumulation_bytes,
+    accumulation_calls,
 )
 from lbp.ops._window_checks import check_convolution, check_places
 from lbp.ops._window_convolution import (
@@ -43,6 +44,7 @@ __all__ = [
     "ConvolvedWindows",
     "accumulated_terms",
     "accumulation_bytes",
+    "accumulation_calls",
     "axis_taps",
     "combine_windows",
     "forward_conv2d_windows",

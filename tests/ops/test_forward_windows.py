@@ -379,6 +379,27 @@ def test_the_librarys_products_are_those_of_the_kernels(
     assert_close(results[:1], (many,), TOLERANCE[torch.float64], "many rows")
 
 
+def test_the_library_unfolds_and_folds_all_images_and_rows_together(monkeypatch):
+    """A GPU launches a kernel for every image that is unfolded."""
+    shapes = {}
+
+    def spy(name, function):
+        def call(x, *args, **kwargs):
+            shapes.setdefault(name, []).append(x.shape)
+            return function(x, *args, **kwargs)
+
+        return call
+
+    for name in ("unfold", "fold"):
+        function = getattr(_window_accumulation.functional, name)
+        monkeypatch.setattr(_window_accumulation.functional, name, spy(name, function))
+    layer, places = (2, 4, 5), ((2, 6, 7), (1, 1), (0, 0))
+    center, rows = window_matrices(3, (3, 3), layer)[0], normal(1, 5, *layer, seed=30)
+    product = _window_accumulation.accumulate_windows(rows, center, *places)
+    _window_accumulation.accumulate_windows_gradient(torch.ones_like(product), rows, center, *places, (True, True))
+    assert shapes == {"fold": [(3 * 5, 18, 20)], "unfold": [(1, 3 * 5 * 2, 6, 7)]}
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", [0, 1, 13, FEW_ROWS + 1])
 @pytest.mark.parametrize("scale", [1, 2])

@@ -157,13 +157,28 @@ void concretize_box_gradient(const ConcretizeGradientArguments<T>& args) {
   });
 }
 
+// The gradient of a row over the ball of p = infinity: `gradient` times the center, or the end that a coefficient
+// takes.
+template <bool kStreamed, typename T>
+void cube_gradient_run(Index size, const T* a, const T* x, T gradient, T eps, T* out) {
+  for_lanes<T>(kStreamed ? unaligned_head(size, out) : 0, size, [=](Index i, auto zero) LBP_LANES {
+    using V = decltype(zero);
+    const V coefficient = load<V>(a + i), at_zero = coefficient * zero;  // NaN of NaN
+    const V below = coefficient < zero ? zero - eps : at_zero;
+    store<kStreamed>(out + i, V(gradient * (load<V>(x + i) + (coefficient > zero ? zero + eps : below))));
+  });
+}
+
 // The gradient of a row over a ball.
 template <typename T>
 void ball_gradient_row(Index size, const T* __restrict a, const T* __restrict x, double gradient, double eps, double q,
                        bool streamed, T* __restrict out) {
+  if (norm_kind(q) == Norm::kOne) {
+    return with_flag(streamed,
+                     [&](auto past_caches) { cube_gradient_run<past_caches>(size, a, x, T(gradient), T(eps), out); });
+  }
   with_norm(q, [&](auto kind) {
-    // The slope of the l_1 norm is known without it.
-    const RowNorm result = kind == Norm::kOne ? RowNorm{} : row_norm_for_slope(size, a, q);
+    const RowNorm result = row_norm_for_slope(size, a, q);
     const auto write = [&](Index begin, Index end, T* __restrict to) {
       if constexpr (kind == Norm::kTwo && sizeof(T) == sizeof(float)) {
         // Norms of float32 numbers are 0 or so far from it that their inverse is finite.
