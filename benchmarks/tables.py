@@ -94,7 +94,7 @@ def rows_of(*records: Record) -> Rows:
 
 CPU = read_record(RESULTS / "cpu-2-cores.json")
 CPU_ROWS = rows_of(CPU)
-ZEN4 = read_record(RESULTS / "cpu-2-cores-zen4.json")
+ZEN5 = read_record(RESULTS / "cpu-2-cores-zen5.json")
 # Each record has cases that the runs after it did not reach.
 H100 = [
     read_record(RESULTS / f"gpu-nvidia-h100-80gb-hbm3-bench{of}.json")
@@ -361,8 +361,8 @@ TABLES = {
     "H100, training": whole_method("training", 128, H100_METHODS, per_second=1_000),
     "large network": large_network,
     "aim on two cores": aims_of(CPU),
-    "aim on two cores of Zen 4": aims_of(ZEN4),
-    "Zen 4, one image": whole_method("methods", 1, rows_of(ZEN4), per_second=1_000),
+    "aim on two cores of Zen 5": aims_of(ZEN5),
+    "Zen 5, one image": whole_method("methods", 1, rows_of(ZEN5), per_second=1_000),
     "growing": growth,
     "memory of what grows": growth,
     "rounding": rounded,

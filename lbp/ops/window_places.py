@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lbp.ops._arguments import take_at
-from lbp.ops._calls import are_plain
 from lbp.ops._convolution import Pair
 
 
@@ -47,10 +46,10 @@ def move_windows(A: Tensor, corners: Tensor, to: Tensor, window: Pair, sources: 
         [K, R, *window, C].
     """
     sides, count, height, width, channels = A.shape
-    # The pixels of both sides lie in one row: the fastest to take from. Whatever lies outside gets at least the index
-    # behind the last one.
-    pixels = A.reshape(-1, channels)
-    zeros = len(pixels)
+    # One pixel of zeros stands after those of both sides, which lie in one row: the fastest to take from, at the memory
+    # of one copy however small the windows are. Whatever lies outside gets at least its index and is clamped to it.
+    pixels = F.pad(A.reshape(-1, channels), (0, 0, 0, 1))
+    zeros = sides * count * height * width
     shift = to - corners
     y, x = (torch.arange(window[i], device=A.device) + shift[:, i, None] for i in range(2))
     if sources is None:
@@ -60,19 +59,8 @@ def move_windows(A: Tensor, corners: Tensor, to: Tensor, window: Pair, sources: 
     places = starts[:, :, None] + columns[:, None, :]
     if sides > 1:
         places = places + (torch.arange(sides, device=A.device) * (count * height * width))[:, None, None, None]
-    taken = _pixels_at(pixels, places.flatten())
+    taken = take_at(pixels, 0, places.flatten().clamp_(max=zeros))
     return taken.reshape(sides, len(to), *window, channels)
-
-
-def _pixels_at(pixels: Tensor, places: Tensor) -> Tensor:
-    """Return pixels [P, C] at places [N], zeros where a place is beyond the last one."""
-    count = len(pixels)
-    if count == 0 or not are_plain((pixels, places)) or torch._C._are_functorch_transforms_active():
-        # One pixel of zeros stands behind the others, at the memory of a copy; nothing is asked of a device.
-        return take_at(F.pad(pixels, (0, 0, 0, 1)), 0, places.clamp_(max=count))
-    beyond = (places >= count).nonzero().flatten()
-    taken = pixels.index_select(0, places.clamp_(max=count - 1))
-    return taken.index_fill_(0, beyond, 0.0) if len(beyond) else taken
 
 
 def natural_windows(
