@@ -83,7 +83,7 @@ CARRIED_ALSO ?=
 CARRIED_PYTHON ?= 3.12
 PEER ?=
 
-record: native ## the full CPU record, within an hour, into build/record.json; RECORD_ARGS="--peer FOLDER" adds auto_LiRPA
+record: native ## the full CPU record, in some 70 minutes, into build/record.json; RECORD_ARGS="--peer FOLDER" adds auto_LiRPA
 	PYTHON=$(PY) benchmarks/cpu_record.sh build/record.json $(RECORD_ARGS)
 
 carried: $(STAMPS)/dependencies ## download into build/carried, 31 MB, what benchmarks/gpu_record.sh needs on a machine without a network

@@ -18,16 +18,18 @@ run() { # FILE COMMAND...: what the command prints goes to the file
 }
 piece() { run "${output%.json}.$1.txt" "$@" --output "$output"; }
 # Of CROWN, PyTorch needs more than half a minute on DM-Medium, and on DM-Large this package some seconds: they have limits of their
-# own, as that of the other pieces cuts them off. Of more images than one the small networks come first.
+# own, as that of the other pieces cuts them off. So has CNN-7+BN, which comes last of the networks. Of more images than one the
+# small networks come first.
 piece methods --only DM-Large --only IBP --only CROWN-IBP --batch 16 --case-seconds 10 --repeats 9 --time-limit 20 --run-limit 5 "$@"
 piece methods --only DM-Large --only IBP --only CROWN-IBP --batch 256 --case-seconds 10 --repeats 5 --time-limit 15 --run-limit 4 "$@"
 piece methods --only DM-Medium --only CROWN --batch 1 --time-limit 60 --run-limit 5 "$@"
 piece training --case-seconds 3 --time-limit 20 --run-limit 6 "$@"
 piece training --only DM-Medium --batch 128 --case-seconds 3 --time-limit 20 --run-limit 3 "$@"
 piece methods --only DM-Large --only CROWN --batch 1 --case-seconds 8 --time-limit 30 --run-limit 4 "$@"
-piece methods --batch 1 --time-limit 12 --run-limit 11 "$@"
+piece methods --only CNN-7+BN --batch 1 --time-limit 12 --run-limit 4 "$@"
+piece methods --batch 1 --time-limit 12 --run-limit 10 "$@"
 piece ops --quick --repeats 5 --run-limit 2 "$@"
-piece ops --repeats 5 --run-limit 9 "$@"
+piece ops --repeats 5 --run-limit 16 "$@"
 piece methods --only IBP --only CROWN-IBP --batch 16 --batch 256 --time-limit 12 --run-limit 3 "$@"
 piece methods --only LBP --only CROWN-LBP --only CROWN --batch 16 --batch 256 --time-limit 12 --run-limit 4 "$@"
 piece growth --time-limit 12 --run-limit 3 "$@"

@@ -17,9 +17,8 @@ from lbp.strategies import side_names
 SPECIFICATIONS = 9
 """Rows of the specification: the margins of ten classes."""
 
-COMPILED = ("DM-Medium conv1", "DM-Medium fc1")
+COMPILED = ("DM-Large conv1", "DM-Large conv3", "DM-Medium conv1", "DM-Medium fc1", "DM-Small conv1")
 """Layers at whose shapes the reference is run under `torch.compile` as well: every shape costs a compilation."""
-
 
 NOT_COMPILED = ("forward_conv2d_windows", "insert_forward_windows")
 """Ops of which `torch.compile` takes minutes for a shape: it writes sums over shifted slices out for every entry."""

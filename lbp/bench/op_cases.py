@@ -60,7 +60,7 @@ def op_cases(device: torch.device, *, quick: bool = False) -> Iterator[OpCase]:
             for batch in batches:
                 for case in _cases(Shape(layer, batch, device), seen):
                     several = batch > 1 or "n0" in case.parameters
-                    compiled = layer.name in COMPILED and case.op not in NOT_COMPILED
+                    compiled = not quick and layer.name in COMPILED and case.op not in NOT_COMPILED
                     yield replace(case, compiled=compiled and several)
     if not quick and not on_gpu:
         yield from _rows_of_crown(device)

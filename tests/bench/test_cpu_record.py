@@ -38,7 +38,7 @@ def test_every_piece_adds_to_the_record_and_its_pictures_are_drawn_last(tmp_path
     assert {command.split()[1] for command in commands[:-1]} == {aim.level for aim in CPU_AIMS} | {"growth"}
 
 
-def test_the_pieces_are_those_of_the_readme_and_take_less_than_an_hour(tmp_path):
+def test_the_pieces_are_those_of_the_readme_and_take_seventy_minutes_at_most(tmp_path):
     _, commands = run(tmp_path)
     pieces = [command.partition(" --peer")[0] for command in commands[:-1]]
     rows = re.findall(r"^\| `lbp (bench .*)` \| (\d+) \|$", README.read_text(), re.MULTILINE)
@@ -46,7 +46,7 @@ def test_the_pieces_are_those_of_the_readme_and_take_less_than_an_hour(tmp_path)
     minutes = [int(piece.split("--run-limit ")[1]) for piece in pieces]
     assert minutes == [int(count) for _, count in rows]
     assert f"add up to {sum(minutes)} minutes" in README.read_text()
-    assert sum(minutes) < 60
+    assert sum(minutes) <= 70
 
 
 @pytest.mark.parametrize("failing", ["methods", "training", "--show"])

@@ -82,6 +82,13 @@ def test_forward_bounds_of_every_size(matrix_batch, batch, inputs, neurons):
         assert_matches_reference(ops.concretize_forward_ball, *matrices, normal(batch, inputs), 0.25, p)
 
 
+@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize(("inputs", "neurons"), [(129, 1025), (700, 300), (1100, 130)])
+def test_forward_bounds_over_many_inputs(inputs, neurons, p):
+    matrices = forward_matrices(1, inputs, neurons)
+    assert_matches_reference(ops.concretize_forward_ball, *matrices, normal(2, inputs), 0.25, p)
+
+
 @pytest.mark.parametrize("op", [ops.concretize_box, ops.concretize_forward_box])
 def test_corners_out_of_order_by_rounding_are_swapped(op):
     x_L, x_U = intervals(2, 6)

@@ -431,6 +431,17 @@ void gradients_of_rows(const Rows& rows, Index neurons, const Arguments& args) {
   });
 }
 
+// Neurons of a tile whose matrices are read twice, for the norms and for their slopes: so few that what was read first
+// is in the second cache still, unless that leaves runs too short for the hardware to look ahead.
+template <typename T>
+Index read_twice_width(Index inputs) {
+  constexpr Index kSecondCache = Index(1) << 20, kShortest = 128;
+  const Index fitting = kSecondCache / maximum(1, 2 * inputs * Index(sizeof(T)));
+  Index width = kSums;
+  while (width > fitting && width > kShortest) width /= 2;
+  return width > fitting ? kSums : width;
+}
+
 template <typename T, typename Arguments>
 DenseRows<T> dense_rows(const Arguments& args) {
   return {{args.center, args.radius, args.matrix_batch_stride}, args.inputs, args.neurons};
@@ -452,7 +463,10 @@ void concretize_forward(const ConcretizeForwardArguments<T>& args) {
 
 template <typename T>
 void concretize_forward_gradient(const ConcretizeForwardGradientArguments<T>& args) {
-  gradients_of_rows<T>(dense_rows<T>(args), args.neurons, args);
+  DenseRows<T> rows = dense_rows<T>(args);
+  // Gradients over a box need no norms, and read the matrices once.
+  if (args.region.x_U == nullptr) rows.width = read_twice_width<T>(args.inputs);
+  gradients_of_rows<T>(rows, args.neurons, args);
 }
 
 template <typename T>

@@ -58,11 +58,12 @@ template <typename T>
 struct DenseRows {
   Matrices<T> matrices;
   Index inputs, neurons;
+  Index width = kSums;  // neurons in a tile, at most kSums
 
-  Index tiles() const { return quotient_up(neurons, kSums); }
-  Index cost() const { return (inputs + 1) * minimum(neurons, kSums); }
+  Index tiles() const { return quotient_up(neurons, width); }
+  Index cost() const { return (inputs + 1) * minimum(neurons, width); }
   DenseTile<T> tile(Index image, Index number) const {
-    return {matrices, inputs, neurons, image, number * kSums, minimum(kSums, neurons - number * kSums)};
+    return {matrices, inputs, neurons, image, number * width, minimum(width, neurons - number * width)};
   }
 };
 
