@@ -1,8 +1,9 @@
 """Compiles every CUDA kernel for every architecture, without a GPU: `make cuda-check`.
 
-check_cuda.py nvcc     the library with all kernels ahead of time; a table of what ptxas says; fails where a memory-
-                       bound kernel spills, where one that takes whole packs does not read 16 bytes at a time, or an
-                       instruction's rounding is unproven; then that library on the CPU
+check_cuda.py nvcc     the library with all kernels ahead of time; a table of what ptxas says, and of how many threads
+                       that leaves room for on a multiprocessor; fails where a memory-bound kernel spills, where one
+                       that takes whole packs does not read 16 bytes at a time, or an instruction's rounding is
+                       unproven; then that library on the CPU
 check_cuda.py nvrtc    all kernels that the library compiles just in time, by NVRTC, those that share their headers by
                        turns for one architecture and the next; some as a user's machine does
 """
@@ -11,16 +12,20 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+
+from occupancy import occupancy
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURES = (80, 90, 100, 120)
@@ -38,6 +43,17 @@ AS_LAUNCHED_ON = 90
 UNPROVEN = re.compile(
     r"(?<![.\w])(?!rcp\.approx\.ftz\.f64\b)[a-z0-9]+(?:\.\w+)*\.(?:ftz|approx|full)\b[.\w]*|\b(?:atom|red)\.[.\w]*\.f\d+"
 )
+# A kernel whose body names dynamic shared memory.
+WITH_DYNAMIC_SHARED = re.compile(
+    r"LBP_KERNEL void (?:LBP_LAUNCH_BOUNDS\([^()]*\)\s*)?(\w+)\((?:(?!LBP_KERNEL).)*?LBP_DYNAMIC_SHARED", re.DOTALL
+)
+LIST_DYNAMIC_SHARED = """
+#include <cstdio>
+#include "cuda/dynamic_shared.h"
+int main() {
+  for (const auto& most : lbp::cuda::kMostDynamicShared) std::printf("%s\\t%zu\\n", most.kernel, most.bytes);
+}
+"""
 # Those whose first flag says that they read whole packs.
 IN_PACKS = re.compile(r"_kernel<float, (?!false).*true>$")
 # A kernel in PTX, and accesses of 16 bytes in it.
@@ -147,6 +163,47 @@ def usages(report: str) -> Iterator[tuple[str, int, Usage]]:
         )
 
 
+def threads_of_blocks(program: str) -> dict[str, int]:
+    """Return the threads of a block of every kernel, by mangled name, in a program of PTX."""
+    bounds = {entry[1]: re.search(r"^\.maxntid (\d+)", entry[0], re.MULTILINE) for entry in ENTRY.finditer(program)}
+    return {name: int(bound[1]) for name, bound in bounds.items() if bound}
+
+
+def most_dynamic_shared() -> dict[str, int]:
+    """Return how many bytes of dynamic shared memory launches ask for at most, by how the names of kernels begin.
+
+    csrc/cuda/dynamic_shared.h says so; fails where it does not name the kernels that have any.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "list")
+        options = ["-std=c++17", "-w", "-DLBP_CUDA_JIT=1", f"-I{ROOT / 'csrc'}", "-x", "c++", "-", "-o", program]
+        compiler = shlex.split(os.environ.get("CXX", "c++"))
+        subprocess.run([*compiler, *options], input=LIST_DYNAMIC_SHARED, text=True, check=True)
+        listing = subprocess.run([program], capture_output=True, text=True, check=True).stdout
+    most = {name: int(size) for name, size in (line.split("\t") for line in listing.splitlines())}
+    sources = "".join(path.read_text() for path in sorted((ROOT / "csrc" / "cuda" / "kernels").glob("*.cuh")))
+    having = set(WITH_DYNAMIC_SHARED.findall(sources))
+    if having != {name.partition("<")[0] for name in most}:
+        sys.exit(f"dynamic_shared.h names other kernels than those that have dynamic shared memory: {sorted(having)}")
+    return most
+
+
+def occupancies(architecture: int, threads: int, usage: Usage, dynamic: int) -> str:
+    """Return what share of a multiprocessor's threads can be there, with the most dynamic shared memory and with none.
+
+    Args:
+        architecture: compute capability, 90 for 9.0.
+        threads: of a block.
+        usage: of the kernel.
+        dynamic: bytes that a launch asks for at most.
+    """
+    least, most = (
+        f"{100 * occupancy(architecture, threads, usage.registers, usage.shared_bytes + more):.0f}"
+        for more in (dynamic, 0)
+    )
+    return f"{most} %" if least == most else f"{least} to {most} %"
+
+
 def demangled(names: list[str]) -> list[str]:
     """Return the names as C++ writes them, without return type, parameters and namespace."""
     listing = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
@@ -158,23 +215,33 @@ def demangled(names: list[str]) -> list[str]:
 
 def check_nvcc() -> None:
     """Build the library, print the table, fail on spills, and use the library."""
-    started = time.monotonic()
+    started, most_dynamic = time.monotonic(), most_dynamic_shared()
     table: dict[str, dict[int, Usage]] = defaultdict(dict)
     for name, architecture, usage in usages(build_library()):
         table[name][architecture] = usage
     if any(tuple(sorted(row)) != ARCHITECTURES for row in table.values()) or not table:
         sys.exit(f"not every kernel was compiled for {ARCHITECTURES}, as cmake/Cuda.cmake has them")
     check_instructions()
-    print("registers per thread / static shared bytes per block, and local memory in bytes (*: spills and stack)\n")
-    print("| kernel |" + "".join(f" sm_{architecture} |" for architecture in ARCHITECTURES))
-    print("| --- |" + " ---: |" * len(ARCHITECTURES))
+    threads_of: dict[str, int] = {}
+    for program in KEPT.glob("*.ptx"):
+        threads_of |= threads_of_blocks(program.read_text())
+    print(
+        "threads per block; bytes of dynamic shared memory per block, at most; by architecture registers per thread / "
+        "bytes of static shared memory per block, bytes of local memory (*: spills and stack), and how much of a "
+        "multiprocessor's threads its blocks can fill: with the most dynamic shared memory, and with none\n"
+    )
+    print("| kernel | threads | dynamic |" + "".join(f" sm_{architecture} |" for architecture in ARCHITECTURES))
+    print("| --- | ---: | ---: |" + " ---: |" * len(ARCHITECTURES))
     spilling = []
-    for name, row in sorted(zip(demangled(list(table)), table.values(), strict=True)):
-        cells = []
+    for name, symbol in sorted(zip(demangled(list(table)), table, strict=True)):
+        row, threads = table[symbol], threads_of[symbol]
+        dynamic = next((size for begin, size in most_dynamic.items() if name.startswith(begin)), 0)
+        cells = [f" {threads} | {dynamic} |"]
         for architecture in ARCHITECTURES:
             usage = row[architecture]
             spill = f" *{usage.local_bytes}" if usage.local_bytes else ""
-            cells.append(f" {usage.registers} / {usage.shared_bytes}{spill} |")
+            filled = occupancies(architecture, threads, usage, dynamic)
+            cells.append(f" {usage.registers} / {usage.shared_bytes}{spill}, {filled} |")
             if usage.local_bytes and not COMPUTE_BOUND.search(name):
                 spilling.append(f"{name} on sm_{architecture}: {usage.local_bytes} bytes")
         print(f"| {name} |" + "".join(cells))

@@ -78,6 +78,9 @@ WATCHED = (
     *("-q", "-rsf", "tests/gpu/test_every_op.py", "tests/gpu/test_sizes.py", "tests/gpu/test_outward_intervals.py"),
     *("-k", "(reference or test_sizes) and not 140000"),
 )
+# Beside the other stages a process takes longer to start than the ten seconds that compute-sanitizer waits by default,
+# after which it watches nothing.
+SANITIZER_WAITS_S = 120
 # Few enough kernels to be compiled one after the other.
 FEW_KERNELS = "values_and_gradients and dtype0 and (ramp or relax_backward-dtype0 or interval_linear)"
 JUST_IN_TIME = ("-q", "-rsf", "tests/gpu/test_every_op.py", "-k", FEW_KERNELS)
@@ -143,6 +146,7 @@ def sanitizer(tool: str) -> tuple[list[str], dict[str, str], Path, Callable[[], 
         return None if shutil.which("compute-sanitizer") else "compute-sanitizer is not on PATH"
 
     command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--target-processes", "application-only"]
+    command += ["--launch-timeout", str(SANITIZER_WAITS_S)]
     # Without torch's cache an access beyond a tensor is one beyond an allocation.
     environment = dict(WITHOUT_PLUGINS) | ({"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if tool == "memcheck" else {})
     return [*command, *python("-m", "pytest", *WATCHED)], environment, ROOT, missing

@@ -2,18 +2,17 @@
 
 #include <type_traits>
 
+#include "cuda/dynamic_shared.h"
 #include "cuda/region.h"
 
 namespace lbp::cuda {
 namespace {
 
-// The sums of so many rows fit a block's shared memory for both sides.
-constexpr Index kMostRows = 64;
-static_assert(2 * kMostRows * kWarps * sizeof(RowSum) <= kDefaultSharedBytes);
+static_assert(warp_sums_bytes<RowSum>(2 * kMostRowsToEvaluate) <= kDefaultSharedBytes);
 
 template <typename T>
 RowTiling tiling_of(const ConcretizeArguments<T>& args) {
-  return row_tiling<T>(args.inputs, args.sides, args.rows, args.batch, kMostRows, kTilesToEvaluate);
+  return row_tiling<T>(args.inputs, args.sides, args.rows, args.batch, kMostRowsToEvaluate, kTilesToEvaluate);
 }
 
 template <typename T>
@@ -53,7 +52,7 @@ Status concretize_rows(const ConcretizeArguments<T>& args, RowSum* workspace, Ro
     if (!few) {
       const Index slots = slot_count(args.sides, tiling.rows_per_piece);
       LBP_RETURN_IF_FAILED(LBP_LAUNCH_BLOCKS((concretize_kernel<T, Kind, aligned_rows>), blocks,
-                                             std::size_t(slots * kWarps) * sizeof(RowSum), stream, launch));
+                                             warp_sums_bytes<RowSum>(slots), stream, launch));
     }
     if (!split) return kSuccess;
     const ConcretizeFinishLaunch<T> finish = {args, workspace, tiling.tiles, totals};

@@ -116,8 +116,11 @@ inline Strips strips_of(Index rows, Index neurons) {
 
 // A transposed convolution of few rows in one launch: blocks that run at a time, of which each relaxes a row of
 // `numbers` and whose threads add up `terms` products each, in about the time of two launches.
+constexpr Index kMostNumbersOfFewRows = 8 * kThreads;
+
 inline bool is_launch_bound_convolution(Index blocks, Index numbers, Index terms) {
-  return small_layers_take_one_launch && blocks <= 2 * kBlocksAtATime && numbers <= 8 * kThreads && terms <= 512;
+  return small_layers_take_one_launch && blocks <= 2 * kBlocksAtATime && numbers <= kMostNumbersOfFewRows &&
+         terms <= 512;
 }
 
 // Of one image.

@@ -2,22 +2,21 @@
 
 #include <type_traits>
 
-#include "cuda/grid.h"
+#include "cuda/dynamic_shared.h"
 #include "cuda/kernels/relax_strips.cuh"
 #include "cuda/sums.h"
 
 namespace lbp::cuda {
 namespace {
 
-// The sums of so many rows fit a block's shared memory for both sides.
-constexpr Index kMostRows = 256;
 // With the lines in static shared memory, no more than a kernel gets without asking.
-static_assert(2 * kMostRows * kWarps * sizeof(double) + kLineTileSize<float> * sizeof(float) <= kDefaultSharedBytes &&
+static_assert(warp_sums_bytes<double>(2 * kMostRowsToRelax) + kLineTileSize<float> * sizeof(float) <=
+                  kDefaultSharedBytes &&
               kLineTileSize<double> * sizeof(double) == kLineTileSize<float> * sizeof(float));
 
 template <typename T>
 RowTiling backward_tiling(const RelaxBackwardArguments<T>& args) {
-  return row_tiling<T>(args.neurons, args.sides, args.rows, args.batch, kMostRows, kTilesToRelax);
+  return row_tiling<T>(args.neurons, args.sides, args.rows, args.batch, kMostRowsToRelax, kTilesToRelax);
 }
 
 template <typename T>
@@ -79,8 +78,7 @@ Status relax_backward(const RelaxBackwardArguments<T>& args, void* workspace, St
     }
   }
   if (!few) {
-    const std::size_t shared_bytes =
-        std::size_t(tiling.rows_per_piece * side_count(args.sides)) * kWarps * sizeof(double);
+    const std::size_t shared_bytes = warp_sums_bytes<double>(slot_count(args.sides, tiling.rows_per_piece));
     LBP_RETURN_IF_FAILED(with_flag(aligned_arrays, [&](auto aligned) {
       return LBP_LAUNCH_BLOCKS((relax_backward_kernel<T, aligned>), blocks, shared_bytes, stream, launch);
     }));

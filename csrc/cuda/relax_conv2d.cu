@@ -2,6 +2,7 @@
 
 #include <type_traits>
 
+#include "cuda/dynamic_shared.h"
 #include "cuda/kernels/relax_few_conv2d.cuh"
 #include "cuda/kernels/relax_narrow_conv2d.cuh"
 #include "cuda/sums.h"
@@ -68,6 +69,13 @@ Status launch_constants(const RelaxBackwardConv2dArguments<T>& args, const Plan<
   return plan.chunks == 1 ? kSuccess : sum_columns(parts, args.constants, plan.count, plan.chunks, stream);
 }
 
+// The products of one input channel.
+template <typename T>
+std::size_t narrow_bytes(const ConvolutionLayer<T>& layer) {
+  const Index entries = Index(layer.kernel.height) * layer.kernel.width;
+  return std::size_t(entries * layer.output.height * layer.output.width) * sizeof(T);
+}
+
 // The columns of the kernel for layers of few input channels, 0 where the layer is none. Where its kernel has too few
 // entries, a tile as wide makes no more multiply-adds; float64 sums would take more registers than there are.
 template <typename T>
@@ -77,10 +85,9 @@ int narrow_columns(const RelaxBackwardConv2dArguments<T>& args) {
   const Index pixels = Index(layer.output.height) * layer.output.width;
   const bool takes = std::is_same_v<T, float> && args.arithmetic == Arithmetic::kPlain;
   for (const int columns : {kNarrowColumns, kNarrowMostColumns}) {
-    const Index numbers = entries * pixels + kNarrowStage * columns;
     if (takes && layer.channels / layer.groups * entries <= columns &&
         columns < entries * Tiles<float>::Narrow::kColumns && pixels <= kNarrowThreads * narrow_pixels(columns) &&
-        numbers * sizeof(T) <= kDefaultSharedBytes) {
+        narrow_bytes(layer) <= most_narrow_bytes(columns)) {
       return columns;
     }
   }
@@ -90,11 +97,9 @@ int narrow_columns(const RelaxBackwardConv2dArguments<T>& args) {
 template <int kColumns>
 Status launch_narrow(const RelaxBackwardConv2dArguments<float>& args, const Plan<float>& plan,
                      const Pair<float>* slopes, Stream stream) {
-  const ConvolutionLayer<float>& layer = args.layer;
-  const Index products = Index(layer.kernel.height) * layer.kernel.width * layer.output.height * layer.output.width;
   const RelaxNarrowConv2dLaunch<float> launch = {args, slopes};
-  return LBP_LAUNCH_ROW((relax_narrow_conv2d_kernel<float, kColumns>), plan.count * layer.groups, kNarrowThreads,
-                        std::size_t(products) * sizeof(float), stream, launch);
+  return LBP_LAUNCH_ROW((relax_narrow_conv2d_kernel<float, kColumns>), plan.count * args.layer.groups, kNarrowThreads,
+                        narrow_bytes(args.layer), stream, launch);
 }
 
 }  // namespace

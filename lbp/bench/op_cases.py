@@ -334,7 +334,7 @@ def _by_fused_product(l: Tensor, u: Tensor, weight: Tensor, geometry: dict[str, 
 def _outward_interval(shape: Shape, bounds: tuple[Tensor, Tensor], weight: Tensor, bias: Tensor | None) -> OpCase:
     """What verdicts take of intervals, without gradients; the reference has two products of the library."""
     module = shape.layer.module
-    by, margin = Widening(1e-4, 1e-19), torch.full((weight.shape[0],), 1e-4, device=shape.device)
+    by, margin = Widening(1e-4, 1e-19), weight.new_full((weight.shape[0],), 1e-4)
     layer = (*bounds, weight, bias, by, margin)
     kind = "conv2d" if isinstance(module, nn.Conv2d) else "linear"
     call: Callable[[], Any] = partial(outward_interval_linear, *layer, full_precision()(functional.linear))
@@ -343,7 +343,7 @@ def _outward_interval(shape: Shape, bounds: tuple[Tensor, Tensor], weight: Tenso
     outputs = 2 * shape.batch * shape.neurons * weight.element_size()
     return OpCase(
         f"outward_interval_{kind}",
-        f"{shape.layer.name} B={shape.batch}",
+        f"{shape.layer.name} B={shape.batch}{shape.words}",
         "",
         call,
         (*bounds, weight),

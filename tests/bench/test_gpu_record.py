@@ -123,6 +123,14 @@ def test_the_run_is_well_where_no_time_was_left_for_what_completes_the_record(sc
     assert recording()["full-ops"]["status"] == "not run"
 
 
+def test_sanitizers_wait_for_processes_that_start_slowly(script):
+    commands = [stage.command for stage in script.stages("gpu-a", "9.0") if stage.command[0] == "compute-sanitizer"]
+    assert len(commands) == 3
+    for command in commands:
+        options = command[: command.index(sys.executable)]
+        assert int(options[options.index("--launch-timeout") + 1]) >= 60
+
+
 def test_a_case_that_lasts_long_may_end_within_the_limit(script):
     by_name = {stage.name: stage for stage in script.stages("gpu-a", "9.0")}
     assert script.run_limit(by_name["benchmark"], 330.0) == ["--run-limit", "5.00"]

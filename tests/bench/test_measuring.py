@@ -33,7 +33,7 @@ from lbp.bench.methods import (
 )
 from lbp.bench.networks import NETWORKS, Network, named, neurons
 from lbp.bench.op_case import Shape, multiply_adds
-from lbp.bench.op_cases import op_cases
+from lbp.bench.op_cases import _outward_interval, op_cases
 from lbp.bench.ops import OpOptions, largest_difference, measure_ops
 from lbp.bench.plain import plain_functions
 from lbp.bench.rates import copy_of
@@ -88,6 +88,20 @@ def test_every_op_is_in_the_grid_and_agrees_with_the_reference_there():
                     assert ops._difference(result, case.call()) <= ops.RELATIVE_TOLERANCE, case.name
     assert len(set(keys)) == len(keys)
     assert measured == {name for name in lbp.ops.__all__ if not isinstance(getattr(lbp.ops, name), type)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_outward_intervals_are_measured_in_the_type_of_their_shape(dtype):
+    """In the grid of a GPU, whose kernels take margins of no other type."""
+    for layer in affine_layers("DM-Small"):
+        shape = Shape(layer, 1, CPU, dtype=dtype)
+        weight, bias = shape.weights()
+        case = _outward_interval(shape, shape.bounds(*layer.input_shape), weight.detach(), bias)
+        results = case.call()
+        with lbp.backend("reference"):
+            assert ops._difference(results, case.call()) <= ops.RELATIVE_TOLERANCE
+        assert all(side.dtype == dtype for side in results)
+        assert ("float64" in case.name) == (dtype == torch.float64)
 
 
 class OnPaper(Shape):
