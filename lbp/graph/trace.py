@@ -172,7 +172,13 @@ def _check_values(module: fx.GraphModule, model: nn.Module, example: Tensor) -> 
         traced = fx.Interpreter(module).run(x.clone())
         with kept_attributes(model):
             own = model(x)
-    if isinstance(traced, Tensor) and not _agree(traced, own):
+        agree = not isinstance(traced, Tensor) or _agree(traced, own)
+        with kept_attributes(model):
+            is_random = not agree and isinstance(own, Tensor) and not _agree(own, model(x))
+    if is_random:
+        how = "two runs on the same input differ; functional.dropout does so without training=self.training"
+        raise refused_random(f"the forward pass of {type(model).__name__}", how)
+    if not agree:
         raise UnsupportedLayerError(
             f"{type(model).__name__} computes something else than what torch.fx has traced: its forward pass treats "
             "symbolic values in another way than tensors, as `is`, type() and except do; move "

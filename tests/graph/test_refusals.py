@@ -282,6 +282,12 @@ def test_active_dropout_is_refused_and_inactive_dropout_is_the_identity(function
         net.compute_bounds(x)
 
 
+def test_dropout_that_does_not_follow_the_mode_is_refused_with_the_argument_it_needs():
+    model = Function(lambda m, x: F.dropout(m.fc(x))).double().eval()
+    with pytest.raises(UnsupportedLayerError, match="draws random numbers .*training=self.training"):
+        bounded(model, (4,))
+
+
 def test_dropout_that_drops_nothing_is_allowed_in_training():
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.0)).double().train()
     bounded(model, (4,)).compute_bounds(region(inputs((4,))))
