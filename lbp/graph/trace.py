@@ -124,6 +124,11 @@ def _traced_once(model: nn.Module, example: Tensor, where: str) -> tuple[fx.Grap
         with kept_attributes(model):
             with NoRandomNumbers(where), builtins_of_tensors():
                 graph = tracer.trace(model)
+            if tracer.uses_autocast:
+                raise UnsupportedLayerError(
+                    f"{where} computes under autocast, in a format of fewer bits than its parameters have; bounds are "
+                    "those of a network in one format: move autocast out of the model"
+                )
             return fx.GraphModule(model, graph, type(model).__name__), frozenset(tracer.asked)
     except (InvalidInputError, UnsupportedLayerError):
         raise
