@@ -426,7 +426,7 @@ class BoundedModule(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to past calls, so that copies and pickles hold the model and the options alone."""
-        past = {"_statistics": {}, "_networks": {}, "_latest": None, "_cache": None, "_passed": None}
+        past: dict[str, Any] = {"_statistics": {}, "_networks": {}, "_latest": None, "_cache": None, "_passed": None}
         return self.__dict__ | past
 
     def _network(self) -> Network:

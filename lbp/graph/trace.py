@@ -139,6 +139,11 @@ def _traced_once(model: nn.Module, example: Tensor, where: str) -> tuple[fx.Grap
             why = f"it looks up {error}, which has no entry"
         elif isinstance(error, AssertionError):
             why = f"an assertion fails ({str(error) or 'without text'})"
+        elif isinstance(error, NameError) and "installed as a submodule" in why:
+            why = (
+                "it calls a module that is no attribute of the model, as nn.ReLU()(x); make the module in __init__, or "
+                "use torch.nn.functional"
+            )
         raise UnsupportedLayerError(
             f"torch.fx cannot trace {type(model).__name__}: {why}. The forward pass must not branch on values of "
             "tensors or on the batch size; move such code out of the model"

@@ -146,6 +146,8 @@ def test_an_unsupported_layer_is_named(layer, words):
         (lambda m, x: x / 0, "divides by 0"),
         (lambda m, x: x / 0.0, "divides by 0"),
         (lambda m, x: setattr(x, "data", x), "sets the attribute 'data'"),
+        (lambda m, x: x.mT, "attribute mT is not supported"),
+        (lambda m, x: nn.ReLU()(x), "make the module in __init__"),
     ],
 )
 def test_an_unsupported_call_is_named(function, word):
