@@ -231,8 +231,10 @@ class BoundedModule(nn.Module):
             needed_A_dict: {node: [nodes below it]}, or {node: node below it}, for which linear bounds are returned; the
                 output in terms of the input unless given.
             final_node_name: bound this node instead of the output.
-            interm_bounds: {name: (lower, upper)}, bounds of hidden layers to use as they are.
-            reference_bounds: {name: (lower, upper)}, bounds of which the tighter of them and the computed ones is used.
+            interm_bounds: {name: (lower, upper)}, bounds of hidden layers to use as they are. What is given for the input
+                is not used: its region is that of x.
+            reference_bounds: {name: (lower, upper)}, bounds of which the tighter of them and the computed ones is used;
+                likewise.
             need_A_only: return (None, None, linear bounds).
             memory_budget: bytes, or text like "4GiB", that the tensors made for the bounds may take (without
                 gradients); rows and images are split accordingly, which changes bounds by rounding, and where that
@@ -550,7 +552,7 @@ def _needed(names: Mapping[str, Sequence[str] | str] | None) -> dict[str, Sequen
 def _named_bounds(
     argument: str, bounds: Mapping[str, Sequence[Tensor]] | None, network: Network, like: Tensor
 ) -> dict[BoundNode, Interval]:
-    """Return bounds given by name as bounds by node, checked."""
+    """Return bounds given by name as bounds by node, checked; those of the input follow from its region."""
     if bounds is not None and not isinstance(bounds, Mapping):
         raise InvalidInputError(
             f"{argument} must be a dictionary {{name: (lower, upper)}}, got {type(bounds).__name__}"
@@ -559,4 +561,5 @@ def _named_bounds(
     for name, pair in (bounds or {}).items():
         node = network[name]
         result[node] = checked_bounds(argument, name, pair, like, node.shape)
+    result.pop(network.input, None)
     return result

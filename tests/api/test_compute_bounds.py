@@ -287,6 +287,14 @@ def test_the_region_of_the_last_input_is_the_present_one(net, x, method, change)
     assert _equal(found[1], expected)
 
 
+@pytest.mark.parametrize("argument", ["interm_bounds", "reference_bounds"])
+@pytest.mark.parametrize("method", METHODS)
+def test_given_bounds_of_the_input_do_not_replace_its_region(net, x, method, argument):
+    expected = net.compute_bounds(x, method=method)
+    narrow = {net.input_name[0]: (x - 0.01, x + 0.01)}
+    assert _equal(net.compute_bounds(x, method=method, **{argument: narrow}), expected)
+
+
 def test_intermediate_bounds_that_are_given_are_used_as_they_are(net, x):
     expected = net.compute_bounds(x, method="CROWN-IBP")
     net.compute_bounds(x, method="IBP")
