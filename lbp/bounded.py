@@ -231,8 +231,8 @@ class BoundedModule(nn.Module):
             needed_A_dict: {node: [nodes below it]}, or {node: node below it}, for which linear bounds are returned; the
                 output in terms of the input unless given.
             final_node_name: bound this node instead of the output.
-            interm_bounds: {name: (lower, upper)}, bounds of hidden layers to use as they are. What is given for the input
-                is not used: its region is that of x.
+            interm_bounds: {name: (lower, upper)}, bounds of hidden layers to use as they are. What is given for the
+                input is not used: its region is that of x.
             reference_bounds: {name: (lower, upper)}, bounds of which the tighter of them and the computed ones is used;
                 likewise.
             need_A_only: return (None, None, linear bounds).

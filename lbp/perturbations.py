@@ -31,8 +31,8 @@ class PerturbationLpNorm:
     speaks of balls and boxes and does not cover such an intersection.
 
     Args:
-        eps: radius, >= 0: a number, a 0-dim tensor, or one radius per example, [B] or [B, 1, ...]. A tensor [B] is never
-            broadcast over the last dimension of the input; x_L and x_U take radii that differ within an example.
+        eps: radius, >= 0: a number, a 0-dim tensor, or one radius per example, [B] or [B, 1, ...]. A tensor [B] is
+            never broadcast over the last dimension of the input; x_L and x_U take radii that differ within an example.
         norm: p, 1 <= p <= inf.
         x_L, x_U: box [B, *shape] or broadcastable to it; only with `norm=inf`.
         eps_min: only 0.

@@ -309,7 +309,7 @@ def test_active_dropout_is_refused_and_inactive_dropout_is_the_identity(function
 
 def test_dropout_that_does_not_follow_the_mode_is_refused_with_the_argument_it_needs():
     model = Function(lambda m, x: F.dropout(m.fc(x))).double().eval()
-    with pytest.raises(UnsupportedLayerError, match="draws random numbers .*training=self.training"):
+    with pytest.raises(UnsupportedLayerError, match=r"draws random numbers .*training=self\.training"):
         bounded(model, (4,))
 
 
