@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -544,7 +544,7 @@ def _needed(names: Mapping[str, Sequence[str] | str] | None) -> dict[str, Sequen
     """Return the nodes below each node of `needed_A_dict`; a name alone is a list of one."""
     if names is None:
         return None
-    if not isinstance(names, Mapping):
+    if not isinstance(names, Mapping) or not all(isinstance(below, Iterable) for below in names.values()):
         raise InvalidInputError(f"needed_A_dict must be a dictionary {{node: [nodes below it]}}, got {names!r}")
     return {node: [below] if isinstance(below, str) else below for node, below in names.items()}
 

@@ -60,8 +60,9 @@ def test_the_name_of_one_node_below_is_a_list_of_one():
 def test_what_is_no_dictionary_of_nodes_is_refused():
     model, shape = network("mlp")
     net, x = bounded(model, shape), region(inputs(shape))
-    with pytest.raises(InvalidInputError, match="needed_A_dict must be a dictionary"):
-        net.compute_bounds(x, return_A=True, needed_A_dict=[net.final_name])
+    for needed in ([net.final_name], {net.final_name: None}):
+        with pytest.raises(InvalidInputError, match="needed_A_dict must be a dictionary"):
+            net.compute_bounds(x, return_A=True, needed_A_dict=needed)
 
 
 def test_hidden_layers_on_either_end():
