@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ class BoundedModule(nn.Module):
             _networks={},
             _latest=None,
             _cache=None,
+            _passed=None,
             bound_opts=check_options({} if bound_opts is None else bound_opts),
             training=model.training,
         )
@@ -125,16 +126,21 @@ class BoundedModule(nn.Module):
     _networks: dict[Structure, Network]
     _latest: tuple[Snapshot, Network] | None
     _cache: CachedBounds | None
+    _passed: Tensor | None
     bound_opts: dict[str, Any]
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the model's output, and keep the batch statistics that bounds in training mode use.
+
+        A BoundedTensor becomes the input of a later `compute_bounds` without one.
 
         Args:
             inputs: as for the model.
         """
         with recorded_statistics(self._model, self._statistics):
             output: Tensor = self._model(*inputs)
+        first = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
+        self._passed = first if first is None or isinstance(first, BoundedTensor) else first.detach()
         return output
 
     def __call__(self, *args: Any, method_opt: str = "forward", **kwargs: Any) -> Any:
@@ -186,7 +192,7 @@ class BoundedModule(nn.Module):
         reuse_ibp: bool = False,
         reuse_alpha: bool = False,
         return_A: bool = False,
-        needed_A_dict: Mapping[str, Sequence[str]] | None = None,
+        needed_A_dict: Mapping[str, Sequence[str] | str] | None = None,
         final_node_name: str | None = None,
         average_A: bool = False,
         interm_bounds: Mapping[str, Sequence[Tensor]] | None = None,
@@ -206,9 +212,11 @@ class BoundedModule(nn.Module):
         """Bound the output, or linear functions of it, over the region of the input.
 
         Args:
-            x: a BoundedTensor [B, *shape], alone or in a tuple. None: the input of the latest call, and for methods
-                that end in back-substitution also the bounds of the hidden layers found then (IBP first, then
-                `x=None, method="backward"`, is CROWN-IBP).
+            x: a BoundedTensor [B, *shape], alone or in a tuple. None: the BoundedTensor that the model has been called
+                with since, or else the input of the latest `compute_bounds`, and for methods that end in
+                back-substitution also the bounds of the hidden layers found then (IBP first, then `x=None,
+                method="backward"`, is CROWN-IBP). Refused once the model has been called with another tensor that is
+                not bounded.
             C: specification [B, S, n_out] (B may be 1), merged into the last affine layer; None for the outputs
                 themselves.
             method: "IBP", "CROWN-IBP", "LBP" = "forward", "CROWN-LBP" = "forward+backward", "CROWN" = "backward",
@@ -220,11 +228,13 @@ class BoundedModule(nn.Module):
             bound_upper: whether the upper bound is wanted.
             reuse_ibp: take the bounds of the hidden layers from the latest call, which must have had the same x.
             return_A: return linear bounds as well; not for IBP.
-            needed_A_dict: {node: [nodes below it]} for which linear bounds are returned; the output in terms of the
-                input unless given.
+            needed_A_dict: {node: [nodes below it]}, or {node: node below it}, for which linear bounds are returned; the
+                output in terms of the input unless given.
             final_node_name: bound this node instead of the output.
-            interm_bounds: {name: (lower, upper)}, bounds of hidden layers to use as they are.
-            reference_bounds: {name: (lower, upper)}, bounds of which the tighter of them and the computed ones is used.
+            interm_bounds: {name: (lower, upper)}, bounds of hidden layers to use as they are. What is given for the
+                input is not used: its region is that of x.
+            reference_bounds: {name: (lower, upper)}, bounds of which the tighter of them and the computed ones is used;
+                likewise.
             need_A_only: return (None, None, linear bounds).
             memory_budget: bytes, or text like "4GiB", that the tensors made for the bounds may take (without
                 gradients); rows and images are split accordingly, which changes bounds by rounding, and where that
@@ -290,7 +300,7 @@ class BoundedModule(nn.Module):
             known=cached,
             rounding=level,
         )
-        wanted = wanted_coefficients(network, output, scheme, needed_A_dict) if return_A else {}
+        wanted = wanted_coefficients(network, output, scheme, _needed(needed_A_dict)) if return_A else {}
         solution = solve(problem, scheme, keep_linear=output in wanted)
         self._keep(x, structure, problem, solution, reused=bool(cached))
         lower, upper = solution.lower, solution.upper
@@ -418,7 +428,8 @@ class BoundedModule(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to past calls, so that copies and pickles hold the model and the options alone."""
-        return self.__dict__ | {"_statistics": {}, "_networks": {}, "_latest": None, "_cache": None}
+        past: dict[str, Any] = {"_statistics": {}, "_networks": {}, "_latest": None, "_cache": None, "_passed": None}
+        return self.__dict__ | past
 
     def _network(self) -> Network:
         """Return the graph for the model as it is: modules may have been replaced, modes and settings changed."""
@@ -457,10 +468,17 @@ class BoundedModule(nn.Module):
         reuse_given: bool,
     ) -> tuple[Tensor, Region, dict[BoundNode, Interval]]:
         """Return the input, its region and the cached bounds of hidden layers to use."""
-        cache = self._cache
+        cache, passed = self._cache, self._passed
+        if x is None and not reuse_given and isinstance(passed, BoundedTensor):
+            x = passed
         if x is None or reuse_given:
             if cache is None:
                 raise InvalidInputError("compute_bounds: x=None and reuse_ibp=True need an earlier call with an input")
+            if x is None and passed is not None and not _is_same_input(passed, cache.x):
+                raise StaleBoundsError(
+                    "compute_bounds: x=None, but since the latest bounds the model has been called with another input; "
+                    "pass x"
+                )
             if x is not None and single_tensor(x, "x") is not cache.x:
                 raise StaleBoundsError("compute_bounds: reuse_ibp=True, but x is not the input of the latest call")
             hidden = {}
@@ -486,6 +504,7 @@ class BoundedModule(nn.Module):
         hidden = {node: problem.bounds[node] for node in problem.pre_activations if node in problem.bounds}
         if reused and self._cache is not None:
             hidden = self._cache.bounds | hidden
+        self._passed = None
         stamp = stamp_of(structure, self._statistics, x)
         self._cache = CachedBounds(x, problem.region, hidden, stamp, problem.rounding, input_stamp_of(x))
 
@@ -503,6 +522,13 @@ def _check_arguments(given: Mapping[str, Any]) -> None:
         raise InvalidInputError("compute_bounds: at least one of bound_lower and bound_upper must be True")
 
 
+def _is_same_input(passed: Tensor, x: Tensor) -> bool:
+    """Whether a tensor that the model was called with is the input x: itself, or its values without a region."""
+    if passed is x or isinstance(passed, BoundedTensor):
+        return passed is x
+    return not torch._C._functorch.is_functorch_wrapped_tensor(passed) and passed.is_set_to(x)
+
+
 def _known_device(name: str | torch.device) -> torch.device:
     """Return the device of a name, after checking that PyTorch has it."""
     try:
@@ -514,10 +540,19 @@ def _known_device(name: str | torch.device) -> torch.device:
     return device
 
 
+def _needed(names: Mapping[str, Sequence[str] | str] | None) -> dict[str, Sequence[str]] | None:
+    """Return the nodes below each node of `needed_A_dict`; a name alone is a list of one."""
+    if names is None:
+        return None
+    if not isinstance(names, Mapping) or not all(isinstance(below, Iterable) for below in names.values()):
+        raise InvalidInputError(f"needed_A_dict must be a dictionary {{node: [nodes below it]}}, got {names!r}")
+    return {node: [below] if isinstance(below, str) else below for node, below in names.items()}
+
+
 def _named_bounds(
     argument: str, bounds: Mapping[str, Sequence[Tensor]] | None, network: Network, like: Tensor
 ) -> dict[BoundNode, Interval]:
-    """Return bounds given by name as bounds by node, checked."""
+    """Return bounds given by name as bounds by node, checked; those of the input follow from its region."""
     if bounds is not None and not isinstance(bounds, Mapping):
         raise InvalidInputError(
             f"{argument} must be a dictionary {{name: (lower, upper)}}, got {type(bounds).__name__}"
@@ -526,4 +561,5 @@ def _named_bounds(
     for name, pair in (bounds or {}).items():
         node = network[name]
         result[node] = checked_bounds(argument, name, pair, like, node.shape)
+    result.pop(network.input, None)
     return result

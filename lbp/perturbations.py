@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from numbers import Real
 from typing import Any
@@ -30,7 +31,8 @@ class PerturbationLpNorm:
     speaks of balls and boxes and does not cover such an intersection.
 
     Args:
-        eps: radius, >= 0: a number, a 0-dim tensor, or one radius per example [B].
+        eps: radius, >= 0: a number, a 0-dim tensor, or one radius per example, [B] or [B, 1, ...]. A tensor [B] is
+            never broadcast over the last dimension of the input; x_L and x_U take radii that differ within an example.
         norm: p, 1 <= p <= inf.
         x_L, x_U: box [B, *shape] or broadcastable to it; only with `norm=inf`.
         eps_min: only 0.
@@ -125,7 +127,8 @@ class PerturbationLpNorm:
             raise InvalidInputError(f"eps is on {eps.device}, the input on {x.device}; move eps")
         if eps.numel() != 1 and not (eps.numel() == x.shape[0] == eps.shape[0]):
             raise InvalidInputError(
-                f"eps must be a number or have one value per example: shape [{x.shape[0]}], got {list(eps.shape)}"
+                f"eps must be a number or have one value per example: shape [{x.shape[0]}], got {list(eps.shape)}; "
+                "x_L and x_U take radii that differ within an example"
             )
         eps = eps.to(device=x.device, dtype=dtype)
         eps = eps.reshape(()) if eps.numel() == 1 else eps.reshape(-1)
@@ -249,8 +252,9 @@ class BoundedParameter:
 class BoundedTensor(Tensor):
     """An input together with its perturbation.
 
-    Operations on it give plain tensors; gradients flow through it to the tensor it was made from. `to`, `clone` and
-    `detach` keep the perturbation as it is.
+    Operations on it give plain tensors, without a region; gradients flow through it to the tensor it was made from.
+    Those that only copy or convert the whole tensor (`to`, `float`, `double`, `cpu`, `cuda`, `clone`, `contiguous`,
+    `detach`) keep the perturbation as it is.
 
     Attributes:
         ptb: the perturbation, None for an exact input.
@@ -284,6 +288,26 @@ class BoundedTensor(Tensor):
         """Return a copy with another dtype or device, with the same perturbation."""
         return BoundedTensor(super().to(*args, **kwargs), self.ptb)
 
+    def float(self, *args: Any, **kwargs: Any) -> BoundedTensor:
+        """Return a float32 copy with the same perturbation."""
+        return BoundedTensor(super().float(*args, **kwargs), self.ptb)
+
+    def double(self, *args: Any, **kwargs: Any) -> BoundedTensor:
+        """Return a float64 copy with the same perturbation."""
+        return BoundedTensor(super().double(*args, **kwargs), self.ptb)
+
+    def cpu(self, *args: Any, **kwargs: Any) -> BoundedTensor:
+        """Return a copy in host memory with the same perturbation."""
+        return BoundedTensor(super().cpu(*args, **kwargs), self.ptb)
+
+    def cuda(self, *args: Any, **kwargs: Any) -> BoundedTensor:
+        """Return a copy in device memory with the same perturbation."""
+        return BoundedTensor(super().cuda(*args, **kwargs), self.ptb)
+
+    def contiguous(self, *args: Any, **kwargs: Any) -> BoundedTensor:
+        """Return a contiguous copy with the same perturbation."""
+        return BoundedTensor(super().contiguous(*args, **kwargs), self.ptb)
+
     def clone(self, *args: Any, **kwargs: Any) -> BoundedTensor:
         """Return a copy with the same perturbation."""
         return BoundedTensor(super().clone(*args, **kwargs), self.ptb)
@@ -291,6 +315,11 @@ class BoundedTensor(Tensor):
     def detach(self) -> BoundedTensor:
         """Return the tensor without its history, with the same perturbation."""
         return BoundedTensor(super().detach(), self.ptb)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BoundedTensor:
+        plain = copy.deepcopy(self.as_subclass(Tensor), memo)
+        result = memo[id(self)] = BoundedTensor(plain, copy.deepcopy(self.ptb, memo))
+        return result
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"BoundedTensor({torch.Tensor.as_subclass(self, Tensor)!r}, ptb={self.ptb!r})"

@@ -288,7 +288,9 @@ class Call:
             return f"layer {self.path!r} of type {kind.__module__}.{kind.__qualname__}"
         target = self._fx_node.target
         label = f"method {target}"
-        if not isinstance(target, str):
+        if target is getattr:
+            label = f"attribute {self._fx_node.args[1]}"
+        elif not isinstance(target, str):
             label = f"{getattr(target, '__module__', None) or 'torch'}.{getattr(target, '__name__', target)}"
         caller = list(self._fx_node.meta.get("nn_module_stack", {}))
         where = f" in module {caller[-1]!r}" if caller and caller[-1] else ""  # "" is the model itself

@@ -124,6 +124,11 @@ def _traced_once(model: nn.Module, example: Tensor, where: str) -> tuple[fx.Grap
         with kept_attributes(model):
             with NoRandomNumbers(where), builtins_of_tensors():
                 graph = tracer.trace(model)
+            if tracer.uses_autocast:
+                raise UnsupportedLayerError(
+                    f"{where} computes under autocast, in a format of fewer bits than its parameters have; bounds are "
+                    "those of a network in one format: move autocast out of the model"
+                )
             return fx.GraphModule(model, graph, type(model).__name__), frozenset(tracer.asked)
     except (InvalidInputError, UnsupportedLayerError):
         raise
@@ -134,6 +139,11 @@ def _traced_once(model: nn.Module, example: Tensor, where: str) -> tuple[fx.Grap
             why = f"it looks up {error}, which has no entry"
         elif isinstance(error, AssertionError):
             why = f"an assertion fails ({str(error) or 'without text'})"
+        elif isinstance(error, NameError) and "installed as a submodule" in why:
+            why = (
+                "it calls a module that is no attribute of the model, as nn.ReLU()(x); make the module in __init__, or "
+                "use torch.nn.functional"
+            )
         raise UnsupportedLayerError(
             f"torch.fx cannot trace {type(model).__name__}: {why}. The forward pass must not branch on values of "
             "tensors or on the batch size; move such code out of the model"
@@ -172,7 +182,13 @@ def _check_values(module: fx.GraphModule, model: nn.Module, example: Tensor) -> 
         traced = fx.Interpreter(module).run(x.clone())
         with kept_attributes(model):
             own = model(x)
-    if isinstance(traced, Tensor) and not _agree(traced, own):
+        agree = not isinstance(traced, Tensor) or _agree(traced, own)
+        with kept_attributes(model):
+            is_random = not agree and isinstance(own, Tensor) and not _agree(own, model(x))
+    if is_random:
+        how = "two runs on the same input differ; functional.dropout does so without training=self.training"
+        raise refused_random(f"the forward pass of {type(model).__name__}", how)
+    if not agree:
         raise UnsupportedLayerError(
             f"{type(model).__name__} computes something else than what torch.fx has traced: its forward pass treats "
             "symbolic values in another way than tensors, as `is`, type() and except do; move "

@@ -34,6 +34,7 @@ class BoundTracer(fx.Tracer):
     Attributes:
         asked: the values about whose shapes and formats questions have been answered. The answers are those for every
             batch size if bounds follow the operations that make these values.
+        uses_autocast: whether an operation ran under an autocast of the forward pass, in a format of fewer bits.
     """
 
     proxy_buffer_attributes = True
@@ -41,6 +42,7 @@ class BoundTracer(fx.Tracer):
     def __init__(self, example: Tensor) -> None:
         super().__init__()
         self.asked: dict[fx.Node, None] = {}
+        self.uses_autocast = False
         self._example = example
         self._runs: tuple[ShapeRun, ...] = ()
         self._runs_now = False
@@ -106,6 +108,7 @@ class BoundTracer(fx.Tracer):
         self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *others: Any, **more: Any
     ) -> Any:
         """Record an operation and return its symbolic result, or return what is known of a shape or format."""
+        self.uses_autocast |= self._is_autocast()
         if args and is_symbolic(args[0]):
             if not symbolic_in((args[1:], kwargs)) and asks_for_shape(kind, target, args):
                 answer = self.answer(args[0], lambda value: _call(kind, target, value, args[1:], kwargs))
@@ -114,6 +117,12 @@ class BoundTracer(fx.Tracer):
             if kind == "call_method" and target in _CONVERSIONS and self._changes_nothing(target, args, kwargs):
                 return args[0]
         return super().create_proxy(kind, target, args, kwargs, *others, **more)
+
+    def _is_autocast(self) -> bool:
+        """Whether PyTorch would now compute with the model's numbers in another format; float64 it leaves alone."""
+        if self._example.dtype == torch.float64 or not torch._C._is_any_autocast_enabled():
+            return False
+        return not self._example.is_meta and torch.is_autocast_enabled(self._example.device.type)
 
     def answer(self, value: fx.Proxy, question: Callable[[Any], Any]) -> Any:
         """Return the answer to a question about the shape or format of a value; None where it is not known.

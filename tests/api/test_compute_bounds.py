@@ -1,5 +1,6 @@
 """The arguments of BoundedModule.compute_bounds, one by one."""
 
+import copy
 import math
 
 import pytest
@@ -204,6 +205,55 @@ def test_reuse_ibp_with_the_same_input(net, x):
         net.compute_bounds(region(inputs((2, 6, 6)), 0.2), method="CROWN-IBP", reuse_ibp=True)
 
 
+@pytest.mark.parametrize("method", ["IBP", "LBP", "CROWN-LBP", "CROWN"])
+def test_x_none_takes_the_input_that_the_model_was_called_with_last(net, x, method):
+    other = region(inputs((2, 6, 6), batch=3), 0.2)
+    expected = net.compute_bounds(other, method=method)
+    net.compute_bounds(x, method="IBP")
+    net(other)
+    assert _equal(net.compute_bounds(method=method), expected)
+    assert _equal(net.compute_bounds(method=method), expected)
+
+
+def test_a_first_call_of_the_model_gives_the_input(net, x):
+    expected = net.compute_bounds(x, method="CROWN-IBP")
+    for fresh in (BoundedModule(net._model, x), copy.deepcopy(net)):
+        fresh(x)
+        fresh.compute_bounds(IBP=True, method=None)
+        assert _equal(fresh.compute_bounds(IBP=False, method="backward"), expected)
+
+
+def test_x_none_after_a_call_of_the_model_with_the_same_values_keeps_the_region(net, x):
+    expected = net.compute_bounds(x, method="CROWN-IBP")
+    net.compute_bounds(x, method="IBP")
+    net(x.as_subclass(torch.Tensor))
+    assert _equal(net.compute_bounds(method="backward"), expected)
+
+
+def _call_vmapped(net):
+    torch.func.vmap(lambda one: net(one[None])[0])(inputs((2, 6, 6)))
+
+
+@pytest.mark.parametrize("call", [lambda net: net(inputs((2, 6, 6))), _call_vmapped], ids=["plain", "vmap"])
+@pytest.mark.parametrize("method", ["IBP", "CROWN"])
+def test_x_none_after_a_call_of_the_model_with_another_tensor_is_an_error(net, x, method, call):
+    net.compute_bounds(x, method="IBP")
+    call(net)
+    with pytest.raises(StaleBoundsError, match="another input; pass x"):
+        net.compute_bounds(method=method)
+    net.compute_bounds(x, method=method)
+    net.compute_bounds(method=method)
+
+
+def test_reuse_ibp_after_a_call_of_the_model_with_another_input_takes_bounds_of_the_input_that_is_given(net, x):
+    expected = net.compute_bounds(x, method="CROWN-IBP")
+    net.compute_bounds(x, method="IBP")
+    net(region(inputs((2, 6, 6)), 0.2))
+    with pytest.raises(StaleBoundsError, match="another input"):
+        net.compute_bounds(method="backward", reuse_ibp=True)
+    assert _equal(net.compute_bounds(x, method="backward", reuse_ibp=True), expected)
+
+
 def test_x_none_without_an_earlier_call_is_an_error(net):
     with pytest.raises(InvalidInputError, match="earlier call"):
         net.compute_bounds(method="backward")
@@ -235,6 +285,14 @@ def test_the_region_of_the_last_input_is_the_present_one(net, x, method, change)
     expected = net.compute_bounds(x, method=method)
     assert _equal(found[0], expected)
     assert _equal(found[1], expected)
+
+
+@pytest.mark.parametrize("argument", ["interm_bounds", "reference_bounds"])
+@pytest.mark.parametrize("method", METHODS)
+def test_given_bounds_of_the_input_do_not_replace_its_region(net, x, method, argument):
+    expected = net.compute_bounds(x, method=method)
+    narrow = {net.input_name[0]: (x - 0.01, x + 0.01)}
+    assert _equal(net.compute_bounds(x, method=method, **{argument: narrow}), expected)
 
 
 def test_intermediate_bounds_that_are_given_are_used_as_they_are(net, x):

@@ -47,6 +47,24 @@ def test_without_a_dictionary_the_output_is_given_in_terms_of_the_input():
     assert list(found[net.final_name]) == net.input_name
 
 
+def test_the_name_of_one_node_below_is_a_list_of_one():
+    model, shape = network("residual")
+    net, x = bounded(model, shape), region(inputs(shape))
+    for below in (net.input_name[0], "bn"):
+        _, _, found = net.compute_bounds(x, return_A=True, needed_A_dict={net.final_name: below})
+        _, _, expected = net.compute_bounds(x, return_A=True, needed_A_dict={net.final_name: [below]})
+        assert list(found[net.final_name]) == [below]
+        assert torch.equal(found[net.final_name][below]["lA"], expected[net.final_name][below]["lA"])
+
+
+def test_what_is_no_dictionary_of_nodes_is_refused():
+    model, shape = network("mlp")
+    net, x = bounded(model, shape), region(inputs(shape))
+    for needed in ([net.final_name], {net.final_name: None}):
+        with pytest.raises(InvalidInputError, match="needed_A_dict must be a dictionary"):
+            net.compute_bounds(x, return_A=True, needed_A_dict=needed)
+
+
 def test_hidden_layers_on_either_end():
     model, shape = network("cnn", "leaky_param_ramp")
     net, x, eps = bounded(model, shape), inputs(shape), 0.1

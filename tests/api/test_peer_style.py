@@ -109,6 +109,28 @@ def test_training_with_crown_ibp_reuses_the_interval_bounds():
     assert losses[-1] < losses[0]
 
 
+def test_training_with_bounds_of_the_input_that_the_model_was_called_with():
+    from auto_LiRPA import BoundedModule, BoundedTensor
+    from auto_LiRPA.perturbations import PerturbationLpNorm
+    from auto_LiRPA.utils import get_spec_matrix
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 3))
+    net = BoundedModule(model, _images(2))
+    net.train()
+    for data in (_images(8), _images(5) / 2):
+        c = get_spec_matrix(data, torch.zeros(len(data), dtype=torch.long), 3)
+        x = BoundedTensor(data, PerturbationLpNorm(norm=np.inf, eps=0.05, x_L=data - 0.05, x_U=data + 0.05))
+        margins = torch.einsum("bso,bo->bs", c, net(x))
+        ilb, iub = net.compute_bounds(IBP=True, C=c, method=None)
+        clb, cub = net.compute_bounds(IBP=False, C=c, method="backward", bound_upper=False)
+        assert cub is None
+        assert (ilb <= margins).all()
+        assert (margins <= iub).all()
+        assert (clb <= margins).all()
+        torch.testing.assert_close(clb, net.compute_bounds(x=(x,), C=c, method="CROWN-IBP", bound_upper=False)[0])
+
+
 def test_residual_network_with_functional_calls():
     from auto_LiRPA import BoundedModule, BoundedTensor
     from auto_LiRPA.perturbations import PerturbationLpNorm

@@ -1,5 +1,6 @@
 """Regions: which inputs they hold, and which statements of them are refused."""
 
+import copy
 import math
 
 import numpy as np
@@ -197,9 +198,23 @@ class TestBoundedTensor:
 
     def test_conversions_keep_the_perturbation(self):
         x = BoundedTensor(X, self.ptb)
-        for kept in (x.to(torch.float64), x.clone(), x.detach(), BoundedTensor(x, self.ptb)):
+        copies = [x.to(torch.float64), x.double(), x.double().float(), x.cpu(), x.clone(), x.contiguous(), x.detach()]
+        for kept in (*copies, BoundedTensor(X.T, self.ptb).contiguous(), BoundedTensor(x, self.ptb)):
             assert isinstance(kept, BoundedTensor)
             assert kept.ptb is self.ptb
+
+    def test_a_conversion_keeps_the_region(self):
+        x = BoundedTensor(X, PerturbationLpNorm(eps=0.1)).double()
+        assert torch.equal(region_of(x).lower, X.double() - 0.1)
+
+    def test_a_deep_copy_has_a_perturbation_of_its_own(self):
+        x = BoundedTensor(X, PerturbationLpNorm(eps=torch.tensor([0.1, 0.2])))
+        first, second = copy.deepcopy([x, x])
+        assert first is second
+        assert isinstance(first, BoundedTensor)
+        assert torch.equal(first, X)
+        x.ptb.eps.zero_()
+        assert torch.equal(first.ptb.eps, torch.tensor([0.1, 0.2]))
 
     def test_gradients_flow_through_it(self):
         leaf = X.clone().requires_grad_()

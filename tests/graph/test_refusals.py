@@ -146,6 +146,8 @@ def test_an_unsupported_layer_is_named(layer, words):
         (lambda m, x: x / 0, "divides by 0"),
         (lambda m, x: x / 0.0, "divides by 0"),
         (lambda m, x: setattr(x, "data", x), "sets the attribute 'data'"),
+        (lambda m, x: x.mT, "attribute mT is not supported"),
+        (lambda m, x: nn.ReLU()(x), "make the module in __init__"),
     ],
 )
 def test_an_unsupported_call_is_named(function, word):
@@ -260,6 +262,29 @@ def test_an_example_of_another_shape_is_refused_with_the_shape():
         _build(nn.Linear(4, 3), (5,))
 
 
+def _correction_under_autocast(m, x):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        correction = F.relu(m.fc(x))
+    return x + 0.01 * correction.to(x.dtype)
+
+
+@pytest.mark.parametrize("forward", [_correction_under_autocast, torch.autocast("cpu")(lambda m, x: m.fc(x))])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_forward_pass_under_autocast_is_refused(forward, training):
+    with pytest.raises(UnsupportedLayerError, match="under autocast"):
+        _build(Function(forward).train(training), (4,))
+
+
+def test_autocast_that_changes_no_format_is_followed():
+    def switched_off(m, x):
+        with torch.autocast("cpu", enabled=False):
+            return m.fc(x)
+
+    _build(Function(switched_off), (4,))
+    model, x = Function(_correction_under_autocast).double().eval(), inputs((4,))
+    torch.testing.assert_close(bounded(model, (4,)).compute_bounds(region(x, 0.0))[0], model(x))
+
+
 def test_a_constant_with_a_batch_of_its_own_is_refused():
     with pytest.raises((UnsupportedLayerError, InvalidInputError)):
         _build(Function(lambda m, x: x + m.batch))
@@ -280,6 +305,12 @@ def test_active_dropout_is_refused_and_inactive_dropout_is_the_identity(function
     net.train()
     with pytest.raises(UnsupportedLayerError, match="training mode"):
         net.compute_bounds(x)
+
+
+def test_dropout_that_does_not_follow_the_mode_is_refused_with_the_argument_it_needs():
+    model = Function(lambda m, x: F.dropout(m.fc(x))).double().eval()
+    with pytest.raises(UnsupportedLayerError, match=r"draws random numbers .*training=self\.training"):
+        bounded(model, (4,))
 
 
 def test_dropout_that_drops_nothing_is_allowed_in_training():
