@@ -159,9 +159,9 @@ class BoundedModule(nn.Module):
         """Change options.
 
         Args:
-            new_opts: names and values; `activation_bound_option` ("adaptive" by default, "tight", "constant",
-                "same-slope", "zero-lb", "one-lb") chooses the bounding lines, `crown_batch_size` the rows of
-                coefficients handled at once, `memory_budget` the bytes that bounds may take. `conv_mode` "patches"
+            new_opts: names and values; `activation_bound_option` ("adaptive", which None means too, "tight",
+                "constant", "same-slope", "zero-lb", "one-lb") chooses the bounding lines, `crown_batch_size` the rows
+                of coefficients handled at once, `memory_budget` the bytes that bounds may take. `conv_mode` "patches"
                 keeps rows of hidden layers as windows, "matrix" whole; by default they are windows, except for forward
                 bounds (LBP) where whole rows are less work, as on small images. A method's bounds are the same to
                 rounding, but for the neurons that the following option leaves out on windows alone. With

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from emulation.every_kernel import EveryKernel
-from emulation.load import VARIABLE, emulated_kernels
+from emulation.load import emulated_kernels
 from emulation.shim import Shim
 
 
@@ -36,23 +36,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Under `make test-emulated`, have the tests together launch every kernel; LBP_EVERY_KERNEL asks for it."""
     if "LBP_EVERY_KERNEL" in os.environ:
         config.pluginmanager.register(EveryKernel())
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under `make test-emulated`, run some of the ops' many cases, always the same; LBP_EMULATED_ALL runs all.
-
-    These are the tests that are written in tests/ops, in whatever arithmetic: of three cases one, and of fifteen one on
-    tensor cores, whose emulation takes long.
-    """
-    if VARIABLE not in os.environ or "LBP_EMULATED_ALL" in os.environ:
-        return
-
-    def left_out(item: pytest.Item) -> bool:
-        one_in = 15 if "split_products" in item.fixturenames else 3
-        return "tests/ops/" in item.function.__code__.co_filename and zlib.crc32(item.nodeid.encode()) % one_in != 0
-
-    config.hook.pytest_deselected(items=[item for item in items if left_out(item)])
-    items[:] = [item for item in items if not left_out(item)]
 
 
 @pytest.fixture(autouse=True)

@@ -52,6 +52,10 @@ def _is_anything(value: Any) -> bool:
     return True
 
 
+def _is_strategy(value: Any) -> bool:
+    return value is None or _one_of(*STRATEGY_OPTIONS)(value)
+
+
 def _one_of(*values: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in values
 
@@ -64,7 +68,7 @@ OPEN_ROWS = (
 """Options of which each, set to False, gives textbook CROWN: every hidden neuron by back-substitution alone."""
 
 _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "activation_bound_option": (_one_of(*STRATEGY_OPTIONS), f"one of {', '.join(STRATEGY_OPTIONS)}"),
+    "activation_bound_option": (_is_strategy, f"one of {', '.join(STRATEGY_OPTIONS)}, or None for adaptive"),
     "conv_mode": (_one_of("patches", "matrix"), "'patches' or 'matrix' (the result is the same)"),
     "crown_batch_size": (_is_row_count, "a number of rows >= 1, or inf"),
     **dict.fromkeys(OPEN_ROWS, (_is_bool, "True or False")),
@@ -178,7 +182,7 @@ def _unknown(where: str, key: Any, valid: Sequence[str]) -> InvalidInputError:
 
 def strategy_of(options: Mapping[str, Any]) -> str:
     """Return the bounding-line strategy of `lbp.ops` that the options ask for."""
-    return STRATEGY_OPTIONS[options.get("activation_bound_option", "adaptive")]
+    return STRATEGY_OPTIONS[options.get("activation_bound_option") or "adaptive"]
 
 
 def budget_of(options: Mapping[str, Any], given: int | str | None, device: torch.device) -> tuple[int, bool]:

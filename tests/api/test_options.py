@@ -52,10 +52,11 @@ def test_every_strategy_can_be_set_and_all_differ():
     net, x = bounded(model, shape), region(inputs(shape), 0.2)
     default = net.compute_bounds(x, method="CROWN")[0]
     seen = {}
-    for strategy in STRATEGIES:
+    for strategy in (*STRATEGIES, None):
         net.set_bound_opts({"activation_bound_option": strategy})
         seen[strategy] = net.compute_bounds(x, method="CROWN")[0]
     assert torch.equal(seen["adaptive"], default)
+    assert torch.equal(seen.pop(None), default)
     assert len({tuple(lower.flatten().tolist()) for lower in seen.values()}) >= len(STRATEGIES) - 1
 
 
@@ -65,7 +66,7 @@ def test_every_strategy_can_be_set_and_all_differ():
         ({"activation_bound_options": "tight"}, r"Did you mean 'activation_bound_option'\? Valid options: activation"),
         (
             {"activation_bound_option": "tigth"},
-            "same-slope, zero-lb, one-lb, got 'tigth'",
+            "same-slope, zero-lb, one-lb, or None for adaptive, got 'tigth'",
         ),
         ({"conv_mode": "patch"}, "conv_mode must be 'patches' or 'matrix'"),
         ({"crown_batch_size": 0}, "crown_batch_size must be a number of rows >= 1"),

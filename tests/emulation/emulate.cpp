@@ -33,6 +33,9 @@ struct Thread {
   std::uint64_t result;
 };
 
+// One line of a file may have several addresses of its name.
+bool same(Site a, Site b) { return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0); }
+
 std::string describe(Site site) { return std::string(site.file) + ":" + std::to_string(site.line); }
 
 std::string describe(const Thread& thread) {
@@ -122,7 +125,7 @@ class Block {
     wait(State::kAtBarrier, site, [this, site] {
       for (const Thread& thread : threads_) {
         if (thread.state != State::kAtBarrier) return;
-        if (thread.site.line != site.line || std::strcmp(thread.site.file, site.file) != 0)
+        if (!same(thread.site, site))
           fail("divergent barrier: " + describe(thread) + ", " + describe(*current_));
       }
       for (Thread& thread : threads_) make_ready(thread);
@@ -187,7 +190,7 @@ class Block {
   }
 
   void complete_exchange() {
-    const Thread self = *current_;
+    const Thread& self = *current_;
     Thread* warp = &threads_[self.number / kWarp * kWarp];
     const int lanes = int(threads_.size()) - self.number / kWarp * kWarp;
     std::uint64_t ballot = 0;
@@ -197,7 +200,7 @@ class Block {
       if (warp[lane].state == State::kFinished) fail("lane left: " + describe(self) + ", but " + describe(warp[lane]));
       if (warp[lane].state != State::kInExchange) return;
       if (warp[lane].mask != self.mask) return;
-      if (warp[lane].kind != self.kind || warp[lane].site.line != self.site.line)
+      if (warp[lane].kind != self.kind || !same(warp[lane].site, self.site))
         fail("divergent exchange: " + describe(self) + ", " + describe(warp[lane]));
       ballot |= (warp[lane].value & 1) << lane;
     }
