@@ -324,7 +324,6 @@ def output_scratch_bytes(
     )
 
 
-@counted_once
 def insertion_scratch_bytes(
     network: Network, stops: tuple[BoundNode, ...], rows: int, itemsize: int, *, windows: bool, batch: int
 ) -> int:
@@ -339,8 +338,7 @@ def insertion_scratch_bytes(
         batch: number of images.
     """
     device, most = device_of(network.nodes), 0
-    for stop in stops:
-        own = input_windows(network.below(stop), windows=windows)[stop]
+    for stop, own in zip(stops, _windows_of(network, stops, windows=windows), strict=True):
         most = max(most, insert_forward_scratch_bytes(stop.size, network.input.size, itemsize, device))
         if own is not None:
             sizes = (own.image, own.field.size, own.layer, own.scale)
@@ -369,6 +367,38 @@ def inserted_row_bytes(network: Network, node: BoundNode, stops: tuple[BoundNode
     return max(COPIES_OF_ROWS * row_bytes(network, node, itemsize), numbers * itemsize)
 
 
+def hidden_scratch_bytes(
+    network: Network, node: BoundNode, stops: tuple[BoundNode, ...], rows: int, itemsize: int
+) -> int:
+    """Return the bytes of scratch memory of windowed rows that are made whole where forward bounds are inserted.
+
+    Args:
+        network: the graph.
+        node: where they start.
+        stops: where they end, beside the input.
+        rows: their number, both sides counting as one.
+        itemsize: bytes of a number.
+    """
+    # Image by image.
+    whole = _made_whole(network, node, stops)
+    return insertion_scratch_bytes(network, whole, rows, itemsize, windows=True, batch=1)
+
+
+@counted_once
+def _made_whole(network: Network, node: BoundNode, stops: tuple[BoundNode, ...]) -> tuple[BoundNode, ...]:
+    """Return the stops at which windowed rows of a node are whole, or made so for forward bounds that are."""
+    arriving = {step.node: step.coefficients for step in row_steps(network, node)}
+    met = met_first(node, stops)
+    found = _windows_of(network, tuple(met), windows=True)
+    return tuple(stop for stop, own in zip(met, found, strict=True) if own is None or arriving[stop] == 2 * stop.size)
+
+
+@counted_once
+def _windows_of(network: Network, nodes: tuple[BoundNode, ...], *, windows: bool) -> tuple[InputWindows | None, ...]:
+    """Return on which windows forward bounds of some nodes are kept; see `input_windows`."""
+    return tuple(input_windows(network.below(node), windows=windows)[node] for node in nodes)
+
+
 @counted_once
 def hidden_row_bytes(network: Network, method: Method, output: BoundNode, itemsize: int, *, windows: bool) -> int:
     """Return the bytes of the fewest rows of a hidden layer that start at a time.
@@ -381,7 +411,12 @@ def hidden_row_bytes(network: Network, method: Method, output: BoundNode, itemsi
     if method.hidden == "crown" or not windows:
         return max((row_bytes(network, node, itemsize, windows=windows) for node in starts), default=0)
     stops = {node: tuple(insertion_points(network, starts, node, method.depth)) for node in starts}
-    sizes = (position_rows(node) * inserted_row_bytes(network, node, stops[node], itemsize) for node in starts)
+    together = {node: position_rows(node) for node in starts}
+    sizes = (
+        together[node] * inserted_row_bytes(network, node, stops[node], itemsize)
+        + hidden_scratch_bytes(network, node, stops[node], together[node], itemsize)
+        for node in starts
+    )
     return max(sizes, default=0)
 
 

@@ -20,6 +20,7 @@ from lbp.linear import (
 )
 from lbp.methods.byte_counts import (
     COPIES_OF_INSERTED_ROWS,
+    hidden_scratch_bytes,
     inserted_row_bytes,
     insertion_scratch_bytes,
     row_bytes,
@@ -202,11 +203,18 @@ class Problem:
         each = row_bytes(self.network, node, itemsize)
         if stops is not None:
             each = inserted_row_bytes(self.network, node, stops, itemsize)
+
+        def scratch(rows: int) -> int:
+            return hidden_scratch_bytes(self.network, node, stops, rows, itemsize) if stops else 0
+
         if self.budget is None:
             return rows_within(None, 0, each, device)
         # Few rows start with few of the kernels that many need.
-        few = rows_within(self.budget, held + self._held(rows=1), each + start_bytes(node, itemsize), device)
-        return max(few, rows_within(self.budget, held + self._held(), each, device))
+        ways = ((held + self._held(rows=1), each + start_bytes(node, itemsize)), (held + self._held(), each))
+        return max(
+            rows_beside(self.budget - taken, size, rows_within(self.budget, taken, size, device), scratch)
+            for taken, size in ways
+        )
 
     def _held(self, rows: int | None = None) -> int:
         """Return the bytes of bounds, lines and weights beside the rows, of which so many start at a time."""
@@ -220,8 +228,9 @@ class Problem:
         batch, itemsize = max(self.region.batch, 1), self.dtype.itemsize  # no batch counts as less than one image
         each = batch * row_bytes(self.network, node, itemsize, windows=False)
 
+        first = tuple(met_first(node, stops))
+
         def scratch(rows: int) -> int:
-            first = tuple(met_first(node, stops))
             return insertion_scratch_bytes(self.network, first, rows, itemsize, windows=self.windows, batch=batch)
 
         return each * (COPIES_OF_INSERTED_ROWS if stops else 1), scratch

@@ -87,6 +87,10 @@ NETWORKS = {
         *(nn.Conv2d(4, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 16, 3, padding=1), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(1024, 5)),
     ),
+    "hidden vector": lambda: nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(1024, 300), nn.ReLU(), nn.Linear(300, 5)),
+    ),
     "rows and columns exchanged": lambda: nn.Sequential(
         *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), Exchanged(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(1024, 5)),
@@ -294,11 +298,27 @@ def test_the_least_budget_suffices_for_many_rows_of_a_specification(name, method
         assert_close(found, bounded(model, images, "8GiB", method, C, rounding=rounding)())
 
 
-@pytest.mark.parametrize("rows", [1, 300])
-@pytest.mark.parametrize("images", [1, 4])
-def test_rows_take_no_more_where_the_library_multiplies_them_with_windows(rows, images, monkeypatch):
+@pytest.fixture
+def by_library(monkeypatch):
+    """Have windows multiplied and convolved as on other devices."""
     for module in (_windows, _window_accumulation, _window_convolution, forward_windows, forward_work):
         monkeypatch.setattr(module, "has_kernel", lambda device: False)
+
+
+@pytest.mark.usefixtures("by_library")
+@pytest.mark.parametrize("images", [1, 4])
+def test_rows_of_hidden_vectors_take_no_more_where_the_library_multiplies_them_with_windows(images):
+    model = network("hidden vector")
+    least = least_of(model, images, "Relaxed-CROWN-1")
+    for budget in (least, 1.5 * least, 2 * least, 4 * least):
+        peak, _ = peak_of(bounded(model, images, budget, "Relaxed-CROWN-1"))
+        assert peak <= 1.1 * budget
+
+
+@pytest.mark.usefixtures("by_library")
+@pytest.mark.parametrize("rows", [1, 300])
+@pytest.mark.parametrize("images", [1, 4])
+def test_rows_take_no_more_where_the_library_multiplies_them_with_windows(rows, images):
     model = network("residual images")
     C = torch.randn(images, rows, 5, generator=torch.Generator().manual_seed(0))
     least = least_of(model, images, "LBP", C)
