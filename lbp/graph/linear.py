@@ -76,10 +76,12 @@ class LinearNode(BoundNode):
         weight: Tensor = self.weight.read()
         return 4 * min(weight.numel(), max(NORM_ENTRIES, weight.shape[1]))
 
-    def interval_numbers(self, batch: int) -> int:
+    def interval_numbers(self, batch: int, *, outward: bool) -> int:
         """Return how many numbers intervals of so many examples make of the weight at a time."""
         weight: Tensor = self.weight.read()
-        return rows_at_once(weight) * weight.shape[1] if batch > SMALL_BATCH else 0
+        if batch <= SMALL_BATCH or has_fused_products(weight):
+            return 0
+        return weight.numel() if outward else rows_at_once(weight) * weight.shape[1]
 
     def outward_numbers(self) -> int:
         """Return how many numbers outward intervals of one example leave in scratch memory: parts of long sums."""

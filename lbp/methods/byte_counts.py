@@ -6,6 +6,7 @@ layers, and the matrices of forward bounds. `lbp.methods.memory` fits them into 
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 
@@ -17,10 +18,14 @@ from lbp.graph.linear import LinearNode
 from lbp.graph.shape import ReshapeNode
 from lbp.graph.slicing import SliceNode
 from lbp.linear import InputWindows, ReceptiveField, layer_of, window_of
-from lbp.methods.forward_work import input_windows, windows_pay
+from lbp.methods.forward_work import device_of, input_windows, windows_pay
 from lbp.methods.names import Method
-from lbp.methods.work import counted_once
+from lbp.methods.work import counted_once, insertion_points, met_first, row_steps
+from lbp.ops.affine import relax_backward_conv2d_bytes, relax_backward_linear_bytes
+from lbp.ops.forward import insert_forward_scratch_bytes
 from lbp.ops.forward_windows import ConvolvedWindows, accumulation_bytes
+from lbp.ops.interval import interval_conv2d_bytes, interval_linear_bytes
+from lbp.rounding import BLOCK
 
 COPIES_OF_ROWS = 2
 """Insertion of forward bounds takes its rows in another order, beside those that arrive."""
@@ -87,7 +92,9 @@ def _window_bytes(field: ReceptiveField | None, shape: tuple[int, ...], itemsize
 
 
 @counted_once
-def shared_bytes(network: Network, itemsize: int, *, batch: int = 1, rows: int | None = None) -> int:
+def shared_bytes(
+    network: Network, itemsize: int, *, batch: int = 1, rows: int | None = None, rounding: str = "nearest"
+) -> int:
     """Return the bytes that rows and images take together: weights laid out anew, and the lines of one image.
 
     Args:
@@ -95,26 +102,39 @@ def shared_bytes(network: Network, itemsize: int, *, batch: int = 1, rows: int |
         itemsize: bytes of a number.
         batch: number of images.
         rows: windowed rows of a hidden layer that start at a time; None: however many. Without any, no lines are kept.
+        rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
     """
     lines = 0 if rows == 0 else 8 * itemsize
-    return max(lines * node.size + _weight_bytes(network, node, itemsize, batch, rows) for node in network.nodes)
+    outward = rounding != "nearest"
+    return max(
+        lines * node.size + _weight_bytes(network, node, itemsize, batch, rows, outward=outward)
+        for node in network.nodes
+    )
 
 
-def _weight_bytes(network: Network, node: BoundNode, itemsize: int, batch: int, rows: int | None) -> int:
-    """Return the most bytes that are made of a layer's weight at a time, forward bounds apart."""
+def _weight_bytes(
+    network: Network, node: BoundNode, itemsize: int, batch: int, rows: int | None, *, outward: bool
+) -> int:
+    """Return the most bytes that are made of a layer's weight at a time, and scratch memory; forward bounds apart."""
     if isinstance(node, LinearNode):
+        weight: Tensor = node.weight.read()
         norms = node.norm_numbers() if network.is_first_affine(node) else 0
-        return max(norms, node.interval_numbers(batch)) * itemsize
+        scratch = max(interval_linear_bytes(weight), relax_backward_linear_bytes(weight))
+        return max(norms, node.interval_numbers(batch, outward=outward)) * itemsize + scratch
     if not isinstance(node, Conv2dNode):
         return 0
     kernel: Tensor = node.weight.read()
+    groups, positions = node.geometry.groups, node.shape[1] * node.shape[2]
+    scratch = max(
+        interval_conv2d_bytes(kernel, groups, positions), relax_backward_conv2d_bytes(kernel, groups), SCRATCH_BYTES
+    )
     # Columns of the kernel as products read them, and as the library's convolutions arrange it.
     columns = -(-kernel.shape[1] // 32) * 32 * kernel.shape[0] * kernel.shape[2] * kernel.shape[3] * itemsize
     # The kernel once for every way in which the windows that start with it are moved inside the layer.
     moved = 1
     for i in range(2):
         moved *= min(node.shape[1 + i], 1 + 2 * node.geometry.padding[i])
-    return max((moved if rows is None else min(moved, rows)) * start_bytes(node, itemsize), columns) + SCRATCH_BYTES
+    return max((moved if rows is None else min(moved, rows)) * start_bytes(node, itemsize), columns) + scratch
 
 
 def start_bytes(node: BoundNode, itemsize: int) -> int:
@@ -165,13 +185,19 @@ def image_bytes(
         carried = nodes if _forward_to_output(method, rows) else _below_activations(network, nodes)
         # Where windows do not pay for one image they may for more.
         choices = {windows, windows and (not by_work or windows_pay(carried, batch=1))}
-        matrices = max(forward_bytes(carried, windows=choice, batch=1, itemsize=itemsize) for choice in choices)
+        matrices = max(
+            forward_bytes(carried, windows=choice, batch=1, itemsize=itemsize, rounding=rounding) for choice in choices
+        )
         return total * itemsize + matrices
     if method.hidden == "relaxed-crown":
-        # Linear bounds of every layer at which back-substitution may end, and copies of those under way.
+        # Linear bounds of every layer at which back-substitution may end, and copies of those that come of rows.
         found = input_windows(nodes, windows=windows)
-        numbers = [matrix_numbers(network, node, found[node]) for node in pre_activations(nodes)]
-        total += sum(numbers) + COPIES_OF_MATRICES * max(numbers, default=0)
+        numbers = {node: matrix_numbers(network, node, found[node]) for node in pre_activations(nodes)}
+        of_rows = [number for node, number in numbers.items() if network.rank[node] > 0]
+        kept = (sum(numbers.values()) + COPIES_OF_MATRICES * max(of_rows)) * itemsize if of_rows else 0
+        first = [node for node in numbers if network.rank[node] == 0]
+        carried = [node for node in nodes if any(node in network.below(end) for end in first)]
+        return total * itemsize + max(kept, forward_bytes(carried, windows=windows, batch=1, itemsize=itemsize))
     return total * itemsize
 
 
@@ -205,9 +231,15 @@ def kept_numbers(network: Network, method: Method, output: BoundNode, *, roundin
 
 @counted_once
 def joined_numbers(network: Network, method: Method, output: BoundNode, *, rounding: str) -> int:
-    """Return how many of them one node has at most, whose bounds of all images are joined beside their parts."""
+    """Return how many numbers more there are once the bounds of all images are joined, one node beside its parts.
+
+    Those of a reshaped layer are then no longer another layer's.
+    """
     nodes = network.below(output)
-    return 2 * max(layer.size for layer in (_kept_layers(nodes) if _lets_go(method, rounding) else nodes))
+    if _lets_go(method, rounding):
+        return 2 * max(layer.size for layer in _kept_layers(nodes))
+    reshaped = sum(node.size for node in nodes if isinstance(node, ReshapeNode))
+    return 2 * (max(node.size for node in nodes) + reshaped)
 
 
 def _lets_go(method: Method, rounding: str) -> bool:
@@ -266,8 +298,105 @@ def output_row_bytes(network: Network, method: Method, output: BoundNode, rows: 
         return 0
     if method.output == "ibp":
         return ROWS_OF_INTERVALS * itemsize * max(node.size for node in _above_activations(network.below(output)))
-    copies = COPIES_OF_INSERTED_ROWS if "relaxed-crown" in (method.hidden, method.output) else 1
+    copies = COPIES_OF_INSERTED_ROWS if _inserts(method) else 1
     return copies * row_bytes(network, output, itemsize, windows=False)
+
+
+def _inserts(method: Method) -> bool:
+    """Whether forward bounds are inserted into rows of the output."""
+    return method.output in ("lbp", "relaxed-crown")
+
+
+@counted_once
+def output_scratch_bytes(
+    network: Network, method: Method, output: BoundNode, rows: int | None, itemsize: int, *, windows: bool, one: bool
+) -> int:
+    """Return the bytes of scratch memory of the output's rows: of one row of one image, or of all of however many."""
+    if not _inserts(method) or _forward_to_output(method, rows):
+        return 0
+    points = [node for node in pre_activations(network.below(output)) if node is not output]
+    if method.output == "relaxed-crown":
+        points = insertion_points(network, points, output, method.depth)
+    count = 1 if one else output.size if rows is None else rows
+    batch = 1 if one else sys.maxsize
+    return insertion_scratch_bytes(
+        network, tuple(met_first(output, points)), count, itemsize, windows=windows, batch=batch
+    )
+
+
+def insertion_scratch_bytes(
+    network: Network, stops: tuple[BoundNode, ...], rows: int, itemsize: int, *, windows: bool, batch: int
+) -> int:
+    """Return the bytes that forward bounds of the stops take while they are inserted into whole rows, copies apart.
+
+    Args:
+        network: the graph.
+        stops: where rows end, beside the input.
+        rows: of each image, both sides counting as one.
+        itemsize: bytes of a number.
+        windows: whether forward bounds are kept as windows where that is smaller.
+        batch: number of images.
+    """
+    device, most = device_of(network.nodes), 0
+    for stop, own in zip(stops, _windows_of(network, stops, windows=windows), strict=True):
+        most = max(most, insert_forward_scratch_bytes(stop.size, network.input.size, itemsize, device))
+        if own is not None:
+            sizes = (own.image, own.field.size, own.layer, own.scale)
+            most = max(most, accumulation_bytes(*sizes, 2 * rows, batch, itemsize, device))
+    return most
+
+
+@counted_once
+def inserted_row_bytes(network: Network, node: BoundNode, stops: tuple[BoundNode, ...], itemsize: int) -> int:
+    """Return the most bytes of a windowed row of a node, two sides, into which forward bounds are inserted.
+
+    Args:
+        network: the graph.
+        node: where the row starts.
+        stops: where it ends, beside the input.
+        itemsize: bytes of a number.
+    """
+    arriving = {step.node: step.coefficients for step in row_steps(network, node)}
+    found = input_windows(network.below(node), windows=True)
+    inputs, numbers = 2 * network.input.size, 0
+    for stop in met_first(node, stops):
+        row, own = 2 * stop.size, found[stop]
+        if own is None:
+            # The whole row and its magnitudes; of the input two products, or what they are brought into order by.
+            numbers = max(numbers, arriving[stop] + row + max(row + 2 * inputs, 3 * inputs))
+    return max(COPIES_OF_ROWS * row_bytes(network, node, itemsize), numbers * itemsize)
+
+
+def hidden_scratch_bytes(
+    network: Network, node: BoundNode, stops: tuple[BoundNode, ...], rows: int, itemsize: int
+) -> int:
+    """Return the bytes of scratch memory of windowed rows that are made whole where forward bounds are inserted.
+
+    Args:
+        network: the graph.
+        node: where they start.
+        stops: where they end, beside the input.
+        rows: their number, both sides counting as one.
+        itemsize: bytes of a number.
+    """
+    # Image by image.
+    whole = _made_whole(network, node, stops)
+    return insertion_scratch_bytes(network, whole, rows, itemsize, windows=True, batch=1)
+
+
+@counted_once
+def _made_whole(network: Network, node: BoundNode, stops: tuple[BoundNode, ...]) -> tuple[BoundNode, ...]:
+    """Return the stops at which windowed rows of a node are whole, or made so for forward bounds that are."""
+    arriving = {step.node: step.coefficients for step in row_steps(network, node)}
+    met = met_first(node, stops)
+    found = _windows_of(network, tuple(met), windows=True)
+    return tuple(stop for stop, own in zip(met, found, strict=True) if own is None or arriving[stop] == 2 * stop.size)
+
+
+@counted_once
+def _windows_of(network: Network, nodes: tuple[BoundNode, ...], *, windows: bool) -> tuple[InputWindows | None, ...]:
+    """Return on which windows forward bounds of some nodes are kept; see `input_windows`."""
+    return tuple(input_windows(network.below(node), windows=windows)[node] for node in nodes)
 
 
 @counted_once
@@ -279,10 +408,16 @@ def hidden_row_bytes(network: Network, method: Method, output: BoundNode, itemsi
     if method.hidden not in ("crown", "relaxed-crown"):
         return 0
     starts = pre_activations(network.below(output))
-    inserts = windows and method.hidden == "relaxed-crown"
-    together = [COPIES_OF_ROWS * position_rows(node) if inserts else 1 for node in starts]
-    of_a_row = [row_bytes(network, node, itemsize, windows=windows) for node in starts]
-    return max((count * size for count, size in zip(together, of_a_row, strict=True)), default=0)
+    if method.hidden == "crown" or not windows:
+        return max((row_bytes(network, node, itemsize, windows=windows) for node in starts), default=0)
+    stops = {node: tuple(insertion_points(network, starts, node, method.depth)) for node in starts}
+    together = {node: position_rows(node) for node in starts}
+    sizes = (
+        together[node] * inserted_row_bytes(network, node, stops[node], itemsize)
+        + hidden_scratch_bytes(network, node, stops[node], together[node], itemsize)
+        for node in starts
+    )
+    return max(sizes, default=0)
 
 
 def _below_activations(network: Network, nodes: Sequence[BoundNode]) -> list[BoundNode]:
@@ -310,7 +445,9 @@ def position_rows(node: BoundNode) -> int:
     return node.shape[0] if below.shape[1:] in ((), node.shape[1:]) else 1
 
 
-def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, itemsize: int) -> int:
+def forward_bytes(
+    nodes: Collection[BoundNode], *, windows: bool, batch: int, itemsize: int, rounding: str = "nearest"
+) -> int:
     """Return the most bytes that the matrices of forward bounds take at a time, counted from shapes.
 
     Args:
@@ -318,6 +455,7 @@ def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, it
         windows: whether rows are kept as windows where that is smaller.
         batch: number of examples.
         itemsize: bytes of a number.
+        rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
     """
     readers = Counter(source for node in nodes for source in node.inputs)
     found = input_windows(nodes, windows=windows)
@@ -350,6 +488,9 @@ def forward_bytes(nodes: Collection[BoundNode], *, windows: bool, batch: int, it
         before = found[node.inputs[0]] if node.inputs else None
         if isinstance(node, LinearNode):
             copies.append(node.weight.read().numel() * itemsize)  # |W|
+            if rounding != "nearest" and before is None and node.inputs[0].size > BLOCK:
+                # Parts of sums, beside what they are added to: of the center, and of the radius beside the center.
+                copies.append((1 if matrices[node] > 1 else 2) * held[node])
             if before is not None:
                 sizes = (before.image, before.field.size, before.layer, before.scale)
                 copies.append(accumulation_bytes(*sizes, node.size, batch, itemsize, node.weight.read().device))

@@ -88,7 +88,7 @@ def forward_work(nodes: Collection[BoundNode], *, windows: bool, batch: int, dev
         batch: number of images.
         device: where that is; None: where the layers' parameters are.
     """
-    device = device or _device_of(nodes)
+    device = device or device_of(nodes)
     costs = ON_CPU if device.type == "cpu" else ON_CUDA
     found = input_windows(nodes, windows=windows)
     total, inputs, matrices = 0, 0, 1
@@ -123,7 +123,8 @@ def forward_work(nodes: Collection[BoundNode], *, windows: bool, batch: int, dev
     return total
 
 
-def _device_of(nodes: Collection[BoundNode]) -> torch.device:
+def device_of(nodes: Collection[BoundNode]) -> torch.device:
+    """Return where the parameters of nodes are, the CPU where there are none."""
     layers = (node for node in nodes if isinstance(node, Conv2dNode | LinearNode))
     return next((node.parameters()[0].device for node in layers), torch.device("cpu"))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from lbp.methods.byte_counts import (
     joined_numbers,
     kept_numbers,
     output_row_bytes,
+    output_scratch_bytes,
     shared_bytes,
 )
 from lbp.methods.names import Method
@@ -120,6 +122,24 @@ def rows_within(budget: int | None, taken: int, each: int, device: torch.device)
     return max(1, (useful if budget is None else min(budget - taken, useful)) // each)
 
 
+def rows_beside(budget: int, each: int, most: int, scratch: Callable[[int], int]) -> int:
+    """Return how many rows fit into a budget with the scratch memory that they take together, at least one.
+
+    Args:
+        budget: bytes.
+        each: bytes of a row.
+        most: rows that are wanted.
+        scratch: returns the bytes of scratch memory of some rows.
+    """
+    few, many = 1, max(min(most, budget // each), 1) + 1
+    if (many - 1) * each + scratch(many - 1) <= budget:
+        return many - 1
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (middle, many) if middle * each + scratch(middle) <= budget else (few, middle)
+    return few
+
+
 def images_at_once(problem: Problem, method: Method, *, keep_linear: bool = False) -> int:
     """Return how many images to bound at a time, at least one.
 
@@ -198,13 +218,19 @@ def images_within(
     hidden = hidden_row_bytes(network, method, output, itemsize, windows=windows)
     # Over a ball, outward intervals of the first layer come of rows.
     starts_rows = windows and (hidden > 0 or rounding != "nearest")
-    fixed = shared_bytes(network, itemsize, rows=int(starts_rows))
+    fixed = shared_bytes(network, itemsize, rows=int(starts_rows), rounding=rounding)
     of_image = kept_numbers(network, method, output, rounding=rounding) * itemsize
     fixed += max(kept - 1, 0) * of_image
     joined = joined_numbers(network, method, output, rounding=rounding) * itemsize
     at_the_end = kept * (of_image + joined) if kept > 1 else 0
     intervals = interval_bytes(network, method, output, itemsize, rounding=rounding)
-    least = max(at_the_end, fixed + max(intervals, apart + max(output_row, hidden)))
+    count = output.size if rows is None else rows
+    # Intervals of the last activations are evaluated for all rows together, others for some.
+    first_rows = output_row * (count if method.output == "ibp" else 1)
+    of_one, of_all = (
+        output_scratch_bytes(network, method, output, rows, itemsize, windows=windows, one=one) for one in (True, False)
+    )
+    least = max(at_the_end, fixed + max(intervals, apart + max(first_rows + of_one, hidden)))
     if strict and budget < least:
         raise InvalidInputError(
             f"memory_budget={budget} bytes is too small: {method} takes at least {least} bytes "
@@ -213,9 +239,9 @@ def images_within(
         )
     # Whole rows are one for every image, windows are not.
     without_rows = apart + (0 if windows else hidden)
-    of_rows = (output.size if rows is None else rows) * output_row
+    of_rows = count * output_row
     every = max(intervals, without_rows + of_rows)
-    fixed += hidden if windows else 0
+    fixed += max(hidden if windows else 0, of_all)
     # Half of what is left stays for the rows of hidden layers.
     images = (budget - fixed) // (2 * every)
     if with_rows is not None and images > with_rows:
@@ -224,6 +250,7 @@ def images_within(
         images = (budget - fixed) // (2 * every)
     if images > SMALL_BATCH:
         # So many need more of the weights.
-        fixed += shared_bytes(network, itemsize, batch=images) - shared_bytes(network, itemsize)
+        more, few = (shared_bytes(network, itemsize, batch=size, rounding=rounding) for size in (images, 1))
+        fixed += more - few
         images = max((budget - fixed) // (2 * every), SMALL_BATCH)
     return max(1, images)

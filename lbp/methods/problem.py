@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -18,11 +18,20 @@ from lbp.linear import (
     Region,
     tighter,
 )
-from lbp.methods.byte_counts import row_bytes, shared_bytes, start_bytes
-from lbp.methods.memory import CACHED_BYTES, rows_within
+from lbp.methods.byte_counts import (
+    COPIES_OF_INSERTED_ROWS,
+    hidden_scratch_bytes,
+    inserted_row_bytes,
+    insertion_scratch_bytes,
+    row_bytes,
+    shared_bytes,
+    start_bytes,
+)
+from lbp.methods.memory import CACHED_BYTES, rows_beside, rows_within
 from lbp.methods.outward import Images, Outward
 from lbp.methods.outward_forward import OutwardForward
 from lbp.methods.sums import Sum
+from lbp.methods.work import met_first
 from lbp.strategies import side_names
 
 
@@ -46,6 +55,7 @@ class Problem:
             dropped once decided; otherwise every neuron gets the bounds of its own back-substitution, nothing else.
         budget: bytes that bounds may take; None: no limit.
         budget_is_strict: whether a budget that is too small for a single image is an error.
+        kept: bytes of the budget that bounds of other images take, which were bounded before.
         known: pre-activation bounds of an earlier call over the same region, still valid.
         rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
         bounds: bounds found so far, per node.
@@ -65,6 +75,7 @@ class Problem:
     only_open: bool = False
     budget: int | None = None
     budget_is_strict: bool = False
+    kept: int = 0
     known: Mapping[BoundNode, Interval] = field(default_factory=dict)
     rounding: str = "nearest"
     bounds: dict[BoundNode, Interval] = field(default_factory=dict)
@@ -178,45 +189,69 @@ class Problem:
         """Return the rows of a node's identity that stand for its neurons start to stop."""
         return IdentityCoefficients(node.shape, start, stop, self.dtype, self.region.lower.device)
 
-    def rows_at_once(self, node: BoundNode, *, copies: int = 1, held: int = 0) -> int:
+    def rows_at_once(self, node: BoundNode, *, stops: tuple[BoundNode, ...] | None = None, held: int = 0) -> int:
         """Return how many windowed rows of a node to take at a time.
 
         Args:
             node: where they start.
-            copies: how often each is held.
+            stops: where they end to have forward bounds inserted into them, beside the input; None: in the input alone.
             held: bytes of the budget that something else takes meanwhile.
         """
         if self.rows is not None:
             return self.rows
         itemsize, device = self.dtype.itemsize, self.region.lower.device
-        each = copies * row_bytes(self.network, node, itemsize)
+        each = row_bytes(self.network, node, itemsize)
+        if stops is not None:
+            each = inserted_row_bytes(self.network, node, stops, itemsize)
+
+        def scratch(rows: int) -> int:
+            return hidden_scratch_bytes(self.network, node, stops, rows, itemsize) if stops else 0
+
         if self.budget is None:
             return rows_within(None, 0, each, device)
         # Few rows start with few of the kernels that many need.
-        few = rows_within(self.budget, held + self._held(rows=1), each + start_bytes(node, itemsize), device)
-        return max(few, rows_within(self.budget, held + self._held(), each, device))
+        ways = ((held + self._held(rows=1), each + start_bytes(node, itemsize)), (held + self._held(), each))
+        return max(
+            rows_beside(self.budget - taken, size, rows_within(self.budget, taken, size, device), scratch)
+            for taken, size in ways
+        )
 
     def _held(self, rows: int | None = None) -> int:
         """Return the bytes of bounds, lines and weights beside the rows, of which so many start at a time."""
         bounds = 2 * self.region.batch * sum(below.size for below in self.nodes) * self.dtype.itemsize
-        return bounds + shared_bytes(self.network, self.dtype.itemsize, batch=self.region.batch, rows=rows)
+        batch = self.region.batch
+        shared = shared_bytes(self.network, self.dtype.itemsize, batch=batch, rows=rows, rounding=self.rounding)
+        return self.kept + bounds + shared
 
-    def _matrix_row_bytes(self, node: BoundNode) -> int:
-        """Return the bytes of a row of a node, whole and for every image, of which no batch counts as less than one."""
-        return max(self.region.batch, 1) * row_bytes(self.network, node, self.dtype.itemsize, windows=False)
+    def _inserted_row_bytes(self, node: BoundNode, stops: tuple[BoundNode, ...]) -> tuple[int, Callable[[int], int]]:
+        """Return the bytes of a row of a node, whole and for every image, and what returns the scratch of some rows."""
+        batch, itemsize = max(self.region.batch, 1), self.dtype.itemsize  # no batch counts as less than one image
+        each = batch * row_bytes(self.network, node, itemsize, windows=False)
 
-    def row_chunks(self, node: BoundNode, *, copies: int = 1, held: int = 0) -> list[IdentityCoefficients]:
+        first = tuple(met_first(node, stops))
+
+        def scratch(rows: int) -> int:
+            return insertion_scratch_bytes(self.network, first, rows, itemsize, windows=self.windows, batch=batch)
+
+        return each * (COPIES_OF_INSERTED_ROWS if stops else 1), scratch
+
+    def row_chunks(
+        self, node: BoundNode, *, stops: tuple[BoundNode, ...] = (), held: int = 0
+    ) -> list[IdentityCoefficients]:
         """Return the identity of a node in chunks of whole rows that stay within the budget.
 
         Args:
             node: where they start.
-            copies: how often each is held.
+            stops: where they end to have forward bounds inserted into them, beside the input.
             held: bytes of the budget that something else takes meanwhile.
         """
         rows = self.rows
         if rows is None:
             taken = 0 if self.budget is None else held + self._held()
-            rows = rows_within(self.budget, taken, copies * self._matrix_row_bytes(node), self.region.lower.device)
+            each, scratch = self._inserted_row_bytes(node, stops)
+            rows = rows_within(self.budget, taken, each, self.region.lower.device)
+            if self.budget is not None:
+                rows = rows_beside(self.budget - taken, each, rows, scratch)
         return [self.identity(node, i, min(i + rows, node.size)) for i in range(0, node.size, rows)]
 
     @property
@@ -224,20 +259,20 @@ class Problem:
         """Number of rows with which back-substitution from the output starts."""
         return self.output.size if self.specification is None else self.specification.shape[1]
 
-    def starts(self, *, copies: int = 1, held: int = 0) -> Sequence[Coefficients]:
+    def starts(self, *, stops: tuple[BoundNode, ...] = (), held: int = 0) -> Sequence[Coefficients]:
         """Return what back-substitution from the output starts with, in chunks that stay within the budget.
 
         Args:
-            copies: how often each row is held.
+            stops: where rows end to have forward bounds inserted into them, beside the input.
             held: bytes of the budget that something else takes meanwhile.
         """
         if self.specification is None:
-            return self.row_chunks(self.output, copies=copies, held=held)
+            return self.row_chunks(self.output, stops=stops, held=held)
         whole = self.specified()
         if self.budget is None:
             return [whole]
-        each = copies * self._matrix_row_bytes(self.output)
-        rows = max((self.budget - held - self._held()) // each, 1)
+        each, scratch = self._inserted_row_bytes(self.output, stops)
+        rows = rows_beside(self.budget - held - self._held(), each, whole.A.shape[2], scratch)
         return [DenseCoefficients(part) for part in whole.A.split(rows, dim=2)]
 
     def specified(self) -> DenseCoefficients:

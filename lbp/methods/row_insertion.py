@@ -19,7 +19,7 @@ from lbp.linear import (
 )
 from lbp.linear.forward_bounds import Matrices
 from lbp.methods.back_substitution import Substituted, back_substitute
-from lbp.methods.byte_counts import COPIES_OF_MATRICES, COPIES_OF_ROWS, matrix_numbers, position_rows
+from lbp.methods.byte_counts import COPIES_OF_MATRICES, matrix_numbers, position_rows
 from lbp.methods.forward import insertable, inserted
 from lbp.methods.forward_work import input_windows
 from lbp.methods.problem import Problem
@@ -54,7 +54,7 @@ def linear_bounds_of_rows(
     insertions = {stop: Insertion.of(insertable(problem, stop, forward[stop])) for stop in stops}
     group = position_rows(node)
     held = matrix_bytes(problem, (node, *stops), on_windows)
-    rows_at_once = problem.rows_at_once(node, copies=COPIES_OF_ROWS, held=held)
+    rows_at_once = problem.rows_at_once(node, stops=tuple(stops), held=held)
     values, matrices, constants = [], [], []
     for part in every.chunks(max(rows_at_once // group, 1) * group):
         result = back_substitute(problem, node, part.start(problem.dtype), "both", stops)

@@ -12,7 +12,7 @@ from lbp.graph import BoundNode
 from lbp.graph.once import one_computation
 from lbp.linear import ForwardBounds, Interval
 from lbp.methods.back_substitution import back_substitute, over_region, split_sides
-from lbp.methods.byte_counts import COPIES_OF_INSERTED_ROWS
+from lbp.methods.byte_counts import kept_numbers
 from lbp.methods.crown import crown_pre_activations
 from lbp.methods.forward import bounds_over_region, propagate_forward
 from lbp.methods.inference import for_inference
@@ -20,7 +20,8 @@ from lbp.methods.intervals import let_go, propagate_intervals, specification_by_
 from lbp.methods.memory import images_at_once
 from lbp.methods.names import Method
 from lbp.methods.problem import Problem
-from lbp.methods.relaxed_crown import insertion_points, relaxed_crown_pre_activations, substitute_to_input
+from lbp.methods.relaxed_crown import relaxed_crown_pre_activations, substitute_to_input
+from lbp.methods.work import insertion_points, met_first
 from lbp.precision import check_products, full_precision
 
 
@@ -66,9 +67,11 @@ def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Sol
     if images >= batch:
         return _solve(problem, method, keep_linear)
     solutions, bounds = [], []
+    numbers = kept_numbers(problem.network, method, problem.output, rounding=problem.rounding)
     images = -(-batch // -(-batch // images))  # as many parts as it takes, of about one size
     for first in range(0, batch, images):
         part = problem.part(first, min(first + images, batch))
+        part.kept = first * numbers * problem.dtype.itemsize
         solutions.append(_solve(part, method, keep_linear))
         bounds.append(part.bounds)
     for node in list(bounds[0]):
@@ -106,7 +109,7 @@ def _in_real_arithmetic(problem: Problem, method: Method, keep_linear: bool) -> 
         return _by_forward_bounds(problem, keep_linear)
     if method.output == "relaxed-crown":
         forward = relaxed_crown_pre_activations(problem, method.depth)
-        stops = insertion_points(problem, problem.output, method.depth)
+        stops = insertion_points(problem.network, problem.pre_activations, problem.output, method.depth)
         return _by_substitution(problem, problem.sides, keep_linear, stops, forward)
     if problem.outward is not None:
         problem.outward.by_intervals = method.hidden == "ibp"
@@ -123,7 +126,7 @@ def _by_intervals(problem: Problem) -> Solution:
     if problem.specification is None:
         propagate_intervals(problem)
         return Solution(*problem.bounds[problem.output])
-    last = _last(problem, [node for node in problem.nodes if node.is_activation])
+    last = met_first(problem.output, [node for node in problem.nodes if node.is_activation])
     propagate_intervals(problem, keep=last)
     bounds = specification_by_intervals(problem, "both")
     let_go(problem, last)
@@ -134,7 +137,7 @@ def _by_forward_bounds(problem: Problem, keep_linear: bool) -> Solution:
     output = problem.output
     if problem.specification is not None:
         stops = [node for node in problem.pre_activations if node is not output]
-        forward = propagate_forward(problem, problem.pre_activations, keep=_last(problem, stops))
+        forward = propagate_forward(problem, problem.pre_activations, keep=met_first(output, stops))
         return _by_substitution(problem, "both", keep_linear, stops, forward)
     bounds = propagate_forward(problem, [*problem.pre_activations, output], keep=[output])[output]
     lower, upper = problem.record(output, bounds_over_region(problem, output, bounds))
@@ -144,21 +147,6 @@ def _by_forward_bounds(problem: Problem, keep_linear: bool) -> Solution:
         bounds = problem.outward_forward.separable(output, bounds)
     matrices, constants = bounds.to_sides(problem.region.batch)
     return Solution(lower, upper, "both", matrices.unflatten(-1, problem.network.input.shape), constants)
-
-
-def _last(problem: Problem, stops: Collection[BoundNode]) -> list[BoundNode]:
-    """Return the pre-activations that back-substitution from the output meets first."""
-    met, queue, seen = [], [problem.output], {problem.output}
-    while queue:
-        for source in queue.pop().inputs:
-            if source in seen:
-                continue
-            seen.add(source)
-            if source in stops:
-                met.append(source)
-            else:
-                queue.append(source)
-    return met
 
 
 def _by_substitution(
@@ -172,8 +160,8 @@ def _by_substitution(
     held = sum(matrix.nbytes for matrix in inserted)
     coefficients = constants = None
     if keep_linear or stops:
-        starts = problem.starts(copies=COPIES_OF_INSERTED_ROWS if stops else 1, held=held)
-        found = substitute_to_input(problem, problem.output, starts, sides, stops, forward or {})
+        starts = problem.starts(stops=tuple(stops), held=held)
+        found = substitute_to_input(problem, problem.output, starts, sides, stops, forward or {}, keep=keep_linear)
         coefficients, constants, values = found.coefficients, found.constants, found.values
     else:
         values = torch.cat([_over_region(part, sides, held) for part in problem.cached_parts(sides)], dim=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -75,6 +75,32 @@ def row_steps(network: Network, start: BoundNode, *, windows: bool = True) -> li
             known = fields.get(source, below)
             fields[source] = None if known is None or below is None else known.union(below)
     return steps
+
+
+def insertion_points(
+    network: Network, pre_activations: Collection[BoundNode], node: BoundNode, depth: int
+) -> list[BoundNode]:
+    """Return the pre-activations at which Relaxed-CROWN of that depth ends back-substitution from a node.
+
+    Rank counts the activations on the longest path from the input; insertion happens at ranks up to rank(node) - depth.
+    """
+    rank, beneath = network.rank, set(network.below(node))
+    return [point for point in pre_activations if point in beneath and rank[point] <= rank[node] - depth]
+
+
+def met_first(node: BoundNode, stops: Collection[BoundNode]) -> list[BoundNode]:
+    """Return the stops that back-substitution from a node meets first."""
+    met, queue, seen = [], [node], {node}
+    while queue:
+        for source in queue.pop().inputs:
+            if source in seen:
+                continue
+            seen.add(source)
+            if source in stops:
+                met.append(source)
+            else:
+                queue.append(source)
+    return met
 
 
 @counted_once

@@ -85,6 +85,29 @@ def _takes(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     )
 
 
+_SPLIT_BLOCKS = 528
+"""Blocks, at most, among which a fused product on a CUDA device splits its depth (csrc/cuda/tile_plan.h) ..."""
+
+_LEAST_DEPTH_TO_SPLIT = 256
+"""... where that is as deep as this."""
+
+
+def split_product_bytes(columns: int, depth: int, itemsize: int, *, sums: int, constants: bool = False) -> int:
+    """Return the most bytes that a fused product on a CUDA device takes for partial sums, however many rows it has.
+
+    Args:
+        columns: of the result.
+        depth: terms of its sums.
+        itemsize: bytes of a number.
+        sums: how many there are of each of its entries, 1 or 2.
+        constants: whether rows have a constant, in float64.
+    """
+    if depth < _LEAST_DEPTH_TO_SPLIT:
+        return 0
+    rows, numbers = (128, 128 * 64) if itemsize == 4 else (64, 64 * 64)  # of the largest tiles
+    return _SPLIT_BLOCKS * (min(rows * columns, numbers) * sums * itemsize + 8 * rows * constants)
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from lbp.ops._convolution import (
     rows_beyond,
     transposed_gradients,
 )
-from lbp.ops._product import linear, matmul
+from lbp.ops._product import linear, matmul, split_product_bytes
 from lbp.ops._relaxation import (
     NEED_BIAS,
     NEED_MATRIX,
@@ -191,6 +191,25 @@ def relax_backward_conv2d(
     return coefficients, constants
 
 
+def relax_backward_linear_bytes(weight: Tensor) -> int:
+    """Return the most bytes of scratch memory of rows through a Linear layer and the activation above it."""
+    outputs, inputs = weight.shape
+    if not weight.is_cuda or inputs > _FEW_COLUMNS:
+        return 0
+    return split_product_bytes(inputs, outputs, weight.itemsize, sums=1, constants=True)
+
+
+def relax_backward_conv2d_bytes(weight: Tensor, groups: int) -> int:
+    """Return the most bytes of scratch memory of rows, whole or on windows, through a Conv2d layer, slopes apart.
+
+    Args:
+        weight: [C_out, C_in / groups, kh, kw].
+        groups: number of groups.
+    """
+    depth = weight.numel() // max(weight.shape[1] * groups, 1)
+    return split_product_bytes(weight.shape[1], depth, weight.itemsize, sums=1) if weight.is_cuda else 0
+
+
 def _save_affine(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     A, weight, bias, *convolution = inputs
     ctx.save_for_backward(A, weight, bias)
@@ -332,10 +351,13 @@ def _relax_backward_linear_cuda(A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     --device cuda`): it is for weights of few columns, where reading A is what costs.
     """
     weight = rest[RELAXATION_LENGTH]
-    if weight.shape[1] <= 128:
+    if weight.shape[1] <= _FEW_COLUMNS:
         coefficients, constants = native("relax_backward_linear_fused")(A, *rest)
         return coefficients, constants
     return _relax_backward_linear_composite(A, *rest)
+
+
+_FEW_COLUMNS = 128
 
 
 @full_precision()

@@ -24,7 +24,7 @@ from lbp.ops._convolution import (
     direct_transposed_pays,
     direct_weight_gradient_pays,
 )
-from lbp.ops._product import batched_linear, linear, matmul
+from lbp.ops._product import batched_linear, linear, matmul, split_product_bytes
 from lbp.ops.outward_intervals import short_products
 from lbp.precision import full_precision
 from lbp.strategies import side_code
@@ -245,6 +245,16 @@ def _insert_forward_cuda(A: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 _ROWS_OF_A_TILE = 128
+
+
+def insert_forward_scratch_bytes(neurons: int, inputs: int, itemsize: int, device: torch.device) -> int:
+    """Return the most bytes that the insertion into few rows takes beside rows and bounds; see `_insert_forward_cuda`.
+
+    Of many rows it takes as much as they do: their magnitudes, in the order of the products as well, and two results.
+    """
+    if device.type != "cuda":
+        return 0
+    return split_product_bytes(inputs, neurons, itemsize, sums=2, constants=True)
 
 
 @full_precision()

@@ -29,7 +29,7 @@ from lbp.ops._convolution import (
     keywords_of,
     pairs_pay,
 )
-from lbp.ops._product import linear, matmul
+from lbp.ops._product import linear, matmul, split_product_bytes
 from lbp.ops.outward_intervals import FEW_NUMBERS, SMALL_BATCH, Interval, in_one_pass, join_interval, split_interval
 from lbp.precision import full_precision
 
@@ -99,6 +99,30 @@ def interval_conv2d(
         l, u = torch.broadcast_tensors(l, u)
     lower, upper = native("interval_conv2d")(l, u, weight, bias, *convolution)
     return lower, upper
+
+
+def interval_linear_bytes(weight: Tensor) -> int:
+    """Return the most bytes of scratch memory of intervals, and of forward bounds, through a Linear layer."""
+    outputs, inputs = weight.shape
+    return split_product_bytes(outputs, inputs, weight.itemsize, sums=2) if weight.is_cuda else 0
+
+
+def interval_conv2d_bytes(weight: Tensor, groups: int, positions: int) -> int:
+    """Return the most bytes of scratch memory of intervals, and of forward bounds, through a Conv2d layer.
+
+    Args:
+        weight: [C_out, C_in / groups, kh, kw].
+        groups: number of groups.
+        positions: rows times columns of the output.
+    """
+    if not weight.is_cuda:
+        return 0
+    depth, itemsize = weight[0].numel(), weight.itemsize
+    fused = split_product_bytes(weight.shape[0] // groups, depth, itemsize, sums=2)
+    if fused_convolution_pays(weight, groups):
+        return fused
+    # The library unfolds the input of intervals, image by image, and takes |W|.
+    return max(fused, (depth * positions + weight.numel()) * itemsize)
 
 
 def _save_interval(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -21,8 +21,9 @@ def blocked_terms(terms: int) -> int:
 
 
 def sum_in_blocks(terms: int, part: Callable[[slice], Tensor]) -> Tensor:
-    """Return the sum of the parts that the blocks contribute."""
-    first, *rest = map(part, blocks(terms))
-    for more in rest:
-        first = first + more
-    return first
+    """Return the sum of the parts that the blocks contribute; two of them are held beside it at a time, at most."""
+    parts = map(part, blocks(terms))
+    total = next(parts)
+    for more in parts:
+        total = total + more
+    return total

@@ -226,6 +226,37 @@ void relax_backward_conv2d(const py::array& A, const py::object& relaxation, con
   });
 }
 
+// What products with forward bounds, or through a layer, take for rows of one side and image, and sizes alone.
+template <typename T>
+Index insert_forward_workspace_bytes(Index rows, Index neurons, Index inputs) {
+  InsertForwardArguments<T> args = {};
+  args.sides = 1;
+  args.batch = 1;
+  args.rows = rows;
+  args.neurons = neurons;
+  args.inputs = inputs;
+  return cuda::insert_forward_workspace_bytes(args);
+}
+
+template <typename T>
+Index relax_backward_linear_workspace_bytes(Index rows, Index outputs, Index inputs) {
+  RelaxBackwardLinearArguments<T> args = {};
+  args.sides = 1;
+  args.batch = 1;
+  args.rows = rows;
+  args.layer.outputs = outputs;
+  args.layer.inputs = inputs;
+  return cuda::relax_backward_linear_workspace_bytes(args);
+}
+
+template <typename T>
+Index forward_conv2d_workspace_bytes(Index rows, const py::array& weight, const std::vector<int>& geometry) {
+  ForwardConv2dArguments<T> args = {};
+  args.rows = rows;
+  args.layer = convolution_layer<T>(weight, py::none(), geometry);
+  return cuda::forward_conv2d_workspace_bytes(args);
+}
+
 // The parts of float32 numbers that tensor cores multiply, and whether the numbers may be split.
 void split_tf32(const py::array& numbers, const py::array& high, const py::array& low, const py::array& allowed) {
   for (Index i = 0; i < Index(numbers.size()); ++i) {
@@ -244,6 +275,12 @@ LBP_EMULATED_BINDINGS(module) {
   py::class_<Outward>(module, "Outward").def(py::init<double, double, py::object, py::object>());
   module.def("interval_linear", &interval_linear);
   module.def("interval_linear_workspace_bytes", &interval_linear_workspace_bytes);
+  module.def("insert_forward_workspace_bytes_4", &insert_forward_workspace_bytes<float>);
+  module.def("insert_forward_workspace_bytes_8", &insert_forward_workspace_bytes<double>);
+  module.def("relax_backward_linear_workspace_bytes_4", &relax_backward_linear_workspace_bytes<float>);
+  module.def("relax_backward_linear_workspace_bytes_8", &relax_backward_linear_workspace_bytes<double>);
+  module.def("forward_conv2d_workspace_bytes_4", &forward_conv2d_workspace_bytes<float>);
+  module.def("forward_conv2d_workspace_bytes_8", &forward_conv2d_workspace_bytes<double>);
   module.def("interval_conv2d", &interval_conv2d);
   module.def("forward_linear", &forward_linear);
   module.def("forward_conv2d", &forward_conv2d);

@@ -8,9 +8,7 @@ from methods.networks import ACTIVATIONS, CHAINS, NETWORKS, STRATEGIES, bounded,
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lbp.graph import pre_activations
-from lbp.methods.problem import Problem
-from lbp.methods.relaxed_crown import insertion_points
-from lbp.perturbations import region_of
+from lbp.methods.work import insertion_points
 from lbp.specification import margins
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -75,13 +73,12 @@ def test_insertion_on_a_dag_counts_activations_on_the_longest_path():
     model, shape = network("dense")
     net = bounded(model, shape)
     graph = net._network()
-    problem = Problem(graph, graph.output, region_of(region(inputs(shape))))
-    first, second, third = pre_activations(graph.nodes)
+    points = first, second, third = pre_activations(graph.nodes)
     assert [graph.rank[node] for node in (first, second, third, graph.output)] == [0, 1, 2, 3]
-    assert insertion_points(problem, graph.output, 1) == [first, second, third]
-    assert insertion_points(problem, graph.output, 2) == [first, second]
-    assert insertion_points(problem, third, 2) == [first]
-    assert insertion_points(problem, second, 2) == []
+    assert insertion_points(graph, points, graph.output, 1) == [first, second, third]
+    assert insertion_points(graph, points, graph.output, 2) == [first, second]
+    assert insertion_points(graph, points, third, 2) == [first]
+    assert insertion_points(graph, points, second, 2) == []
 
 
 @pytest.mark.parametrize("rows", [1, 3, 7, 1000, torch.inf])

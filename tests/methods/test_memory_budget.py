@@ -10,12 +10,15 @@ from torch.profiler import ProfilerActivity, profile
 import lbp
 from lbp.errors import InvalidInputError
 from lbp.linear import Region
-from lbp.methods import Problem, memory, problem
-from lbp.methods.memory import budget_in_bytes
+from lbp.methods import Problem, forward_work, memory, problem
+from lbp.methods.memory import budget_in_bytes, rows_beside
+from lbp.ops import _window_accumulation, _window_convolution, _windows, forward_windows
 
 MIB = 2**20
 
-SMALL = MIB / 8
+OUTWARD = {"rounding": "outward"}
+
+SMALL = 3 * MIB / 16
 """What is taken at different times and counted together does not matter below this."""
 
 
@@ -78,6 +81,16 @@ NETWORKS = {
         *(nn.Flatten(), nn.Linear(512, 5)),
     ),
     "max pools": max_pools,
+    # Rows of its last hidden layer meet a wide layer, whose forward bounds are whole, on few of its positions.
+    "wide above": lambda: nn.Sequential(
+        *(nn.Conv2d(3, 4, 5, padding=2), nn.ReLU(), nn.Conv2d(4, 4, 5, padding=2), nn.ReLU()),
+        *(nn.Conv2d(4, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 16, 3, padding=1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(1024, 5)),
+    ),
+    "hidden vector": lambda: nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(1024, 300), nn.ReLU(), nn.Linear(300, 5)),
+    ),
     "rows and columns exchanged": lambda: nn.Sequential(
         *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), Exchanged(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(1024, 5)),
@@ -239,11 +252,15 @@ class Half(nn.Module):
 
 
 @pytest.mark.parametrize("method", ["IBP", "CROWN-IBP"])
-@pytest.mark.parametrize("name", KEPT)
-def test_the_least_budget_suffices_for_the_bounds_that_are_kept_of_many_images(name, method):
+@pytest.mark.parametrize(
+    ("name", "rounding"),
+    # A region that is enlarged takes copies of a wide input, before it is bounded.
+    [*((name, "nearest") for name in KEPT), *((name, "outward") for name in KEPT if name != "wide input")],
+)
+def test_the_least_budget_suffices_for_the_bounds_that_are_kept_of_many_images(name, method, rounding):
     torch.manual_seed(0)
     make, shape = KEPT[name]
-    net, images = lbp.BoundedModule(make(), torch.rand(1, *shape)), 300
+    net, images = lbp.BoundedModule(make(), torch.rand(1, *shape), {"rounding": rounding}), 300
     x = lbp.BoundedTensor(torch.rand(images, *shape), lbp.PerturbationLpNorm(eps=0.01))
 
     def bounds(budget):
@@ -256,6 +273,87 @@ def test_the_least_budget_suffices_for_the_bounds_that_are_kept_of_many_images(n
     assert peak <= 1.05 * least
     with torch.no_grad():
         assert_close(found, bounds("8GiB")())
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "images", "rows"),
+    [
+        ("chain", "LBP", 8, 300),
+        ("residual images", "LBP", 8, 300),
+        ("residual images", "Relaxed-CROWN-2", 3, 300),
+        ("residual images", "IBP", 1, 300),
+        ("many outputs", "CROWN-IBP", 8, 20),
+    ],
+)
+@pytest.mark.parametrize("rounding", ["nearest", "outward"])
+def test_the_least_budget_suffices_for_many_rows_of_a_specification(name, method, images, rows, rounding):
+    """Of rows that do not all fit, and of images before others, nothing is kept but bounds."""
+    model = network(name)
+    outputs = model(torch.zeros(1, 3, 8, 8)).shape[1]
+    C = torch.randn(images, rows, outputs, generator=torch.Generator().manual_seed(0))
+    least = least_of(model, images, method, C, rounding=rounding)
+    peak, found = peak_of(bounded(model, images, least, method, C, rounding=rounding))
+    assert peak <= 1.1 * least
+    with torch.no_grad():
+        assert_close(found, bounded(model, images, "8GiB", method, C, rounding=rounding)())
+
+
+@pytest.fixture
+def by_library(monkeypatch):
+    """Have windows multiplied and convolved as on other devices."""
+    for module in (_windows, _window_accumulation, _window_convolution, forward_windows, forward_work):
+        monkeypatch.setattr(module, "has_kernel", lambda device: False)
+
+
+@pytest.mark.usefixtures("by_library")
+@pytest.mark.parametrize("images", [1, 4])
+def test_rows_of_hidden_vectors_take_no_more_where_the_library_multiplies_them_with_windows(images):
+    model = network("hidden vector")
+    least = least_of(model, images, "Relaxed-CROWN-1")
+    for budget in (least, 1.5 * least, 2 * least, 4 * least):
+        peak, _ = peak_of(bounded(model, images, budget, "Relaxed-CROWN-1"))
+        assert peak <= 1.1 * budget
+
+
+@pytest.mark.usefixtures("by_library")
+@pytest.mark.parametrize("rows", [1, 300])
+@pytest.mark.parametrize("images", [1, 4])
+def test_rows_take_no_more_where_the_library_multiplies_them_with_windows(rows, images):
+    model = network("residual images")
+    C = torch.randn(images, rows, 5, generator=torch.Generator().manual_seed(0))
+    least = least_of(model, images, "LBP", C)
+    for budget in (least, 2 * least):
+        peak, _ = peak_of(bounded(model, images, budget, "LBP", C))
+        assert peak <= 1.1 * budget
+
+
+def test_insertion_of_whole_forward_bounds_into_windows_stays_within_the_budget():
+    model = network("wide above")
+    least = least_of(model, 1, "Relaxed-CROWN-1")
+    free, expected = peak_of(bounded(model, 1, "8GiB", "Relaxed-CROWN-1"))
+    for budget in (least, 1.5 * least):
+        peak, found = peak_of(bounded(model, 1, budget, "Relaxed-CROWN-1"))
+        assert peak <= 1.1 * budget < free
+        assert_close(found, expected)
+
+
+# Of many images the magnitudes of a weight that is larger than all bounds; sums of many blocks of a layer's inputs.
+@pytest.mark.parametrize(
+    ("sizes", "method", "images"), [((64, 3000, 4000, 3), "IBP", 300), ((1100, 1100, 600, 3), "LBP", 1)]
+)
+def test_the_least_budget_suffices_where_wide_layers_round_outward(sizes, method, images):
+    torch.manual_seed(0)
+    first, second, last = (nn.Linear(*sizes[i : i + 2]) for i in range(3))
+    net = lbp.BoundedModule(nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last), torch.rand(1, sizes[0]), OUTWARD)
+    x = lbp.BoundedTensor(torch.rand(images, sizes[0]), lbp.PerturbationLpNorm(eps=0.01))
+
+    def bounds(budget):
+        return lambda: net.compute_bounds(x=(x,), method=method, memory_budget=budget)
+
+    with pytest.raises(InvalidInputError, match=r"at least \d+ bytes") as error:
+        bounds(1000)()
+    least = int(str(error.value).split("at least ")[1].split(" ")[0])
+    assert peak_of(bounds(least))[0] <= 1.1 * least
 
 
 def test_rows_of_a_specification_count_where_intervals_are_evaluated():
@@ -339,6 +437,23 @@ def test_the_budget_may_be_an_option(model):
         bounded(model, 1, None, memory_budget="1kB")()
     with pytest.raises(InvalidInputError, match="memory_budget must be"):
         bounded(model, 1, None, memory_budget="much")
+
+
+@pytest.mark.parametrize(
+    ("budget", "scratch", "expected"),
+    [
+        (100, lambda rows: 0, 10),
+        (57, lambda rows: 0, 5),
+        (57, lambda rows: 20, 3),
+        (57, lambda rows: 5 * rows, 3),
+        (57, lambda rows: min(100 * rows, 30), 2),
+        (5, lambda rows: 0, 1),
+        (57, lambda rows: 10**9, 1),
+        (-5, lambda rows: 0, 1),
+    ],
+)
+def test_as_many_rows_as_fit_with_their_scratch_memory(budget, scratch, expected):
+    assert rows_beside(budget, 10, 10, scratch) == expected
 
 
 class Driver:

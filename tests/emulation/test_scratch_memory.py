@@ -1,0 +1,59 @@
+"""What is counted for the scratch memory of fused products is at least what their launch functions ask for."""
+
+import pytest
+import torch
+
+from lbp.ops._product import split_product_bytes
+
+ROWS = (1, 5, 31, 32, 33, 64, 100, 128, 129, 500, 2048, 10_000)
+COLUMNS = (1, 3, 16, 17, 64, 100, 128, 129, 700, 3072)
+DEPTHS = (20, 255, 256, 300, 1030, 4096, 32_768)
+
+
+def assert_counted(taken, columns, depth, itemsize, **sums):
+    """At least what any number of rows takes, and of wide results no more than is taken of some."""
+    counted = split_product_bytes(columns, depth, itemsize, **sums)
+    assert max(taken) <= counted
+    if depth < 256:
+        assert counted == 0
+    elif depth >= 4096:
+        assert counted <= 4 * max(taken)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("columns", COLUMNS)
+def test_intervals_through_linear_layers(emulated, columns, depth):
+    taken = [emulated.interval_linear_workspace_bytes(rows, depth, columns, False) for rows in ROWS]
+    assert_counted(taken, columns, depth, 4, sums=2)
+
+
+@pytest.mark.parametrize("itemsize", [4, 8])
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("columns", COLUMNS)
+def test_insertion_into_rows(emulated, columns, depth, itemsize):
+    workspace = getattr(emulated, f"insert_forward_workspace_bytes_{itemsize}")
+    taken = [workspace(rows, depth, columns) for rows in ROWS]
+    assert_counted(taken, columns, depth, itemsize, sums=2, constants=True)
+
+
+@pytest.mark.parametrize("itemsize", [4, 8])
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("columns", [columns for columns in COLUMNS if columns <= 128])
+def test_rows_through_linear_layers(emulated, columns, depth, itemsize):
+    workspace = getattr(emulated, f"relax_backward_linear_workspace_bytes_{itemsize}")
+    taken = [workspace(rows, depth, columns) for rows in ROWS]
+    assert_counted(taken, columns, depth, itemsize, sums=1, constants=True)
+
+
+@pytest.mark.parametrize("itemsize", [4, 8])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 57), (3, 20), (16, 64), (64, 512)])
+def test_forward_bounds_through_convolutions(emulated, outputs, inputs, groups, itemsize):
+    weight = torch.zeros(outputs * groups, inputs, 3, 3).numpy()
+    workspace = getattr(emulated, f"forward_conv2d_workspace_bytes_{itemsize}")
+    counted = split_product_bytes(outputs, 9 * inputs, itemsize, sums=2)
+    for size in (1, 4, 16):
+        geometry = [1, 1, 1, 1, 1, 1, size, size, size, size, groups]
+        if itemsize == 8:
+            weight = weight.astype("float64")
+        assert max(workspace(rows, weight, geometry) for rows in ROWS) <= counted
