@@ -207,7 +207,7 @@ def test_a_decorated_forward_pass_is_followed(monkeypatch, point):
 
 def test_layers_that_the_forward_pass_calls_from_elsewhere_are_refused(point):
     model = model_of(lambda self, y: LAYER(y))
-    with pytest.raises(UnsupportedLayerError, match="not installed as a submodule"):
+    with pytest.raises(UnsupportedLayerError, match="a module that is no attribute of the model"):
         lbp.BoundedModule(model, point)
 
 
