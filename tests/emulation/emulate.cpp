@@ -125,8 +125,7 @@ class Block {
     wait(State::kAtBarrier, site, [this, site] {
       for (const Thread& thread : threads_) {
         if (thread.state != State::kAtBarrier) return;
-        if (!same(thread.site, site))
-          fail("divergent barrier: " + describe(thread) + ", " + describe(*current_));
+        if (!same(thread.site, site)) fail("divergent barrier: " + describe(thread) + ", " + describe(*current_));
       }
       for (Thread& thread : threads_) make_ready(thread);
     });
