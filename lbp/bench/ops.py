@@ -64,26 +64,29 @@ def measure_ops(device: torch.device, options: OpOptions, notify: Callable[[str]
         the rows of an op at a shape, one per contender, and then those of its gradient ("... backward"); without a
         timing where the result differs from the reference's by more than rounding, or where the contender failed.
     """
+    done = set(options.done)
     with plain_functions():
         for case in op_cases(device, quick=options.quick):
-            if not options.only or any(name in case.op for name in options.only):
-                yield from _measure_case(case, device, options, notify)
+            keys = _keys(case, options, device)
+            if (options.only and not any(name in case.op for name in options.only)) or keys <= done:
+                continue
+            done |= keys  # two ways through the grid may meet at a shape
+            notify(f"{case.name} {case.activation}".strip())
+            yield from _measure_case(case, device, options)
 
 
-def _measure_case(
-    case: OpCase, device: torch.device, options: OpOptions, notify: Callable[[str], None]
-) -> Iterator[list[Row]]:
-    names = _contenders(case, options, device)
-    keys = {
+def _keys(case: OpCase, options: OpOptions, device: torch.device) -> set[Key]:
+    """Returns the keys of all rows of a case."""
+    return {
         _row(case, suffix, name).key
         for suffix in ("", *_backward_of(case))
-        for name in names
+        for name in _contenders(case, options, device)
         if _takes_part(name, suffix)
     }
-    if keys <= options.done:
-        return
-    notify(f"{case.name} {case.activation}".strip())
-    calls, failed = _made(names)
+
+
+def _measure_case(case: OpCase, device: torch.device, options: OpOptions) -> Iterator[list[Row]]:
+    calls, failed = _made(_contenders(case, options, device))
     with torch.no_grad():
         yield _measured(case, "", calls, device, options) + _without_times(case, "", failed)
     for suffix in _backward_of(case):

@@ -203,6 +203,14 @@ def test_what_is_done_is_not_measured_again():
     assert not list(measure_ops(CPU, replace(options, done=frozenset(row.key for row in rows)), lambda _: None))
 
 
+def test_a_case_that_the_grid_has_twice_is_measured_once(monkeypatch):
+    case = next(op_cases(CPU, quick=True))
+    monkeypatch.setattr(ops, "op_cases", lambda device, quick: iter([case, case]))
+    begun = []
+    list(measure_ops(CPU, OpOptions(repeats=1, compiled=False, quick=True), begun.append))
+    assert begun == [f"{case.name} {case.activation}"]
+
+
 def test_a_case_is_done_without_a_gradient_of_what_cupy_fuses(monkeypatch):
     """A stand-in for CuPy, which takes part in the forward pass only."""
     monkeypatch.setattr(ops.cupy_fusion, "takes_part", lambda case: case.op == "relax_backward")
