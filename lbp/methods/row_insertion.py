@@ -117,10 +117,6 @@ class Insertion:
         if bounds.windows is None:
             return cls(bounds, None)
         center, radius, center_bias, radius_bias = bounds.on_windows(bounds.windows)
-        if radius is None and radius_bias is not None:
-            radius = torch.zeros_like(center)
-        if radius is not None and radius_bias is None:
-            radius_bias = torch.zeros_like(center_bias)
 
         def layer_first(values: Tensor) -> Tensor:
             return values.movedim((-2, -1, -3), (1, 2, 3)).contiguous()

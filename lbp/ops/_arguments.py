@@ -47,6 +47,21 @@ def check_forward(matrices: Sequence[Tensor | None], first: int) -> None:
         raise RuntimeError(
             f"center_bias: expected a batch of the shape {layer} as in center, got {list(center_bias.shape)}"
         )
+    check_spread(radius, center, radius_bias, center_bias)
+
+
+def check_spread(radius: Tensor | None, center: Tensor, radius_bias: Tensor | None, center_bias: Tensor) -> None:
+    """Check that radii have the shapes of their centers.
+
+    Args:
+        radius: None for zero, as radius_bias.
+        center: that of radius.
+        radius_bias: see radius.
+        center_bias: that of radius_bias.
+
+    Raises:
+        RuntimeError: they have not.
+    """
     for name, spread, of in (("radius", radius, center), ("radius_bias", radius_bias, center_bias)):
         if spread is not None and spread.shape != of.shape:
             raise RuntimeError(f"{name}: expected the shape of its center, {list(of.shape)}, got {list(spread.shape)}")

@@ -71,6 +71,28 @@ def check_convolution(windows: Tensor, weight: Tensor, convolution: Convolution)
             )
 
 
+def check_band(windows: Tensor, axis: int, matrix: Tensor, stride: int, size: int) -> None:
+    """Check that a banded matrix multiplies an axis of a layer.
+
+    Args:
+        windows: [B, C0, kh, kw, C, H, W].
+        axis: 0 for rows, 1 for columns.
+        matrix: [outputs, inputs].
+        stride: columns between the bands of neighbouring rows.
+        size: columns of a band.
+
+    Raises:
+        RuntimeError: it does not.
+    """
+    if windows.dim() != 7:
+        raise RuntimeError(f"expected windows [batch, channels, rows, columns, *layer], got {windows.dim()} dimensions")
+    length = windows.shape[5 + axis]
+    if matrix.dim() != 2 or matrix.shape[1] != length:
+        raise RuntimeError(f"matrix: expected [outputs, {length}], got {list(matrix.shape)}")
+    if size < 1 or stride < 1:
+        raise RuntimeError(f"matrix: expected bands of 1 column and more, 1 and more apart, got {size} and {stride}")
+
+
 def _check_pair(name: str, numbers: Sequence[int], least: int, most: int) -> None:
     if len(numbers) != 2 or min(numbers) < least or max(numbers) > most:
         raise RuntimeError(f"{name}: expected two numbers of {least} to {most}, got {tuple(numbers)}")

@@ -26,7 +26,7 @@ from lbp.ops._window_accumulation import (
     accumulation_bytes,
     accumulation_calls,
 )
-from lbp.ops._window_checks import check_convolution, check_places
+from lbp.ops._window_checks import check_band, check_convolution, check_places
 from lbp.ops._window_convolution import (
     ConvolvedWindows,
     axis_taps,
@@ -92,7 +92,8 @@ def combine_windows(
     Args:
         windows: [B, C0, kh, kw, C, h, w].
         axis: 0 for rows, 1 for columns.
-        matrix: [outputs, inputs]; row i is zero but for `size` entries from column `i * stride + offset` on.
+        matrix: [outputs, inputs]; row i is zero but for `size` entries from column `i * stride + offset` on, or for
+            those of them that the matrix has.
         scale: rows or columns of the input between the windows of neighbouring neurons.
         stride: see matrix.
         offset: see matrix.
@@ -100,7 +101,14 @@ def combine_windows(
 
     Returns:
         The matrix of the outputs, on windows that are larger by `scale * (size - 1)`. Differentiable.
+
+    Raises:
+        ValueError: no such axis.
+        RuntimeError: shapes or numbers that do not fit.
     """
+    if axis not in (0, 1):
+        raise ValueError(f"axis: expected 0 for rows or 1 for columns, got {axis}")
+    check_band(windows, axis, matrix, stride, size)
     window_dim, neuron_dim = 2 + axis, 5 + axis
     window, length, count = windows.shape[window_dim], windows.shape[neuron_dim], matrix.shape[0]
     shape = list(windows.shape)

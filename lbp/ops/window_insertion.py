@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lbp.constants import side_signs
+from lbp.ops._arguments import check_spread
 from lbp.ops._convolution import Pair
 from lbp.ops._product import product
 from lbp.strategies import side_code
@@ -32,9 +33,9 @@ def insert_into_windows(
         A: [K, R, height, width, C] of windows inside the layer.
         places: int64 [P, 3]: image, first row and column of the window.
         center: [B or 1, H, W, C, C0, kh, kw], contiguous; see `lbp.ops.forward_windows` for the windows of the input.
-        radius: like center, or None for zero, as radius_bias.
+        radius: like center, or None for zero.
         center_bias: [B or 1, H, W, C].
-        radius_bias: like center_bias.
+        radius_bias: like center_bias, or None for zero.
         scale: rows and columns of the input between the windows of neighbouring neurons of the layer.
         sides: see `lbp.ops.relax_backward`.
 
@@ -45,8 +46,10 @@ def insert_into_windows(
 
     Raises:
         ValueError: unknown sides, or rows that make no such groups.
+        RuntimeError: tensors whose shapes do not fit.
     """
     side_code(sides)
+    _check_shapes(A, places, center, radius, center_bias, radius_bias)
     count, (height, width, _) = A.shape[1], A.shape[2:]
     if count % max(len(places), 1):
         raise ValueError(f"A: {count} rows make no {len(places)} groups of one size")
@@ -61,21 +64,38 @@ def insert_into_windows(
     constants = torch.zeros(rows.shape[:2], dtype=torch.float64, device=A.device)
     for i in range(height):
         for j in range(width):
-            part, added = _of_a_pixel(rows[:, :, i, j], places, (i, j), center, center_bias)
-            if radius is not None and radius_bias is not None:
-                more, further = _of_a_pixel(spread[:, :, i, j], places, (i, j), radius, radius_bias)
-                part, added = part + more, added + further
             down, across = (slice(scale[k] * at, scale[k] * at + window[k]) for k, at in enumerate((i, j)))
-            total[:, :, :, down, across] += part.unflatten(-1, (inputs, *window))
-            constants = constants + added
+            for of_sides, matrix, bias in ((rows, center, center_bias), (spread, radius, radius_bias)):
+                at_pixel = of_sides[:, :, i, j]
+                if matrix is not None:
+                    part = product(at_pixel, _under_rows(matrix, places, (i, j)).flatten(2))
+                    total[:, :, :, down, across] += part.unflatten(-1, (inputs, *window))
+                if bias is not None:
+                    added = at_pixel * _under_rows(bias, places, (i, j))[:, None]
+                    constants = constants + added.sum(-1, dtype=torch.float64)
     coefficients = total.unflatten(1, (-1, group)).movedim(1, 0).flatten(1, 2).movedim(2, -1)
     return coefficients, constants.unflatten(1, (-1, group)).movedim(1, 0).flatten(1, 2)
 
 
-def _of_a_pixel(rows: Tensor, places: Tensor, pixel: Pair, matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the products [P, K G, C0 kh kw] and [P, K G] float64 of rows [P, K G, C] at one pixel of their windows."""
-    image, row, column = places[:, 0], places[:, 1] + pixel[0], places[:, 2] + pixel[1]
-    matrices, biases = (
-        values[image if values.shape[0] > 1 else torch.zeros_like(image), row, column] for values in (matrix, bias)
-    )
-    return product(rows, matrices.flatten(2)), (rows * biases[:, None]).sum(-1, dtype=torch.float64)
+def _check_shapes(
+    A: Tensor, places: Tensor, center: Tensor, radius: Tensor | None, center_bias: Tensor, radius_bias: Tensor | None
+) -> None:
+    if center.dim() != 7:
+        raise RuntimeError(f"center: expected [batch, *layer, channels, rows, columns], got {center.dim()} dimensions")
+    channels = center.shape[3]
+    if A.dim() != 5 or A.shape[4] != channels:
+        raise RuntimeError(f"A: expected [sides, rows, height, width, {channels}] as in center, got {list(A.shape)}")
+    if places.dtype != torch.int64 or places.dim() != 2 or places.shape[1] != 3:
+        raise RuntimeError(f"places: expected int64 [places, 3], got {places.dtype} {list(places.shape)}")
+    if center_bias.shape[1:] != center.shape[1:4]:
+        layer = list(center.shape[1:4])
+        raise RuntimeError(
+            f"center_bias: expected a batch of the shape {layer} as in center, got {list(center_bias.shape)}"
+        )
+    check_spread(radius, center, radius_bias, center_bias)
+
+
+def _under_rows(values: Tensor, places: Tensor, pixel: Pair) -> Tensor:
+    """Return the part of [B or 1, H, W, ...] at one pixel of each window: [P, ...]."""
+    image = places[:, 0] if values.shape[0] > 1 else torch.zeros_like(places[:, 0])
+    return values[image, places[:, 1] + pixel[0], places[:, 2] + pixel[1]]

@@ -502,3 +502,44 @@ def test_a_weight_of_another_size_is_refused():
     matrices = window_matrices(1, window, layer)
     with pytest.raises(RuntimeError, match=r"weight: expected \[n_out, 105\], got \[4, 7\]"):
         ops.forward_linear_windows(*matrices, normal(4, 7), None, image=(2, *image), scale=scale, offset=offset)
+
+
+@pytest.mark.parametrize(("stride", "offset", "size"), [(2, 0, 2), (1, -1, 3), (3, 0, 1), (2, -2, 4)])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("image", "window", "layer", "scale", "first"), PLACES)
+def test_a_banded_matrix_multiplies_an_axis(image, window, layer, scale, first, axis, stride, offset, size):
+    windows = window_matrices(2, window, layer)[0].double().requires_grad_()
+    length = layer[1 + axis]
+    matrix = torch.zeros(length + 1, length, dtype=torch.float64)
+    for row in range(length + 1):
+        band = slice(max(row * stride + offset, 0), max(row * stride + offset + size, 0))
+        matrix[row, band] = normal(length, seed=row).double()[band]
+    matrix.requires_grad_()
+    found = ops.combine_windows(windows, axis, matrix, scale[axis], stride, offset, size)
+    moved = [(scale[i] * stride, first[i] + scale[i] * offset) if i == axis else (scale[i], first[i]) for i in range(2)]
+    # Entries over the padding may be anything, and are dropped here.
+    dense = ops.windows_to_dense(found, (2, *image), *zip(*moved, strict=True))
+    of_layer = ops.windows_to_dense(windows, (2, *image), scale, first)
+    expected = torch.tensordot(of_layer, matrix, dims=([3 + axis], [1])).movedim(-1, 3 + axis)
+    assert_close([dense], [expected], TOLERANCE[torch.float64], "matrix")
+    weight = normal(*expected.shape, seed=9).double()
+    gradients = (torch.autograd.grad(result, (windows, matrix), weight) for result in (dense, expected))
+    (of_windows, of_matrix), (expected_windows, expected_matrix) = gradients
+    banded = torch.where(matrix == 0, 0.0, expected_matrix)
+    assert_close([of_windows, of_matrix], [expected_windows, banded], TOLERANCE[torch.float64], "gradient")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "error", "message"),
+    [
+        (0, torch.zeros(1, 1, 2, 2, 3, 4), RuntimeError, "expected windows"),
+        (1, 2, ValueError, "axis: expected 0 for rows or 1 for columns, got 2"),
+        (2, torch.zeros(2, 3), RuntimeError, r"matrix: expected \[outputs, 4\], got \[2, 3\]"),
+        (6, 0, RuntimeError, "matrix: expected bands of 1 column and more, 1 and more apart, got 0 and 2"),
+    ],
+)
+def test_matrices_that_do_not_multiply_an_axis_are_refused(argument, value, error, message):
+    arguments = [torch.zeros(1, 1, 2, 2, 3, 4, 5), 0, torch.zeros(2, 4), 1, 2, 0, 2]
+    arguments[argument] = value
+    with pytest.raises(error, match=message):
+        ops.combine_windows(*arguments)
