@@ -126,7 +126,7 @@ def forward_work(nodes: Collection[BoundNode], *, windows: bool, batch: int, dev
 def device_of(nodes: Collection[BoundNode]) -> torch.device:
     """Return where the parameters of nodes are, the CPU where there are none."""
     layers = (node for node in nodes if isinstance(node, Conv2dNode | LinearNode))
-    return next((node.parameters()[0].device for node in layers), torch.device("cpu"))
+    return next((node.weight.read().device for node in layers), torch.device("cpu"))
 
 
 def entries_on_image(windows: InputWindows) -> int:
