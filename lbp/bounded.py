@@ -113,6 +113,7 @@ class BoundedModule(nn.Module):
             _latest=None,
             _cache=None,
             _passed=None,
+            _passed_another=False,
             bound_opts=check_options({} if bound_opts is None else bound_opts),
             training=model.training,
         )
@@ -126,7 +127,8 @@ class BoundedModule(nn.Module):
     _networks: dict[Structure, Network]
     _latest: tuple[Snapshot, Network] | None
     _cache: CachedBounds | None
-    _passed: Tensor | None
+    _passed: BoundedTensor | None
+    _passed_another: bool
     bound_opts: dict[str, Any]
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -139,9 +141,15 @@ class BoundedModule(nn.Module):
         """
         with recorded_statistics(self._model, self._statistics):
             output: Tensor = self._model(*inputs)
-        first = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
-        self._passed = first if first is None or isinstance(first, BoundedTensor) else first.detach()
+        if inputs and isinstance(inputs[0], Tensor):
+            self._note_input(inputs[0])
         return output
+
+    def _note_input(self, x: Tensor) -> None:
+        """Keep what the model is called with, for bounds without an input: a BoundedTensor, or that it is another."""
+        is_known = self._cache is not None and _is_same_input(x, self._cache.x)
+        self._passed = x if isinstance(x, BoundedTensor) and not is_known else None
+        self._passed_another = not is_known
 
     def __call__(self, *args: Any, method_opt: str = "forward", **kwargs: Any) -> Any:
         """Call `forward`, or `compute_bounds` with `method_opt="compute_bounds"`.
@@ -428,8 +436,8 @@ class BoundedModule(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to past calls, so that copies and pickles hold the model and the options alone."""
-        past: dict[str, Any] = {"_statistics": {}, "_networks": {}, "_latest": None, "_cache": None, "_passed": None}
-        return self.__dict__ | past
+        past: dict[str, Any] = {"_statistics": {}, "_networks": {}, "_latest": None, "_cache": None}
+        return self.__dict__ | past | {"_passed": None, "_passed_another": False}
 
     def _network(self) -> Network:
         """Return the graph for the model as it is: modules may have been replaced, modes and settings changed."""
@@ -468,13 +476,13 @@ class BoundedModule(nn.Module):
         reuse_given: bool,
     ) -> tuple[Tensor, Region, dict[BoundNode, Interval]]:
         """Return the input, its region and the cached bounds of hidden layers to use."""
-        cache, passed = self._cache, self._passed
-        if x is None and not reuse_given and isinstance(passed, BoundedTensor):
-            x = passed
+        cache = self._cache
+        if x is None and not reuse_given:
+            x = self._passed
         if x is None or reuse_given:
             if cache is None:
                 raise InvalidInputError("compute_bounds: x=None and reuse_ibp=True need an earlier call with an input")
-            if x is None and passed is not None and not _is_same_input(passed, cache.x):
+            if x is None and self._passed_another:
                 raise StaleBoundsError(
                     "compute_bounds: x=None, but since the latest bounds the model has been called with another input; "
                     "pass x"
@@ -504,7 +512,7 @@ class BoundedModule(nn.Module):
         hidden = {node: problem.bounds[node] for node in problem.pre_activations if node in problem.bounds}
         if reused and self._cache is not None:
             hidden = self._cache.bounds | hidden
-        self._passed = None
+        self._passed, self._passed_another = None, False
         stamp = stamp_of(structure, self._statistics, x)
         self._cache = CachedBounds(x, problem.region, hidden, stamp, problem.rounding, input_stamp_of(x))
 

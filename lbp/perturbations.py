@@ -253,8 +253,8 @@ class BoundedTensor(Tensor):
     """An input together with its perturbation.
 
     Operations on it give plain tensors, without a region; gradients flow through it to the tensor it was made from.
-    Those that only copy or convert the whole tensor (`to`, `float`, `double`, `cpu`, `cuda`, `clone`, `contiguous`,
-    `detach`) keep the perturbation as it is.
+    Those that only copy or convert the whole tensor (`to`, `type`, `type_as`, `float`, `double`, `half`, `bfloat16`,
+    `cpu`, `cuda`, `pin_memory`, `clone`, `contiguous`, `detach`) keep the perturbation as it is.
 
     Attributes:
         ptb: the perturbation, None for an exact input.
@@ -269,7 +269,7 @@ class BoundedTensor(Tensor):
     # Operators see a plain tensor; without this every result would carry the class but not the perturbation.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
-    def __new__(cls: type[BoundedTensor], x: Tensor, ptb: PerturbationLpNorm | None = None) -> BoundedTensor:
+    def __new__(cls, x: Tensor, ptb: PerturbationLpNorm | None = None) -> BoundedTensor:
         """Return x as a BoundedTensor that shares its storage and history."""
         if not isinstance(x, Tensor):
             raise InvalidInputError(f"BoundedTensor needs a tensor, got {type(x).__name__}")
@@ -295,6 +295,27 @@ class BoundedTensor(Tensor):
     def double(self, *args: Any, **kwargs: Any) -> BoundedTensor:
         """Return a float64 copy with the same perturbation."""
         return BoundedTensor(super().double(*args, **kwargs), self.ptb)
+
+    def half(self, *args: Any, **kwargs: Any) -> BoundedTensor:
+        """Return a float16 copy with the same perturbation."""
+        return BoundedTensor(super().half(*args, **kwargs), self.ptb)
+
+    def bfloat16(self, *args: Any, **kwargs: Any) -> BoundedTensor:
+        """Return a bfloat16 copy with the same perturbation."""
+        return BoundedTensor(super().bfloat16(*args, **kwargs), self.ptb)
+
+    def type(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the name of the type, or a copy of another type with the same perturbation."""
+        found = super().type(*args, **kwargs)
+        return BoundedTensor(found, self.ptb) if isinstance(found, Tensor) else found
+
+    def type_as(self, other: Tensor) -> BoundedTensor:
+        """Return a copy of another tensor's type with the same perturbation."""
+        return BoundedTensor(super().type_as(other), self.ptb)
+
+    def pin_memory(self, *args: Any, **kwargs: Any) -> BoundedTensor:
+        """Return a copy in page-locked memory with the same perturbation."""
+        return BoundedTensor(super().pin_memory(*args, **kwargs), self.ptb)
 
     def cpu(self, *args: Any, **kwargs: Any) -> BoundedTensor:
         """Return a copy in host memory with the same perturbation."""

@@ -120,9 +120,9 @@ class BoundTracer(fx.Tracer):
 
     def _is_autocast(self) -> bool:
         """Whether PyTorch would now compute with the model's numbers in another format; float64 it leaves alone."""
-        if self._example.dtype == torch.float64 or not torch._C._is_any_autocast_enabled():
+        if self._example.dtype == torch.float64 or self._example.is_meta:
             return False
-        return not self._example.is_meta and torch.is_autocast_enabled(self._example.device.type)
+        return torch.is_autocast_enabled(self._example.device.type)
 
     def answer(self, value: fx.Proxy, question: Callable[[Any], Any]) -> Any:
         """Return the answer to a question about the shape or format of a value; None where it is not known.

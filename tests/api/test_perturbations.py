@@ -199,9 +199,17 @@ class TestBoundedTensor:
     def test_conversions_keep_the_perturbation(self):
         x = BoundedTensor(X, self.ptb)
         copies = [x.to(torch.float64), x.double(), x.double().float(), x.cpu(), x.clone(), x.contiguous(), x.detach()]
+        copies += [x.half().float(), x.bfloat16(), x.type(torch.float64), x.type_as(X.double())]
         for kept in (*copies, BoundedTensor(X.T, self.ptb).contiguous(), BoundedTensor(x, self.ptb)):
             assert isinstance(kept, BoundedTensor)
             assert kept.ptb is self.ptb
+
+    def test_pinning_keeps_the_perturbation(self, monkeypatch):
+        monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # as on a machine with a GPU
+        assert BoundedTensor(X, self.ptb).pin_memory().ptb is self.ptb
+
+    def test_its_type_has_a_name(self):
+        assert BoundedTensor(X, self.ptb).type() == X.type()
 
     def test_a_conversion_keeps_the_region(self):
         x = BoundedTensor(X, PerturbationLpNorm(eps=0.1)).double()
