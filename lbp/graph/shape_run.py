@@ -14,7 +14,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lbp.errors import InvalidInputError, UnsupportedLayerError
-from lbp.graph.unchanged import version_of
+from lbp.graph.unchanged import writes_to
 from lbp.nn import GlobalBatchNorm
 
 BATCH_SIZES = (2, 3)
@@ -186,7 +186,7 @@ class ShapeRun(fx.Interpreter):
         return result
 
     def _versions(self, node: fx.Node) -> tuple[int, ...]:
-        return tuple(map(version_of, tensors_in(self.env[node])))
+        return tuple(map(writes_to, tensors_in(self.env[node])))
 
     def _varies(self, node: fx.Node, result: Any) -> bool:
         sources = [source for source in node.all_input_nodes if source in self._of_input]

@@ -78,10 +78,10 @@ def _put_back(holder: _Holder, entries: list[Any]) -> None:
 @contextmanager
 def unchanged_tensors(model: nn.Module) -> Iterator[None]:
     """Refuse a model if its tensors change inside the block."""
-    before = {name: (tensor, version_of(tensor)) for name, tensor in _tensors(model)}
+    before = {name: (tensor, writes_to(tensor)) for name, tensor in _tensors(model)}
     yield
     for name, tensor in _tensors(model):
-        if before.get(name, (None, 0))[0] is tensor and before[name][1] != version_of(tensor):
+        if before.get(name, (None, 0))[0] is tensor and before[name][1] != writes_to(tensor):
             raise refused_change(model, name, tensor)
 
 
@@ -101,6 +101,6 @@ def refused_change(model: nn.Module, name: str, tensor: Tensor) -> UnsupportedLa
     )
 
 
-def version_of(value: Any) -> int:
+def writes_to(value: Any) -> int:
     """Return how often a tensor has been written to, as far as that is counted; 0 for anything else."""
     return value._version if isinstance(value, Tensor) and not value.is_inference() else 0

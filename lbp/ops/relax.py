@@ -24,8 +24,6 @@ from lbp.ops._relaxation import (
 )
 from lbp.strategies import side_code
 
-ForwardMatrices = tuple[Tensor, Tensor, Tensor, Tensor]
-
 
 def relax_backward(
     A: Tensor,
@@ -75,7 +73,7 @@ def relax_forward(
     l: Tensor,
     u: Tensor,
     **lines: Unpack[LineOptions],
-) -> ForwardMatrices:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Push forward linear bounds through an activation (LBP; Lyu et al. 2021, section 4).
 
     The bounds are `(center - radius) x + center_bias - radius_bias` and `(center + radius) x + center_bias +
@@ -101,7 +99,7 @@ def relax_forward(
     matrices = (center, radius, center_bias, radius_bias)
     if current_backend() == "reference":
         return reference.relax_forward(*matrices, l, u, **lines)
-    result: ForwardMatrices = native("relax_forward")(*matrices, *chosen.arguments(l, u))
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = native("relax_forward")(*matrices, *chosen.arguments(l, u))
     return result
 
 
