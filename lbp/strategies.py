@@ -35,9 +35,10 @@ STATUSES: tuple[str, ...] = (
     "right dead",
     "unstable",
 )
-"""The six statuses of a neuron with pre-activation bounds [l, u]; the first match decides (Lyu et al.
+"""The six statuses of a neuron with pre-activation bounds [l, u] and bending point r (section 5 of Lyu et al. 2021).
 
-2021, section 5).
+Left dead: u <= 0. Left unstable: l < 0 < u <= r. Alive: 0 <= l and u <= r. Right unstable: 0 <= l < r < u. Right dead:
+r <= l, r < u. Unstable: l < 0 and r < u. The first that fits decides.
 """
 
 

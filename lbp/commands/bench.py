@@ -3,8 +3,8 @@
 import importlib.util
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -170,34 +170,50 @@ def bench(
         record = continue_record(output, record)
     done: dict[Key, Row] = {} if again else {row.key: row for row in record.rows}
     ops, methods = replace(ops, done=frozenset(done)), replace(methods, done=done)
-    end = time.monotonic() + 60 * run_limit
-    stopped, failure, measured = "", None, False
     with Console(stderr=True).status("measuring") as status:
-        try:
-            for rows in _measurements(chosen, on, ops, methods, status.update):
-                record, measured = record.with_rows(rows), True
-                if output is not None:
-                    write_record(record, output)
-                if time.monotonic() > end:
-                    stopped = f"stopped after {run_limit:g} minutes"
-                    break
-        except KeyboardInterrupt:
-            stopped = "interrupted"
-        except OutputError as error:
-            failure = error
-    if not (record.rows or stopped):
+        measurements = _measurements(chosen, on, ops, methods, status.update)
+        run = _extended(record, measurements, output, run_limit)
+    if not (run.record.rows or run.stopped):
         raise InvalidInputError("nothing was measured: --only, --batch and --contender leave no case of these levels")
-    _show(console, record, plots)
-    if failure is not None:
-        raise failure
-    if stopped:
+    _show(console, run.record, plots)
+    if run.failure is not None:
+        raise run.failure
+    if run.stopped:
         rest = "what was measured is kept only by --output FILE, which then continues"
         if output is not None:
             rest = "the same command with the same --output measures the rest"
-        console.print(f"[yellow]{stopped}[/]; {rest}")
-    elif not measured:
+        console.print(f"[yellow]{run.stopped}[/]; {rest}")
+    elif not run.measured:
         console.print("nothing new was measured: --output holds every case; --again measures it again")
-    _finish(console, record, interrupted=stopped == "interrupted")
+    _finish(console, run.record, interrupted=run.stopped == "interrupted")
+
+
+@dataclass
+class _Run:
+    """What became of a run: its record, why it stopped early ("": it did not), and whether it measured anything."""
+
+    record: Record
+    stopped: str = ""
+    failure: OutputError | None = None
+    measured: bool = False
+
+
+def _extended(record: Record, measurements: Iterable[list[Row]], output: Path | None, minutes: float) -> _Run:
+    """Adds measurements to a record, and writes it after each, until so many minutes have passed."""
+    run, end = _Run(record), time.monotonic() + 60 * minutes
+    try:
+        for rows in measurements:
+            run.record, run.measured = run.record.with_rows(rows), True
+            if output is not None:
+                write_record(run.record, output)
+            if time.monotonic() > end:
+                run.stopped = f"stopped after {minutes:g} minutes"
+                break
+    except KeyboardInterrupt:
+        run.stopped = "interrupted"
+    except OutputError as error:
+        run.failure = error
+    return run
 
 
 def _finish(console: Console, record: Record, *, interrupted: bool) -> None:

@@ -99,9 +99,19 @@ def ramp_interval_with_status(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`ramp_interval`, and how many neurons have each of the six statuses.
 
+    Args:
+        l: lower bounds [B, *shape], float32 or float64.
+        u: upper bounds, like l.
+        r: see `ramp`.
+        eta: see `ramp`.
+
     Returns:
-        Lower and upper bounds, and counts, int64 [6], in the order of `lbp.strategies.STATUSES`: left dead, left
-        unstable, alive, right unstable, right dead, unstable. A neuron with a NaN bound is counted nowhere.
+        Lower and upper bounds, each like l, and counts, int64 [6], in the order of `lbp.strategies.STATUSES`: left
+        dead, left unstable, alive, right unstable, right dead, unstable. A neuron with a NaN bound is counted nowhere.
+
+    Raises:
+        ValueError: see `ramp`.
+        RuntimeError: see `ramp`.
     """
     if current_backend() == "reference":
         check_numbers(r, eta)

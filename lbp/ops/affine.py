@@ -174,7 +174,8 @@ def relax_backward_conv2d(
         **lines: r, eta, strategy and given lines; see `lbp.ops.bounding_lines`.
 
     Returns:
-        `A'` [K, B, S, C_in, h, w] and the constants contributed [K, B, S], float64.
+        `A'` [K, B, S, C_in, h, w] and the constants contributed [K, B, S], float64. Differentiable as
+        `relax_backward_linear` is.
 
     Raises:
         ValueError: see `lbp.ops.relax_backward`.

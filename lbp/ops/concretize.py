@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -156,10 +157,18 @@ def concretize_forward_ball(
 ) -> tuple[Tensor, Tensor]:
     """Bounds of a layer from its forward linear bounds over the l_p ball.
 
-    See `concretize_forward_box` for the matrices and `concretize_ball` for the region.
+    Args:
+        center: [B or 1, n0, *shape]; see `lbp.ops.relax_forward`.
+        radius: like center, or None.
+        center_bias: [B or 1, *shape].
+        radius_bias: like center_bias, or None.
+        x0: center of the ball [B or 1, *input].
+        eps: its radius; see `concretize_ball`.
+        p: its norm, 1 <= p <= inf.
 
     Returns:
-        Lower and upper bounds [B, *shape] in the dtype of center.
+        Lower and upper bounds [B, *shape] in the dtype of center, added up in float64. Differentiable with respect to
+        all tensors.
 
     Raises:
         ValueError: p below 1.
@@ -218,21 +227,38 @@ def _input_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     return sum_to(gradient.reshape(gradient.shape[0], *x.shape[1:]), x.shape).to(x.dtype)
 
 
-def _concretize_forward_backward(ctx: Any, l: Tensor, u: Tensor, _magnitude: Tensor) -> tuple[Tensor | None, ...]:
-    center, radius, center_bias, radius_bias, x, x_U, eps_tensor = ctx.saved_tensors
-    eps, p, _ = ctx.numbers
+def forward_bound_gradients(
+    ctx: Any, l: Tensor, u: Tensor, of_matrices: Callable[[], tuple[Tensor, Tensor]]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the four forward bounds of a layer from those of its bounds, as far as they are needed.
+
+    Args:
+        ctx: of the op, whose first arguments and saved tensors the four are.
+        l: gradient of the lower bounds [B, *shape].
+        u: that of the upper bounds.
+        of_matrices: computes the gradients of center and radius, image by image.
+    """
+    center, radius, center_bias, radius_bias = ctx.saved_tensors[:4]
     to_center, to_radius = None, None
     if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-        to_center, to_radius = native("concretize_forward_gradient")(l, u, center, radius, x, x_U, eps, eps_tensor, p)
+        to_center, to_radius = of_matrices()
         to_center = sum_to(to_center, center.shape)
         to_radius = None if radius is None else sum_to(to_radius, center.shape)
     need_center_bias, need_radius_bias = ctx.needs_input_grad[2:4]
     to_center_bias = sum_to(l + u, center_bias.shape) if need_center_bias else None
     to_radius_bias = sum_to(u - l, radius_bias.shape) if need_radius_bias else None
+    return to_center, to_radius, to_center_bias, to_radius_bias
+
+
+def _concretize_forward_backward(ctx: Any, l: Tensor, u: Tensor, _magnitude: Tensor) -> tuple[Tensor | None, ...]:
+    center, radius, _, _, x, x_U, eps_tensor = ctx.saved_tensors
+    eps, p, _ = ctx.numbers
+    rest = (l, u, center, radius, x, x_U, eps, eps_tensor, p)
+    of_bounds = forward_bound_gradients(ctx, l, u, lambda: native("concretize_forward_gradient")(*rest))
     to_region: tuple[Tensor | None, ...] = (None, None, None, None)
     if any(ctx.needs_input_grad[4:8]):
         to_region = region_gradients(center, radius, x, x_U, eps_tensor, p, l, u)
-    return to_center, to_radius, to_center_bias, to_radius_bias, *to_region, None, None
+    return *of_bounds, *to_region, None, None
 
 
 def _parts_by_sign(rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,10 @@ from lbp.ops._arguments import (
     radius_parameters,
     refuse_second_order,
     register_gradient,
-    sum_to,
 )
 from lbp.ops._convolution import Pair
 from lbp.ops._window_checks import check_places
-from lbp.ops.concretize import checked_exponent, region_gradients
+from lbp.ops.concretize import checked_exponent, forward_bound_gradients, region_gradients
 from lbp.ops.forward_windows import windows_to_dense
 
 
@@ -107,10 +106,20 @@ def concretize_forward_windows_ball(
 ) -> tuple[Tensor, Tensor]:
     """Bounds of a layer from its forward linear bounds on windows over the l_p ball.
 
-    See `concretize_forward_windows_box` for the matrices and `concretize_ball` for the region.
+    Args:
+        center: [B or 1, C0, kh, kw, C, H, W].
+        radius: like center, or None.
+        center_bias: [B or 1, C, H, W].
+        radius_bias: like center_bias, or None.
+        x0: center of the ball [B or 1, C0, rows, columns].
+        eps: its radius; see `lbp.ops.concretize_ball`.
+        p: its norm, 1 <= p <= inf.
+        scale: see `lbp.ops.forward_windows`, as offset.
+        offset: first row and column of the window of the neuron at (0, 0).
 
     Returns:
-        Lower and upper bounds [B, C, H, W] in the dtype of center.
+        Lower and upper bounds [B, C, H, W] in the dtype of center, added up in float64. Differentiable with respect to
+        all tensors.
 
     Raises:
         ValueError: p below 1.
@@ -133,22 +142,14 @@ def _save_concretize(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _concretize_backward(ctx: Any, l: Tensor, u: Tensor, _magnitude: Tensor) -> tuple[Tensor | None, ...]:
-    center, radius, center_bias, radius_bias, x, x_U, eps_tensor = ctx.saved_tensors
+    center, radius, _, _, x, x_U, eps_tensor = ctx.saved_tensors
     eps, p, scale, offset = ctx.numbers
-    to_center, to_radius = None, None
-    if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-        to_center, to_radius = native("concretize_forward_windows_gradient")(
-            l, u, center, radius, x, x_U, eps, eps_tensor, p, scale, offset
-        )
-        to_center = sum_to(to_center, center.shape)
-        to_radius = None if radius is None else sum_to(to_radius, center.shape)
-    need_center_bias, need_radius_bias = ctx.needs_input_grad[2:4]
-    to_center_bias = sum_to(l + u, center_bias.shape) if need_center_bias else None
-    to_radius_bias = sum_to(u - l, radius_bias.shape) if need_radius_bias else None
+    rest = (l, u, center, radius, x, x_U, eps, eps_tensor, p, scale, offset)
+    of_bounds = forward_bound_gradients(ctx, l, u, lambda: native("concretize_forward_windows_gradient")(*rest))
     to_region: tuple[Tensor | None, ...] = (None, None, None, None)
     if any(ctx.needs_input_grad[4:8]):
         to_region = _region_gradients(ctx, l, u)
-    return to_center, to_radius, to_center_bias, to_radius_bias, *to_region, None, None, None, None
+    return *of_bounds, *to_region, None, None, None, None
 
 
 def _region_gradients(ctx: Any, l: Tensor, u: Tensor) -> tuple[Tensor | None, ...]:

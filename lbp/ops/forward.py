@@ -106,7 +106,8 @@ def forward_conv2d(
         groups: see `lbp.ops.interval_conv2d`.
 
     Returns:
-        center, radius, center_bias and radius_bias of the layer's output.
+        center, radius, center_bias and radius_bias of the layer's output; radii stay None where they were.
+        Differentiable with respect to all tensors.
 
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit.

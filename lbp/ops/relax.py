@@ -89,7 +89,8 @@ def relax_forward(
         **lines: r, eta, strategy and given lines; see `lbp.ops.bounding_lines`.
 
     Returns:
-        center, radius, center_bias and radius_bias of the activations.
+        center, radius, center_bias and radius_bias of the activations. Differentiable with respect to the forward
+        bounds and what `relax_backward` is.
 
     Raises:
         ValueError: see `lbp.ops.bounding_lines`.

@@ -122,6 +122,7 @@ def relax_backward_conv2d_windows(
 
     Returns:
         Coefficients [K, R, *window, C_in] of the convolution's input and the constants contributed [K, R], float64.
+        Differentiable as `relax_windows` and with respect to weight.
 
     Raises:
         ValueError: see `lbp.ops.relax_backward`.
@@ -170,7 +171,8 @@ def backward_conv2d_windows(
         groups: see `lbp.ops.interval_conv2d`.
 
     Returns:
-        Coefficients [K, R, *window, C_in] and the constants [K, R], float64.
+        Coefficients [K, R, *window, C_in] and the constants [K, R], float64. Differentiable with respect to A, weight
+        and bias.
 
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit, or a window outside the layer.
