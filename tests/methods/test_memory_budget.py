@@ -379,6 +379,27 @@ def test_verdicts_do_not_depend_on_the_budget(model, method, eps):
     assert 6 <= int(found[0].sum()) <= 30
 
 
+def test_images_take_as_many_rows_after_others_where_nobody_asked_for_a_budget(model, monkeypatch):
+    """It is half of what is free, and the bounds of others are kept in the other half."""
+    rows = []
+
+    def counted(*arguments):
+        rows.append(rows_beside(*arguments))
+        return rows[-1]
+
+    images = 30
+    kept = images * 2 * 4 * sum(node.size for node in lbp.BoundedModule(model, torch.rand(1, 3, 8, 8)).nodes())
+    budget = int(1.5 * least_of(model, 1, "CROWN"))
+    assert budget < kept
+    monkeypatch.setattr("lbp.methods.options.free_memory", lambda device: 2 * budget)
+    monkeypatch.setattr(problem, "rows_beside", counted)
+    with torch.no_grad():
+        bounded(model, images, None)()
+    of_one = rows[: len(rows) // images]
+    assert max(of_one) > 1
+    assert rows == of_one * images
+
+
 @pytest.mark.parametrize("rounding", ["nearest", "outward"])
 @pytest.mark.parametrize("method", ["CROWN-IBP", "CROWN"])
 def test_rows_of_the_output_may_go_image_by_image(model, monkeypatch, method, rounding):
