@@ -197,7 +197,9 @@ def image_bytes(
         kept = (sum(numbers.values()) + COPIES_OF_MATRICES * max(of_rows)) * itemsize if of_rows else 0
         first = [node for node in numbers if network.rank[node] == 0]
         carried = [node for node in nodes if any(node in network.below(end) for end in first)]
-        return total * itemsize + max(kept, forward_bytes(carried, windows=windows, batch=1, itemsize=itemsize))
+        return total * itemsize + max(
+            kept, forward_bytes(carried, windows=windows, batch=1, itemsize=itemsize, rounding=rounding)
+        )
     return total * itemsize
 
 

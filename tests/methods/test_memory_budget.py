@@ -339,7 +339,12 @@ def test_insertion_of_whole_forward_bounds_into_windows_stays_within_the_budget(
 
 # Of many images the magnitudes of a weight that is larger than all bounds; sums of many blocks of a layer's inputs.
 @pytest.mark.parametrize(
-    ("sizes", "method", "images"), [((64, 3000, 4000, 3), "IBP", 300), ((1100, 1100, 600, 3), "LBP", 1)]
+    ("sizes", "method", "images"),
+    [
+        ((64, 3000, 4000, 3), "IBP", 300),
+        ((1100, 1100, 600, 3), "LBP", 1),
+        ((1100, 1100, 10, 3), "Relaxed-CROWN-1", 1),
+    ],
 )
 def test_the_least_budget_suffices_where_wide_layers_round_outward(sizes, method, images):
     torch.manual_seed(0)
