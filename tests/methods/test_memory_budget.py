@@ -1,6 +1,7 @@
 """A memory budget is kept, counted by the allocations themselves, and changes no verdict."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 import lbp
 from lbp.errors import InvalidInputError
 from lbp.linear import Region
-from lbp.methods import Problem, forward_work, memory, problem
+from lbp.methods import Problem, byte_counts, forward_work, memory, problem
 from lbp.methods.memory import budget_in_bytes, rows_beside
 from lbp.ops import _window_accumulation, _window_convolution, _windows, forward_windows
 
@@ -520,3 +521,41 @@ def test_free_memory_of_a_device_follows_what_other_processes_allocate_a_little_
     assert memory.free_memory(device) == 20
     driver.free, driver.reserved, driver.allocated = 0, 20, 30
     assert memory.free_memory(device) == 0
+
+
+@pytest.fixture
+def scratch_of_gpu(monkeypatch):
+    """Have the scratch memory of Linear layers counted as on a CUDA device."""
+
+    def as_there(count):
+        def counted(weight, *arguments):
+            return count(SimpleNamespace(is_cuda=True, shape=weight.shape, itemsize=weight.itemsize), *arguments)
+
+        return counted
+
+    for name in ("interval_linear_bytes", "relax_backward_linear_bytes"):
+        monkeypatch.setattr(byte_counts, name, as_there(getattr(byte_counts, name)))
+
+
+@pytest.mark.usefixtures("scratch_of_gpu")
+@pytest.mark.parametrize("widths", [(784, 500, 500, 10), (784, 500, 100, 10)])
+@pytest.mark.parametrize("method", ["IBP", "CROWN-IBP"])
+def test_scratch_memory_of_few_images_and_rows_fits_into_a_budget_that_is_small(widths, method):
+    layers = [part for i in range(3) for part in (nn.Linear(*widths[i : i + 2]), nn.ReLU())][:-1]
+    net = lbp.BoundedModule(nn.Sequential(*layers), torch.rand(1, 784))
+    assert net.images_within(method, memory_budget="16MiB") >= 4
+    x = lbp.BoundedTensor(torch.rand(1, 784), lbp.PerturbationLpNorm(eps=0.01))
+    with torch.no_grad():
+        net.compute_bounds(x=(x,), method=method, memory_budget="16MiB")
+
+
+@pytest.mark.usefixtures("by_library")
+def test_images_leave_room_for_scratch_memory_of_as_many(monkeypatch):
+    """Products with windows of many more images would take all of the budget at a time."""
+    budget = 64 * MIB
+    monkeypatch.setattr(_window_accumulation, "operand_bytes", lambda device: budget)
+    model = network("residual images")
+    assert lbp.BoundedModule(model, torch.rand(1, 3, 8, 8)).images_within("LBP", rows=5, memory_budget=budget) >= 4
+    C = torch.randn(12, 5, 5, generator=torch.Generator().manual_seed(0))
+    peak, _ = peak_of(bounded(model, 12, budget, "LBP", C))
+    assert peak <= budget
