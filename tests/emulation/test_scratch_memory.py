@@ -11,9 +11,11 @@ DEPTHS = (20, 255, 256, 300, 1030, 4096, 32_768)
 
 
 def assert_counted(taken, columns, depth, itemsize, **sums):
-    """At least what any number of rows takes, and of wide results no more than is taken of some."""
+    """At least what any number of rows takes, ROWS of them or fewer, and of wide results no more than some take."""
     counted = split_product_bytes(columns, depth, itemsize, **sums)
     assert max(taken) <= counted
+    for rows, of_rows in zip(ROWS, taken, strict=True):
+        assert of_rows <= split_product_bytes(columns, depth, itemsize, rows=rows, **sums) <= counted
     if depth < 256:
         assert counted == 0
     elif depth >= 4096:
@@ -56,4 +58,6 @@ def test_forward_bounds_through_convolutions(emulated, outputs, inputs, groups, 
         geometry = [1, 1, 1, 1, 1, 1, size, size, size, size, groups]
         if itemsize == 8:
             weight = weight.astype("float64")
-        assert max(workspace(rows, weight, geometry) for rows in ROWS) <= counted
+        for rows in ROWS:
+            of_rows = split_product_bytes(outputs, 9 * inputs, itemsize, sums=2, rows=rows * size * size)
+            assert workspace(rows, weight, geometry) <= of_rows <= counted
