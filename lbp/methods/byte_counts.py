@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+import torch
 from torch import Tensor
 
 from lbp.graph import BoundNode, InputNode, Network, pre_activations
@@ -379,13 +380,21 @@ def insertion_scratch_bytes(
         windows: whether forward bounds are kept as windows where that is smaller.
         batch: number of images.
     """
-    device, most = device_of(network.nodes), 0
+    if not stops:
+        return 0
+    device, most = _device_of_parameters(network), 0
     for stop, own in zip(stops, _windows_of(network, stops, windows=windows), strict=True):
         most = max(most, insert_forward_scratch_bytes(stop.size, network.input.size, itemsize, device))
         if own is not None:
             sizes = (own.image, own.field.size, own.layer, own.scale)
             most = max(most, accumulation_bytes(*sizes, 2 * rows, batch, itemsize, device))
     return most
+
+
+@counted_once
+def _device_of_parameters(network: Network) -> torch.device:
+    """Return where the parameters of a network are; to read them may be to compute them."""
+    return device_of(network.nodes)
 
 
 @counted_once

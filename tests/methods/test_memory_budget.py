@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import lbp
 from lbp.errors import InvalidInputError
+from lbp.graph import pre_activations
 from lbp.linear import Region
 from lbp.methods import Problem, byte_counts, forward_work, memory, problem
 from lbp.methods.memory import budget_in_bytes, rows_beside
@@ -559,3 +560,25 @@ def test_images_leave_room_for_scratch_memory_of_as_many(monkeypatch):
     C = torch.randn(12, 5, 5, generator=torch.Generator().manual_seed(0))
     peak, _ = peak_of(bounded(model, 12, budget, "LBP", C))
     assert peak <= budget
+
+
+def test_rows_are_fitted_into_a_budget_without_reading_parameters_for_every_number_of_them(model, monkeypatch):
+    asked, device_of = [], byte_counts.device_of
+
+    def counted(nodes):
+        asked.append(nodes)
+        return device_of(nodes)
+
+    monkeypatch.setattr(byte_counts, "device_of", counted)
+    net = lbp.BoundedModule(model, torch.rand(1, 3, 8, 8))._network()
+
+    def scratch(stops):
+        rows = range(1, 9)
+        return [byte_counts.insertion_scratch_bytes(net, stops, n, 4, windows=True, batch=2) for n in rows]
+
+    assert set(scratch(())) == {0}
+    assert not asked
+    found = scratch(tuple(pre_activations(net.nodes)))
+    assert found == sorted(found)
+    assert found[0] > 0
+    assert len(asked) == 1
