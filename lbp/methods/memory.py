@@ -158,7 +158,7 @@ def images_at_once(problem: Problem, method: Method, *, keep_linear: bool = Fals
         return batch
     in_cached_parts = method.output == "crown" and not keep_linear
 
-    def within(kept: int, *, strict: bool) -> int:
+    def within(kept_images: int, *, strict: bool) -> int:
         assert problem.budget is not None
         return images_within(
             problem.budget,
@@ -170,7 +170,7 @@ def images_at_once(problem: Problem, method: Method, *, keep_linear: bool = Fals
             windows=problem.windows,
             by_work=problem.by_work,
             rounding=problem.rounding,
-            kept=kept,
+            kept_images=kept_images,
             with_rows=problem.cached_images(problem.sides) if in_cached_parts else None,
             strict=strict,
             wanted=batch,
@@ -193,7 +193,7 @@ def images_within(
     windows: bool,
     by_work: bool = False,
     rounding: str = "nearest",
-    kept: int = 0,
+    kept_images: int = 0,
     with_rows: int | None = None,
     strict: bool,
     wanted: int = sys.maxsize,
@@ -210,7 +210,7 @@ def images_within(
         windows: whether rows are kept as windows where that is smaller.
         by_work: whether forward bounds are dense where that is less work.
         rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
-        kept: images whose bounds of hidden layers are kept while others are bounded.
+        kept_images: of which the bounds of hidden layers are kept while others are bounded.
         with_rows: images of which rows of the output are held at a time; None: all.
         strict: whether a budget that is too small for a single image is an error.
         wanted: images, of which more are not asked for.
@@ -226,9 +226,9 @@ def images_within(
     forward, through = carries_forward(method), least_rows(network, method, output, rounding=rounding)
     fixed = shared_bytes(network, itemsize, rows=int(starts_rows), through=through, forward=forward, rounding=rounding)
     of_image = kept_numbers(network, method, output, rounding=rounding) * itemsize
-    fixed += max(kept - 1, 0) * of_image
+    fixed += max(kept_images - 1, 0) * of_image
     joined = joined_numbers(network, method, output, rounding=rounding) * itemsize
-    at_the_end = kept * (of_image + joined) if kept > 1 else 0
+    at_the_end = kept_images * (of_image + joined) if kept_images > 1 else 0
     intervals = interval_bytes(network, method, output, itemsize, rounding=rounding)
     count = output.size if rows is None else rows
     # Intervals of the last activations are evaluated for all rows together, others for some.
@@ -238,8 +238,8 @@ def images_within(
     if strict and budget < least:
         raise InvalidInputError(
             f"memory_budget={budget} bytes is too small: {method} takes at least {least} bytes "
-            f"({least / 2**20:.1f} MiB) for {max(kept, 1)} x {list(network.input.shape)} inputs"
-            + (", of which the bounds of every hidden layer are kept; pass fewer at a time" if kept > 1 else "")
+            f"({least / 2**20:.1f} MiB) for {max(kept_images, 1)} x {list(network.input.shape)} inputs"
+            + (", of which the bounds of every hidden layer are kept; pass fewer at a time" if kept_images > 1 else "")
         )
     # Whole rows are one for every image, windows are not.
     without_rows = apart + (0 if windows else hidden)

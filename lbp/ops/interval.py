@@ -101,7 +101,7 @@ def interval_conv2d(
     return lower, upper
 
 
-_FEW_EXAMPLES = 4
+_EXAMPLES_IN_ONE_LAUNCH = 4
 """So many, over inputs of which a thread adds up one block, take no scratch memory (csrc/cuda/affine_linear.cu)."""
 
 
@@ -116,7 +116,7 @@ def interval_linear_bytes(weight: Tensor, examples: int, rows: int = 0) -> int:
     if not weight.is_cuda:
         return 0
     outputs, inputs = weight.shape
-    few = examples <= _FEW_EXAMPLES and inputs <= 2**17
+    few = examples <= _EXAMPLES_IN_ONE_LAUNCH and inputs <= 2**17
     return split_product_bytes(outputs, inputs, weight.itemsize, sums=2, rows=max(0 if few else examples, rows))
 
 
