@@ -353,10 +353,10 @@ def output_scratch_bytes(
     return insertion_scratch_bytes(network, stops, count, itemsize, windows=windows, batch=batch or 1)
 
 
-def least_rows(network: Network, method: Method, output: BoundNode, *, rounding: str) -> int:
+def least_rows(network: Network, method: Method, output: BoundNode, rows: int | None, *, rounding: str) -> int:
     """Return how many rows of one image pass through a layer at a time, at least, both sides counting."""
-    if method.output == "ibp" and rounding == "nearest":
-        return 0
+    if method.output == "ibp" and (rounding == "nearest" or rows):
+        return 2 * (rows or 0)
     if method.hidden != "relaxed-crown":
         return 2
     return 2 * max((position_rows(node) for node in pre_activations(network.below(output))), default=1)

@@ -223,7 +223,7 @@ def images_within(
     hidden = hidden_row_bytes(network, method, output, itemsize, windows=windows)
     # Over a ball, outward intervals of the first layer come of rows.
     starts_rows = windows and (hidden > 0 or rounding != "nearest")
-    forward, through = carries_forward(method), least_rows(network, method, output, rounding=rounding)
+    forward, through = carries_forward(method), least_rows(network, method, output, rows, rounding=rounding)
     fixed = shared_bytes(network, itemsize, rows=int(starts_rows), through=through, forward=forward, rounding=rounding)
     of_image = kept_numbers(network, method, output, rounding=rounding) * itemsize
     fixed += max(kept_images - 1, 0) * of_image
@@ -248,7 +248,7 @@ def images_within(
 
     def beside(images: int) -> int:
         """Return the bytes that so many images take together, more of the weights and of scratch memory than one."""
-        passing = max(2 * images * count, through) if through else 0
+        passing = images * max(2 * count, through) if through else 0
         more, few = (
             shared_bytes(network, itemsize, batch=size, through=crossing, forward=forward, rounding=rounding)
             for size, crossing in ((images, passing), (1, through))

@@ -550,6 +550,20 @@ def test_scratch_memory_of_few_images_and_rows_fits_into_a_budget_that_is_small(
         net.compute_bounds(x=(x,), method=method, memory_budget="16MiB")
 
 
+def test_scratch_memory_of_a_specification_counts_where_its_rows_meet_convolutions_above_intervals(monkeypatch):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten())
+    C = torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(0))
+
+    def counted(weight, groups, rows):
+        return rows * MIB
+
+    alone, together = least_of(model, 1, "IBP"), least_of(model, 1, "IBP", C)
+    monkeypatch.setattr(byte_counts, "relax_backward_conv2d_bytes", counted)
+    assert least_of(model, 1, "IBP") == alone
+    # Two sides of three rows, over the pixels of the wider layer's input.
+    assert least_of(model, 1, "IBP", C) >= together + 2 * 3 * 8 * 8 * MIB - SMALL
+
+
 @pytest.mark.usefixtures("by_library")
 def test_images_leave_room_for_scratch_memory_of_as_many(monkeypatch):
     """Products with windows of many more images would take all of the budget at a time."""
