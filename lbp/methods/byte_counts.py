@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+import torch
 from torch import Tensor
 
 from lbp.graph import BoundNode, InputNode, Network, pre_activations
@@ -93,7 +94,14 @@ def _window_bytes(field: ReceptiveField | None, shape: tuple[int, ...], itemsize
 
 @counted_once
 def shared_bytes(
-    network: Network, itemsize: int, *, batch: int = 1, rows: int | None = None, rounding: str = "nearest"
+    network: Network,
+    itemsize: int,
+    *,
+    batch: int = 1,
+    rows: int | None = None,
+    through: int = sys.maxsize,
+    forward: bool = False,
+    rounding: str = "nearest",
 ) -> int:
     """Return the bytes that rows and images take together: weights laid out anew, and the lines of one image.
 
@@ -102,12 +110,16 @@ def shared_bytes(
         itemsize: bytes of a number.
         batch: number of images.
         rows: windowed rows of a hidden layer that start at a time; None: however many. Without any, no lines are kept.
+        through: rows of any kind that pass through a layer at a time, each side and image counting.
+        forward: whether forward bounds are carried through layers.
         rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
     """
     lines = 0 if rows == 0 else 8 * itemsize
     outward = rounding != "nearest"
     return max(
-        lines * node.size + _weight_bytes(network, node, itemsize, batch, rows, outward=outward)
+        lines * node.size
+        + _weight_bytes(network, node, itemsize, batch, rows, outward=outward)
+        + _layer_scratch_bytes(network, node, batch, through, forward=forward)
         for node in network.nodes
     )
 
@@ -115,26 +127,36 @@ def shared_bytes(
 def _weight_bytes(
     network: Network, node: BoundNode, itemsize: int, batch: int, rows: int | None, *, outward: bool
 ) -> int:
-    """Return the most bytes that are made of a layer's weight at a time, and scratch memory; forward bounds apart."""
+    """Return the most bytes that are made of a layer's weight at a time; forward bounds apart."""
     if isinstance(node, LinearNode):
-        weight: Tensor = node.weight.read()
         norms = node.norm_numbers() if network.is_first_affine(node) else 0
-        scratch = max(interval_linear_bytes(weight), relax_backward_linear_bytes(weight))
-        return max(norms, node.interval_numbers(batch, outward=outward)) * itemsize + scratch
+        return max(norms, node.interval_numbers(batch, outward=outward)) * itemsize
     if not isinstance(node, Conv2dNode):
         return 0
     kernel: Tensor = node.weight.read()
-    groups, positions = node.geometry.groups, node.shape[1] * node.shape[2]
-    scratch = max(
-        interval_conv2d_bytes(kernel, groups, positions), relax_backward_conv2d_bytes(kernel, groups), SCRATCH_BYTES
-    )
     # Columns of the kernel as products read them, and as the library's convolutions arrange it.
     columns = -(-kernel.shape[1] // 32) * 32 * kernel.shape[0] * kernel.shape[2] * kernel.shape[3] * itemsize
     # The kernel once for every way in which the windows that start with it are moved inside the layer.
     moved = 1
     for i in range(2):
         moved *= min(node.shape[1 + i], 1 + 2 * node.geometry.padding[i])
-    return max((moved if rows is None else min(moved, rows)) * start_bytes(node, itemsize), columns) + scratch
+    return max((moved if rows is None else min(moved, rows)) * start_bytes(node, itemsize), columns)
+
+
+def _layer_scratch_bytes(network: Network, node: BoundNode, batch: int, through: int, *, forward: bool) -> int:
+    """Return the most bytes of scratch memory of a layer's products; see `shared_bytes`."""
+    # A matrix has a row for each input, and one of constants.
+    rows = batch * (network.input.size + 1) if forward else 0
+    if isinstance(node, LinearNode):
+        weight: Tensor = node.weight.read()
+        return max(interval_linear_bytes(weight, batch, rows), relax_backward_linear_bytes(weight, through))
+    if not isinstance(node, Conv2dNode):
+        return 0
+    kernel: Tensor = node.weight.read()
+    groups, positions = node.geometry.groups, node.shape[1] * node.shape[2]
+    _, height, width = layer_of(node.inputs[0].shape)
+    of_intervals = interval_conv2d_bytes(kernel, groups, positions, max(batch, rows))
+    return max(of_intervals, relax_backward_conv2d_bytes(kernel, groups, through * height * width), SCRATCH_BYTES)
 
 
 def start_bytes(node: BoundNode, itemsize: int) -> int:
@@ -197,7 +219,9 @@ def image_bytes(
         kept = (sum(numbers.values()) + COPIES_OF_MATRICES * max(of_rows)) * itemsize if of_rows else 0
         first = [node for node in numbers if network.rank[node] == 0]
         carried = [node for node in nodes if any(node in network.below(end) for end in first)]
-        return total * itemsize + max(kept, forward_bytes(carried, windows=windows, batch=1, itemsize=itemsize))
+        return total * itemsize + max(
+            kept, forward_bytes(carried, windows=windows, batch=1, itemsize=itemsize, rounding=rounding)
+        )
     return total * itemsize
 
 
@@ -309,19 +333,38 @@ def _inserts(method: Method) -> bool:
 
 @counted_once
 def output_scratch_bytes(
-    network: Network, method: Method, output: BoundNode, rows: int | None, itemsize: int, *, windows: bool, one: bool
+    network: Network,
+    method: Method,
+    output: BoundNode,
+    rows: int | None,
+    itemsize: int,
+    *,
+    windows: bool,
+    batch: int | None,
 ) -> int:
-    """Return the bytes of scratch memory of the output's rows: of one row of one image, or of all of however many."""
+    """Return the bytes of scratch memory of the output's rows: all of those of some images, or (None) one of one."""
     if not _inserts(method) or _forward_to_output(method, rows):
         return 0
     points = [node for node in pre_activations(network.below(output)) if node is not output]
     if method.output == "relaxed-crown":
         points = insertion_points(network, points, output, method.depth)
-    count = 1 if one else output.size if rows is None else rows
-    batch = 1 if one else sys.maxsize
-    return insertion_scratch_bytes(
-        network, tuple(met_first(output, points)), count, itemsize, windows=windows, batch=batch
-    )
+    count = 1 if batch is None else output.size if rows is None else rows
+    stops = tuple(met_first(output, points))
+    return insertion_scratch_bytes(network, stops, count, itemsize, windows=windows, batch=batch or 1)
+
+
+def least_rows(network: Network, method: Method, output: BoundNode, rows: int | None, *, rounding: str) -> int:
+    """Return how many rows of one image pass through a layer at a time, at least, both sides counting."""
+    if method.output == "ibp" and (rounding == "nearest" or rows):
+        return 2 * (rows or 0)
+    if method.hidden != "relaxed-crown":
+        return 2
+    return 2 * max((position_rows(node) for node in pre_activations(network.below(output))), default=1)
+
+
+def carries_forward(method: Method) -> bool:
+    """Whether forward bounds are carried through layers."""
+    return "lbp" in (method.hidden, method.output) or method.hidden == "relaxed-crown"
 
 
 def insertion_scratch_bytes(
@@ -337,13 +380,21 @@ def insertion_scratch_bytes(
         windows: whether forward bounds are kept as windows where that is smaller.
         batch: number of images.
     """
-    device, most = device_of(network.nodes), 0
+    if not stops:
+        return 0
+    device, most = _device_of_parameters(network), 0
     for stop, own in zip(stops, _windows_of(network, stops, windows=windows), strict=True):
         most = max(most, insert_forward_scratch_bytes(stop.size, network.input.size, itemsize, device))
         if own is not None:
             sizes = (own.image, own.field.size, own.layer, own.scale)
             most = max(most, accumulation_bytes(*sizes, 2 * rows, batch, itemsize, device))
     return most
+
+
+@counted_once
+def _device_of_parameters(network: Network) -> torch.device:
+    """Return where the parameters of a network are; to read them may be to compute them."""
+    return device_of(network.nodes)
 
 
 @counted_once

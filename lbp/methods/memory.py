@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,17 +20,18 @@ import torch
 from lbp.errors import InvalidInputError
 from lbp.graph import BoundNode, Network
 from lbp.methods.byte_counts import (
+    carries_forward,
     hidden_row_bytes,
     image_bytes,
     interval_bytes,
     joined_numbers,
     kept_numbers,
+    least_rows,
     output_row_bytes,
     output_scratch_bytes,
     shared_bytes,
 )
 from lbp.methods.names import Method
-from lbp.ops.outward_intervals import SMALL_BATCH
 
 if TYPE_CHECKING:
     from lbp.methods.problem import Problem
@@ -156,7 +158,7 @@ def images_at_once(problem: Problem, method: Method, *, keep_linear: bool = Fals
         return batch
     in_cached_parts = method.output == "crown" and not keep_linear
 
-    def within(kept: int, *, strict: bool) -> int:
+    def within(kept_images: int, *, strict: bool) -> int:
         assert problem.budget is not None
         return images_within(
             problem.budget,
@@ -168,9 +170,10 @@ def images_at_once(problem: Problem, method: Method, *, keep_linear: bool = Fals
             windows=problem.windows,
             by_work=problem.by_work,
             rounding=problem.rounding,
-            kept=kept,
+            kept_images=kept_images,
             with_rows=problem.cached_images(problem.sides) if in_cached_parts else None,
             strict=strict,
+            wanted=batch,
         )
 
     asked = problem.budget_is_strict
@@ -190,9 +193,10 @@ def images_within(
     windows: bool,
     by_work: bool = False,
     rounding: str = "nearest",
-    kept: int = 0,
+    kept_images: int = 0,
     with_rows: int | None = None,
     strict: bool,
+    wanted: int = sys.maxsize,
 ) -> int:
     """Return how many images at a time stay within a budget, at least one.
 
@@ -206,9 +210,10 @@ def images_within(
         windows: whether rows are kept as windows where that is smaller.
         by_work: whether forward bounds are dense where that is less work.
         rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
-        kept: images whose bounds of hidden layers are kept while others are bounded.
+        kept_images: of which the bounds of hidden layers are kept while others are bounded.
         with_rows: images of which rows of the output are held at a time; None: all.
         strict: whether a budget that is too small for a single image is an error.
+        wanted: images, of which more are not asked for.
 
     Raises:
         InvalidInputError: such a budget; the least that is needed is named.
@@ -218,39 +223,41 @@ def images_within(
     hidden = hidden_row_bytes(network, method, output, itemsize, windows=windows)
     # Over a ball, outward intervals of the first layer come of rows.
     starts_rows = windows and (hidden > 0 or rounding != "nearest")
-    fixed = shared_bytes(network, itemsize, rows=int(starts_rows), rounding=rounding)
+    forward, through = carries_forward(method), least_rows(network, method, output, rows, rounding=rounding)
+    fixed = shared_bytes(network, itemsize, rows=int(starts_rows), through=through, forward=forward, rounding=rounding)
     of_image = kept_numbers(network, method, output, rounding=rounding) * itemsize
-    fixed += max(kept - 1, 0) * of_image
+    fixed += max(kept_images - 1, 0) * of_image
     joined = joined_numbers(network, method, output, rounding=rounding) * itemsize
-    at_the_end = kept * (of_image + joined) if kept > 1 else 0
+    at_the_end = kept_images * (of_image + joined) if kept_images > 1 else 0
     intervals = interval_bytes(network, method, output, itemsize, rounding=rounding)
     count = output.size if rows is None else rows
     # Intervals of the last activations are evaluated for all rows together, others for some.
     first_rows = output_row * (count if method.output == "ibp" else 1)
-    of_one, of_all = (
-        output_scratch_bytes(network, method, output, rows, itemsize, windows=windows, one=one) for one in (True, False)
-    )
+    of_one = output_scratch_bytes(network, method, output, rows, itemsize, windows=windows, batch=None)
     least = max(at_the_end, fixed + max(intervals, apart + max(first_rows + of_one, hidden)))
     if strict and budget < least:
         raise InvalidInputError(
             f"memory_budget={budget} bytes is too small: {method} takes at least {least} bytes "
-            f"({least / 2**20:.1f} MiB) for {max(kept, 1)} x {list(network.input.shape)} inputs"
-            + (", of which the bounds of every hidden layer are kept; pass fewer at a time" if kept > 1 else "")
+            f"({least / 2**20:.1f} MiB) for {max(kept_images, 1)} x {list(network.input.shape)} inputs"
+            + (", of which the bounds of every hidden layer are kept; pass fewer at a time" if kept_images > 1 else "")
         )
     # Whole rows are one for every image, windows are not.
     without_rows = apart + (0 if windows else hidden)
     of_rows = count * output_row
     every = max(intervals, without_rows + of_rows)
-    fixed += max(hidden if windows else 0, of_all)
+
+    def beside(images: int) -> int:
+        """Return the bytes that so many images take together, more of the weights and of scratch memory than one."""
+        passing = images * max(2 * count, through) if through else 0
+        more, few = (
+            shared_bytes(network, itemsize, batch=size, through=crossing, forward=forward, rounding=rounding)
+            for size, crossing in ((images, passing), (1, through))
+        )
+        of_output = output_scratch_bytes(network, method, output, rows, itemsize, windows=windows, batch=images)
+        return more - few + max(hidden if windows else 0, of_output)
+
     # Half of what is left stays for the rows of hidden layers.
-    images = (budget - fixed) // (2 * every)
-    if with_rows is not None and images > with_rows:
+    if with_rows is not None and (budget - fixed - beside(1)) // (2 * every) > with_rows:
         fixed += with_rows * 2 * of_rows
         every = max(intervals, without_rows)
-        images = (budget - fixed) // (2 * every)
-    if images > SMALL_BATCH:
-        # So many need more of the weights.
-        more, few = (shared_bytes(network, itemsize, batch=size, rounding=rounding) for size in (images, 1))
-        fixed += more - few
-        images = max((budget - fixed) // (2 * every), SMALL_BATCH)
-    return max(1, images)
+    return rows_beside(budget - fixed, 2 * every, wanted, beside)

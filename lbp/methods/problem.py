@@ -55,7 +55,7 @@ class Problem:
             dropped once decided; otherwise every neuron gets the bounds of its own back-substitution, nothing else.
         budget: bytes that bounds may take; None: no limit.
         budget_is_strict: whether a budget that is too small for a single image is an error.
-        kept: bytes of the budget that bounds of other images take, which were bounded before.
+        kept_bytes: of the budget that bounds of other images take, which were bounded before.
         known: pre-activation bounds of an earlier call over the same region, still valid.
         rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
         bounds: bounds found so far, per node.
@@ -75,7 +75,7 @@ class Problem:
     only_open: bool = False
     budget: int | None = None
     budget_is_strict: bool = False
-    kept: int = 0
+    kept_bytes: int = 0
     known: Mapping[BoundNode, Interval] = field(default_factory=dict)
     rounding: str = "nearest"
     bounds: dict[BoundNode, Interval] = field(default_factory=dict)
@@ -221,7 +221,7 @@ class Problem:
         bounds = 2 * self.region.batch * sum(below.size for below in self.nodes) * self.dtype.itemsize
         batch = self.region.batch
         shared = shared_bytes(self.network, self.dtype.itemsize, batch=batch, rows=rows, rounding=self.rounding)
-        return self.kept + bounds + shared
+        return self.kept_bytes + bounds + shared
 
     def _inserted_row_bytes(self, node: BoundNode, stops: tuple[BoundNode, ...]) -> tuple[int, Callable[[int], int]]:
         """Return the bytes of a row of a node, whole and for every image, and what returns the scratch of some rows."""

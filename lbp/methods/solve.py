@@ -71,7 +71,8 @@ def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Sol
     images = -(-batch // -(-batch // images))  # as many parts as it takes, of about one size
     for first in range(0, batch, images):
         part = problem.part(first, min(first + images, batch))
-        part.kept = first * numbers * problem.dtype.itemsize
+        if problem.budget_is_strict:  # otherwise what is kept has memory of its own, see `images_at_once`
+            part.kept_bytes = first * numbers * problem.dtype.itemsize
         solutions.append(_solve(part, method, keep_linear))
         bounds.append(part.bounds)
     for node in list(bounds[0]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from typing import Any
 
 import torch
@@ -92,8 +93,10 @@ _LEAST_DEPTH_TO_SPLIT = 256
 """... where that is as deep as this."""
 
 
-def split_product_bytes(columns: int, depth: int, itemsize: int, *, sums: int, constants: bool = False) -> int:
-    """Return the most bytes that a fused product on a CUDA device takes for partial sums, however many rows it has.
+def split_product_bytes(
+    columns: int, depth: int, itemsize: int, *, sums: int, constants: bool = False, rows: int = sys.maxsize
+) -> int:
+    """Return the most bytes that a fused product on a CUDA device takes for partial sums.
 
     Args:
         columns: of the result.
@@ -101,11 +104,13 @@ def split_product_bytes(columns: int, depth: int, itemsize: int, *, sums: int, c
         itemsize: bytes of a number.
         sums: how many there are of each of its entries, 1 or 2.
         constants: whether rows have a constant, in float64.
+        rows: of the result, at most.
     """
     if depth < _LEAST_DEPTH_TO_SPLIT:
         return 0
-    rows, numbers = (128, 128 * 64) if itemsize == 4 else (64, 64 * 64)  # of the largest tiles
-    return _SPLIT_BLOCKS * (min(rows * columns, numbers) * sums * itemsize + 8 * rows * constants)
+    tall, wide, numbers = (128, 128, 128 * 64) if itemsize == 4 else (64, 128, 64 * 64)  # of the largest tiles
+    rows = min(rows, tall)
+    return _SPLIT_BLOCKS * (min(rows * min(columns, wide), numbers) * sums * itemsize + 8 * rows * constants)
 
 
 class _Product(torch.autograd.Function):

@@ -192,23 +192,24 @@ def relax_backward_conv2d(
     return coefficients, constants
 
 
-def relax_backward_linear_bytes(weight: Tensor) -> int:
-    """Return the most bytes of scratch memory of rows through a Linear layer and the activation above it."""
+def relax_backward_linear_bytes(weight: Tensor, rows: int) -> int:
+    """Return the most bytes of scratch memory of so many rows through a Linear layer and the activation above it."""
     outputs, inputs = weight.shape
     if not weight.is_cuda or inputs > _FEW_COLUMNS:
         return 0
-    return split_product_bytes(inputs, outputs, weight.itemsize, sums=1, constants=True)
+    return split_product_bytes(inputs, outputs, weight.itemsize, sums=1, constants=True, rows=rows)
 
 
-def relax_backward_conv2d_bytes(weight: Tensor, groups: int) -> int:
+def relax_backward_conv2d_bytes(weight: Tensor, groups: int, rows: int) -> int:
     """Return the most bytes of scratch memory of rows, whole or on windows, through a Conv2d layer, slopes apart.
 
     Args:
         weight: [C_out, C_in / groups, kh, kw].
         groups: number of groups.
+        rows: number of rows, times the positions of the input.
     """
     depth = weight.numel() // max(weight.shape[1] * groups, 1)
-    return split_product_bytes(weight.shape[1], depth, weight.itemsize, sums=1) if weight.is_cuda else 0
+    return split_product_bytes(weight.shape[1], depth, weight.itemsize, sums=1, rows=rows) if weight.is_cuda else 0
 
 
 def _save_affine(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

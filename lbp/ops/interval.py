@@ -101,24 +101,38 @@ def interval_conv2d(
     return lower, upper
 
 
-def interval_linear_bytes(weight: Tensor) -> int:
-    """Return the most bytes of scratch memory of intervals, and of forward bounds, through a Linear layer."""
+_EXAMPLES_IN_ONE_LAUNCH = 4
+"""So many, over inputs of which a thread adds up one block, take no scratch memory (csrc/cuda/affine_linear.cu)."""
+
+
+def interval_linear_bytes(weight: Tensor, examples: int, rows: int = 0) -> int:
+    """Return the most bytes of scratch memory of intervals, and of forward bounds, through a Linear layer.
+
+    Args:
+        weight: [n_out, n_in].
+        examples: of intervals, at most.
+        rows: of forward bounds, at most.
+    """
+    if not weight.is_cuda:
+        return 0
     outputs, inputs = weight.shape
-    return split_product_bytes(outputs, inputs, weight.itemsize, sums=2) if weight.is_cuda else 0
+    few = examples <= _EXAMPLES_IN_ONE_LAUNCH and inputs <= 2**17
+    return split_product_bytes(outputs, inputs, weight.itemsize, sums=2, rows=max(0 if few else examples, rows))
 
 
-def interval_conv2d_bytes(weight: Tensor, groups: int, positions: int) -> int:
+def interval_conv2d_bytes(weight: Tensor, groups: int, positions: int, examples: int) -> int:
     """Return the most bytes of scratch memory of intervals, and of forward bounds, through a Conv2d layer.
 
     Args:
         weight: [C_out, C_in / groups, kh, kw].
         groups: number of groups.
         positions: rows times columns of the output.
+        examples: of intervals, or rows of forward bounds, at most.
     """
     if not weight.is_cuda:
         return 0
     depth, itemsize = weight[0].numel(), weight.itemsize
-    fused = split_product_bytes(weight.shape[0] // groups, depth, itemsize, sums=2)
+    fused = split_product_bytes(weight.shape[0] // groups, depth, itemsize, sums=2, rows=examples * positions)
     if fused_convolution_pays(weight, groups):
         return fused
     # The library unfolds the input of intervals, image by image, and takes |W|.

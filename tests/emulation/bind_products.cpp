@@ -85,13 +85,14 @@ void interval_linear(const py::array& l, const py::array& u, const py::array& we
   });
 }
 
-// Of a float32 layer of these sizes.
+// Of a layer of these sizes.
+template <typename T>
 Index interval_linear_workspace_bytes(Index batch, Index inputs, Index outputs, bool outward) {
-  IntervalLinearProductArguments<float> args = {};
+  IntervalLinearProductArguments<T> args = {};
   args.batch = batch;
   args.layer.inputs = inputs;
   args.layer.outputs = outputs;
-  const float margin = 0;
+  const T margin = 0;
   if (outward) args.margin = &margin;
   return cuda::interval_linear_workspace_bytes(args);
 }
@@ -257,6 +258,23 @@ Index forward_conv2d_workspace_bytes(Index rows, const py::array& weight, const 
   return cuda::forward_conv2d_workspace_bytes(args);
 }
 
+template <typename T>
+Index interval_conv2d_workspace_bytes(Index batch, const py::array& weight, const std::vector<int>& geometry) {
+  IntervalConv2dArguments<T> args = {};
+  args.batch = batch;
+  args.layer = convolution_layer<T>(weight, py::none(), geometry);
+  return cuda::interval_conv2d_workspace_bytes(args);
+}
+
+template <typename T>
+Index relax_backward_conv2d_workspace_bytes(Index rows, const py::array& weight, const std::vector<int>& geometry) {
+  RelaxBackwardConv2dArguments<T> args = {};
+  args.batch = 1;
+  args.rows = rows;
+  args.layer = convolution_layer<T>(weight, py::none(), geometry);
+  return cuda::relax_backward_conv2d_workspace_bytes(args);
+}
+
 // The parts of float32 numbers that tensor cores multiply, and whether the numbers may be split.
 void split_tf32(const py::array& numbers, const py::array& high, const py::array& low, const py::array& allowed) {
   for (Index i = 0; i < Index(numbers.size()); ++i) {
@@ -274,7 +292,12 @@ LBP_EMULATED_BINDINGS(module) {
   module.def("split_tf32", &split_tf32);
   py::class_<Outward>(module, "Outward").def(py::init<double, double, py::object, py::object>());
   module.def("interval_linear", &interval_linear);
-  module.def("interval_linear_workspace_bytes", &interval_linear_workspace_bytes);
+  module.def("interval_linear_workspace_bytes_4", &interval_linear_workspace_bytes<float>);
+  module.def("interval_linear_workspace_bytes_8", &interval_linear_workspace_bytes<double>);
+  module.def("interval_conv2d_workspace_bytes_4", &interval_conv2d_workspace_bytes<float>);
+  module.def("interval_conv2d_workspace_bytes_8", &interval_conv2d_workspace_bytes<double>);
+  module.def("relax_backward_conv2d_workspace_bytes_4", &relax_backward_conv2d_workspace_bytes<float>);
+  module.def("relax_backward_conv2d_workspace_bytes_8", &relax_backward_conv2d_workspace_bytes<double>);
   module.def("insert_forward_workspace_bytes_4", &insert_forward_workspace_bytes<float>);
   module.def("insert_forward_workspace_bytes_8", &insert_forward_workspace_bytes<double>);
   module.def("relax_backward_linear_workspace_bytes_4", &relax_backward_linear_workspace_bytes<float>);

@@ -118,7 +118,7 @@ def test_terms_that_sums_over_channels_lose_one_by_one_are_paid():
 @pytest.mark.parametrize("outputs", [3, 64, 100, 5000, 40_000])
 def test_sums_round_as_often_as_sums_in_blocks(emulated, batch, outputs):
     for inputs in (100, 512, 513, 1030, 5000, 126_500, 512 * 256, 512 * 256 + 1, 139_133, 210_000, 300_000):
-        workspace = emulated.interval_linear_workspace_bytes(batch, inputs, outputs, True)
+        workspace = emulated.interval_linear_workspace_bytes_4(batch, inputs, outputs, True)
         parts = max(workspace // (8 * batch * outputs), 1)
         if batch <= 4 and parts == 1:
             assert -(-inputs // 256) <= BLOCK  # the terms of a thread

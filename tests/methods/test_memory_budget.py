@@ -1,6 +1,7 @@
 """A memory budget is kept, counted by the allocations themselves, and changes no verdict."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from torch.profiler import ProfilerActivity, profile
 
 import lbp
 from lbp.errors import InvalidInputError
+from lbp.graph import pre_activations
 from lbp.linear import Region
-from lbp.methods import Problem, forward_work, memory, problem
+from lbp.methods import Problem, byte_counts, forward_work, memory, problem
 from lbp.methods.memory import budget_in_bytes, rows_beside
 from lbp.ops import _window_accumulation, _window_convolution, _windows, forward_windows
 
@@ -339,7 +341,12 @@ def test_insertion_of_whole_forward_bounds_into_windows_stays_within_the_budget(
 
 # Of many images the magnitudes of a weight that is larger than all bounds; sums of many blocks of a layer's inputs.
 @pytest.mark.parametrize(
-    ("sizes", "method", "images"), [((64, 3000, 4000, 3), "IBP", 300), ((1100, 1100, 600, 3), "LBP", 1)]
+    ("sizes", "method", "images"),
+    [
+        ((64, 3000, 4000, 3), "IBP", 300),
+        ((1100, 1100, 600, 3), "LBP", 1),
+        ((1100, 1100, 10, 3), "Relaxed-CROWN-1", 1),
+    ],
 )
 def test_the_least_budget_suffices_where_wide_layers_round_outward(sizes, method, images):
     torch.manual_seed(0)
@@ -377,6 +384,27 @@ def test_verdicts_do_not_depend_on_the_budget(model, method, eps):
         found = [bounded(model, 4, budget, method, C, eps)()[0] > 0 for budget in budgets]
     assert torch.equal(*found)
     assert 6 <= int(found[0].sum()) <= 30
+
+
+def test_images_take_as_many_rows_after_others_where_nobody_asked_for_a_budget(model, monkeypatch):
+    """It is half of what is free, and the bounds of others are kept in the other half."""
+    rows = []
+
+    def counted(*arguments):
+        rows.append(rows_beside(*arguments))
+        return rows[-1]
+
+    images = 30
+    kept = images * 2 * 4 * sum(node.size for node in lbp.BoundedModule(model, torch.rand(1, 3, 8, 8)).nodes())
+    budget = int(1.5 * least_of(model, 1, "CROWN"))
+    assert budget < kept
+    monkeypatch.setattr("lbp.methods.options.free_memory", lambda device: 2 * budget)
+    monkeypatch.setattr(problem, "rows_beside", counted)
+    with torch.no_grad():
+        bounded(model, images, None)()
+    of_one = rows[: len(rows) // images]
+    assert max(of_one) > 1
+    assert rows == of_one * images
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "outward"])
@@ -494,3 +522,77 @@ def test_free_memory_of_a_device_follows_what_other_processes_allocate_a_little_
     assert memory.free_memory(device) == 20
     driver.free, driver.reserved, driver.allocated = 0, 20, 30
     assert memory.free_memory(device) == 0
+
+
+@pytest.fixture
+def scratch_of_gpu(monkeypatch):
+    """Have the scratch memory of Linear layers counted as on a CUDA device."""
+
+    def as_there(count):
+        def counted(weight, *arguments):
+            return count(SimpleNamespace(is_cuda=True, shape=weight.shape, itemsize=weight.itemsize), *arguments)
+
+        return counted
+
+    for name in ("interval_linear_bytes", "relax_backward_linear_bytes"):
+        monkeypatch.setattr(byte_counts, name, as_there(getattr(byte_counts, name)))
+
+
+@pytest.mark.usefixtures("scratch_of_gpu")
+@pytest.mark.parametrize("widths", [(784, 500, 500, 10), (784, 500, 100, 10)])
+@pytest.mark.parametrize("method", ["IBP", "CROWN-IBP"])
+def test_scratch_memory_of_few_images_and_rows_fits_into_a_budget_that_is_small(widths, method):
+    layers = [part for i in range(3) for part in (nn.Linear(*widths[i : i + 2]), nn.ReLU())][:-1]
+    net = lbp.BoundedModule(nn.Sequential(*layers), torch.rand(1, 784))
+    assert net.images_within(method, memory_budget="16MiB") >= 4
+    x = lbp.BoundedTensor(torch.rand(1, 784), lbp.PerturbationLpNorm(eps=0.01))
+    with torch.no_grad():
+        net.compute_bounds(x=(x,), method=method, memory_budget="16MiB")
+
+
+def test_scratch_memory_of_a_specification_counts_where_its_rows_meet_convolutions_above_intervals(monkeypatch):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten())
+    C = torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(0))
+
+    def counted(weight, groups, rows):
+        return rows * MIB
+
+    alone, together = least_of(model, 1, "IBP"), least_of(model, 1, "IBP", C)
+    monkeypatch.setattr(byte_counts, "relax_backward_conv2d_bytes", counted)
+    assert least_of(model, 1, "IBP") == alone
+    # Two sides of three rows, over the pixels of the wider layer's input.
+    assert least_of(model, 1, "IBP", C) >= together + 2 * 3 * 8 * 8 * MIB - SMALL
+
+
+@pytest.mark.usefixtures("by_library")
+def test_images_leave_room_for_scratch_memory_of_as_many(monkeypatch):
+    """Products with windows of many more images would take all of the budget at a time."""
+    budget = 64 * MIB
+    monkeypatch.setattr(_window_accumulation, "operand_bytes", lambda device: budget)
+    model = network("residual images")
+    assert lbp.BoundedModule(model, torch.rand(1, 3, 8, 8)).images_within("LBP", rows=5, memory_budget=budget) >= 4
+    C = torch.randn(12, 5, 5, generator=torch.Generator().manual_seed(0))
+    peak, _ = peak_of(bounded(model, 12, budget, "LBP", C))
+    assert peak <= budget
+
+
+def test_rows_are_fitted_into_a_budget_without_reading_parameters_for_every_number_of_them(model, monkeypatch):
+    asked, device_of = [], byte_counts.device_of
+
+    def counted(nodes):
+        asked.append(nodes)
+        return device_of(nodes)
+
+    monkeypatch.setattr(byte_counts, "device_of", counted)
+    net = lbp.BoundedModule(model, torch.rand(1, 3, 8, 8))._network()
+
+    def scratch(stops):
+        rows = range(1, 9)
+        return [byte_counts.insertion_scratch_bytes(net, stops, n, 4, windows=True, batch=2) for n in rows]
+
+    assert set(scratch(())) == {0}
+    assert not asked
+    found = scratch(tuple(pre_activations(net.nodes)))
+    assert found == sorted(found)
+    assert found[0] > 0
+    assert len(asked) == 1
