@@ -94,6 +94,7 @@ def rows_of(*records: Record) -> Rows:
 
 CPU = read_record(RESULTS / "cpu-2-cores.json")
 CPU_ROWS = rows_of(CPU)
+CPU_OPS = rows_of(read_record(RESULTS / "cpu-2-cores-ops.json"))
 ZEN5 = read_record(RESULTS / "cpu-2-cores-zen5.json")
 # Each record has cases that the runs after it did not reach.
 H100 = [
@@ -346,7 +347,7 @@ COUNTS: dict[str, Callable[[Rows], int]] = {
     "methods and training steps, with auto_LiRPA in a mode": counting(PEER, *WHOLE),
     "of these, it takes less time": counting(PEER, *WHOLE, below=1),
 }
-COUNTED = {"two cores": CPU_ROWS, "H100": {**H100_ROWS, **H100_METHODS}}
+COUNTED = {"two cores": CPU_ROWS, "two cores, ops alone": CPU_OPS, "H100": {**H100_ROWS, **H100_METHODS}}
 
 TABLES = {
     "count of": count,

@@ -147,9 +147,10 @@ class BoundedModule(nn.Module):
 
     def _note_input(self, x: Tensor) -> None:
         """Keep what the model is called with, for bounds without an input: a BoundedTensor, or that it is another."""
-        is_known = self._cache is not None and _is_same_input(x, self._cache.x)
-        self._passed = x if isinstance(x, BoundedTensor) and not is_known else None
-        self._passed_another = not is_known
+        if torch.compiler.is_compiling():
+            return
+        self._passed = x if isinstance(x, BoundedTensor) else None
+        self._passed_another = self._cache is not None and not _is_same_input(x, self._cache.x)
 
     def __call__(self, *args: Any, method_opt: str = "forward", **kwargs: Any) -> Any:
         """Call `forward`, or `compute_bounds` with `method_opt="compute_bounds"`.
@@ -220,9 +221,9 @@ class BoundedModule(nn.Module):
         """Bound the output, or linear functions of it, over the region of the input.
 
         Args:
-            x: a BoundedTensor [B, *shape], alone or in a tuple. None: the BoundedTensor that the model has been called
-                with since, or else the input of the latest `compute_bounds`, and for methods that end in
-                back-substitution also the bounds of the hidden layers found then (IBP first, then `x=None,
+            x: a BoundedTensor [B, *shape], alone or in a tuple. None: the BoundedTensor that the model was last called
+                with, if it has been called since, or else the input of the latest `compute_bounds`, and for methods
+                that end in back-substitution also the bounds of the hidden layers found then (IBP first, then `x=None,
                 method="backward"`, is CROWN-IBP). Refused once the model has been called with another tensor that is
                 not bounded.
             C: specification [B, S, n_out] (B may be 1), merged into the last affine layer; None for the outputs
@@ -532,8 +533,11 @@ def _check_arguments(given: Mapping[str, Any]) -> None:
 
 def _is_same_input(passed: Tensor, x: Tensor) -> bool:
     """Whether a tensor that the model was called with is the input x: itself, or its values without a region."""
-    if passed is x or isinstance(passed, BoundedTensor):
-        return passed is x
+    if passed is x:
+        return True
+    is_plain = type(passed) is Tensor and passed.layout == torch.strided and passed.device == x.device
+    if not is_plain or passed.device.type not in ("cpu", "cuda"):
+        return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(passed) and passed.is_set_to(x)
 
 

@@ -355,8 +355,10 @@ def output_scratch_bytes(
 
 def least_rows(network: Network, method: Method, output: BoundNode, rows: int | None, *, rounding: str) -> int:
     """Return how many rows of one image pass through a layer at a time, at least, both sides counting."""
-    if method.output == "ibp" and (rounding == "nearest" or rows):
-        return 2 * (rows or 0)
+    if method.output == "ibp" and rows:
+        return 2 * rows
+    if method.output == "ibp" and rounding == "nearest":
+        return 0  # outward, over a ball, bounds of the first layer come of rows
     if method.hidden != "relaxed-crown":
         return 2
     return 2 * max((position_rows(node) for node in pre_activations(network.below(output))), default=1)

@@ -179,7 +179,7 @@ def images_at_once(problem: Problem, method: Method, *, keep_linear: bool = Fals
     asked = problem.budget_is_strict
     together = within(0, strict=asked and batch == 1)
     # A budget that nobody asked for is half of what is free, and leaves the rest to what is kept.
-    return batch if together >= batch else within(batch if asked else 0, strict=asked)
+    return within(batch, strict=True) if asked and together < batch else together
 
 
 def images_within(
@@ -250,7 +250,15 @@ def images_within(
         """Return the bytes that so many images take together, more of the weights and of scratch memory than one."""
         passing = images * max(2 * count, through) if through else 0
         more, few = (
-            shared_bytes(network, itemsize, batch=size, through=crossing, forward=forward, rounding=rounding)
+            shared_bytes(
+                network,
+                itemsize,
+                batch=size,
+                rows=int(starts_rows),
+                through=crossing,
+                forward=forward,
+                rounding=rounding,
+            )
             for size, crossing in ((images, passing), (1, through))
         )
         of_output = output_scratch_bytes(network, method, output, rows, itemsize, windows=windows, batch=images)

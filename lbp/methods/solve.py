@@ -71,8 +71,9 @@ def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Sol
     images = -(-batch // -(-batch // images))  # as many parts as it takes, of about one size
     for first in range(0, batch, images):
         part = problem.part(first, min(first + images, batch))
-        if problem.budget_is_strict:  # otherwise what is kept has memory of its own, see `images_at_once`
-            part.kept_bytes = first * numbers * problem.dtype.itemsize
+        kept = first * numbers * problem.dtype.itemsize
+        # Beside a budget that nobody asked for, what is kept has as much memory of its own; see `images_at_once`.
+        part.kept_bytes = max(kept - (0 if problem.budget_is_strict else problem.budget or 0), 0)
         solutions.append(_solve(part, method, keep_linear))
         bounds.append(part.bounds)
     for node in list(bounds[0]):
