@@ -65,14 +65,17 @@ def insert_into_windows(
     for i in range(height):
         for j in range(width):
             down, across = (slice(scale[k] * at, scale[k] * at + window[k]) for k, at in enumerate((i, j)))
+            parts = []
             for of_sides, matrix, bias in ((rows, center, center_bias), (spread, radius, radius_bias)):
                 at_pixel = of_sides[:, :, i, j]
                 if matrix is not None:
-                    part = product(at_pixel, _under_rows(matrix, places, (i, j)).flatten(2))
-                    total[:, :, :, down, across] += part.unflatten(-1, (inputs, *window))
+                    parts.append(product(at_pixel, _under_rows(matrix, places, (i, j)).flatten(2)))
                 if bias is not None:
                     added = at_pixel * _under_rows(bias, places, (i, j))[:, None]
                     constants = constants + added.sum(-1, dtype=torch.float64)
+            # Added up before: a sum in place is a copy of the whole in the gradient.
+            part = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+            total[:, :, :, down, across] += part.unflatten(-1, (inputs, *window))
     coefficients = total.unflatten(1, (-1, group)).movedim(1, 0).flatten(1, 2).movedim(2, -1)
     return coefficients, constants.unflatten(1, (-1, group)).movedim(1, 0).flatten(1, 2)
 
