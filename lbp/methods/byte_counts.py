@@ -1,95 +1,43 @@
 """How many bytes the tensors take that bounds are made of, counted from shapes before anything is computed.
 
-Rows of back-substitution on their way down, what a layer's weight is laid out as, images with the bounds of all their
-layers, and the matrices of forward bounds. `lbp.methods.memory` fits them into a budget.
+What rows of back-substitution take on their way down, what forward linear bounds take, and what their insertion into
+rows takes is counted in `row_bytes`, `forward_bytes` and `insertion_bytes`. Here it comes together: for an image with
+the bounds of all its layers, for the rows of the output and of hidden layers, and for what a layer's weight is laid out
+as. `lbp.methods.memory` fits it all into a budget.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from lbp.graph import BoundNode, InputNode, Network, pre_activations
+from lbp.graph import BoundNode, Network, pre_activations
 from lbp.graph.conv import Conv2dNode
 from lbp.graph.linear import LinearNode
 from lbp.graph.shape import ReshapeNode
 from lbp.graph.slicing import SliceNode
-from lbp.linear import InputWindows, ReceptiveField, layer_of, window_of
-from lbp.methods.forward_work import device_of, input_windows, windows_pay
+from lbp.linear import layer_of
+from lbp.methods.forward_bytes import COPIES_OF_MATRICES, forward_bytes, matrix_numbers
+from lbp.methods.forward_work import input_windows, windows_pay
+from lbp.methods.insertion_bytes import (
+    COPIES_OF_INSERTED_ROWS,
+    hidden_scratch_bytes,
+    inserted_row_bytes,
+    insertion_scratch_bytes,
+)
 from lbp.methods.names import Method
-from lbp.methods.work import counted_once, insertion_points, met_first, row_steps
+from lbp.methods.row_bytes import position_rows, row_bytes, start_bytes
+from lbp.methods.work import counted_once, insertion_points, met_first
 from lbp.ops.affine import relax_backward_conv2d_bytes, relax_backward_linear_bytes
-from lbp.ops.forward import insert_forward_scratch_bytes
-from lbp.ops.forward_windows import ConvolvedWindows, accumulation_bytes
 from lbp.ops.interval import interval_conv2d_bytes, interval_linear_bytes
-from lbp.rounding import BLOCK
-
-COPIES_OF_ROWS = 2
-"""Insertion of forward bounds takes its rows in another order, beside those that arrive."""
-
-COPIES_OF_INSERTED_ROWS = 3
-"""Insertion into whole rows makes their magnitudes, in two steps, beside the rows that arrive."""
 
 ROWS_OF_INTERVALS = 3
 """A row over the intervals of the last activations, beside that from which it comes and its magnitudes."""
 
-COPIES_OF_MATRICES = 3
-"""Forward matrices that come of rows are collected, and arranged by neuron, beside those that are inserted."""
-
 SCRATCH_BYTES = 2**16
 """The library's convolutions take so much for themselves, however small the layer."""
-
-
-@counted_once
-def row_bytes(network: Network, start: BoundNode, itemsize: int, *, windows: bool = True) -> int:
-    """Return the most bytes that one row of two sides holds at a time, on its way from a node to the input.
-
-    Args:
-        network: the graph.
-        start: the node.
-        itemsize: bytes of a number.
-        windows: whether the row is kept as a window where that is smaller; otherwise it is a row for one image.
-    """
-    first = ReceptiveField.identity() if windows else None
-    arriving: dict[BoundNode, tuple[ReceptiveField | None, int]] = {start: (first, 0)}
-    peak = held = 0
-    for node in reversed(network.below(start)):
-        if node not in arriving:
-            continue
-        field, size = arriving.pop(node)
-        here = _window_bytes(field, node.shape, itemsize)
-        if not node.inputs:
-            peak = max(peak, held + here)
-            held -= size
-            continue
-        own = node.receptive_field()
-        below = None if field is None or own is None else field.then(own)
-        made = 0
-        for source in node.inputs:
-            out = _window_bytes(below, source.shape, itemsize)
-            earlier, kept = arriving.get(source, (below, 0))
-            union = below if earlier is None or below is None else below.union(earlier)
-            if kept:
-                # Two paths meet: both are held while their sum is made.
-                out = out + _window_bytes(union, source.shape, itemsize)
-            arriving[source] = (union if kept else below, kept + out)
-            made += out
-        # One kernel relaxes windows and convolves them; other steps hold the relaxed row beside its copy.
-        relaxed = 0 if windows and isinstance(node, Conv2dNode) and node is not start else here + made
-        within = node.bytes_in_step(itemsize) * here // (2 * itemsize)
-        peak = max(peak, held + made + relaxed + within)
-        held += made - size
-    return max(peak, itemsize) + 64
-
-
-def _window_bytes(field: ReceptiveField | None, shape: tuple[int, ...], itemsize: int) -> int:
-    layer = layer_of(shape)
-    height, width = window_of(field, layer)
-    return 2 * layer[0] * height * width * itemsize
 
 
 @counted_once
@@ -157,16 +105,6 @@ def _layer_scratch_bytes(network: Network, node: BoundNode, batch: int, through:
     _, height, width = layer_of(node.inputs[0].shape)
     of_intervals = interval_conv2d_bytes(kernel, groups, positions, max(batch, rows))
     return max(of_intervals, relax_backward_conv2d_bytes(kernel, groups, through * height * width), SCRATCH_BYTES)
-
-
-def start_bytes(node: BoundNode, itemsize: int) -> int:
-    """Return the bytes of what one windowed row starts with beside its window: at a convolution, all of the kernel."""
-    if not isinstance(node, Conv2dNode):
-        return 0
-    kernel: Tensor = node.weight.read()
-    geometry = node.geometry
-    spread = geometry.groups > 1 or max(geometry.dilation) > 1
-    return (4 if spread else 3) * kernel.numel() * geometry.groups * itemsize
 
 
 @counted_once
@@ -369,89 +307,6 @@ def carries_forward(method: Method) -> bool:
     return "lbp" in (method.hidden, method.output) or method.hidden == "relaxed-crown"
 
 
-def insertion_scratch_bytes(
-    network: Network, stops: tuple[BoundNode, ...], rows: int, itemsize: int, *, windows: bool, batch: int
-) -> int:
-    """Return the bytes that forward bounds of the stops take while they are inserted into whole rows, copies apart.
-
-    Args:
-        network: the graph.
-        stops: where rows end, beside the input.
-        rows: of each image, both sides counting as one.
-        itemsize: bytes of a number.
-        windows: whether forward bounds are kept as windows where that is smaller.
-        batch: number of images.
-    """
-    if not stops:
-        return 0
-    device, most = _device_of_parameters(network), 0
-    for stop, own in zip(stops, _windows_of(network, stops, windows=windows), strict=True):
-        most = max(most, insert_forward_scratch_bytes(stop.size, network.input.size, itemsize, device))
-        if own is not None:
-            sizes = (own.image, own.field.size, own.layer, own.scale)
-            most = max(most, accumulation_bytes(*sizes, 2 * rows, batch, itemsize, device))
-    return most
-
-
-@counted_once
-def _device_of_parameters(network: Network) -> torch.device:
-    """Return where the parameters of a network are; to read them may be to compute them."""
-    return device_of(network.nodes)
-
-
-@counted_once
-def inserted_row_bytes(network: Network, node: BoundNode, stops: tuple[BoundNode, ...], itemsize: int) -> int:
-    """Return the most bytes of a windowed row of a node, two sides, into which forward bounds are inserted.
-
-    Args:
-        network: the graph.
-        node: where the row starts.
-        stops: where it ends, beside the input.
-        itemsize: bytes of a number.
-    """
-    arriving = {step.node: step.coefficients for step in row_steps(network, node)}
-    found = input_windows(network.below(node), windows=True)
-    inputs, numbers = 2 * network.input.size, 0
-    for stop in met_first(node, stops):
-        row, own = 2 * stop.size, found[stop]
-        if own is None:
-            # The whole row and its magnitudes; of the input two products, or what they are brought into order by.
-            numbers = max(numbers, arriving[stop] + row + max(row + 2 * inputs, 3 * inputs))
-    return max(COPIES_OF_ROWS * row_bytes(network, node, itemsize), numbers * itemsize)
-
-
-def hidden_scratch_bytes(
-    network: Network, node: BoundNode, stops: tuple[BoundNode, ...], rows: int, itemsize: int
-) -> int:
-    """Return the bytes of scratch memory of windowed rows that are made whole where forward bounds are inserted.
-
-    Args:
-        network: the graph.
-        node: where they start.
-        stops: where they end, beside the input.
-        rows: their number, both sides counting as one.
-        itemsize: bytes of a number.
-    """
-    # Image by image.
-    whole = _made_whole(network, node, stops)
-    return insertion_scratch_bytes(network, whole, rows, itemsize, windows=True, batch=1)
-
-
-@counted_once
-def _made_whole(network: Network, node: BoundNode, stops: tuple[BoundNode, ...]) -> tuple[BoundNode, ...]:
-    """Return the stops at which windowed rows of a node are whole, or made so for forward bounds that are."""
-    arriving = {step.node: step.coefficients for step in row_steps(network, node)}
-    met = met_first(node, stops)
-    found = _windows_of(network, tuple(met), windows=True)
-    return tuple(stop for stop, own in zip(met, found, strict=True) if own is None or arriving[stop] == 2 * stop.size)
-
-
-@counted_once
-def _windows_of(network: Network, nodes: tuple[BoundNode, ...], *, windows: bool) -> tuple[InputWindows | None, ...]:
-    """Return on which windows forward bounds of some nodes are kept; see `input_windows`."""
-    return tuple(input_windows(network.below(node), windows=windows)[node] for node in nodes)
-
-
 @counted_once
 def hidden_row_bytes(network: Network, method: Method, output: BoundNode, itemsize: int, *, windows: bool) -> int:
     """Return the bytes of the fewest rows of a hidden layer that start at a time.
@@ -477,98 +332,3 @@ def _below_activations(network: Network, nodes: Sequence[BoundNode]) -> list[Bou
     """Return those of the nodes, in topological order, on which a pre-activation depends."""
     needed = {below for node in pre_activations(nodes) for below in network.below(node)}
     return [node for node in nodes if node in needed]
-
-
-def matrix_numbers(network: Network, node: BoundNode, windows: InputWindows | None) -> int:
-    """Return how many numbers the forward matrices of a node hold for one image; windows None: dense ones."""
-    return 2 * node.size * (network.input.size if windows is None else windows.entries)
-
-
-def position_rows(node: BoundNode) -> int:
-    """Return how many rows of a layer, in their order, belong to one position of it: those of its channels.
-
-    The position is that of the layer from which other layers are read: rows pass changes of shape by number. Where such
-    a change deals out the positions anew, each row is alone.
-    """
-    if len(node.shape) != 3:
-        return 1
-    below = node
-    while isinstance(below, ReshapeNode):
-        below = below.inputs[0]
-    return node.shape[0] if below.shape[1:] in ((), node.shape[1:]) else 1
-
-
-def forward_bytes(
-    nodes: Collection[BoundNode], *, windows: bool, batch: int, itemsize: int, rounding: str = "nearest"
-) -> int:
-    """Return the most bytes that the matrices of forward bounds take at a time, counted from shapes.
-
-    Args:
-        nodes: the nodes that bounds are carried through, in topological order.
-        windows: whether rows are kept as windows where that is smaller.
-        batch: number of examples.
-        itemsize: bytes of a number.
-        rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
-    """
-    readers = Counter(source for node in nodes for source in node.inputs)
-    found = input_windows(nodes, windows=windows)
-    held: dict[BoundNode, int] = {}
-    matrices: dict[BoundNode, int] = {}
-    peak = inputs = 0
-    for node in nodes:
-        if isinstance(node, InputNode):
-            inputs = node.size
-        own = found[node]
-        # center and radius; before the first activation there is but one matrix, for all examples.
-        relaxed = node.is_activation or any(matrices[source] > 1 for source in node.inputs)
-        matrices[node] = 2 * batch if relaxed else 1
-        held[node] = matrices[node] * (inputs if own is None else own.entries) * node.size * itemsize
-        # Besides, a change from windows to dense matrices copies what is read, and a convolution pads its layer.
-        copies = [
-            matrices[source] * inputs * source.size * itemsize
-            for source in set(node.inputs)
-            if own is None and found[source] is not None and not isinstance(node, LinearNode)
-        ]
-        if own is not None and len(node.inputs) > 1:
-            # Branches are brought to the windows that they share.
-            aligned = [
-                matrices[source] * source.size
-                for source in node.inputs
-                if (there := found[source]) and there.field != own.field
-            ]
-            copies.append(own.entries * sum(aligned) * itemsize)
-        copies.append(batch * inputs * node.numbers_in_forward_step() * itemsize)
-        before = found[node.inputs[0]] if node.inputs else None
-        if isinstance(node, LinearNode):
-            copies.append(node.weight.read().numel() * itemsize)  # |W|
-            if rounding != "nearest" and before is None and node.inputs[0].size > BLOCK:
-                # Parts of sums, beside what they are added to: of the center, and of the radius beside the center.
-                copies.append((1 if matrices[node] > 1 else 2) * held[node])
-            if before is not None:
-                sizes = (before.image, before.field.size, before.layer, before.scale)
-                copies.append(accumulation_bytes(*sizes, node.size, batch, itemsize, node.weight.read().device))
-        if own is None and isinstance(node, Conv2dNode):
-            # The library's convolution arranges what it reads and writes, one matrix at a time, channels in eights.
-            copies.append(batch * inputs * (_in_eights(node.inputs[0]) + _in_eights(node)) * itemsize)
-        if isinstance(node, Conv2dNode) and own is not None and before is not None:
-            copies.append(_convolution_bytes(node, before, batch, itemsize))
-        peak = max(peak, sum(held.values()) + sum(copies))
-        for source in set(node.inputs):
-            readers[source] -= node.inputs.count(source)
-            if readers[source] == 0:
-                del held[source]
-    return peak
-
-
-def _in_eights(node: BoundNode) -> int:
-    """Return how many numbers a layer has where the number of its channels is rounded up to a multiple of 8."""
-    channels: int = node.shape[0]
-    return node.size // max(channels, 1) * (-(-channels // 8) * 8)
-
-
-def _convolution_bytes(node: Conv2dNode, windows: InputWindows, batch: int, itemsize: int) -> int:
-    """Return the bytes that a convolution takes beside windows of its input and of its output."""
-    kernel, geometry = node.weight.read(), node.geometry
-    convolution = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
-    sizes = ConvolvedWindows.of(windows.field.size, windows.layer, kernel, windows.scale, convolution)
-    return sizes.extra_bytes(batch * windows.image[0], itemsize, kernel.device)

@@ -18,18 +18,17 @@ from lbp.linear import (
     Region,
     tighter,
 )
-from lbp.methods.byte_counts import (
+from lbp.methods.byte_counts import shared_bytes
+from lbp.methods.insertion_bytes import (
     COPIES_OF_INSERTED_ROWS,
     hidden_scratch_bytes,
     inserted_row_bytes,
     insertion_scratch_bytes,
-    row_bytes,
-    shared_bytes,
-    start_bytes,
 )
 from lbp.methods.memory import CACHED_BYTES, rows_beside, rows_within
 from lbp.methods.outward import Images, Outward
 from lbp.methods.outward_forward import OutwardForward
+from lbp.methods.row_bytes import row_bytes, start_bytes
 from lbp.methods.sums import Sum
 from lbp.methods.work import met_first
 from lbp.strategies import side_names

@@ -19,10 +19,11 @@ from lbp.linear import (
 )
 from lbp.linear.forward_bounds import Matrices
 from lbp.methods.back_substitution import Substituted, back_substitute
-from lbp.methods.byte_counts import COPIES_OF_MATRICES, matrix_numbers, position_rows
 from lbp.methods.forward import insertable, inserted
+from lbp.methods.forward_bytes import COPIES_OF_MATRICES, matrix_numbers
 from lbp.methods.forward_work import input_windows
 from lbp.methods.problem import Problem
+from lbp.methods.row_bytes import position_rows
 from lbp.methods.rows import Neurons
 from lbp.ops import insert_into_windows
 

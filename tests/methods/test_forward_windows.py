@@ -13,8 +13,8 @@ from lbp import BoundedModule, BoundedTensor, PerturbationLpNorm
 from lbp.graph import build_network
 from lbp.linear import ForwardBounds, Region
 from lbp.methods import Problem
-from lbp.methods.byte_counts import forward_bytes
 from lbp.methods.forward import propagate_forward
+from lbp.methods.forward_bytes import forward_bytes
 from lbp.methods.relaxed_crown import relaxed_crown_pre_activations
 from lbp.nn import ParamRamp
 

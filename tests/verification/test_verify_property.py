@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from methods.test_memory_budget import peak_of
+from methods.budgets import peak_of
 from torch import nn
 from verification.small_properties import network, stated
 
