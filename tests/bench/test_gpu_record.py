@@ -25,11 +25,18 @@ FACTS = {"device": "A", "compute_capability": "9.0", "commit": "c", **VERSIONS}
 
 
 @pytest.fixture
-def script(monkeypatch, tmp_path):
+def planned(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend("benchmarks")
+    module = importlib.import_module("gpu_stages")
+    monkeypatch.setattr(module, "RECORDS", tmp_path / "records")
+    return module
+
+
+@pytest.fixture
+def script(planned, monkeypatch, tmp_path):
     module = importlib.import_module("gpu_record")
     monkeypatch.setattr(module, "LOGS", tmp_path)
-    monkeypatch.setattr(module, "RECORDS", tmp_path / "records")
+    monkeypatch.setattr(module, "RECORDS", planned.RECORDS)
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     return module
 
@@ -218,12 +225,12 @@ def test_a_stage_takes_what_the_others_do_not_need(script, left, reserved, limit
     assert entry["limit_s"] == limit
 
 
-def test_a_build_just_in_time_goes_on_where_it_was_interrupted(script, monkeypatch, tmp_path):
-    monkeypatch.setattr(script, "JIT", tmp_path / "jit")
-    script.copy_for_jit()
+def test_a_build_just_in_time_goes_on_where_it_was_interrupted(planned, monkeypatch, tmp_path):
+    monkeypatch.setattr(planned, "JIT", tmp_path / "jit")
+    planned.copy_for_jit()
     (tmp_path / "jit" / "build").mkdir()
     (tmp_path / "jit" / "lbp" / "left_over.py").touch()
-    script.copy_for_jit()
+    planned.copy_for_jit()
     assert (tmp_path / "jit" / "build").exists()
     assert not (tmp_path / "jit" / "lbp" / "left_over.py").exists()
 
@@ -401,18 +408,18 @@ def test_what_is_built_for_measurements_is_built_where_it_is_missing(script, mon
     assert [stage.name for stage in script.choose(every, ["training"], {})] == ["training"]
 
 
-def test_a_library_without_kernels_for_devices_is_built_again(script, monkeypatch, tmp_path):
-    monkeypatch.setattr(script, "ROOT", tmp_path)
-    monkeypatch.setattr(script, "JIT", tmp_path / "jit")
+def test_a_library_without_kernels_for_devices_is_built_again(planned, monkeypatch, tmp_path):
+    monkeypatch.setattr(planned, "ROOT", tmp_path)
+    monkeypatch.setattr(planned, "JIT", tmp_path / "jit")
     for tree in (tmp_path, tmp_path / "jit"):
         (tree / "lbp").mkdir(parents=True)
         (tree / "lbp" / "liblbp.so").write_bytes(b".rodata")
-    assert script.unbuilt() == {"build"}
+    assert planned.unbuilt() == {"build"}
     (tmp_path / "lbp" / "liblbp.so").write_bytes(b".rodata .nv_fatbin")
-    assert script.unbuilt() == set()
+    assert planned.unbuilt() == set()
 
 
-def test_a_stage_is_kept_as_soon_as_it_ends_whatever_runs_beside_it(script, monkeypatch, recording):
+def test_a_stage_is_kept_as_soon_as_it_ends_whatever_runs_beside_it(script, planned, monkeypatch, recording):
     def run(stage, deadline, reserved):
         if stage.name == "growth":  # until the record has what runs beside it
             path = script.RESULTS / "gpu-a.json"
@@ -422,7 +429,7 @@ def test_a_stage_is_kept_as_soon_as_it_ends_whatever_runs_beside_it(script, monk
         return {"stage": stage.name, "status": "passed"}
 
     monkeypatch.setattr(script, "run", run)
-    monkeypatch.setattr(script, "PHASES", ((("growth",), ("training",)),))
+    monkeypatch.setattr(planned, "PHASES", ((("growth",), ("training",)),))
     assert recording("growth", "training")["growth"]["seen"] == ["training"]
 
 
