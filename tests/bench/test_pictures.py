@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from bench.test_records import RATES, chains, record, row
+from bench.records import RATES, chains, record, row
 
 from lbp.bench.op_cases import OP_NAMES
 from lbp.bench.pictures import _growth, _roofline, _speed_up, _time, kind_of
