@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lbp.cached_bounds import CachedBounds, input_stamp_of, stamp_of
-from lbp.checks import check_has_values, check_same_kind, checked_bounds, checked_specification, single_tensor
+from lbp.bound_arguments import check_arguments, named_bounds, needed_nodes
+from lbp.cached_bounds import CachedBounds, input_stamp_of, is_same_input, stamp_of
+from lbp.checks import check_has_values, check_same_kind, checked_specification, single_tensor
 from lbp.errors import InvalidInputError, StaleBoundsError, UnsupportedArgumentError
 from lbp.files import write_atomically
 from lbp.graph import BoundNode, Network, build_network, pre_activations
@@ -150,7 +151,7 @@ class BoundedModule(nn.Module):
         if torch.compiler.is_compiling():
             return
         self._passed = x if isinstance(x, BoundedTensor) else None
-        self._passed_another = self._cache is not None and not _is_same_input(x, self._cache.x)
+        self._passed_another = self._cache is not None and not is_same_input(x, self._cache.x)
 
     def __call__(self, *args: Any, method_opt: str = "forward", **kwargs: Any) -> Any:
         """Call `forward`, or `compute_bounds` with `method_opt="compute_bounds"`.
@@ -277,7 +278,7 @@ class BoundedModule(nn.Module):
             UnknownNodeError: a name that no node has.
             NotImplementedError: forward-mode differentiation, by `torch.func.jvp` or `torch.autograd.forward_ad`.
         """
-        _check_arguments(locals())
+        check_arguments(locals())
         refuse_forward_mode("compute_bounds")
         scheme = parse_method(method, ibp=IBP, forward=forward)
         level = rounding_of(self.bound_opts, rounding)
@@ -298,8 +299,8 @@ class BoundedModule(nn.Module):
             specification=None if C is None else checked_specification(C, region.lower, output.size, output.name),
             sides="both" if bound_lower and bound_upper else "lower" if bound_lower else "upper",
             strategy=strategy_of(self.bound_opts),
-            given=_named_bounds("interm_bounds", interm_bounds, network, region.lower),
-            reference=_named_bounds("reference_bounds", reference_bounds, network, region.lower),
+            given=named_bounds("interm_bounds", interm_bounds, network, region.lower),
+            reference=named_bounds("reference_bounds", reference_bounds, network, region.lower),
             rows=rows_of(self.bound_opts),
             windows=windows_of(self.bound_opts),
             by_work=by_work(self.bound_opts),
@@ -309,7 +310,7 @@ class BoundedModule(nn.Module):
             known=cached,
             rounding=level,
         )
-        wanted = wanted_coefficients(network, output, scheme, _needed(needed_A_dict)) if return_A else {}
+        wanted = wanted_coefficients(network, output, scheme, needed_nodes(needed_A_dict)) if return_A else {}
         solution = solve(problem, scheme, keep_linear=output in wanted)
         self._keep(x, structure, problem, solution, reused=bool(cached))
         lower, upper = solution.lower, solution.upper
@@ -518,29 +519,6 @@ class BoundedModule(nn.Module):
         self._cache = CachedBounds(x, problem.region, hidden, stamp, problem.rounding, input_stamp_of(x))
 
 
-def _check_arguments(given: Mapping[str, Any]) -> None:
-    """Refuse arguments of `compute_bounds` that are not implemented, and a call that wants no side."""
-    for name in _MUST_BE_UNSET:
-        if given[name] is not None:
-            raise UnsupportedArgumentError(f"compute_bounds: {name} is not implemented; leave it at None")
-    if given["reuse_alpha"] or given["average_A"]:
-        raise UnsupportedArgumentError(
-            "compute_bounds: reuse_alpha and average_A are not implemented; leave them False"
-        )
-    if not given["bound_lower"] and not given["bound_upper"]:
-        raise InvalidInputError("compute_bounds: at least one of bound_lower and bound_upper must be True")
-
-
-def _is_same_input(passed: Tensor, x: Tensor) -> bool:
-    """Whether a tensor that the model was called with is the input x: itself, or its values without a region."""
-    if passed is x:
-        return True
-    is_plain = type(passed) is Tensor and passed.layout == torch.strided and passed.device == x.device
-    if not is_plain or passed.device.type not in ("cpu", "cuda"):
-        return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(passed) and passed.is_set_to(x)
-
-
 def _known_device(name: str | torch.device) -> torch.device:
     """Return the device of a name, after checking that PyTorch has it."""
     try:
@@ -550,28 +528,3 @@ def _known_device(name: str | torch.device) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InvalidInputError(f"device={name!r}: there is no CUDA device that PyTorch can use")
     return device
-
-
-def _needed(names: Mapping[str, Sequence[str] | str] | None) -> dict[str, Sequence[str]] | None:
-    """Return the nodes below each node of `needed_A_dict`; a name alone is a list of one."""
-    if names is None:
-        return None
-    if not isinstance(names, Mapping) or not all(isinstance(below, Iterable) for below in names.values()):
-        raise InvalidInputError(f"needed_A_dict must be a dictionary {{node: [nodes below it]}}, got {names!r}")
-    return {node: [below] if isinstance(below, str) else below for node, below in names.items()}
-
-
-def _named_bounds(
-    argument: str, bounds: Mapping[str, Sequence[Tensor]] | None, network: Network, like: Tensor
-) -> dict[BoundNode, Interval]:
-    """Return bounds given by name as bounds by node, checked; those of the input follow from its region."""
-    if bounds is not None and not isinstance(bounds, Mapping):
-        raise InvalidInputError(
-            f"{argument} must be a dictionary {{name: (lower, upper)}}, got {type(bounds).__name__}"
-        )
-    result: dict[BoundNode, Interval] = {}
-    for name, pair in (bounds or {}).items():
-        node = network[name]
-        result[node] = checked_bounds(argument, name, pair, like, node.shape)
-    result.pop(network.input, None)
-    return result

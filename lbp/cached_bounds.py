@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lbp.errors import StaleBoundsError
@@ -74,3 +75,13 @@ def input_stamp_of(x: Tensor) -> tuple[Any, ...]:
     """Return the versions of everything that the region of an input depends on."""
     perturbation = getattr(x, "ptb", None) or PerturbationLpNorm()
     return tuple(map(setting_of, (*vars(perturbation).values(), x)))
+
+
+def is_same_input(passed: Tensor, x: Tensor) -> bool:
+    """Whether a tensor that the model was called with is the input x: itself, or its values without a region."""
+    if passed is x:
+        return True
+    is_plain = type(passed) is Tensor and passed.layout == torch.strided and passed.device == x.device
+    if not is_plain or passed.device.type not in ("cpu", "cuda"):
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(passed) and passed.is_set_to(x)
