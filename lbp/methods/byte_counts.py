@@ -138,7 +138,7 @@ def image_bytes(
     lines = 0 if method.output == "ibp" else max(node.numbers_of_lines() for node in nodes)
     if _lets_go(method, rounding):
         return (kept_numbers(network, method, output, rounding=rounding) + lines + 2 * widest) * itemsize
-    total = (2 + _outward_numbers(method, rounding)) * neurons_of(nodes) + 6 * widest + lines
+    total = (2 + _outward_numbers(method, rounding)) * _neurons_of(nodes) + 6 * widest + lines
     if rounding != "nearest":
         total += max((node.outward_numbers() for node in nodes if isinstance(node, LinearNode)), default=0)
     if "lbp" in (method.hidden, method.output):
@@ -188,7 +188,9 @@ def _outward_numbers(method: Method, rounding: str) -> int:
 def kept_numbers(network: Network, method: Method, output: BoundNode, *, rounding: str) -> int:
     """Return how many numbers the bounds of one image are, of all nodes that keep theirs."""
     nodes = network.below(output)
-    return 2 * sum(layer.size for layer in _kept_layers(nodes)) if _lets_go(method, rounding) else 2 * neurons_of(nodes)
+    if _lets_go(method, rounding):
+        return 2 * sum(layer.size for layer in _kept_layers(nodes))
+    return 2 * _neurons_of(nodes)
 
 
 @counted_once
@@ -244,7 +246,7 @@ def _interval_numbers(nodes: Sequence[BoundNode]) -> int:
     return peak
 
 
-def neurons_of(nodes: Sequence[BoundNode]) -> int:
+def _neurons_of(nodes: Sequence[BoundNode]) -> int:
     """Return how many neurons have numbers of their own; those of a reshaped layer are another layer's."""
     return sum(node.size for node in nodes if not isinstance(node, ReshapeNode))
 

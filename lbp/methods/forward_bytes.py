@@ -69,7 +69,7 @@ def forward_bytes(
                 # Parts of sums, beside what they are added to: of the center, and of the radius beside the center.
                 copies.append((1 if matrices[node] > 1 else 2) * held[node])
             if before is not None:
-                sizes = (before.image, before.field.size, before.layer, before.scale)
+                sizes = (before.image, before.field.size, before.layer)
                 copies.append(accumulation_bytes(*sizes, node.size, batch, itemsize, node.weight.read().device))
         if own is None and isinstance(node, Conv2dNode):
             # The library's convolution arranges what it reads and writes, one matrix at a time, channels in eights.

@@ -38,7 +38,7 @@ def insertion_scratch_bytes(
     for stop, own in zip(stops, _windows_of(network, stops, windows=windows), strict=True):
         most = max(most, insert_forward_scratch_bytes(stop.size, network.input.size, itemsize, device))
         if own is not None:
-            sizes = (own.image, own.field.size, own.layer, own.scale)
+            sizes = (own.image, own.field.size, own.layer)
             most = max(most, accumulation_bytes(*sizes, 2 * rows, batch, itemsize, device))
     return most
 

@@ -107,7 +107,6 @@ def accumulation_bytes(
     image: Sequence[int],
     window: Sequence[int],
     layer: Sequence[int],
-    scale: Sequence[int],
     count: int,
     batch: int,
     itemsize: int,

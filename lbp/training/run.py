@@ -77,8 +77,8 @@ def run(
         on_epoch: called after every epoch, and first with the epochs that a continued run has behind it.
         world: the device, and the processes that train together; one process on the CPU by default.
         state: file that keeps the state after every epoch; a run continues from it if it is there.
-        capture: as for `Trainer`.
         goes_on: asked before every epoch after the first of this call; where it says no the run pauses.
+        capture: as for `Trainer`.
 
     Raises:
         DataError, InvalidInputError, TrainingDivergedError: as `lbp.data.load`, `lbp.models.build` and `Trainer`.

@@ -104,8 +104,10 @@ def test_cached_bounds_of_an_input_that_a_fused_optimizer_moves_are_refused():
 def test_cached_bounds_outlast_steps_of_other_networks():
     net, _, _ = _bounded(ramp_network(), torch.optim.SGD)
     _, _, updates = _bounded(ramp_network(), torch.optim.Adam, fused=True)
+    before = net.compute_bounds(x=None, method="CROWN")
     updates.step()
-    net.compute_bounds(x=None, method="CROWN")
+    for bound, earlier in zip(net.compute_bounds(x=None, method="CROWN"), before, strict=True):
+        assert torch.equal(bound, earlier)
 
 
 def test_cached_bounds_of_parameters_in_other_memory_are_refused():

@@ -105,11 +105,16 @@ def bounded(model, batch, budget, method="CROWN", C=None, eps=0.01, **options):
         return lambda: net.compute_bounds(x=(region,), method=method, C=C, memory_budget=budget)
 
 
-def least_of(*arguments, **options):
-    """The least budget that an error names."""
+def least_named(call):
+    """The least budget that the error of a call names, whose budget is too small."""
     with pytest.raises(InvalidInputError, match=r"is too small: .* at least \d+ bytes") as error:
-        bounded(*arguments[:2], 1000, *arguments[2:], **options)()
+        call()
     return int(str(error.value).split("at least ")[1].split(" ")[0])
+
+
+def least_of(*arguments, **options):
+    """The least budget of `bounded`."""
+    return least_named(bounded(*arguments[:2], 1000, *arguments[2:], **options))
 
 
 def peak_of(call):

@@ -260,7 +260,7 @@ def test_convolution_at_the_largest_steps_over_the_largest_image():
 
 def test_bytes_of_a_product_over_an_image_without_channels():
     """Nothing is computed, nor divided by the numbers of a row."""
-    size = accumulation_bytes((0, 5, 5), (3, 3), (1, 5, 5), (1, 1), 7, 1, 4, torch.device("cuda"))
+    size = accumulation_bytes((0, 5, 5), (3, 3), (1, 5, 5), 7, 1, 4, torch.device("cuda"))
     assert size == 0
 
 
