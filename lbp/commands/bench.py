@@ -3,7 +3,7 @@
 import importlib.util
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -117,10 +117,7 @@ def bench(
 ) -> None:
     """Measure this package against plain PyTorch, auto_LiRPA and the machine's own rates."""
     console = Console()
-    if comparison is not None and (show is not None or plots is not None):
-        raise InvalidInputError("--compare shows what changed between two records; --show and --plots take one record")
-    if (comparison is not None or show is not None) and (levels or output is not None):
-        raise InvalidInputError("--compare and --show measure nothing: they take neither levels nor --output")
+    _check_what_is_shown(levels, output, plots, comparison, show)
     if plots is not None:
         prepare_folder(plots)
     if comparison is not None:
@@ -136,12 +133,14 @@ def bench(
     if threads > 0:
         torch.set_num_threads(threads)
     names = _known(only or ())
-    for option, value in (
-        ("--time-limit", time_limit), ("--case-seconds", case_seconds), ("--run-limit", run_limit),
-        ("--memory-limit", memory_limit),
-    ):  # fmt: skip
-        if not 0 < value <= _MOST:
-            raise InvalidInputError(f"{option} must be above 0 and at most {_MOST:g}, got {value:g}")
+    _check_limits(
+        {
+            "--time-limit": time_limit,
+            "--case-seconds": case_seconds,
+            "--run-limit": run_limit,
+            "--memory-limit": memory_limit,
+        }
+    )
     prepare_files(output)
     settings = {
         "levels": [level.value for level in chosen],
@@ -176,16 +175,28 @@ def bench(
     if not (run.record.rows or run.stopped):
         raise InvalidInputError("nothing was measured: --only, --batch and --contender leave no case of these levels")
     _show(console, run.record, plots)
-    if run.failure is not None:
-        raise run.failure
-    if run.stopped:
-        rest = "what was measured is kept only by --output FILE, which then continues"
-        if output is not None:
-            rest = "the same command with the same --output measures the rest"
-        console.print(f"[yellow]{run.stopped}[/]; {rest}")
-    elif not run.measured:
-        console.print("nothing new was measured: --output holds every case; --again measures it again")
-    _finish(console, run.record, interrupted=run.stopped == "interrupted")
+    _finish(console, run, output)
+
+
+def _check_what_is_shown(
+    levels: Sequence[Level] | None,
+    output: Path | None,
+    plots: Path | None,
+    comparison: tuple[Path, Path] | None,
+    show: Path | None,
+) -> None:
+    """Refuses options that a command which measures nothing would ignore."""
+    if comparison is not None and (show is not None or plots is not None):
+        raise InvalidInputError("--compare shows what changed between two records; --show and --plots take one record")
+    if (comparison is not None or show is not None) and (levels or output is not None):
+        raise InvalidInputError("--compare and --show measure nothing: they take neither levels nor --output")
+
+
+def _check_limits(limits: Mapping[str, float]) -> None:
+    """Refuses limits, by option, that limit nothing, or that the system cannot count."""
+    for option, value in limits.items():
+        if not 0 < value <= _MOST:
+            raise InvalidInputError(f"{option} must be above 0 and at most {_MOST:g}, got {value:g}")
 
 
 @dataclass
@@ -216,9 +227,22 @@ def _extended(record: Record, measurements: Iterable[list[Row]], output: Path | 
     return run
 
 
-def _finish(console: Console, record: Record, *, interrupted: bool) -> None:
-    """Ends with an error where results of this package differed, whose times mean nothing then, or a run failed."""
-    wrong = [row for row in record.rows if _is_wrong(row)]
+def _finish(console: Console, run: _Run, output: Path | None) -> None:
+    """Says how a run ended.
+
+    It is an error where results of this package differed, whose times mean nothing then, or a measurement failed.
+    """
+    if run.failure is not None:
+        raise run.failure
+    if run.stopped:
+        rest = "what was measured is kept only by --output FILE, which then continues"
+        if output is not None:
+            rest = "the same command with the same --output measures the rest"
+        console.print(f"[yellow]{run.stopped}[/]; {rest}")
+    elif not run.measured:
+        console.print("nothing new was measured: --output holds every case; --again measures it again")
+    interrupted = run.stopped == "interrupted"
+    wrong = [row for row in run.record.rows if _is_wrong(row)]
     for row in wrong:
         console.print(f"[red]{row.case} {row.activation}: {row.contender} {escape(row.note)}[/]")
     if wrong or interrupted:
