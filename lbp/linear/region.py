@@ -138,8 +138,7 @@ class Region:
         if not self.box_counts:
             return over_ball
         over_box = concretize_box(A, self.lower, self.upper, sides=sides)
-        pairs = zip(over_ball, over_box, side_names(sides), strict=True)
-        return torch.stack([torch.maximum(a, b) if side == "lower" else torch.minimum(a, b) for a, b, side in pairs])
+        return _tighter_sides(over_ball, over_box, sides)
 
     def concretize_windows(self, rows: WindowCoefficients, sides: str) -> Tensor:
         """Return the extreme values [K, R] float64 of windowed rows over the region."""
@@ -152,8 +151,7 @@ class Region:
         if not self.box_counts:
             return over_ball
         over_box = concretize_windows_box(A, where, lower, upper, sides=sides)
-        pairs = zip(over_ball, over_box, side_names(sides), strict=True)
-        return torch.stack([torch.maximum(a, b) if side == "lower" else torch.minimum(a, b) for a, b, side in pairs])
+        return _tighter_sides(over_ball, over_box, sides)
 
     def concretize_forward(self, bounds: ForwardBounds) -> Interval:
         """Return lower and upper bounds [B, *shape] of a layer from its forward linear bounds."""
@@ -189,6 +187,12 @@ class Region:
             *bounds.on_windows(windows), self.lower, self.upper, scale=windows.scale, offset=windows.offset
         )
         return _shaped_like(bounds.center_bias, found)
+
+
+def _tighter_sides(first: Tensor, second: Tensor, sides: str) -> Tensor:
+    """Return the tighter of two bounds [K, ...] on the given sides; NaN stays NaN."""
+    pairs = zip(first, second, side_names(sides), strict=True)
+    return torch.stack([torch.maximum(a, b) if side == "lower" else torch.minimum(a, b) for a, b, side in pairs])
 
 
 def _forward_over_ball(bounds: ForwardBounds, ball: Ball) -> Interval:

@@ -1,7 +1,7 @@
 """One training step: loss, gradient, update, with everything left on the device."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -172,8 +172,7 @@ class _RampNoise:
         """Adds the noise inside the block, unless the ramps are in their warm-up."""
         active = [pair for pair in zip(self._ramps, self._drawn, strict=True) if not pair[0].warm_up]
         if not active:
-            with nullcontext():
-                yield
+            yield
             return
         kept = [module.r.detach().clone() for module, _ in active]
         with torch.no_grad():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lbp.bounded import BoundedModule, BoundedTensor
+from lbp.linear import round_down, round_up
 from lbp.methods.options import budget_of
 from lbp.perturbations import PerturbationLpNorm
 from lbp.verification.properties.case import UnsafeSets
@@ -103,12 +104,6 @@ class BoxBounds:
         return LinearLower(lower.detach(), slopes.detach().flatten(2).expand(len(low), -1, -1))
 
     def _region(self, low: Tensor, high: Tensor) -> BoundedTensor:
-        low, high = (self._outward(low, -torch.inf), self._outward(high, torch.inf))
-        lower, upper = (side.reshape(-1, *self.input_shape) for side in (low, high))
+        sides = round_down(low, self.dtype), round_up(high, self.dtype)
+        lower, upper = (side.reshape(-1, *self.input_shape) for side in sides)
         return BoundedTensor(lower, PerturbationLpNorm(x_L=lower, x_U=upper))  # any point of the box stands for it
-
-    def _outward(self, ends: Tensor, direction: float) -> Tensor:
-        """Return ends in the dtype of the bounds, moved outward where rounding has moved them inward."""
-        rounded = ends.to(self.dtype)
-        moved = (rounded.double() - ends.double()) * (1 if direction > 0 else -1) < 0
-        return torch.where(moved, torch.nextafter(rounded, torch.full_like(rounded, direction)), rounded)
