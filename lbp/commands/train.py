@@ -188,8 +188,9 @@ def _report(trained: Run, target: Path) -> None:
         assert chosen.held_out_clean_error is not None
         assert chosen.held_out_verified_error is not None
         say(
-            f"kept epoch {selection['epoch'] + 1}, the best of all at full eps on {selection['examples']} images of "
-            f"the {selection['by']} set: clean error {100 * chosen.held_out_clean_error:.2f}%, verified error "
+            f"kept epoch {selection['epoch'] + 1}, the best of all at the last eps and eta on "
+            f"{selection['examples']} images of the {selection['by']} set: clean error "
+            f"{100 * chosen.held_out_clean_error:.2f}%, verified error "
             f"{100 * chosen.held_out_verified_error:.2f}% by IBP"
         )
     say(f"wrote {target}")

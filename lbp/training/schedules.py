@@ -115,6 +115,13 @@ def learning_rate_at(settings: TrainingSettings, epoch: int) -> float:
     return settings.lr * settings.lr_factor**passed
 
 
-def full_radius_from(settings: TrainingSettings) -> int:
-    """First epoch that trains at the final radius throughout: the networks of earlier ones are not chosen."""
-    return 0 if settings.loss == "natural" else min(settings.warm_up_epochs + settings.ramp_epochs, settings.epochs - 1)
+def candidates_from(settings: TrainingSettings) -> int:
+    """First epoch that trains at the final radius and slope throughout: the networks of earlier ones are not chosen.
+
+    The last epoch is always a candidate.
+    """
+    first = 0 if settings.loss == "natural" else settings.warm_up_epochs + settings.ramp_epochs
+    if settings.eta_end is not None and settings.eta_end != settings.eta_start:
+        # A network that is asked to end with a slope is not kept with another.
+        first = max(first, settings.eta_keep_epochs + settings.eta_fall_epochs)
+    return min(first, settings.epochs - 1)

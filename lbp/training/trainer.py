@@ -16,7 +16,7 @@ from lbp.training.divergence import TrainingDivergedError, locate
 from lbp.training.objective import Parts
 from lbp.training.readback import Readback
 from lbp.training.records import EpochRecord, StepRecord, summarize
-from lbp.training.schedules import controls_at, full_radius_from
+from lbp.training.schedules import candidates_from, controls_at
 from lbp.training.selection import Choice, held_out_errors, rank_of, snapshot
 from lbp.training.settings import TrainingSettings
 from lbp.training.step import TrainingStep
@@ -64,9 +64,10 @@ class Trainer:
         progress: how far the training is.
 
     Raises:
-        InvalidInputError: empty data, labels that are not one class per image, images of another type than the weights,
-            with NaN or infinity, or outside of `settings.clip`, or a last batch too small for the network or the number
-            of processes.
+        InvalidInputError: another kind of object, a model without a parameter to train, or a last batch too small for
+            the network or the number of processes; of either data set: no examples, labels that are not one class per
+            image, images that are not [N, C, H, W], of another type than the weights, with NaN or infinity, or outside
+            of `settings.clip`.
     """
 
     def __init__(
@@ -80,11 +81,12 @@ class Trainer:
         world: World | None = None,
         capture: bool = True,
     ) -> None:
+        _check_kinds(model, data, settings, held_out)
         self._world = world or World(device=data.images.device)
         self._settings = settings
         _check(model, data, settings, self._world)
         if held_out is not None:
-            _check_labels(held_out, "choosing among the epochs")
+            _check_held_out(model, held_out, data, settings)
         height, width = input_size or data.images.shape[2:]
         self._clean = data.cropped(height, width)
         self._held_out = None if held_out is None else self._world.share_of(held_out.cropped(height, width))
@@ -137,7 +139,7 @@ class Trainer:
 
     def _choose(self, epoch: int) -> tuple[float, float] | None:
         """Measure the network on the held-out set, and keep it if none before was better."""
-        if self._held_out is None or epoch < full_radius_from(self._settings):
+        if self._held_out is None or epoch < candidates_from(self._settings):
             return None
         errors = held_out_errors(self.step.objective.bounded, self.model, self._held_out, self._settings, self._world)
         rank, choice = rank_of(self._settings, errors), self.progress.choice
@@ -206,16 +208,21 @@ def train(
     return trainer.progress.history
 
 
+def _check_kinds(model: object, data: object, settings: object, held_out: object) -> None:
+    """Refuses what cannot be trained or trained on, such as a DataLoader: batches are drawn here, from the seed."""
+    wanted = [("model", model, nn.Module), ("data", data, Dataset), ("settings", settings, TrainingSettings)]
+    if held_out is not None:
+        wanted.append(("held_out", held_out, Dataset))
+    for name, value, kind in wanted:
+        if not isinstance(value, kind):
+            raise InvalidInputError(f"{name} must be a {kind.__module__}.{kind.__name__}, got {type(value).__name__}")
+
+
 def _check(model: nn.Module, data: Dataset, settings: TrainingSettings, world: World) -> None:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InvalidInputError("the model has no parameter to train: none at all, or none that requires a gradient")
     _check_labels(data, "training")
-    weights = next(model.parameters(), data.images)
-    if data.images.dtype != weights.dtype:
-        raise InvalidInputError(
-            f"{data.name}: images are {data.images.dtype}, the model's weights are {weights.dtype}; convert one"
-        )
-    if not bool(torch.isfinite(data.images).all()):
-        raise InvalidInputError(f"{data.name}: the training images hold NaN or infinity")
-    _check_range(data, settings)
+    _check_images(model, data, settings, "training", settings.augmentation.padding)
     last = len(data) % settings.batch_size or settings.batch_size
     needed = world.size
     if any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | GlobalBatchNorm) for module in model.modules()):
@@ -243,17 +250,36 @@ def _check_labels(data: Dataset, use: str) -> None:
         )
 
 
-def _check_range(data: Dataset, settings: TrainingSettings) -> None:
-    """Refuses images that a region of the training could not hold."""
+def _check_held_out(model: nn.Module, held_out: Dataset, data: Dataset, settings: TrainingSettings) -> None:
+    """Refuses what the first measurement would fail on, many epochs later."""
+    _check_labels(held_out, "choosing among the epochs")
+    _check_images(model, held_out, settings, "held-out", padding=0)
+    if held_out.num_classes != data.num_classes or held_out.images.shape[1] != data.images.shape[1]:
+        raise InvalidInputError(
+            f"the held-out images have {held_out.num_classes} classes and {held_out.images.shape[1]} channels, those "
+            f"of the training {data.num_classes} and {data.images.shape[1]}"
+        )
+
+
+def _check_images(model: nn.Module, data: Dataset, settings: TrainingSettings, use: str, padding: int) -> None:
+    if data.images.dim() != 4:
+        raise InvalidInputError(f"{data.name}: images must be [N, C, H, W], got shape {list(data.images.shape)}")
+    weights = next(model.parameters(), data.images)
+    if data.images.dtype != weights.dtype:
+        raise InvalidInputError(
+            f"{data.name}: images are {data.images.dtype}, the model's weights are {weights.dtype}; convert one"
+        )
+    if not bool(torch.isfinite(data.images).all()):
+        raise InvalidInputError(f"{data.name}: the {use} images hold NaN or infinity")
     if settings.clip is None:
         return
     lowest, highest = (float(end) for end in torch.aminmax(data.images))
-    if settings.augmentation.padding > 0:
+    if padding > 0:
         lowest, highest = min(lowest, 0.0), max(highest, 0.0)
     low, high = settings.clip
     if lowest < low or highest > high:
+        border = " (with the zeros around them)" if padding > 0 else ""
         raise InvalidInputError(
-            f"{data.name}: training images (with the zeros around them) have values from {lowest:g} to {highest:g}, "
-            f"outside of the valid range clip = ({low:g}, {high:g}); set training.clip to the range of the data, or "
-            "to none"
+            f"{data.name}: {use} images{border} have values from {lowest:g} to {highest:g}, outside of the valid range "
+            f"clip = ({low:g}, {high:g}); set training.clip to the range of the data, or to none"
         )

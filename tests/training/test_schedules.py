@@ -9,10 +9,10 @@ from lbp.experiments import paper_rows, training_of
 from lbp.training import TrainingSettings
 from lbp.training.schedules import (
     beta_at,
+    candidates_from,
     controls_at,
     eps_at,
     eta_at,
-    full_radius_from,
     kappa_at,
     learning_rate_at,
     linear,
@@ -69,9 +69,19 @@ def test_a_beta_too_small_to_matter_is_none():
 
 
 def test_networks_are_chosen_at_full_radius():
-    assert full_radius_from(settings()) == 50
-    assert full_radius_from(settings(loss="natural")) == 0
-    assert full_radius_from(settings(ramp_epochs=90)) == 99, "the last epoch is always a candidate"
+    assert candidates_from(settings()) == 50
+    assert candidates_from(settings(loss="natural")) == 0
+    assert candidates_from(settings(ramp_epochs=90)) == 99, "the last epoch is always a candidate"
+
+
+@pytest.mark.parametrize("loss", ["ibp", "natural"])
+def test_networks_are_chosen_at_the_last_slope(loss):
+    falling = settings(loss=loss, eta_start=0.01, eta_end=0.0, eta_keep_epochs=40, eta_fall_epochs=30)
+    assert candidates_from(falling) == 70
+    assert controls_at(falling, 70 * 7, 7).eta == 0.0
+    assert controls_at(falling, 70 * 7 - 1, 7).eta > 0.0
+    assert candidates_from(falling.model_copy(update={"eta_end": 0.01})) == candidates_from(settings(loss=loss))
+    assert candidates_from(falling.model_copy(update={"eta_end": None})) == candidates_from(settings(loss=loss))
 
 
 def test_kappa_at_radius_zero_is_its_start():

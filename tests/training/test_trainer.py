@@ -288,6 +288,59 @@ def test_labels_that_are_not_one_class_per_image_are_refused(digits, use, change
         Trainer(small_network(), data, settings(loss="natural"), held_out=held_out)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: replace(data, images=data.images.double()), r"images are torch.float64, .* are torch.float32"),
+        (lambda data: replace(data, images=data.images / 0), "the held-out images hold NaN"),
+        (lambda data: replace(data, images=data.images * 2), "held-out images have values from 0 to 2, outside"),
+        (lambda data: replace(data, images=data.images.flatten(1)), r"must be \[N, C, H, W\], got shape \[200, 64\]"),
+        (lambda data: replace(data, num_classes=11), "have 11 classes and 1 channels, those of the training 10 and 1"),
+        (lambda data: replace(data, images=data.images.expand(-1, 3, -1, -1)), "have 10 classes and 3 channels"),
+    ],
+)
+def test_held_out_images_that_could_not_be_measured_are_refused_before_the_training(digits, change, message):
+    with pytest.raises(InvalidInputError, match=message):
+        Trainer(small_network(), digits, settings(), held_out=change(digits))
+
+
+def test_other_objects_than_a_model_a_data_set_and_settings_are_named(digits):
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(digits.images, digits.labels))
+    with pytest.raises(InvalidInputError, match=r"data must be a lbp.data.dataset.Dataset, got DataLoader"):
+        train(small_network(), loader, settings())
+    with pytest.raises(InvalidInputError, match=r"held_out must be a .*, got DataLoader"):
+        train(small_network(), digits, settings(), held_out=loader)
+    with pytest.raises(InvalidInputError, match=r"settings must be a .*TrainingSettings, got dict"):
+        train(small_network(), digits, {"eps": 0.1, "epochs": 1})
+    with pytest.raises(InvalidInputError, match=r"model must be a .*Module, got function"):
+        train(lambda images: images, digits, settings())
+
+
+def test_vectors_are_refused_as_images(digits):
+    with pytest.raises(InvalidInputError, match=r"images must be \[N, C, H, W\], got shape \[200, 64\]"):
+        train(nn.Linear(64, 10), replace(digits, images=digits.images.flatten(1)), settings())
+
+
+def test_a_model_without_a_parameter_to_train_is_refused(digits):
+    frozen = small_network().requires_grad_(False)
+    for model in (frozen, nn.Flatten()):
+        with pytest.raises(InvalidInputError, match="no parameter to train"):
+            train(model, digits, settings())
+
+
+def test_the_network_that_is_kept_has_the_slope_that_was_asked_for(digits, monkeypatch):
+    """The second epoch is at full eps, but on the way to the last slope: it is not measured."""
+    measured = iter([(0.3, 0.3), (0.4, 0.4)])
+    monkeypatch.setattr("lbp.training.trainer.held_out_errors", lambda *arguments: next(measured))
+    model = small_network()
+    schedule = settings(
+        epochs=4, warm_up_epochs=0, ramp_epochs=1, eta_start=0.5, eta_end=0.1, eta_keep_epochs=1, eta_fall_epochs=1
+    )
+    history = train(model, digits, schedule, held_out=digits)
+    assert [record.held_out_verified_error for record in history] == [None, None, 0.3, 0.4]
+    assert [ramp.eta.item() for ramp in (model.act1, model.act2, model.act3)] == pytest.approx([0.1] * 3)
+
+
 @pytest.mark.parametrize("loss", ["natural", "ibp"])
 @pytest.mark.parametrize("outputs", [9, 12])
 def test_a_network_needs_an_output_per_class(digits, loss, outputs):
