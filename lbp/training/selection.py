@@ -9,6 +9,7 @@ from lbp.bounded import BoundedModule
 from lbp.data import Dataset
 from lbp.nn import evaluation_mode
 from lbp.perturbations import PerturbationLpNorm
+from lbp.precision import free_convolutions, full_precision
 from lbp.training.distributed import World
 from lbp.training.settings import TrainingSettings
 from lbp.verification import certainly_above, margin_bounds
@@ -49,7 +50,8 @@ def held_out_errors(
     unverified = wrong.clone()
     with evaluation_mode(model):
         for images, labels in zip(share.images.split(_BATCH), share.labels.split(_BATCH), strict=True):
-            right = model(images).argmax(1) == labels
+            with free_convolutions(), full_precision():
+                right = model(images).argmax(1) == labels
             lower = margin_bounds(
                 bounded, images, labels, num_classes=share.num_classes, perturbation=region, method="IBP"
             )

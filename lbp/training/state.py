@@ -135,7 +135,7 @@ def _adam_state(tensors: Mapping[str, Tensor], index: int, parameter: Tensor) ->
     """Return Adam's tensors for a parameter; empty for one that took part in no step yet."""
     state = _below(tensors, f"adam.{index}.")
     if state:
-        wanted = {"step": torch.tensor(0.0), "exp_avg": parameter, "exp_avg_sq": parameter}
+        wanted = {"step": torch.tensor(0.0, dtype=torch.float32), "exp_avg": parameter, "exp_avg_sq": parameter}
         _check_tensors(f"Adam for parameter {index}", state, wanted)
     return state
 

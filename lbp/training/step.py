@@ -63,12 +63,12 @@ class TrainingStep:
         device, on_gpu = self._world.device, self._world.device.type == "cuda"
         self.optimizer = torch.optim.Adam(
             self._parameters,
-            lr=torch.tensor(settings.lr, device=device) if on_gpu else settings.lr,
+            lr=torch.tensor(settings.lr, device=device, dtype=torch.float32) if on_gpu else settings.lr,
             fused=True,
             capturable=on_gpu,
         )
-        # Fused Adam skips the update where this is 1.
-        self._failed = torch.zeros((), device=device)
+        # Fused Adam skips the update where this is 1; it reads float32, whatever the default is.
+        self._failed = torch.zeros((), device=device, dtype=torch.float32)
         self.optimizer.found_inf = self._failed  # type: ignore[attr-defined]
         self._weights = torch.zeros(4, device=device)
         captures = on_gpu and capture and self._world.size == 1

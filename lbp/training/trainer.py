@@ -10,6 +10,7 @@ from torch import nn
 from lbp.data import Dataset
 from lbp.errors import InvalidInputError
 from lbp.nn import GlobalBatchNorm
+from lbp.precision import free_convolutions, full_precision
 from lbp.training.batches import Batches, EpochPlan
 from lbp.training.distributed import World
 from lbp.training.divergence import TrainingDivergedError, locate
@@ -169,7 +170,8 @@ class Trainer:
         images, labels = self._batches.batch(plan, step % per_epoch)
         values = (controls.eps, controls.kappa, controls.beta, controls.regularization)
         weights = torch.tensor(values, device=images.device)
-        where = locate(self.step.objective, images, labels, weights, Parts.of(controls))
+        with free_convolutions(), full_precision():
+            where = locate(self.step.objective, images, labels, weights, Parts.of(controls))
         return (
             f"{what} in epoch {step // per_epoch}, step {step}: {where} (eps {controls.eps:g}, learning rate "
             f"{controls.lr:g}); try a smaller learning rate, gradient_clip or a longer ramp of eps"

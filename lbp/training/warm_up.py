@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lbp.errors import InvalidInputError
 from lbp.nn import ParamRamp, evaluation_mode
+from lbp.precision import free_convolutions, full_precision
 from lbp.training.distributed import World
 
 
@@ -55,7 +56,7 @@ def mean_activations(
 
     handles = [module.register_forward_hook(partial(add, name)) for name, module in ramps.items()]
     try:
-        with evaluation_mode(model):
+        with evaluation_mode(model), free_convolutions(), full_precision():
             for batch in images.tensor_split(world.size)[world.rank].split(batch_size):
                 if len(batch) > 0:
                     model(batch.to(device))

@@ -26,7 +26,7 @@ SETTINGS = {
     "model": {"architecture": "DM-Small", "activation": {"name": "ramp", "eta": 0.01}},
     "training": {
         "eps": 0.05, "epochs": 6, "batch_size": 30, "warm_up_epochs": 1, "ramp_epochs": 2, "r_noise": 0.1,
-        "eta_start": 0.01, "eta_end": 0.0, "eta_fall_epochs": 4, "loss": "crown-ibp", "lr_milestones": [4],
+        "eta_start": 0.01, "eta_end": 0.0, "eta_fall_epochs": 3, "loss": "crown-ibp", "lr_milestones": [4],
         "augmentation": {"padding": 1},
     },
 }  # fmt: skip

@@ -21,6 +21,7 @@ from lbp.training import (
     start_warm_up,
     train,
 )
+from lbp.training.state import restore_state, save_state
 from lbp.verification import verify
 
 
@@ -339,6 +340,35 @@ def test_the_network_that_is_kept_has_the_slope_that_was_asked_for(digits, monke
     history = train(model, digits, schedule, held_out=digits)
     assert [record.held_out_verified_error for record in history] == [None, None, 0.3, 0.4]
     assert [ramp.eta.item() for ramp in (model.act1, model.act2, model.act3)] == pytest.approx([0.1] * 3)
+
+
+def test_autocast_around_a_training_changes_nothing(digits):
+    histories = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            history = train(small_network(), digits, settings(epochs=3, lr=5e-3), held_out=digits)
+        histories.append([replace(record, seconds=0.0) for record in history])
+    assert histories[0] == histories[1]
+
+
+def test_a_failure_under_autocast_is_explained(digits):
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(TrainingDivergedError, match="epoch 0, step 1"):
+        train(small_network(), digits, settings(warm_up_epochs=0, lr=1e30))
+
+
+def test_networks_are_trained_and_continued_where_float64_is_the_default(digits, tmp_path):
+    data, chosen = replace(digits, images=digits.images.double()), settings(epochs=3)
+    torch.set_default_dtype(torch.float64)
+    try:
+        trainers = [Trainer(small_network(), data, chosen) for _ in range(2)]
+        for _ in range(2):
+            trainers[0].run_epoch()
+        save_state(tmp_path / "state", trainers[0], {})
+        restore_state(tmp_path / "state", trainers[1], {})
+        last = [replace(trainer.run_epoch(), seconds=0.0) for trainer in trainers]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert last[0] == last[1]
 
 
 @pytest.mark.parametrize("loss", ["natural", "ibp"])
