@@ -35,9 +35,14 @@ class Controls:
 
 
 def controls_at(settings: TrainingSettings, step: int, steps_per_epoch: int) -> Controls:
-    """The values of all schedules in a step, counted from 0 through the whole training.
+    """The values of all schedules in a step.
 
     A step uses the radius that the schedule reaches at its end, so that the ramp has no step of radius 0.
+
+    Args:
+        settings: of the training.
+        step: counted from 0 through the whole training.
+        steps_per_epoch: batches of an epoch.
     """
     epoch = step // steps_per_epoch
     certified = settings.loss != "natural" and epoch >= settings.warm_up_epochs
@@ -116,12 +121,12 @@ def learning_rate_at(settings: TrainingSettings, epoch: int) -> float:
 
 
 def candidates_from(settings: TrainingSettings) -> int:
-    """First epoch that trains at the final radius and slope throughout: the networks of earlier ones are not chosen.
+    """First epoch after the warm-up that trains at the final radius and slope throughout.
 
-    The last epoch is always a candidate.
+    The networks of earlier ones are not chosen: they have another radius or slope behind them than was asked for, or
+    ParamRamps that still act as LeakyReLU. The last epoch is always a candidate.
     """
-    first = 0 if settings.loss == "natural" else settings.warm_up_epochs + settings.ramp_epochs
+    first = settings.warm_up_epochs + (0 if settings.loss == "natural" else settings.ramp_epochs)
     if settings.eta_end is not None and settings.eta_end != settings.eta_start:
-        # A network that is asked to end with a slope is not kept with another.
         first = max(first, settings.eta_keep_epochs + settings.eta_fall_epochs)
     return min(first, settings.epochs - 1)

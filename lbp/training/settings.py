@@ -47,9 +47,10 @@ class TrainingSettings(Settings):
         regularization: weight of the warm-up regularisers at eps 0, falling to 0 at full eps (Shi et al. 2021).
         regularization_tolerance: what they tolerate.
         augmentation: of the training images.
-        selection: which epoch's network is kept, among those at full eps and at `eta_end`: the one with the smallest
-            IBP-verified error on a "validation" split of the training set, on the "test" set (as the paper does), or
-            the "last". Of equal ones the one with the smaller clean error is kept, and then the later one.
+        selection: which epoch's network is kept, among those after the warm-up that are at full eps and at `eta_end`:
+            the one with the smallest IBP-verified error on a "validation" split of the training set, on the "test" set
+            (as the paper does), or the "last". Of equal ones the one with the smaller clean error is kept, and then the
+            later one.
         validation_share: share of the training set held out for "validation".
         seed: of the initial weights, of the split, and of everything drawn in training.
     """

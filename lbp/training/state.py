@@ -67,6 +67,11 @@ def save_state(path: Path, trainer: Trainer, settings: Mapping[str, Any]) -> Non
 def restore_state(path: Path, trainer: Trainer, settings: Mapping[str, Any]) -> None:
     """Puts a new trainer where the saved one was.
 
+    Args:
+        path: of the file.
+        trainer: of the same network, data and settings, which has run no epoch.
+        settings: those that were saved.
+
     Raises:
         StateError: not a readable state, or that of a run with other settings, which are named.
     """

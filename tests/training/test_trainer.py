@@ -305,6 +305,14 @@ def test_held_out_images_that_could_not_be_measured_are_refused_before_the_train
         Trainer(small_network(), digits, settings(), held_out=change(digits))
 
 
+def test_the_network_that_is_kept_has_left_the_warm_up(digits, monkeypatch):
+    monkeypatch.setattr("lbp.training.trainer.held_out_errors", lambda *arguments: (next(measured), 1.0))
+    measured = iter([0.1, 0.2])
+    model = small_network()
+    train(model, digits.first(64), settings(loss="natural", epochs=3, ramp_epochs=0), held_out=digits)
+    assert not any(ramp.warm_up for ramp in (model.act1, model.act2, model.act3))
+
+
 def test_other_objects_than_a_model_a_data_set_and_settings_are_named(digits):
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(digits.images, digits.labels))
     with pytest.raises(InvalidInputError, match=r"data must be a lbp.data.dataset.Dataset, got DataLoader"):
