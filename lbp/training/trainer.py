@@ -21,7 +21,7 @@ from lbp.training.schedules import candidates_from, controls_at
 from lbp.training.selection import Choice, held_out_errors, rank_of, snapshot
 from lbp.training.settings import TrainingSettings
 from lbp.training.step import TrainingStep
-from lbp.training.warm_up import end_warm_up, start_warm_up
+from lbp.training.warm_up import end_warm_up, param_ramps, start_warm_up
 
 OnStep = Callable[[StepRecord], None]
 
@@ -65,10 +65,10 @@ class Trainer:
         progress: how far the training is.
 
     Raises:
-        InvalidInputError: another kind of object, a model without a parameter to train, or a last batch too small for
-            the network or the number of processes; of either data set: no examples, labels that are not one class per
-            image, images that are not [N, C, H, W], of another type than the weights, with NaN or infinity, or outside
-            of `settings.clip`.
+        InvalidInputError: another kind of object, a model without a parameter to train or with a warm-up that would
+            never end, or a last batch too small for the network or the number of processes; of either data set: no
+            examples, labels that are not one class per image, images that are not [N, C, H, W], of another type than
+            the weights, with NaN or infinity, or outside of `settings.clip`.
     """
 
     def __init__(
@@ -98,6 +98,8 @@ class Trainer:
         self.model = model.train()
         if settings.warm_up_epochs > 0:
             start_warm_up(model)
+        else:
+            _check_warm_up_is_over(model)
         example = self._clean.images[:1].to(self._world.device)
         self.step = TrainingStep(model, example, data.num_classes, settings, self._world, capture=capture)
         self.progress = Progress()
@@ -109,8 +111,11 @@ class Trainer:
             on_step: called with the record of every step, in order; on a GPU a few steps late.
 
         Raises:
+            InvalidInputError: called where PyTorch keeps no gradients.
             TrainingDivergedError: the loss or its gradient became NaN or infinite; names epoch, step and layer.
         """
+        if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+            raise InvalidInputError("training needs gradients: leave torch.no_grad() and torch.inference_mode()")
         started = time.perf_counter()
         epoch, settings, per_epoch = self.progress.epoch, self._settings, self._batches.steps_per_epoch
         first = epoch * per_epoch
@@ -218,6 +223,16 @@ def _check_kinds(model: object, data: object, settings: object, held_out: object
     for name, value, kind in wanted:
         if not isinstance(value, kind):
             raise InvalidInputError(f"{name} must be a {kind.__module__}.{kind.__name__}, got {type(value).__name__}")
+
+
+def _check_warm_up_is_over(model: nn.Module) -> None:
+    """Refuses activations that would act as LeakyReLU to the end."""
+    for name, module in param_ramps(model):
+        if module.warm_up:
+            raise InvalidInputError(
+                f"{name} is a ParamRamp in its warm-up, which warm_up_epochs = 0 never ends: set warm_up_epochs, or "
+                "call its end_warm_up(r)"
+            )
 
 
 def _check(model: nn.Module, data: Dataset, settings: TrainingSettings, world: World) -> None:

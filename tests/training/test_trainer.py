@@ -385,3 +385,18 @@ def test_a_network_needs_an_output_per_class(digits, loss, outputs):
     model = build("DM-Small", (1, 8, 8), outputs)
     with pytest.raises(InvalidInputError, match=rf"the data has 10 classes, the network .* \[{outputs}\]"):
         train(model, digits, settings(loss=loss))
+
+
+def test_a_warm_up_that_would_never_end_is_refused(digits):
+    model = small_network()
+    start_warm_up(model)
+    with pytest.raises(InvalidInputError, match="act1 is a ParamRamp in its warm-up, which warm_up_epochs = 0 never"):
+        train(model, digits.first(64), settings(warm_up_epochs=0, epochs=1))
+    end_warm_up(model, digits.images)
+    train(model, digits.first(64), settings(warm_up_epochs=0, epochs=1))
+
+
+@pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
+def test_training_where_no_gradients_are_kept_is_refused(digits, without_gradients):
+    with without_gradients(), pytest.raises(InvalidInputError, match="training needs gradients"):
+        train(small_network(), digits.first(64), settings())
