@@ -24,6 +24,7 @@ from lbp.graph.structure import Snapshot, Structure, refuse_hidden, structure_of
 from lbp.linear import Interval, Region
 from lbp.methods import Problem, Solution, parse_method, solve
 from lbp.methods.coefficients import NodeCoefficients, linear_coefficients, wanted_coefficients
+from lbp.methods.computation import Computation
 from lbp.methods.memory import images_within
 from lbp.methods.options import (
     budget_of,
@@ -339,9 +340,7 @@ class BoundedModule(nn.Module):
         """
         network, like = self._network(), self._like()
         budget, asked = budget_of(self.bound_opts, memory_budget, like.device)
-        return images_within(
-            budget,
-            network,
+        computation = Computation(
             parse_method(method),
             network.output,
             rows,
@@ -349,8 +348,8 @@ class BoundedModule(nn.Module):
             windows=windows_of(self.bound_opts),
             by_work=by_work(self.bound_opts),
             rounding=rounding_of(self.bound_opts, None),
-            strict=asked,
         )
+        return images_within(budget, network, computation, strict=asked)
 
     def nodes(self) -> list[BoundNode]:
         """Return all nodes in topological order."""

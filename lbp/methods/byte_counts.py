@@ -9,7 +9,7 @@ as. `lbp.methods.memory` fits it all into a budget.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from lbp.graph.linear import LinearNode
 from lbp.graph.shape import ReshapeNode
 from lbp.graph.slicing import SliceNode
 from lbp.linear import layer_of
+from lbp.methods.computation import Computation
 from lbp.methods.forward_bytes import COPIES_OF_MATRICES, forward_bytes, matrix_numbers
 from lbp.methods.forward_work import input_windows, windows_pay
 from lbp.methods.insertion_bytes import (
@@ -108,76 +109,72 @@ def _layer_scratch_bytes(network: Network, node: BoundNode, batch: int, through:
 
 
 @counted_once
-def image_bytes(
-    network: Network,
-    method: Method,
-    output: BoundNode,
-    rows: int | None,
-    itemsize: int,
-    *,
-    windows: bool,
-    by_work: bool = False,
-    rounding: str = "nearest",
-) -> int:
+def image_bytes(network: Network, computation: Computation) -> int:
     """Return the bytes that bounding one image takes, apart from the rows of hidden layers and of the output.
 
     Where bounds are let go they are those that are left when rows start; see `interval_bytes` for the time before.
-
-    Args:
-        network: the graph.
-        method: the method.
-        output: the bounded node.
-        rows: rows of the specification; None: the output's own values.
-        itemsize: bytes of a number.
-        windows: whether rows are kept as windows where that is smaller.
-        by_work: whether forward bounds are dense where that is less work.
-        rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
     """
-    nodes = network.below(output)
+    nodes, itemsize = network.below(computation.output), computation.itemsize
     widest = max(node.size for node in nodes)
-    lines = 0 if method.output == "ibp" else max(node.numbers_of_lines() for node in nodes)
-    if _lets_go(method, rounding):
-        return (kept_numbers(network, method, output, rounding=rounding) + lines + 2 * widest) * itemsize
-    total = (2 + _outward_numbers(method, rounding)) * _neurons_of(nodes) + 6 * widest + lines
-    if rounding != "nearest":
+    lines = 0 if computation.method.output == "ibp" else max(node.numbers_of_lines() for node in nodes)
+    if _lets_go(computation):
+        return (kept_numbers(network, computation) + lines + 2 * widest) * itemsize
+    total = (2 + _outward_numbers(computation)) * _neurons_of(nodes) + 6 * widest + lines
+    if computation.rounding != "nearest":
         total += max((node.outward_numbers() for node in nodes if isinstance(node, LinearNode)), default=0)
-    if "lbp" in (method.hidden, method.output):
-        carried = nodes if _forward_to_output(method, rows) else _below_activations(network, nodes)
-        # Where windows do not pay for one image they may for more.
-        choices = {windows, windows and (not by_work or windows_pay(carried, batch=1))}
-        matrices = max(
-            forward_bytes(carried, windows=choice, batch=1, itemsize=itemsize, rounding=rounding) for choice in choices
-        )
-        return total * itemsize + matrices
+    return total * itemsize + _matrix_bytes(network, computation)
+
+
+def _matrix_bytes(network: Network, computation: Computation) -> int:
+    """Return the most bytes that the matrices of forward bounds of one image take at a time."""
+    method = computation.method
     if method.hidden == "relaxed-crown":
-        # Linear bounds of every layer at which back-substitution may end, and copies of those that come of rows.
-        found = input_windows(nodes, windows=windows)
-        numbers = {node: matrix_numbers(network, node, found[node]) for node in pre_activations(nodes)}
-        of_rows = [number for node, number in numbers.items() if network.rank[node] > 0]
-        kept = (sum(numbers.values()) + COPIES_OF_MATRICES * max(of_rows)) * itemsize if of_rows else 0
-        first = [node for node in numbers if network.rank[node] == 0]
-        carried = [node for node in nodes if any(node in network.below(end) for end in first)]
-        return total * itemsize + max(
-            kept, forward_bytes(carried, windows=windows, batch=1, itemsize=itemsize, rounding=rounding)
-        )
-    return total * itemsize
+        return _inserted_matrix_bytes(network, computation)
+    if "lbp" not in (method.hidden, method.output):
+        return 0
+    nodes = network.below(computation.output)
+    carried = nodes if computation.is_forward_to_output else _below_activations(network, nodes)
+    # Where windows do not pay for one image they may for more.
+    windows = computation.windows
+    choices = {windows, windows and (not computation.by_work or windows_pay(carried, batch=1))}
+    return max(_carried_bytes(carried, computation, windows=choice) for choice in choices)
+
+
+def _inserted_matrix_bytes(network: Network, computation: Computation) -> int:
+    """Return the most bytes of matrices for linear bounds of every layer at which back-substitution may end."""
+    nodes, windows = network.below(computation.output), computation.windows
+    found = input_windows(nodes, windows=windows)
+    numbers = {node: matrix_numbers(network, node, found[node]) for node in pre_activations(nodes)}
+    # Beside all of them, copies of those that come of rows.
+    of_rows = [number for node, number in numbers.items() if network.rank[node] > 0]
+    kept = (sum(numbers.values()) + COPIES_OF_MATRICES * max(of_rows)) * computation.itemsize if of_rows else 0
+    first = [node for node in numbers if network.rank[node] == 0]
+    carried = [node for node in nodes if any(node in network.below(end) for end in first)]
+    return max(kept, _carried_bytes(carried, computation, windows=windows))
+
+
+def _carried_bytes(nodes: Collection[BoundNode], computation: Computation, *, windows: bool) -> int:
+    """Return the most bytes of matrices that are carried through nodes for one image."""
+    itemsize, rounding = computation.itemsize, computation.rounding
+    return forward_bytes(nodes, windows=windows, batch=1, itemsize=itemsize, rounding=rounding)
 
 
 @counted_once
-def interval_bytes(network: Network, method: Method, output: BoundNode, itemsize: int, *, rounding: str) -> int:
+def interval_bytes(network: Network, computation: Computation) -> int:
     """Return the bytes of one image while intervals are propagated, before any row starts; 0 where none are let go."""
-    nodes = network.below(output)
+    nodes = network.below(computation.output)
     widest = max(node.size for node in nodes)
-    return (_interval_numbers(nodes) + 4 * widest) * itemsize if _lets_go(method, rounding) else 0
+    return (_interval_numbers(nodes) + 4 * widest) * computation.itemsize if _lets_go(computation) else 0
 
 
-def _outward_numbers(method: Method, rounding: str) -> int:
+def _outward_numbers(computation: Computation) -> int:
     """Return how many numbers of every neuron are kept, at most, to account for rounding.
 
     Intervals do without. Behind them a pre-activation has the two parts of its margins and the error of its step.
     Bounds of other kinds need magnitudes besides, and some layers a region that is enlarged. An evaluation of the
     network has magnitudes and an error of its own.
     """
+    method, rounding = computation.method, computation.rounding
     if rounding == "nearest":
         return 0
     of_bounds = 0 if method.output == "ibp" else 3 if method.hidden == "ibp" else 5
@@ -185,30 +182,30 @@ def _outward_numbers(method: Method, rounding: str) -> int:
 
 
 @counted_once
-def kept_numbers(network: Network, method: Method, output: BoundNode, *, rounding: str) -> int:
+def kept_numbers(network: Network, computation: Computation) -> int:
     """Return how many numbers the bounds of one image are, of all nodes that keep theirs."""
-    nodes = network.below(output)
-    if _lets_go(method, rounding):
+    nodes = network.below(computation.output)
+    if _lets_go(computation):
         return 2 * sum(layer.size for layer in _kept_layers(nodes))
     return 2 * _neurons_of(nodes)
 
 
 @counted_once
-def joined_numbers(network: Network, method: Method, output: BoundNode, *, rounding: str) -> int:
+def joined_numbers(network: Network, computation: Computation) -> int:
     """Return how many numbers more there are once the bounds of all images are joined, one node beside its parts.
 
     Those of a reshaped layer are then no longer another layer's.
     """
-    nodes = network.below(output)
-    if _lets_go(method, rounding):
+    nodes = network.below(computation.output)
+    if _lets_go(computation):
         return 2 * max(layer.size for layer in _kept_layers(nodes))
     reshaped = sum(node.size for node in nodes if isinstance(node, ReshapeNode))
     return 2 * (max(node.size for node in nodes) + reshaped)
 
 
-def _lets_go(method: Method, rounding: str) -> bool:
+def _lets_go(computation: Computation) -> bool:
     """Whether bounds are let go after their last use; see `propagate_intervals`."""
-    return method.hidden == "ibp" and rounding == "nearest"
+    return computation.method.hidden == "ibp" and computation.rounding == "nearest"
 
 
 def _above_activations(nodes: Sequence[BoundNode]) -> set[BoundNode]:
@@ -251,19 +248,16 @@ def _neurons_of(nodes: Sequence[BoundNode]) -> int:
     return sum(node.size for node in nodes if not isinstance(node, ReshapeNode))
 
 
-def _forward_to_output(method: Method, rows: int | None) -> bool:
-    """Whether the output is bounded by forward bounds of its own, so that no row starts there."""
-    return method.output == "lbp" and rows is None
-
-
-def output_row_bytes(network: Network, method: Method, output: BoundNode, rows: int | None, itemsize: int) -> int:
+def output_row_bytes(network: Network, computation: Computation) -> int:
     """Return the bytes of one row of the output on its way down, for one image."""
-    if _forward_to_output(method, rows) or (method.output == "ibp" and rows is None):
+    by_intervals, output = computation.method.output == "ibp", computation.output
+    if computation.is_forward_to_output or (by_intervals and computation.rows is None):
         return 0
-    if method.output == "ibp":
-        return ROWS_OF_INTERVALS * itemsize * max(node.size for node in _above_activations(network.below(output)))
-    copies = COPIES_OF_INSERTED_ROWS if _inserts(method) else 1
-    return copies * row_bytes(network, output, itemsize, windows=False)
+    if by_intervals:
+        widest = max(node.size for node in _above_activations(network.below(output)))
+        return ROWS_OF_INTERVALS * computation.itemsize * widest
+    copies = COPIES_OF_INSERTED_ROWS if _inserts(computation.method) else 1
+    return copies * row_bytes(network, output, computation.itemsize, windows=False)
 
 
 def _inserts(method: Method) -> bool:
@@ -272,36 +266,31 @@ def _inserts(method: Method) -> bool:
 
 
 @counted_once
-def output_scratch_bytes(
-    network: Network,
-    method: Method,
-    output: BoundNode,
-    rows: int | None,
-    itemsize: int,
-    *,
-    windows: bool,
-    batch: int | None,
-) -> int:
+def output_scratch_bytes(network: Network, computation: Computation, *, batch: int | None) -> int:
     """Return the bytes of scratch memory of the output's rows: all of those of some images, or (None) one of one."""
-    if not _inserts(method) or _forward_to_output(method, rows):
+    method, output = computation.method, computation.output
+    if not _inserts(method) or computation.is_forward_to_output:
         return 0
     points = [node for node in pre_activations(network.below(output)) if node is not output]
     if method.output == "relaxed-crown":
         points = insertion_points(network, points, output, method.depth)
-    count = 1 if batch is None else output.size if rows is None else rows
+    count = 1 if batch is None else computation.row_count
     stops = tuple(met_first(output, points))
+    itemsize, windows = computation.itemsize, computation.windows
     return insertion_scratch_bytes(network, stops, count, itemsize, windows=windows, batch=batch or 1)
 
 
-def least_rows(network: Network, method: Method, output: BoundNode, rows: int | None, *, rounding: str) -> int:
+def least_rows(network: Network, computation: Computation) -> int:
     """Return how many rows of one image pass through a layer at a time, at least, both sides counting."""
+    method, rows = computation.method, computation.rows
     if method.output == "ibp" and rows:
         return 2 * rows
-    if method.output == "ibp" and rounding == "nearest":
+    if method.output == "ibp" and computation.rounding == "nearest":
         return 0  # outward, over a ball, bounds of the first layer come of rows
     if method.hidden != "relaxed-crown":
         return 2
-    return 2 * max((position_rows(node) for node in pre_activations(network.below(output))), default=1)
+    starts = pre_activations(network.below(computation.output))
+    return 2 * max((position_rows(node) for node in starts), default=1)
 
 
 def carries_forward(method: Method) -> bool:
@@ -310,14 +299,15 @@ def carries_forward(method: Method) -> bool:
 
 
 @counted_once
-def hidden_row_bytes(network: Network, method: Method, output: BoundNode, itemsize: int, *, windows: bool) -> int:
+def hidden_row_bytes(network: Network, computation: Computation) -> int:
     """Return the bytes of the fewest rows of a hidden layer that start at a time.
 
     Windows go one by one, those of all images together; insertion takes the rows of a position.
     """
+    method, itemsize, windows = computation.method, computation.itemsize, computation.windows
     if method.hidden not in ("crown", "relaxed-crown"):
         return 0
-    starts = pre_activations(network.below(output))
+    starts = pre_activations(network.below(computation.output))
     if method.hidden == "crown" or not windows:
         return max((row_bytes(network, node, itemsize, windows=windows) for node in starts), default=0)
     stops = {node: tuple(insertion_points(network, starts, node, method.depth)) for node in starts}

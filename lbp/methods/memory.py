@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lbp.errors import InvalidInputError
-from lbp.graph import BoundNode, Network
+from lbp.graph import Network
 from lbp.methods.byte_counts import (
     carries_forward,
     hidden_row_bytes,
@@ -31,7 +31,9 @@ from lbp.methods.byte_counts import (
     output_scratch_bytes,
     shared_bytes,
 )
+from lbp.methods.computation import Computation
 from lbp.methods.names import Method
+from lbp.methods.work import counted_once
 
 if TYPE_CHECKING:
     from lbp.methods.problem import Problem
@@ -157,19 +159,14 @@ def images_at_once(problem: Problem, method: Method, *, keep_linear: bool = Fals
     if problem.budget is None:
         return batch
     in_cached_parts = method.output == "crown" and not keep_linear
+    computation = problem.computation(method)
 
     def within(kept_images: int, *, strict: bool) -> int:
         assert problem.budget is not None
         return images_within(
             problem.budget,
             problem.network,
-            method,
-            problem.output,
-            None if problem.specification is None else problem.specification.shape[1],
-            problem.dtype.itemsize,
-            windows=problem.windows,
-            by_work=problem.by_work,
-            rounding=problem.rounding,
+            computation,
             kept_images=kept_images,
             with_rows=problem.cached_images(problem.sides) if in_cached_parts else None,
             strict=strict,
@@ -185,14 +182,8 @@ def images_at_once(problem: Problem, method: Method, *, keep_linear: bool = Fals
 def images_within(
     budget: int,
     network: Network,
-    method: Method,
-    output: BoundNode,
-    rows: int | None,
-    itemsize: int,
+    computation: Computation,
     *,
-    windows: bool,
-    by_work: bool = False,
-    rounding: str = "nearest",
     kept_images: int = 0,
     with_rows: int | None = None,
     strict: bool,
@@ -203,13 +194,7 @@ def images_within(
     Args:
         budget: bytes.
         network: the graph.
-        method: the method.
-        output: the bounded node.
-        rows: rows of the specification; None: the output's own values.
-        itemsize: bytes of a number.
-        windows: whether rows are kept as windows where that is smaller.
-        by_work: whether forward bounds are dense where that is less work.
-        rounding: what the bounds account for, one of `lbp.rounding.LEVELS`.
+        computation: of the bounds.
         kept_images: of which the bounds of hidden layers are kept while others are bounded.
         with_rows: images of which rows of the output are held at a time; None: all.
         strict: whether a budget that is too small for a single image is an error.
@@ -218,54 +203,73 @@ def images_within(
     Raises:
         InvalidInputError: such a budget; the least that is needed is named.
     """
-    apart = image_bytes(network, method, output, rows, itemsize, windows=windows, by_work=by_work, rounding=rounding)
-    output_row = output_row_bytes(network, method, output, rows, itemsize)
-    hidden = hidden_row_bytes(network, method, output, itemsize, windows=windows)
-    # Over a ball, outward intervals of the first layer come of rows.
-    starts_rows = windows and (hidden > 0 or rounding != "nearest")
-    forward, through = carries_forward(method), least_rows(network, method, output, rows, rounding=rounding)
-    fixed = shared_bytes(network, itemsize, rows=int(starts_rows), through=through, forward=forward, rounding=rounding)
-    of_image = kept_numbers(network, method, output, rounding=rounding) * itemsize
-    fixed += max(kept_images - 1, 0) * of_image
-    joined = joined_numbers(network, method, output, rounding=rounding) * itemsize
-    at_the_end = kept_images * (of_image + joined) if kept_images > 1 else 0
-    intervals = interval_bytes(network, method, output, itemsize, rounding=rounding)
-    count = output.size if rows is None else rows
-    # Intervals of the last activations are evaluated for all rows together, others for some.
-    first_rows = output_row * (count if method.output == "ibp" else 1)
-    of_one = output_scratch_bytes(network, method, output, rows, itemsize, windows=windows, batch=None)
-    least = max(at_the_end, fixed + max(intervals, apart + max(first_rows + of_one, hidden)))
-    if strict and budget < least:
-        raise InvalidInputError(
-            f"memory_budget={budget} bytes is too small: {method} takes at least {least} bytes "
-            f"({least / 2**20:.1f} MiB) for {max(kept_images, 1)} x {list(network.input.shape)} inputs"
-            + (", of which the bounds of every hidden layer are kept; pass fewer at a time" if kept_images > 1 else "")
-        )
+    if strict:
+        _check_budget(budget, network, computation, kept_images)
+    windows, hidden = computation.windows, hidden_row_bytes(network, computation)
+    fixed, through = _fixed_bytes(network, computation, kept_images), least_rows(network, computation)
     # Whole rows are one for every image, windows are not.
-    without_rows = apart + (0 if windows else hidden)
-    of_rows = count * output_row
+    without_rows = image_bytes(network, computation) + (0 if windows else hidden)
+    of_rows = computation.row_count * output_row_bytes(network, computation)
+    intervals, alone = interval_bytes(network, computation), _shared_bytes(network, computation, 1, through)
     every = max(intervals, without_rows + of_rows)
 
     def beside(images: int) -> int:
         """Return the bytes that so many images take together, more of the weights and of scratch memory than one."""
-        passing = images * max(2 * count, through) if through else 0
-        more, few = (
-            shared_bytes(
-                network,
-                itemsize,
-                batch=size,
-                rows=int(starts_rows),
-                through=crossing,
-                forward=forward,
-                rounding=rounding,
-            )
-            for size, crossing in ((images, passing), (1, through))
-        )
-        of_output = output_scratch_bytes(network, method, output, rows, itemsize, windows=windows, batch=images)
-        return more - few + max(hidden if windows else 0, of_output)
+        passing = images * max(2 * computation.row_count, through) if through else 0
+        together = _shared_bytes(network, computation, images, passing)
+        of_output = output_scratch_bytes(network, computation, batch=images)
+        return together - alone + max(hidden if windows else 0, of_output)
 
     # Half of what is left stays for the rows of hidden layers.
     if with_rows is not None and (budget - fixed - beside(1)) // (2 * every) > with_rows:
         fixed += with_rows * 2 * of_rows
         every = max(intervals, without_rows)
     return rows_beside(budget - fixed, 2 * every, wanted, beside)
+
+
+def _check_budget(budget: int, network: Network, computation: Computation, kept_images: int) -> None:
+    """Refuse a budget that is too small for a single image, and name the least that is needed."""
+    least = _least_bytes(network, computation, kept_images)
+    if budget < least:
+        raise InvalidInputError(
+            f"memory_budget={budget} bytes is too small: {computation.method} takes at least {least} bytes "
+            f"({least / 2**20:.1f} MiB) for {max(kept_images, 1)} x {list(network.input.shape)} inputs"
+            + (", of which the bounds of every hidden layer are kept; pass fewer at a time" if kept_images > 1 else "")
+        )
+
+
+def _least_bytes(network: Network, computation: Computation, kept_images: int) -> int:
+    """Return the bytes that images take which are bounded one by one, the bounds of so many being kept."""
+    # Intervals of the last activations are evaluated for all rows together, others for some.
+    first_rows = computation.row_count if computation.method.output == "ibp" else 1
+    of_output = first_rows * output_row_bytes(network, computation)
+    of_output += output_scratch_bytes(network, computation, batch=None)
+    of_image = image_bytes(network, computation) + max(of_output, hidden_row_bytes(network, computation))
+    least = _fixed_bytes(network, computation, kept_images) + max(interval_bytes(network, computation), of_image)
+    if kept_images <= 1:
+        return least
+    at_the_end = kept_numbers(network, computation) + joined_numbers(network, computation)
+    return max(kept_images * at_the_end * computation.itemsize, least)
+
+
+def _fixed_bytes(network: Network, computation: Computation, kept_images: int) -> int:
+    """Return the bytes that are taken however many images go at a time."""
+    kept = max(kept_images - 1, 0) * kept_numbers(network, computation) * computation.itemsize
+    return _shared_bytes(network, computation, 1, least_rows(network, computation)) + kept
+
+
+@counted_once
+def _shared_bytes(network: Network, computation: Computation, images: int, through: int) -> int:
+    """Return the bytes that so many images take together, `through` of their rows passing a layer at a time."""
+    outward = computation.rounding != "nearest"
+    # Over a ball, outward intervals of the first layer come of rows.
+    starts_rows = computation.windows and (hidden_row_bytes(network, computation) > 0 or outward)
+    return shared_bytes(
+        network,
+        computation.itemsize,
+        batch=images,
+        rows=int(starts_rows),
+        through=through,
+        forward=carries_forward(computation.method),
+        rounding=computation.rounding,
+    )

@@ -19,6 +19,7 @@ from lbp.linear import (
     tighter,
 )
 from lbp.methods.byte_counts import shared_bytes
+from lbp.methods.computation import Computation
 from lbp.methods.insertion_bytes import (
     COPIES_OF_INSERTED_ROWS,
     hidden_scratch_bytes,
@@ -26,6 +27,7 @@ from lbp.methods.insertion_bytes import (
     insertion_scratch_bytes,
 )
 from lbp.methods.memory import CACHED_BYTES, rows_beside, rows_within
+from lbp.methods.names import Method
 from lbp.methods.outward import Images, Outward
 from lbp.methods.outward_forward import OutwardForward
 from lbp.methods.row_bytes import row_bytes, start_bytes
@@ -147,6 +149,12 @@ class Problem:
     def dtype(self) -> torch.dtype:
         """The dtype of the input, and of the bounds."""
         return self.region.lower.dtype
+
+    def computation(self, method: Method) -> Computation:
+        """Return what the memory of an answer by a method depends on."""
+        rows = None if self.specification is None else self.specification.shape[1]
+        itemsize, windows = self.dtype.itemsize, self.windows
+        return Computation(method, self.output, rows, itemsize, windows, self.by_work, self.rounding)
 
     def record(self, node: BoundNode, computed: Interval) -> Interval:
         """Keep the bounds of a node, tightened by the reference where there is one."""

@@ -67,7 +67,7 @@ def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Sol
     if images >= batch:
         return _solve(problem, method, keep_linear)
     solutions, bounds = [], []
-    numbers = kept_numbers(problem.network, method, problem.output, rounding=problem.rounding)
+    numbers = kept_numbers(problem.network, problem.computation(method))
     images = -(-batch // -(-batch // images))  # as many parts as it takes, of about one size
     for first in range(0, batch, images):
         part = problem.part(first, min(first + images, batch))
