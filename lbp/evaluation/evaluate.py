@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lbp.bounded import BoundedModule
 from lbp.nn import evaluation_mode
 from lbp.settings import Settings
-from lbp.verification import AttackSettings, Falsification, check_consistent, falsify, verify
+from lbp.verification import AttackSettings, Falsification, VerificationResult, check_consistent, falsify, verify
 from lbp.verification.batches import images_at_once
 from lbp.verification.checks import check_images
 from lbp.verification.real_margins import RealMargins
@@ -142,16 +142,42 @@ def verified_figure(method: str, strategy: str) -> str:
     return f"{method} {strategy}"
 
 
-def _evaluate_batch(
+@dataclass(frozen=True)
+class _BoundedBatch:
+    """What all methods say of a batch.
+
+    Attributes:
+        result: of the last bounding lines; labels and predictions are those of all.
+        verified: by "METHOD STRATEGY", image by image.
+        margins: by the same names, smallest margin bounds.
+    """
+
+    result: VerificationResult
+    verified: dict[str, list[bool]]
+    margins: dict[str, list[float]]
+
+    @property
+    def classes(self) -> int:
+        """Number of logits."""
+        return next(iter(self.result.methods.values())).margins.shape[1] + 1
+
+    def certificate(self, place: int) -> tuple[str, float] | None:
+        """Return who verifies an image, and its smallest margin bound; None if nobody does."""
+        for name, values in self.verified.items():
+            if values[place]:
+                return f"{name} lines", self.margins[name][place]
+        return None
+
+
+def _verify_by_all(
     model: nn.Module,
     x: Tensor,
     labels: Tensor,
     settings: EvaluationSettings,
-    indices: list[int],
     batch_size: int | None,
     memory_budget: int | str | None,
-) -> list[EvaluatedImage]:
-    started = time.perf_counter()
+) -> _BoundedBatch:
+    """Bound a batch by every method with all bounding lines."""
     verified: dict[str, list[bool]] = {}
     margins: dict[str, list[float]] = {}
     result = None
@@ -164,17 +190,30 @@ def _evaluate_batch(
             verified[verified_figure(method, strategy)] = found.verified.tolist()
             margins[verified_figure(method, strategy)] = found.margins.amin(dim=1).tolist()
     assert result is not None
-    correct = result.correct.nonzero().squeeze(1)
+    return _BoundedBatch(result, verified, margins)
+
+
+def _evaluate_batch(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    settings: EvaluationSettings,
+    indices: list[int],
+    batch_size: int | None,
+    memory_budget: int | str | None,
+) -> list[EvaluatedImage]:
+    started = time.perf_counter()
+    bounded = _verify_by_all(model, x, labels, settings, batch_size, memory_budget)
+    correct = bounded.result.correct.nonzero().squeeze(1)
     attacked = falsify(
         model, x[correct.to(x.device)], labels[correct.to(x.device)], settings.eps,
         clip=settings.clip, settings=settings.attack, indices=[indices[place] for place in correct.tolist()],
     )  # fmt: skip
-    certificates = [_certificate(verified, margins, place) for place in correct.tolist()]
+    certificates = [bounded.certificate(place) for place in correct.tolist()]
     by_rounding: dict[int, str] = {}
     if settings.rounding == "outward":
-        classes = next(iter(result.methods.values())).margins.shape[1] + 1
         seen = labels[correct.to(x.device)]
-        attacked, names = _without_rounding(model, seen, classes, certificates, attacked, memory_budget)
+        attacked, names = _without_rounding(model, seen, bounded.classes, certificates, attacked, memory_budget)
         by_rounding = {int(correct[place]): name for place, name in names.items()}
     check_consistent([indices[place] for place in correct.tolist()], certificates, attacked)
     attacks = dict(zip(correct.tolist(), zip(attacked.found_by, attacked.margins.tolist(), strict=True), strict=True))
@@ -182,10 +221,10 @@ def _evaluate_batch(
     return [
         EvaluatedImage(
             index=index,
-            label=int(result.labels[place]),
-            prediction=int(result.predictions[place]),
-            verified={name: values[place] for name, values in verified.items()},
-            margins={name: _finite(values[place]) for name, values in margins.items()},
+            label=int(bounded.result.labels[place]),
+            prediction=int(bounded.result.predictions[place]),
+            verified={name: values[place] for name, values in bounded.verified.items()},
+            margins={name: _finite(values[place]) for name, values in bounded.margins.items()},
             attacked_by=attacks[place][0] if place in attacks else None,
             attack_margin=_finite(attacks[place][1]) if place in attacks else None,
             attacked_by_rounding=by_rounding.get(place),
@@ -218,16 +257,6 @@ def _without_rounding(
     for place in names:
         found_by[place] = None
     return replace(attacked, found_by=found_by), names
-
-
-def _certificate(
-    verified: dict[str, list[bool]], margins: dict[str, list[float]], place: int
-) -> tuple[str, float] | None:
-    """Who verifies an image, and its smallest margin bound; None if nobody does."""
-    for name, values in verified.items():
-        if values[place]:
-            return f"{name} lines", margins[name][place]
-    return None
 
 
 def _finite(value: float) -> float | None:

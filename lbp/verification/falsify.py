@@ -108,40 +108,68 @@ def falsify(
     settings = settings or AttackSettings()
     seeds = [settings.seed + _SEED_STRIDE * index for index in (range(len(x)) if indices is None else indices)]
     PerturbationLpNorm(eps=eps, clip=clip).region(x)  # refuses what is no region
-    box = Box.around(x, eps, clip)
-    points = x.clone()
-    margins, predictions = _evaluate(model, points, labels)
-    found_by: list[str | None] = [None] * len(x)
+    checked = _CheckedPoints(model, x, labels, Box.around(x, eps, clip), confirm)
     for name, attack in _attacks(settings).items():
-        left = torch.tensor(
-            [place for place, by in enumerate(found_by) if by is None], device=x.device, dtype=torch.int64
-        )
+        left = checked.left()
         for early_stop in (True, False):
             if len(left) == 0:
                 break
-            tried = attack(
-                model,
-                x[left],
-                labels[left],
-                eps,
-                clip=clip,
-                early_stop=early_stop,
-                seed=[seeds[place] for place in left.tolist()],
-            )
-            tried_margins, tried_predictions = _evaluate(model, tried, labels[left])
-            inside = box[left].contains(tried)
-            found = inside & (tried_predictions != labels[left])
-            if confirm is not None and bool(found.any()):
-                found[found.clone()] = confirm(tried[found], labels[left[found]])
-            keep = found | (inside & (tried_margins < margins[left]))
-            places = left[keep]
-            points[places], margins[places] = tried[keep], tried_margins[keep]
-            predictions[places] = tried_predictions[keep]
-            for place in left[found].tolist():
-                found_by[place] = name
+            seed = [seeds[place] for place in left.tolist()]
+            tried = attack(model, x[left], labels[left], eps, clip=clip, early_stop=early_stop, seed=seed)
+            found = checked.offer(name, left, tried)
             # Where the attack stopped at a point that does not count, it goes on in the second round.
             left = left[~found & _misclassified_as_attacked(model, tried, labels[left])]
-    return Falsification(found_by, points, margins, predictions)
+    return checked.falsification
+
+
+class _CheckedPoints:
+    """What attacks have found so far, every point evaluated once more on the network.
+
+    Args:
+        model: network to logits, in evaluation mode.
+        x: inputs [B, *shape], the points that are known at first.
+        labels: int64 [B].
+        box: where points count.
+        confirm: what must hold of misclassified points beside that; None: nothing.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor, labels: Tensor, box: Box, confirm: Confirm | None) -> None:
+        self._model = model
+        self._labels = labels
+        self._box = box
+        self._confirm = confirm
+        points = x.clone()
+        self.falsification = Falsification([None] * len(x), points, *_evaluate(model, points, labels))
+
+    def left(self) -> Tensor:
+        """Return the places, int64 [n], of the examples that no attack has found a point of."""
+        places = [place for place, by in enumerate(self.falsification.found_by) if by is None]
+        return torch.tensor(places, device=self.falsification.points.device, dtype=torch.int64)
+
+    def offer(self, name: str, places: Tensor, tried: Tensor) -> Tensor:
+        """Keep what is misclassified or has a smaller margin than before.
+
+        Args:
+            name: of the attack.
+            places: int64 [n], the examples that the points belong to.
+            tried: points [n, *shape].
+
+        Returns:
+            bool [n]: which points are misclassified and count.
+        """
+        kept, labels = self.falsification, self._labels[places]
+        margins, predictions = _evaluate(self._model, tried, labels)
+        inside = self._box[places].contains(tried)
+        found = inside & (predictions != labels)
+        if self._confirm is not None and bool(found.any()):
+            found[found.clone()] = self._confirm(tried[found], labels[found])
+        keep = found | (inside & (margins < kept.margins[places]))
+        better = places[keep]
+        kept.points[better], kept.margins[better] = tried[keep], margins[keep]
+        kept.predictions[better] = predictions[keep]
+        for place in places[found].tolist():
+            kept.found_by[place] = name
+        return found
 
 
 def _misclassified_as_attacked(model: nn.Module, points: Tensor, labels: Tensor) -> Tensor:

@@ -125,9 +125,8 @@ def verify_property(
     check_split_method(split_method)
     deadline = deadline or Deadline()
     own = network_dtype or own_dtype(network)
-    session = _Session(
-        network, problem, input_shape, deadline, strategy, dtype, own, evaluations, memory_budget, rounding, seed
-    )
+    settings = _Settings(names, split_method, strategy, dtype, own, memory_budget, rounding, seed)
+    session = _Session(network, problem, input_shape, settings, evaluations, deadline)
     decided: list[str] = []
     verdict = Verdict.HOLDS
     try:
@@ -135,7 +134,7 @@ def verify_property(
             if not problem.cases:
                 decided.append("no input satisfies the assertions")
             for case in problem.cases:
-                outcome = session.decide(case, names, split_method)
+                outcome = session.decide(case)
                 decided += outcome.decided_by
                 if outcome.counterexample is not None:
                     return session.result(Verdict.VIOLATED, decided, outcome.counterexample)
@@ -144,6 +143,30 @@ def verify_property(
     except OutOfTimeError:
         return session.result(Verdict.TIMEOUT, decided)
     return session.result(verdict, decided)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """How the cases of a property are decided; `verify_property` says what each is."""
+
+    methods: Sequence[str]
+    split_method: str
+    strategy: str
+    dtype: torch.dtype
+    network_dtype: torch.dtype
+    memory_budget: int | str | None
+    rounding: str
+    seed: int
+
+    def bounds(self, network: nn.Module, input_shape: tuple[int, ...]) -> BoxBounds:
+        """Return the bounds of a network over boxes."""
+        return BoxBounds(network, input_shape, self.dtype, self.strategy, self.memory_budget, self.rounding)
+
+    def bounds_at_points(self, double: nn.Module, input_shape: tuple[int, ...]) -> BoxBounds | None:
+        """Return those of a network in float64 that confirm counterexamples; None where evaluations decide alone."""
+        if self.rounding == "nearest":
+            return None
+        return BoxBounds(double, input_shape, torch.float64, self.strategy, self.memory_budget)
 
 
 @dataclass(frozen=True)
@@ -161,38 +184,29 @@ class _Session:
         network: nn.Module,
         problem: Property,
         input_shape: tuple[int, ...],
-        deadline: Deadline,
-        strategy: str,
-        dtype: torch.dtype,
-        own: torch.dtype,
+        settings: _Settings,
         evaluations: Sequence[Evaluation] | None,
-        memory_budget: int | str | None,
-        rounding: str,
-        seed: int,
+        deadline: Deadline,
     ) -> None:
+        dtype, own = settings.dtype, settings.network_dtype
         network = copy.deepcopy(network).eval().requires_grad_(False)
-        _check_formats(dtype, own, rounding)
-        _check_parameters(network, dtype, rounding)
+        _check_formats(dtype, own, settings.rounding)
+        _check_parameters(network, dtype, settings.rounding)
         _check_fit(network, problem, input_shape, own)
         _check_boxes(problem, dtype)
         double = float64_copy(network, torch.zeros(1, *input_shape, dtype=own))
         self.network = double if dtype == torch.float64 else copy.deepcopy(network).to(dtype)
         self.problem = problem
         self.input_shape = input_shape
+        self.settings = settings
         self.deadline = deadline
-        self.dtype = dtype
-        self.rounding = rounding
-        self.seed = seed
         self.boxes = 0
         if evaluations is None:
             single = network if own == torch.float32 else copy.deepcopy(network).float()
             evaluations = (_evaluation(single, input_shape, torch.float32),)
-        at_points = None
-        if rounding != "nearest":
-            at_points = BoxBounds(double, input_shape, torch.float64, strategy, memory_budget)
         evaluations = (*evaluations, _evaluation(double, input_shape, torch.float64))
-        self.confirm = Confirmation(problem, evaluations, at_points)
-        self.bounds = BoxBounds(self.network, input_shape, dtype, strategy, memory_budget, rounding)
+        self.confirm = Confirmation(problem, evaluations, settings.bounds_at_points(double, input_shape))
+        self.bounds = settings.bounds(self.network, input_shape)
 
     def result(
         self, verdict: Verdict, decided_by: Sequence[str], counterexample: Counterexample | None = None
@@ -200,18 +214,18 @@ class _Session:
         words = tuple(dict.fromkeys(decided_by))
         return PropertyResult(verdict, self.deadline.elapsed, words, counterexample, self.boxes)
 
-    def decide(self, case: Case, methods: Sequence[str], split_method: str) -> _Outcome:
+    def decide(self, case: Case) -> _Outcome:
         if any(len(part.bound) == 0 for part in case.unsafe):
             found = self.confirm(middle(case.box.lower, case.box.upper), case.box)
             return _Outcome(False, () if found is None else ("attack",), found)
-        sets = UnsafeSets.of(case.unsafe, self.problem.outputs, self.dtype, self.rounding)
+        sets = UnsafeSets.of(case.unsafe, self.problem.outputs, self.settings.dtype, self.settings.rounding)
         few = self.problem.inputs <= FEW_INPUTS
         found = self._attack(case, sets, steps=20, restarts=100 if few else 2)
         if found is not None:
             return _Outcome(False, ("attack",), found)
         used = []
         low, high = case.box.lower.unsqueeze(0), case.box.upper.unsqueeze(0)
-        for method in methods:
+        for method in self.settings.methods:
             self.deadline.check()
             excluded = sets.excluded(self.bounds.lower(low, high, sets, method))[0]
             if bool(excluded.any()):
@@ -222,10 +236,10 @@ class _Session:
         found = self._attack(case, sets, steps=100, restarts=200 if few else 10)
         if found is not None:
             return _Outcome(False, ("attack",), found)
-        return self._split(case, sets, split_method, used) if few else _Outcome(False, tuple(used))
+        return self._split(case, sets, used) if few else _Outcome(False, tuple(used))
 
-    def _split(self, case: Case, sets: UnsafeSets, method: str, used: Sequence[str]) -> _Outcome:
-        splitting = Splitting(self.network, self.bounds, sets, self.confirm, method)
+    def _split(self, case: Case, sets: UnsafeSets, used: Sequence[str]) -> _Outcome:
+        splitting = Splitting(self.network, self.bounds, sets, self.confirm, self.settings.split_method)
         try:
             found = splitting.run(case.box, self.deadline)
         finally:
@@ -243,7 +257,7 @@ class _Session:
             steps=steps,
             restarts=restarts,
             at_once=self.bounds.points_within(len(sets.bound)),
-            seed=self.seed,
+            seed=self.settings.seed,
         )
 
 
