@@ -97,11 +97,11 @@ def _constants_of(module: nn.Module) -> Constants:
         elif not (whole and _holds_tensor(value)):
             found.append((name, setting_of(value)))
     for tensors in (module._parameters, module._buffers):
-        found.extend((name, _format_of(tensor, whole)) for name, tensor in tensors.items())
+        found.extend((name, _format_of(tensor, whole=whole)) for name, tensor in tensors.items())
     return tuple(found)
 
 
-def _format_of(tensor: Tensor | None, whole: bool) -> tuple[Any, ...] | None:
+def _format_of(tensor: Tensor | None, *, whole: bool) -> tuple[Any, ...] | None:
     """Return what is constant of a parameter or buffer; nothing where there is none yet.
 
     Whole numbers and masks may be indices, which a trace takes for constant, outside of modules that are kept whole.
@@ -196,7 +196,7 @@ class Snapshot:
     def _of_tensors(self) -> tuple[list[list[str]], list[Any]]:
         names = list(map(list, self._tensors))
         return names, [
-            _format_of(tensor, whole)
+            _format_of(tensor, whole=whole)
             for tensors, whole in zip(self._tensors, self._whole, strict=True)
             for tensor in tensors.values()
         ]

@@ -65,7 +65,7 @@ def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Sol
     images = images_at_once(problem, method, keep_linear=keep_linear)
     batch = problem.region.batch
     if images >= batch:
-        return _solve(problem, method, keep_linear)
+        return _solve(problem, method, keep_linear=keep_linear)
     solutions, bounds = [], []
     numbers = kept_numbers(problem.network, problem.computation(method))
     images = -(-batch // -(-batch // images))  # as many parts as it takes, of about one size
@@ -74,7 +74,7 @@ def solve(problem: Problem, method: Method, *, keep_linear: bool = False) -> Sol
         kept = first * numbers * problem.dtype.itemsize
         # Beside a budget that nobody asked for, what is kept has as much memory of its own; see `images_at_once`.
         part.kept_bytes = max(kept - (0 if problem.budget_is_strict else problem.budget or 0), 0)
-        solutions.append(_solve(part, method, keep_linear))
+        solutions.append(_solve(part, method, keep_linear=keep_linear))
         bounds.append(part.bounds)
     for node in list(bounds[0]):
         # Those of the parts are let go as they are joined.
@@ -99,20 +99,20 @@ def _joined(parts: list[Tensor | None], dim: int) -> Tensor | None:
     return torch.cat(present, dim) if present else None
 
 
-def _solve(problem: Problem, method: Method, keep_linear: bool) -> Solution:
-    solution = _in_real_arithmetic(problem, method, keep_linear)
+def _solve(problem: Problem, method: Method, *, keep_linear: bool) -> Solution:
+    solution = _in_real_arithmetic(problem, method, keep_linear=keep_linear)
     return for_inference(problem, solution) if problem.rounding == "inference" else solution
 
 
-def _in_real_arithmetic(problem: Problem, method: Method, keep_linear: bool) -> Solution:
+def _in_real_arithmetic(problem: Problem, method: Method, *, keep_linear: bool) -> Solution:
     if method.output == "ibp":
         return _by_intervals(problem)
     if method.output == "lbp":
-        return _by_forward_bounds(problem, keep_linear)
+        return _by_forward_bounds(problem, keep_linear=keep_linear)
     if method.output == "relaxed-crown":
         forward = relaxed_crown_pre_activations(problem, method.depth)
         stops = insertion_points(problem.network, problem.pre_activations, problem.output, method.depth)
-        return _by_substitution(problem, problem.sides, keep_linear, stops, forward)
+        return _by_substitution(problem, problem.sides, stops, forward, keep_linear=keep_linear)
     if problem.outward is not None:
         problem.outward.by_intervals = method.hidden == "ibp"
     if method.hidden == "ibp":
@@ -121,7 +121,7 @@ def _in_real_arithmetic(problem: Problem, method: Method, keep_linear: bool) -> 
         propagate_forward(problem, problem.pre_activations)
     else:
         crown_pre_activations(problem)
-    return _by_substitution(problem, problem.sides, keep_linear)
+    return _by_substitution(problem, problem.sides, keep_linear=keep_linear)
 
 
 def _by_intervals(problem: Problem) -> Solution:
@@ -135,12 +135,12 @@ def _by_intervals(problem: Problem) -> Solution:
     return Solution(*split_sides(bounds, "both", problem.dtype))
 
 
-def _by_forward_bounds(problem: Problem, keep_linear: bool) -> Solution:
+def _by_forward_bounds(problem: Problem, *, keep_linear: bool) -> Solution:
     output = problem.output
     if problem.specification is not None:
         stops = [node for node in problem.pre_activations if node is not output]
         forward = propagate_forward(problem, problem.pre_activations, keep=met_first(output, stops))
-        return _by_substitution(problem, "both", keep_linear, stops, forward)
+        return _by_substitution(problem, "both", stops, forward, keep_linear=keep_linear)
     bounds = propagate_forward(problem, [*problem.pre_activations, output], keep=[output])[output]
     lower, upper = problem.record(output, bounds_over_region(problem, output, bounds))
     if not keep_linear:
@@ -154,9 +154,10 @@ def _by_forward_bounds(problem: Problem, keep_linear: bool) -> Solution:
 def _by_substitution(
     problem: Problem,
     sides: str,
-    keep_linear: bool,
     stops: Collection[BoundNode] = (),
     forward: dict[BoundNode, ForwardBounds] | None = None,
+    *,
+    keep_linear: bool,
 ) -> Solution:
     inserted = (matrix for bounds in (forward or {}).values() for matrix in bounds.matrices if matrix is not None)
     held = sum(matrix.nbytes for matrix in inserted)

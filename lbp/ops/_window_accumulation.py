@@ -252,7 +252,7 @@ def accumulate_windows_gradient(
         for some in chunks:
             reached = places.reached(arriving[images, some], windows.shape[2:4], scale)
             by_rows, by_windows = _part_gradients(
-                reached, operands, _of(factors, images, 1)[:, :, some], len(windows) == 1, needs
+                reached, operands, _of(factors, images, 1)[:, :, some], needs, shared_windows=len(windows) == 1
             )
             if needs[0]:
                 part = _of(to_rows, images)[:, some][layer]
@@ -267,7 +267,7 @@ def accumulate_windows_gradient(
 
 
 def _part_gradients(
-    reached: Tensor, operands: Tensor, factors: Tensor, shared_windows: bool, needs: tuple[bool, bool]
+    reached: Tensor, operands: Tensor, factors: Tensor, needs: tuple[bool, bool], *, shared_windows: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients by rows [H W, 1 or B, S, C] and by windows [H W, 1 or B, entries, C].
 
@@ -277,8 +277,8 @@ def _part_gradients(
         reached: what arrives under every window, [B, S, entries, H W].
         operands: windows [H W, 1 or B, entries, C], where rows need gradients.
         factors: rows [H W, 1 or B, S, C].
-        shared_windows: whether all images share the windows.
         needs: of rows, and of windows.
+        shared_windows: whether all images share the windows.
     """
     batch, count, entries, _ = reached.shape
     to_rows, to_windows = factors[:0], factors[:0]

@@ -43,7 +43,7 @@ def relax_windows_backward(ctx: Any, relaxed: Tensor, constants: Tensor) -> tupl
     assert A is not None
     assert rows is not None
     need_bias = ctx.needs_input_grad[2 + RELAXATION_LENGTH]
-    gradients = _relaxation_backward(ctx, arguments, A, rows, bias, relaxed, constants, need_bias)
+    gradients = _relaxation_backward(ctx, arguments, A, rows, bias, relaxed, constants, need_bias=need_bias)
     to_A, to_relaxation, to_bias = gradients
     return to_A, None, *to_relaxation, to_bias, None
 
@@ -56,6 +56,7 @@ def _relaxation_backward(
     bias: Tensor | None,
     to_relaxed: Tensor,
     to_constants: Tensor,
+    *,
     need_bias: bool,
 ) -> tuple[Tensor, list[Tensor | None], Tensor | None]:
     """Return the gradients of A, of the relaxation's arguments and of the bias; the lines are computed again."""
@@ -76,16 +77,16 @@ def relaxed_conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -
     assert corners is not None
     relaxed, _ = native("relax_windows")(A, rows, *arguments, None, ctx.sides)
     need_weight, need_bias = ctx.needs_input_grad[2 + RELAXATION_LENGTH : 4 + RELAXATION_LENGTH]
-    to_relaxed, to_weight = _adjoint(ctx, relaxed, rows, weight, corners, coefficients, need_weight)
+    to_relaxed, to_weight = _adjoint(ctx, relaxed, rows, weight, corners, coefficients, need_weight=need_weight)
     offset = None if bias is None else bias[:, None, None]
-    gradients = _relaxation_backward(ctx, arguments, A, rows, offset, to_relaxed, constants, need_bias)
+    gradients = _relaxation_backward(ctx, arguments, A, rows, offset, to_relaxed, constants, need_bias=need_bias)
     to_A, to_relaxation, to_bias = gradients
     fitted = None if to_bias is None or bias is None else to_bias.reshape(bias.shape)
     return to_A, None, *to_relaxation, to_weight, fitted, *[None] * 7
 
 
 def _adjoint(
-    ctx: Any, taken: Tensor, rows: Tensor, weight: Tensor, corners: Tensor, gradient: Tensor, need_weight: bool
+    ctx: Any, taken: Tensor, rows: Tensor, weight: Tensor, corners: Tensor, gradient: Tensor, *, need_weight: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Return the gradients of windows [K, R, height, width, C] and, if needed, of the weight, from the result's."""
     stride, padding, dilation, groups = ctx.convolution
@@ -113,7 +114,8 @@ def conv2d_backward(ctx: Any, coefficients: Tensor, constants: Tensor) -> tuple[
     # Rows come as the op above returned them, each with coefficients of its own, or share those of a source.
     in_order = _is_in_order(rows, A)
     taken = A if in_order else A[:, rows[:, 0]]
-    to_taken, to_weight = _adjoint(ctx, taken, rows, weight, corners, coefficients, ctx.needs_input_grad[3])
+    need_weight = ctx.needs_input_grad[3]
+    to_taken, to_weight = _adjoint(ctx, taken, rows, weight, corners, coefficients, need_weight=need_weight)
     to_bias = None
     if bias is not None:
         weights = constants.to(A.dtype).unsqueeze(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import torch
@@ -171,8 +171,8 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Outcome:
-    holds: bool
-    decided_by: tuple[str, ...] = ()
+    holds: bool = field(kw_only=True)
+    decided_by: tuple[str, ...]
     counterexample: Counterexample | None = None
 
 
@@ -217,12 +217,12 @@ class _Session:
     def decide(self, case: Case) -> _Outcome:
         if any(len(part.bound) == 0 for part in case.unsafe):
             found = self.confirm(middle(case.box.lower, case.box.upper), case.box)
-            return _Outcome(False, () if found is None else ("attack",), found)
+            return _Outcome(() if found is None else ("attack",), found, holds=False)
         sets = UnsafeSets.of(case.unsafe, self.problem.outputs, self.settings.dtype, self.settings.rounding)
         few = self.problem.inputs <= FEW_INPUTS
         found = self._attack(case, sets, steps=20, restarts=100 if few else 2)
         if found is not None:
-            return _Outcome(False, ("attack",), found)
+            return _Outcome(("attack",), found, holds=False)
         used = []
         low, high = case.box.lower.unsqueeze(0), case.box.upper.unsqueeze(0)
         for method in self.settings.methods:
@@ -232,11 +232,11 @@ class _Session:
                 used.append(method)
                 sets = sets.only(~excluded)
             if len(sets) == 0:
-                return _Outcome(True, tuple(used))
+                return _Outcome(tuple(used), holds=True)
         found = self._attack(case, sets, steps=100, restarts=200 if few else 10)
         if found is not None:
-            return _Outcome(False, ("attack",), found)
-        return self._split(case, sets, used) if few else _Outcome(False, tuple(used))
+            return _Outcome(("attack",), found, holds=False)
+        return self._split(case, sets, used) if few else _Outcome(tuple(used), holds=False)
 
     def _split(self, case: Case, sets: UnsafeSets, used: Sequence[str]) -> _Outcome:
         splitting = Splitting(self.network, self.bounds, sets, self.confirm, self.settings.split_method)
@@ -244,7 +244,8 @@ class _Session:
             found = splitting.run(case.box, self.deadline)
         finally:
             self.boxes += splitting.bounded
-        return _Outcome(found is None and not splitting.too_small, (*used, "splitting"), found)
+        holds = found is None and not splitting.too_small
+        return _Outcome((*used, "splitting"), found, holds=holds)
 
     def _attack(self, case: Case, sets: UnsafeSets, *, steps: int, restarts: int) -> Counterexample | None:
         return attack(
