@@ -174,15 +174,15 @@ class BoundedModule(nn.Module):
                 "constant", "same-slope", "zero-lb", "one-lb") chooses the bounding lines, `crown_batch_size` the rows
                 of coefficients handled at once, `memory_budget` the bytes that bounds may take. `conv_mode` "patches"
                 keeps rows of hidden layers as windows, "matrix" whole; by default they are windows, except for forward
-                bounds (LBP) where whole rows are less work, as on small images. A method's bounds are the same to
-                rounding, but for the neurons that the following option leaves out on windows alone. With
-                `sparse_intermediate_bounds` (the default) CROWN substitutes back only hidden neurons that intervals
-                leave open, image by image, lets a row go where the bounds of a layer that it passes decide its neuron,
-                and keeps the tighter of all bounds found; False, for it or `sparse_conv_intermediate_bounds` or
-                `sparse_intermediate_bounds_with_ibp`, gives textbook CROWN, every hidden neuron bounded by
-                back-substitution down to the input and nothing else. `rounding` is what `compute_bounds` takes where
-                its argument of that name is None. Other options that scripts for auto_LiRPA set are accepted where they
-                cannot change a result.
+                bounds (LBP) where whole rows are less work, as on small images. Bounds are the same to rounding, but
+                for the hidden neurons that CROWN leaves out with "patches" alone, unless `sparse_intermediate_bounds`
+                is False. With it (the default) CROWN substitutes back only hidden neurons that intervals leave open,
+                image by image, lets a row go where the bounds of a layer that it passes decide its neuron, and keeps
+                the tighter of all bounds found; with "matrix" every neuron has its row, down to the input. False,
+                for it or `sparse_conv_intermediate_bounds` or `sparse_intermediate_bounds_with_ibp`, gives textbook
+                CROWN, every hidden neuron bounded by back-substitution down to the input and nothing else. `rounding`
+                is what `compute_bounds` takes where its argument of that name is None. Other options that scripts for
+                auto_LiRPA set are accepted where they cannot change a result.
 
         Raises:
             InvalidInputError: an unknown name (the valid ones are listed) or value.

@@ -69,7 +69,11 @@ OPEN_ROWS = (
 
 _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "activation_bound_option": (_is_strategy, f"one of {', '.join(STRATEGY_OPTIONS)}, or None for adaptive"),
-    "conv_mode": (_one_of("patches", "matrix"), "'patches' or 'matrix' (the result is the same)"),
+    "conv_mode": (
+        _one_of("patches", "matrix"),
+        "'patches' or 'matrix' (bounds are the same to rounding, but for the hidden neurons that CROWN leaves out with "
+        "'patches' alone, unless sparse_intermediate_bounds is False)",
+    ),
     "crown_batch_size": (_is_row_count, "a number of rows >= 1, or inf"),
     **dict.fromkeys(OPEN_ROWS, (_is_bool, "True or False")),
     "sparse_features_alpha": (_is_bool, "True or False"),

@@ -47,6 +47,22 @@ def test_each_switch_of_open_rows_gives_the_textbooks_bounds(key):
     assert any(not torch.equal(node.lower, other.lower) for node, other in pairs)
 
 
+def test_windows_change_bounds_beyond_rounding_only_where_hidden_neurons_are_left_out():
+    model, shape = network("cnn")
+    x = region(inputs(shape), 0.02)
+    apart = {}
+    for sparse in (True, False):
+        found = []
+        for mode in ("patches", "matrix"):
+            options = {"conv_mode": mode, "sparse_intermediate_bounds": sparse}
+            net = BoundedModule(model, inputs(shape), bound_opts=options)
+            net.compute_bounds(x, method="CROWN")
+            found.append(torch.cat([node.lower.flatten() for node in net.get_layers_requiring_bounds()]))
+        apart[sparse] = float((found[0] - found[1]).detach().abs().max())
+    assert apart[False] < 1e-12
+    assert apart[True] > 1e-3
+
+
 def test_every_strategy_can_be_set_and_all_differ():
     model, shape = network("cnn", "leaky_param_ramp")
     net, x = bounded(model, shape), region(inputs(shape), 0.2)
@@ -68,7 +84,7 @@ def test_every_strategy_can_be_set_and_all_differ():
             {"activation_bound_option": "tigth"},
             "same-slope, zero-lb, one-lb, or None for adaptive, got 'tigth'",
         ),
-        ({"conv_mode": "patch"}, "conv_mode must be 'patches' or 'matrix'"),
+        ({"conv_mode": "patch"}, r"conv_mode must be 'patches' or 'matrix' \(.*, unless sparse_intermediate_bounds is"),
         ({"crown_batch_size": 0}, "crown_batch_size must be a number of rows >= 1"),
         ({"crown_batch_size": "all"}, "crown_batch_size"),
         ({"sparse_intermediate_bounds": "no"}, "True or False, got 'no'"),
