@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lbp.onnx_import.modules import AddMultiple, Pad, Permute, ScaleShift
 from lbp.onnx_import.registry import OnnxCall, for_operators
-from lbp.onnx_import.windows import geometry_of, window_of
+from lbp.onnx_import.windows import geometry_of, pair, window_of
 
 
 def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
@@ -80,14 +80,14 @@ def _conv(call: OnnxCall) -> nn.Module:
     window = window_of(call, kernel.shape[2:])
     groups = int(call.attribute("group", 1))
     out_channels, per_group = kernel.shape[:2]
-    kind = nn.Conv1d if kernel.dim() == 3 else nn.Conv2d
+    kind: type[nn.Module] = nn.Conv1d if kernel.dim() == 3 else nn.Conv2d
     layer = kind(
         per_group * groups,
         out_channels,
-        window.kernel,  # type: ignore[arg-type]
-        stride=window.stride,  # type: ignore[arg-type]
-        padding=window.symmetric_padding(),  # type: ignore[arg-type]
-        dilation=window.dilation,  # type: ignore[arg-type]
+        window.kernel,
+        stride=window.stride,
+        padding=window.symmetric_padding(),
+        dilation=window.dilation,
         groups=groups,
         bias=call.constant(2) is not None,
         dtype=kernel.dtype,
@@ -108,13 +108,13 @@ def _transposed_convolution(call: OnnxCall) -> nn.Module:
     layer = nn.ConvTranspose2d(
         kernel.shape[0],
         kernel.shape[1] * groups,
-        window.kernel,  # type: ignore[arg-type]
-        stride=window.stride,  # type: ignore[arg-type]
-        padding=window.symmetric_padding(),  # type: ignore[arg-type]
+        pair(window.kernel),
+        stride=pair(window.stride),
+        padding=pair(window.symmetric_padding()),
         output_padding=tuple(call.attribute("output_padding", [0, 0])),
         groups=groups,
         bias=call.constant(2) is not None,
-        dilation=window.dilation,  # type: ignore[arg-type]
+        dilation=pair(window.dilation),
         dtype=kernel.dtype,
         device="meta",
     )

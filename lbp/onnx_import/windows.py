@@ -54,6 +54,12 @@ class Window:
         return tuple(found)
 
 
+def pair(entries: tuple[int, ...]) -> tuple[int, int]:
+    """Return entries of a window that moves over an image: down and across."""
+    down, across = entries
+    return down, across
+
+
 def window_of(call: OnnxCall, kernel: Sequence[int]) -> Window:
     """Return the window that a node's attributes describe.
 
