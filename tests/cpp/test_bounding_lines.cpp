@@ -323,6 +323,9 @@ TEST(statuses_are_decided_by_the_first_match) {
   CHECK(lbp::neuron_status(-1.0f, 2.0f, infinity) == 1);
   CHECK(lbp::neuron_status(nan, 2.0f, 1.0f) == 6);
   CHECK(lbp::neuron_status(-1.0f, nan, 1.0f) == 6);
+  for (const float r : {0.0f, -1.0f, nan}) {
+    for (const float u : {-1.0f, 0.0f, 2.0f}) CHECK(lbp::neuron_status(-2.0f, u, r) == 6) << "u=" << u << " r=" << r;
+  }
 }
 
 TEST(undefined_neurons_have_nan_lines) {

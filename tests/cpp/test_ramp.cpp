@@ -36,8 +36,9 @@ TEST(slopes_are_taken_from_the_left_at_the_bends) {
 }
 
 TEST(ramp_never_falls_from_one_float_to_the_next) {
-  for (const float r : {1e-4f, 0.3f, 1.0f, 7.77f}) {
-    for (const float eta : {0.0f, 1e-8f, 0.01f, 0.3f, 0.99999994f, 1.0f}) {
+  // Beyond r = 3.3 the sum of eta z and (1 - eta) r would fall for eta = 0.1.
+  for (const float r : {1e-4f, 0.3f, 1.0f, 3.3f, 7.77f}) {
+    for (const float eta : {0.0f, 1e-8f, 0.01f, 0.1f, 0.3f, 0.99999994f, 1.0f}) {
       for (float start : {-0.1f, 0.0f, r}) {
         float z = std::nextafter(start, -kInfinity);
         for (int step = 0; step < 200; ++step) {

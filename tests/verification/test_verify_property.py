@@ -12,11 +12,11 @@ from torch import nn
 from verification.small_properties import network, stated
 
 from lbp.errors import InvalidInputError
-from lbp.verification.properties import Deadline, Verdict, verify_property
+from lbp.verification.properties import Deadline, OutOfTimeError, Verdict, verify_property
 from lbp.verification.properties.attack import Confirmation, attack, representable
-from lbp.verification.properties.bounds import BoxBounds
+from lbp.verification.properties.bounds import BoxBounds, LinearLower
 from lbp.verification.properties.case import UnsafeSets
-from lbp.verification.properties.split import BoxStack, Splitting
+from lbp.verification.properties.split import BoxStack, Splitting, influence
 from lbp.vnnlib import Box, Case, Conjunction, Property, parse_vnnlib
 
 
@@ -103,6 +103,7 @@ def test_nan_decides_nothing():
 
     found = verify_property(Broken(), stated(0, 1, "(<= Y_0 0)"), (2,), deadline=Deadline(1))
     assert found.verdict in (Verdict.UNKNOWN, Verdict.TIMEOUT)
+    assert verify_property(Broken(), stated(0, 1), (2,)).verdict is Verdict.UNKNOWN
     sets = UnsafeSets.of([Conjunction(f64([1.0, 0.0]), f64(0.0))], 2, torch.float64)
     assert not sets.excluded(f64([math.nan])).any()
     assert not sets.excluded(f64([math.inf])).any()
@@ -136,10 +137,18 @@ def test_a_point_that_is_unsafe_by_rounding_alone_is_no_counterexample():
     weight, bias, limit = 1 + 2**-23, 2.0**30, 2.0**30 + 1 + 2.0**-22
     assert Fraction(weight) ** 2 + Fraction(bias) > Fraction(limit)
     model, problem = single(weight, bias, limit)
-    assert verify_property(model, problem, (1,)).verdict is Verdict.UNKNOWN
+    for rounding in ("outward", "inference"):
+        assert verify_property(model, problem, (1,), rounding=rounding).verdict is Verdict.UNKNOWN
     assert verify_property(model, problem, (1,), rounding="nearest").verdict is Verdict.VIOLATED
     model, problem = single(weight, bias, limit + 1e-5)
     assert verify_property(model, problem, (1,)).verdict is Verdict.VIOLATED
+
+
+def test_a_point_that_is_unsafe_in_float32_alone_is_no_counterexample():
+    # y = 2^24 + 1/2 + 2^-24 is above the limit, and rounded to 2^24 in float32.
+    model, problem = single(0.5, 2.0**24, 2.0**24 + 0.25)
+    found = verify_property(model, problem, (1,), dtype=torch.float32, rounding="nearest")
+    assert found.verdict is Verdict.UNKNOWN
 
 
 def test_a_counterexample_with_the_very_output_of_the_limit_counts_where_it_is_exact():
@@ -173,6 +182,16 @@ def test_many_inputs_are_not_split_and_end_unknown():
     assert verify_property(network(inputs=30, width=40), problem, (30,), methods=("IBP",)).verdict is Verdict.UNKNOWN
 
 
+@pytest.mark.parametrize("end", [0.1, 0.7])
+def test_bounds_in_float32_hold_at_ends_of_the_box_that_float32_does_not_hold(end):
+    assert f64(end).float().double() != end
+    sets = UnsafeSets.of([Conjunction(f64([1.0], [-1.0]), f64(0.0, 0.0))], 1, torch.float32)
+    bounds = BoxBounds(nn.Sequential(nn.Flatten()), (1,), torch.float32, rounding="nearest")
+    for method in ("IBP", "CROWN", "LBP"):
+        lower = bounds.lower(f64([end]), f64([end]), sets, method)
+        assert (lower.double() <= f64([end, -end])).all()
+
+
 def test_float32_bounds_and_other_methods_give_the_same_verdict():
     smallest = grid_values(network(), -1, 1)[:, 0].min().item()
     problem = stated(-1, 1, f"(<= Y_0 {smallest - 0.05})")
@@ -201,7 +220,9 @@ def test_the_points_of_an_attack_stay_within_the_budget_and_do_not_depend_on_it(
 
     at_once = BoxBounds(model, (inputs,), torch.float64, memory_budget=budget).points_within(classes)
     assert 1 < at_once < 400
+    assert BoxBounds(model, (inputs,), torch.float64, memory_budget=1).points_within(classes) == 1
     whole, split = run(None), run(at_once)
+    assert (whole[:classes] == 0.5).all(), "every set is searched from the middle of the box first"
     assert torch.equal(torch.stack(sorted(whole, key=lambda x: x[0])), torch.stack(sorted(split, key=lambda x: x[0])))
 
     @torch.enable_grad()
@@ -210,6 +231,19 @@ def test_the_points_of_an_attack_stay_within_the_budget_and_do_not_depend_on_it(
 
     peak, _ = peak_of(run_within)
     assert peak <= 1.1 * budget
+
+
+def test_the_random_starts_of_an_attack_follow_from_the_seed():
+    model = nn.Linear(2, 1)
+    nn.init.constant_(model.weight, 1.0)
+    nn.init.zeros_(model.bias)
+
+    def found(seed):
+        return verify_property(model, stated(-1, 1, "(<= Y_0 -1)", outputs=1), (2,), seed=seed).counterexample.x
+
+    first, second, again = found(1), found(2), found(1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
 
 
 def test_splitting_stays_within_the_budget():
@@ -285,9 +319,41 @@ def test_a_box_whose_width_overflows_is_searched_and_split_like_any_other():
     assert upper.tolist() == [[0, 1e308], [1e308, 1e308]]
 
 
+def splitting_of(model):
+    bounds = BoxBounds(model.double(), (2,), torch.float64)
+    sets = UnsafeSets.of([Conjunction(f64([1.0]), f64(0.0))], 1, torch.float64)
+    return Splitting(model, bounds, sets, Confirmation(stated(-1, 1, outputs=1), ()), "CROWN"), sets
+
+
+def test_a_box_is_cut_across_a_dimension_that_has_a_middle():
+    splitting, _ = splitting_of(nn.Linear(2, 1))
+    for end in (1.0, math.nextafter(1.0, 2.0)):
+        lower, upper = splitting._halves(f64([1.0, 0.0]), f64([end, 1.0]), f64([9.0, 1.0]))
+        assert lower.tolist() == [[1, 0], [1, 0.5]]
+        assert upper.tolist() == [[end, 0.5], [end, 1]]
+    assert not splitting.too_small
+    lower, _ = splitting._halves(f64([1.0, 0.0], [0.0, 0.0]), f64([1.0, 0.0], [1.0, 1.0]), f64([1.0, 1.0], [1.0, 0.0]))
+    assert lower.tolist() == [[0, 0], [0.5, 0]]
+    assert splitting.too_small
+
+
+def test_slopes_that_are_nan_have_no_influence_on_where_a_box_is_cut():
+    _, sets = splitting_of(nn.Linear(2, 1))
+    found = LinearLower(f64([-1.0]), f64([math.nan, 0.1])[:, None])
+    scores = influence(found, sets, torch.tensor([[True]]), f64([4.0, 1.0]))
+    assert scores.argmax(1).tolist() == [1]
+
+
+def test_splitting_ends_when_the_time_has_passed():
+    splitting, _ = splitting_of(nn.Linear(2, 1))
+    with pytest.raises(OutOfTimeError):
+        splitting.run(Box(f64(-1.0, -1.0), f64(1.0, 1.0)), Deadline(1e-9))
+    assert splitting.bounded == 0
+
+
 def test_a_box_beyond_float32_is_refused_where_bounds_are_computed_in_it():
-    with pytest.raises(InvalidInputError, match=r"X_0 in \[-1, 1e\+39\], which torch.float32 does not hold; use dtype"):
-        verify_property(network(), stated(-1, 1e39, "(<= Y_0 0)"), (2,), dtype=torch.float32)
+    with pytest.raises(InvalidInputError, match=r"X_0 in \[-1, 3\.5e\+38\], which torch.float32 does not hold"):
+        verify_property(network(), stated(-1, 3.5e38, "(<= Y_0 0)"), (2,), dtype=torch.float32)
 
 
 def test_rows_that_sets_share_are_kept_once():
@@ -300,6 +366,33 @@ def test_rows_that_sets_share_are_kept_once():
     assert sets.excess(y).tolist() == [[1.0, -0.5], [1.0, 1.0]]
     assert torch.equal(sets.excess(y), torch.stack([part.excess(y) for part in parts], dim=1))
     assert sets.only(torch.tensor([False, True])).matrix.tolist() == [[1.0, 0.0]]
+    assert sets.best_rows(f64([0.5, 9.0], [3.0, 3.0])).tolist() == [[1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "outward"])
+def test_a_set_is_excluded_by_its_own_rows_alone(rounding):
+    parts = [Conjunction(f64([1.0, 0.0]), f64(1.0)), Conjunction(f64([0.0, 1.0], [1.0, 1.0]), f64(2.0, 3.0))]
+    sets = UnsafeSets.of(parts, 2, torch.float64, rounding)
+    lower = f64([0.0, 9.0, 0.0], [0.0, 0.0, 9.0], [9.0, 0.0, 0.0], [0.0, 0.0, 0.0], [9.0, math.nan, math.nan])
+    excluded = [[False, True], [False, True], [True, False], [False, False], [True, False]]
+    assert sets.excluded(lower).tolist() == excluded
+    left = sets.only(torch.tensor([False, True]))
+    assert left.excluded(lower[:, 1:]).tolist() == [[second] for _, second in excluded]
+    assert left.rounding == rounding
+
+
+def test_a_case_holds_only_where_all_of_its_sets_are_excluded():
+    model = nn.Linear(2, 2)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    # No counterexample is accepted, so that bounds alone decide.
+    safe, reached = "(<= Y_0 -1)", "(<= Y_1 0.5)"
+    for formula in (f"(or {safe} {reached})", f"(or {reached} {safe})"):
+        found = verify_property(
+            model, stated(0, 1, formula), (2,), evaluations=[lambda x: f64(9.0, 9.0)], deadline=Deadline(1)
+        )
+        assert found.verdict is not Verdict.HOLDS
+    assert verify_property(model, stated(0, 1, f"(or {safe} (<= Y_1 -2))"), (2,)).verdict is Verdict.HOLDS
 
 
 def test_the_stack_gives_back_every_box_once():

@@ -122,8 +122,10 @@ def test_a_factor_that_float64_does_not_hold_is_refused():
 
 
 def test_without_constraints_of_outputs_every_output_is_unsafe():
-    unsafe = only_conjunction(parse_vnnlib(HEAD + UNIT))
-    assert unsafe.excess(f64(0, 0).reshape(1, 2)).item() == -math.inf
+    problem = parse_vnnlib(HEAD + UNIT)
+    assert only_conjunction(problem).excess(f64(0, 0).reshape(1, 2)).item() == -math.inf
+    assert problem.is_violated_by(f64(0.5, 0.5), f64(0, 0))
+    assert not problem.is_violated_by(f64(0.5, 0.5), f64(math.nan, 0))
 
 
 def test_contradictions_leave_no_case():
