@@ -8,6 +8,7 @@ from methods.networks import bounded, inputs, region
 from torch import nn
 from torch.nn import functional as F
 
+from lbp.bounded import BoundedModule
 from lbp.graph import Relaxations, build_network
 
 GEOMETRIES = [
@@ -53,12 +54,14 @@ def test_a_window_with_one_dominating_input_is_exact():
     assert (lines.upper_slope.item(), lines.upper_intercept.item()) == (0, 4.5)
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_broken_bounds_give_nan_lines(bad):
-    lower = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
-    upper = torch.full_like(lower, 1.0)
-    lower[0, 0, 0, 1] = bad
-    _, lines = _lines({"kernel_size": 2}, lower, upper)
+@pytest.mark.parametrize("strategy", ["tight", "constant"])
+@pytest.mark.parametrize(("side", "bad"), [(0, torch.nan), (1, torch.nan), (0, torch.inf)])
+@pytest.mark.parametrize("place", range(4))
+def test_broken_bounds_give_nan_lines(place, side, bad, strategy):
+    lower = torch.tensor([[[[0.0, 0.0], [0.0, 3.0]]]], dtype=torch.float64)  # the last one dominates
+    upper = lower + 1.0
+    (lower, upper)[side].view(-1)[place] = bad
+    _, lines = _lines({"kernel_size": 2}, lower, upper, strategy)
     assert lines.lower_intercept.isnan().all()
     assert lines.upper_intercept.isnan().all()
 
@@ -67,6 +70,19 @@ def test_an_image_of_minus_infinity_never_chooses_the_padding():
     lower = torch.full((1, 1, 2, 2), -torch.inf, dtype=torch.float64)
     _, lines = _lines({"kernel_size": 2, "padding": 1}, lower, torch.zeros_like(lower))
     assert lines.lower_intercept.isnan().all()
+
+
+@pytest.mark.parametrize("method", ["CROWN", "CROWN-LBP", "Relaxed-CROWN-2"])
+@pytest.mark.parametrize("mode", ["patches", "matrix"])
+def test_bounds_that_overflow_below_padding_give_no_finite_bound(method, mode):
+    model = nn.Sequential(
+        nn.Conv2d(1, 1, 1), nn.MaxPool2d(2, padding=1), nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2)
+    )
+    nn.init.constant_(model[0].weight, 3e38)
+    net, x = BoundedModule(model, torch.zeros(1, 1, 8, 8), {"conv_mode": mode}), torch.zeros(2, 1, 8, 8)
+    lower, upper = net.compute_bounds(region(x, 2.0), method=method)
+    assert not torch.isfinite(lower).any()
+    assert not torch.isfinite(upper).any()
 
 
 def test_pooling_a_monotone_chain_is_tighter_by_back_substitution_than_by_intervals():

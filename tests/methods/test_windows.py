@@ -179,6 +179,33 @@ def test_fields_larger_than_the_image(size):
     assert_same(bounds(model, x, sparse_intermediate_bounds=False)[0], whole)
 
 
+ALL = slice(None)
+
+
+@pytest.mark.parametrize(
+    "parts", [(slice(1, 3), ALL, ALL), (ALL, slice(1, 4), ALL), (slice(0, 2), ALL, slice(2, 5)), (ALL, ALL, ALL)]
+)
+def test_slices_below_an_activation(parts):
+    torch.manual_seed(2)
+    channels = len(range(4)[parts[0]])
+    body = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), Slice(parts), nn.ReLU(), nn.Conv2d(channels, 3, 3, padding=1), nn.ReLU()
+    )
+    x = torch.rand(2, 2, 6, 5, dtype=torch.float64)
+    model = network(body, tuple(body(x[:1].float()).shape[1:]))
+    whole, _ = bounds(model, x, sparse_intermediate_bounds=False, conv_mode="matrix")
+    assert_same(bounds(model, x, sparse_intermediate_bounds=False)[0], whole)
+
+
+def test_a_change_of_shape_below_an_activation():
+    torch.manual_seed(3)
+    layers = (nn.Conv2d(2, 3, 3), nn.Flatten(), nn.ReLU(), nn.Linear(36, 7), nn.ReLU(), nn.Linear(7, 2))
+    model = nn.Sequential(*layers).double().eval().requires_grad_(False)
+    x = torch.rand(2, 2, 6, 5, dtype=torch.float64)
+    whole, _ = bounds(model, x, sparse_intermediate_bounds=False, conv_mode="matrix")
+    assert_same(bounds(model, x, sparse_intermediate_bounds=False)[0], whole)
+
+
 def test_a_batch_with_different_open_rows_is_its_images_one_by_one(model):
     x = torch.rand(3, 2, 8, 7, dtype=torch.float64)
     x[1] = 0.5

@@ -1,5 +1,7 @@
 """Attacks in a row, their confirmation on the network, and certificates held against them."""
 
+import importlib
+
 import pytest
 import torch
 from torch import nn
@@ -45,6 +47,25 @@ def test_attacks_can_be_left_out(trained, digits, settings, names):
     assert set(found.found_by) <= names
     if names == {None}:
         assert torch.equal(found.points, digits.images.double())
+
+
+@pytest.mark.parametrize("step", [0.2, float("nan")])
+def test_points_outside_of_the_region_do_not_count(monkeypatch, step):
+    def leave(model, x, labels, eps, **options):
+        return x + torch.tensor([1.0, 0.0]) * step
+
+    module = importlib.import_module("lbp.verification.falsify")
+    monkeypatch.setattr(module, "_attacks", lambda settings: {"outside": leave})
+    model = nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[-1.0, 0.0], [0.0, 0.0]]))
+        model.bias.copy_(torch.tensor([0.6, 0.0]))
+    x, labels = torch.full((1, 2), 0.5), torch.tensor([0])
+    assert falsify(model, x, labels, 0.25, settings=QUICK).found.tolist() == [step == 0.2]
+    found = falsify(model, x, labels, 0.15, settings=QUICK)
+    assert found.found_by == [None]
+    assert torch.equal(found.points, x)
+    assert found.margins.item() == pytest.approx(0.1)
 
 
 def test_a_network_that_gives_nan_is_misclassified():

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from lbp.bounded import BoundedModule
+from lbp.bounded import BoundedModule, BoundedTensor
 from lbp.errors import LbpError
+from lbp.perturbations import PerturbationLpNorm
+from lbp.specification import margins
 from lbp.verification import METHODS, certainly_above, method_names, pgd, verify
 
 EPS = 0.03
@@ -63,6 +65,31 @@ def test_tight_methods_are_ordered_by_theorem_2_on_trained_networks(trained, dig
 
 def test_tight_methods_are_ordered_by_theorem_2_on_untrained_networks(untrained, digits):
     assert_ordered(verify_digits(untrained, digits))
+
+
+@pytest.mark.parametrize("untrained", ["relu", "ramp"], indirect=True)
+def test_crown_is_the_textbook_s_and_bounds_every_hidden_neuron_by_back_substitution_alone(untrained, digits):
+    x, labels, how = digits.images[:4].double(), digits.labels[:4], {"methods": "CROWN", "strategy": "adaptive"}
+    found = verify(untrained, x, labels, 0.3, rounding="nearest", **how).methods["CROWN"].margins
+    region = BoundedTensor(x, PerturbationLpNorm(eps=0.3))
+    rows = margins(labels, 10, dtype=torch.float64)
+
+    def bounds(sparse):
+        options = {"sparse_intermediate_bounds": sparse, "activation_bound_option": "adaptive"}
+        net = BoundedModule(untrained, region[:1], options)
+        return net.compute_bounds(x=(region,), C=rows, method="CROWN", bound_upper=False)[0].detach()
+
+    torch.testing.assert_close(found, bounds(sparse=False))
+    assert not torch.allclose(found, bounds(sparse=True))
+
+
+def test_the_error_of_a_method_is_its_own_outside_of_a_cascade(trained, digits):
+    result = verify_digits(trained, digits, methods=("CROWN", "IBP"))
+    errors = result.verified_errors()
+    assert list(errors) == ["CROWN", "IBP"]
+    for name, method in result.methods.items():
+        assert errors[name] == pytest.approx(1 - int(method.verified.sum()) / len(digits))
+    assert errors["CROWN"] < errors["IBP"]
 
 
 def test_a_radius_of_zero_gives_the_margins_themselves(trained, digits):
