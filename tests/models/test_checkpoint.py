@@ -156,6 +156,7 @@ def test_missing_files_are_named(tmp_path):
         ({"lbp": "{}"}, "damaged description"),
         ({"lbp": "[" * 100_000}, "damaged description"),
         (described(version=99), "format version 99, this release reads up to 1"),
+        (described(version=0), "format version 0, this release reads up to 1"),
         (described(version="1"), "damaged description"),
         (described(version=True), "damaged description"),
         (described(model={"architecture": "DM-Small"}), "input_shape: Field required"),
@@ -192,6 +193,10 @@ def not_a_number(state):
     state["conv1.weight"][0, 0, 0, 0] = torch.nan
 
 
+def infinite(state):
+    state["conv1.weight"][0, 0, 0, 0] = -torch.inf
+
+
 def bad_eta(state):
     state["act1.eta"] = torch.tensor(7.0)
 
@@ -208,6 +213,7 @@ def flag_of_another_type(state):
         (reshaped, r"fc1.bias has shape \[7\], the architecture needs \[100\]"),
         (half, "float16"),
         (not_a_number, "conv1.weight has values that are NaN or infinite"),
+        (infinite, "conv1.weight has values that are NaN or infinite"),
         (bad_eta, r"act1.eta must be in \[0, 1\]"),
         (flag_of_another_type, "act1._extra_state has type torch.float32"),
     ],

@@ -99,6 +99,7 @@ def test_settings_that_json_writes_differently_are_the_same(path):
         (b"hello\n", "not a results file"),
         (b'{"some": "json"}\n', "not a results file"),
         (b'{"format": "lbp-results", "version": 99, "settings": {}}\n', "version 99, this release reads 1"),
+        (b'{"format":"lbp-results","version":1,"settings":[]}\n', "results of version 1"),
         (b'{"format":"lbp-results","version":1,"settings":{}}\n{"index"\n{"index":1}\n', "line 2 is damaged"),
         (b'{"format":"lbp-results","version":1,"settings":{}}\n[1]\n', "line 2 is damaged"),
     ],

@@ -99,6 +99,16 @@ def test_a_result_of_an_image_that_is_not_there_is_refused(tmp_path, index):
     assert again.asked == []
 
 
+@pytest.mark.parametrize("index", ["true", "1.0", "null"])
+def test_a_result_without_the_number_of_its_image_is_refused(tmp_path, index):
+    path, again = tmp_path / "results", Squares()
+    run_images(Squares(), 4, settings=SETTINGS, path=path)
+    path.write_text(path.read_text().replace('"index":1', f'"index":{index}'))
+    with pytest.raises(ResultsError, match="a result without the number of its image"):
+        run_images(again, 4, settings=SETTINGS, path=path, resume=True)
+    assert again.asked == []
+
+
 def test_a_result_with_the_label_of_another_image_is_refused(tmp_path):
     path, again, labels = tmp_path / "results", Squares(), [0, 1, 1]
 

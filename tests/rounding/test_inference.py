@@ -3,9 +3,12 @@
 import pytest
 import torch
 from rounding.cases import KINDS, METHODS, NETWORKS, bounds, box, case, fill, generator, points
+from rounding.test_outward import losing_row
 from torch import nn
 
 import lbp
+from lbp.bounded import BoundedModule, BoundedTensor
+from lbp.perturbations import PerturbationLpNorm
 
 
 def any_order(values, dim, source):
@@ -67,6 +70,45 @@ def test_networks_as_pytorch_runs_them_lie_within_the_bounds(name):
             for place in places:
                 value = small.model(place).flatten(1)
                 assert ((lower <= value) & (value <= upper)).all()
+
+
+@pytest.mark.parametrize("normalised", [False, True], ids=["alone", "normalised"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_sum_may_lose_its_terms_one_by_one(method, normalised):
+    # 1 + t + t + ... is 1 where terms are added one after the other.
+    terms = 16384
+    layers = [nn.Linear(terms, 2, bias=False), *([nn.BatchNorm1d(2)] if normalised else []), nn.ReLU(), nn.Linear(2, 1)]
+    model = nn.Sequential(*layers).eval()
+    with torch.no_grad():
+        model[0].weight.copy_(losing_row(terms)[:1].expand(2, -1))
+        model[-1].weight.fill_(1.0)
+        model[-1].bias.zero_()
+    x = torch.ones(1, terms)
+    lost = torch.ones(1, 2)
+    with torch.no_grad():
+        value = model[1:](lost)
+        assert value < model.double()(x.double()) - 1e-3
+    model.float()
+    lower, upper = bounds(model, x, x, method=method, rounding="inference")
+    assert lower <= value <= upper
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_the_constants_of_linear_bounds_hold_the_errors_of_inference(method):
+    small = case("dense", width=1e-2)
+    net, region = BoundedModule(small.model, small.lower), PerturbationLpNorm(x_L=small.lower, x_U=small.upper)
+    found = {}
+    for rounding in ("outward", "inference"):
+        with torch.no_grad():
+            *sides, coefficients = net.compute_bounds(
+                x=(BoundedTensor(small.lower, region),), method=method, rounding=rounding, return_A=True
+            )
+        (linear,) = (inner for outer in coefficients.values() for inner in outer.values())
+        found[rounding] = sides, linear
+    (lower, upper), linear = found["outward"]
+    (least, most), wider = found["inference"]
+    assert (wider["lbias"] - linear["lbias"] <= (least - lower) / 2).all()
+    assert (wider["ubias"] - linear["ubias"] >= (most - upper) / 2).all()
 
 
 def test_margins_lose_the_errors_of_both_logits():

@@ -171,6 +171,43 @@ def test_terms_that_sums_lose_one_by_one_are_paid_where_inputs_change_their_sign
         assert (wrong == 0) == (rounding == "outward")
 
 
+@pytest.mark.parametrize("argument", ["interm_bounds", "reference_bounds"])
+def test_hidden_bounds_that_are_given_may_be_narrower_than_the_terms_that_sums_lose(argument):
+    # Every hidden neuron is 3 x - (3 + s) x + 10: its bounds say nothing of its terms, of which rows lose their share.
+    terms, s, (low, high) = 512, 2.0**-6, (1.0, 100.0)
+    model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, terms), nn.ReLU(), nn.Linear(terms, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0], [3 + s]]))
+        model[2].weight.copy_(torch.tensor([3.0, -1.0]))
+        model[2].bias.fill_(10)
+        model[4].weight.copy_(losing_row(terms))
+        model[4].bias.zero_()
+    ends = [torch.full((1, terms), 10 - s * x) for x in (high, low)]
+    least, most = (Exact.of(end) @ Exact.of(losing_row(terms)).mT for end in ends)
+    lower, upper = torch.tensor([[low]]), torch.tensor([[high]])
+    for rounding in ("nearest", "outward"):
+        given = {argument: {"2": tuple(ends)}}
+        found = bounds(model, lower, upper, method="CROWN-IBP", rounding=rounding, **given)
+        assert (violations(found, least, least)[0] == 0) == (rounding == "outward")
+        assert rounding == "nearest" or violations(found, most, most)[0] == 0
+
+
+@pytest.mark.parametrize("method", ["CROWN-IBP", "CROWN-LBP", "CROWN"])
+@pytest.mark.parametrize("kind", ["convolutions", "matrices"])
+def test_sums_of_the_constants_of_constant_lines_are_paid(method, kind):
+    model, x = losing_network(kind, 512)
+    model, x = model.double(), x.double()
+    row = losing_row(512, torch.float64)
+    with torch.no_grad():
+        model[2].weight.copy_(row.reshape(model[2].weight.shape))
+    sums = Exact.of(torch.ones(1, 512, dtype=torch.float64)) @ Exact.of(row).mT
+    exact = sums.each(lambda values: values.repeat(x.numel(), 1))
+    for rounding in ("nearest", "outward"):
+        options = {"activation_bound_option": "constant"}
+        found = bounds(model, x, x, method=method, rounding=rounding, options=options)
+        assert (violations(found, exact, exact)[0] == 0) == (rounding == "outward")
+
+
 @pytest.mark.parametrize("kind", ["convolutions", "matrices"])
 def test_terms_that_rows_of_hidden_neurons_lose_one_by_one_are_paid(kind):
     model, x = losing_network(kind, 512)

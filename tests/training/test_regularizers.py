@@ -1,6 +1,7 @@
 """The warm-up regularisers of Shi et al. 2021, and their weights."""
 
 import math
+import threading
 
 import pytest
 import torch
@@ -15,11 +16,11 @@ from lbp.training.regularizers import warm_up_regularization
 TOLERANCE = 0.5
 
 
-def penalty(model, x, eps, tolerance=TOLERANCE):
+def penalty(model, x, eps, tolerance=TOLERANCE, **options):
     net = BoundedModule(model, x)
     net.compute_bounds(x=(BoundedTensor(x, PerturbationLpNorm(eps=eps)),), method="IBP")
     inputs = net[net.input_name[0]]
-    return warm_up_regularization(net.activations(), (inputs.lower, inputs.upper), tolerance)
+    return warm_up_regularization(net.activations(), (inputs.lower, inputs.upper), tolerance, **options)
 
 
 def one_layer(weight, bias, activation):
@@ -93,6 +94,45 @@ def test_the_penalty_is_the_mean_over_the_layers():
     x = torch.zeros(2, 1, dtype=torch.float64)
     assert penalty(network(1), x, 0.1).item() == pytest.approx(0.5)
     assert penalty(network(2), x, 0.1).item() == pytest.approx((0.5 + (0.5 - 1 / 16) / 0.5) / 2)
+
+
+def test_a_layer_without_radius_costs_nothing_and_has_a_finite_gradient():
+    model = one_layer([0.0] * 2, [3.0, -1.0], nn.ReLU())
+    value = penalty(model, torch.zeros(2, 1, dtype=torch.float64), 0.1)
+    value.backward()
+    assert value.isfinite()
+    assert model[0].weight.grad.isfinite().all()
+
+
+def test_a_network_without_ramps_costs_nothing():
+    model = nn.Sequential(nn.Linear(1, 2)).double()
+    assert penalty(model, torch.zeros(2, 1, dtype=torch.float64), 0.1).item() == 0
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, lambda: ParamRamp(4, 0.0, 1.0).double()], ids=["relu", "ramp"])
+def test_processes_with_different_examples_have_the_penalty_of_all_of_them(activation):
+    model = one_layer([2.0, 1.0, -1.0, 0.5], [3.0, 0.5, -1.0, -0.2], activation())
+    x = torch.tensor([[-2.0], [0.1], [3.0], [0.5], [-0.3]], dtype=torch.float64)
+    whole = penalty(model, x, 0.1, tolerance=0.9)
+    meeting, sums, found = threading.Barrier(2, timeout=30), [None, None], [None, None]
+
+    def train(rank, part):
+        def reduce(values):
+            sums[rank] = values
+            meeting.wait()
+            total = sums[0] + sums[1]
+            meeting.wait()
+            return total
+
+        found[rank] = penalty(model, part, 0.1, tolerance=0.9, reduce=reduce)
+
+    threads = [threading.Thread(target=train, args=pair) for pair in enumerate((x[:2], x[2:]))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert whole > 0
+    assert [value.item() for value in found] == pytest.approx([whole.item()] * 2)
 
 
 @pytest.mark.parametrize("name", ["DM-Small", "CNN-7+BN", "WideResNet"])

@@ -177,6 +177,26 @@ def test_a_failed_step_and_all_after_it_change_no_weight(synthetic):
     assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("part", ["gradient", "loss"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_gradient_or_a_loss_alone_that_is_not_finite_changes_no_weight(synthetic, part, value):
+    data, model = synthetic(6), network()
+    step = make_step(model, data)
+    if part == "gradient":
+        model.fc1.bias.register_hook(lambda gradient: gradient * value)
+    else:
+        step.objective.register_forward_hook(
+            lambda module, inputs, output: output._replace(
+                report=output.report * output.report.new_tensor([value, 1, 1])
+            )
+        )
+    kept = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    report = run(step, data)
+    assert report[3] == 1
+    assert report[0].isfinite() == (part == "gradient")
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+
+
 def test_batch_statistics_of_the_clean_pass_serve_the_bounds(synthetic):
     data = synthetic(8)
     torch.manual_seed(0)
