@@ -104,6 +104,16 @@ def test_a_model_that_treats_symbolic_values_in_another_way_is_refused(model, po
         lbp.BoundedModule(asking, point)
 
 
+def test_a_model_that_computes_in_another_format_than_its_trace_is_refused(model, point):
+    class Narrower(nn.Sequential):
+        def forward(self, x):
+            y = super().forward(x)
+            return y.float() if x.grad is None else y
+
+    with pytest.raises(UnsupportedLayerError, match=r"Narrower computes something else than what torch\.fx has traced"):
+        lbp.BoundedModule(Narrower(*model).eval(), point)
+
+
 @pytest.mark.parametrize(
     "question",
     [

@@ -99,6 +99,23 @@ def test_the_regularisers_lower_their_own_value(synthetic):
     assert penalty() < before
 
 
+def test_the_penalty_of_the_whole_batch_has_no_share(synthetic):
+    data, model = synthetic(6), network("relu")
+    with torch.no_grad():
+        model.conv2.weight.mul_(20)
+    objective = make_step(model, data, regularization=5.0).objective
+    weights = torch.tensor([EPS, 0.0, 0.0, 1.0])
+
+    def loss(share, regularized):
+        parts = Parts(bounds=True, clean=False, crown=False, regularized=regularized)
+        return objective(data.images, data.labels, weights, parts, share).loss.item()
+
+    penalty = loss(1.0, True) - loss(1.0, False)
+    assert penalty > 0.1
+    assert loss(0.5, True) - loss(0.5, False) == pytest.approx(penalty, rel=1e-4)
+    assert loss(0.5, False) == pytest.approx(loss(1.0, False) / 2)
+
+
 @pytest.mark.parametrize("largest", [1e-6, None])
 def test_the_gradient_is_clipped_to_its_largest_norm(synthetic, largest):
     data, model = synthetic(6), network()

@@ -21,6 +21,8 @@ from lbp.training import (
     start_warm_up,
     train,
 )
+from lbp.training.distributed import World
+from lbp.training.selection import held_out_errors
 from lbp.training.state import restore_state, save_state
 from lbp.verification import verify
 
@@ -62,6 +64,59 @@ def test_mean_activations_leave_mode_and_hooks_alone():
     assert not any(module._forward_hooks for module in model.modules())
     with pytest.raises(InvalidInputError, match="empty"):
         mean_activations(model, torch.rand(0, 1, 8, 8))
+
+
+def normalised_network():
+    """A network whose outputs in training mode differ from those in evaluation mode."""
+    torch.manual_seed(2)
+    layers = (nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), ParamRamp(16, eta=0.1, warm_up=True))
+    model = nn.Sequential(*layers, nn.Linear(16, 10))
+    with torch.no_grad():
+        model[2].running_mean.fill_(0.3)
+        model[2].running_var.fill_(2.0)
+    return model.train()
+
+
+def test_mean_activations_are_those_of_evaluation_mode(digits):
+    model, images = normalised_network(), digits.first(20).images
+    before = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    found = mean_activations(model, images)["3"]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items() if name in before)
+    with torch.no_grad():
+        expected = model.eval()[:4](images).mean(0)
+    torch.testing.assert_close(found.float(), expected)
+
+
+def test_held_out_errors_are_those_of_evaluation_mode_over_the_valid_range(digits):
+    few = digits.first(60)
+    few = replace(few, images=few.images.round())  # half of every ball lies outside of the range
+    model = normalised_network()
+    end_warm_up(model, few.images)
+    trainer = Trainer(model, few, settings(epochs=1, warm_up_epochs=0, ramp_epochs=0, eps=0.02, lr=0.05, batch_size=20))
+    for _ in range(30):
+        trainer.run_epoch()
+    bounded = trainer.step.objective.bounded
+    for eps in (0.005, 0.02, 0.05, 0.1):
+        before = {name: value.clone() for name, value in model.named_buffers()}
+        clean, verified = held_out_errors(bounded, model, few, settings(eps=eps), World())
+        assert model.training
+        assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+        result, whole = (
+            verify(model, few.images, few.labels, eps, clip=clip, methods="IBP", rounding="nearest")
+            for clip in ((0, 1), None)
+        )
+        assert (clean, verified) == pytest.approx((result.clean_error, result.verified_error))
+        if verified < whole.verified_error:
+            return
+    pytest.fail("the range must matter")
+
+
+def test_an_epoch_trains_a_network_that_somebody_has_put_into_evaluation_mode(digits):
+    model = normalised_network()
+    trainer = Trainer(model, digits.first(64), settings(warm_up_epochs=0))
+    model.eval()
+    trainer.run_epoch(lambda record: pytest.fail("evaluation mode") if not model.training else None)
+    assert model.training
 
 
 def test_the_warm_up_ends_with_r_from_the_whole_training_set(digits):

@@ -74,6 +74,7 @@ def test_a_network_that_gives_nan_is_misclassified():
         model[1].bias[0] = torch.nan
     found = falsify(model, torch.rand(2, 4), torch.tensor([0, 1]), 0.1, settings=QUICK)
     assert found.predictions.tolist() == [-1, -1]
+    assert bool(found.margins.isnan().all())
     assert bool(found.found.all())
 
 
