@@ -315,6 +315,18 @@ def test_intermediate_bounds_that_are_given_are_used_as_they_are(net, x):
         assert _equal((node.lower, node.upper), wide[node.name])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_uses_the_intermediate_bounds_that_are_given(net, x, method):
+    expected = net.compute_bounds(x, method=method)
+    for node in net.get_layers_requiring_bounds():
+        net.compute_bounds(x, method="IBP")
+        wide = {node.name: (node.lower - 5, node.upper + 5)}
+        lower, upper = net.compute_bounds(x, method=method, interm_bounds=wide)
+        assert _equal((node.lower, node.upper), wide[node.name])
+        assert (lower < expected[0]).all()
+        assert (upper > expected[1]).all()
+
+
 def test_reference_bounds_can_only_tighten(net, x):
     expected = net.compute_bounds(x, method="CROWN-IBP")
     net.compute_bounds(x, method="CROWN")

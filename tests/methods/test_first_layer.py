@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from methods.networks import bounded, inputs, region, seeded
+from methods.networks import METHODS, bounded, inputs, region, seeded
 from torch import nn
 
 from lbp.ops.norms import dual_norm
@@ -108,3 +108,14 @@ def test_zero_rows_and_gradients_are_finite():
         lower, _ = bounded(layer, (1, 3, 3)).compute_bounds(region(inputs((1, 3, 3)), 0.3, p), method="IBP")
         lower.sum().backward()
         assert torch.isfinite(layer.weight.grad).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_over_a_clipped_ball_both_the_ball_and_the_range_bound_the_first_layer(method):
+    model = nn.Sequential(nn.Linear(2, 2, bias=False)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    x = torch.tensor([[0.1, 0.5]], dtype=torch.float64)
+    lower, upper = bounded(model, (2,)).compute_bounds(region(x, 0.8, 2.0, clip=(0.0, 1.0)), method=method)
+    assert lower.tolist() == [pytest.approx([0.0, 0.0], abs=1e-12)]  # of the range
+    assert upper.tolist() == [pytest.approx([0.9, 0.6 + 0.8 * 2**0.5])]  # of the ball
