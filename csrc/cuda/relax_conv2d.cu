@@ -32,17 +32,44 @@ struct Plan {
   Index bytes(Index batch) const { return quotient_up(parts_bytes(), 16) * 16 + slopes_bytes(batch); }
 };
 
+// The product's depth as it lies in the workspace.
 template <typename T>
-TransposedProduct<T> transposed_product(const RelaxBackwardConv2dArguments<T>& args, const Pair<T>* slopes) {
+struct DepthPlan {
+  Index groups, classes, columns, depth, size;
+
+  explicit DepthPlan(const ConvolutionLayer<T>& layer)
+      : groups(layer.groups),
+        classes(Index(layer.stride.height) * layer.stride.width),
+        columns(layer.channels / layer.groups),
+        depth(Index(layer.out_channels / layer.groups) *
+              most_entries(layer.kernel.height, layer.stride.height, layer.dilation.height) *
+              most_entries(layer.kernel.width, layer.stride.width, layer.dilation.width)),
+        size(quotient_up(depth, kDepthStep) * kDepthStep) {}
+
+  Index steps_bytes() const { return classes * size * Index(sizeof(TransposedStep)); }
+  Index weights() const { return groups * classes * size * columns; }
+  Index bytes() const { return steps_bytes() + quotient_up(weights() * Index(sizeof(T)), 16) * 16; }
+  TransposedDepth<T> at(unsigned char* bytes) const {
+    return {size, reinterpret_cast<TransposedStep*>(bytes), reinterpret_cast<T*>(bytes + steps_bytes())};
+  }
+
+  static constexpr Index kDepthStep = Tiles<float>::SplitTall::kDepth;  // the deepest tile's
+};
+
+template <bool kRelaxed, typename T>
+TransposedProduct<T, kRelaxed> transposed_product(const RelaxBackwardConv2dArguments<T>& args,
+                                                  const DepthPlan<T>& depth, const Pair<T>* slopes,
+                                                  const TransposedDepth<T>& arranged) {
   const ConvolutionLayer<T>& layer = args.layer;
   const Index pixels =
       quotient_up(layer.input.height, layer.stride.height) * quotient_up(layer.input.width, layer.stride.width);
-  return {Index(layer.groups) * layer.stride.height * layer.stride.width,
+  return {depth.groups * depth.classes,
           slot_count(args.sides, args.batch * args.rows) * pixels,
-          layer.channels / layer.groups,
-          Index(layer.out_channels / layer.groups) * layer.kernel.height * layer.kernel.width,
+          depth.columns,
+          depth.depth,
           args,
-          slopes};
+          slopes,
+          arranged};
 }
 
 template <typename T>
@@ -109,7 +136,9 @@ Index relax_backward_conv2d_workspace_bytes(const RelaxBackwardConv2dArguments<T
   const Plan<T> plan(args);
   if (are_few(args, plan)) return 0;
   if (narrow_columns(args) != 0) return plan.bytes(args.batch);
-  return plan.bytes(args.batch) + tiles_workspace_bytes(transposed_product<T>(args, nullptr), args.arithmetic);
+  const DepthPlan<T> depth(args.layer);
+  return plan.bytes(args.batch) + depth.bytes() +
+         tiles_workspace_bytes(transposed_product<true, T>(args, depth, nullptr, {}), args.arithmetic);
 }
 
 template <typename T>
@@ -135,7 +164,16 @@ Status relax_backward_conv2d(const RelaxBackwardConv2dArguments<T>& args, void* 
         break;
     }
   }
-  return launch_tiles(transposed_product<T>(args, slopes), args.arithmetic, bytes + plan.bytes(args.batch), stream);
+  const DepthPlan<T> depth(args.layer);
+  const TransposedDepth<T> arranged = depth.at(bytes + plan.bytes(args.batch));
+  const ArrangeTransposedArguments<T> arrange = {args.layer, arranged, depth.classes, depth.columns};
+  LBP_RETURN_IF_FAILED(
+      LBP_LAUNCH_BLOCKS((arrange_transposed_kernel<T>), quotient_up(depth.weights(), kThreads), 0, stream, arrange));
+  void* const rest = bytes + plan.bytes(args.batch) + depth.bytes();
+  if (plan.relaxed) {
+    return launch_tiles(transposed_product<true>(args, depth, slopes, arranged), args.arithmetic, rest, stream);
+  }
+  return launch_tiles(transposed_product<false>(args, depth, slopes, arranged), args.arithmetic, rest, stream);
 }
 
 LBP_INSTANTIATE_LAUNCHER(relax_backward_conv2d, RelaxBackwardConv2dArguments);

@@ -25,13 +25,21 @@ constexpr Index kAnyLength = Index(1) << 30;
 // Tiles. Tall ones reuse what they read most; flat ones serve products of few rows (a specification, a small batch),
 // whose cost is reading the other operand; narrow ones products of few columns (the channels of an image, or of one of
 // many groups); square ones are for two sums on tensor cores, and for float64, where a tall tile would take more
-// registers than there are.
+// registers than there are. A thread's sums read as many numbers of each operand from shared memory as they have rows
+// and columns, rows of a left pair twice. With 8 x 8 of them it reads the least for a multiply-add, but half as many
+// threads keep a multiprocessor busy only where there are several blocks for each; and what lies along the depth they
+// would read with gaps between them.
 template <typename T>
 struct Tiles;
+
+// Tall tiles from which three blocks and more are at work on each multiprocessor most of the time.
+constexpr Index kManyTiles = 6 * kMultiprocessors;
 
 template <>
 struct Tiles<float> {
   using Tall = TileShape<128, 64, 8, 8, 4>;
+  using TallOfLeftPair = TileShape<128, 64, 8, 4, 8>;
+  using TallOfManyBlocks = TileShape<128, 64, 8, 8, 8, 4, 3>;
   using Flat = TileShape<32, 128, 8, 4, 4>;
   using Narrow = TileShape<128, 16, 8, 4, 4>;
   // On tensor cores.
@@ -46,10 +54,22 @@ struct Tiles<double> {
   using Flat = TileShape<32, 128, 8, 4, 4>;
 };
 
+// Entries of the kernel that one residue class meets along an axis, at most.
+inline Index most_entries(Index kernel, Index stride, Index dilation) {
+  Index step = 1;
+  while (step * dilation % stride != 0) ++step;
+  return quotient_up(kernel, step);
+}
+
 template <typename Sums>
 struct Kind {
   using Type = Sums;
 };
+
+template <typename Shape, typename Product>
+Index tile_count(const Product& product) {
+  return product.batches * quotient_up(product.rows, Shape::kRows) * quotient_up(product.columns, Shape::kColumns);
+}
 
 // Calls body with the sums (a Kind) for a product. Where rows are pixels, there are always many.
 template <typename Product, typename Body>
@@ -76,7 +96,15 @@ auto with_sums(const Product& product, Arithmetic arithmetic, const Body& body) 
     using Narrow = Tiles<float>::Narrow;
     if (product.columns <= Narrow::kColumns) return body(Kind<PlainSums<T, Narrow, kPairing>>());
   }
-  return body(Kind<PlainSums<T, Tall, kPairing>>());
+  if constexpr (std::is_same_v<T, float> && kPairing == Pairing::kLeftPair) {
+    return body(Kind<PlainSums<T, Tiles<float>::TallOfLeftPair, kPairing>>());
+  } else {
+    if constexpr (std::is_same_v<T, float> && kPairing == Pairing::kSingle && !Product::kLeftAlongDepth) {
+      using Many = Tiles<float>::TallOfManyBlocks;
+      if (tile_count<Many>(product) >= kManyTiles) return body(Kind<PlainSums<T, Many, kPairing>>());
+    }
+    return body(Kind<PlainSums<T, Tall, kPairing>>());
+  }
 }
 
 // Into how many parts the depth of a product is split, at least `least` and else at most `most`: of `blocks` blocks

@@ -47,6 +47,12 @@ from lbp.ops._relaxation import (
 from lbp.precision import full_precision
 from lbp.strategies import side_code
 
+_DEEPEST_TILE = 16
+"""Steps of the depth of the tiles of csrc/cuda/tile_plan.h, at most ..."""
+
+_STEP_BYTES = 16
+"""... and the bytes that say what a step reads (csrc/cuda/kernels/relax_conv2d.cuh)."""
+
 
 def backward_linear(A: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Push coefficients through a Linear layer: `A' = A W`, constants `A b` (Lyu et al. 2021, section 2).
@@ -200,16 +206,33 @@ def relax_backward_linear_bytes(weight: Tensor, rows: int) -> int:
     return split_product_bytes(inputs, outputs, weight.itemsize, sums=1, constants=True, rows=rows)
 
 
-def relax_backward_conv2d_bytes(weight: Tensor, groups: int, rows: int) -> int:
+def relax_backward_conv2d_bytes(
+    weight: Tensor,
+    groups: int,
+    rows: int,
+    *,
+    stride: tuple[int, int] = (1, 1),
+    dilation: tuple[int, int] = (1, 1),
+) -> int:
     """Return the most bytes of scratch memory of rows, whole or on windows, through a Conv2d layer, slopes apart.
 
     Args:
         weight: [C_out, C_in / groups, kh, kw].
         groups: number of groups.
         rows: number of rows, times the positions of the input.
+        stride: of the layer.
+        dilation: of the layer.
     """
-    depth = weight.numel() // max(weight.shape[1] * groups, 1)
-    return split_product_bytes(weight.shape[1], depth, weight.itemsize, sums=1, rows=rows) if weight.is_cuda else 0
+    if not weight.is_cuda:
+        return 0
+    outputs, columns, *kernel = weight.shape
+    steps = [size // math.gcd(size, apart) for size, apart in zip(stride, dilation, strict=True)]
+    entries = math.prod(-(-size // step) for size, step in zip(kernel, steps, strict=True))
+    depth = outputs // groups * entries
+    # csrc/cuda/relax_conv2d.cu lays the depth out, weights and where they are, for every residue class of pixels.
+    in_whole_tiles = -(-depth // _DEEPEST_TILE) * _DEEPEST_TILE
+    arranged = math.prod(stride) * in_whole_tiles * (_STEP_BYTES + groups * columns * weight.itemsize) + _STEP_BYTES
+    return split_product_bytes(columns, depth, weight.itemsize, sums=1, rows=rows) + arranged
 
 
 def _save_affine(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

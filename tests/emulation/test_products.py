@@ -78,6 +78,20 @@ def test_convolutions_of_so_many_channels_that_blocks_share_them(dtype):
 
 
 @pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize(("relaxed", "stride"), [(True, 1), (False, 2)])
+def test_convolutions_of_so_many_rows_that_threads_have_larger_rectangles(relaxed, stride):
+    channels, inputs, size, rows = (3, 17, (16, 16), 99)
+    layer = (normal(channels, inputs, 2, 2, seed=50), normal(channels, seed=51), size)
+    shape = (channels, *[(side - 2) // stride + 1 for side in size])
+    A, keywords = coefficients("both", 2, rows, *shape), {"stride": [stride] * 2, "dtype": torch.float32}
+    if relaxed:
+        bounds = intervals(2, *shape)
+        assert_values_match_reference(ops.relax_backward_conv2d, A, *bounds, *layer, sides="both", r=0.75, **keywords)
+    else:
+        assert_values_match_reference(ops.backward_conv2d, A, *layer, **keywords)
+
+
+@pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in ("adaptive", "slopes", "lines")])
 def test_convolutions_below_an_activation_with_the_other_lines(strategy):
     weight, bias, geometry, shape = convolution(2)

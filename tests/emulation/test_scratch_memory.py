@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lbp.ops._product import split_product_bytes
+from lbp.ops.affine import relax_backward_conv2d_bytes
 from lbp.ops.interval import interval_linear_bytes
 
 ROWS = (1, 5, 31, 32, 33, 64, 100, 128, 129, 500, 2048, 10_000)
@@ -82,14 +83,20 @@ def test_intervals_and_forward_bounds_through_convolutions(emulated, of, outputs
 
 @pytest.mark.parametrize("itemsize", [4, 8])
 @pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (2, 2), (3, 2), (1, 2)])
 @pytest.mark.parametrize(("outputs", "inputs"), [(57, 1), (40, 3), (64, 16), (128, 64), (32, 200)])
-def test_rows_through_convolutions(emulated, outputs, inputs, groups, itemsize):
+def test_rows_through_convolutions(emulated, outputs, inputs, stride, dilation, groups, itemsize):
     weight = torch.zeros(outputs * groups, inputs, 3, 3, dtype=torch.float32 if itemsize == 4 else torch.float64)
+    on_device = SimpleNamespace(shape=weight.shape, itemsize=itemsize, is_cuda=True)
     workspace = getattr(emulated, f"relax_backward_conv2d_workspace_bytes_{itemsize}")
-    taken = []
+    taken, counted = [], []
     for size in (1, 4):  # so small that no constants are added up in parts
+        convolved = (size + 2 * dilation - 2 * dilation - 1) // stride + 1
+        geometry = [*[stride] * 2, *[dilation] * 2, *[dilation] * 2, *[size] * 2, *[convolved] * 2, groups]
         for rows in ROWS:
-            taken.append(workspace(rows, weight.numpy(), [1, 1, 1, 1, 1, 1, size, size, size, size, groups]))
-            assert taken[-1] <= split_product_bytes(inputs, 9 * outputs, itemsize, sums=1, rows=rows * size * size)
+            taken.append(workspace(rows, weight.numpy(), geometry))
+            layer = {"stride": (stride, stride), "dilation": (dilation, dilation)}
+            counted.append(relax_backward_conv2d_bytes(on_device, groups, rows * size * size, **layer))
+            assert taken[-1] <= counted[-1]
     # Layers of few channels have a kernel of their own, in float32, that takes none.
-    assert max(taken) > 0 or (inputs < 16 and itemsize == 4)
+    assert 4 * max(taken) > max(counted) or (inputs < 16 and itemsize == 4)

@@ -59,13 +59,15 @@ constexpr int kStageDepth = 32;  // of a few tiles, for which a block keeps what
 
 // Rows and columns of a block's tile, its depth, and the rows and columns of it that one thread adds up. Between the
 // steps of the depth lie kSpare numbers more: with 4, lanes that store neighbours along the depth reach 32 banks; with
-// 8, those that read a fragment of the tensor cores.
+// 8, those that read a fragment of the tensor cores. Blocks at a time: as many as have 512 threads unless given.
 template <int kRowsOfTile, int kColumnsOfTile, int kDepthOfTile, int kRowsOfThread, int kColumnsOfThread,
-          int kSpare = 4>
+          int kSpare = 4, int kBlocksAtATime = 0>
 struct TileShape {
   static constexpr int kRows = kRowsOfTile, kColumns = kColumnsOfTile, kDepth = kDepthOfTile;
   static constexpr int kThreadRows = kRowsOfThread, kThreadColumns = kColumnsOfThread;
   static constexpr int kThreads = (kRows / kThreadRows) * (kColumns / kThreadColumns);
+  // On a multiprocessor: what one of them waits for is hidden behind the products of another.
+  static constexpr int kBlocks = kBlocksAtATime != 0 ? kBlocksAtATime : 512 / kThreads;
   static constexpr int kTilesOfStage = kStageDepth / kDepth;
   static_assert(kStageDepth % kDepth == 0 && kTilesOfStage >= 2, "a stage is ready before its first tile is loaded");
   static constexpr int kRowPitch = kRows + kSpare, kColumnPitch = kColumns + kSpare;
@@ -164,26 +166,28 @@ struct PlainSums {
   using Tile = Shape;
   static constexpr bool kTwo = kPairing != Pairing::kSingle;
   static constexpr bool kChecksOperands = false;
-  // At a time on a multiprocessor: what one of them waits for is hidden behind the products of another.
-  static constexpr int kBlocks = 512 / Shape::kThreads;
+  static constexpr int kBlocks = Shape::kBlocks;
   static constexpr int kRows = Shape::kThreadRows, kColumns = Shape::kThreadColumns;
   static constexpr int kAcross = Shape::kColumns / kColumns;  // threads side by side
-  // Steps of the depth whose order the compiler chooses: of many, it reads so far ahead that sums in more than 32
-  // registers would be pushed out of theirs.
-  static constexpr int kUnrolled = kRows * kColumns * (kTwo ? 2 : 1) * sizeof(T) > 128 ? 2 : Shape::kDepth;
+  // A thread's columns are vectors of kVector neighbours, kStride apart, so that threads side by side read neighbours.
+  static constexpr int kVector = 4, kVectors = kColumns / kVector, kStride = kAcross * kVector;
+  // Steps of the depth whose order the compiler chooses: all of a tile, but where it would read so far ahead that sums
+  // were pushed out of their registers.
+  static constexpr bool kManySums = kRows * kColumns * (kTwo ? 2 : 1) * sizeof(T) > 128;
+  static constexpr int kUnrolled = kManySums && kPairing == Pairing::kRightPair ? 2 : Shape::kDepth;
 
   T first[kRows][kColumns] = {};
   T second[kTwo ? kRows : 1][kTwo ? kColumns : 1] = {};
 
   LBP_DEVICE void add_tile(const T* left, const T* right, int thread, bool) {
     left += thread / kAcross * kRows;
-    right += thread % kAcross * kColumns;
+    right += thread % kAcross * kVector;
 #pragma unroll kUnrolled
     for (int k = 0; k < Shape::kDepth; ++k) {
-      T y[kColumns], radius[kColumns];
-      read_vectors(right + k * Shape::kColumnPitch, y);
+      T y[kVectors][kVector], radius[kVectors][kVector];
+      read_columns(right + k * Shape::kColumnPitch, y);
       if constexpr (kPairing == Pairing::kRightPair) {
-        read_vectors(right + (Shape::kDepth + k) * Shape::kColumnPitch, radius);
+        read_columns(right + (Shape::kDepth + k) * Shape::kColumnPitch, radius);
       }
 #pragma unroll
       for (int row = 0; row < kRows; row += 4) {
@@ -215,7 +219,7 @@ struct PlainSums {
             firsts[k] = first[i + k][j];
             seconds[k] = kTwo ? second[kTwo ? i + k : 0][kTwo ? j : 0] : T(0);
           }
-          store(thread % kAcross * kColumns + j, firsts, seconds);
+          store(column(thread, j), firsts, seconds);
         }
       });
     }
@@ -227,21 +231,31 @@ struct PlainSums {
       body(thread / kAcross * kRows + i, [&](const auto& store) {
 #pragma unroll
         for (int j = 0; j < kColumns; ++j) {
-          store(thread % kAcross * kColumns + j, first[i][j], kTwo ? second[kTwo ? i : 0][kTwo ? j : 0] : T(0));
+          store(column(thread, j), first[i][j], kTwo ? second[kTwo ? i : 0][kTwo ? j : 0] : T(0));
         }
       });
     }
   }
 
  private:
+  LBP_DEVICE static int column(int thread, int j) {
+    return j / kVector * kStride + thread % kAcross * kVector + j % kVector;
+  }
+
+  LBP_DEVICE static void read_columns(const T* source, T (&values)[kVectors][kVector]) {
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) read_vectors(source + i * kStride, values[i]);
+  }
+
   template <bool kLeftMagnitude, bool kRightMagnitude>
-  LBP_DEVICE static void add_products(const T (&x)[4], const T (&y)[kColumns], T (*sums)[kColumns]) {
+  LBP_DEVICE static void add_products(const T (&x)[4], const T (&y)[kVectors][kVector], T (*sums)[kColumns]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) {
-        sums[i][j] =
-            multiply_add(kLeftMagnitude ? absolute(x[i]) : x[i], kRightMagnitude ? absolute(y[j]) : y[j], sums[i][j]);
+        const T factor = y[j / kVector][j % kVector];
+        sums[i][j] = multiply_add(kLeftMagnitude ? absolute(x[i]) : x[i], kRightMagnitude ? absolute(factor) : factor,
+                                  sums[i][j]);
       }
     }
   }

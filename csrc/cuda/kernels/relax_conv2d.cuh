@@ -2,7 +2,8 @@
 // relaxed while it is loaded.
 //
 // A neuron enters kernel height times kernel width products of every row of A. So its lines are computed once, by
-// relax_constants_kernel, which leaves the slopes in the workspace and adds up the constants of the rows.
+// relax_constants_kernel, which leaves the slopes in the workspace and adds up the constants of the rows. What the
+// product reads at each step of its depth is worked out once for all blocks, by arrange_transposed_kernel.
 #pragma once
 
 #include "cuda/kernels/lines.cuh"
@@ -86,30 +87,83 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, kConstantBlocks<T>) relax_constants_kerne
   in.parts[chunk * slot_count(args.sides, args.batch * args.rows) + slot_of(row).out_row] = constant;
 }
 
+// What one step of the depth reads: the output, counted from the one that an entry of shift 0 meets, in memory and by
+// rows and columns.
+struct alignas(16) TransposedStep {
+  int offset, y, x;
+};
+
+LBP_DEVICE TransposedStep read_step(const TransposedStep* address) {
+#if defined(__CUDA_ARCH__)
+  const int4 loaded = __ldg(reinterpret_cast<const int4*>(address));
+  return {loaded.x, loaded.y, loaded.z};
+#else
+  return *address;
+#endif
+}
+
+// The depth of a layer's product in the workspace: for every residue class the steps, then the weights in their order,
+// so that threads side by side read neighbours. Beyond the depth of a class, steps are outside and weights zeros.
+template <typename T>
+struct TransposedDepth {
+  Index size;             // of the largest class, in whole tiles
+  TransposedStep* steps;  // [classes, size]
+  T* weight;              // [groups, classes, size, C_in / groups]
+};
+
+template <typename T>
+struct ArrangeTransposedArguments {
+  ConvolutionLayer<T> layer;
+  TransposedDepth<T> depth;
+  Index classes, columns;
+};
+
+// Blocks run over the arranged weights; the threads of the first column of the first group leave the steps.
+template <typename T>
+LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 4) arrange_transposed_kernel(const ArrangeTransposedArguments<T> args) {
+  const ConvolutionLayer<T>& layer = args.layer;
+  const Index at = Index(blockIdx.x) * kThreads + threadIdx.x;
+  if (at >= layer.groups * args.classes * args.depth.size * args.columns) return;
+  const Index row = quotient(at, args.columns), column = at - row * args.columns;
+  const Index of_class = quotient(row, args.depth.size), number = row - of_class * args.depth.size;
+  const int group = int(quotient(of_class, args.classes)), residue = int(of_class - group * args.classes);
+  const Residue vertical(residue / layer.stride.width, layer.kernel.height, layer.stride.height, layer.padding.height,
+                         layer.dilation.height);
+  const Residue horizontal(residue % layer.stride.width, layer.kernel.width, layer.stride.width, layer.padding.width,
+                           layer.dilation.width);
+  const int channels = layer.out_channels / layer.groups, entries = vertical.entries * horizontal.entries;
+  TransposedStep step = {0, kOutside, 0};
+  T weight = T(0);
+  if (number < Index(channels) * entries) {
+    const int channel = int(number) / entries, entry = int(number) - channel * entries;
+    const int ky = vertical.first + entry / horizontal.entries * vertical.step;
+    const int kx = horizontal.first + entry % horizontal.entries * horizontal.step;
+    const int y = vertical.shift(ky), x = horizontal.shift(kx);
+    step = {(channel * layer.output.height - y) * layer.output.width - x, -y, -x};
+    const Index plane = Index(group * channels + channel) * args.columns + column;
+    weight = read(layer.weight + (plane * layer.kernel.height + ky) * layer.kernel.width + kx);
+  }
+  args.depth.weight[at] = weight;
+  if (group == 0 && column == 0) args.depth.steps[row] = step;
+}
+
 // A product for every group of the convolution and residue class of pixels: rows run over rows of A and the pixels of
 // the class, columns over the group's input channels, the depth over its output channels and the entries of the kernel.
-template <typename T>
+template <typename T, bool kRelaxed>
 struct TransposedProduct {
   using Scalar = T;
   static constexpr Pairing kPairing = Pairing::kSingle;
   static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = false, kConstants = false, kFewRows = false,
                         kFewColumns = true, kRowsInPacks = true;
-  // An entry of the kernel: the output that it reads, counted from the one that an entry of shift 0 meets, in memory
-  // and by rows and columns; and where its weights are.
-  struct alignas(16) Entry {
-    int offset, y, x;
-  };
-  struct Stage {
-    Entry entries[kStageDepth];
-    Index weight[kStageDepth];  // negative beyond the depth
-  };
+  struct Stage {};
   struct LeftLoad {
     T a;
     Pair<T> slopes;
   };
   struct LeftState {
+    const TransposedStep* steps;
     const T* row;           // of the output that an entry of shift 0 meets, in the group's first channel
-    const Pair<T>* slopes;  // of the same neuron; null without an activation
+    const Pair<T>* slopes;  // of the same neuron
     int y, x;               // of that output
     bool lower;
   };
@@ -119,8 +173,9 @@ struct TransposedProduct {
   struct View {
     RelaxBackwardConv2dArguments<T> args;
     const Pair<T>* slopes;
+    const TransposedStep* steps;
+    const T* weight;
     int group;
-    Residue vertical, horizontal;
     ResiduePixels down, across;
     Index rows, columns, depth;
 
@@ -129,8 +184,8 @@ struct TransposedProduct {
     }
     LBP_DEVICE int group_channels() const { return args.layer.out_channels / args.layer.groups; }
 
-    LBP_DEVICE LeftState left(Index row, Index) const {
-      if (row >= rows) return {nullptr, nullptr, kOutside, 0, false};
+    LBP_DEVICE LeftState left(Index row, Index begin) const {
+      if (row >= rows) return {steps + begin, nullptr, nullptr, kOutside, 0, false};
       const int pixels = down.count * across.count;
       const Index row_of_A = quotient(row, pixels);
       const int pixel = int(row - row_of_A * pixels);
@@ -139,47 +194,36 @@ struct TransposedProduct {
       const Index channel = Index(group) * group_channels() * args.layer.output.height * args.layer.output.width;
       const int y = down.output + pixel / across.count, x = across.output + pixel % across.count;
       const Index at = channel + Index(y) * args.layer.output.width + x;
-      return {args.A.data + side * args.A.side_stride + image * args.A.batch_stride +
+      return {steps + begin,
+              args.A.data + side * args.A.side_stride + image * args.A.batch_stride +
                   (row_of_A - image_row * args.rows) * args.A.row_stride + at,
-              slopes == nullptr ? nullptr : slopes + image * neurons() + at, y, x, is_lower(args.sides, side)};
+              kRelaxed ? slopes + image * neurons() + at : nullptr,
+              y,
+              x,
+              is_lower(args.sides, side)};
     }
-    LBP_DEVICE RightState right(Index column, Index) const {
-      return column < columns ? args.layer.weight + column * args.layer.kernel.height * args.layer.kernel.width
-                              : nullptr;
-    }
-
-    LBP_DEVICE void prepare(Stage& stage, Index begin, int thread, int) const {
-      if (thread >= kStageDepth) return;
-      stage.entries[thread] = {0, kOutside, 0};
-      stage.weight[thread] = -1;
-      if (begin + thread >= depth) return;
-      const ConvolutionLayer<T>& layer = args.layer;
-      const int k = int(begin) + thread, entries = vertical.entries * horizontal.entries;
-      const int channel = k / entries, entry = k - channel * entries;
-      const int ky = vertical.first + entry / horizontal.entries * vertical.step;
-      const int kx = horizontal.first + entry % horizontal.entries * horizontal.step;
-      const int y = vertical.shift(ky), x = horizontal.shift(kx);
-      stage.entries[thread] = {(channel * layer.output.height - y) * layer.output.width - x, -y, -x};
-      stage.weight[thread] =
-          (Index(group * group_channels() + channel) * columns * layer.kernel.height + ky) * layer.kernel.width + kx;
+    LBP_DEVICE RightState right(Index column, Index begin) const {
+      return column < columns ? weight + begin * columns + column : nullptr;
     }
 
-    LBP_DEVICE void load_left(const LeftState& state, const Stage& stage, const Step& step,
-                              LeftLoad (&loads)[1]) const {
-      const Entry entry = stage.entries[step.k];
-      loads[0] = {T(0), {T(1), T(1)}};
-      const bool inside = is_inside(state.y + entry.y, state.x + entry.x, args.layer.output);
-      if (inside) loads[0].a = read(state.row + entry.offset);
-      if (inside & (slopes != nullptr)) loads[0].slopes = read_pair(state.slopes + entry.offset);
+    LBP_DEVICE void prepare(Stage&, Index, int, int) const {}
+
+    LBP_DEVICE void load_left(const LeftState& state, const Stage&, const Step& step, LeftLoad (&loads)[1]) const {
+      const TransposedStep at = read_step(state.steps + step.depth);
+      loads[0] = {T(0), {T(0), T(0)}};
+      if (!is_inside(state.y + at.y, state.x + at.x, args.layer.output)) return;
+      loads[0].a = read(state.row + at.offset);
+      if constexpr (kRelaxed) loads[0].slopes = read_pair(state.slopes + at.offset);
     }
 
     LBP_DEVICE Pair<T> left_values(const LeftLoad& load, const LeftState& state, const Stage&, int, double&) const {
+      if constexpr (!kRelaxed) return {load.a, T(0)};
       return {load.a * ((load.a >= T(0)) == state.lower ? load.slopes.first : load.slopes.second), T(0)};
     }
 
-    LBP_DEVICE void load_right(RightState column, const Stage& stage, const Step& step, Pair<T> (&loads)[1]) const {
-      const Index at = stage.weight[step.k];
-      loads[0] = {column == nullptr || at < 0 ? T(0) : read(column + at), T(0)};
+    LBP_DEVICE void load_right(RightState column, const Stage&, const Step& step, Pair<T> (&loads)[1]) const {
+      loads[0] = {column == nullptr ? T(0) : read(column + Index(unsigned(step.depth)) * Index(unsigned(columns))),
+                  T(0)};
     }
 
     struct OutputRow {
@@ -211,7 +255,8 @@ struct TransposedProduct {
 
   Index batches, rows, columns, depth;  // rows and depth of the largest class
   RelaxBackwardConv2dArguments<T> args;
-  const Pair<T>* slopes;
+  const Pair<T>* slopes;  // null without an activation
+  TransposedDepth<T> arranged;
 
   LBP_DEVICE View view(Index batch) const {
     const ConvolutionLayer<T>& layer = args.layer;
@@ -222,11 +267,16 @@ struct TransposedProduct {
     const Residue horizontal(residue % wide, layer.kernel.width, layer.stride.width, layer.padding.width,
                              layer.dilation.width);
     const ResiduePixels down(vertical, 0, layer.input.height), across(horizontal, 0, layer.input.width);
-    return {args,       slopes,
-            group,      vertical,
-            horizontal, down,
-            across,     slot_count(args.sides, args.batch * args.rows) * down.count * across.count,
-            columns,    Index(layer.out_channels / layer.groups) * vertical.entries * horizontal.entries};
+    return {args,
+            slopes,
+            arranged.steps + residue * arranged.size,
+            arranged.weight + batch * arranged.size * columns,
+            group,
+            down,
+            across,
+            slot_count(args.sides, args.batch * args.rows) * down.count * across.count,
+            columns,
+            Index(layer.out_channels / layer.groups) * vertical.entries * horizontal.entries};
   }
 };
 
