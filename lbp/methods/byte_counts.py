@@ -102,10 +102,13 @@ def _layer_scratch_bytes(network: Network, node: BoundNode, batch: int, through:
     if not isinstance(node, Conv2dNode):
         return 0
     kernel: Tensor = node.weight.read()
-    groups, positions = node.geometry.groups, node.shape[1] * node.shape[2]
+    geometry, positions = node.geometry, node.shape[1] * node.shape[2]
     _, height, width = layer_of(node.inputs[0].shape)
-    of_intervals = interval_conv2d_bytes(kernel, groups, positions, max(batch, rows))
-    return max(of_intervals, relax_backward_conv2d_bytes(kernel, groups, through * height * width), SCRATCH_BYTES)
+    of_intervals = interval_conv2d_bytes(kernel, geometry.groups, positions, max(batch, rows))
+    of_rows = relax_backward_conv2d_bytes(
+        *(kernel, geometry.groups, through * height * width), stride=geometry.stride, dilation=geometry.dilation
+    )
+    return max(of_intervals, of_rows, SCRATCH_BYTES)
 
 
 @counted_once

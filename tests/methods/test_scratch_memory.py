@@ -72,7 +72,7 @@ def test_scratch_memory_of_a_specification_counts_where_its_rows_meet_convolutio
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten())
     C = torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(0))
 
-    def counted(weight, groups, rows):
+    def counted(weight, groups, rows, **_):
         return rows * MIB
 
     alone, together = least_of(model, 1, "IBP"), least_of(model, 1, "IBP", C)
