@@ -143,6 +143,19 @@ def test_back_substitution_through_a_convolution(channels, kernel, stride, size,
     assert_matches_reference(ops.relax_backward_conv2d, A, *bounds, *layer, **keywords, dtype=dtype)
 
 
+# From 792 tiles of 128 x 64 on, a thread has twice as many sums.
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("inputs", [20, 70])
+def test_many_rows_through_a_convolution(inputs, stride, dtype):
+    outputs, rows, image = 9, 99, (16, 16)
+    size = tuple((count - 2) // stride + 1 for count in image)
+    A, bounds = coefficients("both", 2, rows, outputs, *size), intervals(2, outputs, *size)
+    layer = normal(outputs, inputs, 2, 2, seed=32) / 4, normal(outputs, seed=33), image
+    assert_matches_reference(ops.backward_conv2d, A, *layer, stride=(stride, stride), dtype=dtype)
+    keywords = {"sides": "both", "stride": (stride, stride), **relaxation(shape=(outputs, *size))}
+    assert_matches_reference(ops.relax_backward_conv2d, A, *bounds, *layer, **keywords, dtype=dtype)
+
+
 @pytest.mark.parametrize("rows", [40, 1500])
 def test_windows(rows, dtype):
     layer, window = (8, 9, 10), (4, 4)
