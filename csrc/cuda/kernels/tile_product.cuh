@@ -48,6 +48,39 @@ struct TileArguments {
   TilePlan<typename Product::Scalar> plan;
 };
 
+// Writes a thread's sums of a block's tile where the product wants them, or with several splits to the workspace.
+template <typename Product, typename View, typename Sums>
+LBP_DEVICE void store_sums(const TileArguments<Product>& args, const View& view, const Sums& sums, int thread,
+                           Index row_begin, Index column_begin, Index part) {
+  using T = typename Product::Scalar;
+  constexpr int kProducts = Product::kPairing == Pairing::kSingle ? 1 : 2;
+  const auto put = [&](int own_row, const auto& for_each_column) {
+    const Index row = row_begin + own_row;
+    if (row >= view.rows) return;
+    const auto output = view.output(row);
+    for_each_column([&](int own_column, const auto& first, const auto& second) {
+      const Index column = column_begin + own_column;
+      if (column < view.columns) output.store(column, first, second);
+    });
+  };
+  const auto put_part = [&](int own_row, const auto& for_each_column) {
+    const Index row = row_begin + own_row, size = args.product.rows * args.product.columns;
+    if (row >= view.rows) return;
+    T* const target = args.plan.sums + part * kProducts * size + row * args.product.columns;
+    for_each_column([&](int own_column, T first, T second) {
+      const Index column = column_begin + own_column;
+      if (column >= view.columns) return;
+      target[column] = first;
+      if constexpr (kProducts == 2) target[size + column] = second;
+    });
+  };
+  if (args.plan.splits > 1) return sums.for_each_row(thread, put_part);
+  if constexpr (Product::kRowsInPacks && !Sums::kChecksOperands) {
+    if (view.has_rows_in_packs()) return sums.for_each_pack(thread, put);
+  }
+  sums.for_each_row(thread, put);
+}
+
 template <typename Product, typename Sums>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, Sums::kBlocks)
     tile_product_kernel(const TileArguments<Product> args) {
@@ -163,39 +196,8 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, Sums::kBlocks)
     __syncthreads();
   }
 
-  const bool whole = plan.splits == 1;
   const Index part = split * args.product.batches + batch;
-  constexpr int kProducts = Product::kPairing == Pairing::kSingle ? 1 : 2;
-  const auto put = [&](int own_row, const auto& for_each_column) {
-    const Index row = row_begin + own_row;
-    if (row >= view.rows) return;
-    const auto output = view.output(row);
-    for_each_column([&](int own_column, const auto& first, const auto& second) {
-      const Index column = column_begin + own_column;
-      if (column < view.columns) output.store(column, first, second);
-    });
-  };
-  const auto put_part = [&](int own_row, const auto& for_each_column) {
-    const Index row = row_begin + own_row, size = args.product.rows * args.product.columns;
-    if (row >= view.rows) return;
-    T* const target = plan.sums + part * kProducts * size + row * args.product.columns;
-    for_each_column([&](int own_column, T first, T second) {
-      const Index column = column_begin + own_column;
-      if (column >= view.columns) return;
-      target[column] = first;
-      if constexpr (kProducts == 2) target[size + column] = second;
-    });
-  };
-  bool in_packs = false;
-  if constexpr (Product::kRowsInPacks && !Sums::kChecksOperands) {
-    in_packs = whole && view.has_rows_in_packs();
-    if (in_packs) sums.for_each_pack(thread, put);
-  }
-  if (!whole) {
-    sums.for_each_row(thread, put_part);
-  } else if (!in_packs) {
-    sums.for_each_row(thread, put);
-  }
+  store_sums(args, view, sums, thread, row_begin, column_begin, part);
   if constexpr (Product::kConstants) {
     static_assert(Product::kLeftAlongDepth, "neighbouring lanes share a row");
     if (!constants_wanted) return;
@@ -205,7 +207,7 @@ LBP_KERNEL void LBP_LAUNCH_BOUNDS(Sums::Tile::kThreads, Sums::kBlocks)
     }
     const Index row = row_begin + row_of_tile;
     if (thread % LeftLoading::kSharing != 0 || row >= view.rows) return;
-    if (whole) {
+    if (plan.splits == 1) {
       view.store_constant(row, constant);
     } else {
       plan.constants[part * args.product.rows + row] = constant;
