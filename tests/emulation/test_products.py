@@ -64,6 +64,7 @@ def test_convolutions_store_pixels_in_vectors_and_one_by_one(size, channels, dty
     layer = (weight.transpose(0, 1), normal(2, seed=52), size)
     keywords = {"sides": "both", "r": 0.75, **geometry, "dtype": dtype}
     assert_values_match_reference(ops.relax_backward_conv2d, A, *bounds, *layer, **keywords)
+    assert_values_match_reference(ops.backward_conv2d, A, *layer, **geometry, dtype=dtype)
 
 
 def test_convolutions_of_so_many_channels_that_blocks_share_them(dtype):
@@ -75,6 +76,7 @@ def test_convolutions_of_so_many_channels_that_blocks_share_them(dtype):
     A, bounds = coefficients("both", 1, 1, channels, 1, 1), intervals(1, channels, 1, 1)
     layer, lines = (weight.reshape(channels, 1, *size), None, size), relaxation(batch=1, shape=(channels, 1, 1))
     assert_values_match_reference(ops.relax_backward_conv2d, A, *bounds, *layer, sides="both", **lines, dtype=dtype)
+    assert_values_match_reference(ops.backward_conv2d, A, *layer, dtype=dtype)
 
 
 @pytest.mark.usefixtures("emulated")
