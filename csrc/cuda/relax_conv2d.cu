@@ -38,17 +38,19 @@ struct DepthPlan {
   Index groups, classes, columns, depth, size;
 
   explicit DepthPlan(const ConvolutionLayer<T>& layer)
+      : DepthPlan(layer, EntryClasses(layer.kernel.height, layer.stride.height, layer.dilation.height),
+                  EntryClasses(layer.kernel.width, layer.stride.width, layer.dilation.width)) {}
+  DepthPlan(const ConvolutionLayer<T>& layer, const EntryClasses& down, const EntryClasses& across)
       : groups(layer.groups),
-        classes(Index(layer.stride.height) * layer.stride.width),
+        classes(Index(down.count) * across.count),
         columns(layer.channels / layer.groups),
-        depth(Index(layer.out_channels / layer.groups) *
-              most_entries(layer.kernel.height, layer.stride.height, layer.dilation.height) *
-              most_entries(layer.kernel.width, layer.stride.width, layer.dilation.width)),
+        depth(Index(layer.out_channels / layer.groups) * down.most * across.most),
         size(quotient_up(depth, kDepthStep) * kDepthStep) {}
 
   Index steps_bytes() const { return classes * size * Index(sizeof(TransposedStep)); }
-  Index weights() const { return groups * classes * size * columns; }
-  Index bytes() const { return steps_bytes() + quotient_up(weights() * Index(sizeof(T)), 16) * 16; }
+  Index bytes() const {
+    return steps_bytes() + quotient_up(groups * classes * size * columns * Index(sizeof(T)), 16) * 16;
+  }
   TransposedDepth<T> at(unsigned char* bytes) const {
     return {size, reinterpret_cast<TransposedStep*>(bytes), reinterpret_cast<T*>(bytes + steps_bytes())};
   }
@@ -63,10 +65,11 @@ TransposedProduct<T, kRelaxed> transposed_product(const RelaxBackwardConv2dArgum
   const ConvolutionLayer<T>& layer = args.layer;
   const Index pixels =
       quotient_up(layer.input.height, layer.stride.height) * quotient_up(layer.input.width, layer.stride.width);
-  return {depth.groups * depth.classes,
+  return {depth.groups * layer.stride.height * layer.stride.width,
           slot_count(args.sides, args.batch * args.rows) * pixels,
           depth.columns,
           depth.depth,
+          depth.groups * depth.classes,
           args,
           slopes,
           arranged};
@@ -166,9 +169,10 @@ Status relax_backward_conv2d(const RelaxBackwardConv2dArguments<T>& args, void* 
   }
   const DepthPlan<T> depth(args.layer);
   const TransposedDepth<T> arranged = depth.at(bytes + plan.bytes(args.batch));
-  const ArrangeTransposedArguments<T> arrange = {args.layer, arranged, depth.classes, depth.columns};
+  const ArrangeTransposedArguments<T> arrange = {args.layer, arranged};
+  const Index planes = args.layer.out_channels * depth.columns;
   LBP_RETURN_IF_FAILED(
-      LBP_LAUNCH_BLOCKS((arrange_transposed_kernel<T>), quotient_up(depth.weights(), kThreads), 0, stream, arrange));
+      LBP_LAUNCH_BLOCKS((arrange_transposed_kernel<T>), quotient_up(planes, kThreads), 0, stream, arrange));
   void* const rest = bytes + plan.bytes(args.batch) + depth.bytes();
   if (plan.relaxed) {
     return launch_tiles(transposed_product<true>(args, depth, slopes, arranged), args.arithmetic, rest, stream);

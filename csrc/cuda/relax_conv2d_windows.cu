@@ -20,12 +20,13 @@ WindowsProduct<T> windows_product(const RelaxConvolveWindowsArguments<T>& args, 
                                   const T* packed) {
   const WindowConvolution<T>& c = args.convolution;
   const RowWindows<T>& A = args.relax.A;
+  const EntryClasses down(int(c.kernel[0]), int(c.stride[0]), int(c.dilation[0]));
+  const EntryClasses across(int(c.kernel[1]), int(c.stride[1]), int(c.dilation[1]));
   const Index tall = quotient_up(c.height, c.stride[0]), wide = quotient_up(c.width, c.stride[1]);
   return {c.groups * c.stride[0] * c.stride[1],
           slot_count(args.relax.sides, A.rows) * tall * wide,
           c.inputs / c.groups,
-          A.channels / c.groups * most_entries(c.kernel[0], c.stride[0], c.dilation[0]) *
-              most_entries(c.kernel[1], c.stride[1], c.dilation[1]),
+          A.channels / c.groups * down.most * across.most,
           A,
           args.relax.sides,
           lines,
@@ -80,8 +81,8 @@ Status relax_convolve_windows(const RelaxConvolveWindowsArguments<T>& args, void
   const LayerLines<T> lines = layer_lines(args.relax, bytes + packed_bytes(c, channels));
   LBP_RETURN_IF_FAILED(relax_windows_through(args.relax, lines, stream));
   const PackWeightArguments<T> pack = {c, outputs, inputs, packed};
-  const Index weights = channels * inputs * c.kernel[0] * c.kernel[1];
-  LBP_RETURN_IF_FAILED(LBP_LAUNCH_BLOCKS((pack_weight_kernel<T>), quotient_up(weights, kThreads), 0, stream, pack));
+  LBP_RETURN_IF_FAILED(
+      LBP_LAUNCH_BLOCKS((pack_weight_kernel<T>), quotient_up(channels * inputs, kThreads), 0, stream, pack));
   return launch_tiles(windows_product<T>(args, lines, packed), args.arithmetic,
                       bytes + packed_bytes(c, channels) + layer_lines_bytes(args.relax), stream);
 }

@@ -54,21 +54,15 @@ struct Tiles<double> {
   using Flat = TileShape<32, 128, 8, 4, 4>;
 };
 
-// Entries of the kernel that one residue class meets along an axis, at most.
-inline Index most_entries(Index kernel, Index stride, Index dilation) {
-  Index step = 1;
-  while (step * dilation % stride != 0) ++step;
-  return quotient_up(kernel, step);
-}
-
 template <typename Sums>
 struct Kind {
   using Type = Sums;
 };
 
+// Tiles of a product, without those of batches that have no depth.
 template <typename Shape, typename Product>
-Index tile_count(const Product& product) {
-  return product.batches * quotient_up(product.rows, Shape::kRows) * quotient_up(product.columns, Shape::kColumns);
+Index filled_tiles(const Product& product) {
+  return product.filled * quotient_up(product.rows, Shape::kRows) * quotient_up(product.columns, Shape::kColumns);
 }
 
 // Calls body with the sums (a Kind) for a product. Where rows are pixels, there are always many.
@@ -101,7 +95,7 @@ auto with_sums(const Product& product, Arithmetic arithmetic, const Body& body) 
   } else {
     if constexpr (std::is_same_v<T, float> && kPairing == Pairing::kSingle && !Product::kLeftAlongDepth) {
       using Many = Tiles<float>::TallOfManyBlocks;
-      if (tile_count<Many>(product) >= kManyTiles) return body(Kind<PlainSums<T, Many, kPairing>>());
+      if (filled_tiles<Many>(product) >= kManyTiles) return body(Kind<PlainSums<T, Many, kPairing>>());
     }
     return body(Kind<PlainSums<T, Tall, kPairing>>());
   }

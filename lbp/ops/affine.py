@@ -223,15 +223,16 @@ def relax_backward_conv2d_bytes(
         stride: of the layer.
         dilation: of the layer.
     """
-    if not weight.is_cuda:
+    if not weight.is_cuda or rows == 0:
         return 0
     outputs, columns, *kernel = weight.shape
     steps = [size // math.gcd(size, apart) for size, apart in zip(stride, dilation, strict=True)]
     entries = math.prod(-(-size // step) for size, step in zip(kernel, steps, strict=True))
+    classes = math.prod(map(min, kernel, steps))
     depth = outputs // groups * entries
-    # csrc/cuda/relax_conv2d.cu lays the depth out, weights and where they are, for every residue class of pixels.
+    # csrc/cuda/relax_conv2d.cu lays the depth out, weights and where they read, for every class of entries.
     in_whole_tiles = -(-depth // _DEEPEST_TILE) * _DEEPEST_TILE
-    arranged = math.prod(stride) * in_whole_tiles * (_STEP_BYTES + groups * columns * weight.itemsize) + _STEP_BYTES
+    arranged = classes * in_whole_tiles * (_STEP_BYTES + groups * columns * weight.itemsize) + _STEP_BYTES
     return split_product_bytes(columns, depth, weight.itemsize, sums=1, rows=rows) + arranged
 
 

@@ -102,7 +102,7 @@ LBP_DEVICE TransposedStep read_step(const TransposedStep* address) {
 #endif
 }
 
-// The depth of a layer's product in the workspace: for every residue class the steps, then the weights in their order,
+// The depth of a layer's product in the workspace: the steps of every class of entries, and the weights in their order,
 // so that threads side by side read neighbours. Beyond the depth of a class, steps are outside and weights zeros.
 template <typename T>
 struct TransposedDepth {
@@ -115,36 +115,48 @@ template <typename T>
 struct ArrangeTransposedArguments {
   ConvolutionLayer<T> layer;
   TransposedDepth<T> depth;
-  Index classes, columns;
 };
 
-// Blocks run over the arranged weights; the threads of the first column of the first group leave the steps.
+// An entry of the kernel along an axis, counted in its class, and the output it meets, from that of shift 0.
+struct TransposedEntry {
+  int entry, shift;
+
+  LBP_DEVICE TransposedEntry(int first, int number, int step, int stride, int dilation)
+      : entry(first + number * step), shift((dilation * entry - first * dilation % stride) / stride) {}
+};
+
+// Threads run over the planes of the weights, [C_out, C_in / groups]; those of the first column of the first group
+// leave the steps.
 template <typename T>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 4) arrange_transposed_kernel(const ArrangeTransposedArguments<T> args) {
   const ConvolutionLayer<T>& layer = args.layer;
-  const Index at = Index(blockIdx.x) * kThreads + threadIdx.x;
-  if (at >= layer.groups * args.classes * args.depth.size * args.columns) return;
-  const Index row = quotient(at, args.columns), column = at - row * args.columns;
-  const Index of_class = quotient(row, args.depth.size), number = row - of_class * args.depth.size;
-  const int group = int(quotient(of_class, args.classes)), residue = int(of_class - group * args.classes);
-  const Residue vertical(residue / layer.stride.width, layer.kernel.height, layer.stride.height, layer.padding.height,
-                         layer.dilation.height);
-  const Residue horizontal(residue % layer.stride.width, layer.kernel.width, layer.stride.width, layer.padding.width,
-                           layer.dilation.width);
-  const int channels = layer.out_channels / layer.groups, entries = vertical.entries * horizontal.entries;
-  TransposedStep step = {0, kOutside, 0};
-  T weight = T(0);
-  if (number < Index(channels) * entries) {
-    const int channel = int(number) / entries, entry = int(number) - channel * entries;
-    const int ky = vertical.first + entry / horizontal.entries * vertical.step;
-    const int kx = horizontal.first + entry % horizontal.entries * horizontal.step;
-    const int y = vertical.shift(ky), x = horizontal.shift(kx);
-    step = {(channel * layer.output.height - y) * layer.output.width - x, -y, -x};
-    const Index plane = Index(group * channels + channel) * args.columns + column;
-    weight = read(layer.weight + (plane * layer.kernel.height + ky) * layer.kernel.width + kx);
+  const Index columns = layer.channels / layer.groups, plane = Index(blockIdx.x) * kThreads + threadIdx.x;
+  if (plane >= layer.out_channels * columns) return;
+  const int row = int(quotient(plane, columns)), channels = layer.out_channels / layer.groups;
+  const int group = row / channels, channel = row - group * channels;
+  const Index column = plane - row * columns, size = args.depth.size;
+  const T* const weight = layer.weight + plane * layer.kernel.height * layer.kernel.width;
+  const EntryClasses down(layer.kernel.height, layer.stride.height, layer.dilation.height);
+  const EntryClasses across(layer.kernel.width, layer.stride.width, layer.dilation.width);
+  for (int of_class = 0; of_class < down.count * across.count; ++of_class) {
+    const int top = of_class / across.count, left = of_class - top * across.count;
+    const int tall = down.entries(layer.kernel.height, top), wide = across.entries(layer.kernel.width, left);
+    const Index of_group = Index(group) * down.count * across.count + of_class;
+    const auto put = [&](Index number, T value, const TransposedStep& step) {
+      args.depth.weight[(of_group * size + number) * columns + column] = value;
+      if (group == 0 && column == 0) args.depth.steps[of_class * size + number] = step;
+    };
+    for (int i = 0; i < tall * wide; ++i) {
+      const TransposedEntry y(top, i / wide, down.step, layer.stride.height, layer.dilation.height);
+      const TransposedEntry x(left, i % wide, across.step, layer.stride.width, layer.dilation.width);
+      const int offset = (channel * layer.output.height - y.shift) * layer.output.width - x.shift;
+      put(Index(channel) * tall * wide + i, read(weight + y.entry * layer.kernel.width + x.entry),
+          {offset, -y.shift, -x.shift});
+    }
+    for (Index number = Index(channels) * tall * wide + channel; number < size; number += channels) {
+      put(number, T(0), {0, kOutside, 0});
+    }
   }
-  args.depth.weight[at] = weight;
-  if (group == 0 && column == 0) args.depth.steps[row] = step;
 }
 
 // A product for every group of the convolution and residue class of pixels: rows run over rows of A and the pixels of
@@ -155,13 +167,14 @@ struct TransposedProduct {
   static constexpr Pairing kPairing = Pairing::kSingle;
   static constexpr bool kLeftAlongDepth = false, kRightAlongDepth = false, kConstants = false, kFewRows = false,
                         kFewColumns = true, kRowsInPacks = true;
-  struct Stage {};
+  struct Stage {
+    TransposedStep steps[kStageDepth];
+  };
   struct LeftLoad {
     T a;
     Pair<T> slopes;
   };
   struct LeftState {
-    const TransposedStep* steps;
     const T* row;           // of the output that an entry of shift 0 meets, in the group's first channel
     const Pair<T>* slopes;  // of the same neuron
     int y, x;               // of that output
@@ -177,15 +190,15 @@ struct TransposedProduct {
     const T* weight;
     int group;
     ResiduePixels down, across;
-    Index rows, columns, depth;
+    Index rows, columns, depth, size;
 
     LBP_DEVICE Index neurons() const {
       return Index(args.layer.out_channels) * args.layer.output.height * args.layer.output.width;
     }
     LBP_DEVICE int group_channels() const { return args.layer.out_channels / args.layer.groups; }
 
-    LBP_DEVICE LeftState left(Index row, Index begin) const {
-      if (row >= rows) return {steps + begin, nullptr, nullptr, kOutside, 0, false};
+    LBP_DEVICE LeftState left(Index row, Index) const {
+      if (row >= rows) return {nullptr, nullptr, kOutside, 0, false};
       const int pixels = down.count * across.count;
       const Index row_of_A = quotient(row, pixels);
       const int pixel = int(row - row_of_A * pixels);
@@ -194,22 +207,23 @@ struct TransposedProduct {
       const Index channel = Index(group) * group_channels() * args.layer.output.height * args.layer.output.width;
       const int y = down.output + pixel / across.count, x = across.output + pixel % across.count;
       const Index at = channel + Index(y) * args.layer.output.width + x;
-      return {steps + begin,
-              args.A.data + side * args.A.side_stride + image * args.A.batch_stride +
+      return {args.A.data + side * args.A.side_stride + image * args.A.batch_stride +
                   (row_of_A - image_row * args.rows) * args.A.row_stride + at,
-              kRelaxed ? slopes + image * neurons() + at : nullptr,
-              y,
-              x,
-              is_lower(args.sides, side)};
+              kRelaxed ? slopes + image * neurons() + at : nullptr, y, x, is_lower(args.sides, side)};
     }
     LBP_DEVICE RightState right(Index column, Index begin) const {
       return column < columns ? weight + begin * columns + column : nullptr;
     }
 
-    LBP_DEVICE void prepare(Stage&, Index, int, int) const {}
+    LBP_DEVICE void prepare(Stage& stage, Index begin, int thread, int) const {
+      if (thread >= kStageDepth) return;
+      const bool exists = begin + thread < size;
+      stage.steps[thread] = exists ? read_step(steps + begin + thread) : TransposedStep{0, kOutside, 0};
+    }
 
-    LBP_DEVICE void load_left(const LeftState& state, const Stage&, const Step& step, LeftLoad (&loads)[1]) const {
-      const TransposedStep at = read_step(state.steps + step.depth);
+    LBP_DEVICE void load_left(const LeftState& state, const Stage& stage, const Step& step,
+                              LeftLoad (&loads)[1]) const {
+      const TransposedStep at = stage.steps[step.k];
       loads[0] = {T(0), {T(0), T(0)}};
       if (!is_inside(state.y + at.y, state.x + at.x, args.layer.output)) return;
       loads[0].a = read(state.row + at.offset);
@@ -254,6 +268,7 @@ struct TransposedProduct {
   };
 
   Index batches, rows, columns, depth;  // rows and depth of the largest class
+  Index filled;                         // of the batches, those that have a depth
   RelaxBackwardConv2dArguments<T> args;
   const Pair<T>* slopes;  // null without an activation
   TransposedDepth<T> arranged;
@@ -267,16 +282,21 @@ struct TransposedProduct {
     const Residue horizontal(residue % wide, layer.kernel.width, layer.stride.width, layer.padding.width,
                              layer.dilation.width);
     const ResiduePixels down(vertical, 0, layer.input.height), across(horizontal, 0, layer.input.width);
+    // Classes of entries are numbered by the first ones. Without entries there is no depth, and nothing is read.
+    const int begun = EntryClasses(layer.kernel.width, wide, layer.dilation.width).count;
+    const int of_class = vertical.entries * horizontal.entries == 0 ? 0 : vertical.first * begun + horizontal.first;
+    const Index classes_with_entries = filled / layer.groups;
     return {args,
             slopes,
-            arranged.steps + residue * arranged.size,
-            arranged.weight + batch * arranged.size * columns,
+            arranged.steps + of_class * arranged.size,
+            arranged.weight + (group * classes_with_entries + of_class) * arranged.size * columns,
             group,
             down,
             across,
             slot_count(args.sides, args.batch * args.rows) * down.count * across.count,
             columns,
-            Index(layer.out_channels / layer.groups) * vertical.entries * horizontal.entries};
+            Index(layer.out_channels / layer.groups) * vertical.entries * horizontal.entries,
+            arranged.size};
   }
 };
 

@@ -18,15 +18,16 @@ struct PackWeightArguments {
   T* packed;
 };
 
+// Threads run over the planes of the weights, each of which lies in a few sectors.
 template <typename T>
 LBP_KERNEL void LBP_LAUNCH_BOUNDS(256, 4) pack_weight_kernel(const PackWeightArguments<T> args) {
   const Index entries = args.convolution.kernel[0] * args.convolution.kernel[1];
-  const Index at = Index(blockIdx.x) * kThreads + threadIdx.x;
-  if (at >= args.convolution.groups * entries * args.outputs * args.inputs) return;
-  const Index input = at % args.inputs, output = at / args.inputs % args.outputs;
-  const Index entry = at / args.inputs / args.outputs % entries, group = at / args.inputs / args.outputs / entries;
-  args.packed[at] =
-      read(args.convolution.weight + ((group * args.outputs + output) * args.inputs + input) * entries + entry);
+  const Index plane = Index(blockIdx.x) * kThreads + threadIdx.x, of_group = args.outputs * args.inputs;
+  if (plane >= args.convolution.groups * of_group) return;
+  const Index group = quotient(plane, of_group);
+  const T* const weight = args.convolution.weight + plane * entries;
+  T* const packed = args.packed + group * entries * of_group + plane - group * of_group;
+  for (Index entry = 0; entry < entries; ++entry) packed[entry * of_group] = read(weight + entry);
 }
 
 // A product for every group of the convolution and residue class of pixels. Rows run over sides, rows of A and the

@@ -5,6 +5,20 @@
 
 namespace lbp::cuda {
 
+// Along an axis, entries of the kernel that are `step` apart meet the same pixels. The first `count` of them begin as
+// many classes, of `most` entries at most.
+struct EntryClasses {
+  int step, count, most;
+
+  LBP_HOST_DEVICE EntryClasses(int kernel, int stride, int dilation) {
+    step = 1;
+    while (step * dilation % stride != 0) ++step;
+    count = step < kernel ? step : kernel;
+    most = (kernel + step - 1) / step;
+  }
+  LBP_DEVICE int entries(int kernel, int first) const { return (kernel - 1 - first) / step + 1; }
+};
+
 // The pixels y with y + padding = residue modulo the stride meet the same entries of the kernel: those whose place,
 // dilation times entry, has that residue, every `step`-th from `first` on. An entry meets the pixel at the output
 // (y + padding - dilation entry) / stride = output_of(y) - shift(entry), whole numbers.
@@ -16,8 +30,7 @@ struct Residue {
       : residue(class_residue), stride(class_stride), dilation(class_dilation), padding(class_padding) {
     first = 0;
     while (first < kernel && first * dilation % stride != residue) ++first;
-    step = 1;
-    while (step * dilation % stride != 0) ++step;
+    step = EntryClasses(kernel, stride, dilation).step;
     entries = first < kernel ? (kernel - 1 - first) / step + 1 : 0;
   }
 
