@@ -113,7 +113,7 @@ def test_held_out_errors_are_those_of_evaluation_mode_over_the_valid_range(digit
 
 def test_an_epoch_trains_a_network_that_somebody_has_put_into_evaluation_mode(digits):
     model = normalised_network()
-    trainer = Trainer(model, digits.first(64), settings(warm_up_epochs=0))
+    trainer = Trainer(model, digits.first(64), settings())
     model.eval()
     trainer.run_epoch(lambda record: pytest.fail("evaluation mode") if not model.training else None)
     assert model.training
