@@ -104,6 +104,25 @@ def test_verdicts_do_not_depend_on_the_budget(model, method, eps):
     assert 6 <= int(found[0].sum()) <= 30
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "outward"])
+def test_bounds_that_were_kept_belong_to_the_same_images_when_a_budget_splits_them(model, monkeypatch, rounding):
+    batches, starts = set(), Problem.starts
+
+    def counted(self, **named):
+        batches.add(self.region.batch)
+        return starts(self, **named)
+
+    x = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    net = lbp.BoundedModule(model, x, bound_opts={"rounding": rounding})
+    region = lbp.BoundedTensor(x, lbp.PerturbationLpNorm(eps=torch.tensor([0.002, 0.05, 0.01, 0.03, 0.1])))
+    with torch.no_grad():
+        expected = net.compute_bounds(x=(region,), method="CROWN-IBP")
+        net.compute_bounds(x=(region,), method="IBP")
+        monkeypatch.setattr(Problem, "starts", counted)
+        assert_close(net.compute_bounds(method="CROWN", memory_budget=2 * least_of(model, 5)), expected)
+    assert max(batches) < 5
+
+
 def test_images_take_as_many_rows_after_others_where_nobody_asked_for_a_budget(model, monkeypatch):
     """It is half of what is free, and the bounds of others are kept in the other half."""
     rows = []
