@@ -7,6 +7,7 @@ where both have the same answer, a question about a shape, a format or a device 
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -23,6 +24,10 @@ from lbp.graph.shape_run import BATCH_SIZES, ShapeRun, asks_for_shape, holds_ten
 from lbp.graph.structure import is_kept_whole
 
 _CONVERSIONS = {"to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda"}
+
+
+_ONE_AT_A_TIME = threading.RLock()
+"""torch.fx replaces `nn.Module.__call__` for all threads, and puts back what it found there: PyTorch's own, then."""
 
 
 class BoundTracer(fx.Tracer):
@@ -48,10 +53,12 @@ class BoundTracer(fx.Tracer):
         self._runs_now = False
         self._is_over = False
         self._batch_size: fx.Proxy | None = None
+        self._thread = threading.get_ident()
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         try:
-            return super().trace(root, concrete_args)
+            with _ONE_AT_A_TIME:
+                return super().trace(root, concrete_args)
         finally:
             # Symbolic values and tracer hold each other; the tensors of the runs do not wait for a garbage collection.
             self._runs, self._is_over = (), True
@@ -74,10 +81,14 @@ class BoundTracer(fx.Tracer):
         raise TraceError(unanswered(obj, CONVERTED))
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        return forward(*args, **kwargs) if self._runs_now else super().call_module(m, forward, args, kwargs)
+        return super().call_module(m, forward, args, kwargs) if self._records() else forward(*args, **kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
-        return attr_val if self._runs_now else super().getattr(attr, attr_val, parameter_proxy_cache)
+        return super().getattr(attr, attr_val, parameter_proxy_cache) if self._records() else attr_val
+
+    def _records(self) -> bool:
+        """Whether what is called belongs to the traced forward pass: other threads run their modules meanwhile."""
+        return not self._runs_now and threading.get_ident() == self._thread
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: dict[str, Any] | tuple[Any, ...] | None = None
