@@ -75,3 +75,21 @@ def test_a_thread_runs_a_model_while_another_is_traced(shared):
     y = waiting(x)
     assert (lower <= y).all()
     assert (y <= upper).all()
+
+
+@pytest.mark.usefixtures("hasty_threads")
+def test_one_module_bounds_the_inputs_of_several_threads():
+    net = lbp.BoundedModule(network(4), torch.rand(1, 4))
+    methods = ("IBP", "CROWN-IBP", "CROWN", "LBP", "CROWN-LBP")
+
+    def bounds(number):
+        x = torch.rand(1 + number % 3, 4, generator=torch.Generator().manual_seed(number))
+        region = lbp.BoundedTensor(x, lbp.PerturbationLpNorm(eps=0.1 * (1 + number % 4)))
+        with torch.no_grad():
+            return net.compute_bounds(x=(region,), method=methods[number % 5])
+
+    expected = list(map(bounds, range(60)))
+    with ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(bounds, range(60)))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
