@@ -78,7 +78,7 @@ class PerturbationLpNorm:
                 f"eps must be a number or a tensor, got {self.eps!r} ({type(self.eps).__name__}); convert it "
                 "with float() or torch.tensor()"
             )
-        if not isinstance(self.eps, Tensor) and not (self.eps >= 0 and math.isfinite(self.eps)):
+        if not isinstance(self.eps, Tensor) and not (self.eps >= 0 and _is_finite(self.eps)):
             raise InvalidInputError(f"eps must be finite and not negative, got {self.eps}")
         if self.clip is not None and (not isinstance(self.clip, tuple | list) or len(self.clip) != 2):
             raise InvalidInputError(f"clip must be a pair (lowest, highest), got {self.clip!r}")
@@ -171,6 +171,13 @@ def _number(norm: float) -> float:
         return float(norm)
     except (TypeError, ValueError):
         raise InvalidInputError(f"norm must be a number of at least 1, or infinity, got {norm!r}") from None
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number larger than every float
+        return False
 
 
 def check_input(x: Tensor) -> None:

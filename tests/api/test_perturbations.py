@@ -110,6 +110,7 @@ def test_sides_that_cross_by_a_few_ulps_are_put_around_x_and_by_more_are_refused
         ({"eps": -0.1}, "eps must be finite and not negative, got -0.1"),
         ({"eps": math.nan}, "eps must be finite"),
         ({"eps": math.inf}, "eps must be finite"),
+        ({"eps": 10**400}, "eps must be finite"),
         ({"eps": "0.1"}, r"eps must be a number or a tensor, got '0.1' \(str\)"),
         ({"eps": None}, r"eps must be a number or a tensor, got None"),
         ({"eps": True}, r"eps must be a number or a tensor, got True \(bool\)"),
