@@ -128,7 +128,7 @@ def evaluate(
         size = batch_size or min(_LARGEST_BATCH, images_at_once(net, "IBP"))
         for start in range(0, len(todo), size):
             part = todo[start : start + size]
-            index = torch.tensor(part)
+            index = torch.tensor(part, device="cpu")
             inputs, targets = x[index.to(x.device)].to(device), labels[index.to(labels.device)].to(device)
             found = _evaluate_batch(model, inputs, targets, settings, part, batch_size, memory_budget)
             images += found

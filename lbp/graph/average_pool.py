@@ -126,7 +126,7 @@ def pooling_matrix(
     Windows start at `i * stride - padding`. With `include_pad` they are divided by their length on the padded image,
     otherwise by their length on the image; with a divisor by nothing (the caller divides).
     """
-    matrix = torch.zeros(count, size, dtype=torch.float64)
+    matrix = torch.zeros(count, size, dtype=torch.float64, device="cpu")
     for i in range(count):
         start = i * stride - padding
         padded_stop = min(start + kernel, size + padding)
@@ -138,7 +138,7 @@ def pooling_matrix(
 
 def adaptive_matrix(size: int, count: int) -> Tensor:
     """Return the matrix [count, size] of adaptive window means along one dimension."""
-    matrix = torch.zeros(count, size, dtype=torch.float64)
+    matrix = torch.zeros(count, size, dtype=torch.float64, device="cpu")
     for i in range(count):
         first, stop = i * size // count, -(-(i + 1) * size // count)
         matrix[i, first:stop] = 1.0 / (stop - first)

@@ -69,7 +69,7 @@ class ScaleShiftNode(BoundNode):
         terms = 0 if scale is None else 1
         if shift is None:
             return Roundings(terms, terms, weights=3)
-        size = torch.as_tensor(shift, dtype=dtype).detach().abs()
+        size = torch.as_tensor(shift, dtype=dtype, device=getattr(shift, "device", "cpu")).detach().abs()
         return Roundings(terms, terms, weights=3, value=1, shift=size, shift_error=3 * unit_roundoff(dtype) * size)
 
     def magnitude(self, *inputs: Tensor) -> Tensor:

@@ -128,4 +128,4 @@ def _rounded(numbers: Mapping[fx.Node, int | float], part: Any) -> Any:
 
 
 def _in_float32(value: float) -> float:
-    return float(torch.tensor(value, dtype=torch.float32))
+    return float(torch.tensor(value, dtype=torch.float32, device="cpu"))

@@ -79,10 +79,10 @@ def _readers(places: Tensor, count: int) -> Tensor:
     """
     times = torch.bincount(places, minlength=count + 1)[:count]
     most = int(times.max()) if count else 0
-    readers = torch.full((count, most), len(places))
+    readers = torch.full((count, most), len(places), device=places.device)
     order = places.argsort(stable=True)[: int(times.sum())]
     first = (times.cumsum(0) - times)[places[order]]
-    readers[places[order], torch.arange(len(order)) - first] = order
+    readers[places[order], torch.arange(len(order), device=places.device) - first] = order
     return readers
 
 
@@ -103,7 +103,7 @@ def gathered(
             this knows that it does not with more examples.
     """
     count = source.size
-    numbers = torch.arange(1, 2 * count + 1, dtype=torch.float64)
+    numbers = torch.arange(1, 2 * count + 1, dtype=torch.float64, device="cpu")
     moved = move(numbers.reshape(shape))
     first, second = moved.reshape(2, -1)
     places = first.long() - 1

@@ -244,8 +244,8 @@ class MaxPool2dNode(BoundNode):
 
     def _window_positions(self) -> Tensor:
         """Return the flat positions [outputs, taps] on the padded image that every window reads."""
-        starts = [torch.arange(self.shape[1 + i]) * self.stride[i] for i in range(2)]
-        taps = [torch.arange(self.kernel[i]) * self.dilation[i] for i in range(2)]
+        starts = [torch.arange(self.shape[1 + i], device="cpu") * self.stride[i] for i in range(2)]
+        taps = [torch.arange(self.kernel[i], device="cpu") * self.dilation[i] for i in range(2)]
         rows = starts[0].reshape(-1, 1, 1, 1) + taps[0].reshape(1, 1, -1, 1)
         columns = starts[1].reshape(1, -1, 1, 1) + taps[1].reshape(1, 1, 1, -1)
         return (rows * self.padded[1] + columns).flatten(2).flatten(0, 1)

@@ -36,7 +36,9 @@ def _reduced(call: Call, *, mean: bool) -> BoundNode:
         raise call.refuse(f"reduces over dimensions of sizes {sizes}, in which there is nothing")
     image = source if len(source.shape) == 3 and axes == [1, 2] else _last(call, source, axes)
     height, width = image.shape[1:]
-    weights = [torch.full((1, size), 1 / size if mean else 1.0, dtype=torch.float64) for size in (height, width)]
+    weights = [
+        torch.full((1, size), 1 / size if mean else 1.0, dtype=torch.float64, device="cpu") for size in (height, width)
+    ]
     field = ReceptiveField.of_kernel((height, width), stride=(height, width))
     pooled = AveragePoolNode(f"{call.name}/pooled", image, weights[0], weights[1], field)
     return ReshapeNode(call.name, pooled, call.shape)

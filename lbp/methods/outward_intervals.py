@@ -84,7 +84,7 @@ def _margins_of_images(largest: Tensor, dtype: torch.dtype) -> tuple[Tensor, Ten
     if largest.numel() == 0:
         return torch.full((), floor, dtype=dtype, device=largest.device), None
     if not _waits_to_be_read(largest) and (of_all := float(largest.amax())) <= most:
-        return torch.full((), floor * (1 + of_all), dtype=dtype), None
+        return torch.full((), floor * (1 + of_all), dtype=dtype, device=largest.device), None
     ordinary = largest <= most
     common = largest.where(ordinary, 0).amax()
     return (floor * (1 + common)).to(dtype), torch.where(ordinary, 0, largest * (SLACK * floor)).to(dtype)

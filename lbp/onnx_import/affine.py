@@ -150,7 +150,7 @@ def _batch_normalization(call: OnnxCall) -> nn.Module:
     rank = len(call.shape())
     if rank not in kinds:
         raise call.refuse("is supported on values of 2 to 4 dimensions")
-    layer = kinds[rank](len(scale), eps=call.attribute("epsilon", 1e-5), dtype=scale.dtype)
+    layer = kinds[rank](len(scale), eps=call.attribute("epsilon", 1e-5), dtype=scale.dtype, device="cpu")
     with torch.no_grad():
         layer.load_state_dict(
             {"weight": scale, "bias": shift, "running_mean": mean, "running_var": variance}, strict=False

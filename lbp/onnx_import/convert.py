@@ -122,7 +122,7 @@ class _Conversion:
         """
         for attempt in range(_TRIES):
             points = {
-                name: torch.randn(_BATCH, *self.shapes[name], generator=self.generator, dtype=self.dtype)
+                name: torch.randn(_BATCH, *self.shapes[name], generator=self.generator, dtype=self.dtype, device="cpu")
                 for name in dict.fromkeys(call.sources)
             }
             batches = {output: self._applied(call, module, points) for output, module in modules.items()}

@@ -150,7 +150,7 @@ class OnnxCall:
 
     def number(self, value: float) -> Tensor:
         """Return a number as a 0-dim tensor of the network's dtype."""
-        return torch.tensor(value, dtype=self.dtype)
+        return torch.tensor(value, dtype=self.dtype, device="cpu")
 
     def axes(self, axes: Sequence[int], rank: int | None = None) -> list[int]:
         """Return axes counted from the front.

@@ -47,8 +47,8 @@ def split_off(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]
             "take more data, a smaller validation_share, or another selection"
         )
     generator = torch.Generator().manual_seed(seed_for(seed, "split"))
-    held_out = torch.zeros(len(data), dtype=torch.bool)
-    held_out[torch.randperm(len(data), generator=generator)[:count]] = True
+    held_out = torch.zeros(len(data), dtype=torch.bool, device="cpu")
+    held_out[torch.randperm(len(data), generator=generator, device="cpu")[:count]] = True
     return data.chosen(~held_out), data.chosen(held_out)
 
 
@@ -119,9 +119,9 @@ class Batches:
         count = len(self)
 
         def draw(high: int) -> Tensor:
-            return torch.randint(high, (count,), generator=generator).to(self._device)
+            return torch.randint(high, (count,), generator=generator, device="cpu").to(self._device)
 
-        order = torch.randperm(count, generator=generator)
+        order = torch.randperm(count, generator=generator, device="cpu")
         crops = self._places != (1, 1)
         top, left = (draw(places) if crops else None for places in self._places)
         return EpochPlan(order.to(self._device), order, top, left, draw(2).bool() if self._flip else None)
@@ -140,7 +140,8 @@ class Batches:
 
     def _from_host(self, chosen: Tensor) -> Tensor:
         """Copy images to the device, which goes on meanwhile."""
-        images = torch.empty((len(chosen), *self._images.shape[1:]), dtype=self._images.dtype, pin_memory=True)
+        shape = (len(chosen), *self._images.shape[1:])
+        images = torch.empty(shape, dtype=self._images.dtype, device="cpu", pin_memory=True)
         torch.index_select(self._images, 0, chosen, out=images)
         return images.to(self._device, non_blocking=True)
 

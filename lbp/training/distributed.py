@@ -43,7 +43,7 @@ class World(Workers):
 
     def share_of(self, data: Dataset) -> Dataset:
         """This process's share of a data set, in order, on its device; may be empty."""
-        return data.chosen(torch.arange(len(data)).tensor_split(self.size)[self.rank]).to(self.device)
+        return data.chosen(torch.arange(len(data), device="cpu").tensor_split(self.size)[self.rank]).to(self.device)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum of a tensor over all processes, differentiable; the same tensor where there is one process."""

@@ -34,7 +34,7 @@ class Readback:
         if report.device.type != "cuda":
             self._deliver(step, report.tolist())
             return
-        host = torch.empty(report.shape, dtype=report.dtype, pin_memory=True)
+        host = torch.empty(report.shape, dtype=report.dtype, device="cpu", pin_memory=True)
         host.copy_(report, non_blocking=True)
         event = torch.cuda.Event()
         event.record()

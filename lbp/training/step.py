@@ -108,7 +108,7 @@ class TrainingStep:
 
     def _set(self, controls: Controls, step: int) -> None:
         values = (controls.eps, controls.kappa, controls.beta, controls.regularization)
-        self._weights.copy_(_pinned_if(torch.tensor(values), self._weights), non_blocking=True)
+        self._weights.copy_(_pinned_if(torch.tensor(values, device="cpu"), self._weights), non_blocking=True)
         if controls.eta is not None:
             for module in self._slopes:
                 module.set_eta(controls.eta)

@@ -170,7 +170,11 @@ class Trainer:
     def _explain(self, step: int, loss: float, plan: EpochPlan) -> str:
         per_epoch = self._batches.steps_per_epoch
         controls = controls_at(self._settings, step, per_epoch)
-        what = f"the loss is {loss}" if not torch.isfinite(torch.tensor(loss)) else "the gradient is not finite"
+        what = (
+            f"the loss is {loss}"
+            if not torch.isfinite(torch.tensor(loss, device="cpu"))
+            else "the gradient is not finite"
+        )
         # Every process runs the whole batch again, so that all of them find the same.
         images, labels = self._batches.batch(plan, step % per_epoch)
         values = (controls.eps, controls.kappa, controls.beta, controls.regularization)

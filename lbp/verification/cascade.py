@@ -244,7 +244,7 @@ class _Cascade:
     def _settled(self, bounds: Tensor, name: str, batch: list[int], x: Tensor, labels: Tensor) -> Tensor:
         if self._close_calls is None:
             self._close_calls = CloseCalls(self._model, x[:1], self._options, self._region, self._classes)
-        at_image = torch.tensor([self._at_image[image] for image in batch])
+        at_image = torch.tensor([self._at_image[image] for image in batch], device="cpu")
         return self._close_calls.settled(bounds, x, labels, at_image, name)
 
     @cached_property
@@ -274,7 +274,7 @@ def _batch_like(stage: str) -> str:
 
 def _ordered(nodes: Sequence[BoundNode], images: int) -> list[bool]:
     """Whether all bounds of nodes are intervals, image by image of the batch that was bounded last; NaN is none."""
-    found = torch.ones(images, dtype=torch.bool)
+    found = torch.ones(images, dtype=torch.bool, device="cpu")
     for node in nodes:
         lower, upper = _chosen(node, list(range(images)))
         found &= (lower <= upper).flatten(1).all(1).cpu()

@@ -68,7 +68,7 @@ class Falsification:
     @property
     def found(self) -> Tensor:
         """Bool [B], on the CPU."""
-        return torch.tensor([name is not None for name in self.found_by], dtype=torch.bool)
+        return torch.tensor([name is not None for name in self.found_by], dtype=torch.bool, device="cpu")
 
 
 def falsify(

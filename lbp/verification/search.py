@@ -82,7 +82,8 @@ class ExampleRandom:
         """The next numbers in [0, 1), [B, *shape]."""
         if not self._generators:
             return self._like.new_empty(0, *shape)
-        rows = [torch.rand(shape, generator=generator, dtype=self._like.dtype) for generator in self._generators]
+        dtype = self._like.dtype
+        rows = [torch.rand(shape, generator=one, dtype=dtype, device="cpu") for one in self._generators]
         return torch.stack(rows).to(self._like.device)
 
 

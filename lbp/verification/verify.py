@@ -160,10 +160,10 @@ def _run(
     """Bounds the chosen examples batch by batch."""
     result = MethodResult(
         method=name,
-        margins=torch.full((len(chosen), classes - 1), math.nan, dtype=dtype),
-        verified=torch.zeros(len(chosen), dtype=torch.bool),
+        margins=torch.full((len(chosen), classes - 1), math.nan, dtype=dtype, device="cpu"),
+        verified=torch.zeros(len(chosen), dtype=torch.bool, device="cpu"),
         computed=chosen.cpu().clone(),
-        seconds=torch.zeros(len(chosen), dtype=torch.float64),
+        seconds=torch.zeros(len(chosen), dtype=torch.float64, device="cpu"),
     )
     todo = chosen.nonzero().squeeze(1)
     for start in range(0, len(todo), batch_size):

@@ -166,12 +166,16 @@ def _check_complete(lower: list[float], upper: list[float], atoms: Sequence[Atom
 
 
 def _box(lower: Sequence[float], upper: Sequence[float]) -> Box:
-    return Box(torch.tensor(lower, dtype=torch.float64), torch.tensor(upper, dtype=torch.float64))
+    return Box(_float64(lower), _float64(upper))
 
 
 def _conjunction(atoms: Sequence[Atom], outputs: int) -> Conjunction:
-    matrix: Tensor = torch.zeros(len(atoms), outputs, dtype=torch.float64)
+    matrix: Tensor = torch.zeros(len(atoms), outputs, dtype=torch.float64, device="cpu")
     for row, atom in enumerate(atoms):
         for name, factor in atom.weights:
             matrix[row, int(name[2:])] = factor
-    return Conjunction(matrix, torch.tensor([atom.bound for atom in atoms], dtype=torch.float64))
+    return Conjunction(matrix, _float64([atom.bound for atom in atoms]))
+
+
+def _float64(numbers: Sequence[float]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64, device="cpu")

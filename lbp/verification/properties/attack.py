@@ -122,8 +122,8 @@ def attack(
     generator = torch.Generator().manual_seed(seed)
     count = restarts * len(sets)
     for first in range(0, count, at_once or max(count, 1)):
-        number = torch.arange(first, min(first + (at_once or count), count))
-        start = torch.rand(len(number), len(low), generator=generator, dtype=dtype)
+        number = torch.arange(first, min(first + (at_once or count), count), device="cpu")
+        start = torch.rand(len(number), len(low), generator=generator, dtype=dtype, device="cpu")
         start[number < len(sets)] = 0.5
         x, target = into_box(center + half * (2 * start - 1)), number % len(sets)
         length, shrink = FIRST_STEP, (LAST_STEP / FIRST_STEP) ** (1 / max(steps, 1))

@@ -54,7 +54,7 @@ class BoxBounds:
     ) -> None:
         self.input_shape = input_shape
         self.dtype = dtype
-        example = torch.zeros(1, *input_shape, dtype=dtype)
+        example = torch.zeros(1, *input_shape, dtype=dtype, device="cpu")
         options = bound_options(strategy, memory_budget, textbook=False, rounding=rounding)
         self._net = BoundedModule(network, example, bound_opts=options)
         self._budget, _ = budget_of(self._net.bound_opts, None, example.device)

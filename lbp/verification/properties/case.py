@@ -53,8 +53,8 @@ class UnsafeSets:
         rows_of = [
             [places.setdefault((*row, bound), len(places)) for row, bound in _rows(part)] for part in conjunctions
         ]
-        table = torch.tensor(list(places), dtype=torch.float64).reshape(len(places), outputs + 1)
-        member = torch.zeros(len(conjunctions), len(places), dtype=torch.bool)
+        table = torch.tensor(list(places), dtype=torch.float64, device="cpu").reshape(len(places), outputs + 1)
+        member = torch.zeros(len(conjunctions), len(places), dtype=torch.bool, device="cpu")
         for k, rows in enumerate(rows_of):
             member[k, rows] = True
         matrix, bound = table[:, :-1].to(dtype), table[:, -1]

@@ -194,7 +194,7 @@ class _Session:
         _check_parameters(network, dtype, settings.rounding)
         _check_fit(network, problem, input_shape, own)
         _check_boxes(problem, dtype)
-        double = float64_copy(network, torch.zeros(1, *input_shape, dtype=own))
+        double = float64_copy(network, torch.zeros(1, *input_shape, dtype=own, device="cpu"))
         self.network = double if dtype == torch.float64 else copy.deepcopy(network).to(dtype)
         self.problem = problem
         self.input_shape = input_shape
@@ -303,7 +303,7 @@ def _check_fit(network: nn.Module, problem: Property, input_shape: tuple[int, ..
         )
     try:
         with torch.no_grad():
-            output = network(torch.zeros(1, *input_shape, dtype=dtype))
+            output = network(torch.zeros(1, *input_shape, dtype=dtype, device="cpu"))
     except Exception as error:
         raise InvalidInputError(
             f"the network does not run on an input of shape {[1, *input_shape]}, {dtype}, on the CPU: {error}. Convert "
