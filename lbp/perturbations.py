@@ -169,7 +169,7 @@ class PerturbationLpNorm:
 def _number(norm: float) -> float:
     try:
         return float(norm)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidInputError(f"norm must be a number of at least 1, or infinity, got {norm!r}") from None
 
 
@@ -219,14 +219,17 @@ def _clip_side(index: int, value: float | Tensor, x: Tensor, checks: list[Check]
     if isinstance(value, Tensor) and value.dim() > 0 and value.device != x.device:
         raise InvalidInputError(f"{name} is on {value.device}, the input on {x.device}; they must agree")
     dtype = torch.float64 if outward else x.dtype
-    if isinstance(value, Real):
-        # Written by the device itself: a copy to it would wait, and cannot be captured in a CUDA graph.
-        limit = torch.full((), float(value), dtype=dtype, device=x.device)
-    else:
-        try:
+    try:
+        if isinstance(value, Real):
+            # Written by the device itself: a copy to it would wait, and cannot be captured in a CUDA graph. What the
+            # dtype of x does not reach is no limit.
+            limit = torch.full((), float(value), dtype=torch.float64, device=x.device).to(dtype)
+        else:
             limit = torch.as_tensor(value, dtype=dtype, device=x.device)
-        except (TypeError, ValueError) as error:
-            raise InvalidInputError(f"{name} must be a number or a tensor, got {value!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInputError(f"{name} must be a number or a tensor, got {value!r}") from error
+    if isinstance(value, Real) and (float(value) if index == 0 else -float(value)) > torch.finfo(x.dtype).max:
+        raise InvalidInputError(f"{name}={value} leaves no number of {x.dtype}")
     if outward:
         limit = round_down(limit, x.dtype) if index == 0 else round_up(limit, x.dtype)
     checks.append((torch.isnan(limit).any(), lambda: f"{name} has NaN values"))

@@ -239,7 +239,27 @@ class TestBoundedTensor:
             BoundedTensor(x, ptb)
 
 
-@pytest.mark.parametrize("norm", [None, "abc"])
+@pytest.mark.parametrize("norm", [None, "abc", 10**400])
 def test_a_norm_that_is_no_number_is_named(norm):
     with pytest.raises(InvalidInputError, match="norm must be a number"):
         PerturbationLpNorm(eps=0.1, norm=norm)
+
+
+@pytest.mark.parametrize("outward", [False, True])
+def test_a_limit_that_the_dtype_does_not_reach_is_none(outward):
+    ptb = PerturbationLpNorm(eps=0.2, clip=(-1e39, 1e300))
+    region, free = ptb.region(X, outward=outward), PerturbationLpNorm(eps=0.2).region(X, outward=outward)
+    assert torch.equal(region.lower, free.lower)
+    assert torch.equal(region.upper, free.upper)
+
+
+def test_a_limit_larger_than_every_float_is_named():
+    with pytest.raises(InvalidInputError, match=r"clip\[1\] must be a number"):
+        _region(eps=0.2, clip=(0, 10**400))
+
+
+@pytest.mark.parametrize("outward", [False, True])
+@pytest.mark.parametrize("clip", [(1e39, 1e40), (-1e40, -1e39), (math.inf, math.inf)])
+def test_limits_beyond_all_numbers_of_the_dtype_are_refused(clip, outward):
+    with pytest.raises(InvalidInputError, match=r"leaves no number of torch.float32"):
+        PerturbationLpNorm(eps=0.2, clip=clip).region(X, outward=outward)
