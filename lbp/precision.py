@@ -163,12 +163,21 @@ _VARIABLES = (
 _AT_IMPORT = {name: os.environ.get(name, "") for name, *_ in _VARIABLES}
 
 
+_FAR_BELOW_ONE = 2.0**-55
+"""Less than a half of the distance from 1 to either of its neighbours; a variable, which Python adds at run time."""
+
+
 def check_products(device: torch.device) -> None:
     """Check that nothing in the environment keeps products and sums from being those of IEEE arithmetic.
 
     Raises:
-        UnanalysedRoundingError: a variable does, or `free_convolutions`.
+        UnanalysedRoundingError: a variable does, `free_convolutions`, or the rounding mode of this thread.
     """
+    if not (1.0 + _FAR_BELOW_ONE == 1.0 == 1.0 - _FAR_BELOW_ONE):
+        raise UnanalysedRoundingError(
+            "rounding: this thread does not round to nearest; some library has left it with another rounding mode "
+            "(fesetround)"
+        )
     if _free_convolutions and device.type == "cuda":
         raise UnanalysedRoundingError(
             "rounding: convolutions are left to cuDNN while a training step runs, and nobody has analysed its "

@@ -1,5 +1,6 @@
 """What bounds assume of products: sums of products of the operands themselves, whatever the libraries could do."""
 
+import ctypes
 import platform
 import re
 
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from lbp.errors import UnanalysedRoundingError
-from lbp.precision import check_products, full_precision
+from lbp.precision import X86_64, check_products, full_precision
 
 
 def test_the_library_convolves_directly(capfd):
@@ -52,6 +53,22 @@ def test_an_environment_that_changes_products_is_refused(name, device, monkeypat
     monkeypatch.setenv(name, "bf16" if device == "cpu" else "1")
     with pytest.raises(UnanalysedRoundingError, match=name):
         check_products(torch.device(device))
+
+
+# FE_UPWARD, FE_DOWNWARD and FE_TOWARDZERO of x86-64.
+@pytest.mark.skipif(platform.machine() not in X86_64, reason="other processors number rounding modes otherwise")
+@pytest.mark.parametrize("mode", [0x800, 0x400, 0xC00])
+def test_a_thread_that_does_not_round_to_nearest_is_refused(mode):
+    model, (lower, upper) = fill(nn.Sequential(nn.Linear(3, 2)), "gaussian"), box(1, 3)
+    library = ctypes.CDLL("libm.so.6")
+    before = library.fegetround()
+    try:
+        library.fesetround(mode)
+        with pytest.raises(UnanalysedRoundingError, match="this thread does not round to nearest"):
+            bounds(model, lower, upper, method="CROWN", rounding="outward")
+    finally:
+        library.fesetround(before)
+    bounds(model, lower, upper, method="CROWN", rounding="outward")
 
 
 def test_only_bounds_that_account_for_rounding_need_such_products(monkeypatch):
