@@ -44,18 +44,6 @@ __all__ = ["BoundedModule", "BoundedTensor"]
 Bounds = tuple[Tensor | None, Tensor | None]
 BoundsWithCoefficients = tuple[Tensor | None, Tensor | None, dict[str, dict[str, NodeCoefficients]]]
 
-_MUST_BE_UNSET = (
-    "aux",
-    "intermediate_constr",
-    "alpha_idx",
-    "aux_reference_bounds",
-    "cutter",
-    "decision_thresh",
-    "update_mask",
-    "ibp_nodes",
-)
-"""Arguments of auto_LiRPA's `compute_bounds` that would change results and are not implemented."""
-
 _KEPT_NETWORKS = 8
 """How many states of a model (training and evaluation, say) keep their trace."""
 
